@@ -1,0 +1,42 @@
+//! The words of Pushonce, and the pure decisions every node must take alike.
+//!
+//! *What is it?* The types that travel between the engines ([`Topic`], [`Position`], [`Message`]),
+//! the [`Ring`] that proposes who owns a shard, the [`ClusterView`] the control group publishes, the
+//! [`Owners`] table that says who leads each shard now, and [`upstream`], the one function that
+//! decides where a node gets a topic from.
+//!
+//! *What does it promise?* Every function is a function of its arguments: two nodes that hold the
+//! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
+//!
+//! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.
+//!
+//! *How does data move?* It does not: values come in, values go out.
+//!
+//! *What must a caller not do?* Build identifiers out of bare integers in the middle of an engine;
+//! they are read off a wire or a disk, or given out by the control group.
+
+mod claim;
+mod error;
+mod ids;
+mod message;
+mod namespace;
+mod placement;
+mod position;
+mod resume;
+mod ring;
+mod route;
+mod topic;
+mod view;
+
+pub use claim::{Claim, Owners};
+pub use error::{PublishError, Refusal};
+pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
+pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};
+pub use namespace::{Durability, History, Namespace, Namespaces};
+pub use placement::{Placement, Spread};
+pub use position::{Epoch, InvalidPosition, Offset, Position};
+pub use resume::{FetchError, From, Gap, GapReason, Item, Page, Want};
+pub use ring::Ring;
+pub use route::{Upstream, upstream};
+pub use topic::{InvalidTopic, Topic};
+pub use view::{Addresses, ClusterView, Member, MemberState, Roles};

@@ -1,0 +1,264 @@
+//! What is published, and what it becomes once it has a place.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{InvalidTopic, Position, Topic};
+
+/// Milliseconds since the Unix epoch, UTC. Of a message: when its owner proposed it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Timestamp(pub u64);
+
+/// What the payload is, in the words of HTTP. The common three cost nothing to keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ContentType {
+    /// `application/json`: sent on in JSON frames as it is, so it is checked when it comes in.
+    Json,
+    /// `text/plain; charset=utf-8`: a string in JSON frames, checked to be UTF-8.
+    Text,
+    /// `application/octet-stream`: base64 in JSON frames.
+    #[default]
+    Binary,
+    /// Anything else, at most [`ContentType::BYTES_MAX`] visible ASCII characters; base64 in JSON frames.
+    Other(Arc<str>),
+}
+
+/// The publisher's own name for a message: a retry with the same key is safe. 1 to 128 bytes of UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key(Arc<str>);
+
+/// A message on its way in: checked, not yet ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// Where it goes.
+    pub topic: Topic,
+    /// What the payload is.
+    pub content_type: ContentType,
+    /// The publisher's name for it, if it gave one.
+    pub key: Option<Key>,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// A message that has its place. Immutable; shared by everyone who shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its place in the topic.
+    pub position: Position,
+    /// When its owner proposed it.
+    pub time: Timestamp,
+    /// What the payload is.
+    pub content_type: ContentType,
+    /// The publisher's name for it.
+    pub key: Option<Key>,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// The acknowledgement of a publish: where the message stands, for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Its place in the topic.
+    pub position: Position,
+    /// When its owner proposed it.
+    pub time: Timestamp,
+}
+
+/// Why a publish is refused before anything happens. Each says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPublish {
+    /// The topic breaks a rule.
+    #[error(transparent)]
+    Topic(#[from] InvalidTopic),
+    /// Segments that begin with `$` are the system's.
+    #[error("topics with a segment that begins with '$' are the system's; choose another name")]
+    SystemTopic,
+    /// The payload is over the namespace's limit.
+    #[error("the payload has {len} bytes; this namespace takes at most {max}")]
+    PayloadTooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The content type says JSON and the payload is none.
+    #[error("the content type is application/json but the payload is not JSON: {0}")]
+    NotJson(String),
+    /// The content type says text and the payload is not UTF-8.
+    #[error("the content type is text/plain but the payload is not UTF-8")]
+    NotText,
+    /// Too long, empty, or with characters that no header may have.
+    #[error("a content type is 1 to {max} visible ASCII characters", max = ContentType::BYTES_MAX)]
+    ContentType,
+    /// Empty or too long.
+    #[error("a key is 1 to {max} bytes of UTF-8", max = Key::BYTES_MAX)]
+    Key,
+}
+
+impl Publish {
+    /// No namespace may allow a larger payload: 1 MiB.
+    pub const PAYLOAD_BYTES_CAP: usize = 1 << 20;
+    /// What a namespace allows unless it says otherwise: 64 KiB.
+    pub const PAYLOAD_BYTES_DEFAULT: usize = 64 << 10;
+
+    /// Checks everything that can be checked without knowing the caller.
+    ///
+    /// `payload_bytes_max` is the namespace's limit.
+    ///
+    /// # Errors
+    /// [`InvalidPublish`] for the first rule that is broken.
+    pub fn check(&self, payload_bytes_max: usize) -> Result<(), InvalidPublish> {
+        if self.topic.is_system() {
+            return Err(InvalidPublish::SystemTopic);
+        }
+        let max = payload_bytes_max.min(Self::PAYLOAD_BYTES_CAP);
+        if self.payload.len() > max {
+            return Err(InvalidPublish::PayloadTooLarge { len: self.payload.len(), max });
+        }
+        match self.content_type {
+            ContentType::Json => check_json(&self.payload),
+            ContentType::Text if std::str::from_utf8(&self.payload).is_err() => {
+                Err(InvalidPublish::NotText)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// JSON goes into other people's frames as it came, so it must be whole.
+fn check_json(payload: &[u8]) -> Result<(), InvalidPublish> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(payload)
+        .map(|_| ())
+        .map_err(|why| InvalidPublish::NotJson(why.to_string()))
+}
+
+impl ContentType {
+    /// The longest content type, in bytes.
+    pub const BYTES_MAX: usize = 127;
+
+    /// Reads a `Content-Type` value; parameters of JSON and text are dropped.
+    ///
+    /// # Errors
+    /// [`InvalidPublish::ContentType`] when it is empty, too long, or not visible ASCII.
+    pub fn parse(text: &str) -> Result<ContentType, InvalidPublish> {
+        let visible = |c: char| c.is_ascii_graphic() || c == ' ';
+        if text.is_empty() || text.len() > Self::BYTES_MAX || !text.chars().all(visible) {
+            return Err(InvalidPublish::ContentType);
+        }
+        let essence = text.split(';').next().unwrap_or(text).trim();
+        Ok(match essence.to_ascii_lowercase().as_str() {
+            "application/json" => ContentType::Json,
+            "text/plain" => ContentType::Text,
+            "application/octet-stream" => ContentType::Binary,
+            _ => ContentType::Other(text.into()),
+        })
+    }
+
+    /// What a payload is when nobody said: JSON if it is JSON, else text if it is UTF-8, else bytes.
+    pub fn guess(payload: &[u8]) -> ContentType {
+        if check_json(payload).is_ok() {
+            ContentType::Json
+        } else if std::str::from_utf8(payload).is_ok() {
+            ContentType::Text
+        } else {
+            ContentType::Binary
+        }
+    }
+
+    /// As it stands in a `Content-Type` header.
+    pub fn as_str(&self) -> &str {
+        match self {
+            ContentType::Json => "application/json",
+            ContentType::Text => "text/plain; charset=utf-8",
+            ContentType::Binary => "application/octet-stream",
+            ContentType::Other(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for ContentType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Key {
+    /// The longest key, in bytes.
+    pub const BYTES_MAX: usize = 128;
+
+    /// Checks and takes a key.
+    ///
+    /// # Errors
+    /// [`InvalidPublish::Key`] when it is empty or too long.
+    pub fn new(text: &str) -> Result<Key, InvalidPublish> {
+        if text.is_empty() || text.len() > Self::BYTES_MAX {
+            return Err(InvalidPublish::Key);
+        }
+        Ok(Key(text.into()))
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(topic: &str, content_type: ContentType, payload: &'static [u8]) -> Publish {
+        let topic = Topic::new(topic).expect("valid");
+        Publish { topic, content_type, key: None, payload: Bytes::from_static(payload) }
+    }
+
+    #[test]
+    fn a_payload_at_the_limit_is_taken_and_one_byte_more_is_not() {
+        let publish = publish("a", ContentType::Binary, b"12345");
+        assert_eq!(publish.check(5), Ok(()));
+        assert_eq!(publish.check(4), Err(InvalidPublish::PayloadTooLarge { len: 5, max: 4 }));
+    }
+
+    #[test]
+    fn json_that_is_none_is_refused_at_the_door() {
+        assert_eq!(publish("a", ContentType::Json, b"{\"a\":1}").check(64), Ok(()));
+        let broken = publish("a", ContentType::Json, b"{\"a\":1}{").check(64);
+        assert!(matches!(broken, Err(InvalidPublish::NotJson(_))));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_at_the_door() {
+        assert_eq!(
+            publish("a", ContentType::Text, b"\xff").check(64),
+            Err(InvalidPublish::NotText)
+        );
+    }
+
+    #[test]
+    fn nobody_publishes_to_the_system() {
+        let refused = publish("$sys/a", ContentType::Binary, b"").check(64);
+        assert_eq!(refused, Err(InvalidPublish::SystemTopic));
+    }
+
+    #[test]
+    fn content_types_are_read_as_http_writes_them() {
+        let parse = |text| ContentType::parse(text);
+        assert_eq!(parse("Application/JSON; charset=utf-8"), Ok(ContentType::Json));
+        assert_eq!(parse("text/plain"), Ok(ContentType::Text));
+        assert_eq!(parse("image/png"), Ok(ContentType::Other("image/png".into())));
+        assert_eq!(parse("a\nb"), Err(InvalidPublish::ContentType));
+        assert_eq!(parse(""), Err(InvalidPublish::ContentType));
+    }
+
+    #[test]
+    fn an_unsaid_content_type_is_guessed_from_the_payload() {
+        assert_eq!(ContentType::guess(b"{\"a\":1}"), ContentType::Json);
+        assert_eq!(ContentType::guess(b"goal!"), ContentType::Text);
+        assert_eq!(ContentType::guess(b"\xff\xfe"), ContentType::Binary);
+    }
+}

@@ -1,0 +1,128 @@
+//! What a join and a leave may move.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Addresses, ClusterId, MemberState, Namespaces, Roles, ShardCount};
+
+fn member(id: u64, region: &str, zone: &str) -> Member {
+    Member {
+        id: NodeId(id),
+        name: format!("node-{id}"),
+        addresses: Addresses::default(),
+        region: region.to_owned(),
+        zone: zone.to_owned(),
+        roles: Roles::default(),
+        weight: 1,
+        state: MemberState::Active,
+    }
+}
+
+fn view(shards: u16, members: Vec<Member>) -> ClusterView {
+    ClusterView {
+        cluster: ClusterId(1),
+        version: 1,
+        shards: ShardCount::new(shards).expect("not zero"),
+        replicas: 3,
+        spread: Spread::Zones,
+        members: members.into_iter().map(|m| (m.id, m)).collect(),
+        placement: Placement::default(),
+        namespaces: Namespaces::default(),
+    }
+}
+
+fn nodes(ids: impl IntoIterator<Item = u64>) -> Vec<Member> {
+    ids.into_iter().map(|id| member(id, "", "")).collect()
+}
+
+#[test]
+fn the_table_of_three_nodes_is_frozen() {
+    let table = Placement::propose(&view(8, nodes(1..=3)));
+    assert_eq!(table, GOLDEN.map(|list| list.map(NodeId).to_vec()));
+}
+
+const GOLDEN: [[u64; 3]; 8] =
+    [[1, 3, 2], [1, 2, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1], [1, 2, 3], [2, 1, 3], [1, 2, 3]];
+
+#[test]
+fn replicas_are_in_distinct_zones_while_there_are_enough() {
+    let members = (1..=6).map(|id| member(id, "eu", ["a", "b", "c"][id as usize % 3])).collect();
+    let view = view(256, members);
+    for list in Placement::propose(&view) {
+        let mut zones: Vec<_> = list.iter().map(|id| &view.members[id].zone).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        assert_eq!(zones.len(), 3, "{list:?}");
+    }
+}
+
+#[test]
+fn with_spread_over_regions_a_list_of_three_reaches_both_of_two_regions() {
+    let members = (1..=6).map(|id| member(id, ["eu", "us"][id as usize % 2], "a")).collect();
+    let mut view = view(256, members);
+    view.spread = Spread::Regions;
+    for list in Placement::propose(&view) {
+        let first = &view.members[&list[0]].region;
+        assert!(list.iter().any(|id| &view.members[id].region != first), "{list:?}");
+    }
+}
+
+#[test]
+fn edge_and_leaving_nodes_hold_no_shards() {
+    let mut members = nodes(1..=4);
+    members[1].roles = Roles { core: false, edge: true };
+    members[2].state = MemberState::Draining;
+    for list in Placement::propose(&view(64, members)) {
+        assert!(!list.contains(&NodeId(2)) && !list.contains(&NodeId(3)), "{list:?}");
+    }
+}
+
+proptest! {
+    // A ring of a dozen nodes costs milliseconds in a debug build.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_list_names_distinct_nodes_and_as_many_as_there_can_be(n in 1u64..12) {
+        for list in Placement::propose(&view(64, nodes(1..=n))) {
+            let mut distinct = list.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            prop_assert_eq!(distinct.len(), list.len());
+            prop_assert_eq!(list.len() as u64, n.min(3));
+        }
+    }
+
+    #[test]
+    fn a_join_takes_about_its_share_of_the_owners_and_moves_no_other(n in 2u64..12, id in 20u64..10_000) {
+        let shards = 1024;
+        let before = Placement::propose(&view(shards, nodes(1..=n)));
+        let after = Placement::propose(&view(shards, nodes((1..=n).chain([id]))));
+        let mut moved = 0.0;
+        for (old, new) in before.iter().zip(&after) {
+            if old[0] != new[0] {
+                prop_assert_eq!(new[0], NodeId(id), "a shard moved between two old nodes");
+                moved += 1.0;
+            }
+        }
+        let share = moved / f64::from(shards) * (n + 1) as f64;
+        prop_assert!((0.5..1.6).contains(&share), "{share} of 1/N");
+    }
+
+    #[test]
+    fn a_leave_moves_only_the_leavers_shards_each_to_its_first_replica(n in 3u64..12, leaver in 1u64..12) {
+        let leaver = NodeId(leaver % n + 1);
+        let before = Placement::propose(&view(256, nodes(1..=n)));
+        let rest = nodes((1..=n).filter(|&id| NodeId(id) != leaver));
+        let after = Placement::propose(&view(256, rest));
+        for (old, new) in before.iter().zip(&after) {
+            if old[0] == leaver {
+                prop_assert_eq!(new[0], old[1]);
+            } else {
+                prop_assert_eq!(new[0], old[0]);
+            }
+            if !old.contains(&leaver) {
+                prop_assert_eq!(new, old);
+            }
+        }
+    }
+}

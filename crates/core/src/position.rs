@@ -1,0 +1,128 @@
+//! Where a message stands in its topic: `epoch:offset`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Rises whenever a topic's continuity was lost: it was dropped and made again, or a memory-only
+/// owner died. The log index of the topic's making, so that no two lives of a topic share one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+/// The number of a message within an epoch: rises by one, from 1. Zero stands before the first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Offset(pub u64);
+
+/// A place in a topic. Within one epoch, offset to payload is one function, everywhere, for ever.
+/// Ordered: a later epoch is after all of an earlier one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// Which life of the topic.
+    pub epoch: Epoch,
+    /// Which message of that life.
+    pub offset: Offset,
+}
+
+/// Not of the form `epoch:offset`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a position is written epoch:offset, as in 12:4051, not {0:?}")]
+pub struct InvalidPosition(pub String);
+
+impl Offset {
+    /// The one after this.
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
+    }
+}
+
+impl Position {
+    /// Before everything: the position of a topic that has no message yet.
+    pub const ZERO: Position = Position { epoch: Epoch(0), offset: Offset(0) };
+
+    /// The place `offset` of life `epoch`.
+    pub fn new(epoch: u64, offset: u64) -> Position {
+        Position { epoch: Epoch(epoch), offset: Offset(offset) }
+    }
+
+    /// The place one further in the same epoch.
+    pub fn next(self) -> Position {
+        Position { epoch: self.epoch, offset: self.offset.next() }
+    }
+
+    /// Whether a message at `self` may be shown right after `reached` without a gap: it is the next
+    /// of the same epoch, or the very first of a topic that had none.
+    pub fn follows(self, reached: Position) -> bool {
+        self == reached.next() || (reached == Position::ZERO && self.offset == Offset(1))
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.epoch.0, self.offset.0)
+    }
+}
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Position, InvalidPosition> {
+        let invalid = || InvalidPosition(text.chars().take(64).collect());
+        let (epoch, offset) = text.split_once(':').ok_or_else(invalid)?;
+        let number = |part: &str| {
+            // `parse` would take "+1" as well; a position has one spelling only.
+            if part.starts_with('+') { Err(invalid()) } else { part.parse().map_err(|_| invalid()) }
+        };
+        Ok(Position::new(number(epoch)?, number(offset)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back_what_it_prints() {
+        let position = Position::new(12, 4051);
+        assert_eq!(position.to_string(), "12:4051");
+        assert_eq!("12:4051".parse(), Ok(position));
+    }
+
+    #[test]
+    fn what_is_not_a_position_is_refused() {
+        for text in [
+            "",
+            "12",
+            "12:",
+            ":1",
+            "a:1",
+            "1:2:3",
+            "-1:2",
+            "+1:2",
+            "1: 2",
+            "99999999999999999999:1",
+        ] {
+            assert!(text.parse::<Position>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn only_the_next_offset_follows_and_any_first_message_follows_nothing() {
+        assert!(Position::new(5, 8).follows(Position::new(5, 7)));
+        assert!(!Position::new(5, 9).follows(Position::new(5, 7)));
+        assert!(!Position::new(6, 1).follows(Position::new(5, 7)));
+        assert!(Position::new(6, 1).follows(Position::ZERO));
+        assert!(!Position::new(6, 2).follows(Position::ZERO));
+    }
+
+    #[test]
+    fn a_later_epoch_is_after_all_of_an_earlier_one() {
+        assert!(Position::new(6, 1) > Position::new(5, 1_000_000));
+    }
+}

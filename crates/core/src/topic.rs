@@ -1,0 +1,215 @@
+//! The name of a topic, checked once.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{ShardCount, ShardId};
+
+/// A valid topic name, such as `multiball/gb-usa/score`: 1 to 16 segments divided by `/`, at most
+/// 255 bytes, UTF-8 in NFC, no empty segment, no control character. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Topic(Arc<str>);
+
+/// Why a name is no topic. Each says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTopic {
+    /// No characters at all.
+    #[error("the topic is empty; name one, as in chat/7")]
+    Empty,
+    /// More than [`Topic::BYTES_MAX`] bytes.
+    #[error("the topic has {len} bytes; shorten it to {max}", max = Topic::BYTES_MAX)]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// More than [`Topic::SEGMENTS_MAX`] segments.
+    #[error("the topic has {count} segments; use at most {max}", max = Topic::SEGMENTS_MAX)]
+    TooManySegments {
+        /// How many it has.
+        count: usize,
+    },
+    /// A leading, trailing or doubled `/`.
+    #[error("segment {index} of the topic is empty; remove the leading, trailing or doubled '/'")]
+    EmptySegment {
+        /// Which, from 1.
+        index: usize,
+    },
+    /// U+0000 to U+001F, U+007F to U+009F.
+    #[error("the topic has the control character U+{code:04X}; remove it")]
+    ControlCharacter {
+        /// The code point.
+        code: u32,
+    },
+    /// The same text has another spelling in bytes, which would be another topic.
+    #[error("the topic is not in Unicode normalization form C; normalize it (NFC) before sending")]
+    NotNormalized,
+    /// Not UTF-8 at all (only where names arrive as bytes).
+    #[error("the topic is not UTF-8")]
+    NotUtf8,
+}
+
+impl Topic {
+    /// The longest name, in bytes.
+    pub const BYTES_MAX: usize = 255;
+    /// The most segments in a name.
+    pub const SEGMENTS_MAX: usize = 16;
+
+    /// Checks `name` and takes it.
+    ///
+    /// # Errors
+    /// [`InvalidTopic`] for the first rule that `name` breaks.
+    pub fn new(name: &str) -> Result<Topic, InvalidTopic> {
+        check(name)?;
+        Ok(Topic(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first segment: settings hang on it.
+    pub fn namespace(&self) -> &str {
+        self.0.split('/').next().unwrap_or(&self.0)
+    }
+
+    /// Whether the name is the system's: some segment begins with `$`. Nobody publishes there.
+    pub fn is_system(&self) -> bool {
+        self.0.split('/').any(|segment| segment.starts_with('$'))
+    }
+
+    /// The shard that orders this topic: `xxh3_64(name) mod shards`.
+    pub fn shard(&self, shards: ShardCount) -> ShardId {
+        let shard = xxh3_64(self.0.as_bytes()) % u64::from(shards.get());
+        ShardId(u16::try_from(shard).unwrap_or(0))
+    }
+}
+
+fn check(name: &str) -> Result<(), InvalidTopic> {
+    if name.is_empty() {
+        return Err(InvalidTopic::Empty);
+    }
+    if name.len() > Topic::BYTES_MAX {
+        return Err(InvalidTopic::TooLong { len: name.len() });
+    }
+    if let Some(control) = name.chars().find(|c| c.is_control()) {
+        return Err(InvalidTopic::ControlCharacter { code: u32::from(control) });
+    }
+    if let Some(index) = name.split('/').position(str::is_empty) {
+        return Err(InvalidTopic::EmptySegment { index: index + 1 });
+    }
+    let count = name.split('/').count();
+    if count > Topic::SEGMENTS_MAX {
+        return Err(InvalidTopic::TooManySegments { count });
+    }
+    if !is_nfc(name) {
+        return Err(InvalidTopic::NotNormalized);
+    }
+    Ok(())
+}
+
+/// The quick check settles every ASCII name and nearly all others without normalizing anything.
+fn is_nfc(name: &str) -> bool {
+    match is_nfc_quick(name.chars()) {
+        IsNormalized::Yes => true,
+        IsNormalized::No => false,
+        IsNormalized::Maybe => name.nfc().eq(name.chars()),
+    }
+}
+
+impl FromStr for Topic {
+    type Err = InvalidTopic;
+
+    fn from_str(name: &str) -> Result<Topic, InvalidTopic> {
+        Topic::new(name)
+    }
+}
+
+impl TryFrom<String> for Topic {
+    type Error = InvalidTopic;
+
+    fn try_from(name: String) -> Result<Topic, InvalidTopic> {
+        Topic::new(&name)
+    }
+}
+
+impl From<Topic> for String {
+    fn from(topic: Topic) -> String {
+        topic.0.as_ref().to_owned()
+    }
+}
+
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_name_is_taken_as_it_is() {
+        for name in
+            ["a", "multiball/gb-usa/score", "worldcup/2026/match/57", "köln/straße", "$sys/x"]
+        {
+            assert_eq!(Topic::new(name).map(|t| t.to_string()), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn each_rule_has_its_own_answer() {
+        assert_eq!(Topic::new(""), Err(InvalidTopic::Empty));
+        assert_eq!(Topic::new(&"a".repeat(256)), Err(InvalidTopic::TooLong { len: 256 }));
+        assert_eq!(Topic::new("a//b"), Err(InvalidTopic::EmptySegment { index: 2 }));
+        assert_eq!(Topic::new("/a"), Err(InvalidTopic::EmptySegment { index: 1 }));
+        assert_eq!(Topic::new("a/"), Err(InvalidTopic::EmptySegment { index: 2 }));
+        assert_eq!(Topic::new("a\u{7f}"), Err(InvalidTopic::ControlCharacter { code: 0x7f }));
+        assert_eq!(
+            Topic::new(&["a"; 17].join("/")),
+            Err(InvalidTopic::TooManySegments { count: 17 })
+        );
+        assert_eq!(Topic::new("e\u{301}"), Err(InvalidTopic::NotNormalized));
+    }
+
+    #[test]
+    fn the_namespace_is_the_first_segment() {
+        assert_eq!(Topic::new("chat/7").expect("valid").namespace(), "chat");
+        assert_eq!(Topic::new("chat").expect("valid").namespace(), "chat");
+    }
+
+    #[test]
+    fn a_dollar_segment_anywhere_is_the_systems() {
+        assert!(Topic::new("$sys/nodes").expect("valid").is_system());
+        assert!(Topic::new("chat/$presence").expect("valid").is_system());
+        assert!(!Topic::new("price/us$").expect("valid").is_system());
+    }
+
+    #[test]
+    fn the_hash_of_a_topic_is_frozen() {
+        // Changing it would move every topic of every cluster to another shard, silently.
+        assert_eq!(xxh3_64(b"football/final"), 0xcd4c_d0f2_3330_a769);
+        let topic = Topic::new("football/final").expect("valid");
+        assert_eq!(topic.shard(ShardCount::DEFAULT), ShardId(0x9));
+    }
+}

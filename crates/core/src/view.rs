@@ -1,0 +1,163 @@
+//! What every node knows of the cluster: the control group's committed state, as a value.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread};
+
+/// A version of the cluster. Nodes that hold the same version hold the same view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// The control group's log index that made this view.
+    pub version: u64,
+    /// How many shards, for ever.
+    pub shards: ShardCount,
+    /// How many replicas a shard should have; fewer nodes give fewer.
+    pub replicas: u8,
+    /// What the replicas should survive.
+    pub spread: Spread,
+    /// Every node that has ever joined and is not gone.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Who holds which shard.
+    pub placement: Placement,
+    /// The settings of the namespaces.
+    pub namespaces: Namespaces,
+}
+
+/// A node, as the control group knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Given out at the join, never used twice.
+    pub id: NodeId,
+    /// The operator's name for it, unique in the cluster.
+    pub name: String,
+    /// Where to reach it.
+    pub addresses: Addresses,
+    /// Empty when not labelled.
+    pub region: String,
+    /// Within the region; empty when not labelled.
+    pub zone: String,
+    /// What it does.
+    pub roles: Roles,
+    /// Its share of the shards, beside the others' weights.
+    pub weight: u32,
+    /// Where it stands between joining and gone.
+    pub state: MemberState,
+}
+
+/// Where others dial a node: `host:port` each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// gRPC between nodes.
+    pub peer: String,
+    /// gRPC for publishers and operators.
+    pub grpc: String,
+    /// HTTP and WebSocket.
+    pub http: String,
+    /// QUIC.
+    pub quic: String,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles {
+    /// Holds shards, and may vote in the control group.
+    pub core: bool,
+    /// Holds client connections.
+    pub edge: bool,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Has an id, holds nothing yet.
+    Joining,
+    /// Takes its share.
+    Active,
+    /// Gives its share away.
+    Draining,
+    /// Left, or was removed; its id is never used again.
+    Gone,
+}
+
+impl ClusterView {
+    /// The member `id`, unless it is gone.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.get(&id).filter(|m| m.state != MemberState::Gone)
+    }
+
+    /// The region of a member; empty for a node without label and for a stranger.
+    pub fn region(&self, id: NodeId) -> &str {
+        self.member(id).map_or("", |m| m.region.as_str())
+    }
+
+    /// The nodes that shards may be placed on: active, with the core role.
+    pub fn shard_holders(&self) -> BTreeMap<NodeId, &Member> {
+        let holds = |m: &&Member| m.state == MemberState::Active && m.roles.core;
+        self.members.values().filter(holds).map(|m| (m.id, m)).collect()
+    }
+
+    /// The nodes of a region in the order in which they would head it for `shard`. The first that
+    /// lives is the region's head.
+    pub fn heads(&self, region: &str, shard: ShardId) -> Vec<NodeId> {
+        let active = |m: &&Member| m.state == MemberState::Active && m.region == region;
+        let weights = self.members.values().filter(active).map(|m| (m.id, 1)).collect();
+        Ring::new(&weights).walk(shard)
+    }
+}
+
+impl Default for Roles {
+    fn default() -> Roles {
+        Roles { core: true, edge: true }
+    }
+}
+
+/// Neither `core` nor `edge`, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("roles are core, edge, or core,edge, not {0:?}")]
+pub struct InvalidRoles(String);
+
+impl FromStr for Roles {
+    type Err = InvalidRoles;
+
+    fn from_str(text: &str) -> Result<Roles, InvalidRoles> {
+        let mut roles = Roles { core: false, edge: false };
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "core" => roles.core = true,
+                "edge" => roles.edge = true,
+                _ => return Err(InvalidRoles(text.to_owned())),
+            }
+        }
+        Ok(roles)
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.core, self.edge) {
+            (true, true) => "core,edge",
+            (true, false) => "core",
+            (false, true) => "edge",
+            (false, false) => "none",
+        })
+    }
+}
+
+impl MemberState {
+    /// As it stands on a screen and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MemberState::Joining => "joining",
+            MemberState::Active => "active",
+            MemberState::Draining => "draining",
+            MemberState::Gone => "gone",
+        }
+    }
+}

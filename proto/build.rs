@@ -1,0 +1,23 @@
+//! Generates the code of the contract. The compiler for .proto files is a crate, so that a build
+//! needs no protoc.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 4] = [
+    "pushonce/publisher/v1/publisher.proto",
+    "pushonce/cluster/v1/cluster.proto",
+    "pushonce/client/v1/client.proto",
+    "pushonce/peer/v1/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=pushonce");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Payloads stay slices of the buffer they arrived in.
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! The contract: what goes over every wire, by version, and the one place where wire becomes domain.
+//!
+//! *What is it?* The generated code of the `.proto` files beside this crate ([`pb`]), the client
+//! protocol as domain types with its two encodings ([`client`]), and the table of close codes
+//! ([`close`]).
+//!
+//! *What does it promise?* Conversion happens once, at the edge of a process; an error names the
+//! field that was wrong and what to change.
+//!
+//! *What does it refuse?* Engines, sockets and clocks.
+//!
+//! *How does data move?* Bytes to wire types to domain types, and back.
+//!
+//! *What must a caller not do?* Carry a wire type past the door it came in by.
+
+/// Generated from the `.proto` files.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod pb {
+    pub mod publisher {
+        pub mod v1 {
+            tonic::include_proto!("pushonce.publisher.v1");
+        }
+    }
+    pub mod cluster {
+        pub mod v1 {
+            tonic::include_proto!("pushonce.cluster.v1");
+        }
+    }
+    pub mod client {
+        pub mod v1 {
+            tonic::include_proto!("pushonce.client.v1");
+        }
+    }
+    pub mod peer {
+        pub mod v1 {
+            tonic::include_proto!("pushonce.peer.v1");
+        }
+    }
+
+    /// Every `.proto` file as descriptors, for the reflection service.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
