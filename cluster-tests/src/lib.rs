@@ -1,1 +1,27 @@
-//! TODO
+//! The stage for stories of a whole cluster: real processes of the built binary, on loopback.
+//!
+//! *What is it?* [`Cluster`] starts nodes as an operator would and hands out what a story needs: a
+//! publisher, a viewer, the owner of a topic, a kill. One file in `tests` is one story.
+//!
+//! *What does it promise?* A cluster of its own for each story: addresses that no other story uses,
+//! data in a directory that goes when the story ends well and stays, with the logs, when it does not.
+//! No process outlives its story.
+//!
+//! *What does it refuse?* Shortcuts into a node: everything goes through its doors.
+//!
+//! *How does data move?* As for users: gRPC in, WebSocket, QUIC and gRPC out.
+//!
+//! *What must a caller not do?* Sleep and hope: wait for what must become true, with a limit.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod binary;
+mod cluster;
+mod node;
+mod viewer;
+mod wait;
+
+pub use cluster::{Builder, Cluster};
+pub use node::{Node, Ports};
+pub use viewer::Viewer;
+pub use wait::{secs, until};

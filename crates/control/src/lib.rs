@@ -1,1 +1,43 @@
-//! TODO
+//! Who is in the cluster, and who should hold what.
+//!
+//! *What is it?* One Raft group over the whole cluster, in which every node votes or follows. Its
+//! state is small: members and their ids, the table of shards, the namespaces. Beside it stand the
+//! pure plans that follow from that state: which members vote ([`voters`]), how one group gets from
+//! its replicas to the wanted ones ([`reconcile`]), which replicas this node runs ([`hosting`]).
+//!
+//! *What does it promise?* Every node sees the same versions of the cluster in the same order. A
+//! node id is given out once. A table is committed before anybody moves towards it. A group changes
+//! by one replica at a time, a newcomer votes only when it is level, and leadership is handed only
+//! to a living voter that is level.
+//!
+//! *What does it refuse?* A directory of another cluster, a node the cluster removed, a name that is
+//! taken. It knows no payload, subscription or client: none of these costs the group an entry. It
+//! draws no random number and dials nobody.
+//!
+//! *How does data move?* A command goes through [`Control`] to the leader, is committed, applied on
+//! every node, and comes out as a new [`ClusterView`](pushonce_core::ClusterView) of the watch that
+//! [`Control::view`] gives. On the leader the [`Runner`] looks at view, group and reachable nodes
+//! and does the next thing that is due.
+//!
+//! *What must a caller not do?* Take the table for the truth: it is the wish, and who owns a shard
+//! now is told by claims. Give two directories one [`Incarnation`]. Start a node on an empty
+//! directory under an id it had before. Forget that peers are dialled through the engine's address
+//! book: the caller fills it from the view.
+
+mod command;
+mod control;
+mod duty;
+pub mod hosting;
+mod machine;
+mod member;
+pub mod reconcile;
+mod runner;
+mod state;
+mod voters;
+
+pub use command::{Answer, Command, Founding, Joined, Joining, Refusal};
+pub use control::{AskError, Control, FoundError};
+pub use member::{Incarnation, InvalidProfile, Profile};
+pub use runner::Runner;
+pub use state::State;
+pub use voters::voters;

@@ -1,1 +1,44 @@
-//! TODO
+//! One to many: between the link that brings a message to this node and the sockets that take it.
+//!
+//! *What is it?* The [`Hub`] keeps one ring of the newest messages for each topic that somebody on
+//! this node watches, with their ready-made frames. A [`Lane`] is one thread's share of the
+//! sessions; a subscription is a cursor into a ring, nothing more. A [`Reader`] is the same cursor
+//! for a back end that asks for messages instead of frames.
+//!
+//! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
+//! place it asked for, and where messages are missing it meets a gap that names them instead. A
+//! frame is made once per message and [`Wire`], however many take it. A subscriber that does not
+//! keep up costs no memory and delays nobody.
+//!
+//! *What does it refuse?* Wire formats (the [`Encode`] port makes the frames), sockets (the
+//! [`Outlet`] port takes them), the cluster (the [`Upstream`] port brings the messages), and queues
+//! per session.
+//!
+//! *How does data move?* [`Hub::deliver`] pushes a message onto its topic's ring and wakes each lane
+//! that has subscribers: one entry in the lane's queue, however many messages and subscribers. The
+//! lane's [`Driver`] walks the subscribers and offers each what lies after its cursor. A subscriber
+//! that is blocked is marked and passed over until [`Lane::writable`]. What is older than the ring
+//! is fetched from upstream, once for all who ask, and joins the ring at its old end.
+//!
+//! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`] and [`Hub::lost`] of one topic
+//! from two tasks at once; call back into the hub from within an [`Upstream`], or
+//! into the lane from within an [`Outlet`]; make a hub before the process has
+//! its metrics recorder, for the hub's meters would count into nothing.
+
+mod begin;
+mod feed;
+pub mod hub;
+mod lane;
+mod metrics;
+mod outlet;
+mod port;
+mod reader;
+mod ring;
+mod table;
+mod wakes;
+
+pub use hub::Hub;
+pub use lane::{Driver, Lane, SessionKey, SubscribeError};
+pub use outlet::{Closed, Offered, Outlet};
+pub use port::{Encode, Subscribed, Upstream, Wire};
+pub use reader::Reader;

@@ -1,1 +1,48 @@
-//! TODO
+//! The doors of a node: HTTP, WebSocket and QUIC, one session type behind all of them.
+//!
+//! *What is it?* [`Gateway`] takes the ports and holds every client connection. Each of its lanes
+//! is a thread with a runtime and a listener of its own; a session lives and dies on one lane. What
+//! a client asks goes through one pure state machine, whatever it came in by; messages come out of
+//! `pushonce_fanout` as ready frames, made by [`Encoder`], and are written to the socket as they are.
+//!
+//! *What does it promise?* Frames of one topic reach a client in the order the hub gives them, never
+//! cut by another frame. Requests of one session are answered; its publishes keep their order. Bad
+//! input is answered in words or closes the session with a code of `pushonce_proto::close`; it never
+//! ends a lane. A session that reads slowly holds at most one part-written batch.
+//!
+//! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub and the
+//! [`Publisher`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.
+//!
+//! *How does data move?* Up: bytes, frame, `client::Request`, session, then hub or publisher. Down:
+//! hub, lane, outlet, socket, with no queue between; answers of the session go through the same
+//! outlet, before the next frame.
+//!
+//! *What must a caller not do?* Define a route under `/topics`, `/ws` or `/dev` in the router it
+//! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. Drop the
+//! future of [`Gateway::run`] while it wants sessions to take their leave: that cuts them off.
+
+mod bind;
+pub mod certificate;
+mod config;
+mod connection;
+mod driver;
+mod encoder;
+
+mod gateway;
+mod http;
+mod lane;
+mod metrics;
+mod pulse;
+mod publisher;
+mod quic;
+mod refusal;
+mod registry;
+mod session;
+mod ws;
+
+pub use bind::BindError;
+pub use certificate::Certificate;
+pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
+pub use encoder::Encoder;
+pub use gateway::{Gateway, RunError};
+pub use publisher::Publisher;

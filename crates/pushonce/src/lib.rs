@@ -1,1 +1,24 @@
-//! TODO
+//! The node and its command line: every engine, wired, in one binary.
+//!
+//! *What is it?* [`Node`] builds the engines out of a [`Config`], plugs their ports into each other
+//! and runs them; [`cli`] is what a person types. The folder `node` holds the wiring: who the node is
+//! (`identity`), how it comes in (`membership`), which shards live on it (`host`), which port goes
+//! where (`ports`).
+//!
+//! *What does it promise?* Settings are checked before anything is opened. A part that ends ends
+//! the node. A shutdown closes the doors first, then the links, and leaves the groups last.
+//!
+//! *What does it refuse?* Decisions: they are in the engines. Here is only who talks to whom.
+//!
+//! *How does data move?* A publish: `publish` or `gateway`, to `shard`, to `relay`, to `fanout`, to
+//! `gateway`. The view of the cluster: from `control` to everybody, by a watch.
+//!
+//! *What must a caller not do?* Reach around a port into an engine.
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+mod node;
+
+pub use config::Config;
+pub use node::Node;

@@ -1,1 +1,42 @@
-//! TODO
+//! The owner of topics: puts messages in order and remembers the last few.
+//!
+//! *What is it?* One [`Shard`] is one Raft group whose entries are batches of publishes. Every
+//! replica applies them to a [`State`]: per topic an epoch, the next offset and a bounded history.
+//! The replica that leads is the owner; its [`Handle`] takes publishes and answers for the past.
+//!
+//! *What does it promise?* Within one epoch the offsets of a topic rise by one, from 1, and are never
+//! given out twice. What is acknowledged is on disk on a majority. [`Committed`] hears every message
+//! that this node commits as owner, in log order, before its publisher does; whoever reads a page
+//! and then listens misses nothing in between. Equal entries make equal states.
+//!
+//! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
+//! lead with an unexpired lease or has not applied what its predecessors committed. More publishes
+//! than the queue holds. Sockets, links, subscribers, and any clock but [`Clock`].
+//!
+//! *How does data move?* [`Handle::publish`] queues; the [`Runner`] takes a permit of the node,
+//! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
+//! the state machine on every replica; the answer carries the positions back to those who wait.
+//! No timer takes part: what comes while an entry is under way makes the next one.
+//!
+//! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
+//! [`Runner`] and go on publishing (it is refused); block in [`Committed`] or call back from it;
+//! retry an unknown outcome and expect the first answer: keys travel and are kept with the message,
+//! but are not yet looked at.
+//!
+//! [`Publish::check`]: pushonce_core::Publish::check
+
+mod claim;
+mod commit;
+mod entry;
+mod handle;
+mod machine;
+mod port;
+mod queue;
+mod state;
+mod topic;
+
+pub use entry::{Batch, InvalidEntry, Item};
+pub use handle::{Handle, OpenError, Runner, Shard};
+pub use port::{Clock, Committed};
+pub use state::{InvalidSnapshot, State};
+pub use topic::Info;

@@ -1,0 +1,39 @@
+//! What every message pays before anything else: its topic is checked, hashed, and its owner found.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use pushonce_core::{NodeId, Position, Ring, ShardCount, ShardId, Topic};
+
+const NAME: &str = "worldcup/2026/match/57";
+
+fn topic(c: &mut Criterion) {
+    c.bench_function("topic/parse", |b| b.iter(|| Topic::new(black_box(NAME))));
+    let accented = "fußball/köln/spielstand";
+    c.bench_function("topic/parse beyond ASCII", |b| b.iter(|| Topic::new(black_box(accented))));
+    let topic = Topic::new(NAME).unwrap();
+    c.bench_function("topic/shard", |b| b.iter(|| black_box(&topic).shard(ShardCount::DEFAULT)));
+    c.bench_function("position/parse", |b| b.iter(|| black_box("12:4051").parse::<Position>()));
+}
+
+fn ring(c: &mut Criterion) {
+    for nodes in [3, 32] {
+        let weights: BTreeMap<_, _> = (1..=nodes).map(|id| (NodeId(id), 1)).collect();
+        let ring = Ring::new(&weights);
+        c.bench_function(&format!("ring/build, {nodes} nodes"), |b| {
+            b.iter(|| Ring::new(black_box(&weights)));
+        });
+        c.bench_function(&format!("ring/owner, {nodes} nodes"), |b| {
+            b.iter(|| ring.owner(black_box(ShardId(7))));
+        });
+        c.bench_function(&format!("ring/walk, {nodes} nodes"), |b| {
+            b.iter(|| ring.walk(black_box(ShardId(7))));
+        });
+    }
+}
+
+criterion_group!(benches, topic, ring);
+criterion_main!(benches);

@@ -1,0 +1,209 @@
+//! A cluster of a story.
+
+use std::net::Ipv4Addr;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::{
+    ExplainRequest, ExplainResponse, StatusRequest, StatusResponse,
+};
+use tempfile::TempDir;
+
+use crate::node::{Node, Ports};
+use crate::wait::{secs, until};
+
+/// What a cluster should look like before it starts.
+pub struct Builder {
+    regions: Vec<(String, usize)>,
+    flags: Vec<String>,
+}
+
+/// Running nodes. Node 0 made the cluster, the others joined it.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    home: Option<TempDir>,
+    subnet: [u8; 2],
+    flags: Vec<String>,
+}
+
+impl Cluster {
+    /// `n` nodes without labels.
+    pub fn of(n: usize) -> Builder {
+        Builder { regions: vec![(String::new(), n)], flags: Vec::new() }
+    }
+
+    /// No nodes yet; add them by [`Builder::region`].
+    pub fn regions() -> Builder {
+        Builder { regions: Vec::new(), flags: Vec::new() }
+    }
+
+    /// The `i`th node.
+    pub fn node(&self, i: usize) -> &Node {
+        &self.nodes[i]
+    }
+
+    /// How many nodes there are, running or not.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// `kill -9` of the `i`th node.
+    pub fn kill(&mut self, i: usize) {
+        self.nodes[i].kill();
+    }
+
+    /// Ctrl-C for the `i`th node.
+    pub fn stop(&mut self, i: usize) -> ExitStatus {
+        self.nodes[i].stop()
+    }
+
+    /// Starts the `i`th node again on the data it has.
+    pub fn restart(&mut self, i: usize) {
+        self.nodes[i].start();
+    }
+
+    /// Adds a node that joins, and starts it. Says which it is.
+    pub fn join(&mut self, region: &str) -> usize {
+        let i = self.nodes.len();
+        let home = self.home.as_ref().expect("until the end").path().to_owned();
+        let [b, c] = self.subnet;
+        let ports = Ports::at(Ipv4Addr::new(127, b, c, i as u8 + 1));
+        let mut flags = self.flags.clone();
+        if !region.is_empty() {
+            flags.extend(["--region".to_owned(), region.to_owned()]);
+        }
+        if let Some(first) = self.nodes.first() {
+            flags.extend(["--join".to_owned(), first.ports.peer.to_string()]);
+        }
+        let mut node = Node::new(format!("node-{i}"), ports, home, flags);
+        node.start();
+        self.nodes.push(node);
+        i
+    }
+
+    /// What the `i`th node knows of the cluster.
+    pub async fn status(&self, i: usize) -> Result<StatusResponse, String> {
+        let mut client = self.admin(i).await?;
+        let answer = client.status(StatusRequest {}).await.map_err(|why| why.to_string())?;
+        Ok(answer.into_inner())
+    }
+
+    /// Where a topic falls to, as the `i`th node knows.
+    pub async fn explain(&self, i: usize, topic: &str) -> Result<ExplainResponse, String> {
+        let mut client = self.admin(i).await?;
+        let request = ExplainRequest { topic: topic.to_owned() };
+        Ok(client.explain(request).await.map_err(|why| why.to_string())?.into_inner())
+    }
+
+    /// Which node owns a topic.
+    pub async fn owner(&self, topic: &str) -> usize {
+        until(&format!("an owner of {topic}"), secs(10), async || {
+            let asked = self.nodes.iter().position(Node::runs).expect("some node runs");
+            let owner = self.explain(asked, topic).await?.owner;
+            self.index_of(asked, owner).await
+        })
+        .await
+    }
+
+    /// Waits until all running nodes agree on `active` active members, every shard is owned and
+    /// nothing moves.
+    pub async fn settled(&self, active: usize) {
+        for i in (0..self.nodes.len()).filter(|&i| self.nodes[i].runs()) {
+            until(&format!("node {i} sees a settled cluster"), secs(30), async || {
+                let status = self.status(i).await?;
+                settled(&status, active)
+            })
+            .await;
+        }
+    }
+
+    async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {
+        let address = format!("http://{}", self.nodes[i].ports.grpc);
+        ClusterClient::connect(address).await.map_err(|why| format!("{why:?}"))
+    }
+
+    async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
+        let status = self.status(asked).await?;
+        let member = status.members.iter().find(|m| m.id == id).ok_or("no owner is known")?;
+        let index = self.nodes.iter().position(|node| node.name == member.name);
+        index.ok_or_else(|| format!("{} is not of this story", member.name))
+    }
+}
+
+fn settled(status: &StatusResponse, active: usize) -> Result<(), String> {
+    let count = status.members.iter().filter(|m| m.state == "active").count();
+    if count != active {
+        return Err(format!("{count} members are active"));
+    }
+    if status.shards.is_empty() {
+        return Err("no shards are known".to_owned());
+    }
+    match status.shards.iter().find(|s| s.owner == 0 || s.moving || s.wanted.is_empty()) {
+        Some(shard) => Err(format!("{shard:?}")),
+        None => Ok(()),
+    }
+}
+
+impl Builder {
+    /// `n` more nodes, with a region.
+    pub fn region(mut self, name: &str, n: usize) -> Builder {
+        self.regions.push((name.to_owned(), n));
+        self
+    }
+
+    /// Flags for every node.
+    pub fn flags(mut self, flags: &[&str]) -> Builder {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// Starts the nodes and waits until the cluster has settled.
+    pub async fn start(self) -> Cluster {
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            home: Some(tempfile::tempdir().expect("a temporary directory")),
+            subnet: subnet(),
+            flags: self.flags,
+        };
+        for (region, n) in &self.regions {
+            for _ in 0..*n {
+                cluster.join(region);
+            }
+        }
+        cluster.settled(cluster.len()).await;
+        cluster
+    }
+}
+
+/// Two numbers of 127.B.C.x that no other story on this machine uses now: the process tells the
+/// test binaries apart, the count the stories in one.
+fn subnet() -> [u8; 2] {
+    static STORIES: AtomicU32 = AtomicU32::new(0);
+    let story = STORIES.fetch_add(1, Ordering::Relaxed);
+    let number = std::process::id().wrapping_mul(8).wrapping_add(story) % (250 * 250);
+    [number / 250, number % 250].map(|byte| byte as u8 + 2)
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let logs: Vec<_> = self.nodes.iter().map(|n| (n.name.clone(), n.log())).collect();
+        self.nodes.clear();
+        if !std::thread::panicking() {
+            return;
+        }
+        for (name, log) in logs {
+            let lines: Vec<_> = log.lines().rev().take(25).collect();
+            eprintln!("--- {name}");
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        if let Some(home) = self.home.take() {
+            eprintln!("data and logs are kept in {}", home.keep().display());
+        }
+    }
+}

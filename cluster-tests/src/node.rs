@@ -1,0 +1,110 @@
+//! One node: a process of the binary.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binary;
+
+/// Where a node listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// HTTP and WebSocket.
+    pub http: SocketAddr,
+    /// QUIC.
+    pub quic: SocketAddr,
+    /// gRPC for publishers and operators.
+    pub grpc: SocketAddr,
+    /// gRPC between nodes.
+    pub peer: SocketAddr,
+}
+
+/// A node, running or not.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub ports: Ports,
+    data: PathBuf,
+    log: PathBuf,
+    flags: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Ports {
+    /// The usual ports of an address of its own: the whole of 127.0.0.0/8 is this machine.
+    pub fn at(ip: Ipv4Addr) -> Ports {
+        let port = |port| SocketAddr::from((ip, port));
+        Ports { http: port(7080), quic: port(7443), grpc: port(7090), peer: port(7091) }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(name: String, ports: Ports, home: PathBuf, flags: Vec<String>) -> Node {
+        let data = home.join(&name);
+        let log = home.join(format!("{name}.log"));
+        Node { name, ports, data, log, flags, process: None }
+    }
+
+    /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} is running", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
+        let child = Command::new(binary::path())
+            .arg("serve")
+            .args(["--name", &self.name, "--data"])
+            .arg(&self.data)
+            .args(["--http", &self.ports.http.to_string()])
+            .args(["--quic", &self.ports.quic.to_string()])
+            .args(["--grpc", &self.ports.grpc.to_string()])
+            .args(["--peer", &self.ports.peer.to_string()])
+            .args(["--lanes", "1"])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.process = Some(child);
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().expect("the process can be killed");
+            child.wait().expect("the process ends");
+        }
+    }
+
+    /// Asks it to stop, as Ctrl-C does, and waits until it did.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("it is running");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, Signal::INT).expect("the process can be signalled");
+        child.wait().expect("the process ends")
+    }
+
+    /// Whether the process is there.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// What the process has written.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Where it keeps what it must not lose.
+    pub fn data(&self) -> &std::path::Path {
+        &self.data
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

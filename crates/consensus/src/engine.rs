@@ -1,0 +1,258 @@
+//! All groups of a node.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use openraft::{Config, Raft};
+use pushonce_core::{ClusterId, NodeId};
+use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapter::Adapter;
+use crate::group::Inner as GroupInner;
+use crate::log::Log;
+use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
+use crate::observer;
+use crate::store::{Disk, Fatal, Writer};
+use crate::{AddressBook, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status};
+
+/// All groups of this node: one store, one writer, one stream to each peer. Clones share it.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    me: NodeId,
+    settings: Arc<Settings>,
+    config: Arc<Config>,
+    writer: Writer,
+    links: Links,
+    service: Service,
+    groups: Groups,
+    /// Held while a group is started or destroyed, so that neither meets the other half way.
+    gate: Mutex<()>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Settings that cannot work.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// Another process, or this one, has it open.
+    #[error("{} is already open: stop the node that uses it, or name another directory", path.display())]
+    AlreadyOpen {
+        /// The store.
+        path: PathBuf,
+    },
+    /// It was made by another cluster or node, or by a version that wrote otherwise.
+    #[error("{} belongs to another node ({found}; this is {wanted}): name the directory of this node, or an empty one", path.display())]
+    Foreign {
+        /// The store.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        wanted: String,
+    },
+    /// It cannot be read; nothing was changed.
+    #[error("{} is damaged ({why}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
+    Damaged {
+        /// The store.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The system said no.
+    #[error("{} cannot be opened: {why}", path.display())]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Why a group cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It runs.
+    #[error("group {0} is already running on this node")]
+    AlreadyRunning(GroupId),
+    /// Its log or snapshot cannot be read; nothing was deleted.
+    #[error("group {group} cannot be restored ({why}); nothing was deleted")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+    /// The engine was stopped.
+    #[error("the consensus engine is stopped")]
+    Stopped,
+}
+
+/// Why a replica's data was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DestroyError {
+    /// It runs.
+    #[error("group {0} is running: stop it first")]
+    Running(GroupId),
+    /// The engine was stopped.
+    #[error("the consensus engine is stopped")]
+    Stopped,
+}
+
+impl Engine {
+    /// Opens the store in `dir`, or makes one there for this node of this cluster, and locks it.
+    ///
+    /// When the disk fails later the process exits with status 74: what is on disk is not known
+    /// then, and a node that goes on could break what it promised.
+    pub async fn open(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+        settings: Settings,
+        book: AddressBook,
+    ) -> Result<Engine, OpenError> {
+        Engine::open_with(dir, cluster, me, settings, book, |why| {
+            tracing::error!(why, "the node stops: its disk failed");
+            std::process::exit(74);
+        })
+        .await
+    }
+
+    /// As [`Engine::open`], with something else to do when the disk fails. It is called once, on
+    /// the writer's thread; after it no group of this engine makes progress.
+    pub async fn open_with(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+        settings: Settings,
+        book: AddressBook,
+        fatal: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Engine, OpenError> {
+        for warning in settings.check()? {
+            tracing::warn!(why = warning.0, "consensus settings");
+        }
+        let config = Arc::new(settings.raft()?);
+        let writer = open_store(dir.to_owned(), cluster, me, Arc::new(fatal)).await?;
+        let settings = Arc::new(settings);
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let groups = Groups::default();
+        let links =
+            Links::new(cluster, Arc::clone(&settings), book, tasks.clone(), shutdown.clone());
+        let service = Service {
+            cluster,
+            me,
+            groups: groups.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let gate = Mutex::new(());
+        let inner =
+            Inner { me, settings, config, writer, links, service, groups, gate, tasks, shutdown };
+        Ok(Engine(Arc::new(inner)))
+    }
+
+    /// The service to mount on the peer port.
+    pub fn service(&self) -> RaftServer<Service> {
+        RaftServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
+    }
+
+    /// Starts a replica: restores its snapshot and log, or begins uninitialised.
+    ///
+    /// The machine is given new and empty. When this returns it is where the last commit known to
+    /// this disk was.
+    pub async fn start<M: Machine>(&self, id: GroupId, machine: M) -> Result<Group, StartError> {
+        let _gate = self.0.gate.lock().await;
+        if self.0.shutdown.is_cancelled() {
+            return Err(StartError::Stopped);
+        }
+        if self.0.groups.get(id).is_some() {
+            return Err(StartError::AlreadyRunning(id));
+        }
+        let damaged = |why: String| StartError::Damaged { group: id, why };
+        let (writer, stored) =
+            self.0.writer.open(id).await.map_err(|error| damaged(error.to_string()))?;
+        let log = Log::restore(writer.clone(), &stored, &self.0.settings)
+            .map_err(|error| damaged(error.to_string()))?;
+        let adapter = Adapter::new(Box::new(machine), writer);
+        let group = self.build(id, log, adapter).await.map_err(damaged)?;
+        // A peer may ask as soon as it is listed; elections begin after.
+        self.0.groups.insert(group.clone());
+        group.0.tasks.spawn(observer::observe(group.clone()));
+        group.raft().run();
+        Ok(group)
+    }
+
+    /// Deletes log, vote and snapshot of a replica that was removed from its group and is stopped.
+    ///
+    /// Never for a replica that is still a member: it would forget what it voted for.
+    pub async fn destroy(&self, group: GroupId) -> Result<(), DestroyError> {
+        let _gate = self.0.gate.lock().await;
+        if self.0.groups.get(group).is_some() {
+            return Err(DestroyError::Running(group));
+        }
+        self.0.writer.destroy(group).await.map_err(|_| DestroyError::Stopped)
+    }
+
+    /// Stops all groups, the links and the writer, and unlocks the directory. What was acknowledged
+    /// is on disk.
+    pub async fn stop(&self) {
+        let _gate = self.0.gate.lock().await;
+        self.0.shutdown.cancel();
+        let groups = self.0.groups.all();
+        futures::future::join_all(groups.iter().map(Group::stop)).await;
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        self.0.writer.close().await;
+    }
+
+    async fn build(&self, id: GroupId, log: Log, adapter: Adapter) -> Result<Group, String> {
+        let Inner { me, settings, config, links, groups, .. } = &*self.0;
+        let dialer = Dialer {
+            me: *me,
+            group: id,
+            links: links.clone(),
+            settings: Arc::clone(settings),
+        };
+        let raft = Raft::build(me.0, Arc::clone(config), dialer, log.clone(), adapter)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Group(Arc::new(GroupInner {
+            id,
+            me: *me,
+            raft,
+            log,
+            links: links.clone(),
+            settings: Arc::clone(settings),
+            groups: groups.clone(),
+            status: watch::Sender::new(Status::default()),
+            nudge: Notify::new(),
+            changing: Mutex::new(()),
+            handed_over: AtomicU64::new(0),
+            stopping: self.0.shutdown.child_token(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+}
+
+async fn open_store(
+    dir: PathBuf,
+    cluster: ClusterId,
+    me: NodeId,
+    fatal: Fatal,
+) -> Result<Writer, OpenError> {
+    let io = |why: String| OpenError::Io { path: dir.clone(), why };
+    let path = dir.clone();
+    // Opening may repair the file after a crash, which takes as long as the file is large.
+    let disk = tokio::task::spawn_blocking(move || Disk::open(&path, cluster, me))
+        .await
+        .map_err(|error| io(error.to_string()))??;
+    Writer::start(disk, fatal).map_err(|error| io(error.to_string()))
+}

@@ -1,0 +1,227 @@
+//! One group on this node.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::{Instant as _, Raft};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use pushonce_core::{NodeId, ShardId, Term};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapter::Adapter;
+use crate::log::Log;
+use crate::network::{Groups, Kind, LinkError, Links, Proposed};
+use crate::types::{Data, Types};
+use crate::{Settings, Status};
+
+/// A group of the node: 0 is control, shard s is s + 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u32);
+
+/// Why a proposal has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing happened: this node does not lead, or may not now. Ask the leader.
+    #[error("not proposed: {}", match leader { Some(node) => format!("{node} leads"), None => "no leader is known".to_owned() })]
+    Refused {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// It may have happened, or may still. Says why nobody knows.
+    #[error("the outcome of the proposal is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a group was not initialised.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the group was not initialised: {0}")]
+pub struct InitializeError(pub String);
+
+/// A replica of a group on this node. Clones share it.
+#[derive(Clone)]
+pub struct Group(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: GroupId,
+    pub(crate) me: NodeId,
+    pub(crate) raft: Raft<Types, Adapter>,
+    pub(crate) log: Log,
+    pub(crate) links: Links,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) groups: Groups,
+    pub(crate) status: watch::Sender<Status>,
+    /// The status may have changed by what was done here.
+    pub(crate) nudge: Notify,
+    /// One change of the members or the leader at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The last term under which this node began to hand over its leadership; 0 for none. Another
+    /// may lead from then on, whatever the lease says.
+    pub(crate) handed_over: AtomicU64,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl GroupId {
+    /// The group of members, placement and namespaces.
+    pub const CONTROL: GroupId = GroupId(0);
+
+    /// The group of a shard.
+    pub fn shard(shard: ShardId) -> GroupId {
+        GroupId(u32::from(shard.0) + 1)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.checked_sub(1) {
+            None => f.write_str("control"),
+            Some(shard) => write!(f, "s{shard}"),
+        }
+    }
+}
+
+impl Group {
+    /// Which group this is.
+    pub fn id(&self) -> GroupId {
+        self.0.id
+    }
+
+    /// Makes this node the only voter. `Ok` when the group is initialised already.
+    ///
+    /// Only one node may ever do this for a group; all others are added by its leader.
+    pub async fn initialize(&self) -> Result<(), InitializeError> {
+        use openraft::errors::InitializeError::NotAllowed;
+        let members = std::collections::BTreeMap::from([(self.0.me.0, ())]);
+        match self.raft().initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(NotAllowed(_))) => Ok(()),
+            Err(error) => Err(InitializeError(error.to_string())),
+        }
+    }
+
+    /// Proposes an entry here and waits until it is applied here; what the machine answered.
+    ///
+    /// Waits as long as [`Settings::proposal_deadline`]. An entry should stay below a few MiB: it
+    /// travels in one frame.
+    pub async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        // openraft has no deadline of its own: without a quorum it would wait for ever.
+        let deadline = self.0.settings.proposal_deadline;
+        match timeout(deadline, self.raft().client_write(Data(entry))).await {
+            Ok(Ok(written)) => Ok(written.data.0),
+            Ok(Err(error)) => Err(self.not_proposed(error)),
+            Err(_) => Err(ProposeError::Unknown(format!("no commit within {deadline:?}"))),
+        }
+    }
+
+    /// As [`Group::propose`], but on whichever node leads, as far as this one knows. Does not wait
+    /// for a leader, and follows no second hint: the caller decides whether to try again.
+    pub async fn propose_at_leader(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        let leader = self.0.status.borrow().leader;
+        match leader {
+            None => Err(ProposeError::Refused { leader: None }),
+            Some(leader) if leader == self.0.me => self.propose(entry).await,
+            Some(leader) => self.forward(leader, entry).await,
+        }
+    }
+
+    /// The group as it looks from here, with every change; at most 50 a second.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.0.status.subscribe()
+    }
+
+    /// The term under which this node leads now, with an unexpired lease.
+    ///
+    /// Exact at the moment of the call: no other node can have led in between. Two nodes never get
+    /// the same term.
+    pub fn leads(&self) -> Option<Term> {
+        self.lease().map(|lease| lease.term)
+    }
+
+    /// Stops this replica; its data stays. Proposals that wait become unknown.
+    pub async fn stop(&self) {
+        self.0.stopping.cancel();
+        if let Err(error) = self.raft().shutdown().await {
+            tracing::warn!(group = %self.id(), %error, "a replica ended badly");
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        self.0.groups.remove(self);
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<Types, Adapter> {
+        &self.0.raft
+    }
+
+    /// The unexpired lease of this node as the leader.
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        let watching = self.raft().metrics();
+        let metrics = watching.borrow_watched();
+        let term = metrics.current_term;
+        let leads = metrics.state.is_leader()
+            && metrics.running_state.is_ok()
+            && metrics.vote.committed
+            && !self.0.stopping.is_cancelled()
+            && self.0.handed_over.load(Ordering::SeqCst) != term;
+        // When the requests were sent that a quorum has answered: followers count from later.
+        let acked = metrics.last_quorum_acked.filter(|_| leads)?.into_inner();
+        let left = self.0.settings.election_max.checked_sub(acked.elapsed())?;
+        Some(Lease { term: Term(term), until: Instant::now() + left })
+    }
+
+    async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Bytes, ProposeError> {
+        let link = self.0.links.to(leader);
+        let pending = link
+            .request(self.id(), Kind::Propose, entry, Bytes::new())
+            .map_err(|_| ProposeError::Refused { leader: Some(leader) })?;
+        let mut status = self.status();
+        let unknown = |why: &str| Err(ProposeError::Unknown(why.to_owned()));
+        // A leader that hangs keeps its link; that another leads is the first to be known.
+        tokio::select! {
+            answer = pending.within(self.0.settings.proposal_deadline) => match answer {
+                Ok(body) => proposed(&body),
+                Err(LinkError::Refused { .. }) => Err(ProposeError::Refused { leader: None }),
+                Err(error) => unknown(&error.to_string()),
+            },
+            _ = status.wait_for(|status| status.leader != Some(leader)) => {
+                unknown("the leader changed while it was asked")
+            }
+            () = self.0.stopping.cancelled() => unknown("the replica was stopped"),
+        }
+    }
+
+    fn not_proposed(&self, error: RaftError<Types, ClientWriteError<Types>>) -> ProposeError {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+                ProposeError::Refused { leader: self.other_leader(&to) }
+            }
+            error => ProposeError::Unknown(error.to_string()),
+        }
+    }
+
+    /// Who else leads. A leader without a lease names itself, which helps nobody.
+    pub(crate) fn other_leader(&self, to: &ForwardToLeader<Types>) -> Option<NodeId> {
+        to.leader_id.map(NodeId).filter(|leader| *leader != self.0.me)
+    }
+}
+
+/// The right to lead for a while.
+pub(crate) struct Lease {
+    pub(crate) term: Term,
+    pub(crate) until: Instant,
+}
+
+fn proposed(body: &[u8]) -> Result<Bytes, ProposeError> {
+    match crate::network::decode(body) {
+        Ok(Proposed::Applied(answer)) => Ok(answer),
+        Ok(Proposed::Refused(leader)) => {
+            Err(ProposeError::Refused { leader: leader.map(NodeId) })
+        }
+        Ok(Proposed::Unknown(why)) => Err(ProposeError::Unknown(why)),
+        Err(error) => Err(ProposeError::Unknown(error.to_string())),
+    }
+}

@@ -1,0 +1,279 @@
+//! The log of one group: in memory as long as it is not purged, on disk through the writer.
+//!
+//! An append is readable before it is durable, and acknowledged only after: openraft replicates
+//! from what was submitted and counts what was flushed. Votes and truncations wait for the disk.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::{LogState, OptionalSend};
+use tokio::sync::Notify;
+
+use crate::store::{self, Change, Done, GroupWriter, Key, Stored};
+use crate::types::{Entry, LogId, Types, Vote};
+use crate::{GroupId, Settings};
+
+/// A group's log. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Shared>);
+
+struct Shared {
+    writer: GroupWriter,
+    memory: Mutex<Memory>,
+    append_bytes_max: u64,
+    log_bytes_max: u64,
+    grown: Notify,
+}
+
+#[derive(Default)]
+struct Memory {
+    entries: VecDeque<Held>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    /// `committed` has not been handed to the disk yet: it goes with the next append. Lost in a
+    /// crash it costs nothing, the next leader says it again; a write of its own would cost an
+    /// fsync for each entry.
+    committed_is_news: bool,
+    /// Bytes appended since compaction was last called for.
+    grown: u64,
+}
+
+struct Held {
+    entry: Entry,
+    bytes: u64,
+}
+
+impl Log {
+    /// Checks and takes what was on disk.
+    pub(crate) fn restore(
+        writer: GroupWriter,
+        stored: &Stored,
+        settings: &Settings,
+    ) -> io::Result<Log> {
+        let memory = Memory::restore(writer.group(), stored)?;
+        Ok(Log(Arc::new(Shared {
+            writer,
+            memory: Mutex::new(memory),
+            append_bytes_max: settings.append_bytes_max,
+            log_bytes_max: settings.log_bytes_max,
+            grown: Notify::new(),
+        })))
+    }
+
+    /// Waits until the log has grown so much that it should be compacted.
+    pub(crate) async fn grown(&self) {
+        self.0.grown.notified().await;
+    }
+
+    /// The last entry to purge when all up to `snapshot` is in a snapshot and `keep` bytes of
+    /// entries before it are to stay. `None`: nothing.
+    pub(crate) fn purge_target(&self, snapshot: u64, keep: u64) -> Option<u64> {
+        let memory = self.memory();
+        let mut kept = 0;
+        memory
+            .entries
+            .iter()
+            .rev()
+            .skip_while(|held| held.entry.log_id.index > snapshot)
+            .find(|held| {
+                kept += held.bytes;
+                kept > keep
+            })
+            .map(|held| held.entry.log_id.index)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seal<T: serde::Serialize>(&self, value: &T) -> io::Result<bytes::Bytes> {
+        store::seal(self.0.writer.group(), value)
+    }
+
+    /// Encodes entries, makes them readable and returns the changes the disk has to see.
+    fn take(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<Vec<Change>> {
+        let mut memory = self.memory();
+        let mut changes = Vec::new();
+        for entry in entries {
+            let record = self.seal(&entry)?;
+            changes.push(Change::Append { index: entry.log_id.index, record: record.clone() });
+            memory.push(entry, record.len() as u64)?;
+        }
+        if memory.committed_is_news {
+            memory.committed_is_news = false;
+            changes.push(Change::Set { key: Key::Committed, record: self.seal(&memory.committed)? });
+        }
+        if memory.grown >= self.0.log_bytes_max {
+            memory.grown = 0;
+            self.0.grown.notify_one();
+        }
+        Ok(changes)
+    }
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (start, end) = bounds(&range);
+        Ok(self.memory().range(start, end).map(|held| held.entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.memory().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let max = self.0.append_bytes_max;
+        let mut bytes = 0;
+        let memory = self.memory();
+        let entries = memory.range(start, end).enumerate().map_while(|(n, held)| {
+            bytes += held.bytes;
+            // One entry at least, or replication would stand still.
+            (n == 0 || bytes <= max).then(|| held.entry.clone())
+        });
+        Ok(entries.collect())
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Log;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let memory = self.memory();
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
+    }
+
+    async fn get_log_reader(&mut self) -> Log {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let record = self.seal(vote)?;
+        self.0.writer.write(vec![Change::Set { key: Key::Vote, record }]).await?;
+        self.memory().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let mut memory = self.memory();
+        memory.committed = committed;
+        memory.committed_is_news = true;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.memory().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let changes = self.take(entries)?;
+        self.0.writer.submit(changes, Done::Flushed(callback)).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let from = last.map_or(0, |last| last.index + 1);
+        self.memory().truncate(from);
+        self.0.writer.write(vec![Change::Truncate { from }]).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let record = self.seal(&upto)?;
+        self.memory().purge(upto);
+        // Nobody needs to wait: an entry that comes back after a crash is purged again.
+        self.0.writer.submit(vec![Change::Purge { upto: upto.index, record }], Done::Unheard).await
+    }
+}
+
+impl Memory {
+    fn restore(group: GroupId, stored: &Stored) -> io::Result<Memory> {
+        let mut memory = Memory {
+            purged: stored.purged.as_deref().map(|record| store::open(group, record)).transpose()?,
+            vote: stored.vote.as_deref().map(|record| store::open(group, record)).transpose()?,
+            committed: stored
+                .committed
+                .as_deref()
+                .map(|record| store::open(group, record))
+                .transpose()?
+                .flatten(),
+            ..Memory::default()
+        };
+        for record in &stored.entries {
+            memory.push(store::open(group, record)?, record.len() as u64)?;
+        }
+        Ok(memory)
+    }
+
+    fn push(&mut self, entry: Entry, bytes: u64) -> io::Result<()> {
+        let index = entry.log_id.index;
+        if let Some(last) = self.entries.back()
+            && last.entry.log_id.index + 1 != index
+        {
+            let last = last.entry.log_id.index;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("entry {index} does not follow entry {last}"),
+            ));
+        }
+        self.grown += bytes;
+        self.entries.push_back(Held { entry, bytes });
+        Ok(())
+    }
+
+    fn truncate(&mut self, from: u64) {
+        while self.entries.back().is_some_and(|held| held.entry.log_id.index >= from) {
+            self.entries.pop_back();
+        }
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        while self.entries.front().is_some_and(|held| held.entry.log_id.index <= upto.index) {
+            self.entries.pop_front();
+        }
+        self.purged = self.purged.max(Some(upto));
+    }
+
+    fn last(&self) -> Option<LogId> {
+        self.entries.back().map(|held| held.entry.log_id).or(self.purged)
+    }
+
+    fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Held> {
+        let first = self.entries.front().map_or(0, |held| held.entry.log_id.index);
+        let position = |index: u64| {
+            usize::try_from(index.saturating_sub(first))
+                .unwrap_or(usize::MAX)
+                .min(self.entries.len())
+        };
+        let from = position(start);
+        self.entries.range(from..position(end).max(from))
+    }
+}
+
+/// The half-open form of any range.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+#[cfg(test)]
+#[path = "log_test.rs"]
+mod tests;

@@ -1,0 +1,145 @@
+//! Keeps the links up: dials, backs off, dials again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::stream;
+use pushonce_core::{ClusterId, NodeId};
+use pushonce_proto::pb::peer::v1::RaftResponses;
+use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Endpoint;
+use tonic::{Request, Streaming};
+
+use super::link::Link;
+use super::wire::{CLUSTER, FRAME_BYTES_MAX, TO};
+use crate::{AddressBook, Settings};
+
+/// The first and the longest pause between two attempts.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What may be on its way on one link without the peer's leave: more than a long fat link holds.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// The links of a node, made when first asked for. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Links(Arc<Shared>);
+
+struct Shared {
+    cluster: ClusterId,
+    settings: Arc<Settings>,
+    book: AddressBook,
+    links: Mutex<HashMap<NodeId, Arc<Link>>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Links {
+    pub(crate) fn new(
+        cluster: ClusterId,
+        settings: Arc<Settings>,
+        book: AddressBook,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Links {
+        let links = Mutex::default();
+        Links(Arc::new(Shared { cluster, settings, book, links, tasks, shutdown }))
+    }
+
+    /// The link to a peer. It is being dialled from the first call on.
+    pub(crate) fn to(&self, peer: NodeId) -> Arc<Link> {
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(peer).or_insert_with(|| {
+            let link = Arc::new(Link::new(peer, self.0.settings.link_bytes_max));
+            let shared = Arc::clone(&self.0);
+            let kept = Arc::clone(&link);
+            self.0.tasks.spawn(async move {
+                shared.shutdown.run_until_cancelled(shared.keep_up(&kept)).await;
+                kept.down();
+            });
+            link
+        });
+        Arc::clone(link)
+    }
+}
+
+impl Shared {
+    async fn keep_up(&self, link: &Arc<Link>) {
+        let mut book = self.book.watch();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let address = book.borrow_and_update().get(&link.to()).cloned();
+            if let Some(address) = address {
+                match self.dial(link, &address).await {
+                    Ok(answers) => {
+                        tracing::debug!(peer = %link.to(), address, "consensus link is up");
+                        backoff = BACKOFF_MIN;
+                        link.up();
+                        let why = listen(link, answers).await;
+                        tracing::info!(peer = %link.to(), why, "consensus link broke");
+                    }
+                    Err(why) => {
+                        tracing::debug!(peer = %link.to(), address, why, "peer cannot be reached");
+                    }
+                }
+                link.down();
+            }
+            // A new address is news worth trying at once.
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                _ = book.changed() => {}
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn dial(
+        &self,
+        link: &Arc<Link>,
+        address: &str,
+    ) -> Result<Streaming<RaftResponses>, String> {
+        let settings = &self.settings;
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| error.to_string())?
+            .connect_timeout(settings.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            // A peer that is stopped keeps its sockets open: only silence tells.
+            .http2_keep_alive_interval(settings.election_max)
+            .keep_alive_timeout(settings.election_max)
+            .connect()
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        let number = link.begin();
+        let frames = stream::unfold(Arc::clone(link), move |link| async move {
+            link.frame(number).await.map(|frame| (frame, link))
+        });
+        let mut request = Request::new(frames);
+        let metadata = request.metadata_mut();
+        let text = |text: String| text.parse().map_err(|_| "not a header value".to_owned());
+        metadata.insert(CLUSTER, text(self.cluster.to_string())?);
+        metadata.insert(TO, text(link.to().to_string())?);
+        let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
+        match timeout(settings.rpc_timeout, client.exchange(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(status.to_string()),
+            Err(_) => Err(format!("no answer within {:?}", settings.rpc_timeout)),
+        }
+    }
+}
+
+/// Takes answers until the stream ends; says why it did.
+async fn listen(link: &Link, mut answers: Streaming<RaftResponses>) -> String {
+    loop {
+        match answers.message().await {
+            Ok(Some(frame)) => link.answered(frame.responses),
+            Ok(None) => return "the peer closed it".to_owned(),
+            Err(status) => return status.to_string(),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The asking side of one link: requests wait here, go out in frames, and meet their answers.
+//!
+//! Bounded in bytes. While the link is down a request fails at once, so that openraft backs off
+//! instead of waiting; when it breaks, all that wait for an answer fail at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pushonce_core::NodeId;
+use pushonce_proto::pb::peer::v1 as pb;
+use tokio::sync::{Notify, oneshot};
+
+use super::wire::{FRAME_BYTES, Kind};
+use crate::GroupId;
+
+/// A link to a peer, up or down.
+pub(crate) struct Link {
+    to: NodeId,
+    bytes_max: usize,
+    state: Mutex<State>,
+    /// Something waits to be sent, or the stream has ended.
+    ready: Notify,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// It was never sent.
+    #[error("{0} cannot be reached")]
+    Down(NodeId),
+    /// It was never sent.
+    #[error("too much waits for {0}")]
+    Full(NodeId),
+    /// It may have arrived.
+    #[error("the link to {0} broke")]
+    Broken(NodeId),
+    /// It may have arrived.
+    #[error("{to} did not answer within {ttl:?}")]
+    Late { to: NodeId, ttl: Duration },
+    /// The peer did not take it: nothing happened.
+    #[error("{to} refused: {why}")]
+    Refused { to: NodeId, why: String },
+}
+
+/// A request on its way. Dropping it forgets the answer.
+pub(crate) struct Pending {
+    link: Arc<Link>,
+    id: u64,
+    answer: oneshot::Receiver<Result<Bytes, LinkError>>,
+}
+
+#[derive(Default)]
+struct State {
+    up: bool,
+    /// Counts the streams, so that an old one never takes what belongs to the new.
+    stream: u64,
+    last_id: u64,
+    queue: VecDeque<pb::RaftRequest>,
+    queued_bytes: usize,
+    pending: HashMap<u64, oneshot::Sender<Result<Bytes, LinkError>>>,
+}
+
+impl Link {
+    pub(super) fn new(to: NodeId, bytes_max: usize) -> Link {
+        Link { to, bytes_max, state: Mutex::default(), ready: Notify::new() }
+    }
+
+    /// Queues a request, in the order of the calls.
+    pub(crate) fn request(
+        self: &Arc<Link>,
+        group: GroupId,
+        kind: Kind,
+        body: Bytes,
+        data: Bytes,
+    ) -> Result<Pending, LinkError> {
+        let size = body.len() + data.len() + 32;
+        let mut state = self.state();
+        if !state.up {
+            return Err(LinkError::Down(self.to));
+        }
+        if !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
+            return Err(LinkError::Full(self.to));
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let (sender, answer) = oneshot::channel();
+        state.pending.insert(id, sender);
+        state.queued_bytes += size;
+        state.queue.push_back(pb::RaftRequest { id, group: group.0, kind: kind.into(), body, data });
+        drop(state);
+        self.ready.notify_one();
+        Ok(Pending { link: Arc::clone(self), id, answer })
+    }
+
+    /// Requests are taken and sent.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state().up
+    }
+
+    pub(super) fn to(&self) -> NodeId {
+        self.to
+    }
+
+    /// A new stream is being opened; returns its number.
+    pub(super) fn begin(&self) -> u64 {
+        let mut state = self.state();
+        state.stream += 1;
+        state.stream
+    }
+
+    /// The stream stands: requests are taken from now on.
+    pub(super) fn up(&self) {
+        self.state().up = true;
+    }
+
+    /// The stream is gone: all that waits fails.
+    pub(super) fn down(&self) {
+        let mut state = self.state();
+        state.up = false;
+        state.stream += 1;
+        state.queue.clear();
+        state.queued_bytes = 0;
+        let pending = std::mem::take(&mut state.pending);
+        drop(state);
+        self.ready.notify_one();
+        for (_, waiting) in pending {
+            // Whoever does not wait any more does not mind.
+            let _ = waiting.send(Err(LinkError::Broken(self.to)));
+        }
+    }
+
+    /// The next frame of a stream: everything that waits, up to a size. `None` when it has ended.
+    pub(super) async fn frame(&self, stream: u64) -> Option<pb::RaftRequests> {
+        loop {
+            {
+                let mut state = self.state();
+                if state.stream != stream {
+                    return None;
+                }
+                let requests = state.take();
+                if !requests.is_empty() {
+                    if !state.queue.is_empty() {
+                        self.ready.notify_one();
+                    }
+                    return Some(pb::RaftRequests { requests });
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Brings answers to those who wait for them. An answer that came too late has nobody.
+    pub(super) fn answered(&self, responses: Vec<pb::RaftResponse>) {
+        let mut state = self.state();
+        for response in responses {
+            let Some(waiting) = state.pending.remove(&response.id) else { continue };
+            let _ = waiting.send(self.read(response.result));
+        }
+    }
+
+    fn read(&self, result: Option<pb::raft_response::Result>) -> Result<Bytes, LinkError> {
+        use pb::raft_response::Result::{Body, Error};
+        match result {
+            Some(Body(body)) => Ok(body),
+            Some(Error(why)) => Err(LinkError::Refused { to: self.to, why }),
+            None => Err(LinkError::Refused { to: self.to, why: "an empty answer".to_owned() }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Vec<pb::RaftRequest> {
+        let mut requests = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.queue.front() {
+            let size = next.body.len() + next.data.len() + 32;
+            if !requests.is_empty() && bytes + size > FRAME_BYTES {
+                break;
+            }
+            bytes += size;
+            self.queued_bytes = self.queued_bytes.saturating_sub(size);
+            requests.extend(self.queue.pop_front());
+        }
+        requests
+    }
+}
+
+impl Pending {
+    /// Waits for the answer.
+    pub(crate) async fn within(mut self, ttl: Duration) -> Result<Bytes, LinkError> {
+        let to = self.link.to;
+        match tokio::time::timeout(ttl, &mut self.answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(LinkError::Broken(to)),
+            Err(_) => Err(LinkError::Late { to, ttl }),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.link.state().pending.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+#[path = "link_test.rs"]
+mod tests;

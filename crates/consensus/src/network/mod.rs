@@ -1,0 +1,17 @@
+//! One gRPC stream to each peer carries the requests of all groups.
+
+mod book;
+mod dial;
+mod link;
+mod peer;
+mod service;
+mod wire;
+
+pub use book::AddressBook;
+pub use service::Service;
+
+pub(crate) use dial::Links;
+pub(crate) use link::LinkError;
+pub(crate) use peer::Dialer;
+pub(crate) use service::Groups;
+pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};

@@ -1,0 +1,255 @@
+//! openraft's network traits for one group and one peer, on the shared link.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes};
+use pushonce_core::NodeId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::dial::Links;
+use super::link::{Link, LinkError, Pending};
+use super::wire::{self, CHUNK_BYTES, Chunk, Kind};
+use crate::types::{LogId, Snapshot, Types, Vote};
+use crate::{GroupId, Settings};
+
+/// How many appends of a group may be on their way to one peer.
+const PIPELINE: usize = 64;
+
+/// Appends with entries wait for the peer's disk behind those of all other groups: they may take
+/// this many times as long as a request that only asks.
+const APPEND_PATIENCE: u32 = 4;
+
+/// Makes the peers of one group.
+pub(crate) struct Dialer {
+    pub(crate) me: NodeId,
+    pub(crate) group: GroupId,
+    pub(crate) links: Links,
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// One peer of one group.
+pub(crate) struct Peer {
+    me: NodeId,
+    group: GroupId,
+    to: NodeId,
+    link: Arc<Link>,
+    rpc_timeout: Duration,
+    snapshot_timeout: Duration,
+}
+
+type Failed = RPCError<Types>;
+
+impl RaftNetworkFactory<Types> for Dialer {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> Peer {
+        let to = NodeId(target);
+        Peer {
+            me: self.me,
+            group: self.group,
+            to,
+            link: self.links.to(to),
+            rpc_timeout: self.settings.rpc_timeout,
+            snapshot_timeout: self.settings.snapshot_timeout,
+        }
+    }
+}
+
+impl Peer {
+    fn send<T: Serialize>(&self, kind: Kind, message: &T, data: Bytes) -> Result<Pending, Failed> {
+        let body = wire::encode(message).map_err(|error| garbled(&error))?;
+        self.link.request(self.group, kind, body, data).map_err(|error| self.failed(kind, error))
+    }
+
+    async fn ask<T: Serialize, A: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        message: &T,
+    ) -> Result<A, Failed> {
+        let pending = self.send(kind, message, Bytes::new())?;
+        let answer = pending.within(self.rpc_timeout).await;
+        wire::decode(&answer.map_err(|error| self.failed(kind, error))?)
+            .map_err(|error| garbled(&error))
+    }
+
+    fn failed(&self, kind: Kind, error: LinkError) -> Failed {
+        match error {
+            // Asked again at once it would fail again: openraft backs off from the first of these.
+            LinkError::Down(_) | LinkError::Broken(_) | LinkError::Refused { .. } => {
+                Unreachable::new(&error).into()
+            }
+            LinkError::Full(_) => NetworkError::new(&error).into(),
+            LinkError::Late { ttl, .. } => Timeout {
+                action: action(kind),
+                id: self.me.0,
+                target: self.to.0,
+                timeout: ttl,
+            }
+            .into(),
+        }
+    }
+
+    /// Queues an append now, and gives the future of its answer.
+    fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> impl Future<Output = Result<StreamAppendResult<Types>, Failed>> + Send + use<'_> {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
+        let pending = self.send(Kind::Append, &request, Bytes::new());
+        async move {
+            let answer = pending?.within(self.rpc_timeout * patience).await;
+            let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
+            let answer = wire::decode(&answer).map_err(|error| garbled(&error))?;
+            result_of(answer, previous, last)
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot,
+    ) -> Result<SnapshotResponse<Types>, Failed> {
+        let data = &snapshot.snapshot;
+        let checksum = crc32fast::hash(data);
+        let mut offset = 0;
+        loop {
+            let end = data.len().min(offset + CHUNK_BYTES);
+            let chunk = Chunk {
+                vote,
+                meta: snapshot.meta.clone(),
+                offset: offset as u64,
+                total: data.len() as u64,
+                checksum,
+            };
+            // One at a time, so that heartbeats never wait behind more than one.
+            let pending = self.send(Kind::Snapshot, &chunk, data.slice(offset..end))?;
+            let answer = pending.within(self.snapshot_timeout).await;
+            let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
+            offset = end;
+            if offset == data.len() {
+                return wire::decode(&answer).map_err(|error| garbled(&error));
+            }
+        }
+    }
+}
+
+impl NetStreamAppend<Types> for Peer {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, Failed>>, Failed>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let peer: &'s Peer = self;
+        let answers = input.map(move |request| peer.append(request)).buffered(PIPELINE);
+        Box::pin(async move { Ok(answers.boxed()) })
+    }
+}
+
+impl NetVote<Types> for Peer {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Types>, Failed> {
+        self.ask(Kind::Vote, &request).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Types>, Failed> {
+        self.ask(Kind::PreVote, &request).await
+    }
+}
+
+impl NetSnapshot<Types> for Peer {
+    type SnapshotData = Bytes;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let sending = tokio::time::timeout(
+            self.snapshot_timeout,
+            self.send_snapshot(vote, &snapshot),
+        );
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => match sent {
+                Ok(sent) => Ok(sent?),
+                Err(_) => {
+                    let late = LinkError::Late { to: self.to, ttl: self.snapshot_timeout };
+                    Err(self.failed(Kind::Snapshot, late).into())
+                }
+            },
+        }
+    }
+}
+
+impl NetTransferLeader<Types> for Peer {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, Failed> {
+        self.ask(Kind::TransferLeader, &request).await
+    }
+}
+
+impl NetBackoff<Types> for Peer {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+fn action(kind: Kind) -> RPCTypes {
+    match kind {
+        Kind::Vote | Kind::PreVote => RPCTypes::Vote,
+        Kind::Snapshot => RPCTypes::InstallSnapshot,
+        Kind::TransferLeader => RPCTypes::TransferLeader,
+        Kind::Append | Kind::Propose | Kind::Unspecified => RPCTypes::AppendEntries,
+    }
+}
+
+fn garbled(error: &postcard::Error) -> Failed {
+    NetworkError::new(error).into()
+}
+
+fn result_of(
+    answer: AppendEntriesResponse<Types>,
+    previous: Option<LogId>,
+    last: Option<LogId>,
+) -> Result<StreamAppendResult<Types>, Failed> {
+    // Nothing conflicts with an empty beginning; openraft would panic on a peer that says so.
+    if answer.is_conflict() && previous.is_none() {
+        return Err(NetworkError::from_string("a conflict with nothing").into());
+    }
+    Ok(answer.into_stream_result(previous, last))
+}

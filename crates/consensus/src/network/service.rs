@@ -1,0 +1,240 @@
+//! The answering side: takes the requests of a peer and hands each to its group.
+//!
+//! Requests of one group reach openraft in the order they arrived; answers go back as they come.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use pushonce_core::{ClusterId, NodeId};
+use pushonce_proto::pb::peer::v1 as pb;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::unconstrained;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::wire::{self, CLUSTER, Chunk, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
+use crate::types::{Snapshot, Types};
+use crate::{Group, GroupId, ProposeError};
+
+/// How many requests of one peer are worked on at once. When full, the stream is not read on, and
+/// HTTP/2 makes the peer wait.
+const WORKING_MAX: usize = 1024;
+
+/// How many frames of answers wait for the socket.
+const ANSWERS_MAX: usize = 16;
+
+/// The groups that run on this node. Clones share the table.
+#[derive(Clone, Default)]
+pub(crate) struct Groups(Arc<RwLock<HashMap<GroupId, Group>>>);
+
+/// Answers the consensus requests of peers. Clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) cluster: ClusterId,
+    pub(crate) me: NodeId,
+    pub(crate) groups: Groups,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+type Work = Pin<Box<dyn Future<Output = pb::RaftResponse> + Send>>;
+
+/// Snapshots that are coming in, one a group.
+type Incoming = HashMap<GroupId, BytesMut>;
+
+impl Groups {
+    pub(crate) fn get(&self, group: GroupId) -> Option<Group> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    pub(crate) fn insert(&self, group: Group) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group.id(), group);
+    }
+
+    /// Takes a group off the table, but not one that was started under its id since.
+    pub(crate) fn remove(&self, group: &Group) {
+        let mut groups = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if groups.get(&group.id()).is_some_and(|listed| Arc::ptr_eq(&listed.0, &group.0)) {
+            groups.remove(&group.id());
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Group> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+#[tonic::async_trait]
+impl pb::raft_server::Raft for Service {
+    type ExchangeStream = ReceiverStream<Result<pb::RaftResponses, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::RaftRequests>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        self.meant(&request, CLUSTER, &self.cluster.to_string())?;
+        self.meant(&request, TO, &self.me.to_string())?;
+        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            // A budget that runs out would make a first poll return early, and order would be lost.
+            let serving = unconstrained(service.serve(request.into_inner(), answers));
+            service.shutdown.run_until_cancelled(serving).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Service {
+    /// Refuses a peer that means another cluster or node: an address may have changed hands.
+    fn meant<T>(&self, request: &Request<T>, key: &str, mine: &str) -> Result<(), Status> {
+        let meant = request.metadata().get(key).and_then(|value| value.to_str().ok());
+        if meant == Some(mine) {
+            return Ok(());
+        }
+        let meant = meant.unwrap_or("nothing");
+        Err(Status::failed_precondition(format!("{key} is {meant}, this is {mine}")))
+    }
+
+    async fn serve(
+        &self,
+        mut requests: Streaming<pb::RaftRequests>,
+        answers: mpsc::Sender<Result<pb::RaftResponses, Status>>,
+    ) {
+        let mut working = FuturesUnordered::<Work>::new();
+        let mut incoming = Incoming::new();
+        loop {
+            let mut responses = Vec::new();
+            tokio::select! {
+                Some(response) = working.next() => {
+                    responses.push(response);
+                    while let Some(Some(response)) = working.next().now_or_never() {
+                        responses.push(response);
+                    }
+                }
+                frame = requests.message(), if working.len() < WORKING_MAX => {
+                    let Ok(Some(frame)) = frame else { return };
+                    for request in frame.requests {
+                        let mut work = self.begin(request, &mut incoming);
+                        // The first poll hands it to openraft: here and now, in order.
+                        match futures::poll!(&mut work) {
+                            Poll::Ready(response) => responses.push(response),
+                            Poll::Pending => working.push(work),
+                        }
+                    }
+                }
+            }
+            if !responses.is_empty()
+                && answers.send(Ok(pb::RaftResponses { responses })).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn begin(&self, request: pb::RaftRequest, incoming: &mut Incoming) -> Work {
+        let id = request.id;
+        let work = match self.groups.get(GroupId(request.group)) {
+            Some(group) => work_on(group, request, incoming),
+            None => refuse(format!("group {} is not on {}", GroupId(request.group), self.me)),
+        };
+        Box::pin(work.map(move |result| {
+            use pb::raft_response::Result::{Body, Error};
+            let result = result.map_or_else(Error, Body);
+            pb::RaftResponse { id, result: Some(result) }
+        }))
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
+
+fn refuse(why: String) -> Answer {
+    Box::pin(std::future::ready(Err(why)))
+}
+
+fn work_on(group: Group, request: pb::RaftRequest, incoming: &mut Incoming) -> Answer {
+    let body = request.body.clone();
+    match request.kind() {
+        Kind::Append => with(body, move |append: AppendEntriesRequest<Types>| async move {
+            group.raft().append_entries(append).await.map_err(|error| error.to_string())
+        }),
+        Kind::Vote => with(body, move |vote: VoteRequest<Types>| async move {
+            group.raft().vote(vote).await.map_err(|error| error.to_string())
+        }),
+        Kind::PreVote => with(body, move |vote: VoteRequest<Types>| async move {
+            group.raft().pre_vote(vote).await.map_err(|error| error.to_string())
+        }),
+        Kind::TransferLeader => with(body, move |transfer: TransferLeaderRequest<Types>| async move {
+            group.raft().handle_transfer_leader(transfer).await.map_err(|error| error.to_string())
+        }),
+        Kind::Snapshot => take_chunk(group, &body, &request.data, incoming),
+        Kind::Propose => Box::pin(propose(group, body)),
+        Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
+    }
+}
+
+/// Decodes, works and encodes.
+fn with<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> Answer
+where
+    T: DeserializeOwned + Send + 'static,
+    A: Serialize + Send,
+    F: Future<Output = Result<A, String>> + Send,
+{
+    Box::pin(async move {
+        let request = wire::decode(&body).map_err(|error| error.to_string())?;
+        let answer = work(request).await?;
+        wire::encode(&answer).map_err(|error| error.to_string())
+    })
+}
+
+async fn propose(group: Group, entry: Bytes) -> Result<Bytes, String> {
+    let proposed = match group.propose(entry).await {
+        Ok(answer) => Proposed::Applied(answer),
+        Err(ProposeError::Refused { leader }) => Proposed::Refused(leader.map(|node| node.0)),
+        Err(ProposeError::Unknown(why)) => Proposed::Unknown(why),
+    };
+    wire::encode(&proposed).map_err(|error| error.to_string())
+}
+
+fn take_chunk(group: Group, body: &[u8], data: &[u8], incoming: &mut Incoming) -> Answer {
+    let chunk: Chunk = match wire::decode(body) {
+        Ok(chunk) => chunk,
+        Err(error) => return refuse(error.to_string()),
+    };
+    let id = group.id();
+    if chunk.total > SNAPSHOT_BYTES_MAX {
+        return refuse(format!("a snapshot of {} bytes is too large", chunk.total));
+    }
+    let part = incoming.entry(id).or_default();
+    if chunk.offset == 0 {
+        part.clear();
+    }
+    if part.len() as u64 != chunk.offset {
+        incoming.remove(&id);
+        return refuse("a piece of the snapshot is missing: send it again from the start".to_owned());
+    }
+    part.extend_from_slice(data);
+    if (part.len() as u64) < chunk.total {
+        return Box::pin(std::future::ready(Ok(Bytes::new())));
+    }
+    let whole = incoming.remove(&id).unwrap_or_default().freeze();
+    if crc32fast::hash(&whole) != chunk.checksum {
+        return refuse("the snapshot arrived damaged: send it again".to_owned());
+    }
+    Box::pin(async move {
+        let snapshot = Snapshot { meta: chunk.meta, snapshot: whole };
+        let installed = group.raft().install_full_snapshot(chunk.vote, snapshot).await;
+        let response = installed.map_err(|error| error.to_string())?;
+        wire::encode(&response).map_err(|error| error.to_string())
+    })
+}

@@ -1,0 +1,61 @@
+//! How openraft's messages travel: postcard in the bodies of the peer protocol.
+
+use bytes::Bytes;
+use pushonce_proto::pb::peer::v1 as pb;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{SnapshotMeta, Vote};
+
+pub(crate) use pb::raft_request::Kind;
+
+/// The largest frame either side takes. Entries are bounded far below by those who make them.
+pub(crate) const FRAME_BYTES_MAX: usize = 128 << 20;
+
+/// How much goes into one frame, as long as nothing in it is larger alone.
+pub(super) const FRAME_BYTES: usize = 1 << 20;
+
+/// How much of a snapshot one request carries. Larger, heartbeats behind it would come late; smaller,
+/// a snapshot would take more round trips.
+pub(super) const CHUNK_BYTES: usize = 512 << 10;
+
+/// The largest snapshot that is taken in.
+pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+
+/// Names the cluster that is meant.
+pub(super) const CLUSTER: &str = "pushonce-cluster";
+/// Names the node that is meant.
+pub(super) const TO: &str = "pushonce-to";
+
+/// One piece of a snapshot; the bytes travel in `data`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Chunk {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
+    /// Where the piece belongs.
+    pub(super) offset: u64,
+    /// How long the whole is.
+    pub(super) total: u64,
+    /// CRC-32 of the whole.
+    pub(super) checksum: u32,
+}
+
+/// The answer to an entry that was forwarded to the leader.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Proposed {
+    /// Committed and applied; what the machine answered.
+    Applied(Bytes),
+    /// Nothing happened; who leads, if known.
+    Refused(Option<u64>),
+    /// It may have happened.
+    Unknown(String),
+}
+
+/// Encodes a body. openraft's messages always encode: the error is for those that do not.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, postcard::Error> {
+    postcard::to_stdvec(value).map(Bytes::from)
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(body)
+}

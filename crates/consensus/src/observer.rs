@@ -1,0 +1,107 @@
+//! Watches one replica: says how it stands, and keeps its log short.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use pushonce_core::{NodeId, Term};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{Group, Status};
+
+/// At most this often: a busy group changes with every entry, and nobody needs each.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Runs until the replica is stopped or has failed.
+pub(crate) async fn observe(group: Group) {
+    let mut metrics = group.raft().metrics();
+    let mut purged_behind = None;
+    loop {
+        let status = group.look();
+        let ended = status.failed.is_some();
+        group.0.status.send_if_modified(|known| {
+            let news = *known != status;
+            *known = status;
+            news
+        });
+        if ended {
+            return;
+        }
+        purge(&group, &mut purged_behind).await;
+
+        let earliest = Instant::now() + PAUSE;
+        let lapse = group.lease().map(|lease| lease.until);
+        let change = async {
+            sleep_until(earliest).await;
+            tokio::select! {
+                changed = metrics.changed() => changed.is_ok(),
+                () = lapsed(lapse) => true,
+            }
+        };
+        tokio::select! {
+            alive = change => if !alive { return },
+            () = group.0.nudge.notified() => {}
+            () = group.0.log.grown() => {
+                // An error means that it has ended; the status will say so.
+                let _ = group.raft().trigger().snapshot().await;
+            }
+            () = group.0.stopping.cancelled() => return last_word(&group),
+        }
+    }
+}
+
+async fn lapsed(lapse: Option<Instant>) {
+    match lapse {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Drops entries that a new snapshot has made superfluous, but for a bounded tail.
+async fn purge(group: &Group, purged_behind: &mut Option<u64>) {
+    let snapshot = group.raft().metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
+    let Some(snapshot) = snapshot.filter(|_| snapshot != *purged_behind) else { return };
+    *purged_behind = Some(snapshot);
+    if let Some(upto) = group.0.log.purge_target(snapshot, group.0.settings.log_bytes_kept) {
+        // As above.
+        let _ = group.raft().trigger().purge_log(upto).await;
+    }
+}
+
+fn last_word(group: &Group) {
+    group.0.status.send_modify(|status| {
+        status.leads = false;
+        status.leader = None;
+        status.failed = Some("stopped".to_owned());
+    });
+}
+
+impl Group {
+    /// The group as openraft shows it now.
+    pub(crate) fn look(&self) -> Status {
+        let leads = self.leads().is_some();
+        let watching = self.raft().metrics();
+        let metrics = watching.borrow_watched();
+        let stored = &metrics.membership_config;
+        let membership = stored.membership();
+        let index = |log_id: Option<crate::types::LogId>| log_id.map_or(0, |id| id.index);
+        Status {
+            leader: metrics.current_leader.map(NodeId),
+            term: Term(metrics.current_term),
+            leads,
+            initialized: stored.log_id().is_some(),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            joint: membership.get_joint_config().len() > 1,
+            membership: index(*stored.log_id()),
+            last_log: metrics.last_log_index.unwrap_or_default(),
+            applied: index(metrics.last_applied),
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(node, matched)| (NodeId(*node), index(*matched)))
+                .collect(),
+            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Times and sizes of consensus, and the relations that must hold between them.
+
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+
+/// Times and sizes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often a leader says that it lives. A heartbeat not answered within this time counts as
+    /// lost, so on a WAN it must exceed a round trip.
+    pub heartbeat: Duration,
+    /// The shortest wait of a follower, after the lease, before it asks to be elected.
+    pub election_min: Duration,
+    /// The longest such wait, and the length of a leader's lease.
+    pub election_max: Duration,
+    /// How long a small request to a peer may take.
+    pub rpc_timeout: Duration,
+    /// How long dialling a peer may take.
+    pub connect_timeout: Duration,
+    /// How long a proposal, or a change of membership, waits for its commit before its outcome is
+    /// unknown.
+    pub proposal_deadline: Duration,
+    /// How long the sending of one snapshot may take.
+    pub snapshot_timeout: Duration,
+    /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes.
+    pub log_bytes_max: u64,
+    /// How many bytes of entries are kept behind a snapshot, for followers that lag a little.
+    pub log_bytes_kept: u64,
+    /// How many bytes of entries one append carries; always at least one entry.
+    pub append_bytes_max: u64,
+    /// How many bytes may wait for one peer. When full, the request is refused at once and openraft
+    /// backs off.
+    pub link_bytes_max: usize,
+}
+
+/// Settings that work, but not as well as they should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+/// Settings that cannot work. Says which and what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidSettings(pub String);
+
+/// A dead leader is to be replaced within this time.
+const FAILOVER_BAR: Duration = Duration::from_secs(2);
+
+impl Settings {
+    /// For nodes within a few milliseconds of each other: a dead leader is replaced in 1.1 to 1.65 s.
+    pub fn lan() -> Settings {
+        Settings {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(800),
+            rpc_timeout: Duration::from_millis(250),
+            connect_timeout: Duration::from_millis(100),
+            proposal_deadline: Duration::from_secs(5),
+            snapshot_timeout: Duration::from_secs(60),
+            log_bytes_max: 8 << 20,
+            log_bytes_kept: 2 << 20,
+            append_bytes_max: 1 << 20,
+            link_bytes_max: 32 << 20,
+        }
+    }
+
+    /// For nodes on different continents: round trips up to 250 ms.
+    pub fn wan() -> Settings {
+        Settings {
+            heartbeat: Duration::from_millis(500),
+            election_min: Duration::from_millis(2000),
+            election_max: Duration::from_millis(4000),
+            rpc_timeout: Duration::from_millis(1000),
+            connect_timeout: Duration::from_millis(750),
+            proposal_deadline: Duration::from_secs(15),
+            snapshot_timeout: Duration::from_secs(300),
+            ..Settings::lan()
+        }
+    }
+
+    /// Refuses what cannot work and warns of what works badly.
+    pub fn check(&self) -> Result<Vec<Warning>, InvalidSettings> {
+        self.refuse()?;
+        let failover = 2 * self.election_max + self.heartbeat;
+        let mut warnings = Vec::new();
+        if failover >= FAILOVER_BAR {
+            warnings.push(Warning(format!(
+                "a dead leader is replaced only after up to {failover:?}: lower election_max ({:?}) to come under {FAILOVER_BAR:?}",
+                self.election_max
+            )));
+        }
+        Ok(warnings)
+    }
+
+    fn refuse(&self) -> Result<(), InvalidSettings> {
+        let refused = |why: String| Err(InvalidSettings(why));
+        if self.heartbeat < Duration::from_millis(5) {
+            return refused(format!("heartbeat ({:?}) must be at least 5 ms", self.heartbeat));
+        }
+        if self.election_min >= self.election_max {
+            return refused(format!(
+                "election_min ({:?}) must be below election_max ({:?}), or candidates tie for ever",
+                self.election_min, self.election_max
+            ));
+        }
+        if self.election_min <= 2 * self.heartbeat {
+            return refused(format!(
+                "election_min ({:?}) must exceed two heartbeats ({:?} each), or one lost heartbeat deposes a leader",
+                self.election_min, self.heartbeat
+            ));
+        }
+        if self.election_min <= self.rpc_timeout + self.connect_timeout {
+            return refused(format!(
+                "election_min ({:?}) must exceed rpc_timeout + connect_timeout ({:?} + {:?}), or a candidate gives up before its votes arrive",
+                self.election_min, self.rpc_timeout, self.connect_timeout
+            ));
+        }
+        if self.log_bytes_max == 0 || self.append_bytes_max == 0 || self.link_bytes_max == 0 {
+            return refused(
+                "log_bytes_max, append_bytes_max and link_bytes_max must not be zero".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The same as openraft wants to hear it.
+    pub(crate) fn raft(&self) -> Result<Config, InvalidSettings> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "pushonce".to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            enable_pre_vote: Some(true),
+            // A leader without a quorum also stops its heartbeats for a while, or in a partial
+            // partition its followers would never elect another.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
+            // A restarted owner must not believe for a moment that it still owns its shards.
+            enable_leader_restore: Some(false),
+            broadcast_submitted_on_append: Some(true),
+            backoff: "50ms 100ms ...500ms".to_owned(),
+            install_snapshot_timeout: millis(self.snapshot_timeout),
+            // openraft counts entries, and an entry here is a batch of any size: snapshots and purges
+            // are triggered by bytes, in `compact`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            purge_batch_size: 64,
+            ..Config::default()
+        };
+        config.validate().map_err(|error| InvalidSettings(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_presets_are_accepted_and_the_lan_one_meets_the_failover_bar() {
+        assert_eq!(Settings::lan().check(), Ok(vec![]));
+        assert_eq!(Settings::wan().check().map(|warnings| warnings.len()), Ok(1));
+        assert!(Settings::lan().raft().is_ok());
+        assert!(Settings::wan().raft().is_ok());
+    }
+
+    #[test]
+    fn an_election_that_ends_before_its_votes_arrive_is_refused() {
+        let settings = Settings { rpc_timeout: Duration::from_millis(350), ..Settings::lan() };
+        let refused = settings.check().err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|why| why.contains("rpc_timeout")));
+    }
+
+    #[test]
+    fn an_election_within_two_heartbeats_is_refused() {
+        let settings = Settings { heartbeat: Duration::from_millis(200), ..Settings::lan() };
+        assert!(settings.check().is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! What a group looks like from this node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pushonce_core::{NodeId, Term};
+
+/// A group as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Who leads, as far as this node knows. A leader that lost its quorum may still be named here:
+    /// for ownership ask `leads`.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: Term,
+    /// This node leads, with an unexpired lease. Refreshed at least once a heartbeat.
+    pub leads: bool,
+    /// The group has a membership here: it was initialised, or the leader has reached this replica.
+    pub initialized: bool,
+    /// The replicas that vote; while `joint`, those of both configurations.
+    pub voters: BTreeSet<NodeId>,
+    /// The replicas that only follow.
+    pub learners: BTreeSet<NodeId>,
+    /// A change of voters is under way.
+    pub joint: bool,
+    /// The log index of the membership above; the higher is the newer.
+    pub membership: u64,
+    /// The index of the last entry in the log here; 0 when there is none.
+    pub last_log: u64,
+    /// The index of the last entry the machine has applied here; 0 when there is none.
+    pub applied: u64,
+    /// On the leader: the last index each replica is known to hold. Elsewhere empty.
+    pub matched: BTreeMap<NodeId, u64>,
+    /// Why this replica has ended, if it has.
+    pub failed: Option<String>,
+}

@@ -1,0 +1,190 @@
+//! The store on redb.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use pushonce_core::{ClusterId, NodeId};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    WriteTransaction,
+};
+
+use super::{Change, Key, Store, Stored};
+use crate::{GroupId, OpenError};
+
+/// (group, index) to entry.
+const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entries");
+/// (group, key) to value.
+const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
+/// Whose store this is.
+const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+
+/// Raised when a record or table means something else than before.
+const FORMAT: u32 = 1;
+
+/// Entries are read back only at a start and lie in memory until then purged: the page cache has
+/// little to do, and redb's own default is a gigabyte.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// The redb file of a node, locked while it is open.
+pub(crate) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    /// Opens `raft.redb` in a directory, or makes it for this node of this cluster.
+    pub(crate) fn open(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<Disk, OpenError> {
+        let path = dir.join("raft.redb");
+        fs::create_dir_all(dir)
+            .map_err(|error| OpenError::Io { path: dir.to_owned(), why: error.to_string() })?;
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| refused(&path, error))?;
+        let disk = Disk { database };
+        match disk.identity().map_err(|error| damaged(&path, &error))? {
+            None => disk.claim(cluster, me).map_err(|error| damaged(&path, &error))?,
+            Some(found) => check(&path, &found, &identity(cluster, me))?,
+        }
+        Ok(disk)
+    }
+
+    fn identity(&self) -> Result<Option<String>, redb::Error> {
+        let read = self.database.begin_read()?;
+        let table = match read.open_table(IDENTITY) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let owner = table.get("owner")?;
+        Ok(owner.map(|value| String::from_utf8_lossy(value.value()).into_owned()))
+    }
+
+    fn claim(&self, cluster: ClusterId, me: NodeId) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
+        // Made here, so that no reader has to care whether they exist.
+        write.open_table(ENTRIES)?;
+        write.open_table(VALUES)?;
+        write.commit()?;
+        Ok(())
+    }
+}
+
+impl Store for Disk {
+    fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+        // redb's default durability: `commit` returns after the fsync.
+        let write = self.database.begin_write().map_err(io::Error::other)?;
+        apply(&write, changes).map_err(io::Error::other)?;
+        write.commit().map_err(io::Error::other)
+    }
+
+    fn read(&mut self, group: GroupId) -> io::Result<Stored> {
+        stored(&self.database, group).map_err(io::Error::other)
+    }
+
+    fn read_snapshot(&mut self, group: GroupId) -> io::Result<Option<Bytes>> {
+        let read = self.database.begin_read().map_err(io::Error::other)?;
+        let values = read.open_table(VALUES).map_err(io::Error::other)?;
+        value(&values, group, Key::Snapshot).map_err(io::Error::other)
+    }
+}
+
+fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
+    let mut entries = write.open_table(ENTRIES)?;
+    let mut values = write.open_table(VALUES)?;
+    for (group, change) in changes {
+        let GroupId(id) = *group;
+        match change {
+            Change::Append { index, record } => {
+                entries.insert((id, *index), record.as_ref())?;
+            }
+            Change::Truncate { from } => drop_entries(&mut entries, id, *from, u64::MAX)?,
+            Change::Purge { upto, record } => {
+                values.insert((id, Key::Purged as u8), record.as_ref())?;
+                drop_entries(&mut entries, id, 0, *upto)?;
+            }
+            Change::Set { key, record } => {
+                values.insert((id, *key as u8), record.as_ref())?;
+            }
+            Change::Destroy => {
+                drop_entries(&mut entries, id, 0, u64::MAX)?;
+                values.retain_in((id, 0)..=(id, u8::MAX), |_, _| false)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn drop_entries(
+    entries: &mut Table<'_, (u32, u64), &'static [u8]>,
+    group: u32,
+    from: u64,
+    upto: u64,
+) -> Result<(), redb::Error> {
+    entries.retain_in((group, from)..=(group, upto), |_, _| false)?;
+    Ok(())
+}
+
+fn stored(database: &Database, group: GroupId) -> Result<Stored, redb::Error> {
+    let read = database.begin_read()?;
+    let values = read.open_table(VALUES)?;
+    let table = read.open_table(ENTRIES)?;
+    let mut entries = Vec::new();
+    for entry in table.range((group.0, 0)..=(group.0, u64::MAX))? {
+        entries.push(Bytes::copy_from_slice(entry?.1.value()));
+    }
+    Ok(Stored {
+        vote: value(&values, group, Key::Vote)?,
+        committed: value(&values, group, Key::Committed)?,
+        purged: value(&values, group, Key::Purged)?,
+        entries,
+    })
+}
+
+fn value(
+    values: &impl ReadableTable<(u32, u8), &'static [u8]>,
+    group: GroupId,
+    key: Key,
+) -> Result<Option<Bytes>, redb::Error> {
+    let value = values.get((group.0, key as u8))?;
+    Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+fn identity(cluster: ClusterId, me: NodeId) -> String {
+    format!("format {FORMAT}, cluster {cluster}, node {me}")
+}
+
+fn check(path: &Path, found: &str, wanted: &str) -> Result<(), OpenError> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(OpenError::Foreign {
+        path: path.to_owned(),
+        found: found.to_owned(),
+        wanted: wanted.to_owned(),
+    })
+}
+
+fn refused(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::AlreadyOpen { path }
+        }
+        // redb reports a file that is not one of its own as invalid data.
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() != io::ErrorKind::InvalidData
+                && error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            OpenError::Io { path, why: error.to_string() }
+        }
+        error => OpenError::Damaged { path, why: error.to_string() },
+    }
+}
+
+fn damaged(path: &Path, error: &redb::Error) -> OpenError {
+    OpenError::Damaged { path: PathBuf::from(path), why: error.to_string() }
+}

@@ -1,0 +1,280 @@
+//! The one thread that writes: whatever waits, of all groups, goes to disk in one commit.
+//!
+//! What was handed over first is durable first. The queue is bounded in bytes; when it is full,
+//! handing over waits. After a failed write nobody is told that anything is durable: the fatal hook
+//! runs, and the node has to end.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use openraft::storage::IOFlushed;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Change, Store, Stored};
+use crate::GroupId;
+use crate::types::Types;
+
+/// What may wait for the disk, in units of [`UNIT`]: 64 MiB. A second of a slow disk.
+const QUEUE_UNITS: u32 = 64 << 10;
+const UNIT: usize = 1 << 10;
+
+/// One commit holds no more than about this: more would only make everybody wait longer.
+const COMMIT_BYTES: usize = 8 << 20;
+
+/// Called once when the disk has failed, with the reason. The process must not go on.
+pub(crate) type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Hands work to the writer thread. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::UnboundedSender<Job>,
+    room: Arc<Semaphore>,
+}
+
+/// The writer for one group, until the group is destroyed: what a leftover of a destroyed group
+/// still wants to write is refused.
+#[derive(Clone)]
+pub(crate) struct GroupWriter {
+    group: GroupId,
+    life: u64,
+    writer: Writer,
+}
+
+/// Who is told when a write is durable.
+pub(crate) enum Done {
+    /// openraft, for an append.
+    Flushed(IOFlushed<Types>),
+    /// A task that waits.
+    Told(oneshot::Sender<io::Result<()>>),
+    /// Nobody waits.
+    Unheard,
+}
+
+enum Job {
+    Write(Write),
+    Read { group: GroupId, reply: oneshot::Sender<io::Result<(u64, Stored)>> },
+    Snapshot { group: GroupId, reply: oneshot::Sender<io::Result<Option<Bytes>>> },
+    Destroy { group: GroupId, reply: oneshot::Sender<io::Result<()>> },
+    Close { reply: oneshot::Sender<()> },
+}
+
+struct Write {
+    group: GroupId,
+    life: u64,
+    changes: Vec<Change>,
+    done: Done,
+    /// Given back when the write is durable: this is what bounds the queue.
+    _room: OwnedSemaphorePermit,
+}
+
+struct Thread<S> {
+    store: S,
+    queue: mpsc::UnboundedReceiver<Job>,
+    fatal: Fatal,
+    /// How often each group was destroyed since the start.
+    lives: HashMap<GroupId, u64>,
+}
+
+impl Writer {
+    /// Starts the thread on a store. It ends with [`Writer::close`], or after a failure.
+    pub(crate) fn start<S: Store>(store: S, fatal: Fatal) -> io::Result<Writer> {
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let thread = Thread { store, queue: jobs, fatal, lives: HashMap::new() };
+        std::thread::Builder::new()
+            .name("pushonce-log".to_owned())
+            .spawn(move || thread.run())?;
+        Ok(Writer { queue, room: Arc::new(Semaphore::new(QUEUE_UNITS as usize)) })
+    }
+
+    /// Reads a group, and gives the writer for it.
+    pub(crate) async fn open(&self, group: GroupId) -> io::Result<(GroupWriter, Stored)> {
+        let (life, stored) = self.ask(|reply| Job::Read { group, reply }).await??;
+        Ok((GroupWriter { group, life, writer: self.clone() }, stored))
+    }
+
+    /// Drops all of a group, after everything that was handed over before.
+    pub(crate) async fn destroy(&self, group: GroupId) -> io::Result<()> {
+        self.ask(|reply| Job::Destroy { group, reply }).await?
+    }
+
+    /// Writes what waits, closes the store and ends the thread.
+    pub(crate) async fn close(&self) {
+        // An error means that the thread has ended already.
+        let _ended = self.ask(|reply| Job::Close { reply }).await;
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(job(reply)).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+}
+
+impl GroupWriter {
+    /// The group.
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Hands changes over, waiting for room in the queue. `Ok` says that they are queued.
+    pub(crate) async fn submit(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
+        let bytes: usize = changes.iter().map(Change::size).sum();
+        let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS).min(QUEUE_UNITS);
+        let room = Arc::clone(&self.writer.room)
+            .acquire_many_owned(units)
+            .await
+            .map_err(|_| closed())?;
+        let write = Write { group: self.group, life: self.life, changes, done, _room: room };
+        self.writer.queue.send(Job::Write(write)).map_err(|_| closed())
+    }
+
+    /// Hands changes over and waits until they are durable.
+    pub(crate) async fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        let (told, durable) = oneshot::channel();
+        self.submit(changes, Done::Told(told)).await?;
+        durable.await.map_err(|_| closed())?
+    }
+
+    /// Reads the group's snapshot.
+    pub(crate) async fn snapshot(&self) -> io::Result<Option<Bytes>> {
+        let group = self.group;
+        self.writer.ask(|reply| Job::Snapshot { group, reply }).await?
+    }
+}
+
+impl<S: Store> Thread<S> {
+    fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let (writes, other) = self.collect(first);
+            if self.commit(writes).is_err() {
+                return;
+            }
+            match other {
+                Some(Job::Close { reply }) => return self.close(reply),
+                Some(job) => self.answer(job),
+                None => {}
+            }
+        }
+    }
+
+    /// Takes all writes that wait; another kind of job ends them, so that order holds.
+    fn collect(&mut self, first: Job) -> (Vec<Write>, Option<Job>) {
+        let mut writes = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Write(write) => {
+                    bytes += write.changes.iter().map(Change::size).sum::<usize>();
+                    writes.push(write);
+                }
+                other => return (writes, Some(other)),
+            }
+            if bytes >= COMMIT_BYTES {
+                break;
+            }
+            next = self.queue.try_recv().ok();
+        }
+        (writes, None)
+    }
+
+    fn commit(&mut self, writes: Vec<Write>) -> io::Result<()> {
+        let mut changes = Vec::new();
+        let mut waiting = Vec::with_capacity(writes.len());
+        for write in writes {
+            if self.life(write.group) != write.life {
+                write.done.tell(Err(destroyed()));
+                continue;
+            }
+            changes.extend(write.changes.into_iter().map(|change| (write.group, change)));
+            waiting.push((write.done, write._room));
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let written = self.store.write(&changes);
+        metrics::histogram!("pushonce_log_commit_seconds").record(begun.elapsed());
+        match written {
+            Ok(()) => {
+                waiting.into_iter().for_each(|(done, _)| done.tell(Ok(())));
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error);
+                waiting.into_iter().for_each(|(done, _)| done.tell(Err(copy(&error))));
+                Err(error)
+            }
+        }
+    }
+
+    fn answer(&mut self, job: Job) {
+        // Whoever asked may have gone; then nobody wants the answer.
+        match job {
+            Job::Read { group, reply } => {
+                let life = self.life(group);
+                let _ = reply.send(self.store.read(group).map(|stored| (life, stored)));
+            }
+            Job::Snapshot { group, reply } => {
+                let _ = reply.send(self.store.read_snapshot(group));
+            }
+            Job::Destroy { group, reply } => {
+                let _ = reply.send(self.destroy(group));
+            }
+            Job::Write(_) | Job::Close { .. } => {}
+        }
+    }
+
+    fn destroy(&mut self, group: GroupId) -> io::Result<()> {
+        *self.lives.entry(group).or_default() += 1;
+        let destroyed = self.store.write(&[(group, Change::Destroy)]);
+        if let Err(error) = &destroyed {
+            self.fail(error);
+        }
+        destroyed
+    }
+
+    fn close(self, reply: oneshot::Sender<()>) {
+        // The lock on the file is gone before anybody hears that the writer is.
+        drop(self.store);
+        let _ = reply.send(());
+    }
+
+    fn fail(&self, error: &io::Error) {
+        (self.fatal)(&format!("the log could not be written: {error}"));
+    }
+
+    fn life(&self, group: GroupId) -> u64 {
+        self.lives.get(&group).copied().unwrap_or_default()
+    }
+}
+
+impl Done {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Done::Flushed(flushed) => flushed.io_completed(result),
+            // The waiter may have been dropped; the write stands all the same.
+            Done::Told(told) => drop(told.send(result)),
+            Done::Unheard => {}
+        }
+    }
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has ended")
+}
+
+fn destroyed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the group was destroyed")
+}
+
+#[cfg(test)]
+#[path = "writer_test.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+//! What may be asked of the control group, and what it answers. Entries of the log are these, in
+//! postcard, behind a version.
+
+use bytes::Bytes;
+use pushonce_core::{ClusterId, Namespaces, NodeId, ShardCount, Spread};
+use serde::{Deserialize, Serialize};
+
+use crate::{Incarnation, InvalidProfile, Profile};
+
+/// A change of the cluster. Each may be said twice: the second time changes nothing, so that a
+/// proposal of unknown outcome can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes the cluster.
+    Found(Founding),
+    /// Lets a node in, or takes what a member now says of itself.
+    Join(Joining),
+    /// A joining member is level and takes its share from now on.
+    Activate(NodeId),
+    /// Replaces the table of shards, if nobody else did in between.
+    Place {
+        /// The version this table will have: one above the present.
+        version: u64,
+        /// By shard, the preferred owner first.
+        replicas: Vec<Vec<NodeId>>,
+    },
+    /// A member is gone for good.
+    Remove(NodeId),
+}
+
+/// A new cluster of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founding {
+    /// Drawn at random.
+    pub cluster: ClusterId,
+    /// Of the founder's data directory.
+    pub incarnation: Incarnation,
+    /// The founder.
+    pub profile: Profile,
+    /// For ever.
+    pub shards: ShardCount,
+    /// How many replicas a shard should have: 1 or more.
+    pub replicas: u8,
+    /// What the replicas should survive.
+    pub spread: Spread,
+    /// The settings of the namespaces.
+    pub namespaces: Namespaces,
+}
+
+/// A node that wants in, for the first time or again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// Of its data directory.
+    pub incarnation: Incarnation,
+    /// The cluster its data directory belongs to, if it does already.
+    pub cluster: Option<ClusterId>,
+    /// The id its data directory has, if it does already.
+    pub node: Option<NodeId>,
+    /// What it says of itself.
+    pub profile: Profile,
+}
+
+/// A node is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Under which id, for as long as the data directory lives.
+    pub node: NodeId,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It holds now, or held already.
+    Done,
+    /// To [`Command::Join`].
+    Joined(Joined),
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// Why nothing changed. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// There is no cluster to ask yet.
+    #[error("the cluster is not founded yet: retry when its first node is up")]
+    NotFounded,
+    /// There is a cluster already.
+    #[error("this group belongs to cluster {0} already: use an empty data directory to found another")]
+    AlreadyFounded(ClusterId),
+    /// Settings no cluster can have.
+    #[error("a shard needs at least one replica: --replicas 1 or more")]
+    NoReplicas,
+    /// The directory is another cluster's.
+    #[error(
+        "the data directory belongs to cluster {theirs}, this is cluster {ours}: \
+         join that one, or use an empty data directory"
+    )]
+    Foreign {
+        /// That of the directory.
+        theirs: ClusterId,
+        /// That which was asked.
+        ours: ClusterId,
+    },
+    /// The node was removed.
+    #[error("{0} was removed from the cluster: use an empty data directory, it will get a new id")]
+    Removed(NodeId),
+    /// The id and the directory do not belong together: a copied, restored or wiped directory.
+    #[error(
+        "the data directory says that it is {0}, but that is another directory: \
+         use the one {0} was made with, or an empty one"
+    )]
+    NotThatNode(NodeId),
+    /// The name is in use.
+    #[error(
+        "{holder} has the name {name:?}: choose another --name, \
+         or, if {holder} is lost for good, remove it with `pushonce cluster remove {holder}`"
+    )]
+    NameTaken {
+        /// Which name.
+        name: String,
+        /// Who has it.
+        holder: NodeId,
+    },
+    /// The node describes itself in a way the cluster cannot take.
+    #[error(transparent)]
+    Profile(InvalidProfile),
+    /// Nobody of that id is in.
+    #[error("{0} is not a member: `pushonce cluster status` lists them")]
+    NotAMember(NodeId),
+    /// It would leave the shards to nobody.
+    #[error("{0} is the last node that holds shards: let another one join and become active first")]
+    LastHolder(NodeId),
+    /// Another table was committed in between, or the members changed under it.
+    #[error("the table does not follow the present one: propose again from the newest view")]
+    StaleTable,
+    /// The entry is of a newer version, or no entry at all.
+    #[error("this command is not known here: bring every node to the same version")]
+    Unreadable,
+}
+
+/// The outermost layer of an entry: what is behind a version never changes its shape.
+#[derive(Serialize, Deserialize)]
+enum Entry<T> {
+    V1(T),
+}
+
+impl Command {
+    /// As an entry of the log.
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    /// `None` for what is no command of a known version.
+    pub(crate) fn decode(entry: &[u8]) -> Option<Command> {
+        decode(entry)
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(crate) fn decode(answer: &[u8]) -> Option<Answer> {
+        decode(answer)
+    }
+}
+
+/// Postcard refuses only maps and sequences of unknown length, which these types do not have; an
+/// empty entry would be refused where it is read.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(&Entry::V1(value)).unwrap_or_default().into()
+}
+
+pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((Entry::V1(value), [])) => Some(value),
+        _ => None,
+    }
+}

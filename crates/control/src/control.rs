@@ -1,0 +1,182 @@
+//! The handle: ask the cluster to change, and see it change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pushonce_consensus::{
+    Engine, Group, GroupId, InitializeError, ProposeError, StartError, Status,
+};
+use pushonce_core::{ClusterView, NodeId};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::machine::{Replica, View};
+use crate::state::FOUNDER;
+use crate::{
+    Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Runner,
+};
+
+/// This node's part of the control group. Clones share it.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) me: NodeId,
+    pub(crate) group: Group,
+    pub(crate) view: watch::Receiver<View>,
+}
+
+/// Why the cluster did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The cluster said no, and will again.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Nothing happened: the control group has no leader that this node can reach.
+    #[error("the control group cannot be asked ({0}): retry after a pause")]
+    Unavailable(String),
+    /// It may have happened. Asking again is safe.
+    #[error("the outcome is unknown ({0}): ask again")]
+    Unknown(String),
+}
+
+/// Why a cluster was not founded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FoundError {
+    /// Every cluster begins with n1.
+    #[error("{0} cannot found a cluster: the founder is {FOUNDER}")]
+    NotTheFirst(NodeId),
+    /// The group could not begin.
+    #[error(transparent)]
+    Initialize(#[from] InitializeError),
+    /// The group began, and did not take the founding.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
+/// How long a command that was not proposed is tried again: longer than an election takes (2 s), so
+/// that a join in the moment of a failover succeeds; short enough for somebody who waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries. An election takes ten of them.
+const PAUSE: Duration = Duration::from_millis(150);
+
+impl Control {
+    /// Starts the control group's replica on this node, as it was left, or empty on a new one: then
+    /// it waits to be founded here, or to be reached by the leader of the cluster it joined.
+    ///
+    /// Nothing moves before the [`Runner`] runs.
+    pub async fn open(engine: &Engine, me: NodeId) -> Result<(Control, Runner), StartError> {
+        let (replica, view) = Replica::new();
+        let group = engine.start(GroupId::CONTROL, replica).await?;
+        let control = Control { me, group, view };
+        Ok((control.clone(), Runner::new(control)))
+    }
+
+    /// Makes the cluster: this node is `n1`, the only voter, active, and holds every shard. Saying it
+    /// again changes nothing. When it returns, the first view is there.
+    pub async fn found(&self, founding: Founding) -> Result<(), FoundError> {
+        if self.me != FOUNDER {
+            return Err(FoundError::NotTheFirst(self.me));
+        }
+        self.group.initialize().await?;
+        self.ask(Command::Found(founding)).await?;
+        self.first_view().await?;
+        Ok(())
+    }
+
+    /// The newest view applied here; `None` until the first one is. Changes only with its version.
+    ///
+    /// A view without this node means that it was removed.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// The group as this node sees it.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.group.status()
+    }
+
+    /// Lets a node in. Any node takes this and brings it to the leader. The same incarnation gets
+    /// the same id, and what it says of itself now replaces what it said before.
+    ///
+    /// Tries for up to five seconds while no leader is known.
+    pub async fn join(&self, joining: Joining) -> Result<Joined, AskError> {
+        joining.profile.check().map_err(Refusal::Profile)?;
+        match self.ask(Command::Join(joining)).await? {
+            Answer::Joined(joined) => Ok(joined),
+            _ => Err(AskError::Refused(Refusal::Unreadable)),
+        }
+    }
+
+    /// Tells the cluster what this node says of itself now, if that differs from what the cluster
+    /// knows. Waits for the first view, for as long as that takes.
+    ///
+    /// A node whose *peer* address changed may not be reachable for the leader, and so may not know
+    /// it: such a node joins again, through another node.
+    pub async fn announce(
+        &self,
+        incarnation: Incarnation,
+        profile: Profile,
+    ) -> Result<(), AskError> {
+        let view = self.first_view().await?;
+        if view.member(self.me).is_some_and(|known| profile.describes(known)) {
+            return Ok(());
+        }
+        let (cluster, node) = (Some(view.cluster), Some(self.me));
+        self.join(Joining { incarnation, cluster, node, profile }).await.map(drop)
+    }
+
+    /// Declares a node lost for good: its id and directory never come back, its shards move to the
+    /// others. Saying it again changes nothing.
+    pub async fn remove(&self, node: NodeId) -> Result<(), AskError> {
+        self.ask(Command::Remove(node)).await.map(drop)
+    }
+
+    /// Proposes here or not at all: what a leader decided is void when it leads no more.
+    pub(crate) async fn command_here(&self, command: Command) -> Result<(), AskError> {
+        match self.group.propose(command.encode()).await {
+            Ok(answer) => read(&answer).map(drop),
+            Err(ProposeError::Unknown(why)) => Err(AskError::Unknown(why)),
+            Err(refused) => Err(AskError::Unavailable(refused.to_string())),
+        }
+    }
+
+    async fn first_view(&self) -> Result<Arc<ClusterView>, AskError> {
+        let mut view = self.view.clone();
+        let seen = view.wait_for(Option::is_some).await.map(|seen| seen.clone());
+        seen.ok().flatten().ok_or_else(|| AskError::Unavailable("this node stops".to_owned()))
+    }
+
+    /// Commands may be said twice, so one that was not proposed is simply tried again.
+    async fn ask(&self, command: Command) -> Result<Answer, AskError> {
+        let entry = command.encode();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.group.propose_at_leader(entry.clone()).await {
+                Ok(answer) => return read(&answer),
+                Err(ProposeError::Unknown(why)) => return Err(AskError::Unknown(why)),
+                Err(refused) if Instant::now() >= until => {
+                    return Err(AskError::Unavailable(refused.to_string()));
+                }
+                Err(ProposeError::Refused { .. }) => sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+impl AskError {
+    /// Whether the same may succeed later.
+    pub fn retryable(&self) -> bool {
+        match self {
+            AskError::Refused(refusal) => *refusal == Refusal::NotFounded,
+            AskError::Unavailable(_) | AskError::Unknown(_) => true,
+        }
+    }
+}
+
+fn read(answer: &[u8]) -> Result<Answer, AskError> {
+    match Answer::decode(answer) {
+        Some(Answer::Refused(refusal)) => Err(AskError::Refused(refusal)),
+        Some(answer) => Ok(answer),
+        // Answered by a newer version: it was applied, whatever it came to.
+        None => Err(AskError::Unknown("the leader's answer is of another version".to_owned())),
+    }
+}

@@ -1,0 +1,160 @@
+//! What the leader of the control group has to do next.
+
+use std::collections::BTreeSet;
+
+use pushonce_consensus::Status;
+use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
+
+use crate::reconcile::{self, Step, Wanted};
+use crate::{Command, voters};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// A joining member is level: it may take its share.
+    Activate(NodeId),
+    /// The group itself has to change.
+    Change(Step),
+    /// The ring wants another table.
+    Place { version: u64, replicas: Vec<Vec<NodeId>> },
+}
+
+/// The next duty of `me` as the leader, if there is one. Members come before the table, so that a
+/// table is made for as many of them as possible.
+pub(crate) fn next(
+    me: NodeId,
+    view: &ClusterView,
+    status: &Status,
+    reachable: &BTreeSet<NodeId>,
+) -> Option<Duty> {
+    if !status.leads {
+        return None;
+    }
+    let change = || reconcile::plan(status, me, &wanted(me, view, status, reachable), reachable);
+    activate(view, status).or_else(|| change().map(Duty::Change)).or_else(|| place(view))
+}
+
+/// Every member at least follows, so that every node has the view.
+fn wanted(
+    me: NodeId,
+    view: &ClusterView,
+    status: &Status,
+    reachable: &BTreeSet<NodeId>,
+) -> Wanted {
+    Wanted {
+        voters: voters(view, &status.voters, me, reachable),
+        learners: view.members.keys().copied().collect(),
+    }
+}
+
+fn activate(view: &ClusterView, status: &Status) -> Option<Duty> {
+    let joining = view.members.values().filter(|m| m.state == MemberState::Joining);
+    joining.map(|m| m.id).find(|&node| reconcile::level(status, node)).map(Duty::Activate)
+}
+
+fn place(view: &ClusterView) -> Option<Duty> {
+    let replicas = Placement::propose(view);
+    let differs = replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
+    differs.then(|| Duty::Place { version: view.placement.version + 1, replicas })
+}
+
+impl Duty {
+    /// The entry that does it, unless it is a change of the group.
+    pub(crate) fn command(self) -> Result<Command, Step> {
+        match self {
+            Duty::Activate(node) => Ok(Command::Activate(node)),
+            Duty::Place { version, replicas } => Ok(Command::Place { version, replicas }),
+            Duty::Change(step) => Err(step),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::Term;
+
+    use super::*;
+    use crate::state::state_test::view_of;
+
+    fn leading(voters: &[u64], learners: &[u64]) -> Status {
+        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        Status {
+            leader: Some(NodeId(1)),
+            term: Term(1),
+            leads: true,
+            initialized: true,
+            voters: ids(voters),
+            learners: ids(learners),
+            last_log: 50,
+            matched: voters.iter().chain(learners).map(|&n| (NodeId(n), 50)).collect(),
+            ..Status::default()
+        }
+    }
+
+    fn due(view: &ClusterView, status: &Status) -> Option<Duty> {
+        let reachable = view.members.keys().copied().collect();
+        next(NodeId(1), view, status, &reachable)
+    }
+
+    fn joining(view: &mut ClusterView, node: u64) {
+        view.members.get_mut(&NodeId(node)).unwrap().state = MemberState::Joining;
+    }
+
+    #[test]
+    fn a_follower_has_no_duty() {
+        let mut status = leading(&[1], &[]);
+        status.leads = false;
+        assert_eq!(due(&view_of(&[("", ""); 2]), &status), None);
+    }
+
+    #[test]
+    fn a_newcomer_is_added_though_no_link_reaches_it_yet_and_activated_when_level() {
+        let mut view = view_of(&[("", ""); 2]);
+        joining(&mut view, 2);
+        let alone = BTreeSet::from([NodeId(1)]);
+        let added = next(NodeId(1), &view, &leading(&[1], &[]), &alone);
+        assert_eq!(added, Some(Duty::Change(Step::AddLearner(NodeId(2)))));
+
+        let mut status = leading(&[1], &[2]);
+        status.matched.insert(NodeId(2), 0);
+        assert_ne!(due(&view, &status), Some(Duty::Activate(NodeId(2))));
+        status.matched.insert(NodeId(2), 50);
+        assert_eq!(due(&view, &status), Some(Duty::Activate(NodeId(2))));
+    }
+
+    #[test]
+    fn three_active_members_all_vote_and_then_the_table_follows() {
+        let view = view_of(&[("", ""); 3]);
+        let promoted = due(&view, &leading(&[1], &[2, 3]));
+        assert!(matches!(promoted, Some(Duty::Change(Step::Promote { node: NodeId(2), .. }))));
+        let placed = due(&view, &leading(&[1, 2, 3], &[]));
+        let Some(Duty::Place { version, replicas }) = placed else { panic!("{placed:?}") };
+        assert_eq!(version, view.placement.version + 1);
+        assert_eq!(replicas, Placement::propose(&view));
+    }
+
+    #[test]
+    fn when_all_is_as_it_should_be_nothing_is_due() {
+        let mut view = view_of(&[("", ""); 3]);
+        view.placement.replicas = Placement::propose(&view);
+        assert_eq!(due(&view, &leading(&[1, 2, 3], &[])), None);
+    }
+
+    #[test]
+    fn a_removed_member_loses_its_vote_and_a_removed_learner_its_place() {
+        let mut view = view_of(&[("", ""); 4]);
+        view.placement.replicas = Placement::propose(&view);
+        view.members.remove(&NodeId(4));
+        let dropped = due(&view, &leading(&[1, 2, 3], &[4]));
+        assert_eq!(dropped, Some(Duty::Change(Step::RemoveLearner(NodeId(4)))));
+        let replaced = due(&view, &leading(&[1, 2, 4], &[3]));
+        assert!(matches!(replaced, Some(Duty::Change(Step::Retire { node: NodeId(4), .. }))));
+    }
+
+    #[test]
+    fn a_table_for_nobody_is_never_proposed() {
+        let mut view = view_of(&[("", ""); 1]);
+        joining(&mut view, 1);
+        assert_eq!(place(&view), None);
+    }
+}

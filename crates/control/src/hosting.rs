@@ -1,0 +1,76 @@
+//! Which replicas this node runs.
+//!
+//! A replica that was removed from its group is never told: it would ask to be elected for ever. So
+//! its node finds out from what the owners claim, and drops it.
+
+use std::collections::BTreeSet;
+
+use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
+
+/// What to start and what to drop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosting {
+    /// Replicas to start: on disk or empty, in either case without initialising them (only a founder
+    /// does that).
+    pub start: Vec<ShardId>,
+    /// Replicas to stop, and then to delete.
+    pub drop: Vec<ShardId>,
+}
+
+/// What `me` has to start and to drop.
+///
+/// `hosted` are the replicas that run here. A node that starts first starts every replica it has
+/// data of: it may still vote in a group that the table has already given to others, and that group
+/// may need its vote before anybody can lead and claim it.
+///
+/// A replica is started when the table lists this node, when the owner's group still has it, or
+/// when this node is `founding`: then it is the only one, and every shard begins here. It is dropped
+/// when the table does not list this node *and* the newest claim is another node's and names this
+/// one neither voter nor learner. Without a claim nothing is dropped: that the table has changed
+/// does not mean that the group has.
+///
+/// A claim may name a membership that is not committed yet. That is enough to delete by: it follows
+/// a joint one that is, under which nothing is decided without a majority of those who stay.
+pub fn plan(
+    me: NodeId,
+    view: &ClusterView,
+    owners: &Owners,
+    hosted: &BTreeSet<ShardId>,
+    founding: bool,
+) -> Hosting {
+    let mut hosting = Hosting::default();
+    for shard in view.shards.ids() {
+        let listed = view.placement.of(shard).contains(&me);
+        let standing = standing(me, owners, shard);
+        let wanted = listed || standing == Standing::Inside;
+        let begins_here = founding && standing == Standing::Unknown;
+        match hosted.contains(&shard) {
+            false if wanted || begins_here => hosting.start.push(shard),
+            true if !listed && standing == Standing::Outside => hosting.drop.push(shard),
+            _ => {}
+        }
+    }
+    hosting
+}
+
+/// How this node stands to a group, as the group's owner says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    Inside,
+    Outside,
+}
+
+fn standing(me: NodeId, owners: &Owners, shard: ShardId) -> Standing {
+    match owners.claim(shard) {
+        None => Standing::Unknown,
+        Some(claim) => {
+            let named = claim.voters.contains(&me) || claim.learners.contains(&me);
+            if named || claim.owner == me { Standing::Inside } else { Standing::Outside }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "hosting/hosting_test.rs"]
+mod hosting_test;

@@ -1,0 +1,156 @@
+//! What a node says of itself, and how its data directory is known again.
+
+use pushonce_core::{Addresses, Member, MemberState, NodeId, Roles};
+use serde::{Deserialize, Serialize};
+
+/// A data directory: 128 random bits drawn when it was made, and kept in it. A node that comes back
+/// with the same one is the same node; a wiped one has another, and so gets another id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Incarnation(pub u128);
+
+/// What a node says of itself when it joins or starts again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Unique among the members: 1 to 64 bytes.
+    pub name: String,
+    /// Where others dial it: 255 bytes each at most, the peer address not empty.
+    pub addresses: Addresses,
+    /// 64 bytes at most; empty when not labelled.
+    pub region: String,
+    /// 64 bytes at most; empty when not labelled.
+    pub zone: String,
+    /// At least one.
+    pub roles: Roles,
+    /// Its share of the shards beside the others' weights: 1 to [`Profile::WEIGHT_MAX`].
+    pub weight: u32,
+}
+
+/// A profile that cannot be taken. Says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum InvalidProfile {
+    /// Nothing to call it by, or too much.
+    #[error("the name must have 1 to {max} bytes and no control character: choose another --name")]
+    Name {
+        /// In bytes.
+        max: u32,
+    },
+    /// A region or zone that is too long or has control characters.
+    #[error("the {field} may have {max} bytes and no control character: choose another --{field}")]
+    Label {
+        /// `region` or `zone`.
+        field: String,
+        /// In bytes.
+        max: u32,
+    },
+    /// No address to dial, or an absurd one.
+    #[error("the {field} address must be host:port in at most {max} bytes")]
+    Address {
+        /// Which of the four.
+        field: String,
+        /// In bytes.
+        max: u32,
+    },
+    /// Would do nothing.
+    #[error("a node needs a role: --roles core, edge, or core,edge")]
+    Roles,
+    /// Would weigh nothing, or fill the ring.
+    #[error("the weight must be 1 to {max}")]
+    Weight {
+        /// The largest.
+        max: u32,
+    },
+}
+
+impl Profile {
+    /// The heaviest node. A node has 128 points of the ring for each unit of weight, and every node
+    /// lists them all at each change of members: ten times as much would be felt.
+    pub const WEIGHT_MAX: u32 = 100;
+    const NAME_BYTES_MAX: u32 = 64;
+    const ADDRESS_BYTES_MAX: u32 = 255;
+
+    /// Says what is wrong, if anything is. Whether the name is free only the cluster knows.
+    pub fn check(&self) -> Result<(), InvalidProfile> {
+        let max = Self::NAME_BYTES_MAX;
+        if self.name.is_empty() || !fits(&self.name, max) {
+            return Err(InvalidProfile::Name { max });
+        }
+        for (field, label) in [("region", &self.region), ("zone", &self.zone)] {
+            if !fits(label, max) {
+                return Err(InvalidProfile::Label { field: field.to_owned(), max });
+            }
+        }
+        self.check_addresses()?;
+        if !self.roles.core && !self.roles.edge {
+            return Err(InvalidProfile::Roles);
+        }
+        if !(1..=Self::WEIGHT_MAX).contains(&self.weight) {
+            return Err(InvalidProfile::Weight { max: Self::WEIGHT_MAX });
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), InvalidProfile> {
+        let Addresses { peer, grpc, http, quic } = &self.addresses;
+        let max = Self::ADDRESS_BYTES_MAX;
+        for (field, address) in [("peer", peer), ("grpc", grpc), ("http", http), ("quic", quic)] {
+            let missing = field == "peer" && address.is_empty();
+            if missing || !fits(address, max) {
+                return Err(InvalidProfile::Address { field: field.to_owned(), max });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a member is known just as it describes itself here.
+    pub fn describes(&self, member: &Member) -> bool {
+        *member == self.clone().into_member(member.id, member.state)
+    }
+
+    pub(crate) fn into_member(self, id: NodeId, state: MemberState) -> Member {
+        let Profile { name, addresses, region, zone, roles, weight } = self;
+        Member { id, name, addresses, region, zone, roles, weight, state }
+    }
+}
+
+fn fits(text: &str, bytes_max: u32) -> bool {
+    text.len() <= bytes_max as usize && !text.contains(char::is_control)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A node that everybody would take.
+    pub(crate) fn profile(name: &str) -> Profile {
+        Profile {
+            name: name.to_owned(),
+            addresses: Addresses { peer: format!("{name}:7091"), ..Addresses::default() },
+            region: String::new(),
+            zone: String::new(),
+            roles: Roles::default(),
+            weight: 1,
+        }
+    }
+
+    #[test]
+    fn a_plain_profile_is_taken() {
+        assert_eq!(profile("n1").check(), Ok(()));
+    }
+
+    #[test]
+    fn what_others_would_choke_on_is_refused_by_name() {
+        let refused = |change: fn(&mut Profile)| {
+            let mut profile = profile("n1");
+            change(&mut profile);
+            profile.check().unwrap_err().to_string()
+        };
+        assert!(refused(|p| p.name.clear()).contains("--name"));
+        assert!(refused(|p| p.name = "x".repeat(65)).contains("--name"));
+        assert!(refused(|p| p.zone = "a\n".to_owned()).contains("--zone"));
+        assert!(refused(|p| p.addresses.peer.clear()).contains("peer address"));
+        assert!(refused(|p| p.addresses.quic = "q".repeat(256)).contains("quic address"));
+        assert!(refused(|p| p.roles = Roles { core: false, edge: false }).contains("--roles"));
+        assert!(refused(|p| p.weight = 0).contains("1 to 100"));
+        assert!(refused(|p| p.weight = u32::MAX).contains("1 to 100"));
+    }
+}

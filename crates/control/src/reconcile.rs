@@ -1,0 +1,216 @@
+//! Brings one group from the replicas it has to the replicas it should have.
+//!
+//! The order is what makes it safe: a newcomer follows before it votes, votes only when it lives and
+//! is level, and only then does somebody else leave; one change at a time; leadership moves last, or
+//! before the leader itself has to leave, and only to a living voter that is level, because the
+//! engine below would hand it to a dead one.
+
+mod mover;
+
+use std::collections::BTreeSet;
+
+use pushonce_consensus::Status;
+use pushonce_core::NodeId;
+
+pub(crate) use mover::perform;
+pub use mover::run;
+
+/// The replicas a group should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who should vote, the preferred leader first. Nothing is done while it is empty.
+    pub voters: Vec<NodeId>,
+    /// Who should at least follow; voters may be among them. They are added whether they are
+    /// reachable or not: a node that joins has no links before it has the view, and it gets the view
+    /// by following.
+    pub learners: BTreeSet<NodeId>,
+}
+
+/// One change of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A replica begins to follow. Its node must have started it, else it is tried until it has.
+    AddLearner(NodeId),
+    /// A level follower gets a vote.
+    Promote {
+        /// Who.
+        node: NodeId,
+        /// All who vote then.
+        voters: BTreeSet<NodeId>,
+    },
+    /// A voter leaves the group. Nobody tells it: see [`hosting`](crate::hosting).
+    Retire {
+        /// Who.
+        node: NodeId,
+        /// All who vote then.
+        voters: BTreeSet<NodeId>,
+    },
+    /// A follower leaves the group.
+    RemoveLearner(NodeId),
+    /// Another voter leads.
+    Transfer(NodeId),
+    /// Ends a change of voters that an earlier leader left half done.
+    Settle {
+        /// The voters of both its sides. They differ by one replica, so these are one of the sides.
+        voters: BTreeSet<NodeId>,
+    },
+}
+
+/// How many entries a replica may lack and still be level. A busy group always has a few on their
+/// way; these it gets while the change itself is being committed.
+const LEVEL_ENTRIES: u64 = 8;
+
+/// Whether a replica holds (almost) all of the leader's log, as the leader knows.
+pub(crate) fn level(status: &Status, node: NodeId) -> bool {
+    let matched = status.matched.get(&node).copied().unwrap_or(0);
+    matched > 0 && matched.saturating_add(LEVEL_ENTRIES) >= status.last_log
+}
+
+/// The next step of `me` as the leader of the group; `None` when it does not lead, when nothing is
+/// left to do, or when what is left has to wait for a node to come up or to become level.
+///
+/// A voter that is not reachable keeps its vote while it is wanted. `me` counts as reachable.
+pub fn plan(
+    status: &Status,
+    me: NodeId,
+    wanted: &Wanted,
+    reachable: &BTreeSet<NodeId>,
+) -> Option<Step> {
+    if !status.leads || wanted.voters.is_empty() {
+        return None;
+    }
+    if status.joint {
+        return Some(Step::Settle { voters: status.voters.clone() });
+    }
+    let group = Shape { status, me, wanted, reachable };
+    group
+        .retire_lost()
+        .or_else(|| group.retire_surplus())
+        .or_else(|| group.promote())
+        .or_else(|| group.remove_learner())
+        .or_else(|| group.add_learner())
+        .or_else(|| group.transfer())
+}
+
+/// Whether a living replica follows and is to vote, but is not level yet.
+pub(crate) fn catching_up(status: &Status, wanted: &Wanted, reachable: &BTreeSet<NodeId>) -> bool {
+    let follows = |node: &&NodeId| status.learners.contains(*node);
+    wanted.voters.iter().filter(follows).any(|node| reachable.contains(node))
+}
+
+struct Shape<'a> {
+    status: &'a Status,
+    me: NodeId,
+    wanted: &'a Wanted,
+    reachable: &'a BTreeSet<NodeId>,
+}
+
+impl Shape<'_> {
+    /// A silent voter that nobody wants back only makes the quorum larger. It leaves before its
+    /// successor is level, unless that would leave a single copy.
+    fn retire_lost(&self) -> Option<Step> {
+        let copies_min = self.wanted.voters.len().min(2);
+        self.unwanted()
+            .filter(|&node| !self.lives(node))
+            .filter_map(|node| self.retire(node))
+            .find(|step| matches!(step, Step::Retire { voters, .. } if self.living(voters) >= copies_min))
+    }
+
+    /// As many leave as came too many: so the group is never more than one larger than it should be,
+    /// and never smaller.
+    fn retire_surplus(&self) -> Option<Step> {
+        if self.status.voters.len() <= self.wanted.voters.len() {
+            return None;
+        }
+        self.unwanted().filter_map(|node| self.retire(node)).next()
+    }
+
+    fn promote(&self) -> Option<Step> {
+        if self.status.voters.len() > self.wanted.voters.len() {
+            return None;
+        }
+        let ready = |node: &NodeId| {
+            self.status.learners.contains(node) && self.lives(*node) && level(self.status, *node)
+        };
+        let node = self.wanted.voters.iter().copied().find(ready)?;
+        let mut voters = self.status.voters.clone();
+        voters.insert(node);
+        Some(Step::Promote { node, voters })
+    }
+
+    fn remove_learner(&self) -> Option<Step> {
+        let wanted =
+            |node: &NodeId| self.votes_later(*node) || self.wanted.learners.contains(node);
+        self.status.learners.iter().copied().find(|node| !wanted(node)).map(Step::RemoveLearner)
+    }
+
+    fn add_learner(&self) -> Option<Step> {
+        let voters = self.wanted.voters.iter().filter(|&&node| self.lives(node));
+        let mut missing = voters.chain(&self.wanted.learners).filter(|&node| {
+            !self.status.voters.contains(node) && !self.status.learners.contains(node)
+        });
+        missing.next().copied().map(Step::AddLearner)
+    }
+
+    /// To the preferred leader when nobody is on the way in or out; to anybody wanted when it is
+    /// only the leader that still has to leave.
+    fn transfer(&self) -> Option<Step> {
+        if self.unwanted().next().is_some() {
+            return None;
+        }
+        let preferred = self.wanted.voters.first().copied()?;
+        if self.votes_later(self.me) {
+            let settled = !catching_up(self.status, self.wanted, self.reachable);
+            return (settled && self.may_lead(preferred)).then_some(Step::Transfer(preferred));
+        }
+        let complete = self.wanted.voters.iter().all(|node| self.status.voters.contains(node));
+        let next = self.wanted.voters.iter().copied().find(|&node| self.may_lead(node));
+        next.filter(|_| complete).map(Step::Transfer)
+    }
+
+    /// `None` when the living could not decide alone any more.
+    fn retire(&self, node: NodeId) -> Option<Step> {
+        let mut voters = self.status.voters.clone();
+        voters.remove(&node);
+        (self.living(&voters) > voters.len() / 2).then_some(Step::Retire { node, voters })
+    }
+
+    /// The voters that should go, those first that are silent. The leader is not among them: it
+    /// hands over, and its successor lets it go.
+    fn unwanted(&self) -> impl Iterator<Item = NodeId> {
+        let goes = |node: &NodeId| *node != self.me && !self.votes_later(*node);
+        let mut unwanted: Vec<_> = self.status.voters.iter().copied().filter(goes).collect();
+        unwanted.sort_by_key(|&node| self.lives(node));
+        unwanted.into_iter()
+    }
+
+    fn votes_later(&self, node: NodeId) -> bool {
+        self.wanted.voters.contains(&node)
+    }
+
+    fn may_lead(&self, node: NodeId) -> bool {
+        node != self.me
+            && self.status.voters.contains(&node)
+            && self.lives(node)
+            && level(self.status, node)
+    }
+
+    fn lives(&self, node: NodeId) -> bool {
+        node == self.me || self.reachable.contains(&node)
+    }
+
+    fn living(&self, voters: &BTreeSet<NodeId>) -> usize {
+        voters.iter().filter(|&&node| self.lives(node)).count()
+    }
+}
+
+impl From<&[NodeId]> for Wanted {
+    /// The replica list of a shard: all vote, nobody else follows.
+    fn from(replicas: &[NodeId]) -> Wanted {
+        Wanted { voters: replicas.to_vec(), learners: BTreeSet::new() }
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile/reconcile_test.rs"]
+mod reconcile_test;

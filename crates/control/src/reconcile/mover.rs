@@ -1,0 +1,144 @@
+//! The loop around the plan: looks, does one step, looks again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pushonce_consensus::{ChangeError, Group, Status};
+use pushonce_core::NodeId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Step, Wanted, catching_up, plan};
+
+/// After a step that failed, and after one that worked until its effect is seen.
+pub(crate) const STEP_PAUSE: Duration = Duration::from_millis(500);
+/// A busy group changes its status with every entry. It is looked at this often at most: a fifth of
+/// a second is little beside the time a move takes, and 64 groups cost 320 looks a second.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// The same while a replica of this group is catching up, which is over in a moment as a rule.
+const MOVING_PAUSE: Duration = Duration::from_millis(20);
+/// How long a replica may catch up under its permit. One that takes longer, or was never started on
+/// its node, must not keep the other groups from moving.
+const PERMIT_MAX: Duration = Duration::from_secs(10);
+/// How long a change may be half done before somebody else is thought to have left it so.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Keeps a group at its wanted replicas, the preferred owner first, for as long as this node leads
+/// it; otherwise waits. Returns when it is cancelled, or when the group or a watch has ended.
+///
+/// A move holds one of the node-wide `moves`, so that only so many groups copy their state at once.
+pub async fn run(
+    group: Group,
+    me: NodeId,
+    wanted: watch::Receiver<Vec<NodeId>>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    moves: Arc<Semaphore>,
+    shutdown: CancellationToken,
+) {
+    let status = group.status();
+    let mover = Mover { group, me, status, wanted, reachable, moves, permit: None };
+    shutdown.run_until_cancelled(mover.run()).await;
+}
+
+struct Mover {
+    group: Group,
+    me: NodeId,
+    status: watch::Receiver<Status>,
+    wanted: watch::Receiver<Vec<NodeId>>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    moves: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A watch has ended, so there is nothing left to keep.
+struct Ended;
+
+impl Mover {
+    async fn run(mut self) {
+        while let Ok(()) = self.turn().await {}
+    }
+
+    async fn turn(&mut self) -> Result<(), Ended> {
+        let (step, moving) = self.look();
+        match step {
+            Some(step) if self.permit.is_some() => self.perform(&step).await,
+            Some(_) => {
+                // While this waits everything may change, so the step is planned again under it.
+                let permit = Arc::clone(&self.moves).acquire_owned().await;
+                self.permit = Some(permit.map_err(|_| Ended)?);
+                Ok(())
+            }
+            None if moving && self.permit.is_some() => self.wait_for_replica().await,
+            None => {
+                self.permit = None;
+                sleep(LOOK_PAUSE).await;
+                self.changed().await
+            }
+        }
+    }
+
+    fn look(&mut self) -> (Option<Step>, bool) {
+        let status = self.status.borrow_and_update();
+        let wanted = Wanted::from(self.wanted.borrow_and_update().as_slice());
+        let reachable = self.reachable.borrow_and_update();
+        let moving = status.leads && catching_up(&status, &wanted, &reachable);
+        (plan(&status, self.me, &wanted, &reachable), moving)
+    }
+
+    async fn perform(&mut self, step: &Step) -> Result<(), Ended> {
+        if let Err(error) = perform(&self.group, step).await {
+            warn!(group = %self.group.id(), ?step, %error, "a move failed; trying again");
+            sleep(STEP_PAUSE).await;
+            return Ok(());
+        }
+        info!(group = %self.group.id(), ?step, "moved");
+        let _ = timeout(STEP_PAUSE, self.status.changed()).await;
+        Ok(())
+    }
+
+    async fn wait_for_replica(&mut self) -> Result<(), Ended> {
+        sleep(MOVING_PAUSE).await;
+        match timeout(PERMIT_MAX, self.changed()).await {
+            Ok(changed) => changed,
+            Err(_) => {
+                self.permit = None;
+                self.changed().await
+            }
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), Ended> {
+        let changed = tokio::select! {
+            changed = self.status.changed() => changed,
+            changed = self.wanted.changed() => changed,
+            changed = self.reachable.changed() => changed,
+        };
+        changed.map_err(|_| Ended)
+    }
+}
+
+/// Does one step and waits for its outcome.
+pub(crate) async fn perform(group: &Group, step: &Step) -> Result<(), ChangeError> {
+    match step {
+        Step::AddLearner(node) => group.add_learner(*node).await,
+        Step::RemoveLearner(node) => group.remove_learner(*node).await,
+        Step::Transfer(node) => group.transfer(*node).await,
+        Step::Promote { voters, .. } | Step::Retire { voters, .. } => {
+            group.change_voters(voters.clone()).await
+        }
+        Step::Settle { voters } => settle(group, voters).await,
+    }
+}
+
+/// The status may still show our own change that has just ended, or somebody is at it: only what
+/// stays half done is taken up.
+async fn settle(group: &Group, voters: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
+    let mut status = group.status();
+    if timeout(SETTLE_AFTER, status.wait_for(|status| !status.joint)).await.is_ok() {
+        return Ok(());
+    }
+    group.change_voters(voters.clone()).await
+}

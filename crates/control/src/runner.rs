@@ -1,0 +1,159 @@
+//! The loop of the control leader: looks, does the one thing that is due, looks again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pushonce_consensus::Status;
+use pushonce_core::NodeId;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::Control;
+use crate::duty::{self, Duty};
+use crate::machine::View;
+use crate::reconcile;
+
+/// Between a difference of the table and its proposal. Nodes that join within it move the shards
+/// once, not once each; ten times as much would be felt by who waits for a new node to take load.
+const PLACE_PAUSE: Duration = Duration::from_secs(1);
+/// After a duty that failed, and at most after one that worked until its effect is seen.
+const DUTY_PAUSE: Duration = Duration::from_millis(500);
+/// The status changes with every heartbeat of a follower: it is looked at this often at most.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Does what the control group's leader has to do, for as long as this node is it: lets members
+/// follow and vote, makes them active when they are level, and commits the table the ring proposes.
+pub struct Runner {
+    control: Control,
+}
+
+impl Runner {
+    pub(crate) fn new(control: Control) -> Runner {
+        Runner { control }
+    }
+
+    /// Runs until it is cancelled, or the group or a watch has ended. `reachable` are the nodes this
+    /// one has a link to.
+    pub async fn run(
+        self,
+        reachable: watch::Receiver<BTreeSet<NodeId>>,
+        shutdown: CancellationToken,
+    ) {
+        let watcher = Watcher {
+            status: self.control.status(),
+            view: self.control.view(),
+            control: self.control,
+            reachable,
+            pace: Pace::default(),
+        };
+        shutdown.run_until_cancelled(watcher.run()).await;
+    }
+}
+
+struct Watcher {
+    control: Control,
+    status: watch::Receiver<Status>,
+    view: watch::Receiver<View>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    pace: Pace,
+}
+
+/// A watch has ended, so there is nothing left to lead.
+struct Ended;
+
+impl Watcher {
+    async fn run(mut self) {
+        while let Ok(()) = self.turn().await {}
+    }
+
+    async fn turn(&mut self) -> Result<(), Ended> {
+        match self.look() {
+            None => {
+                self.pace = Pace::default();
+                self.changed().await
+            }
+            Some(Duty::Place { .. }) if !self.pace.due(Instant::now()) => {
+                let due = self.pace.0;
+                tokio::select! {
+                    changed = self.changed() => changed,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)) => Ok(()),
+                }
+            }
+            Some(duty) => {
+                if matches!(duty, Duty::Place { .. }) {
+                    self.pace = Pace::default();
+                }
+                self.perform(duty).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn look(&mut self) -> Option<Duty> {
+        let status = self.status.borrow_and_update();
+        let reachable = self.reachable.borrow_and_update();
+        let view = self.view.borrow_and_update();
+        duty::next(self.control.me, view.as_ref()?, &status, &reachable)
+    }
+
+    async fn perform(&mut self, duty: Duty) {
+        let said = match &duty {
+            Duty::Activate(node) => format!("{node} is level and becomes active"),
+            Duty::Change(step) => format!("the control group changes: {step:?}"),
+            Duty::Place { version, .. } => format!("the table of shards becomes version {version}"),
+        };
+        if let Err(why) = self.act(duty).await {
+            warn!(%why, "not done, trying again: {said}");
+            sleep(DUTY_PAUSE).await;
+            return;
+        }
+        info!("{said}");
+        let _ = timeout(DUTY_PAUSE, self.changed()).await;
+    }
+
+    async fn act(&self, duty: Duty) -> Result<(), String> {
+        match duty.command() {
+            Ok(command) => self.control.command_here(command).await.map_err(|e| e.to_string()),
+            Err(step) => reconcile::perform(&self.control.group, &step)
+                .await
+                .map_err(|e| e.to_string()),
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), Ended> {
+        sleep(LOOK_PAUSE).await;
+        let changed = tokio::select! {
+            changed = self.status.changed() => changed,
+            changed = self.view.changed() => changed,
+            changed = self.reachable.changed() => changed,
+        };
+        changed.map_err(|_| Ended)
+    }
+}
+
+/// When the table that differs may be proposed.
+#[derive(Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Asked while the table differs; the first time begins the pause.
+    fn due(&mut self, now: Instant) -> bool {
+        *self.0.get_or_insert(now + PLACE_PAUSE) <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_waits_once_for_those_who_join_together() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        assert!(!pace.due(start));
+        assert!(!pace.due(start + PLACE_PAUSE / 2));
+        assert!(pace.due(start + PLACE_PAUSE));
+    }
+}

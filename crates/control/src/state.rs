@@ -1,0 +1,234 @@
+//! What is replicated: the cluster, as a value that commands change.
+
+use std::collections::BTreeMap;
+
+use pushonce_core::{
+    ClusterId, ClusterView, Member, MemberState, Namespaces, NodeId, Placement, ShardCount, Spread,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal};
+use crate::command::{decode, encode};
+
+/// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
+/// same commands are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State(Option<Cluster>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Cluster {
+    id: ClusterId,
+    /// The index of the last entry that changed anything.
+    version: u64,
+    shards: ShardCount,
+    replicas: u8,
+    spread: Spread,
+    next_id: u64,
+    members: BTreeMap<NodeId, Registered>,
+    /// For ever: an id is never used twice, and a removed directory never comes back.
+    gone: BTreeMap<Incarnation, NodeId>,
+    placement: Placement,
+    namespaces: Namespaces,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Registered {
+    incarnation: Incarnation,
+    member: Member,
+}
+
+/// The first node of every cluster.
+pub(crate) const FOUNDER: NodeId = NodeId(1);
+
+impl State {
+    /// Applies the command committed at `index`.
+    pub fn apply(&mut self, index: u64, command: Command) -> Answer {
+        let before = self.0.clone();
+        let outcome = match (&mut self.0, command) {
+            (_, Command::Found(founding)) => self.found(founding),
+            (None, _) => Err(Refusal::NotFounded),
+            (Some(cluster), command) => cluster.apply(command),
+        };
+        if self.0 != before && let Some(cluster) = &mut self.0 {
+            cluster.version = index;
+        }
+        outcome.unwrap_or_else(Answer::Refused)
+    }
+
+    /// The index of the last entry that changed anything; 0 before the cluster is founded.
+    pub fn version(&self) -> u64 {
+        self.0.as_ref().map_or(0, |cluster| cluster.version)
+    }
+
+    /// What every node may know of it.
+    pub fn view(&self) -> Option<ClusterView> {
+        self.0.as_ref().map(Cluster::view)
+    }
+
+    /// The whole state, in postcard, behind a version.
+    pub fn snapshot(&self) -> bytes::Bytes {
+        encode(self)
+    }
+
+    /// `None` for what is no snapshot of a known version.
+    pub fn restore(snapshot: &[u8]) -> Option<State> {
+        decode(snapshot)
+    }
+
+    fn found(&mut self, founding: Founding) -> Result<Answer, Refusal> {
+        if let Some(cluster) = &self.0 {
+            return cluster.founded_by(&founding);
+        }
+        founding.profile.check().map_err(Refusal::Profile)?;
+        if founding.replicas == 0 {
+            return Err(Refusal::NoReplicas);
+        }
+        self.0 = Some(Cluster::new(founding));
+        Ok(Answer::Done)
+    }
+}
+
+impl Cluster {
+    fn new(founding: Founding) -> Cluster {
+        let Founding { cluster, incarnation, profile, shards, replicas, spread, namespaces } =
+            founding;
+        let member = profile.into_member(FOUNDER, MemberState::Active);
+        Cluster {
+            id: cluster,
+            version: 0,
+            shards,
+            replicas,
+            spread,
+            next_id: FOUNDER.0 + 1,
+            members: BTreeMap::from([(FOUNDER, Registered { incarnation, member })]),
+            gone: BTreeMap::new(),
+            placement: Placement {
+                version: 1,
+                replicas: shards.ids().map(|_| vec![FOUNDER]).collect(),
+            },
+            namespaces,
+        }
+    }
+
+    fn founded_by(&self, founding: &Founding) -> Result<Answer, Refusal> {
+        let known = self.members.get(&FOUNDER).map(|founder| founder.incarnation);
+        if self.id == founding.cluster && known == Some(founding.incarnation) {
+            return Ok(Answer::Done);
+        }
+        Err(Refusal::AlreadyFounded(self.id))
+    }
+
+    fn apply(&mut self, command: Command) -> Result<Answer, Refusal> {
+        match command {
+            Command::Found(founding) => self.founded_by(&founding),
+            Command::Join(joining) => self.join(joining).map(Answer::Joined),
+            Command::Activate(node) => self.activate(node),
+            Command::Place { version, replicas } => self.place(version, replicas),
+            Command::Remove(node) => self.remove(node),
+        }
+    }
+
+    fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
+        let Joining { incarnation, cluster, node: said, profile } = joining;
+        if let Some(theirs) = cluster.filter(|&theirs| theirs != self.id) {
+            return Err(Refusal::Foreign { theirs, ours: self.id });
+        }
+        profile.check().map_err(Refusal::Profile)?;
+        let known = self.identify(incarnation, said)?;
+        self.name_is_free(&profile.name, known)?;
+        let node = known.unwrap_or(NodeId(self.next_id));
+        let state = match known.and_then(|node| self.members.get(&node)) {
+            Some(registered) => registered.member.state,
+            None => MemberState::Joining,
+        };
+        self.next_id = self.next_id.max(node.0 + 1);
+        let member = profile.into_member(node, state);
+        self.members.insert(node, Registered { incarnation, member });
+        Ok(Joined { cluster: self.id, node })
+    }
+
+    /// The member that a directory is; `None` for a new one.
+    fn identify(
+        &self,
+        incarnation: Incarnation,
+        said: Option<NodeId>,
+    ) -> Result<Option<NodeId>, Refusal> {
+        if let Some(&node) = self.gone.get(&incarnation) {
+            return Err(Refusal::Removed(node));
+        }
+        let by_directory = self.members.values().find(|known| known.incarnation == incarnation);
+        match (by_directory.map(|known| known.member.id), said) {
+            (None, Some(said)) if self.gone.values().any(|&gone| gone == said) => {
+                Err(Refusal::Removed(said))
+            }
+            (known, Some(said)) if known != Some(said) => Err(Refusal::NotThatNode(said)),
+            (known, _) => Ok(known),
+        }
+    }
+
+    fn name_is_free(&self, name: &str, except: Option<NodeId>) -> Result<(), Refusal> {
+        let taken = |m: &&Member| m.name == name && Some(m.id) != except;
+        match self.members.values().map(|known| &known.member).find(taken) {
+            Some(holder) => Err(Refusal::NameTaken { name: name.to_owned(), holder: holder.id }),
+            None => Ok(()),
+        }
+    }
+
+    fn activate(&mut self, node: NodeId) -> Result<Answer, Refusal> {
+        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+        if known.member.state == MemberState::Joining {
+            known.member.state = MemberState::Active;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn place(&mut self, version: u64, replicas: Vec<Vec<NodeId>>) -> Result<Answer, Refusal> {
+        let table = Placement { version, replicas };
+        if table == self.placement {
+            return Ok(Answer::Done);
+        }
+        let holders = self.view();
+        let holders = holders.shard_holders();
+        let complete = table.replicas.len() == usize::from(self.shards.get());
+        let sound = |list: &Vec<NodeId>| {
+            !list.is_empty()
+                && list.iter().all(|node| holders.contains_key(node))
+                && list.iter().enumerate().all(|(at, node)| !list[..at].contains(node))
+        };
+        if version != self.placement.version + 1 || !complete || !table.replicas.iter().all(sound) {
+            return Err(Refusal::StaleTable);
+        }
+        self.placement = table;
+        Ok(Answer::Done)
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<Answer, Refusal> {
+        if self.gone.values().any(|&gone| gone == node) {
+            return Ok(Answer::Done);
+        }
+        if self.view().shard_holders().keys().eq([&node]) {
+            return Err(Refusal::LastHolder(node));
+        }
+        let known = self.members.remove(&node).ok_or(Refusal::NotAMember(node))?;
+        self.gone.insert(known.incarnation, node);
+        Ok(Answer::Done)
+    }
+
+    fn view(&self) -> ClusterView {
+        let members = self.members.iter().map(|(&id, known)| (id, known.member.clone()));
+        ClusterView {
+            cluster: self.id,
+            version: self.version,
+            shards: self.shards,
+            replicas: self.replicas,
+            spread: self.spread,
+            members: members.collect(),
+            placement: self.placement.clone(),
+            namespaces: self.namespaces.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state/state_test.rs"]
+pub(crate) mod state_test;

@@ -1,0 +1,329 @@
+use proptest::prelude::*;
+use pushonce_core::ShardId;
+
+use super::*;
+use crate::member::tests::profile;
+use crate::{InvalidProfile, Profile};
+
+const CLUSTER: ClusterId = ClusterId(77);
+
+pub(crate) fn founding() -> Founding {
+    Founding {
+        cluster: CLUSTER,
+        incarnation: Incarnation(1),
+        profile: profile("n1"),
+        shards: ShardCount::DEFAULT,
+        replicas: 3,
+        spread: Spread::Zones,
+        namespaces: Namespaces::default(),
+    }
+}
+
+fn newcomer(incarnation: u128, name: &str) -> Joining {
+    Joining {
+        incarnation: Incarnation(incarnation),
+        cluster: None,
+        node: None,
+        profile: profile(name),
+    }
+}
+
+/// A cluster whose active members n1, n2, … have these regions and zones.
+pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
+    let mut cluster = Log::founded();
+    for index in 1..labels.len() as u128 {
+        let joined = cluster.join(newcomer(index + 1, &format!("n{}", index + 1))).unwrap();
+        cluster.done(Command::Activate(joined.node));
+    }
+    let mut view = cluster.state.view().unwrap();
+    for (member, (region, zone)) in view.members.values_mut().zip(labels) {
+        member.region = (*region).to_owned();
+        member.zone = (*zone).to_owned();
+    }
+    view
+}
+
+/// A state with the index of its last entry.
+struct Log {
+    state: State,
+    index: u64,
+}
+
+impl Log {
+    fn founded() -> Log {
+        let mut log = Log { state: State::default(), index: 4 };
+        log.done(Command::Found(founding()));
+        log
+    }
+
+    fn apply(&mut self, command: Command) -> Answer {
+        self.index += 1;
+        self.state.apply(self.index, command)
+    }
+
+    fn done(&mut self, command: Command) {
+        assert_eq!(self.apply(command), Answer::Done);
+    }
+
+    fn refused(&mut self, command: Command) -> Refusal {
+        let before = self.state.clone();
+        match self.apply(command) {
+            Answer::Refused(refusal) => {
+                assert_eq!(self.state, before, "a refusal changes nothing");
+                refusal
+            }
+            answer => panic!("not refused: {answer:?}"),
+        }
+    }
+
+    fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
+        match self.apply(Command::Join(joining)) {
+            Answer::Joined(joined) => Ok(joined),
+            Answer::Refused(refusal) => Err(refusal),
+            Answer::Done => panic!("a join is answered with an id"),
+        }
+    }
+
+    fn view(&self) -> ClusterView {
+        self.state.view().unwrap()
+    }
+}
+
+#[test]
+fn the_founder_is_active_and_holds_every_shard() {
+    let log = Log::founded();
+    let view = log.view();
+    assert_eq!(view.version, 5);
+    assert_eq!(view.members[&NodeId(1)].state, MemberState::Active);
+    assert!(view.shards.ids().all(|shard| view.placement.of(shard) == [NodeId(1)]));
+    assert_eq!(view.placement.replicas, Placement::propose(&view));
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut log = Log::founded();
+    let before = log.state.clone();
+    log.done(Command::Found(founding()));
+    assert_eq!(log.state, before);
+    let other = Founding { cluster: ClusterId(78), ..founding() };
+    assert_eq!(log.refused(Command::Found(other)), Refusal::AlreadyFounded(CLUSTER));
+}
+
+#[test]
+fn before_the_founding_every_command_is_refused() {
+    let mut state = State::default();
+    let answer = state.apply(1, Command::Join(newcomer(2, "n2")));
+    assert_eq!(answer, Answer::Refused(Refusal::NotFounded));
+    assert_eq!(state.view(), None);
+}
+
+#[test]
+fn ids_are_counted_up_and_the_same_directory_keeps_its_own() {
+    let mut log = Log::founded();
+    let second = log.join(newcomer(2, "n2")).unwrap();
+    let third = log.join(newcomer(3, "n3")).unwrap();
+    assert_eq!((second.node, third.node), (NodeId(2), NodeId(3)));
+    assert_eq!(log.join(newcomer(2, "n2")).unwrap(), second);
+    assert_eq!(log.view().members[&NodeId(2)].state, MemberState::Joining);
+}
+
+#[test]
+fn a_repeat_that_says_nothing_new_makes_no_new_version() {
+    let mut log = Log::founded();
+    log.join(newcomer(2, "n2")).unwrap();
+    let version = log.view().version;
+    log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(log.view().version, version);
+}
+
+#[test]
+fn who_comes_again_may_have_moved_and_stays_what_it_was() {
+    let mut log = Log::founded();
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    log.done(Command::Activate(joined.node));
+    let mut moved = newcomer(2, "n2");
+    moved.cluster = Some(CLUSTER);
+    moved.node = Some(joined.node);
+    moved.profile.addresses.peer = "elsewhere:7091".to_owned();
+    assert_eq!(log.join(moved).unwrap(), joined);
+    let member = &log.view().members[&joined.node];
+    assert_eq!(member.addresses.peer, "elsewhere:7091");
+    assert_eq!(member.state, MemberState::Active);
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    let mut log = Log::founded();
+    let foreign = Joining { cluster: Some(ClusterId(5)), ..newcomer(2, "n2") };
+    let refusal = log.refused(Command::Join(foreign));
+    assert_eq!(refusal, Refusal::Foreign { theirs: ClusterId(5), ours: CLUSTER });
+    assert!(refusal.to_string().contains("empty data directory"));
+}
+
+#[test]
+fn a_removed_node_never_comes_back_and_its_id_is_never_given_again() {
+    let mut log = Log::founded();
+    let removed = log.join(newcomer(2, "n2")).unwrap().node;
+    log.done(Command::Remove(removed));
+    assert!(log.view().member(removed).is_none());
+    assert_eq!(log.refused(Command::Join(newcomer(2, "n2"))), Refusal::Removed(removed));
+    let wiped = Joining { node: Some(removed), ..newcomer(9, "n2") };
+    assert_eq!(log.refused(Command::Join(wiped)), Refusal::Removed(removed));
+    assert_eq!(log.join(newcomer(3, "n2")).unwrap().node, NodeId(3));
+}
+
+#[test]
+fn an_id_with_another_directory_is_refused() {
+    let mut log = Log::founded();
+    log.join(newcomer(2, "n2")).unwrap();
+    let copied = Joining { node: Some(NodeId(1)), ..newcomer(2, "n2") };
+    assert_eq!(log.refused(Command::Join(copied)), Refusal::NotThatNode(NodeId(1)));
+    let invented = Joining { node: Some(NodeId(40)), ..newcomer(8, "n8") };
+    assert_eq!(log.refused(Command::Join(invented)), Refusal::NotThatNode(NodeId(40)));
+}
+
+#[test]
+fn a_name_belongs_to_one_living_member() {
+    let mut log = Log::founded();
+    let refusal = log.refused(Command::Join(newcomer(2, "n1")));
+    assert_eq!(refusal, Refusal::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
+    assert!(refusal.to_string().contains("pushonce cluster remove n1"));
+    log.join(newcomer(2, "n2")).unwrap();
+    let renamed = newcomer(2, "n1");
+    assert!(matches!(log.refused(Command::Join(renamed)), Refusal::NameTaken { .. }));
+}
+
+#[test]
+fn a_profile_nobody_could_use_is_refused_also_by_the_state() {
+    let mut log = Log::founded();
+    let heavy = Profile { weight: u32::MAX, ..profile("n2") };
+    let joining = Joining { profile: heavy, ..newcomer(2, "n2") };
+    let refusal = log.refused(Command::Join(joining));
+    assert_eq!(refusal, Refusal::Profile(InvalidProfile::Weight { max: Profile::WEIGHT_MAX }));
+}
+
+#[test]
+fn the_last_holder_of_shards_cannot_be_removed_and_a_stranger_neither() {
+    let mut log = Log::founded();
+    log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(log.refused(Command::Remove(NodeId(1))), Refusal::LastHolder(NodeId(1)));
+    assert_eq!(log.refused(Command::Remove(NodeId(7))), Refusal::NotAMember(NodeId(7)));
+    log.done(Command::Activate(NodeId(2)));
+    log.done(Command::Remove(NodeId(1)));
+    log.done(Command::Remove(NodeId(1)));
+}
+
+#[test]
+fn a_table_is_taken_once_and_only_if_it_follows_the_present_one() {
+    let mut log = Log::founded();
+    log.join(newcomer(2, "n2")).unwrap();
+    log.done(Command::Activate(NodeId(2)));
+    let replicas = Placement::propose(&log.view());
+    let place = |version, replicas: &Vec<Vec<NodeId>>| Command::Place {
+        version,
+        replicas: replicas.clone(),
+    };
+    assert_eq!(log.refused(place(3, &replicas)), Refusal::StaleTable);
+    log.done(place(2, &replicas));
+    log.done(place(2, &replicas));
+    assert_eq!(log.view().placement.of(ShardId(0)).len(), 2);
+
+    let with = |list: &[u64]| {
+        let mut table = replicas.clone();
+        table[3] = list.iter().copied().map(NodeId).collect();
+        table
+    };
+    for list in [&[][..], &[1, 1], &[9]] {
+        assert_eq!(log.refused(place(3, &with(list))), Refusal::StaleTable);
+    }
+    assert_eq!(log.refused(place(3, &replicas[1..].to_vec())), Refusal::StaleTable);
+}
+
+#[test]
+fn a_snapshot_restores_what_it_was_made_of_and_nothing_else_is_taken() {
+    let mut log = Log::founded();
+    log.join(newcomer(2, "n2")).unwrap();
+    let snapshot = log.state.snapshot();
+    assert_eq!(State::restore(&snapshot), Some(log.state.clone()));
+    for end in 0..snapshot.len() {
+        assert_eq!(State::restore(&snapshot[..end]), None, "cut after {end} bytes");
+    }
+    assert_eq!(State::restore(&[&snapshot[..], b"x"].concat()), None);
+}
+
+#[test]
+fn the_encoding_of_commands_is_frozen() {
+    // Another value would make a node read an old log differently.
+    let encoded = |command: Command| command.encode().to_vec();
+    assert_eq!(encoded(Command::Activate(NodeId(2))), [0, 2, 2]);
+    let place = Command::Place { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
+    assert_eq!(encoded(place), [0, 3, 3, 1, 2, 1, 2]);
+    assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 4, 172, 2]);
+}
+
+/// Commands that often meet: few directories, few names, few ids.
+fn command() -> impl Strategy<Value = Command> {
+    let join = (2..6u128, prop::option::of(1..6u64), 1..6u64, any::<bool>()).prop_map(
+        |(incarnation, node, name, ours)| {
+            let node = node.map(NodeId);
+            let cluster = Some(if ours { CLUSTER } else { ClusterId(1) });
+            Command::Join(Joining { node, cluster, ..newcomer(incarnation, &format!("n{name}")) })
+        },
+    );
+    let place = (1..5u64, prop::collection::vec(1..6u64, 1..4)).prop_map(|(version, nodes)| {
+        let list: Vec<NodeId> = nodes.into_iter().map(NodeId).collect();
+        Command::Place { version, replicas: vec![list; 16] }
+    });
+    prop_oneof![
+        4 => join,
+        2 => (1..6u64).prop_map(|node| Command::Activate(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| Command::Remove(NodeId(node))),
+        2 => place,
+        1 => Just(Command::Found(founding())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_asked_ids_names_and_directories_stay_unique(
+        commands in prop::collection::vec(command(), 0..40),
+    ) {
+        let mut log = Log::founded();
+        let mut given = BTreeMap::from([(Incarnation(1), NodeId(1))]);
+        for command in commands {
+            let before = log.state.clone();
+            let incarnation = match &command {
+                Command::Join(joining) => Some(joining.incarnation),
+                _ => None,
+            };
+            let answer = log.apply(command);
+            if let (Answer::Joined(joined), Some(incarnation)) = (answer, incarnation) {
+                let first = *given.entry(incarnation).or_insert(joined.node);
+                prop_assert_eq!(first, joined.node);
+            }
+            let ids: std::collections::BTreeSet<_> = given.values().collect();
+            prop_assert_eq!(ids.len(), given.len(), "an id was given twice");
+            let view = log.view();
+            let names: std::collections::BTreeSet<_> =
+                view.members.values().map(|m| &m.name).collect();
+            prop_assert_eq!(names.len(), view.members.len(), "a name was given twice");
+            prop_assert!(!view.shard_holders().is_empty());
+            prop_assert_eq!(log.state != before, view.version == log.index);
+            prop_assert_eq!(State::restore(&log.state.snapshot()), Some(log.state.clone()));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = State::restore(&bytes);
+        let _ = Command::decode(&bytes);
+        let _ = Answer::decode(&bytes);
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_written(command in command()) {
+        prop_assert_eq!(Command::decode(&command.encode()), Some(command));
+    }
+}

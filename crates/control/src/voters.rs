@@ -1,0 +1,105 @@
+//! Which members vote in the control group.
+
+use std::collections::BTreeSet;
+
+use pushonce_core::{ClusterView, Member, NodeId};
+
+/// The members that should vote, the one that should lead first: one of up to two active core
+/// members, three of up to four, five of more. Empty when there is none to choose.
+///
+/// Two would be worse than one (both must live), and more than five cost every commit more than
+/// they save. Who votes now keeps voting where possible, the leader before all, because each change
+/// is a risk; a free place goes to a living member of a zone, then of a region, that has the fewest
+/// votes, so that votes are spread over what fails together.
+pub fn voters(
+    view: &ClusterView,
+    present: &BTreeSet<NodeId>,
+    leader: NodeId,
+    reachable: &BTreeSet<NodeId>,
+) -> Vec<NodeId> {
+    let mut candidates = view.shard_holders();
+    let places = places(candidates.len());
+    let mut chosen: Vec<&Member> = Vec::with_capacity(places);
+    while chosen.len() < places {
+        let worth = |m: &Member| {
+            let in_zone = count(&chosen, |c| (&c.region, &c.zone) == (&m.region, &m.zone));
+            let in_region = count(&chosen, |c| c.region == m.region);
+            let lives = m.id == leader || reachable.contains(&m.id);
+            (m.id != leader, !present.contains(&m.id), !lives, in_zone, in_region, m.id)
+        };
+        let best = candidates.values().map(|&m| worth(m)).min().map(|worth| worth.5);
+        let Some(member) = best.and_then(|id| candidates.remove(&id)) else { break };
+        chosen.push(member);
+    }
+    chosen.into_iter().map(|m| m.id).collect()
+}
+
+fn places(candidates: usize) -> usize {
+    match candidates {
+        0..=2 => candidates.min(1),
+        3..=4 => 3,
+        _ => 5,
+    }
+}
+
+fn count(members: &[&Member], like: impl Fn(&Member) -> bool) -> usize {
+    members.iter().filter(|m| like(m)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::MemberState;
+
+    use super::*;
+    use crate::state::state_test::view_of;
+
+    fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    fn choose(view: &ClusterView, present: &[u64], leader: u64, living: &[u64]) -> Vec<NodeId> {
+        voters(view, &ids(present), NodeId(leader), &ids(living))
+    }
+
+    #[test]
+    fn one_three_or_five_vote() {
+        for (members, voters) in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (20, 5)] {
+            let labels = vec![("", ""); members];
+            assert_eq!(choose(&view_of(&labels), &[1], 1, &[]).len(), voters, "{members} members");
+        }
+    }
+
+    #[test]
+    fn who_votes_keeps_voting_and_the_leader_comes_first() {
+        let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")][..4]);
+        assert_eq!(choose(&view, &[1, 2, 3], 2, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 1, 3]));
+    }
+
+    #[test]
+    fn a_silent_voter_keeps_its_vote_and_a_silent_newcomer_waits() {
+        let view = view_of(&[("", ""); 5][..4]);
+        assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 4]), ids::<Vec<_>>(&[1, 2, 3]));
+        assert_eq!(choose(&view, &[1], 1, &[1, 3, 4]), ids::<Vec<_>>(&[1, 3, 4]));
+    }
+
+    #[test]
+    fn free_places_go_to_zones_then_to_regions_without_a_vote() {
+        let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")]);
+        assert_eq!(choose(&view, &[1], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[1, 4, 3]));
+    }
+
+    #[test]
+    fn only_active_core_members_vote() {
+        let mut view = view_of(&[("", ""); 5]);
+        view.members.get_mut(&NodeId(2)).unwrap().state = MemberState::Joining;
+        view.members.get_mut(&NodeId(3)).unwrap().roles.core = false;
+        assert_eq!(choose(&view, &[1], 1, &[1, 2, 3, 4, 5]), ids::<Vec<_>>(&[1, 4, 5]));
+    }
+
+    #[test]
+    fn a_leader_that_left_does_not_lead_the_list() {
+        let mut view = view_of(&[("", ""); 4]);
+        view.members.remove(&NodeId(1));
+        assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 3, 4]));
+    }
+}

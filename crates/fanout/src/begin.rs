@@ -1,0 +1,191 @@
+//! Where a subscription begins: at a cursor in the ring, if need be after a page from upstream has
+//! joined it.
+
+use std::sync::Arc;
+
+use pushonce_core::{FetchError, From, Gap, Page, Position, Topic, Want};
+
+use crate::Subscribed;
+use crate::feed::{Hold, State};
+use crate::ring::{Bounds, Place, before};
+use crate::table::{Interest, Table};
+
+/// How often the past is asked for before the subscriber is sent away. A second time is needed when
+/// the topic was lost and began anew meanwhile; a third only if that happens again at once.
+const TRIES: usize = 3;
+
+/// A subscription that has its place and has been shown nothing yet.
+pub(crate) struct Begun {
+    pub(crate) interest: Interest,
+    pub(crate) hold: Hold,
+    pub(crate) start: Start,
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) cursor: Position,
+    /// To be shown first.
+    pub(crate) gap: Option<Gap>,
+    /// The newest position when it began.
+    head: Position,
+}
+
+impl Start {
+    pub(crate) fn answer(&self) -> Subscribed {
+        Subscribed { position: self.head, recovered: self.gap.is_none() }
+    }
+}
+
+/// Takes an interest in `topic`, waits until upstream says where it stands, and finds where `from`
+/// is. May be dropped while it waits; then the interest goes with it.
+pub(crate) async fn begin(
+    table: &Arc<Table>,
+    topic: &Topic,
+    from: From,
+) -> Result<Begun, FetchError> {
+    let interest = table.join(topic);
+    let feed = Arc::clone(interest.feed());
+    feed.opened().await;
+    // From here on: the ring keeps what it has while a page is on its way.
+    let hold = feed.hold();
+    let mut start = here(&feed.state(), from);
+    for _ in 0..TRIES {
+        let want = match start {
+            Ok(start) => return Ok(Begun { interest, hold, start }),
+            Err(want) => want,
+        };
+        let page = table.fetch(topic, want).await?;
+        let mut state = feed.state();
+        start =
+            joined(&mut state, want, &page, table.bounds()).map_or_else(|| here(&state, from), Ok);
+    }
+    Err(FetchError::Unavailable("its past changes faster than it can be asked for".to_owned()))
+}
+
+/// The start, if the ring has all that was asked for; else what to ask upstream for.
+fn here(state: &State, from: From) -> Result<Start, Want> {
+    let ring = &state.ring;
+    let cursor = match from {
+        From::Now => ring.head(),
+        From::Last(n) => ring.last(n as usize).ok_or(Want::Last(n))?,
+        From::Start if ring.is_whole() => ring.floor(),
+        From::Start => return Err(Want::All),
+        // Ahead of the head: only upstream knows whether that was ever given out.
+        From::Position(p) if p > ring.head() || ring.place(p) == Place::Passed => {
+            return Err(Want::After(p));
+        }
+        From::Position(p) => p,
+    };
+    Ok(Start { cursor, gap: None, head: ring.head() })
+}
+
+/// The start after a page has joined the ring. None when it does not touch the ring, because the
+/// topic was lost or began anew while the page was on its way.
+fn joined(state: &mut State, want: Want, page: &Page, bounds: Bounds) -> Option<Start> {
+    state.join(&page.messages, bounds);
+    let oldest = page.messages.first().map_or(page.head, |first| before(first.position));
+    let everything = match want {
+        Want::All => true,
+        Want::Last(n) => page.messages.len() < n as usize,
+        Want::After(_) => false,
+    };
+    if everything && state.ring.floor() == oldest {
+        state.ring.set_whole();
+    }
+    let start = Start { cursor: oldest, gap: page.gap, head: state.ring.head().max(page.head) };
+    (state.ring.place(oldest) != Place::Passed).then_some(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::Feed;
+    use pushonce_core::{ContentType, GapReason, Message, Timestamp};
+
+    const BOUNDS: Bounds = Bounds { messages: 10, bytes: 1_000 };
+
+    fn page(epoch: u64, offsets: std::ops::RangeInclusive<u64>) -> Page {
+        let head = Position::new(epoch, *offsets.end());
+        let message = |offset| {
+            Arc::new(Message {
+                position: Position::new(epoch, offset),
+                time: Timestamp(0),
+                content_type: ContentType::Binary,
+                key: None,
+                payload: "x".into(),
+            })
+        };
+        Page { messages: offsets.map(message).collect(), head, gap: None }
+    }
+
+    /// A feed that went live at `floor` and then got messages up to `head`.
+    fn feed(epoch: u64, floor: u64, head: u64) -> Feed {
+        let feed = Feed::new(Topic::new("a").expect("valid"), BOUNDS);
+        feed.live(Position::new(epoch, floor));
+        feed.deliver(&page(epoch, floor + 1..=head).messages);
+        feed
+    }
+
+    #[test]
+    fn what_the_ring_has_is_not_asked_for() {
+        let feed = feed(2, 5, 9);
+        let here = |from| here(&feed.state(), from).map(|start| start.cursor);
+        assert_eq!(here(From::Now), Ok(Position::new(2, 9)));
+        assert_eq!(here(From::Last(2)), Ok(Position::new(2, 7)));
+        assert_eq!(here(From::Position(Position::new(2, 5))), Ok(Position::new(2, 5)));
+    }
+
+    #[test]
+    fn what_the_ring_has_not_is_asked_for_upstream() {
+        let feed = feed(2, 5, 9);
+        let here = |from| here(&feed.state(), from).map(|start| start.cursor);
+        assert_eq!(here(From::Last(5)), Err(Want::Last(5)));
+        assert_eq!(here(From::Start), Err(Want::All));
+        for (epoch, offset) in [(2, 4), (1, 7), (2, 10), (3, 1)] {
+            let position = Position::new(epoch, offset);
+            assert_eq!(here(From::Position(position)), Err(Want::After(position)));
+        }
+    }
+
+    #[test]
+    fn after_everything_was_fetched_once_nothing_is_asked_for_again() {
+        let feed = feed(2, 5, 9);
+        let mut state = feed.state();
+        let start = joined(&mut state, Want::All, &page(2, 3..=9), BOUNDS);
+        let wanted = Start { cursor: Position::new(2, 2), gap: None, head: Position::new(2, 9) };
+        assert_eq!(start, Some(wanted));
+        assert_eq!(here(&state, From::Start), Ok(wanted));
+        assert_eq!(here(&state, From::Last(50)), Ok(wanted));
+    }
+
+    #[test]
+    fn a_page_that_does_not_touch_the_ring_is_no_start() {
+        let feed = feed(2, 5, 9);
+        let after = Position::new(2, 1);
+        assert_eq!(joined(&mut feed.state(), Want::After(after), &page(2, 2..=4), BOUNDS), None);
+        assert_eq!(joined(&mut feed.state(), Want::All, &page(1, 2..=40), BOUNDS), None);
+    }
+
+    #[test]
+    fn the_gap_of_a_page_is_told_and_the_cursor_stands_behind_it() {
+        let feed = feed(2, 5, 9);
+        let (from, to) = (Position::new(2, 2), Position::new(2, 3));
+        let gap = Gap { from, to, reason: GapReason::Expired };
+        let page = Page { gap: Some(gap), ..page(2, 4..=9) };
+        let start = joined(&mut feed.state(), Want::After(Position::new(2, 1)), &page, BOUNDS);
+        assert_eq!(start, Some(Start { cursor: to, gap: Some(gap), head: Position::new(2, 9) }));
+    }
+
+    #[test]
+    fn a_reader_ahead_of_this_node_waits_at_the_end() {
+        let feed = feed(2, 5, 9);
+        let ahead = Position::new(2, 11);
+        let start = joined(&mut feed.state(), Want::After(ahead), &page(2, 12..=13), BOUNDS);
+        assert_eq!(start, Some(Start { cursor: ahead, gap: None, head: Position::new(2, 13) }));
+        feed.deliver(&page(2, 10..=11).messages);
+        assert!(feed.state().due(ahead, 10).is_none(), "it has seen these elsewhere");
+        feed.deliver(&page(2, 12..=12).messages);
+        assert_eq!(feed.state().due(ahead, 10).map(|due| due.entries.len()), Some(1));
+    }
+}

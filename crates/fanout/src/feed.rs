@@ -1,0 +1,273 @@
+//! One topic on this node: its ring, the loss that readers must be told of, and the lanes to wake.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pushonce_core::{Gap, GapReason, Message, Position, Topic};
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::ring::{Bounds, Entry, Place, Ring, before};
+use crate::wakes::Wakes;
+
+/// How much more a ring may hold while lanes have not looked yet, or new readers catch up. A burst
+/// that comes while a lane is at its other topics must not look like slowness of its subscribers;
+/// with less, 16 large messages in flight would. More costs memory only while somebody is behind.
+const HELD_FACTOR: usize = 4;
+
+/// Shared by the relay's task, which writes, and by lanes and readers, which look.
+pub(crate) struct Feed {
+    pub(crate) topic: Topic,
+    bounds: Bounds,
+    state: Mutex<State>,
+    /// For those who wait for the upstream's word.
+    opens: Notify,
+}
+
+pub(crate) struct State {
+    /// The upstream has said where the topic stands. Until then the ring means nothing.
+    open: bool,
+    pub(crate) ring: Ring,
+    /// The end of the last loss, and its reason.
+    lost: Option<(Position, GapReason)>,
+    /// Counts what readers may have to be shown.
+    changes: u64,
+    lanes: Slab<LaneSeat>,
+    /// How many readers rely on the ring to keep what lies before them; see [`Hold`].
+    holds: usize,
+    /// The bounds while the ring is held.
+    held_bounds: Bounds,
+}
+
+/// A lane with subscribers, or a reader.
+struct LaneSeat {
+    wakes: Arc<Wakes>,
+    /// The topic's index in the lane.
+    index: usize,
+    /// The lane was told of a change and has not finished looking.
+    told: bool,
+}
+
+/// The place of a lane or a reader in a feed; left when dropped.
+pub(crate) struct Seat {
+    feed: Arc<Feed>,
+    key: usize,
+}
+
+/// Keeps the ring from forgetting at its usual bounds while a new reader catches up, so that a
+/// resume which was answered in full is not cut short by the next message. Ended by the reader's
+/// being level, blocked, or gone. The ring is bounded all the same: by [`HELD_FACTOR`] times its
+/// bounds, or by what a fetched page made of it and its bounds once more.
+pub(crate) struct Hold(Arc<Feed>);
+
+/// What a reader is to be shown next.
+#[derive(Default)]
+pub(crate) struct Due {
+    /// First, if there is one.
+    pub(crate) gap: Option<Gap>,
+    pub(crate) entries: Vec<Arc<Entry>>,
+}
+
+/// The data behind these locks is whole between any two statements that may panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feed {
+    pub(crate) fn new(topic: Topic, bounds: Bounds) -> Feed {
+        let state = State {
+            open: false,
+            ring: Ring::new(Position::ZERO),
+            lost: None,
+            changes: 0,
+            lanes: Slab::new(),
+            holds: 0,
+            held_bounds: bounds.times(HELD_FACTOR),
+        };
+        Feed { topic, bounds, state: Mutex::new(state), opens: Notify::new() }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The upstream says where the topic stands. Said again, it changes nothing: what this node has
+    /// reached is known here, and a hole behind it is found by the next message.
+    pub(crate) fn live(&self, head: Position) {
+        let mut state = self.state();
+        if !state.open {
+            state.open = true;
+            state.ring = Ring::new(head);
+            drop(state);
+            self.opens.notify_waiters();
+        }
+    }
+
+    /// Takes the next messages. Returns how many lanes were woken.
+    pub(crate) fn deliver(&self, messages: &[Arc<Message>]) -> usize {
+        let mut state = self.state();
+        if !state.open {
+            return 0;
+        }
+        // Before the messages are taken and not after: nobody can have seen them yet.
+        state.trim(self.bounds);
+        let changes = state.changes;
+        for message in messages {
+            state.take(message, &self.topic);
+        }
+        let held_bounds = state.held_bounds;
+        state.ring.trim(held_bounds);
+        state.tell(changes)
+    }
+
+    /// Everything up to `gap.to` that is not here will not come. Returns how many lanes were woken.
+    pub(crate) fn lost(&self, gap: Gap) -> usize {
+        let mut state = self.state();
+        let changes = state.changes;
+        if state.open {
+            state.lose(gap);
+        }
+        state.tell(changes)
+    }
+
+    /// Waits until the upstream has said where the topic stands.
+    pub(crate) async fn opened(&self) {
+        // Made before the look: what is said between the look and the await is not missed.
+        let opens = self.opens.notified();
+        if !self.state().open {
+            opens.await;
+        }
+    }
+
+    /// Gives a lane or a reader its place: it is woken with `index` from now on.
+    pub(crate) fn sit(self: &Arc<Feed>, wakes: Arc<Wakes>, index: usize) -> Seat {
+        let key = self.state().lanes.insert(LaneSeat { wakes, index, told: false });
+        Seat { feed: Arc::clone(self), key }
+    }
+
+    pub(crate) fn hold(self: &Arc<Feed>) -> Hold {
+        self.state().holds += 1;
+        Hold(Arc::clone(self))
+    }
+}
+
+impl State {
+    /// How often something changed, to be handed to [`Seat::looked`].
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn take(&mut self, message: &Arc<Message>, topic: &Topic) {
+        let head = self.ring.head();
+        if message.position <= head {
+            return;
+        }
+        if !message.position.follows(head) {
+            tracing::error!(%topic, %head, next = %message.position, "delivered with a hole");
+            let to = before(message.position);
+            let same_epoch = to.epoch == head.epoch;
+            let reason = if same_epoch { GapReason::Expired } else { GapReason::Epoch };
+            self.lose(Gap { from: head.next(), to, reason });
+        }
+        self.ring.push(Arc::clone(message));
+        self.changes += 1;
+    }
+
+    fn lose(&mut self, gap: Gap) {
+        if gap.to <= self.ring.head() {
+            return;
+        }
+        self.ring = Ring::new(gap.to);
+        self.lost = Some((gap.to, gap.reason));
+        self.changes += 1;
+    }
+
+    fn trim(&mut self, bounds: Bounds) {
+        if self.holds > 0 || self.lanes.iter().any(|(_, seat)| seat.told) {
+            self.ring.trim(self.held_bounds);
+        } else {
+            self.ring.trim(bounds);
+            self.held_bounds = bounds.times(HELD_FACTOR);
+        }
+    }
+
+    /// Wakes each lane that does not know yet that something came after `changes`.
+    fn tell(&mut self, changes: u64) -> usize {
+        if self.changes == changes {
+            return 0;
+        }
+        let untold = self.lanes.iter_mut().filter(|(_, seat)| !seat.told);
+        untold
+            .map(|(_, seat)| {
+                seat.told = true;
+                seat.wakes.push(seat.index);
+            })
+            .count()
+    }
+
+    /// Joins a fetched page to the old end of the ring, and makes room for it until the readers who
+    /// asked for it have had it.
+    pub(crate) fn join(&mut self, page: &[Arc<Message>], bounds: Bounds) {
+        let messages = self.ring.len();
+        self.ring.prepend(page);
+        if self.ring.len() > messages {
+            let room = self.ring.size().plus(bounds);
+            self.held_bounds.messages = self.held_bounds.messages.max(room.messages);
+            self.held_bounds.bytes = self.held_bounds.bytes.max(room.bytes);
+        }
+    }
+
+    /// What a reader that has reached `cursor` is to be shown: at most `messages_max` messages, and
+    /// before them the gap that lies between, if any. None: it is level.
+    pub(crate) fn due(&self, cursor: Position, messages_max: usize) -> Option<Due> {
+        let (gap, index) = match self.ring.place(cursor) {
+            Place::At(index) => (None, index),
+            Place::Passed => (Some(self.gap_after(cursor)), 0),
+        };
+        let entries: Vec<_> = self.ring.from(index).take(messages_max).cloned().collect();
+        (gap.is_some() || !entries.is_empty()).then_some(Due { gap, entries })
+    }
+
+    /// What a reader whose cursor the ring has passed does not get.
+    fn gap_after(&self, cursor: Position) -> Gap {
+        let to = self.ring.floor();
+        let reason = match self.lost {
+            _ if cursor.epoch != to.epoch && cursor != Position::ZERO => GapReason::Epoch,
+            Some((end, reason)) if cursor < end => reason,
+            _ => GapReason::Slow,
+        };
+        Gap { from: cursor.next(), to, reason }
+    }
+}
+
+impl Seat {
+    pub(crate) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// The lane has shown every subscriber that is not blocked what there was at `changes`. Says no
+    /// when more has come since: then the lane must look again, and will not be told.
+    pub(crate) fn looked(&self, changes: u64) -> bool {
+        let mut state = self.feed.state();
+        let level = state.changes == changes;
+        if level && let Some(seat) = state.lanes.get_mut(self.key) {
+            seat.told = false;
+        }
+        level
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.feed.state().lanes.try_remove(self.key);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.state().holds -= 1;
+    }
+}

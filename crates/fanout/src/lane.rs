@@ -1,0 +1,138 @@
+//! One thread's share of the sessions.
+
+mod batch;
+mod driver;
+mod roster;
+
+use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pushonce_core::{FetchError, From, Position, Topic};
+
+pub use driver::Driver;
+pub use roster::SessionKey;
+
+use crate::wakes::Wakes;
+use crate::{Hub, Outlet, Subscribed, Wire};
+use roster::{Roster, Ticket};
+
+/// A lane's handle: sessions come, subscribe and go by it. Cheap to clone; it stays on its thread.
+///
+/// Nothing is offered from within these calls: all frames flow in the [`Driver`].
+#[derive(Clone)]
+pub struct Lane {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    hub: Hub,
+    /// Borrowed for the length of a call or of a driver's turn, never over an await.
+    roster: RefCell<Roster>,
+    wakes: Arc<Wakes>,
+}
+
+/// Why a subscription was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The session has a subscription of this topic, or is about to.
+    #[error("this session is subscribed to the topic already; unsubscribe first")]
+    AlreadySubscribed,
+    /// The session has all the subscriptions it may have.
+    #[error(
+        "a session may subscribe to {max} topics; unsubscribe from one or open another session"
+    )]
+    TooMany {
+        /// The bound.
+        max: usize,
+    },
+    /// The past that was asked for, or the topic itself, cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The session closed, or withdrew the subscription, while it was being made.
+    #[error("the session closed or withdrew the subscription while it was being made")]
+    Gone,
+}
+
+impl Lane {
+    pub(crate) fn new(hub: Hub) -> (Lane, Driver) {
+        let roster = RefCell::new(Roster::new(hub.clone()));
+        let lane = Lane { shared: Rc::new(Shared { hub, roster, wakes: Arc::default() }) };
+        (lane.clone(), Driver::new(lane))
+    }
+
+    fn roster(&self) -> RefMut<'_, Roster> {
+        self.shared.roster.borrow_mut()
+    }
+
+    /// Takes a session in. Its frames are of `wire` and go to `outlet`, which the lane borrows
+    /// while the driver runs and at no other time.
+    pub fn open(&self, wire: Wire, outlet: Rc<RefCell<dyn Outlet>>) -> SessionKey {
+        self.roster().open(wire, outlet)
+    }
+
+    /// Subscribes a session to a topic, from where it wants. Frames flow after [`Lane::start`], and
+    /// bear `token`. Dropped while it waits, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing was changed then.
+    pub async fn subscribe(
+        &self,
+        session: SessionKey,
+        token: u32,
+        topic: Topic,
+        from: From,
+    ) -> Result<Subscribed, SubscribeError> {
+        let hub = &self.shared.hub.shared;
+        let ticket = self.roster().reserve(session, &topic, hub.config.subscriptions_max)?;
+        let _opening = Opening { lane: self, session, ticket };
+        let begun = hub.begin(&topic, from).await?;
+        let subscribed = begun.start.answer();
+        let seated = self.roster().enter(session, ticket, token, begun, &self.shared.wakes);
+        if seated { Ok(subscribed) } else { Err(SubscribeError::Gone) }
+    }
+
+    /// Lets the frames of a subscription flow: to be called when the answer to the subscriber is on
+    /// its way, so that no message overtakes it. A gap that was found comes first.
+    pub fn start(&self, session: SessionKey, topic: &Topic) {
+        self.roster().start(session, topic);
+        self.shared.wakes.nudge();
+    }
+
+    /// Ends a subscription, or one that is being made. Says whether there was one. Nothing of the
+    /// topic is offered to the session after this.
+    pub fn unsubscribe(&self, session: SessionKey, topic: &Topic) -> bool {
+        self.roster().unsubscribe(session, topic)
+    }
+
+    /// A blocked outlet has room: all subscriptions of the session go on from their cursors.
+    pub fn writable(&self, session: SessionKey) {
+        if self.roster().unblock(session) {
+            self.shared.wakes.nudge();
+        }
+    }
+
+    /// How far each started subscription was brought, for heartbeats: the newest position that the
+    /// outlet has taken, or where the subscription began.
+    pub fn positions(&self, session: SessionKey) -> Vec<(Topic, Position)> {
+        self.roster().positions(session)
+    }
+
+    /// Forgets a session and all its subscriptions, at once.
+    pub fn close(&self, session: SessionKey) {
+        self.roster().close(session);
+    }
+}
+
+/// A subscription that is being made. However that ends, the reservation ends with it.
+struct Opening<'a> {
+    lane: &'a Lane,
+    session: SessionKey,
+    ticket: Ticket,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.lane.roster().release(self.session, self.ticket);
+    }
+}

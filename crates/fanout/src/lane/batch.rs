@@ -1,0 +1,172 @@
+//! What is due at a cursor, as frames; and one offer of it.
+
+use bytes::Bytes;
+use pushonce_core::{GapReason, Position};
+
+use super::roster::{Session, Subscription};
+use crate::feed::Feed;
+use crate::hub::Shared;
+use crate::{Closed, Wire};
+
+/// The most messages of one offer. Enough that a write of small frames is bounded by bytes and not
+/// by calls; few enough that one subscriber's past does not hold up the others' present.
+pub(super) const MESSAGES_MAX: usize = 64;
+
+/// What came of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing was due.
+    Level,
+    /// All that was offered was taken.
+    Taken {
+        /// There may be more: what was offered was as much as one offer takes.
+        more: bool,
+    },
+    /// The rest waits for the outlet.
+    Blocked,
+    /// The session is over.
+    Closed,
+}
+
+/// Frames that follow a cursor.
+struct Batch {
+    wire: Wire,
+    after: Position,
+    frames: Vec<Bytes>,
+    /// The cursor behind each frame.
+    ends: Vec<Position>,
+    /// Of the first frame, if that tells a gap.
+    gap: Option<GapReason>,
+    more: bool,
+}
+
+/// The batches of one look at one topic. Subscribers that keep up all stand at the same cursor, so
+/// the ring is asked once for all of them. Kept no longer than one look: what comes later is told to
+/// the lane again.
+#[derive(Default)]
+pub(super) struct Batches {
+    /// Which topic, by its index in the lane.
+    topic: usize,
+    /// The newest of each wire in use.
+    of_wire: Vec<Batch>,
+}
+
+impl Batches {
+    pub(super) fn clear(&mut self) {
+        self.of_wire.clear();
+    }
+
+    /// Makes them those of `topic`.
+    pub(super) fn of(&mut self, topic: usize) -> &mut Batches {
+        if self.topic != topic {
+            self.clear();
+            self.topic = topic;
+        }
+        self
+    }
+
+    fn get(&mut self, wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> &Batch {
+        let index = match self.of_wire.iter().position(|batch| batch.wire == wire) {
+            Some(index) if self.of_wire[index].after == after => index,
+            Some(index) => {
+                self.of_wire[index] = Batch::make(wire, after, feed, shared);
+                index
+            }
+            None => {
+                self.of_wire.push(Batch::make(wire, after, feed, shared));
+                self.of_wire.len() - 1
+            }
+        };
+        &self.of_wire[index]
+    }
+}
+
+impl Batch {
+    fn make(wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> Batch {
+        let due = feed.state().due(after, MESSAGES_MAX).unwrap_or_default();
+        // The topic's lock is free again: frames are made beside the relay's task, not before it.
+        let encode = &*shared.encode;
+        let gap = due.gap.map(|gap| (encode.gap(wire, &feed.topic, &gap), gap.to));
+        let messages = due
+            .entries
+            .iter()
+            .map(|entry| (entry.frame(wire, &feed.topic, encode), entry.message.position));
+        let (frames, ends) = gap.into_iter().chain(messages).unzip();
+        let more = due.entries.len() == MESSAGES_MAX;
+        Batch { wire, after, frames, ends, gap: due.gap.map(|gap| gap.reason), more }
+    }
+}
+
+/// Offers a subscription what is due to it, and moves its cursor behind what was taken.
+pub(super) fn offer(
+    subscription: &mut Subscription,
+    session: &Session,
+    feed: &Feed,
+    batches: &mut Batches,
+    shared: &Shared,
+) -> Step {
+    let step = match tell_gap(subscription, session, feed, shared) {
+        Some(step) => step,
+        None => {
+            let batch = batches.get(session.wire, subscription.cursor, feed, shared);
+            offer_batch(subscription, session, batch, shared)
+        }
+    };
+    if matches!(step, Step::Level | Step::Taken { more: false } | Step::Blocked) {
+        subscription.hold = None;
+    }
+    subscription.blocked = step == Step::Blocked;
+    step
+}
+
+/// Tells the gap that was found when the subscription began. None: there is none (any more).
+fn tell_gap(
+    subscription: &mut Subscription,
+    session: &Session,
+    feed: &Feed,
+    shared: &Shared,
+) -> Option<Step> {
+    let gap = subscription.gap.as_ref()?;
+    let frame = shared.encode.gap(session.wire, &feed.topic, gap);
+    match write(subscription.token, session, &[frame]) {
+        Err(Closed) => Some(Step::Closed),
+        Ok((0, _)) => Some(Step::Blocked),
+        Ok((_, blocked)) => {
+            shared.table.meters.gap(gap.reason);
+            subscription.gap = None;
+            blocked.then_some(Step::Blocked)
+        }
+    }
+}
+
+fn offer_batch(
+    subscription: &mut Subscription,
+    session: &Session,
+    batch: &Batch,
+    shared: &Shared,
+) -> Step {
+    if batch.frames.is_empty() {
+        return Step::Level;
+    }
+    let Ok((taken, blocked)) = write(subscription.token, session, &batch.frames) else {
+        return Step::Closed;
+    };
+    let Some(end) = taken.checked_sub(1).and_then(|last| batch.ends.get(last)) else {
+        return Step::Blocked;
+    };
+    subscription.cursor = *end;
+    shared.table.meters.deliveries.increment(taken as u64 - u64::from(batch.gap.is_some()));
+    if let Some(reason) = batch.gap {
+        shared.table.meters.gap(reason);
+    }
+    if blocked { Step::Blocked } else { Step::Taken { more: batch.more } }
+}
+
+/// How many were taken, and whether the outlet is blocked now. An outlet that the gateway holds
+/// borrowed takes nothing, as if it were blocked.
+fn write(token: u32, session: &Session, frames: &[Bytes]) -> Result<(usize, bool), Closed> {
+    let Ok(mut outlet) = session.outlet.try_borrow_mut() else { return Ok((0, true)) };
+    let offered = outlet.offer(token, frames)?;
+    let taken = offered.taken.min(frames.len());
+    Ok((taken, offered.blocked || taken < frames.len()))
+}

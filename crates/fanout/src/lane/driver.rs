@@ -1,0 +1,150 @@
+//! The loop that brings frames to a lane's sessions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Lane;
+use super::batch::{Batches, Step, offer};
+use super::roster::{Local, Roster, Subscription};
+use crate::feed::Feed;
+
+/// How many offers are made before the runtime may do something else. An offer is mostly a write of
+/// some 4 µs: sockets wait at most a millisecond to be read. More would make them wait; fewer would
+/// poll the sockets more often than there is news.
+const OFFERS_PER_TURN: usize = 256;
+
+/// How many of a turn's offers go to those who catch up, so that they cannot starve the walks.
+const READY_PER_TURN: usize = OFFERS_PER_TURN / 2;
+
+/// Runs a lane. One a lane, on the lane's thread.
+pub struct Driver {
+    lane: Lane,
+    /// Topics to walk, in the order in which they were told. At most one entry a topic but for
+    /// stale ones of topics that left, whose walk finds nothing due.
+    due: VecDeque<usize>,
+    walk: Option<Walk>,
+    batches: Batches,
+}
+
+/// A walk over the subscribers of a topic, as far as it got.
+struct Walk {
+    topic: usize,
+    /// What the topic was when the walk began: its index may be another's by now.
+    feed: Arc<Feed>,
+    changes: u64,
+    next: usize,
+}
+
+impl Driver {
+    pub(super) fn new(lane: Lane) -> Driver {
+        Driver { lane, due: VecDeque::new(), walk: None, batches: Batches::default() }
+    }
+
+    /// Offers frames until `shutdown`. Sessions stay open then: closing them is their owner's.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            if self.turn() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                () = self.lane.shared.wakes.wait() => {}
+            }
+        }
+    }
+
+    /// Makes as many offers as a turn may. Says whether more is due.
+    fn turn(&mut self) -> bool {
+        let lane = self.lane.clone();
+        lane.shared.wakes.take(&mut self.due);
+        let mut roster = lane.roster();
+        self.batches.clear();
+        let mut offers = self.go_on(&mut roster);
+        while offers < OFFERS_PER_TURN && self.next_walk(&roster) {
+            offers += self.walk_on(&mut roster, OFFERS_PER_TURN - offers);
+        }
+        self.walk.is_some() || !self.due.is_empty() || !roster.ready.is_empty()
+    }
+
+    /// Serves those that go on by themselves, each at most once a turn. Returns how many.
+    fn go_on(&mut self, roster: &mut Roster) -> usize {
+        let waiting = roster.ready.len().min(READY_PER_TURN);
+        for _ in 0..waiting {
+            if let Some((topic, entry)) = roster.next_ready() {
+                self.serve(roster, topic, entry);
+            }
+        }
+        waiting
+    }
+
+    /// Makes sure that there is a walk. Says no when no topic is due.
+    fn next_walk(&mut self, roster: &Roster) -> bool {
+        while self.walk.is_none() {
+            let Some(topic) = self.due.pop_front() else { return false };
+            let Some(local) = roster.topics.get(topic) else { continue };
+            let feed = Arc::clone(local.seat.feed());
+            let changes = feed.state().changes();
+            self.walk = Some(Walk { topic, feed, changes, next: 0 });
+            self.batches.clear();
+        }
+        true
+    }
+
+    /// Goes on with the walk for at most so many offers. Returns how many were made.
+    fn walk_on(&mut self, roster: &mut Roster, offers_max: usize) -> usize {
+        let Some(mut walk) = self.walk.take() else { return 0 };
+        for offers in 0..offers_max {
+            let Some(entry) = walk.next(roster) else {
+                if walk.must_repeat(roster) {
+                    self.due.push_back(walk.topic);
+                }
+                // A walk without offers counts as one, or many topics would make a turn long.
+                return offers + 1;
+            };
+            self.serve(roster, walk.topic, entry);
+        }
+        self.walk = Some(walk);
+        offers_max
+    }
+
+    /// One offer to one subscription of a topic.
+    fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
+        let shared = &self.lane.shared.hub.shared;
+        let Some((key, step)) = roster.with(topic, entry, |subscription, session, feed| {
+            let batches = self.batches.of(topic);
+            let flows = subscription.flows();
+            if flows { offer(subscription, session, feed, batches, shared) } else { Step::Level }
+        }) else {
+            return;
+        };
+        match step {
+            Step::Taken { more: true } => roster.queue(key, topic),
+            Step::Closed => roster.close(key),
+            Step::Level | Step::Taken { more: false } | Step::Blocked => {}
+        }
+    }
+}
+
+impl Walk {
+    fn local<'a>(&self, roster: &'a Roster) -> Option<&'a Local> {
+        roster.topics.get(self.topic).filter(|local| Arc::ptr_eq(local.seat.feed(), &self.feed))
+    }
+
+    /// The next subscription that may be offered something. None: the walk is over.
+    fn next(&mut self, roster: &Roster) -> Option<usize> {
+        let local = self.local(roster)?;
+        let entry = (self.next..local.subscriptions.capacity())
+            .find(|&entry| local.subscriptions.get(entry).is_some_and(Subscription::flows))?;
+        self.next = entry + 1;
+        Some(entry)
+    }
+
+    /// Ends the walk. Says whether something came while it went on, so that it must be made again.
+    fn must_repeat(&self, roster: &Roster) -> bool {
+        self.local(roster).is_some_and(|local| !local.seat.looked(self.changes))
+    }
+}

@@ -1,0 +1,49 @@
+//! What the fan-out needs from the rest of the node, and the words of its answers.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use pushonce_core::{FetchError, Gap, Message, Page, Position, Topic, Want};
+
+/// Where the topics come from: the node's relay.
+///
+/// `watch` and `unwatch` are called in the order in which a topic's first subscriber comes and its
+/// last one goes. None of the three may block, or call the hub back before it returns.
+pub trait Upstream: Send + Sync + 'static {
+    /// Somebody here wants `topic`: answer with [`Hub::live`](crate::Hub::live), then deliver
+    /// everything after that head. `after` is what is here already, if anything.
+    fn watch(&self, topic: &Topic, after: Option<Position>);
+
+    /// Nobody here wants `topic` any more.
+    fn unwatch(&self, topic: &Topic);
+
+    /// Asks for the past of a topic, watched or not.
+    fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>>;
+}
+
+/// Makes frames: whole, ready for a socket, and the same for every subscriber of the topic.
+pub trait Encode: Send + Sync + 'static {
+    /// The frame of a message. Called once per message and wire.
+    fn message(&self, wire: Wire, topic: &Topic, message: &Message) -> Bytes;
+
+    /// The frame of a gap.
+    fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes;
+}
+
+/// The index of an encoding in use, below [`Wire::COUNT`]. A frame of a wire beyond that is made
+/// for each taker anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wire(pub u8);
+
+impl Wire {
+    /// How many encodings a message keeps its frame of. Each costs a topic 40 bytes a message.
+    pub const COUNT: usize = 4;
+}
+
+/// The answer to a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The newest position of the topic at this moment.
+    pub position: Position,
+    /// Whether everything that was asked for follows. If not, the first thing to follow is a gap.
+    pub recovered: bool,
+}

@@ -1,0 +1,199 @@
+//! The newest messages of one topic, contiguous, of one epoch.
+//!
+//! A reader of the ring is a position: what it has reached. The ring says what follows it, and
+//! grows at both ends: live messages at the front, fetched pages at the back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use pushonce_core::{Message, Offset, Position, Topic};
+
+use crate::{Encode, Wire};
+
+/// A message and its frames.
+pub(crate) struct Entry {
+    pub(crate) message: Arc<Message>,
+    /// By wire; made on first need, so that an encoding nobody uses costs no work.
+    frames: [OnceLock<Bytes>; Wire::COUNT],
+}
+
+/// How much a ring holds. Whichever bound is met first forgets the oldest; the newest message stays
+/// whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) messages: usize,
+    /// Of payload.
+    pub(crate) bytes: usize,
+}
+
+pub(crate) struct Ring {
+    entries: VecDeque<Arc<Entry>>,
+    /// The position right before the oldest entry; the head when there is none.
+    floor: Position,
+    head: Position,
+    bytes: usize,
+    /// Nothing older than the floor existed when that was last known.
+    whole: bool,
+    /// The topic had no message when the ring began, so that [`Position::ZERO`] is right before the
+    /// epoch's first message.
+    born: bool,
+}
+
+/// Where a reader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// What follows is the entry of this index, if there is one yet.
+    At(usize),
+    /// What follows was here once, or never, and is not here now.
+    Passed,
+}
+
+/// The position right before a message's.
+pub(crate) fn before(position: Position) -> Position {
+    Position { epoch: position.epoch, offset: Offset(position.offset.0.saturating_sub(1)) }
+}
+
+impl Entry {
+    fn new(message: Arc<Message>) -> Arc<Entry> {
+        Arc::new(Entry { message, frames: Default::default() })
+    }
+
+    /// The frame of this message, made at the first call for each wire.
+    pub(crate) fn frame(&self, wire: Wire, topic: &Topic, encode: &dyn Encode) -> Bytes {
+        let make = || encode.message(wire, topic, &self.message);
+        match self.frames.get(usize::from(wire.0)) {
+            Some(frame) => frame.get_or_init(make).clone(),
+            None => make(),
+        }
+    }
+}
+
+impl Bounds {
+    pub(crate) fn plus(self, other: Bounds) -> Bounds {
+        Bounds {
+            messages: self.messages.saturating_add(other.messages),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    pub(crate) fn times(self, factor: usize) -> Bounds {
+        let Bounds { messages, bytes } = self;
+        Bounds { messages: messages.saturating_mul(factor), bytes: bytes.saturating_mul(factor) }
+    }
+}
+
+impl Ring {
+    /// An empty ring that goes on after `at`.
+    pub(crate) fn new(at: Position) -> Ring {
+        Ring {
+            entries: VecDeque::new(),
+            floor: at,
+            head: at,
+            bytes: 0,
+            whole: false,
+            born: at == Position::ZERO,
+        }
+    }
+
+    pub(crate) fn head(&self) -> Position {
+        self.head
+    }
+
+    /// The position right before the oldest message that is here.
+    pub(crate) fn floor(&self) -> Position {
+        self.floor
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How much it holds now.
+    pub(crate) fn size(&self) -> Bounds {
+        Bounds { messages: self.entries.len(), bytes: self.bytes }
+    }
+
+    /// Whether the ring has all of the past there was.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole || self.floor.offset == Offset(0)
+    }
+
+    /// History has nothing older than the floor.
+    pub(crate) fn set_whole(&mut self) {
+        self.whole = true;
+    }
+
+    /// Takes the next message. Says no, and takes nothing, when it does not follow the head.
+    pub(crate) fn push(&mut self, message: Arc<Message>) -> bool {
+        if !message.position.follows(self.head) {
+            return false;
+        }
+        if self.head == Position::ZERO {
+            self.floor = before(message.position);
+        }
+        self.head = message.position;
+        self.bytes += message.payload.len();
+        self.entries.push_back(Entry::new(message));
+        true
+    }
+
+    /// Takes those of a page's messages that lie right before the floor; the others are here
+    /// already, or will come live, or do not join.
+    pub(crate) fn prepend(&mut self, page: &[Arc<Message>]) {
+        for message in page.iter().rev() {
+            if self.floor.offset == Offset(0) || message.position != self.floor {
+                continue;
+            }
+            self.bytes += message.payload.len();
+            self.entries.push_front(Entry::new(Arc::clone(message)));
+            self.floor = before(self.floor);
+        }
+    }
+
+    /// Forgets the oldest until the bounds hold.
+    pub(crate) fn trim(&mut self, bounds: Bounds) {
+        while self.entries.len() > 1
+            && (self.entries.len() > bounds.messages || self.bytes > bounds.bytes)
+        {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            self.bytes -= oldest.message.payload.len();
+            self.floor = oldest.message.position;
+            self.whole = false;
+        }
+    }
+
+    /// Where a reader that has reached `cursor` stands. One ahead of the head waits at the end: it
+    /// was elsewhere before, and this node has yet to hear what it has seen.
+    pub(crate) fn place(&self, cursor: Position) -> Place {
+        let unborn = self.born && cursor == Position::ZERO && self.floor.offset == Offset(0);
+        if cursor >= self.head {
+            Place::At(self.entries.len())
+        } else if unborn {
+            Place::At(0)
+        } else if cursor >= self.floor {
+            let behind = self.head.offset.0 - cursor.offset.0;
+            Place::At(self.entries.len() - usize::try_from(behind).unwrap_or(0))
+        } else {
+            Place::Passed
+        }
+    }
+
+    /// The entries from an index on, oldest first.
+    pub(crate) fn from(&self, index: usize) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.range(index.min(self.entries.len())..)
+    }
+
+    /// The cursor of a reader that wants the newest `n`, if they are all here.
+    pub(crate) fn last(&self, n: usize) -> Option<Position> {
+        if n <= self.entries.len() {
+            let offset = Offset(self.head.offset.0 - n as u64);
+            Some(Position { epoch: self.head.epoch, offset })
+        } else {
+            self.is_whole().then_some(self.floor)
+        }
+    }
+}
+
+#[cfg(test)]
+mod ring_test;

@@ -1,0 +1,110 @@
+//! Takes the ports, and says what to do when one is taken.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Handshakes the kernel keeps while a lane is busy. A full match comes back at once after a
+/// restart; the kernel cuts this to its own `somaxconn`, which is 4096 as well.
+const BACKLOG: i32 = 4096;
+
+/// Why the doors do not open. Each says which, and what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is not to be had.
+    #[error("cannot take {address} for {door}: {}", advice(.source, .flag))]
+    Address {
+        /// What was to be served there.
+        door: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The certificate and its key do not fit each other, or are of a kind QUIC cannot use.
+    #[error("the certificate cannot be used for QUIC: {0}; remove it, and a new one is made")]
+    Certificate(String),
+}
+
+fn advice(source: &io::Error, flag: &str) -> String {
+    match source.kind() {
+        ErrorKind::AddrInUse => {
+            format!("the port is in use; stop what uses it, or choose another with {flag}")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("this user may not ({source}); choose a port above 1023 with {flag}")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; choose another with {flag}")
+        }
+        _ => format!("{source}; choose another with {flag}"),
+    }
+}
+
+/// One listener for each lane on the same port; the kernel spreads the connections over them.
+pub(crate) fn http(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
+    let fail = |source| BindError::Address { door: "HTTP", address, flag: "--http", source };
+    // Any process of this user may share a port that was opened for sharing: two nodes would each
+    // get half of the connections. Taking it alone once shows whether somebody has it.
+    let first = listen(address, false).map_err(fail)?;
+    let address = first.local_addr().map_err(fail)?;
+    drop(first);
+    (0..lanes).map(|_| listen(address, true).map_err(fail)).collect()
+}
+
+fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connections still linger can be taken at once after a restart.
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The one UDP socket of QUIC.
+pub(crate) fn quic(address: SocketAddr) -> Result<UdpSocket, BindError> {
+    UdpSocket::bind(address).map_err(|source| BindError::Address {
+        door: "QUIC",
+        address,
+        flag: "--quic",
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn every_lane_listens_on_the_same_port() {
+        let listeners = http(loopback(0), 3).unwrap();
+        let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        assert_eq!(ports, [ports[0]; 3]);
+    }
+
+    #[test]
+    fn a_port_that_another_gateway_has_is_refused_with_the_flag_to_change() {
+        let listeners = http(loopback(0), 2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let text = http(address, 2).unwrap_err().to_string();
+        assert!(text.contains(&address.to_string()), "{text}");
+        assert!(text.contains("in use") && text.contains("--http"), "{text}");
+    }
+
+    #[test]
+    fn a_taken_udp_port_is_refused_with_the_flag_to_change() {
+        let socket = quic(loopback(0)).unwrap();
+        let text = quic(socket.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(text.contains("QUIC") && text.contains("--quic"), "{text}");
+    }
+}

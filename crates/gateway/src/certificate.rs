@@ -1,0 +1,216 @@
+//! The development certificate: QUIC cannot do without one, and a first start has none.
+//!
+//! ECDSA P-256, self-signed, for `localhost`, `127.0.0.1` and `::1`, valid for thirteen days:
+//! browsers take a certificate by its hash (`serverCertificateHashes`) only when it is of that kind
+//! and lives for at most fourteen days.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Serialize;
+
+/// Validity of a new certificate. A day under the fourteen that browsers allow, so that a clock
+/// which is some hours off still finds it valid.
+pub const VALIDITY: Duration = Duration::from_secs(13 * DAY_SECS);
+
+/// A certificate that is to expire within this time is replaced at start: whoever copied its hash
+/// has that long before it stops working.
+pub const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY_SECS);
+
+const DAY_SECS: u64 = 24 * 3600;
+const _: () = assert!(VALIDITY.as_secs() > RENEW_BEFORE.as_secs());
+
+/// The file within the directory. Key, certificate and expiry are one file, so that a crash between
+/// two writes cannot leave a key without its certificate.
+pub const FILE: &str = "quic-dev.pem";
+
+/// Stands before the PEM blocks, which readers of PEM skip.
+const EXPIRES: &str = "Expires (Unix seconds): ";
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Certificate {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    expires: SystemTime,
+}
+
+/// What a browser must know to accept the certificate; the body of `GET /dev/certificate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fingerprint {
+    /// SHA-256 of the certificate in hexadecimal.
+    pub sha256: String,
+    /// The same in base64, ready for `serverCertificateHashes`.
+    pub sha256_base64: String,
+    /// Milliseconds since the Unix epoch after which it is not valid.
+    pub expires_ms: u64,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The file cannot be read or written.
+    #[error("cannot use {path}: {source}; make the directory readable and writable for this user")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The cryptography library would not make one.
+    #[error("cannot make a certificate: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// A certificate that was just made cannot be read back.
+    #[error("a new certificate cannot be read back: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+}
+
+/// The certificate kept in `directory`, or a new one that is then kept there, readable only for
+/// this user. One that is damaged, or expires within [`RENEW_BEFORE`] of `now`, is replaced.
+///
+/// # Errors
+/// [`CertificateError`] when the directory does not exist or does not let itself be used.
+pub fn load_or_make(directory: &Path, now: SystemTime) -> Result<Certificate, CertificateError> {
+    let path = directory.join(FILE);
+    let kept = match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text),
+        Err(source) if source.kind() == ErrorKind::NotFound => None,
+        Err(source) => return Err(CertificateError::File { path, source }),
+    };
+    match kept {
+        Some(certificate) if certificate.expires > now + RENEW_BEFORE => Ok(certificate),
+        _ => {
+            let (certificate, text) = make(now)?;
+            keep(&path, &text).map_err(|source| CertificateError::File { path, source })?;
+            Ok(certificate)
+        }
+    }
+}
+
+impl Certificate {
+    /// What to tell a browser.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let hash = self.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
+        Fingerprint {
+            sha256: hash.iter().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            }),
+            sha256_base64: STANDARD.encode(&hash),
+            expires_ms: unix(self.expires).saturating_mul(1000),
+        }
+    }
+
+    /// When it ends.
+    pub fn expires(&self) -> SystemTime {
+        self.expires
+    }
+}
+
+fn make(now: SystemTime) -> Result<(Certificate, String), CertificateError> {
+    let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
+    let mut params = rcgen::CertificateParams::new(names)?;
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
+    // Whole seconds, as the file keeps them.
+    let expires = UNIX_EPOCH + Duration::from_secs(unix(now)) + VALIDITY;
+    params.not_before = now.into();
+    params.not_after = expires.into();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let leaf = params.self_signed(&key)?;
+    let text = format!("{EXPIRES}{}\n{}{}", unix(expires), key.serialize_pem(), leaf.pem());
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes())?;
+    Ok((Certificate { chain: vec![leaf.der().clone()], key, expires }, text))
+}
+
+/// `None` for a file that is damaged.
+fn parse(text: &str) -> Option<Certificate> {
+    let expires = text.lines().next()?.strip_prefix(EXPIRES)?.parse().ok()?;
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
+    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
+    (!chain.is_empty()).then_some(Certificate { chain, key, expires })
+}
+
+/// Whole or not at all: written beside the place, then moved there.
+fn keep(path: &Path, text: &str) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
+/// By the hash function inside a cipher suite: the cryptography is linked anyway.
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    TLS13_AES_128_GCM_SHA256
+        .tls13()
+        .map(|suite| suite.common.hash_provider.hash(bytes).as_ref().to_vec())
+        .unwrap_or_default()
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(days: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs((20_000 + days) * DAY_SECS)
+    }
+
+    #[test]
+    fn a_certificate_is_kept_until_it_is_near_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_make(dir.path(), at(0)).unwrap();
+        assert_eq!(first.expires(), at(13));
+        let again = load_or_make(dir.path(), at(9)).unwrap();
+        assert_eq!(again.fingerprint(), first.fingerprint());
+        let renewed = load_or_make(dir.path(), at(11)).unwrap();
+        assert_ne!(renewed.fingerprint(), first.fingerprint());
+        assert_eq!(renewed.expires(), at(24));
+    }
+
+    #[test]
+    fn a_damaged_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "Expires (Unix seconds): x\n").unwrap();
+        assert_eq!(load_or_make(dir.path(), at(0)).unwrap().expires(), at(13));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_this_user_may_read_the_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        load_or_make(dir.path(), at(0)).unwrap();
+        let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_sha256_of_the_certificate() {
+        assert_eq!(
+            STANDARD.encode(sha256(b"abc")),
+            "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+        );
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let error = load_or_make(Path::new("/nonexistent/gateway"), at(0)).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/gateway"), "{error}");
+    }
+}

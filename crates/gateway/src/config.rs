@@ -1,0 +1,68 @@
+//! What the doors are told: where they stand and what they bear.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// The settings of a [`Gateway`](crate::Gateway).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where HTTP and WebSocket are served, in the clear. Port 0 takes a free one.
+    pub http: SocketAddr,
+    /// Where QUIC is served. Port 0 takes a free one.
+    pub quic: SocketAddr,
+    /// Threads that hold sessions, each with a listener of its own; 0 counts as 1.
+    pub lanes: usize,
+    /// How often a session hears from the server, and the unit of its patience: after one interval
+    /// of silence a client is asked whether it is there, after [`IDLE_INTERVALS`] it is let go.
+    pub heartbeat: Duration,
+    /// How long a client may take to send its request headers, or to finish the QUIC handshake and
+    /// open its control stream.
+    pub handshake_timeout: Duration,
+    /// How long a client may take to send the body of a request.
+    pub body_timeout: Duration,
+    /// Bytes of request line and headers; below 8 KiB counts as 8 KiB.
+    pub header_bytes_max: usize,
+    /// Bytes of one frame from a client, after its fragments were joined. More closes the session
+    /// with [`TOO_BIG`](pushonce_proto::close::TOO_BIG).
+    pub frame_bytes_max: usize,
+    /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
+    pub subscriptions_max: usize,
+    /// Publishes of one session that wait for their answer. One more is answered with `overloaded`.
+    pub publishes_max: usize,
+    /// Connections at all doors together. One more is answered with 503, or refused on QUIC.
+    pub connections_max: usize,
+    /// How long sessions have to take their leave when the gateway ends.
+    pub grace: Duration,
+}
+
+/// Intervals of silence after which a session is closed as idle. Fewer than two would cut off a
+/// client whose one pong was lost to a change of network; at three a vanished phone holds its
+/// socket for 75 s.
+pub const IDLE_INTERVALS: u8 = 3;
+
+/// Intervals in which a blocked client took not one byte, after which it is closed as slow. Its
+/// cursor costs little, but the kernel's full send buffer costs some hundred KiB.
+pub const STUCK_INTERVALS: u8 = 2;
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7080)),
+            quic: SocketAddr::from((Ipv4Addr::LOCALHOST, 7443)),
+            lanes: std::thread::available_parallelism().map_or(1, usize::from),
+            // Below the half minute after which many proxies and home routers forget a connection.
+            heartbeat: Duration::from_secs(25),
+            handshake_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            header_bytes_max: 16 << 10,
+            // A payload of 64 KiB in base64 takes 86 KiB. The rest is room to *answer* a payload
+            // that is a little over its limit, instead of hanging up on it.
+            frame_bytes_max: 128 << 10,
+            // As many as the hub allows a session.
+            subscriptions_max: 1_000,
+            publishes_max: 64,
+            connections_max: 200_000,
+            grace: Duration::from_secs(5),
+        }
+    }
+}

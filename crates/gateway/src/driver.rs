@@ -1,0 +1,201 @@
+//! Does what the session decides: the thin loop around [`Session`], the same for every transport.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use pushonce_core::{From, Topic};
+use pushonce_fanout::{Closed, Outlet, SessionKey, SubscribeError, Wire};
+use pushonce_proto::client::{Event, InvalidFrame, Request};
+use pushonce_proto::close::{self, Close};
+
+use crate::encoder;
+use crate::lane::Local;
+use crate::metrics::{self, Door};
+use crate::pulse::{Pulse, Verdict, Vitals};
+use crate::registry::{Member, Seat};
+use crate::session::{Effect, Input, Limits, Session};
+
+/// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
+pub(crate) trait Transport: 'static {
+    /// Which door it is.
+    const DOOR: Door;
+
+    /// What its frames are.
+    fn wire(&self) -> Wire;
+
+    /// Where the hub's frames go.
+    fn outlet(&self) -> Rc<RefCell<dyn Outlet>>;
+
+    /// Makes a way for the frames of a subscription, where each has its own.
+    fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), Closed>>;
+
+    /// The subscription is over.
+    fn shut(&self, token: u32);
+
+    /// Queues the answer to a request, whole as it goes onto the wire.
+    fn reply(&self, frame: Bytes);
+
+    /// Asks whether the other side is there.
+    fn ping(&self);
+
+    /// Ends the session once what is queued was sent.
+    fn leave(&self, close: &'static Close, reason: &str);
+
+    /// What happened since this was asked last.
+    fn vitals(&self) -> Vitals;
+}
+
+/// A session at its lane.
+pub(crate) struct Driver<T: Transport> {
+    local: Rc<Local>,
+    transport: T,
+    key: SessionKey,
+    session: RefCell<Session>,
+    pulse: Cell<Pulse>,
+    seat: Cell<Option<Seat>>,
+}
+
+impl<T: Transport> Driver<T> {
+    /// Seats a session at the lane. [`Driver::end`] must follow.
+    pub(crate) fn begin(local: Rc<Local>, transport: T) -> Rc<Driver<T>> {
+        let config = &local.config;
+        let limits = Limits {
+            subscriptions_max: config.subscriptions_max,
+            publishes_max: config.publishes_max,
+            // Two of the largest: one that waits does not refuse the next.
+            publish_bytes_max: 2 * config.frame_bytes_max,
+        };
+        let key = local.fanout.open(transport.wire(), transport.outlet());
+        let meters = local.meters.of(T::DOOR);
+        meters.accepted.increment(1);
+        meters.sessions.increment(1.0);
+        let driver = Rc::new(Driver {
+            key,
+            transport,
+            session: RefCell::new(Session::new(limits)),
+            pulse: Cell::default(),
+            seat: Cell::new(None),
+            local,
+        });
+        driver.seat.set(Some(driver.local.sessions.take_seat(driver.clone())));
+        driver
+    }
+
+    /// The transport is gone: nobody is left to answer.
+    pub(crate) fn end(&self) {
+        if let Some(seat) = self.seat.take() {
+            self.local.sessions.leave_seat(seat);
+            self.local.fanout.close(self.key);
+            self.local.meters.of(T::DOOR).sessions.decrement(1.0);
+        }
+    }
+
+    pub(crate) fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    pub(crate) fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// A frame came, or what should have been one.
+    pub(crate) fn request(self: &Rc<Self>, request: Result<Request, InvalidFrame>) {
+        self.local.meters.of(T::DOOR).frames_in.increment(1);
+        self.feed(Input::Request(request));
+    }
+
+    /// The session is to end from this side.
+    pub(crate) fn close(self: &Rc<Self>, close: &'static Close, reason: impl Into<String>) {
+        self.feed(Input::Leave(close, reason.into()));
+    }
+
+    /// A way out that was blocked has room again.
+    pub(crate) fn writable(&self) {
+        self.local.fanout.writable(self.key);
+    }
+
+    fn feed(self: &Rc<Self>, input: Input) {
+        let effects = self.session.borrow_mut().step(input);
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Reply(event) => self.reply(&event),
+            Effect::Subscribe { token, topic, from } => self.subscribe(token, topic, from),
+            Effect::Start(topic) => self.local.fanout.start(self.key, &topic),
+            Effect::Stop { token, topic } => {
+                self.local.fanout.unsubscribe(self.key, &topic);
+                self.transport.shut(token);
+            }
+            Effect::Publish(publish) => {
+                let driver = self.clone();
+                let answer = self.local.publisher.publish(publish);
+                self.local.spawn(async move { driver.feed(Input::Published(answer.await)) });
+            }
+            Effect::Close(close, reason) => {
+                metrics::closed(close);
+                self.transport.leave(close, &reason);
+            }
+        }
+    }
+
+    fn reply(&self, event: &Event) {
+        if let Event::Error { code, .. } = event {
+            metrics::error(*code);
+        }
+        let wire = self.transport.wire();
+        let payload = encoder::encoding(wire).encode_event(event);
+        self.transport.reply(encoder::whole(wire, &payload));
+    }
+
+    fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From) {
+        let driver = self.clone();
+        let way = self.transport.open(token, &topic);
+        self.local.spawn(async move {
+            let answer = match way.await {
+                Ok(()) => {
+                    let lane = &driver.local.fanout;
+                    lane.subscribe(driver.key, token, topic.clone(), from).await
+                }
+                Err(Closed) => Err(SubscribeError::Gone),
+            };
+            if answer.is_err() {
+                driver.transport.shut(token);
+            }
+            driver.feed(Input::Subscribed(topic, answer));
+        });
+    }
+
+    fn heartbeat(&self) {
+        let positions = self.local.fanout.positions(self.key);
+        self.reply(&Event::Heartbeat { positions });
+    }
+}
+
+impl<T: Transport> Member for Driver<T> {
+    fn beat(self: Rc<Self>) {
+        let mut pulse = self.pulse.get();
+        let verdict = pulse.beat(self.transport.vitals());
+        self.pulse.set(pulse);
+        match verdict {
+            Verdict::Beat => self.heartbeat(),
+            Verdict::Ask => {
+                self.heartbeat();
+                self.transport.ping();
+            }
+            Verdict::Wait => {}
+            Verdict::Idle => self.close(&close::IDLE, "nothing was heard of this client"),
+            Verdict::Slow => self.close(&close::SLOW, "this client does not read what it is sent"),
+        }
+    }
+
+    fn dismiss(self: Rc<Self>, after_ms: u32) {
+        self.reply(&Event::Goaway { after_ms, reason: "the server is going away".to_owned() });
+        self.close(&close::GOING_AWAY, "the server is going away");
+    }
+}

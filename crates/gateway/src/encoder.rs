@@ -1,0 +1,47 @@
+//! Frames as they go onto a wire, whole, for everybody the same.
+
+use bytes::Bytes;
+use pushonce_core::{Gap, Message, Topic};
+use pushonce_fanout::{Encode, Wire};
+use pushonce_proto::client::{self, Encoding};
+use pushonce_proto::delimited;
+
+use crate::ws::frame;
+
+/// JSON in WebSocket text messages.
+pub(crate) const WS_JSON: Wire = Wire(0);
+/// Protobuf in WebSocket binary messages.
+pub(crate) const WS_PROTO: Wire = Wire(1);
+/// Protobuf behind its length, on QUIC streams.
+pub(crate) const QUIC_PROTO: Wire = Wire(2);
+
+/// Makes the frames of every wire the gateway speaks. Hand it to the hub.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Encoder;
+
+impl Encode for Encoder {
+    fn message(&self, wire: Wire, topic: &Topic, message: &Message) -> Bytes {
+        whole(wire, &client::encode_message(encoding(wire), topic, message))
+    }
+
+    fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes {
+        whole(wire, &client::encode_gap(encoding(wire), topic, gap))
+    }
+}
+
+/// How a frame of the client protocol is written on `wire`.
+pub(crate) fn encoding(wire: Wire) -> Encoding {
+    match wire {
+        WS_JSON => Encoding::Json,
+        _ => Encoding::Proto,
+    }
+}
+
+/// Wraps a frame of the client protocol into what `wire` carries.
+pub(crate) fn whole(wire: Wire, payload: &[u8]) -> Bytes {
+    match wire {
+        WS_JSON => frame::text(payload),
+        WS_PROTO => frame::binary(payload),
+        _ => delimited::encode(payload),
+    }
+}

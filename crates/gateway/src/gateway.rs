@@ -1,0 +1,134 @@
+//! All doors together.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use axum::Router;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use pushonce_fanout::Hub;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Http};
+use crate::lane::{self, Parts};
+use crate::{BindError, Certificate, Config, Publisher, bind, quic};
+
+/// The doors of one node: bound, and open once it runs.
+pub struct Gateway {
+    config: Arc<Config>,
+    hub: Hub,
+    publisher: Arc<dyn Publisher>,
+    router: Router,
+    listeners: Vec<TcpListener>,
+    http_addr: SocketAddr,
+    quic: quic::Socket,
+}
+
+/// Why the doors closed before they were told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system gave no thread, no event queue or no timer.
+    #[error("a lane cannot start or go on: {0}")]
+    Lane(#[from] io::Error),
+    /// A lane panicked; its sessions are gone.
+    #[error("a lane ended by a panic; this is a bug, please report it with the log")]
+    Panic,
+}
+
+impl Gateway {
+    /// Takes the ports. Clients that come from now on wait until [`Gateway::run`].
+    ///
+    /// `hub` must encode with [`Encoder`](crate::Encoder). `extra` are the node's other pages, such
+    /// as `/metrics`; it must not define anything under `/topics`, `/ws` or `/dev`. The process must
+    /// have its metrics recorder before this is run.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address that is not to be had, and the flag that changes it.
+    pub fn bind(
+        config: Config,
+        hub: Hub,
+        publisher: Arc<dyn Publisher>,
+        extra: Router,
+        certificate: Certificate,
+    ) -> Result<Gateway, BindError> {
+        let listeners = bind::http(config.http, config.lanes.max(1))?;
+        let http_addr = match listeners.first().map(TcpListener::local_addr) {
+            Some(Ok(address)) => address,
+            _ => config.http,
+        };
+        let fingerprint = Arc::new(certificate.fingerprint());
+        let quic = quic::Socket::bind(&config, certificate)?;
+        let routes = Http {
+            hub: hub.clone(),
+            publisher: publisher.clone(),
+            fingerprint,
+            body_timeout: config.body_timeout,
+        };
+        let router = http::router(routes, extra);
+        let config = Arc::new(config);
+        Ok(Gateway { config, hub, publisher, router, listeners, http_addr, quic })
+    }
+
+    /// Where HTTP and WebSocket are, with the port that was taken.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Where QUIC is, with the port that was taken.
+    pub fn quic_addr(&self) -> SocketAddr {
+        self.quic.address()
+    }
+
+    /// Serves until `shutdown`, then takes in nobody, sends every session `goaway` and close code
+    /// 1001, and ends when all are gone or the grace time is over.
+    ///
+    /// Dropping the future begins the same end, without waiting for it.
+    ///
+    /// # Errors
+    /// [`RunError`] when a lane ended by itself; all others then end as well.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let stop = shutdown.child_token();
+        let _guard = stop.clone().drop_guard();
+        let mut lanes = self.start(&stop)?;
+        let mut outcome = Ok(());
+        while let Some(ended) = lanes.next().await {
+            let ended = match ended {
+                Ok(ended) => ended.map_err(RunError::Lane),
+                Err(_) => Err(RunError::Panic),
+            };
+            if ended.is_err() {
+                stop.cancel();
+            }
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+
+    fn start(self, stop: &CancellationToken) -> io::Result<FuturesUnordered<Ended>> {
+        let room = Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let (to_lanes, incoming): (Vec<_>, Vec<_>) =
+            self.listeners.iter().map(|_| mpsc::channel(lane::INCOMING_MAX)).unzip();
+        let mut quic = Some(self.quic.hand_to(to_lanes));
+        let ends = FuturesUnordered::new();
+        for (index, (listener, incoming)) in self.listeners.into_iter().zip(incoming).enumerate() {
+            let parts = Parts {
+                config: self.config.clone(),
+                hub: self.hub.clone(),
+                publisher: self.publisher.clone(),
+                router: self.router.clone(),
+                listener,
+                incoming,
+                endpoint: quic.take(),
+                room: room.clone(),
+            };
+            let (tell, ended) = oneshot::channel();
+            lane::start(index, parts, stop.clone(), tell)?;
+            ends.push(ended);
+        }
+        Ok(ends)
+    }
+}
+
+type Ended = oneshot::Receiver<io::Result<()>>;

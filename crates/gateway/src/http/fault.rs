@@ -1,0 +1,82 @@
+//! How HTTP says no: `{"error":{"code","message","retry"}}` with a status that fits.
+
+use axum::Json;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+use pushonce_core::{FetchError, InvalidPublish, PublishError};
+use pushonce_proto::client::ErrorCode;
+use serde_json::json;
+
+use crate::refusal;
+
+/// Seconds to wait before a retry: longer than an owner takes to be elected again.
+const RETRY_AFTER_SECS: u32 = 2;
+
+/// An answer that is no.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry: bool,
+}
+
+impl Fault {
+    /// One that a retry does not change.
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Fault {
+        Fault { status, code, message: message.into(), retry: false }
+    }
+
+    fn of(code: ErrorCode, message: String) -> Fault {
+        let retry = refusal::worth_a_retry(code);
+        Fault { status: status(code), code: code.as_str(), message, retry }
+    }
+
+    /// The answer.
+    pub(crate) fn answer(self) -> Response<Body> {
+        let Fault { status, code, message, retry } = self;
+        let body = json!({"error": {"code": code, "message": message, "retry": retry}});
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        }
+        response
+    }
+}
+
+fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
+        ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        // Not 503: the publish may have happened, so a proxy must not send it again by itself.
+        ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        self.answer()
+    }
+}
+
+impl From<PublishError> for Fault {
+    fn from(error: PublishError) -> Fault {
+        Fault::of(refusal::of_publish(&error), error.to_string())
+    }
+}
+
+impl From<InvalidPublish> for Fault {
+    fn from(error: InvalidPublish) -> Fault {
+        Fault::of(refusal::of_invalid(&error), error.to_string())
+    }
+}
+
+impl From<FetchError> for Fault {
+    fn from(error: FetchError) -> Fault {
+        Fault::of(refusal::of_fetch(&error), error.to_string())
+    }
+}

@@ -1,0 +1,154 @@
+//! `GET /topics/{topic}`: the newest message as it was published, or the last few as JSON.
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use pushonce_core::{Message, Page, Topic};
+use pushonce_proto::client::{self, Encoding, ErrorCode};
+use serde::Deserialize;
+
+use super::{Fault, Http, topic};
+
+const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
+
+/// As many as a topic's history keeps by default; more would not be there.
+const LAST_MAX: u32 = 1_000;
+
+/// Kept by nobody without asking: the next message makes it wrong. Asking is cheap, by the ETag.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    last: Option<u32>,
+}
+
+pub(super) async fn get(
+    State(http): State<Http>,
+    path: Result<Path<String>, PathRejection>,
+    params: Result<Query<Params>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let mut response = match find(&http, path, params).await {
+        Ok(Found::Newest(message)) => newest(&message, &headers),
+        Ok(Found::Last(topic, page)) => last(&topic, &page),
+        Err(fault) => fault.answer(),
+    };
+    allow_any_origin(&mut response);
+    response
+}
+
+enum Found {
+    Newest(std::sync::Arc<Message>),
+    Last(Topic, Page),
+}
+
+async fn find(
+    http: &Http,
+    path: Result<Path<String>, PathRejection>,
+    params: Result<Query<Params>, QueryRejection>,
+) -> Result<Found, Fault> {
+    let topic = topic(path)?;
+    let bad = |text| Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text);
+    let Query(params) = params.map_err(|rejection| bad(rejection.body_text()))?;
+    match params.last {
+        Some(n @ 1..=LAST_MAX) => Ok(Found::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
+        Some(_) => Err(bad(format!("last is a number from 1 to {LAST_MAX}"))),
+        None => {
+            let mut page = http.hub.latest(&topic, 1).await?;
+            page.messages.pop().map(Found::Newest).ok_or_else(|| {
+                let text = format!("{topic} has no message yet; POST one");
+                Fault::new(StatusCode::NOT_FOUND, "no_message", text)
+            })
+        }
+    }
+}
+
+fn newest(message: &Message, asked: &HeaderMap) -> Response {
+    let position = message.position.to_string();
+    let etag = format!("\"{position}\"");
+    let mut response = if knows(asked, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = Response::new(Body::from(message.payload.clone()));
+        if let Ok(content_type) = HeaderValue::from_str(message.content_type.as_str()) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        response
+    };
+    let headers = response.headers_mut();
+    for (name, text) in [(ETAG, &etag), (POSITION, &position)] {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(CACHE_CONTROL, NO_CACHE);
+    response
+}
+
+/// Whether `If-None-Match` names what would be sent (RFC 9110, 13.1.2: weak comparison).
+fn knows(asked: &HeaderMap, etag: &str) -> bool {
+    asked
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// An array of message frames, oldest first, each as a subscriber gets it.
+fn last(topic: &Topic, page: &Page) -> Response {
+    let mut body = BytesMut::from(&b"["[..]);
+    for (index, message) in page.messages.iter().enumerate() {
+        if index > 0 {
+            body.put_u8(b',');
+        }
+        body.put(client::encode_message(Encoding::Json, topic, message));
+    }
+    body.put_u8(b']');
+    json(body.freeze())
+}
+
+fn json(body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, NO_CACHE);
+    response
+}
+
+/// What everybody may read, every page may read.
+pub(super) fn allow_any_origin(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    let exposed = HeaderValue::from_static("etag, pushonce-position");
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_is_known_in_a_list_weak_or_by_the_star() {
+        for (asked, known) in [
+            ("\"1:2\"", true),
+            ("\"1:1\", \"1:2\"", true),
+            ("W/\"1:2\"", true),
+            ("*", true),
+            ("\"1:22\"", false),
+            ("1:2", false),
+        ] {
+            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(asked))]);
+            assert_eq!(knows(&headers, "\"1:2\""), known, "{asked}");
+        }
+    }
+}

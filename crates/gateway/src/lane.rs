@@ -1,0 +1,198 @@
+//! One thread that holds sessions: its runtime, its listener, its share of everything.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pushonce_fanout::Hub;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Meters;
+use crate::registry::Registry;
+use crate::{Config, Publisher, connection, quic};
+
+/// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
+/// client. Smaller means more reads of large frames, larger is never filled.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// A pause when the system has no descriptor left: without it the lane would spin, and closing
+/// sessions is what frees some.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// QUIC handshakes that wait for this lane; one more is refused.
+pub(crate) const INCOMING_MAX: usize = 256;
+
+/// What the sessions of a lane share. Never leaves the lane's thread.
+pub(crate) struct Local {
+    pub(crate) config: Arc<Config>,
+    pub(crate) fanout: pushonce_fanout::Lane,
+    pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) sessions: Registry,
+    /// Filled and read within one poll of one task.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) meters: Meters,
+    /// Connections, over all lanes.
+    pub(crate) room: Arc<Semaphore>,
+    /// Cancelled when the lane takes in nobody any more.
+    pub(crate) leaving: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// What a lane is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) hub: Hub,
+    pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) router: axum::Router,
+    pub(crate) listener: std::net::TcpListener,
+    /// QUIC connections that are this lane's.
+    pub(crate) incoming: mpsc::Receiver<quinn::Incoming>,
+    /// The UDP socket, if this lane is the one that reads it.
+    pub(crate) endpoint: Option<quic::Socket>,
+    pub(crate) room: Arc<Semaphore>,
+}
+
+/// Starts the thread of lane `index`. `ended` hears how it went; it is dropped if the lane panics.
+pub(crate) fn start(
+    index: usize,
+    parts: Parts,
+    shutdown: CancellationToken,
+    ended: oneshot::Sender<io::Result<()>>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
+        // Nobody listens when the gateway was dropped.
+        let _ = ended.send(live(parts, shutdown));
+    })
+}
+
+fn live(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(run(parts, shutdown))
+}
+
+async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
+    let Parts { config, hub, publisher, router, listener, incoming, endpoint, room } = parts;
+    let (fanout, driver) = hub.lane();
+    let leaving = shutdown.child_token();
+    let local = Rc::new(Local {
+        fanout,
+        publisher,
+        sessions: Registry::default(),
+        scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
+        meters: Meters::new(),
+        room,
+        leaving: leaving.clone(),
+        connections: TaskTracker::new(),
+        config,
+    });
+    let listener = TcpListener::from_std(listener)?;
+    let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
+    let over = CancellationToken::new();
+    local.spawn(driver.run(over.clone()));
+    tokio::select! {
+        () = accept_tcp(&local, listener, router) => {}
+        () = accept_quic(&local, incoming) => {}
+        () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
+        () = beat(&local) => {}
+        () = leaving.cancelled() => {}
+    }
+    take_leave(&local).await;
+    if let Some(endpoint) = endpoint {
+        endpoint.close().await;
+    }
+    over.cancel();
+    Ok(())
+}
+
+/// Sessions say goodbye, answers in flight are finished, within the grace time.
+async fn take_leave(local: &Local) {
+    local.sessions.dismiss();
+    local.connections.close();
+    let grace = local.config.grace;
+    if tokio::time::timeout(grace, local.connections.wait()).await.is_err() {
+        let left = local.connections.len();
+        tracing::warn!(left, ?grace, "connections were cut off: they did not end in time");
+    }
+}
+
+async fn accept_tcp(local: &Rc<Local>, listener: TcpListener, router: axum::Router) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => admit(local, stream, &router),
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                local.meters.accept_failed.increment(1);
+                tracing::warn!(%error, "cannot accept a connection; raise the limit of open files");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The connection broke before it was taken: no reason to wait for the next.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn admit(local: &Rc<Local>, stream: TcpStream, router: &axum::Router) {
+    let Some(permit) = local.permit() else { return connection::turn_away(&stream) };
+    // A frame is whole when it is written; to wait for more only delays it. A failure means that
+    // the connection is gone, which is noticed when it is read.
+    let _ = stream.set_nodelay(true);
+    let served = connection::serve(local.clone(), stream, router.clone(), permit);
+    local.connections.spawn_local(served);
+}
+
+async fn accept_quic(local: &Rc<Local>, mut incoming: mpsc::Receiver<quinn::Incoming>) {
+    while let Some(incoming) = incoming.recv().await {
+        match local.permit() {
+            Some(permit) => {
+                let session = quic::run(local.clone(), incoming, permit);
+                local.connections.spawn_local(session);
+            }
+            None => incoming.refuse(),
+        }
+    }
+    // Only at the end of the gateway: the other branches decide when the lane is over.
+    std::future::pending().await
+}
+
+async fn beat(local: &Local) {
+    let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        local.sessions.tick();
+    }
+}
+
+// === impl Local ===
+
+impl Local {
+    /// Runs a task of a session. It ends with the lane's runtime at the latest.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+
+    /// Runs a connection: the lane waits for it when it takes its leave.
+    pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + 'static) {
+        self.connections.spawn_local(task);
+    }
+
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = self.room.clone().try_acquire_owned().ok();
+        if permit.is_none() {
+            self.meters.full.increment(1);
+        }
+        permit
+    }
+}

@@ -1,0 +1,76 @@
+//! What the doors count. No label names a topic or a client.
+
+use metrics::{Counter, Gauge, counter, gauge};
+use pushonce_proto::client::ErrorCode;
+use pushonce_proto::close::Close;
+
+/// The way a session came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    WebSocket,
+    Quic,
+}
+
+/// The meters of one lane. Handles, taken once: the hot path looks nothing up.
+pub(crate) struct Meters {
+    ws: DoorMeters,
+    quic: DoorMeters,
+    /// Connections that were turned away because all doors are full.
+    pub(crate) full: Counter,
+    /// Times the system had no descriptor or memory for a connection.
+    pub(crate) accept_failed: Counter,
+}
+
+/// Of one door.
+pub(crate) struct DoorMeters {
+    /// Open sessions.
+    pub(crate) sessions: Gauge,
+    /// Sessions that began.
+    pub(crate) accepted: Counter,
+    /// Handshakes that were refused.
+    pub(crate) refused: Counter,
+    /// Requests of sessions.
+    pub(crate) frames_in: Counter,
+    /// Bytes handed to sockets and streams.
+    pub(crate) bytes_out: Counter,
+}
+
+impl Meters {
+    pub(crate) fn new() -> Meters {
+        Meters {
+            ws: DoorMeters::new("websocket"),
+            quic: DoorMeters::new("quic"),
+            full: counter!("pushonce_gateway_connections_full_total"),
+            accept_failed: counter!("pushonce_gateway_accept_failed_total"),
+        }
+    }
+
+    pub(crate) fn of(&self, door: Door) -> &DoorMeters {
+        match door {
+            Door::WebSocket => &self.ws,
+            Door::Quic => &self.quic,
+        }
+    }
+}
+
+impl DoorMeters {
+    fn new(transport: &'static str) -> DoorMeters {
+        DoorMeters {
+            sessions: gauge!("pushonce_gateway_sessions", "transport" => transport),
+            accepted: counter!("pushonce_gateway_sessions_accepted_total", "transport" => transport),
+            refused: counter!("pushonce_gateway_sessions_refused_total", "transport" => transport),
+            frames_in: counter!("pushonce_gateway_frames_in_total", "transport" => transport),
+            bytes_out: counter!("pushonce_gateway_bytes_out_total", "transport" => transport),
+        }
+    }
+}
+
+/// A request was answered with an error.
+pub(crate) fn error(code: ErrorCode) {
+    counter!("pushonce_gateway_errors_total", "code" => code.as_str()).increment(1);
+}
+
+/// A session was closed from this side.
+pub(crate) fn closed(close: &Close) {
+    counter!("pushonce_gateway_closed_total", "code" => close.word).increment(1);
+}

@@ -1,0 +1,125 @@
+//! Every session of a lane in one list, so that none needs a timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use slab::Slab;
+
+/// A heartbeat interval is divided into this many turns, and each session has its beat in one of
+/// them: ten thousand sessions are forty at a time, ten times a second, not all at once. Clients
+/// that came together get different turns.
+const TURNS: usize = 256;
+
+/// Clients that must go are told to come back spread over this time, in milliseconds: their new
+/// server has a handshake to do for each of them.
+const RETURN_SPREAD_MS: u32 = 2_000;
+
+/// What the lane asks of each of its sessions.
+pub(crate) trait Member {
+    /// A heartbeat interval has passed.
+    fn beat(self: Rc<Self>);
+
+    /// Take your leave; come back, to another server, after this many milliseconds.
+    fn dismiss(self: Rc<Self>, after_ms: u32);
+}
+
+/// The place of one session.
+pub(crate) struct Seat(usize);
+
+/// The sessions of one lane.
+#[derive(Default)]
+pub(crate) struct Registry {
+    members: RefCell<Slab<Rc<dyn Member>>>,
+    turn: Cell<usize>,
+}
+
+impl Registry {
+    pub(crate) fn take_seat(&self, member: Rc<dyn Member>) -> Seat {
+        Seat(self.members.borrow_mut().insert(member))
+    }
+
+    pub(crate) fn leave_seat(&self, Seat(index): Seat) {
+        self.members.borrow_mut().try_remove(index);
+    }
+
+    /// How often [`Registry::tick`] is to be called for each session to have one beat an interval.
+    pub(crate) fn tick_every(interval: Duration) -> Duration {
+        (interval / TURNS as u32).max(Duration::from_millis(1))
+    }
+
+    /// The next turn: its sessions have their beat.
+    pub(crate) fn tick(&self) {
+        let turn = self.turn.get();
+        self.turn.set((turn + 1) % TURNS);
+        for member in self.seated(turn, TURNS) {
+            member.beat();
+        }
+    }
+
+    /// Every session takes its leave.
+    pub(crate) fn dismiss(&self) {
+        for (index, member) in self.seated(0, 1).into_iter().enumerate() {
+            // Fibonacci hashing: neighbours are far apart, and no randomness is needed for it.
+            let spread = (index as u32).wrapping_mul(0x9e37_79b9) >> 16;
+            member.dismiss(spread * RETURN_SPREAD_MS >> 16);
+        }
+    }
+
+    /// Copied out: a member may leave its seat while it is spoken to.
+    fn seated(&self, first: usize, step: usize) -> Vec<Rc<dyn Member>> {
+        let members = self.members.borrow();
+        let places = (first..members.capacity()).step_by(step);
+        places.filter_map(|index| members.get(index).cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Counted {
+        beats: Cell<usize>,
+        back_after_ms: Cell<u32>,
+    }
+
+    impl Member for Counted {
+        fn beat(self: Rc<Self>) {
+            self.beats.set(self.beats.get() + 1);
+        }
+
+        fn dismiss(self: Rc<Self>, after_ms: u32) {
+            self.back_after_ms.set(after_ms);
+        }
+    }
+
+    fn seated(registry: &Registry, count: usize) -> Vec<Rc<Counted>> {
+        let members: Vec<_> = (0..count).map(|_| Rc::new(Counted::default())).collect();
+        for member in &members {
+            registry.take_seat(member.clone());
+        }
+        members
+    }
+
+    #[test]
+    fn each_session_has_one_beat_an_interval_and_no_turn_has_them_all() {
+        let registry = Registry::default();
+        let members = seated(&registry, 1_000);
+        registry.tick();
+        let at_once: usize = members.iter().map(|member| member.beats.get()).sum();
+        assert_eq!(at_once, 4);
+        (1..TURNS).for_each(|_| registry.tick());
+        assert!(members.iter().all(|member| member.beats.get() == 1));
+    }
+
+    #[test]
+    fn those_who_must_go_come_back_spread_over_time() {
+        let registry = Registry::default();
+        let members = seated(&registry, 100);
+        registry.dismiss();
+        let after: Vec<_> = members.iter().map(|member| member.back_after_ms.get()).collect();
+        assert!(after.iter().all(|&ms| ms < RETURN_SPREAD_MS));
+        assert!((40..60).contains(&after.iter().filter(|&&ms| ms < RETURN_SPREAD_MS / 2).count()));
+    }
+}

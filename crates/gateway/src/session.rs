@@ -1,0 +1,247 @@
+//! What a session is, whatever the transport: requests in, effects out. No socket, no clock.
+//!
+//! A subscription is asked for, then live; a request that arrives meanwhile waits for that answer,
+//! so that a client sees the answers of one topic in the order of its requests. Publishes leave one
+//! at a time: the next is sent on when the one before has its answer, which is what keeps their
+//! order also where a publish is tried again at another owner.
+
+use std::collections::{HashMap, VecDeque};
+
+use pushonce_core::{From, Placed, Publish, PublishError, Topic};
+use pushonce_fanout::{SubscribeError, Subscribed};
+use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
+use pushonce_proto::close::{self, Close};
+
+use crate::refusal;
+
+/// What one session may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) subscriptions_max: usize,
+    /// Publishes that have no answer yet, the one on its way included.
+    pub(crate) publishes_max: usize,
+    /// Payload bytes of those that wait.
+    pub(crate) publish_bytes_max: usize,
+}
+
+/// What happens to a session.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Request(Result<Request, InvalidFrame>),
+    /// The answer to [`Effect::Subscribe`].
+    Subscribed(Topic, Result<Subscribed, SubscribeError>),
+    /// The answer to [`Effect::Publish`].
+    Published(Result<Placed, PublishError>),
+    /// The session is to end.
+    Leave(&'static Close, String),
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Reply(Event),
+    /// Ask the hub; its answer is an [`Input::Subscribed`].
+    Subscribe { token: u32, topic: Topic, from: From },
+    /// Frames of the topic may flow.
+    Start(Topic),
+    /// No frame of the topic may follow.
+    Stop { token: u32, topic: Topic },
+    /// Send on; the answer is an [`Input::Published`]. Never two at a time.
+    Publish(Publish),
+    /// End the session with this code and reason.
+    Close(&'static Close, String),
+}
+
+/// One client.
+pub(crate) struct Session {
+    limits: Limits,
+    subscriptions: HashMap<Topic, Subscription>,
+    next_token: u32,
+    publishes: Publishes,
+    over: bool,
+}
+
+enum Subscription {
+    /// The hub was asked. `ended` is the request that wants it gone again.
+    Asked { id: Option<u64>, token: u32, ended: Option<Ended> },
+    Live { token: u32 },
+}
+
+/// The id of an unsubscribe, if it has one.
+#[derive(Clone, Copy)]
+struct Ended(Option<u64>);
+
+#[derive(Default)]
+struct Publishes {
+    /// The id of the one that is on its way.
+    sent: Option<Sent>,
+    waiting: VecDeque<(Option<u64>, Publish)>,
+    waiting_bytes: usize,
+}
+
+struct Sent(Option<u64>);
+
+type Effects = Vec<Effect>;
+
+// === impl Session ===
+
+impl Session {
+    pub(crate) fn new(limits: Limits) -> Session {
+        Session {
+            limits,
+            subscriptions: HashMap::new(),
+            next_token: 0,
+            publishes: Publishes::default(),
+            over: false,
+        }
+    }
+
+    /// Takes one input. After a [`Effect::Close`] nothing follows.
+    pub(crate) fn step(&mut self, input: Input) -> Effects {
+        let mut effects = Vec::new();
+        if self.over {
+            return effects;
+        }
+        match input {
+            Input::Request(Ok(Request { id, command })) => self.command(id, command, &mut effects),
+            Input::Request(Err(invalid)) => self.invalid(invalid, &mut effects),
+            Input::Subscribed(topic, answer) => self.subscribed(topic, answer, &mut effects),
+            Input::Published(answer) => self.published(answer, &mut effects),
+            Input::Leave(close, reason) => self.leave(close, reason, &mut effects),
+        }
+        effects
+    }
+
+    fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
+        match command {
+            Command::Subscribe { topic, from, delivery: _ } => {
+                self.subscribe(id, topic, from, effects);
+            }
+            Command::Unsubscribe { topic } => self.unsubscribe(id, topic, effects),
+            Command::Publish(publish) => self.publish(id, publish, effects),
+            Command::Authenticate { .. } => effects.push(error(
+                id,
+                ErrorCode::NotSupported,
+                "this server asks for no token; leave authenticate away",
+            )),
+        }
+    }
+
+    fn subscribe(&mut self, id: Option<u64>, topic: Topic, from: From, effects: &mut Effects) {
+        if self.subscriptions.contains_key(&topic) {
+            let (code, text) = refusal::of_subscribe(&SubscribeError::AlreadySubscribed);
+            return effects.push(error(id, code, text));
+        }
+        let max = self.limits.subscriptions_max;
+        if self.subscriptions.len() >= max {
+            let (code, text) = refusal::of_subscribe(&SubscribeError::TooMany { max });
+            return effects.push(error(id, code, text));
+        }
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        self.subscriptions.insert(topic.clone(), Subscription::Asked { id, token, ended: None });
+        effects.push(Effect::Subscribe { token, topic, from });
+    }
+
+    fn subscribed(
+        &mut self,
+        topic: Topic,
+        answer: Result<Subscribed, SubscribeError>,
+        effects: &mut Effects,
+    ) {
+        let Some(Subscription::Asked { id, token, ended }) = self.subscriptions.remove(&topic) else {
+            return;
+        };
+        match answer {
+            Ok(Subscribed { position, recovered }) => {
+                let live = topic.clone();
+                effects.push(Effect::Reply(Event::Subscribed { id, topic: live, position, recovered }));
+                match ended {
+                    None => {
+                        self.subscriptions.insert(topic.clone(), Subscription::Live { token });
+                        effects.push(Effect::Start(topic));
+                    }
+                    Some(Ended(id)) => stop(id, token, topic, effects),
+                }
+            }
+            Err(refused) => {
+                let (code, text) = refusal::of_subscribe(&refused);
+                effects.push(error(id, code, text));
+                if let Some(Ended(id)) = ended {
+                    effects.push(not_subscribed(id));
+                }
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut Effects) {
+        match self.subscriptions.get_mut(&topic) {
+            Some(Subscription::Asked { ended: ended @ None, .. }) => *ended = Some(Ended(id)),
+            Some(Subscription::Live { token }) => {
+                let token = *token;
+                self.subscriptions.remove(&topic);
+                stop(id, token, topic, effects);
+            }
+            _ => effects.push(not_subscribed(id)),
+        }
+    }
+
+    fn publish(&mut self, id: Option<u64>, publish: Publish, effects: &mut Effects) {
+        let publishes = &mut self.publishes;
+        if publishes.sent.is_none() {
+            publishes.sent = Some(Sent(id));
+            return effects.push(Effect::Publish(publish));
+        }
+        let bytes = publishes.waiting_bytes + publish.payload.len();
+        let full = publishes.waiting.len() + 1 >= self.limits.publishes_max;
+        if full || bytes > self.limits.publish_bytes_max {
+            let text = "too many publishes of this session wait for their answer; send fewer at once";
+            return effects.push(error(id, ErrorCode::Overloaded, text));
+        }
+        publishes.waiting_bytes = bytes;
+        publishes.waiting.push_back((id, publish));
+    }
+
+    fn published(&mut self, answer: Result<Placed, PublishError>, effects: &mut Effects) {
+        let Some(Sent(id)) = self.publishes.sent.take() else { return };
+        effects.push(match answer {
+            Ok(placed) => Effect::Reply(Event::Published { id, position: placed.position }),
+            Err(refused) => error(id, refusal::of_publish(&refused), refused.to_string()),
+        });
+        if let Some((id, publish)) = self.publishes.waiting.pop_front() {
+            self.publishes.waiting_bytes -= publish.payload.len();
+            self.publishes.sent = Some(Sent(id));
+            effects.push(Effect::Publish(publish));
+        }
+    }
+
+    fn invalid(&mut self, invalid: InvalidFrame, effects: &mut Effects) {
+        effects.push(error(invalid.id, invalid.code, invalid.message.clone()));
+        if invalid.broken {
+            self.leave(&close::BAD_FRAME, invalid.message, effects);
+        }
+    }
+
+    fn leave(&mut self, close: &'static Close, reason: String, effects: &mut Effects) {
+        self.over = true;
+        effects.push(Effect::Close(close, reason));
+    }
+}
+
+fn stop(id: Option<u64>, token: u32, topic: Topic, effects: &mut Effects) {
+    effects.push(Effect::Stop { token, topic: topic.clone() });
+    effects.push(Effect::Reply(Event::Unsubscribed { id, topic }));
+}
+
+fn not_subscribed(id: Option<u64>) -> Effect {
+    error(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
+}
+
+fn error(id: Option<u64>, code: ErrorCode, message: impl Into<String>) -> Effect {
+    let retry = refusal::worth_a_retry(code);
+    Effect::Reply(Event::Error { id, code, message: message.into(), retry })
+}
+
+#[cfg(test)]
+#[path = "session/session_test.rs"]
+mod session_test;

@@ -1,0 +1,11 @@
+//! WebSocket: the handshake, the codec, and one small task a session.
+
+mod codec;
+pub(crate) mod frame;
+mod handshake;
+mod opening;
+mod outlet;
+mod session;
+
+pub(crate) use opening::Opening;
+pub(crate) use session::run;

@@ -1,0 +1,330 @@
+//! RFC 6455 as a server reads it: bytes in, messages out. Knows no socket.
+//!
+//! Strict: a client frame must be masked, reserved bits zero, control frames whole and at most
+//! [`CONTROL_BYTES_MAX`] bytes, text UTF-8, close codes of those a client may send. The answer does
+//! not depend on how the bytes were cut when they came. A length that a frame only announces
+//! reserves no memory.
+
+use bytes::Bytes;
+
+/// The longest payload of a ping, pong or close frame (RFC 6455, 5.5).
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
+
+/// Two bytes, eight of extended length, four of mask.
+const HEADER_BYTES_MAX: usize = 14;
+
+/// What a decoder bears of one message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of all its fragments together.
+    pub(crate) message_bytes_max: usize,
+    /// How many fragments. Without this bound a client sends empty ones for ever.
+    pub(crate) fragments_max: u32,
+}
+
+/// One whole message, or a control frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// UTF-8, checked.
+    Text(Bytes),
+    Binary(Bytes),
+    /// To be answered with a pong of the same payload.
+    Ping(Bytes),
+    Pong,
+    /// The code, if one was given. Nothing comes after this.
+    Close(Option<u16>),
+}
+
+/// A rule was broken; the connection ends with this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The close code that RFC 6455 gives the rule: 1002, 1007 or 1009.
+    pub(crate) code: u16,
+    /// What the client must change.
+    pub(crate) why: &'static str,
+}
+
+/// Reads one connection. Holds a message only while it is incomplete.
+pub(crate) struct Decoder {
+    limits: Limits,
+    state: State,
+    message: Option<Message>,
+}
+
+enum State {
+    Header { bytes: [u8; HEADER_BYTES_MAX], filled: usize },
+    Payload(Frame),
+    Closed,
+    Failed(Violation),
+}
+
+/// The frame whose payload is being read.
+struct Frame {
+    opcode: Opcode,
+    fin: bool,
+    left: usize,
+    mask: [u8; 4],
+    /// Of a control frame only; data goes into the message.
+    control: Vec<u8>,
+}
+
+/// The data message whose fragments are being joined.
+#[derive(Default)]
+struct Message {
+    text: bool,
+    bytes: Vec<u8>,
+    /// How much of `bytes` is known to be UTF-8.
+    checked: usize,
+    fragments: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opcode {
+    Continuation = 0,
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    pub(crate) fn new(limits: Limits) -> Decoder {
+        Decoder { limits, state: State::START, message: None }
+    }
+
+    /// Takes from the front of `input` until a message is whole. `None`: everything was taken and
+    /// more is needed. After an error, the same error again.
+    pub(crate) fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, Violation> {
+        let result = self.step(input);
+        match &result {
+            Err(violation) => {
+                self.state = State::Failed(*violation);
+                self.message = None;
+            }
+            Ok(Some(Incoming::Close(_))) => self.state = State::Closed,
+            Ok(_) => {}
+        }
+        result
+    }
+
+    fn step(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, Violation> {
+        loop {
+            match &mut self.state {
+                State::Header { bytes, filled } => {
+                    let need = header_len(&bytes[..*filled]);
+                    let taken = take(input, need - *filled);
+                    bytes[*filled..*filled + taken.len()].copy_from_slice(taken);
+                    *filled += taken.len();
+                    if *filled < need {
+                        return Ok(None);
+                    }
+                    // Of two bytes as well: a frame that is not masked may be over before four more come.
+                    read_header(bytes)?;
+                    if header_len(&bytes[..*filled]) == *filled {
+                        let header = *bytes;
+                        self.begin(&header)?;
+                    }
+                }
+                State::Payload(frame) => {
+                    let taken = take(input, frame.left);
+                    frame.left -= taken.len();
+                    let unmasked = taken.iter().zip(frame.mask.iter().cycle()).map(|(b, m)| b ^ m);
+                    if frame.opcode.is_control() {
+                        frame.control.extend(unmasked);
+                    } else if let Some(message) = &mut self.message {
+                        message.bytes.extend(unmasked);
+                        message.check()?;
+                    }
+                    frame.mask.rotate_left(taken.len() % 4);
+                    if frame.left > 0 {
+                        return Ok(None);
+                    }
+                    if let Some(incoming) = self.finish()? {
+                        return Ok(Some(incoming));
+                    }
+                }
+                State::Closed => {
+                    *input = &[];
+                    return Ok(None);
+                }
+                State::Failed(violation) => return Err(*violation),
+            }
+        }
+    }
+
+    /// A header is whole.
+    fn begin(&mut self, header: &[u8; HEADER_BYTES_MAX]) -> Result<(), Violation> {
+        let (fin, opcode, len) = read_header(header)?;
+        let at = header_len(header) - 4;
+        let mask = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        let left = if opcode.is_control() {
+            check_control(fin, len)?
+        } else {
+            self.begin_data(opcode, len)?
+        };
+        self.state = State::Payload(Frame { opcode, fin, left, mask, control: Vec::new() });
+        Ok(())
+    }
+
+    fn begin_data(&mut self, opcode: Opcode, len: u64) -> Result<usize, Violation> {
+        let limits = self.limits;
+        let message = match (opcode, &mut self.message) {
+            (Opcode::Continuation, None) => {
+                return Err(protocol("a continuation frame without a message to continue"));
+            }
+            (Opcode::Continuation, Some(message)) => message,
+            (_, Some(_)) => {
+                return Err(protocol("a new message before the last fragment of the one before"));
+            }
+            (_, none) => none.insert(Message { text: opcode == Opcode::Text, ..Message::default() }),
+        };
+        message.fragments += 1;
+        if message.fragments > limits.fragments_max {
+            return Err(Violation { code: 1009, why: "the message has too many fragments" });
+        }
+        let room = limits.message_bytes_max.saturating_sub(message.bytes.len());
+        usize::try_from(len)
+            .ok()
+            .filter(|&len| len <= room)
+            .ok_or(Violation { code: 1009, why: "the message is too long for this server" })
+    }
+
+    /// A payload is whole.
+    fn finish(&mut self) -> Result<Option<Incoming>, Violation> {
+        let State::Payload(frame) = std::mem::replace(&mut self.state, State::START) else {
+            return Ok(None);
+        };
+        match frame.opcode {
+            Opcode::Ping => Ok(Some(Incoming::Ping(frame.control.into()))),
+            Opcode::Pong => Ok(Some(Incoming::Pong)),
+            Opcode::Close => read_close(&frame.control).map(|code| Some(Incoming::Close(code))),
+            _ if frame.fin => self.message.take().map(Message::whole).transpose(),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl State {
+    const START: State = State::Header { bytes: [0; HEADER_BYTES_MAX], filled: 0 };
+}
+
+// === impl Message ===
+
+impl Message {
+    /// Text that can no longer become UTF-8 fails at once, not at the end of a long message.
+    fn check(&mut self) -> Result<(), Violation> {
+        if !self.text {
+            return Ok(());
+        }
+        match std::str::from_utf8(&self.bytes[self.checked..]) {
+            Ok(_) => self.checked = self.bytes.len(),
+            Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+            Err(_) => return Err(NOT_UTF8),
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Result<Incoming, Violation> {
+        match self.text {
+            true if self.checked < self.bytes.len() => Err(NOT_UTF8),
+            true => Ok(Incoming::Text(self.bytes.into())),
+            false => Ok(Incoming::Binary(self.bytes.into())),
+        }
+    }
+}
+
+impl Opcode {
+    fn is_control(self) -> bool {
+        matches!(self, Opcode::Close | Opcode::Ping | Opcode::Pong)
+    }
+
+    fn read(bits: u8) -> Option<Opcode> {
+        Some(match bits {
+            0 => Opcode::Continuation,
+            1 => Opcode::Text,
+            2 => Opcode::Binary,
+            8 => Opcode::Close,
+            9 => Opcode::Ping,
+            10 => Opcode::Pong,
+            _ => return None,
+        })
+    }
+}
+
+const NOT_UTF8: Violation = Violation { code: 1007, why: "a text message that is not UTF-8" };
+
+fn protocol(why: &'static str) -> Violation {
+    Violation { code: 1002, why }
+}
+
+fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, rest) = input.split_at(most.min(input.len()));
+    *input = rest;
+    taken
+}
+
+/// How long the header is, as far as its first bytes tell.
+fn header_len(bytes: &[u8]) -> usize {
+    match bytes.get(1).map(|second| second & 0x7f) {
+        None => 2,
+        Some(126) => 2 + 2 + 4,
+        Some(127) => 2 + 8 + 4,
+        Some(_) => 2 + 4,
+    }
+}
+
+fn read_header(header: &[u8; HEADER_BYTES_MAX]) -> Result<(bool, Opcode, u64), Violation> {
+    let [first, second, ..] = *header;
+    if first & 0x70 != 0 {
+        return Err(protocol("a reserved bit is set, and no extension was agreed on"));
+    }
+    let opcode = Opcode::read(first & 0x0f).ok_or(protocol("an opcode that RFC 6455 reserves"))?;
+    if second & 0x80 == 0 {
+        return Err(protocol("a frame of a client that is not masked"));
+    }
+    let extended = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, b| (sum << 8) | u64::from(*b));
+    let len = match second & 0x7f {
+        126 => extended(&header[2..4]),
+        127 => extended(&header[2..10]),
+        short => u64::from(short),
+    };
+    if len >> 63 != 0 {
+        return Err(protocol("a frame length whose highest bit is set"));
+    }
+    Ok((first & 0x80 != 0, opcode, len))
+}
+
+fn check_control(fin: bool, len: u64) -> Result<usize, Violation> {
+    if !fin {
+        return Err(protocol("a control frame in fragments"));
+    }
+    match usize::try_from(len) {
+        Ok(len) if len <= CONTROL_BYTES_MAX => Ok(len),
+        _ => Err(protocol("a control frame of more than 125 bytes")),
+    }
+}
+
+fn read_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let [high, low, reason @ ..] = payload else {
+        return match payload {
+            [] => Ok(None),
+            _ => Err(protocol("a close frame with half a code")),
+        };
+    };
+    let code = u16::from_be_bytes([*high, *low]);
+    // 1004 to 1006 and 1015 stand for what never was on a wire (RFC 6455, 7.4).
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(protocol("a close code that must not be sent"));
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(Some(code)),
+        Err(_) => Err(Violation { code: 1007, why: "a close reason that is not UTF-8" }),
+    }
+}
+
+#[cfg(test)]
+#[path = "codec/codec_test.rs"]
+mod codec_test;

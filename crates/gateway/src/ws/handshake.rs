@@ -1,0 +1,185 @@
+//! The opening handshake of RFC 6455 (4.2): a request in, an answer out.
+
+use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use pushonce_proto::client::{Encoding, ErrorCode};
+use sha1::{Digest, Sha1};
+
+use crate::http::Fault;
+
+/// From RFC 6455, 1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A request that may become a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Handshake {
+    /// What the frames will be.
+    pub(crate) encoding: Encoding,
+    /// Whether the client named a subprotocol, and so must hear which was chosen.
+    named: bool,
+    accept: String,
+}
+
+/// Why it may not; each is answered with what to change.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("open a WebSocket with GET")]
+    Method,
+    #[error("this is a WebSocket: send the headers Connection: Upgrade and Upgrade: websocket")]
+    NoUpgrade,
+    #[error("only WebSocket version 13 is spoken here: send Sec-WebSocket-Version: 13")]
+    Version,
+    #[error("Sec-WebSocket-Key must be there once, 16 bytes in base64")]
+    Key,
+    #[error(
+        "none of the offered subprotocols is known; offer {json}, {proto}, or none for JSON",
+        json = Encoding::Json.subprotocol(),
+        proto = Encoding::Proto.subprotocol()
+    )]
+    Subprotocol,
+}
+
+impl Handshake {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// [`Refused`] for the first rule that is broken.
+    pub(crate) fn read(method: &Method, headers: &HeaderMap) -> Result<Handshake, Refused> {
+        if method != Method::GET {
+            return Err(Refused::Method);
+        }
+        let names = |header, token: &str| list(headers, header).any(|t| t.eq_ignore_ascii_case(token));
+        if !names(CONNECTION, "upgrade") || !names(UPGRADE, "websocket") {
+            return Err(Refused::NoUpgrade);
+        }
+        if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return Err(Refused::Version);
+        }
+        let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+        let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refused::Key) };
+        if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != 16 {
+            return Err(Refused::Key);
+        }
+        let mut offered = list(headers, SEC_WEBSOCKET_PROTOCOL).peekable();
+        let named = offered.peek().is_some();
+        let encoding = match named {
+            true => offered.find_map(Encoding::of_subprotocol).ok_or(Refused::Subprotocol)?,
+            false => Encoding::Json,
+        };
+        Ok(Handshake { encoding, named, accept: accept(key.as_bytes()) })
+    }
+
+    /// `101 Switching Protocols`.
+    pub(crate) fn answer(&self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if self.named {
+            let chosen = HeaderValue::from_static(self.encoding.subprotocol());
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+        }
+        response
+    }
+}
+
+impl Refused {
+    /// The answer, with the headers that HTTP asks for.
+    pub(crate) fn answer(&self) -> Response<Body> {
+        let (status, header) = match self {
+            Refused::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "GET"))),
+            Refused::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((UPGRADE, "websocket"))),
+            Refused::Version => (StatusCode::UPGRADE_REQUIRED, Some((SEC_WEBSOCKET_VERSION, "13"))),
+            Refused::Key | Refused::Subprotocol => (StatusCode::BAD_REQUEST, None),
+        };
+        let fault = Fault::new(status, ErrorCode::BadRequest.as_str(), self.to_string());
+        let mut response = fault.answer();
+        if let Some((name, value)) = header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+fn accept(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+/// The members of a header that is a list, over all its lines.
+fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(changes: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let usual = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        for &(name, value) in usual.iter().chain(changes) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, Refused> {
+        Handshake::read(&Method::GET, &headers(changes))
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let handshake = read(&[]).unwrap();
+        assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(handshake.encoding, Encoding::Json);
+        assert!(!handshake.answer().headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
+    }
+
+    #[test]
+    fn the_first_known_subprotocol_is_chosen_and_said() {
+        let offered = "chat, pushonce.v1.proto, pushonce.v1.json";
+        let handshake = read(&[("sec-websocket-protocol", offered)]).unwrap();
+        assert_eq!(handshake.encoding, Encoding::Proto);
+        assert_eq!(handshake.answer().headers()[SEC_WEBSOCKET_PROTOCOL], "pushonce.v1.proto");
+    }
+
+    #[test]
+    fn unknown_subprotocols_are_refused_with_those_that_are_known() {
+        let refused = read(&[("sec-websocket-protocol", "chat")]).unwrap_err();
+        assert_eq!(refused.answer().status(), StatusCode::BAD_REQUEST);
+        let text = refused.to_string();
+        assert!(text.contains("pushonce.v1.json") && text.contains("pushonce.v1.proto"), "{text}");
+    }
+
+    #[test]
+    fn each_broken_rule_has_its_own_answer() {
+        let version = read(&[("sec-websocket-version", "8")]).unwrap_err();
+        assert_eq!(version.answer().headers()[SEC_WEBSOCKET_VERSION], "13");
+        assert_eq!(version.answer().status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(read(&[("sec-websocket-key", "dGVu")]), Err(Refused::Key));
+        assert_eq!(read(&[("connection", "close")]), Err(Refused::NoUpgrade));
+        let post = Handshake::read(&Method::POST, &headers(&[]));
+        assert_eq!(post, Err(Refused::Method));
+    }
+}

@@ -1,0 +1,125 @@
+//! `GET /ws`: what the request asks for, before there is a session.
+
+use axum::body::Body;
+use axum::extract::Query;
+use http::{Request, Response, StatusCode};
+use pushonce_core::{From, Topic};
+use pushonce_proto::client::{self, Command, Delivery, Encoding, ErrorCode};
+
+use super::handshake::Handshake;
+use crate::http::Fault;
+
+/// A request that was found good.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    handshake: Handshake,
+    /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `start`, `last:N`, or a
+    /// position.
+    pub(super) subscribe: Option<client::Request>,
+}
+
+impl Opening {
+    /// Checks a request to `/ws`; the error is the answer.
+    ///
+    /// # Errors
+    /// What to change, as HTTP says it.
+    pub(crate) fn read<B>(request: &Request<B>) -> Result<Opening, Box<Response<Body>>> {
+        let handshake = Handshake::read(request.method(), request.headers())
+            .map_err(|refused| Box::new(refused.answer()))?;
+        let bad = |code: ErrorCode, text| {
+            Box::new(Fault::new(StatusCode::BAD_REQUEST, code.as_str(), text).answer())
+        };
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+            .map_err(|rejection| bad(ErrorCode::BadRequest, rejection.body_text()))?;
+        let subscribe = subscription(&pairs).map_err(|(code, text)| bad(code, text))?;
+        Ok(Opening { handshake, subscribe })
+    }
+
+    pub(crate) fn answer(&self) -> Response<Body> {
+        self.handshake.answer()
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        self.handshake.encoding
+    }
+}
+
+type Bad = (ErrorCode, String);
+
+fn subscription(pairs: &[(String, String)]) -> Result<Option<client::Request>, Bad> {
+    let (mut topic, mut from) = (None, None);
+    for (name, value) in pairs {
+        let place = match name.as_str() {
+            "topic" => &mut topic,
+            "from" => &mut from,
+            _ => {
+                let text = format!("{name:?} is not known here; only topic and from are");
+                return Err((ErrorCode::UnknownField, text));
+            }
+        };
+        if place.replace(value.as_str()).is_some() {
+            let text = format!("{name} is there twice; subscribe to more with a subscribe frame");
+            return Err((ErrorCode::BadRequest, text));
+        }
+    }
+    let from = from.map(begin).transpose()?.unwrap_or_default();
+    let topic = topic.map(Topic::new).transpose();
+    let topic = topic.map_err(|invalid| (ErrorCode::BadTopic, invalid.to_string()))?;
+    Ok(topic.map(|topic| {
+        let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+        client::Request { id: None, command }
+    }))
+}
+
+fn begin(text: &str) -> Result<From, Bad> {
+    if let Some(count) = text.strip_prefix("last:") {
+        let bad = |_| (ErrorCode::BadPosition, "write from=last:5 for the newest five".to_owned());
+        return count.parse().map(From::Last).map_err(bad);
+    }
+    match text {
+        "now" => Ok(From::Now),
+        "start" => Ok(From::Start),
+        position => position.parse().map(From::Position).map_err(|_| {
+            let text = "from is now, start, last:N, or a position such as 12:4051";
+            (ErrorCode::BadPosition, text.to_owned())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::Position;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Option<client::Request>, Bad> {
+        let pairs: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        subscription(&pairs)
+    }
+
+    fn from(text: &str) -> From {
+        match read(&[("topic", "a"), ("from", text)]).unwrap().unwrap().command {
+            Command::Subscribe { from, .. } => from,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_query_subscribes_from_each_kind_of_beginning() {
+        assert_eq!(from("now"), From::Now);
+        assert_eq!(from("start"), From::Start);
+        assert_eq!(from("last:3"), From::Last(3));
+        assert_eq!(from("12:4051"), From::Position(Position::new(12, 4051)));
+        assert!(read(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_query_that_is_wrong_is_refused_by_what_is_wrong() {
+        let code = |pairs: &[(&str, &str)]| read(pairs).unwrap_err().0;
+        assert_eq!(code(&[("topic", "a//b")]), ErrorCode::BadTopic);
+        assert_eq!(code(&[("topic", "a"), ("from", "last:x")]), ErrorCode::BadPosition);
+        assert_eq!(code(&[("topic", "a"), ("from", "later")]), ErrorCode::BadPosition);
+        assert_eq!(code(&[("topics", "a")]), ErrorCode::UnknownField);
+        assert_eq!(code(&[("topic", "a"), ("topic", "b")]), ErrorCode::BadRequest);
+    }
+}

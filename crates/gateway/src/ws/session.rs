@@ -1,0 +1,273 @@
+//! One WebSocket session: a task that waits for its socket.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use pushonce_core::Topic;
+use pushonce_fanout::{Closed, Wire};
+use pushonce_proto::client::{Encoding, ErrorCode, InvalidFrame};
+use pushonce_proto::close::{self, Close};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::codec::{Decoder, Incoming, Limits, Violation};
+use super::opening::Opening;
+use super::outlet::Outlet;
+use super::frame;
+use crate::driver::{Driver, Transport};
+use crate::encoder;
+use crate::lane::Local;
+use crate::metrics::Door;
+use crate::pulse::Vitals;
+
+/// How long the other side has to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Fragments of one message: enough for a client that sends its largest message by a kibibyte.
+const FRAGMENTS_MAX: u32 = 256;
+
+/// Runs a session from its first byte to its last. `early` are the bytes that came behind the
+/// request.
+pub(crate) async fn run(local: Rc<Local>, stream: TcpStream, early: Bytes, opening: Opening) {
+    let limits = Limits {
+        message_bytes_max: local.config.frame_bytes_max,
+        fragments_max: FRAGMENTS_MAX,
+    };
+    let stream = Rc::new(stream);
+    let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
+    let socket = Socket {
+        outlet: Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out))),
+        encoding: opening.encoding(),
+        heard: Cell::new(true),
+    };
+    let mut session = Session {
+        driver: Driver::begin(local, socket),
+        stream,
+        decoder: Decoder::new(limits),
+        peer: Peer::Talks,
+    };
+    if let Some(subscribe) = opening.subscribe {
+        session.driver.request(Ok(subscribe));
+    }
+    session.take(&early);
+    poll_fn(|cx| session.poll(cx)).await;
+    session.driver.end();
+    // Whoever is gone or does not read has no part in a farewell.
+    let _ = tokio::time::timeout(FAREWELL, poll_fn(|cx| session.poll_farewell(cx))).await;
+}
+
+/// The socket, as the session's driver sees it.
+struct Socket {
+    outlet: Rc<RefCell<Outlet>>,
+    encoding: Encoding,
+    heard: Cell<bool>,
+}
+
+struct Session {
+    driver: Rc<Driver<Socket>>,
+    stream: Rc<TcpStream>,
+    decoder: Decoder,
+    peer: Peer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Talks,
+    /// Its close frame came: it sends nothing more.
+    Closed,
+    /// The connection is gone.
+    Gone,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Ready when the session is over, or nothing but the farewell is left of it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver.transport().outlet.borrow_mut().register(cx.waker());
+        loop {
+            let wrote = self.poll_write(cx);
+            let outlet = self.driver.transport().outlet.borrow();
+            if !outlet.open() || self.peer != Peer::Talks {
+                return Poll::Ready(());
+            }
+            let congested = outlet.congested();
+            drop(outlet);
+            let read = if congested { Poll::Pending } else { self.poll_read(cx) };
+            if wrote.is_pending() && read.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ready when something was written, pending when nothing is to be, or nothing can be.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let outlet = &self.driver.transport().outlet;
+        if !outlet.borrow().waits() || self.stream.poll_write_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        outlet.borrow_mut().flush();
+        let room = outlet.borrow_mut().take_room();
+        if room {
+            self.driver.writable();
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready when something was read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stream.poll_read_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let driver = self.driver.clone();
+        let mut scratch = driver.local().scratch.borrow_mut();
+        match self.stream.try_read(&mut scratch) {
+            Ok(0) => self.peer = Peer::Gone,
+            Ok(len) => self.take(&scratch[..len]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.peer = Peer::Gone,
+        }
+        Poll::Ready(())
+    }
+
+    /// Bytes came.
+    fn take(&mut self, mut bytes: &[u8]) {
+        self.driver.transport().heard.set(true);
+        while self.peer == Peer::Talks && self.driver.transport().outlet.borrow().open() {
+            match self.decoder.decode(&mut bytes) {
+                Ok(Some(incoming)) => self.incoming(incoming),
+                Ok(None) => break,
+                Err(violation) => self.violation(violation),
+            }
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        let encoding = self.driver.transport().encoding;
+        match (incoming, encoding) {
+            (Incoming::Text(payload), Encoding::Json)
+            | (Incoming::Binary(payload), Encoding::Proto) => {
+                self.driver.request(encoding.decode_request(&payload));
+            }
+            (Incoming::Text(_) | Incoming::Binary(_), _) => {
+                self.driver.request(Err(other_kind(encoding)));
+            }
+            (Incoming::Ping(payload), _) => {
+                self.driver.transport().outlet.borrow_mut().push(frame::pong(&payload));
+            }
+            (Incoming::Pong, _) => {}
+            (Incoming::Close(code), _) => {
+                // RFC 6455, 5.5.1: the same code goes back.
+                let echo = frame::close(code.unwrap_or(close::NORMAL.code), "");
+                self.driver.transport().outlet.borrow_mut().push_last(echo);
+                self.peer = Peer::Closed;
+            }
+        }
+    }
+
+    fn violation(&mut self, Violation { code, why }: Violation) {
+        let close = match code {
+            1007 => &close::BAD_DATA,
+            1009 => &close::TOO_BIG,
+            _ => &close::PROTOCOL_ERROR,
+        };
+        self.driver.close(close, why);
+    }
+
+    /// Sends what is queued, hears the other side out, then lets the connection go: to drop it with
+    /// unread bytes would take the last frames away from the client.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = self.poll_write(cx);
+        let outlet = self.driver.transport().outlet.borrow();
+        if outlet.dead() || self.peer == Peer::Gone {
+            return Poll::Ready(());
+        }
+        if !outlet.waits() {
+            // Twice does no harm, and an error only says that the other side was first.
+            let _ = SockRef::from(&*self.stream).shutdown(Shutdown::Write);
+        }
+        drop(outlet);
+        while self.poll_drain(cx).is_ready() {
+            if self.peer == Peer::Gone {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Reads and forgets.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stream.poll_read_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut scratch = self.driver.local().scratch.borrow_mut();
+        match self.stream.try_read(&mut scratch) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => self.peer = Peer::Gone,
+            Ok(_) => {}
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Text where protobuf is spoken, or the other way round.
+fn other_kind(encoding: Encoding) -> InvalidFrame {
+    let message = match encoding {
+        Encoding::Json => "this session speaks JSON: send text messages",
+        Encoding::Proto => "this session speaks protobuf: send binary messages",
+    };
+    InvalidFrame { id: None, code: ErrorCode::BadFrame, message: message.to_owned(), broken: true }
+}
+
+// === impl Socket ===
+
+impl Transport for Socket {
+    const DOOR: Door = Door::WebSocket;
+
+    fn wire(&self) -> Wire {
+        match self.encoding {
+            Encoding::Json => encoder::WS_JSON,
+            Encoding::Proto => encoder::WS_PROTO,
+        }
+    }
+
+    fn outlet(&self) -> Rc<RefCell<dyn pushonce_fanout::Outlet>> {
+        self.outlet.clone()
+    }
+
+    /// All subscriptions share the one connection.
+    fn open(&self, _: u32, _: &Topic) -> LocalBoxFuture<'static, Result<(), Closed>> {
+        std::future::ready(Ok(())).boxed_local()
+    }
+
+    fn shut(&self, _: u32) {}
+
+    fn reply(&self, frame: Bytes) {
+        self.outlet.borrow_mut().push(frame);
+    }
+
+    fn ping(&self) {
+        self.outlet.borrow_mut().push(frame::ping());
+    }
+
+    fn leave(&self, close: &'static Close, reason: &str) {
+        self.outlet.borrow_mut().push_last(frame::close(close.code, reason));
+    }
+
+    fn vitals(&self) -> Vitals {
+        let mut outlet = self.outlet.borrow_mut();
+        Vitals {
+            heard: self.heard.take(),
+            blocked: outlet.waits(),
+            progressed: outlet.take_progressed(),
+        }
+    }
+}

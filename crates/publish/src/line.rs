@@ -1,0 +1,258 @@
+//! The messages of one stream to one shard, kept in their order while the owner moves. Pure.
+//!
+//! Messages are handed over without waiting for each other, so an owner that loses its shard refuses
+//! some that others overtook. Three rules keep the order: while anything is under way to one node,
+//! nothing is handed to another; after a refusal nothing is handed over until all that was under way
+//! has come back; and what was refused is tried again, in order, unless a later message of the same
+//! topic may have its place already. Then it is refused for good: nothing happened to it, and its
+//! publisher knows better than this line whether it still matters.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use pushonce_core::{
+    NodeId, Owners, Placed, Publish, PublishError, Refusal, ShardId, Topic,
+};
+use tokio::time::Instant;
+
+use crate::route::{self, Asked, Next, Refused};
+
+/// How long a node that refused is left alone when nobody names a better one. An owner whose lease
+/// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in vain.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long an answer is awaited from a node that another has succeeded. A handover answers at once;
+/// a dead node never does, and its link may take seconds to say so.
+const SUCCEEDED_GRACE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Line {
+    shard: ShardId,
+    entries: VecDeque<Entry>,
+    /// The number of the first entry; the numbers of one line are never used twice.
+    first: u64,
+    /// Entries before this index are not waiting.
+    cursor: usize,
+    flying: usize,
+    asked: Option<Asked>,
+    refused: Option<Refused>,
+    /// Whether something under way was refused, so that the rest is waited for.
+    holding: bool,
+    pause_until: Option<Instant>,
+    abandon_at: Option<Instant>,
+}
+
+struct Entry {
+    ticket: u64,
+    publish: Publish,
+    until: Instant,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Flying,
+    Refused,
+    Settled { may_be_placed: bool },
+}
+
+/// A message to hand over now.
+pub(crate) struct Submission {
+    pub number: u64,
+    pub to: NodeId,
+    pub publish: Publish,
+}
+
+/// The end of a message: its ticket and its outcome.
+pub(crate) type Outcome = (u64, Result<Placed, PublishError>);
+
+impl Line {
+    pub(crate) fn new(shard: ShardId) -> Line {
+        Line {
+            shard,
+            entries: VecDeque::new(),
+            first: 0,
+            cursor: 0,
+            flying: 0,
+            asked: None,
+            refused: None,
+            holding: false,
+            pause_until: None,
+            abandon_at: None,
+        }
+    }
+
+    /// Puts a message at the end of the line. Untaken by `until`, it is refused.
+    pub(crate) fn push(&mut self, ticket: u64, publish: Publish, until: Instant) {
+        self.entries.push_back(Entry { ticket, publish, until, state: State::Waiting });
+    }
+
+    /// The next message that may be handed over now. To be called until there is none.
+    pub(crate) fn submit(&mut self, owners: &Owners, now: Instant) -> Option<Submission> {
+        if self.holding {
+            return None;
+        }
+        let index = self.first_waiting()?;
+        let asked = self.whom(owners, now)?;
+        if self.flying > 0 && self.asked.is_some_and(|before| before.node != asked.node) {
+            return None;
+        }
+        self.asked = Some(asked);
+        self.flying += 1;
+        self.cursor = index + 1;
+        let entry = &mut self.entries[index];
+        entry.state = State::Flying;
+        let publish = entry.publish.clone();
+        Some(Submission { number: self.first + index as u64, to: asked.node, publish })
+    }
+
+    /// What the asked node answered.
+    pub(crate) fn landed(
+        &mut self,
+        number: u64,
+        result: Result<Placed, PublishError>,
+        now: Instant,
+        out: &mut Vec<Outcome>,
+    ) {
+        let Some(index) = number.checked_sub(self.first).map(|index| index as usize) else { return };
+        // An abandoned message is settled before its answer comes.
+        if self.entries.get(index).is_none_or(|entry| entry.state != State::Flying) {
+            return;
+        }
+        self.flying -= 1;
+        match result {
+            Err(PublishError::Refused(Refusal::NotOwner { owner })) => {
+                self.entries[index].state = State::Refused;
+                self.refused = self.asked.map(|asked| asked.refused(owner));
+                self.pause_until = Some(now + PAUSE);
+                self.holding = true;
+            }
+            result => self.settle(index, result, out),
+        }
+        if self.flying == 0 {
+            self.came_back(out);
+        }
+        self.forget_settled();
+    }
+
+    /// Looks at the owners again: whether another node has succeeded the one that was asked.
+    pub(crate) fn heard(&mut self, owners: &Owners, now: Instant) {
+        let Some(asked) = self.asked.filter(|_| self.flying > 0) else { return };
+        let claim = owners.claim(self.shard).map(|claim| (claim.term, claim.owner));
+        let succeeded = claim != asked.claim && claim.is_some_and(|(_, owner)| owner != asked.node);
+        if succeeded && self.abandon_at.is_none() {
+            self.abandon_at = Some(now + SUCCEEDED_GRACE);
+        }
+    }
+
+    /// Ends what has waited too long.
+    pub(crate) fn expire(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+        if self.abandon_at.is_some_and(|at| at <= now) {
+            self.abandon(out);
+        }
+        for index in 0..self.entries.len() {
+            let entry = &self.entries[index];
+            if entry.until > now {
+                break;
+            }
+            if entry.state == State::Waiting {
+                let why = format!("no owner of {} took the message in time", self.shard);
+                self.settle(index, Err(Refusal::Unavailable(why).into()), out);
+            }
+        }
+        self.forget_settled();
+    }
+
+    /// When [`Line::expire`] or [`Line::submit`] has something to do though nothing was heard.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let waiting = || self.entries.iter().find(|entry| entry.state == State::Waiting);
+        let stuck = if self.flying == 0 { waiting() } else { None };
+        let pause = stuck.and(self.pause_until);
+        [stuck.map(|entry| entry.until), pause, self.abandon_at].into_iter().flatten().min()
+    }
+
+    /// Whom to ask; after a pause the claimed owner again, though it has refused.
+    fn whom(&mut self, owners: &Owners, now: Instant) -> Option<Asked> {
+        if let Next::Ask(asked) = route::next(self.shard, owners, self.refused.as_ref()) {
+            return Some(asked);
+        }
+        if self.pause_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        self.refused = None;
+        self.pause_until = None;
+        match route::next(self.shard, owners, None) {
+            Next::Ask(asked) => Some(asked),
+            Next::Wait => None,
+        }
+    }
+
+    fn first_waiting(&mut self) -> Option<usize> {
+        while self.entries.get(self.cursor)?.state != State::Waiting {
+            self.cursor += 1;
+        }
+        Some(self.cursor)
+    }
+
+    /// Nothing is under way any more: what was refused waits again, in its place in the line, unless
+    /// it was overtaken.
+    fn came_back(&mut self, out: &mut Vec<Outcome>) {
+        self.abandon_at = None;
+        if !self.holding {
+            return;
+        }
+        self.holding = false;
+        self.cursor = 0;
+        let mut overtaken: HashSet<Topic> = HashSet::new();
+        for index in (0..self.entries.len()).rev() {
+            let topic = self.entries[index].publish.topic.clone();
+            match self.entries[index].state {
+                State::Settled { may_be_placed: true } => {
+                    overtaken.insert(topic);
+                }
+                State::Refused if overtaken.contains(&topic) => {
+                    let why = "the topic's owner changed, and a later message of this stream to it \
+                               came first";
+                    self.settle(index, Err(Refusal::Unavailable(why.to_owned()).into()), out);
+                }
+                State::Refused => self.entries[index].state = State::Waiting,
+                _ => {}
+            }
+        }
+    }
+
+    fn abandon(&mut self, out: &mut Vec<Outcome>) {
+        for index in 0..self.entries.len() {
+            if self.entries[index].state == State::Flying {
+                let why = "the topic's owner changed while the message was on its way to the old one";
+                self.settle(index, Err(PublishError::Unknown(why.to_owned())), out);
+            }
+        }
+        self.flying = 0;
+        self.came_back(out);
+    }
+
+    fn settle(
+        &mut self,
+        index: usize,
+        result: Result<Placed, PublishError>,
+        out: &mut Vec<Outcome>,
+    ) {
+        let may_be_placed = !matches!(result, Err(PublishError::Refused(_)));
+        let entry = &mut self.entries[index];
+        entry.state = State::Settled { may_be_placed };
+        out.push((entry.ticket, result));
+    }
+
+    fn forget_settled(&mut self) {
+        while let Some(Entry { state: State::Settled { .. }, .. }) = self.entries.front() {
+            self.entries.pop_front();
+            self.first += 1;
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "line/line_test.rs"]
+mod line_test;

@@ -1,0 +1,248 @@
+//! Many messages under way at once, answered in the order they came.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use pushonce_core::{Owners, Placed, Publish, PublishError, ShardId};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::wrappers::WatchStream;
+
+use crate::Router;
+use crate::line::{Line, Outcome};
+
+/// The answers to a stream of messages: see [`Router::ordered`].
+#[must_use = "nothing is published unless it is polled"]
+pub struct Ordered<S> {
+    router: Router,
+    /// `None` once it has ended.
+    input: Option<S>,
+    lines: BTreeMap<ShardId, Line>,
+    flights: FuturesUnordered<Flight>,
+    /// One for each message without a delivered answer, in order; the ticket of the first is `first`.
+    slots: VecDeque<Slot>,
+    first: u64,
+    bytes: usize,
+    owners: Arc<Owners>,
+    claims: WatchStream<Arc<Owners>>,
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Scratch, empty between uses.
+    outcomes: Vec<Outcome>,
+}
+
+struct Slot {
+    bytes: usize,
+    answer: Option<Result<Placed, PublishError>>,
+}
+
+/// A message on its way, by shard and number in the shard's line.
+struct Flight {
+    shard: ShardId,
+    number: u64,
+    answer: BoxFuture<'static, Result<Placed, PublishError>>,
+}
+
+/// So many messages are read at once before answers are given: neither side may starve the other.
+const READ_AT_ONCE: usize = 256;
+
+impl<S> Ordered<S> {
+    /// So many messages may wait for their answers. Past that the input is not read.
+    pub const WAITING_MAX: usize = 16_384;
+    /// So many payload bytes may wait for their answers, 16 MiB, since a hundred streams may wait
+    /// for one election. Past that the input is not read.
+    pub const WAITING_BYTES_MAX: usize = 16 << 20;
+}
+
+impl<S> Ordered<S>
+where
+    S: Stream<Item = Result<Publish, PublishError>> + Unpin,
+{
+    pub(crate) fn new(router: Router, input: S) -> Ordered<S> {
+        let claims = router.owners();
+        let owners = claims.borrow().clone();
+        Ordered {
+            router,
+            input: Some(input),
+            lines: BTreeMap::new(),
+            flights: FuturesUnordered::new(),
+            slots: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            owners,
+            claims: WatchStream::from_changes(claims),
+            alarm: None,
+            outcomes: Vec::new(),
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.slots.len() >= Self::WAITING_MAX || self.bytes >= Self::WAITING_BYTES_MAX
+    }
+
+    /// Reads what has come, and hands over what may go. Says whether anything came.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        for count in 0..READ_AT_ONCE {
+            if self.full() {
+                return count > 0;
+            }
+            let Some(input) = &mut self.input else { return count > 0 };
+            match input.poll_next_unpin(cx) {
+                Poll::Pending => return count > 0,
+                Poll::Ready(None) => {
+                    self.input = None;
+                    return true;
+                }
+                Poll::Ready(Some(message)) => self.take(message, cx),
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, message: Result<Publish, PublishError>, cx: &mut Context<'_>) {
+        let ticket = self.first + self.slots.len() as u64;
+        let bytes = message.as_ref().map_or(0, |publish| publish.payload.len());
+        self.slots.push_back(Slot { bytes, answer: None });
+        self.bytes += bytes;
+        let admitted = message.and_then(|publish| Ok((self.router.admit(&publish)?, publish)));
+        match admitted {
+            Err(refused) => self.answer((ticket, Err(refused))),
+            Ok((shard, publish)) => {
+                let until = Instant::now() + self.router.deadline();
+                let line = self.lines.entry(shard).or_insert_with(|| Line::new(shard));
+                line.push(ticket, publish, until);
+                self.advance(shard, cx);
+            }
+        }
+    }
+
+    /// Hands over all that a line lets go.
+    fn advance(&mut self, shard: ShardId, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        while let Some(line) = self.lines.get_mut(&shard) {
+            let Some(next) = line.submit(&self.owners, now) else { return };
+            let answer = self.router.hand_over(next.to, shard, next.publish);
+            let mut flight = Flight { shard, number: next.number, answer };
+            // Polled here, because the first poll puts it in line and the set promises no order.
+            match flight.poll_unpin(cx) {
+                Poll::Pending => self.flights.push(flight),
+                Poll::Ready((_, number, result)) => {
+                    line.landed(number, result, now, &mut self.outcomes);
+                    self.settle();
+                }
+            }
+        }
+    }
+
+    /// Takes the answers that have come. Says whether any has.
+    fn land(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some((shard, number, result))) = self.flights.poll_next_unpin(cx) {
+            any = true;
+            let Some(line) = self.lines.get_mut(&shard) else { continue };
+            line.landed(number, result, Instant::now(), &mut self.outcomes);
+            self.settle();
+            self.advance(shard, cx);
+        }
+        any
+    }
+
+    /// Takes the newest owners, and looks at every line again.
+    fn hear(&mut self, cx: &mut Context<'_>) {
+        let mut news = false;
+        while let Poll::Ready(Some(owners)) = self.claims.poll_next_unpin(cx) {
+            self.owners = owners;
+            news = true;
+        }
+        if news {
+            let now = Instant::now();
+            self.lines.values_mut().for_each(|line| line.heard(&self.owners, now));
+            self.advance_all(cx);
+        }
+    }
+
+    /// Sets the alarm for the first line that needs one. Says whether it rang.
+    fn alarm(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at) = self.lines.values().filter_map(Line::wake_at).min() else {
+            self.alarm = None;
+            return false;
+        };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        if alarm.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.alarm = None;
+        let now = Instant::now();
+        self.lines.values_mut().for_each(|line| line.expire(now, &mut self.outcomes));
+        self.settle();
+        self.advance_all(cx);
+        true
+    }
+
+    fn advance_all(&mut self, cx: &mut Context<'_>) {
+        let shards: Vec<_> = self.lines.keys().copied().collect();
+        shards.into_iter().for_each(|shard| self.advance(shard, cx));
+    }
+
+    fn settle(&mut self) {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        outcomes.drain(..).for_each(|outcome| self.answer(outcome));
+        self.outcomes = outcomes;
+    }
+
+    fn answer(&mut self, (ticket, result): Outcome) {
+        self.router.count(&result);
+        let slot = ticket.checked_sub(self.first).and_then(|i| self.slots.get_mut(i as usize));
+        if let Some(slot) = slot {
+            self.bytes -= slot.bytes;
+            slot.answer = Some(result);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Result<Placed, PublishError>> {
+        let answer = self.slots.front_mut()?.answer.take()?;
+        self.slots.pop_front();
+        self.first += 1;
+        Some(answer)
+    }
+}
+
+impl<S> Stream for Ordered<S>
+where
+    S: Stream<Item = Result<Publish, PublishError>> + Unpin,
+{
+    type Item = Result<Placed, PublishError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            this.hear(cx);
+            let read = this.read(cx);
+            let landed = this.land(cx);
+            if let Some(answer) = this.pop() {
+                return Poll::Ready(Some(answer));
+            }
+            if this.input.is_none() && this.slots.is_empty() {
+                return Poll::Ready(None);
+            }
+            if !read && !landed && !this.alarm(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Future for Flight {
+    type Output = (ShardId, u64, Result<Placed, PublishError>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.answer.poll_unpin(cx));
+        Poll::Ready((self.shard, self.number, result))
+    }
+}

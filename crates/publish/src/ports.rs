@@ -1,0 +1,97 @@
+//! What the way in needs from the rest of the node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use pushonce_core::{
+    ClusterView, FetchError, From, Item, NodeId, Owners, Placed, Position, Publish, PublishError,
+    ShardId, Term, Topic,
+};
+
+/// The shards that live on this node.
+pub trait Shards: Send + Sync + 'static {
+    /// Hands a checked message to the shard. The first poll puts it in line behind those handed over
+    /// before.
+    ///
+    /// # Errors
+    /// Refused as not the owner when this node does not lead the shard, or does not hold it at all.
+    fn publish(
+        &self,
+        shard: ShardId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>>;
+}
+
+/// The other nodes.
+pub trait Peers: Send + Sync + 'static {
+    /// Hands a checked message to the shard's owner over the link. The first poll puts it in line
+    /// behind those handed over before.
+    ///
+    /// # Errors
+    /// As the owner answers; refused when it never went out; unknown when the link broke after.
+    fn publish(
+        &self,
+        owner: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>>;
+}
+
+/// Topics as back ends read them: the same stream that the edge shows to its clients.
+pub trait Feed: Send + Sync + 'static {
+    /// Begins at `from`; the stream ends only when the node does.
+    ///
+    /// # Errors
+    /// [`FetchError`] when the past that was asked for cannot be had.
+    fn subscribe(
+        &self,
+        topic: Topic,
+        from: From,
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>>;
+}
+
+/// How a subscription began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The newest position of the topic at that moment; [`Position::ZERO`] when it had no message.
+    pub position: Position,
+    /// Whether everything that was asked for follows without a gap.
+    pub recovered: bool,
+}
+
+/// The cluster, as this node knows it.
+pub trait Overview: Send + Sync + 'static {
+    /// As it is now.
+    fn snapshot(&self) -> Snapshot;
+}
+
+/// What operators are shown.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The node that answers.
+    pub me: NodeId,
+    /// Members and committed placement.
+    pub view: Arc<ClusterView>,
+    /// Who leads each shard.
+    pub owners: Arc<Owners>,
+    /// The nodes there is a link to, and this node.
+    pub reachable: BTreeSet<NodeId>,
+    /// The group that commits the view.
+    pub control: ControlGroup,
+}
+
+/// The control group, as this node's replica knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlGroup {
+    /// Who leads it, if anyone is known to.
+    pub leader: Option<NodeId>,
+    /// Under which term.
+    pub term: Term,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Who only follows.
+    pub learners: BTreeSet<NodeId>,
+    /// The last entry that this node has applied.
+    pub applied: u64,
+}

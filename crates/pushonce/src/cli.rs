@@ -1,0 +1,109 @@
+//! What a person types.
+
+mod check_config;
+mod cluster;
+mod publish;
+mod serve;
+mod subscribe;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::demo;
+
+/// Publish once, and every viewer has it: a clustered broker for real-time push.
+#[derive(Parser)]
+#[command(name = "pushonce", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON, one object a line, instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to log, as in `info` or `pushonce_relay=debug`
+    #[arg(long, global = true, env = "PUSHONCE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Three nodes in one process, the World Cup 2026 replayed, and a page to watch it on
+    Demo(demo::Args),
+    /// Run a node
+    Serve(serve::Args),
+    /// Publish one message, or every line of standard input
+    Publish(publish::Args),
+    /// Print the messages of topics as they come
+    Subscribe(subscribe::Args),
+    /// Look at a cluster
+    Cluster(cluster::Args),
+    /// Say what a node would run with, or what is wrong with it
+    CheckConfig(serve::Args),
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let quiet = !matches!(cli.command, Command::Serve(_));
+    log(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.json)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let json = cli.json;
+    runtime.block_on(async {
+        let shutdown = on_signal()?;
+        match cli.command {
+            Command::Demo(args) => demo::run(args, shutdown).await,
+            Command::Serve(args) => serve::run(args, shutdown).await,
+            Command::Publish(args) => publish::run(args, json, shutdown).await,
+            Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
+            Command::Cluster(args) => cluster::run(args, json).await,
+            Command::CheckConfig(args) => check_config::run(args, json),
+        }
+    })
+}
+
+/// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
+fn on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if cancelled.is_cancelled() {
+                std::process::exit(130);
+            }
+            cancelled.cancel();
+        }
+    });
+    Ok(token)
+}
+
+fn log(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|why| anyhow::anyhow!("--log {filter}: {why}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.with_target(false).init() }
+    Ok(())
+}
+
+#[allow(clippy::print_stderr)]
+fn complain(why: &anyhow::Error) {
+    eprintln!("pushonce: {why:#}");
+}

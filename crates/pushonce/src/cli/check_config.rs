@@ -1,0 +1,36 @@
+//! `pushonce check-config`: what a node would run with.
+
+use serde_json::json;
+
+use super::serve;
+
+#[allow(clippy::print_stdout)]
+pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
+    let config = args.resolve()?;
+    let fields = json!({
+        "name": config.name,
+        "data": config.data,
+        "http": config.http,
+        "quic": config.quic,
+        "grpc": config.grpc,
+        "peer": config.peer,
+        "advertise": config.advertise,
+        "join": config.join,
+        "region": config.region,
+        "zone": config.zone,
+        "roles": config.roles.to_string(),
+        "weight": config.weight,
+        "shards": config.shards.get(),
+        "replicas": config.replicas,
+        "lanes": config.lanes,
+        "insecure": config.insecure,
+    });
+    if as_json {
+        println!("{fields}");
+    } else if let Some(fields) = fields.as_object() {
+        for (key, value) in fields {
+            println!("{key} = {value}");
+        }
+    }
+    Ok(())
+}

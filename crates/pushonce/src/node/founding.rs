@@ -1,0 +1,47 @@
+//! The beginning of a cluster: every shard group is begun once, by the node that made the cluster.
+//!
+//! Two beginnings of one group would be two histories, so the right to begin is kept on disk, with
+//! the one founder, and given up when every group has begun.
+
+use pushonce_core::ClusterView;
+
+use super::host::Hosted;
+use super::identity::{DataDir, Identity};
+
+/// The right to begin shard groups, or its absence.
+pub struct Founding {
+    identity: Identity,
+    data: DataDir,
+}
+
+impl Founding {
+    /// As the data directory remembers it.
+    pub fn new(identity: Identity, data: DataDir) -> Founding {
+        Founding { identity, data }
+    }
+
+    /// Whether groups are still to be begun.
+    pub fn pending(&self) -> bool {
+        self.identity.founding
+    }
+
+    /// Begins what is hosted and not begun; gives the right up once all shards have begun.
+    ///
+    /// # Errors
+    /// When a group cannot be begun, or the data directory cannot be written.
+    pub async fn advance(&mut self, view: &ClusterView, hosted: &Hosted) -> anyhow::Result<()> {
+        if !self.pending() || view.version == 0 {
+            return Ok(());
+        }
+        for shard in view.shards.ids() {
+            match hosted.get(shard) {
+                Some(handle) => handle.group().initialize().await?,
+                None => return Ok(()),
+            }
+        }
+        self.identity.founding = false;
+        self.data.keep(&self.identity)?;
+        tracing::info!(shards = view.shards.get(), "the cluster is founded");
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! Which shards live on this node: started, brought to their replicas, dropped.
+//!
+//! The plan is [`hosting::plan`]; this loop carries it out and starts, beside each replica, the
+//! three tasks that a replica needs: its commits, the reconciler that acts while it leads, and the
+//! herald that tells its claim to the links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pushonce_consensus::{Engine, GroupId};
+use pushonce_control::{hosting, reconcile};
+use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, Owners, ShardId};
+use pushonce_shard::{Clock, Committed, Handle, Shard};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::founding::Founding;
+
+/// Proposals of all shards of a node that may be under way at once. Measured: four cost a tenth of
+/// the throughput at 256 in flight, sixteen gain nothing.
+const PROPOSALS_MAX: usize = 8;
+
+/// Shards of which a node moves replicas at once. A move copies the shard's history; more of them
+/// would compete with the publishes.
+const MOVES_MAX: usize = 2;
+
+/// The replicas that run on this node, by shard. Clones share it.
+#[derive(Clone, Default)]
+pub struct Hosted(Arc<RwLock<BTreeMap<ShardId, Handle>>>);
+
+/// Keeps [`Hosted`] what it should be.
+pub struct Host {
+    /// This node.
+    pub me: NodeId,
+    /// Its Raft groups.
+    pub engine: Engine,
+    /// The list to keep.
+    pub hosted: Hosted,
+    /// Told of what is committed, and of claims.
+    pub relay: pushonce_relay::Handle,
+    /// The committed table.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// Whether this node may begin groups.
+    pub founding: Founding,
+}
+
+/// What runs beside one replica.
+struct Replica {
+    wanted: watch::Sender<Vec<NodeId>>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Hosted {
+    /// The replica of a shard, if it runs here.
+    pub fn get(&self, shard: ShardId) -> Option<Handle> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+    }
+
+    /// The shards that run here.
+    pub fn shards(&self) -> BTreeSet<ShardId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn insert(&self, handle: Handle) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(handle.id(), handle);
+    }
+
+    fn remove(&self, shard: ShardId) -> Option<Handle> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&shard)
+    }
+}
+
+impl Host {
+    /// Follows the committed table and the claims until `shutdown`, then stops every replica.
+    ///
+    /// # Errors
+    /// When a replica cannot be opened or the end of the founding cannot be kept: the node must stop.
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut owners = self.relay.owners();
+        let mut replicas = BTreeMap::new();
+        let moves = Arc::new(Semaphore::new(MOVES_MAX));
+        let permits = Arc::new(Semaphore::new(PROPOSALS_MAX));
+        let namespaces = namespaces(&self.view);
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            let claims = owners.borrow_and_update().clone();
+            namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
+            let plan = self.plan(&view, &claims);
+            for shard in plan.start {
+                let replica = self.start(shard, &permits, &moves, &namespaces).await?;
+                replicas.insert(shard, replica);
+            }
+            for shard in plan.drop {
+                self.drop_replica(shard, replicas.remove(&shard)).await;
+            }
+            for (&shard, replica) in &replicas {
+                let wanted = view.placement.of(shard).to_vec();
+                replica.wanted.send_if_modified(|known| replace(known, wanted));
+            }
+            self.founding.advance(&view, &self.hosted).await?;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Ok(()) = self.view.changed() => {}
+                Ok(()) = owners.changed() => {}
+            }
+        }
+        for (shard, mut replica) in replicas {
+            replica.end().await;
+            self.hosted.remove(shard);
+        }
+        Ok(())
+    }
+
+    /// A replica that is on disk runs even when the table no longer lists it: its vote may be needed
+    /// until its owner says that it is not.
+    fn plan(&self, view: &ClusterView, owners: &Owners) -> hosting::Hosting {
+        let hosted = self.hosted.shards();
+        let mut plan = hosting::plan(self.me, view, owners, &hosted, self.founding.pending());
+        let on_disk = self.engine.stored().into_iter().filter_map(GroupId::as_shard);
+        for shard in on_disk {
+            if !hosted.contains(&shard) && !plan.start.contains(&shard) {
+                plan.start.push(shard);
+            }
+        }
+        plan
+    }
+
+    async fn start(
+        &self,
+        id: ShardId,
+        permits: &Arc<Semaphore>,
+        moves: &Arc<Semaphore>,
+        namespaces: &watch::Sender<Namespaces>,
+    ) -> anyhow::Result<Replica> {
+        let shard = Shard {
+            id,
+            me: self.me,
+            permits: permits.clone(),
+            namespaces: namespaces.subscribe(),
+            committed: Arc::new(ToRelay(self.relay.clone())),
+            clock: wall_clock(),
+        };
+        let (handle, runner) = shard.open(&self.engine).await?;
+        let wanted = self.view.borrow().placement.of(id).to_vec();
+        let (wanted, wanted_here) = watch::channel(wanted);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runner.run(stop.clone()));
+        tasks.spawn(reconcile::run(
+            handle.group().clone(),
+            self.me,
+            wanted_here,
+            self.relay.reachable(),
+            moves.clone(),
+            stop.clone(),
+        ));
+        tasks.spawn(herald(handle.claim(), self.relay.clone(), stop.clone()));
+        self.hosted.insert(handle);
+        tracing::info!(shard = %id, "holding a replica");
+        Ok(Replica { wanted, stop, tasks })
+    }
+
+    /// The group has let go of this replica: stop it and delete its data.
+    async fn drop_replica(&self, shard: ShardId, replica: Option<Replica>) {
+        if let Some(mut replica) = replica {
+            replica.end().await;
+        }
+        let Some(handle) = self.hosted.remove(shard) else { return };
+        handle.group().stop().await;
+        match self.engine.destroy(GroupId::shard(shard)).await {
+            Ok(()) => tracing::info!(%shard, "gave a replica away"),
+            Err(why) => tracing::warn!(%shard, %why, "a replica that was given away keeps its data"),
+        }
+    }
+}
+
+impl Replica {
+    async fn end(&mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Tells the links of each claim of a local replica.
+async fn herald(
+    mut claim: watch::Receiver<Option<Claim>>,
+    relay: pushonce_relay::Handle,
+    stop: CancellationToken,
+) {
+    loop {
+        let claimed = claim.borrow_and_update().clone();
+        if let Some(claim) = claimed {
+            relay.claim(claim);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = claim.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+struct ToRelay(pushonce_relay::Handle);
+
+impl Committed for ToRelay {
+    fn committed(
+        &self,
+        _: ShardId,
+        messages: Vec<(pushonce_core::Topic, Arc<pushonce_core::Message>)>,
+    ) {
+        self.0.committed(messages);
+    }
+}
+
+fn wall_clock() -> Arc<dyn Clock> {
+    Arc::new(super::now)
+}
+
+fn namespaces(view: &watch::Receiver<Arc<ClusterView>>) -> watch::Sender<Namespaces> {
+    watch::channel(view.borrow().namespaces.clone()).0
+}
+
+fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
+    let changed = *known != new;
+    *known = new;
+    changed
+}

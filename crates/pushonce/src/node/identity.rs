@@ -1,0 +1,201 @@
+//! Who a node is: kept in its data directory, held open by one process at a time.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use pushonce_core::{ClusterId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// A data directory that this process, and no other, has open.
+pub struct DataDir {
+    path: PathBuf,
+    incarnation: [u8; 16],
+    /// Held for as long as the node lives; the system lets go of it when the process dies.
+    _lock: File,
+}
+
+/// What a node is once it belongs to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its own id there.
+    pub node: NodeId,
+    /// Whether it made the cluster and has not yet begun every shard group. Only such a node may
+    /// ever begin one: two beginnings of a group would be two histories.
+    pub founding: bool,
+}
+
+/// As it stands in the file: ids in the form they are printed in.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    cluster: String,
+    node: u64,
+    founding: bool,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process has it.
+    #[error(
+        "the data directory {path} is already open in another process; \
+         stop that one, or give this one a directory of its own with --data", path = .0.display()
+    )]
+    InUse(PathBuf),
+    /// It cannot be read or written.
+    #[error("the data directory {path}: {why}", path = .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// There is something in it that no node wrote, or that was damaged. Nothing is deleted.
+    #[error(
+        "{path} cannot be read ({why}); restore it from a copy, or remove the node from the \
+         cluster and let it join again with an empty directory", path = .path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl DataDir {
+    /// Opens a directory, making it when it is not there.
+    ///
+    /// # Errors
+    /// [`DataError`] when it is in use, or cannot be read or written.
+    pub fn open(path: &Path) -> Result<DataDir, DataError> {
+        fs::create_dir_all(path).map_err(io(path))?;
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
+            Err(TryLockError::Error(why)) => return Err(io(&lock_path)(why)),
+        }
+        let incarnation = incarnation(&path.join("incarnation"))?;
+        Ok(DataDir { path: path.to_owned(), incarnation, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Drawn when the directory was made: a join that is repeated with it gets the same node id.
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.incarnation
+    }
+
+    /// Who the node is; `None` in a directory that belongs to no cluster yet.
+    ///
+    /// # Errors
+    /// [`DataError::Damaged`] when the file is there and cannot be understood.
+    pub fn identity(&self) -> Result<Option<Identity>, DataError> {
+        let path = self.identity_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(io(&path)(why)),
+        };
+        let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
+        let file: IdentityFile =
+            serde_json::from_str(&text).map_err(|why| damaged(why.to_string()))?;
+        let cluster = file.cluster.parse().map_err(|_| damaged("no cluster id".to_owned()))?;
+        Ok(Some(Identity { cluster, node: NodeId(file.node), founding: file.founding }))
+    }
+
+    /// Writes who the node is, so that it is there after a power cut or not at all.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn keep(&self, identity: &Identity) -> Result<(), DataError> {
+        let path = self.identity_path();
+        let file = IdentityFile {
+            cluster: identity.cluster.to_string(),
+            node: identity.node.0,
+            founding: identity.founding,
+        };
+        let text = serde_json::to_string_pretty(&file).map_err(|why| io(&path)(why.into()))?;
+        write_whole(&path, text.as_bytes())
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.path.join("identity.json")
+    }
+}
+
+fn incarnation(path: &Path) -> Result<[u8; 16], DataError> {
+    match fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| DataError::Damaged {
+            path: path.to_owned(),
+            why: "it should have 16 bytes".to_owned(),
+        }),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+            let drawn: [u8; 16] = rand::random();
+            write_whole(path, &drawn)?;
+            Ok(drawn)
+        }
+        Err(why) => Err(io(path)(why)),
+    }
+}
+
+/// Beside it, synced, then renamed over it, then the directory synced: whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft).map_err(io(&draft))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&draft))?;
+    fs::rename(&draft, path).map_err(io(path))?;
+    let parent = path.parent().unwrap_or(path);
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
+    let path = path.to_owned();
+    move |why| DataError::Io { path, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_remembers_who_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = Identity { cluster: ClusterId(7), node: NodeId(3), founding: true };
+        let (first, incarnation) = {
+            let data = DataDir::open(dir.path()).expect("opens");
+            assert_eq!(data.identity().expect("reads"), None);
+            data.keep(&identity).expect("writes");
+            (data.identity().expect("reads"), data.incarnation())
+        };
+        assert_eq!(first, Some(identity.clone()));
+        let again = DataDir::open(dir.path()).expect("opens again");
+        assert_eq!(again.identity().expect("reads"), Some(identity));
+        assert_eq!(again.incarnation(), incarnation);
+    }
+
+    #[test]
+    fn a_directory_is_open_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _held = DataDir::open(dir.path()).expect("opens");
+        assert!(matches!(DataDir::open(dir.path()), Err(DataError::InUse(_))));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_told_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        let path = dir.path().join("identity.json");
+        fs::write(&path, "{\"cluster\":").expect("writes");
+        assert!(matches!(data.identity(), Err(DataError::Damaged { .. })));
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "{\"cluster\":");
+    }
+}

@@ -1,0 +1,136 @@
+//! What this node knows of the cluster, and whether it can do its work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pushonce_consensus::Status;
+use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId, Topic};
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// The newest of everything, for those who ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Overview {
+    /// This node.
+    pub me: NodeId,
+    /// The control group's word.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// The owners' own words.
+    pub owners: watch::Receiver<Arc<Owners>>,
+    /// Who has a link to this node.
+    pub reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// The control group as it looks from here.
+    pub control: watch::Receiver<Status>,
+}
+
+/// The cluster, for the pages of the node: `GET /cluster`.
+#[derive(Serialize)]
+pub struct Cluster {
+    node: String,
+    cluster: String,
+    version: u64,
+    leader: Option<String>,
+    members: Vec<Member>,
+    shards: Vec<Shard>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    topics: Vec<TopicPlace>,
+}
+
+#[derive(Serialize)]
+struct Member {
+    id: String,
+    name: String,
+    region: String,
+    zone: String,
+    roles: String,
+    state: &'static str,
+    reachable: bool,
+    http: String,
+    grpc: String,
+}
+
+#[derive(Serialize)]
+struct Shard {
+    shard: u16,
+    owner: Option<String>,
+    replicas: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct TopicPlace {
+    topic: String,
+    shard: u16,
+    owner: Option<String>,
+}
+
+impl Overview {
+    /// Everything, and where `topics` fall to.
+    pub fn cluster(&self, topics: &[Topic]) -> Cluster {
+        let view = self.view.borrow().clone();
+        let owners = self.owners.borrow().clone();
+        let reachable = self.reachable.borrow().clone();
+        let owner = |shard: ShardId| owners.of(shard).map(|id| id.to_string());
+        let member = |m: &pushonce_core::Member| Member {
+            id: m.id.to_string(),
+            name: m.name.clone(),
+            region: m.region.clone(),
+            zone: m.zone.clone(),
+            roles: m.roles.to_string(),
+            state: m.state.as_str(),
+            reachable: m.id == self.me || reachable.contains(&m.id),
+            http: m.addresses.http.clone(),
+            grpc: m.addresses.grpc.clone(),
+        };
+        let shard = |shard: ShardId| Shard {
+            shard: shard.0,
+            owner: owner(shard),
+            replicas: view.placement.of(shard).iter().map(NodeId::to_string).collect(),
+        };
+        let place = |topic: &Topic| {
+            let shard = topic.shard(view.shards);
+            TopicPlace { topic: topic.to_string(), shard: shard.0, owner: owner(shard) }
+        };
+        Cluster {
+            node: self.me.to_string(),
+            cluster: view.cluster.to_string(),
+            version: view.version,
+            leader: self.control.borrow().leader.map(|id| id.to_string()),
+            members: view.members.values().filter(|m| m.state != MemberState::Gone).map(member).collect(),
+            shards: view.shards.ids().map(shard).collect(),
+            topics: topics.iter().map(place).collect(),
+        }
+    }
+
+    /// Why the node cannot do its work; empty when it can.
+    pub fn obstacles(&self) -> Vec<String> {
+        obstacles(
+            self.me,
+            &self.view.borrow(),
+            &self.owners.borrow(),
+            self.control.borrow().leader,
+        )
+    }
+}
+
+fn obstacles(
+    me: NodeId,
+    view: &ClusterView,
+    owners: &Owners,
+    leader: Option<NodeId>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    match view.member(me).map(|m| m.state) {
+        None => found.push("this node has not been taken into the cluster yet".to_owned()),
+        Some(MemberState::Joining) => found.push("this node is still joining".to_owned()),
+        Some(_) => {}
+    }
+    if leader.is_none() {
+        found.push("the control group has no leader that this node can hear".to_owned());
+    }
+    let lost: Vec<_> = view.shards.ids().filter(|&s| owners.of(s).is_none()).collect();
+    if !lost.is_empty() {
+        let names: Vec<_> = lost.iter().map(ShardId::to_string).collect();
+        found.push(format!("no owner is known of {}", names.join(", ")));
+    }
+    found
+}

@@ -1,0 +1,160 @@
+//! The ports between the engines: each is a small trait of the crate that needs it, and here is
+//! what it is plugged into.
+
+use std::sync::{Arc, OnceLock};
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use pushonce_core::{
+    ClusterView, FetchError, From, Gap, Item, Message, Page, Placed, Position, Publish,
+    PublishError, Refusal, ShardId, Topic, Want,
+};
+use pushonce_fanout::Hub;
+use pushonce_publish::{ControlGroup, Router, Snapshot, Subscribed};
+use tokio::sync::watch;
+
+use super::host::Hosted;
+use super::overview::Overview;
+
+/// The shards of this node, for the way in and for the links.
+#[derive(Clone)]
+pub struct LocalShards {
+    pub hosted: Hosted,
+    pub view: watch::Receiver<Arc<ClusterView>>,
+}
+
+impl LocalShards {
+    fn shard_of(&self, topic: &Topic) -> ShardId {
+        topic.shard(self.view.borrow().shards)
+    }
+}
+
+impl pushonce_publish::Shards for LocalShards {
+    fn publish(
+        &self,
+        shard: ShardId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let handle = self.hosted.get(shard);
+        Box::pin(async move {
+            let not_here = Refusal::NotOwner { owner: None };
+            handle.ok_or(not_here)?.publish(publish).await
+        })
+    }
+}
+
+impl pushonce_relay::Source for LocalShards {
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let shard = self.shard_of(&publish.topic);
+        pushonce_publish::Shards::publish(self, shard, publish)
+    }
+
+    fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+        let shard = self.shard_of(topic);
+        let Some(handle) = self.hosted.get(shard) else {
+            return Err(FetchError::Unavailable(format!("{shard} does not live here")));
+        };
+        handle.page(topic, want)
+    }
+}
+
+/// The edge of this node. The relay is made before the hub that it delivers to.
+#[derive(Clone, Default)]
+pub struct Edge(Arc<OnceLock<Hub>>);
+
+impl Edge {
+    /// From here on messages have somewhere to go.
+    pub fn open(&self, hub: Hub) {
+        // Set once, at the start of the node.
+        let _ = self.0.set(hub);
+    }
+}
+
+impl pushonce_relay::Sink for Edge {
+    fn live(&self, topic: &Topic, head: Position) {
+        if let Some(hub) = self.0.get() {
+            hub.live(topic, head);
+        }
+    }
+
+    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>) {
+        if let Some(hub) = self.0.get() {
+            hub.deliver(topic, &messages);
+        }
+    }
+
+    fn lost(&self, topic: &Topic, gap: Gap) {
+        if let Some(hub) = self.0.get() {
+            hub.lost(topic, gap);
+        }
+    }
+}
+
+/// Where the hub gets its topics from.
+pub struct Upstream(pub pushonce_relay::Handle);
+
+impl pushonce_fanout::Upstream for Upstream {
+    fn watch(&self, topic: &Topic, after: Option<Position>) {
+        self.0.watch(topic, after);
+    }
+
+    fn unwatch(&self, topic: &Topic) {
+        self.0.unwatch(topic);
+    }
+
+    fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+        self.0.fetch(topic, want)
+    }
+}
+
+/// The way in for clients' own publishes.
+pub struct ClientPublisher(pub Router);
+
+impl pushonce_gateway::Publisher for ClientPublisher {
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let router = self.0.clone();
+        Box::pin(async move { router.publish(publish).await })
+    }
+}
+
+/// Topics for back ends.
+pub struct Feed(pub Hub);
+
+impl pushonce_publish::Feed for Feed {
+    fn subscribe(
+        &self,
+        topic: Topic,
+        from: From,
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
+        let hub = self.0.clone();
+        Box::pin(async move {
+            let reader = hub.reader(topic, from).await?;
+            let at = reader.subscribed();
+            let subscribed = Subscribed { position: at.position, recovered: at.recovered };
+            let items = stream::unfold(reader, async |mut reader| {
+                let item = reader.next().await;
+                Some((item, reader))
+            });
+            Ok((subscribed, Box::pin(items) as BoxStream<'static, Item>))
+        })
+    }
+}
+
+impl pushonce_publish::Overview for Overview {
+    fn snapshot(&self) -> Snapshot {
+        let control = self.control.borrow().clone();
+        Snapshot {
+            me: self.me,
+            view: self.view.borrow().clone(),
+            owners: self.owners.borrow().clone(),
+            reachable: self.reachable.borrow().clone(),
+            control: ControlGroup {
+                leader: control.leader,
+                term: control.term,
+                voters: control.voters,
+                learners: control.learners,
+                applied: control.applied,
+            },
+        }
+    }
+}

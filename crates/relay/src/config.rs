@@ -1,0 +1,69 @@
+//! What a relay is told at start.
+
+use std::time::Duration;
+
+use pushonce_core::{ClusterId, NodeId};
+
+/// Who this node is, and the bounds it keeps.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub me: NodeId,
+    /// Its cluster; a link to or from another is refused.
+    pub cluster: ClusterId,
+    /// Bytes that may wait for one link. Over it the link is reset: the peer asks again from its
+    /// position and gets the rest out of history, which is bounded already.
+    pub link_bytes_max: usize,
+    /// Bytes that may wait between the shards and the relay. Over it the waiting messages are
+    /// dropped and the topics read again out of history.
+    pub committed_bytes_max: usize,
+    /// Publishes (and, apart from them, fetches) that may be under way from this node; the next is
+    /// refused.
+    pub pending_max: usize,
+    /// Payload bytes of publishes that may be under way from this node. Well under
+    /// `link_bytes_max`, so that publishes alone never reset a link.
+    pub pending_bytes_max: usize,
+    /// Topics that one peer may be interested in; a further interest is answered "not upstream".
+    pub interests_max: usize,
+    /// The newest messages kept of a topic while somebody watches it, to answer those who come
+    /// back or come late.
+    pub ring_count_max: usize,
+    /// Their payload bytes; whichever bound is met first forgets the oldest.
+    pub ring_bytes_max: usize,
+    /// How often each link says where its topics stand. A link that is silent five times as long
+    /// is given up.
+    pub heartbeat: Duration,
+    /// How long a topic is followed after its last watcher has gone.
+    pub withdraw_after: Duration,
+    /// How long to wait before asking again a node that could not answer.
+    pub retry_after: Duration,
+    /// After this a publish without answer is unknown.
+    pub publish_deadline: Duration,
+    /// After this a fetch without answer is unavailable.
+    pub fetch_deadline: Duration,
+    /// How long a connection and its greeting may take.
+    pub connect_timeout: Duration,
+}
+
+impl Config {
+    /// The bounds of a node in a data centre.
+    pub fn new(me: NodeId, cluster: ClusterId) -> Config {
+        Config {
+            me,
+            cluster,
+            link_bytes_max: 64 << 20,
+            committed_bytes_max: 64 << 20,
+            pending_max: 65_536,
+            pending_bytes_max: 16 << 20,
+            interests_max: 1_000_000,
+            ring_count_max: 128,
+            ring_bytes_max: 256 << 10,
+            heartbeat: Duration::from_secs(1),
+            withdraw_after: Duration::from_secs(5),
+            retry_after: Duration::from_millis(200),
+            publish_deadline: Duration::from_secs(3),
+            fetch_deadline: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(2),
+        }
+    }
+}

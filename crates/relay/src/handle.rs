@@ -1,0 +1,105 @@
+//! What the rest of the node says to its relay.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use pushonce_core::{
+    Claim, FetchError, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
+    Refusal, Topic, Want,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::inbox::{Call, Inbox};
+
+/// Cheap to clone; no call blocks.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Arc<Inbox>,
+    owners: watch::Receiver<Arc<Owners>>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        owners: watch::Receiver<Arc<Owners>>,
+        reachable: watch::Receiver<BTreeSet<NodeId>>,
+    ) -> Handle {
+        Handle { inbox, owners, reachable }
+    }
+
+    /// These were committed, in this order, by shards that this node leads: they go to everyone who
+    /// is interested. Messages of one topic must be handed over in the order of their offsets.
+    pub fn committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
+        self.inbox.committed(messages);
+    }
+
+    /// This node leads a shard. To be said at each change, and again when the lead was in doubt for
+    /// a while: then the topics of the shard are compared with their history.
+    pub fn claim(&self, claim: Claim) {
+        self.inbox.claim(claim);
+    }
+
+    /// Publishes at the owner `to`. The place in the link's queue is taken by the call, not by the
+    /// first poll, so that publishes keep the order of the calls.
+    ///
+    /// # Errors
+    /// `Refused` when nothing happened: no link to `to`, too much under way, or what `to` says.
+    /// `Unknown` when it may have: the link broke, the shard's owner changed, or no answer came
+    /// within the deadline.
+    pub fn publish(
+        &self,
+        to: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let (answer, answered) = oneshot::channel();
+        if !self.inbox.call(Call::Publish { to, publish, answer }) {
+            let full = Refusal::Overloaded("too many publishes wait for links".to_owned());
+            return async move { Err(full.into()) }.boxed();
+        }
+        let ended = || Err(PublishError::Unknown("the relay of this node has ended".to_owned()));
+        async move { answered.await.unwrap_or_else(|_| ended()) }.boxed()
+    }
+
+    /// The sink wants this topic from now on: the answer is [`Sink::live`](crate::Sink::live).
+    ///
+    /// With `after`, a position that the cluster gave out, everything after it follows, or a gap;
+    /// without, whatever comes next. Said again for a watched topic, it begins anew from `after`.
+    pub fn watch(&self, topic: &Topic, after: Option<Position>) {
+        self.inbox.watch(topic, Some(after));
+    }
+
+    /// The sink wants this topic no more: nothing of it is delivered afterwards, save what is on its
+    /// way to the sink already. Upstream it is followed some seconds longer, for those who return.
+    pub fn unwatch(&self, topic: &Topic) {
+        self.inbox.watch(topic, None);
+    }
+
+    /// Reads the past of a topic, from this node's own shards or over its upstream. While no
+    /// upstream is known the question waits for one, up to the deadline.
+    ///
+    /// # Errors
+    /// `Future` for a position that was never given out; `Unavailable` when nobody answered within
+    /// the deadline, or too many questions are under way.
+    pub fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+        let (answer, answered) = oneshot::channel();
+        if !self.inbox.call(Call::Fetch { topic, want, answer }) {
+            let full = FetchError::Unavailable("too many questions are under way".to_owned());
+            return async move { Err(full) }.boxed();
+        }
+        let ended = || Err(FetchError::Unavailable("the relay of this node has ended".to_owned()));
+        async move { answered.await.unwrap_or_else(|_| ended()) }.boxed()
+    }
+
+    /// Who leads each shard, as far as this node has heard.
+    pub fn owners(&self) -> watch::Receiver<Arc<Owners>> {
+        self.owners.clone()
+    }
+
+    /// The nodes to which a link is up, and this node.
+    pub fn reachable(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.reachable.clone()
+    }
+}

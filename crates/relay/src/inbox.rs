@@ -1,0 +1,104 @@
+//! What the node has said and the relay has not heard yet. Saying never blocks; each kind has its
+//! own bound.
+//!
+//! Committed messages are bounded in bytes: over the bound they are dropped and the relay is told
+//! that it lapsed, so that it reads its topics again out of history. Calls are bounded in number:
+//! over it they are refused. Words about a topic or a shard replace the earlier word about the same
+//! one, so there are never more than topics and shards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pushonce_core::{
+    Claim, FetchError, Message, NodeId, Page, Placed, Position, Publish, PublishError, ShardId,
+    Topic, Want,
+};
+use tokio::sync::{Notify, oneshot};
+
+/// What waits, in one place.
+pub(crate) struct Inbox {
+    waiting: Mutex<Waiting>,
+    /// Wakes the relay.
+    news: Notify,
+    bytes_max: usize,
+    calls_max: usize,
+}
+
+/// Everything said since the last time the relay looked.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub(crate) claims: BTreeMap<ShardId, Claim>,
+    /// By topic: `Some(after)` to watch, `None` to unwatch.
+    pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) committed: Vec<(Topic, Arc<Message>)>,
+    committed_bytes: usize,
+    /// Committed messages were dropped since.
+    pub(crate) lapsed: bool,
+}
+
+/// A question that somebody waits for.
+pub(crate) enum Call {
+    /// Publish at an owner.
+    Publish { to: NodeId, publish: Publish, answer: oneshot::Sender<Result<Placed, PublishError>> },
+    /// Read the past.
+    Fetch { topic: Topic, want: Want, answer: oneshot::Sender<Result<Page, FetchError>> },
+}
+
+impl Inbox {
+    pub(crate) fn new(bytes_max: usize, calls_max: usize) -> Inbox {
+        Inbox { waiting: Mutex::default(), news: Notify::new(), bytes_max, calls_max }
+    }
+
+    pub(crate) fn committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
+        let bytes: usize = messages.iter().map(|(_, m)| m.payload.len() + MESSAGE_OVERHEAD).sum();
+        let mut waiting = self.lock();
+        if waiting.committed_bytes + bytes > self.bytes_max {
+            waiting.committed = Vec::new();
+            waiting.committed_bytes = 0;
+            waiting.lapsed = true;
+        } else {
+            waiting.committed_bytes += bytes;
+            waiting.committed.extend(messages);
+        }
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    pub(crate) fn claim(&self, claim: Claim) {
+        self.lock().claims.insert(claim.shard, claim);
+        self.news.notify_one();
+    }
+
+    pub(crate) fn watch(&self, topic: &Topic, word: Option<Option<Position>>) {
+        self.lock().watches.insert(topic.clone(), word);
+        self.news.notify_one();
+    }
+
+    /// `false`: too many wait; nothing was taken.
+    pub(crate) fn call(&self, call: Call) -> bool {
+        let mut waiting = self.lock();
+        if waiting.calls.len() >= self.calls_max {
+            return false;
+        }
+        waiting.calls.push(call);
+        drop(waiting);
+        self.news.notify_one();
+        true
+    }
+
+    /// Waits until something was said, and takes all of it.
+    pub(crate) async fn take(&self) -> Waiting {
+        self.news.notified().await;
+        mem::take(&mut *self.lock())
+    }
+
+    /// Nothing is left half done by a panic elsewhere: every change above is one step.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a message costs beside its payload, roughly, so that empty ones are bounded as well.
+const MESSAGE_OVERHEAD: usize = 128;

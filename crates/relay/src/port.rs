@@ -1,0 +1,40 @@
+//! What the relay needs of the node around it: where its topics come from, and where they go.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use pushonce_core::{
+    FetchError, Gap, Message, Page, Placed, Position, Publish, PublishError, Topic, Want,
+};
+
+/// The shards that this node owns.
+pub trait Source: Send + Sync + 'static {
+    /// Takes a publish that came over a link. Its place in the shard's queue is taken by the call,
+    /// not by the first poll, so that publishes of one link keep their order. Refuses with
+    /// `NotOwner` what is not owned here.
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>>;
+
+    /// Reads the past of a topic from memory; does not block. Everything that was handed to
+    /// [`Handle::committed`](crate::Handle::committed) is in the page already.
+    ///
+    /// # Errors
+    /// `Unavailable` when this node does not lead the topic's shard; `Future` for a position that
+    /// was never given out.
+    fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError>;
+}
+
+/// The edge of this node. Calls come from one task, in order; they must not block.
+///
+/// After `live(head)` the messages of a topic come in order, each exactly the next, or a `lost`
+/// stands between.
+pub trait Sink: Send + Sync + 'static {
+    /// The topic is followed from here on: the first message to come is the one after `head`.
+    /// Answers each [`Handle::watch`](crate::Handle::watch).
+    fn live(&self, topic: &Topic, head: Position);
+
+    /// The next messages of the topic; never empty.
+    fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>);
+
+    /// The next messages of the topic are no more; what comes next follows `gap.to`.
+    fn lost(&self, topic: &Topic, gap: Gap);
+}

@@ -1,0 +1,148 @@
+//! One entry of a shard's log: the publishes that are committed together.
+//!
+//! On disk and on the link: one byte of version, then postcard. Whatever decides how an entry is
+//! applied travels in it (the time, the history bounds), so that replicas with other clocks or an
+//! older view of the namespaces come to the same state.
+
+use bytes::Bytes;
+use pushonce_core::{ContentType, History, Key, Placed, Publish, Timestamp, Topic};
+use serde::{Deserialize, Serialize};
+
+/// The version this code writes, and the only one it reads.
+const VERSION: u8 = 1;
+
+/// The publishes of one entry, in the order in which they get their places.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// When the owner proposed it, by the owner's clock.
+    pub time: Timestamp,
+    /// What it carries.
+    pub items: Vec<Item>,
+}
+
+/// One publish, with the bounds its topic's history has from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Where it goes.
+    pub topic: Topic,
+    /// What the payload is.
+    pub content_type: ContentType,
+    /// The publisher's name for it.
+    pub key: Option<Key>,
+    /// The payload.
+    pub payload: Bytes,
+    /// How much of the past the topic remembers.
+    pub history: History,
+}
+
+/// An entry that cannot be applied. It changes nothing, on any replica of the same version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEntry {
+    /// No bytes at all.
+    #[error("the entry is empty")]
+    Empty,
+    /// Written by another version.
+    #[error("the entry has version {0}, this node reads {VERSION}: run one version on all nodes")]
+    Version(u8),
+    /// Not what a batch looks like.
+    #[error("the entry cannot be read: {0}")]
+    Damaged(String),
+}
+
+impl Batch {
+    /// The entry to propose.
+    pub fn encode(&self) -> Bytes {
+        let entry = postcard::to_extend(self, vec![VERSION]);
+        entry.expect("a growing buffer takes every batch").into()
+    }
+
+    /// Reads an entry. Payloads are copied out of it, so that a message that lives long does not
+    /// keep its whole batch in memory.
+    ///
+    /// # Errors
+    /// [`InvalidEntry`] when the bytes are no batch of this version, with nothing after it.
+    pub fn decode(entry: &[u8]) -> Result<Batch, InvalidEntry> {
+        let (&version, body) = entry.split_first().ok_or(InvalidEntry::Empty)?;
+        if version != VERSION {
+            return Err(InvalidEntry::Version(version));
+        }
+        match postcard::take_from_bytes(body) {
+            Ok((batch, [])) => Ok(batch),
+            Ok((_, rest)) => Err(InvalidEntry::Damaged(format!("{} bytes too many", rest.len()))),
+            Err(why) => Err(InvalidEntry::Damaged(why.to_string())),
+        }
+    }
+}
+
+impl Item {
+    /// A publish under the bounds of its namespace.
+    pub fn new(publish: Publish, history: History) -> Item {
+        let Publish { topic, content_type, key, payload } = publish;
+        Item { topic, content_type, key, payload, history }
+    }
+}
+
+/// What applying an entry answers to its proposer: a place for each item, or `None` when the entry
+/// could not be read.
+pub(crate) type Answer = Option<Vec<Placed>>;
+
+pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
+    postcard::to_stdvec(answer).expect("a growing buffer takes every answer").into()
+}
+
+pub(crate) fn decode_answer(answer: &[u8]) -> Result<Answer, postcard::Error> {
+    postcard::from_bytes(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        let item = |topic: &str, payload: &'static [u8]| Item {
+            topic: Topic::new(topic).unwrap(),
+            content_type: ContentType::Other("image/png".into()),
+            key: Some(Key::new("a1").unwrap()),
+            payload: Bytes::from_static(payload),
+            history: History::default(),
+        };
+        Batch {
+            time: Timestamp(1_790_000_000_000),
+            items: vec![item("a/b", b"one"), item("c", b"")],
+        }
+    }
+
+    #[test]
+    fn a_batch_reads_back_what_was_written() {
+        assert_eq!(Batch::decode(&batch().encode()), Ok(batch()));
+    }
+
+    #[test]
+    fn what_is_no_batch_of_this_version_is_refused() {
+        assert_eq!(Batch::decode(b""), Err(InvalidEntry::Empty));
+        assert_eq!(Batch::decode(b"\x02abc"), Err(InvalidEntry::Version(2)));
+        let entry = batch().encode();
+        for end in 1..entry.len() {
+            assert!(Batch::decode(&entry[..end]).is_err(), "{end} bytes of it were taken");
+        }
+        let longer = [&entry[..], b"x"].concat();
+        assert_eq!(Batch::decode(&longer), Err(InvalidEntry::Damaged("1 bytes too many".into())));
+    }
+
+    #[test]
+    fn a_topic_that_breaks_a_rule_makes_the_entry_unreadable() {
+        let entry = batch().encode();
+        let at = entry.windows(3).position(|part| part == b"a/b").unwrap();
+        let mut forged = entry.to_vec();
+        forged[at..at + 3].copy_from_slice(b"a//");
+        assert!(matches!(Batch::decode(&forged), Err(InvalidEntry::Damaged(_))));
+    }
+
+    #[test]
+    fn a_payload_does_not_pin_the_entry_it_came_in() {
+        let entry = batch().encode();
+        let within = entry.as_ptr_range();
+        let read = Batch::decode(&entry).unwrap();
+        assert!(!within.contains(&read.items[0].payload.as_ptr()));
+    }
+}

@@ -1,0 +1,179 @@
+//! A shard of this node: opened, spoken to, run.
+
+use std::sync::Arc;
+
+use pushonce_consensus::{Engine, Group, GroupId, StartError};
+use pushonce_core::{
+    Claim, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError, ShardId, Topic,
+    Want,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::claim::{self, Lead};
+use crate::commit::{Commit, Intake};
+use crate::machine::{Replica, Shared};
+use crate::{Clock, Committed, Info};
+
+/// What a replica of a shard is made of.
+pub struct Shard {
+    /// Which shard.
+    pub id: ShardId,
+    /// This node.
+    pub me: NodeId,
+    /// How many proposals of all shards of this node may be under way at once; about 8.
+    pub permits: Arc<Semaphore>,
+    /// The settings of the namespaces, as they are now.
+    pub namespaces: watch::Receiver<Namespaces>,
+    /// Who is told of what was committed.
+    pub committed: Arc<dyn Committed>,
+    /// Where the times of messages come from.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A replica of a shard on this node. Clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    group: Group,
+    intake: Arc<Intake>,
+    claim: watch::Receiver<Option<Claim>>,
+}
+
+/// What must run for publishes to be committed and ownership to be claimed. Dropped, it refuses
+/// whatever still waits and whatever comes.
+#[must_use = "nothing is committed unless it runs"]
+pub struct Runner {
+    shared: Arc<Shared>,
+    group: Group,
+    commit: Commit<Group>,
+    claim: watch::Sender<Option<Claim>>,
+}
+
+/// Why a replica cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("shard {shard} cannot be opened: {why}")]
+pub struct OpenError {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Why.
+    #[source]
+    pub why: StartError,
+}
+
+impl Shard {
+    /// Starts this node's replica and restores what it knew. A new one stays empty until its group
+    /// is initialised here, or another node's replica adds it.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it runs already, or its data cannot be read.
+    pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
+        let Shard { id, me, permits, namespaces, committed, clock } = self;
+        let shared = Arc::new(Shared::new(id, me, committed));
+        let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
+        let group = started.map_err(|why| OpenError { shard: id, why })?;
+        shared.attach(group.clone());
+
+        let intake = Arc::new(Intake::default());
+        let (claimed, claim) = watch::channel(None);
+        let commit = Commit {
+            me,
+            proposer: group.clone(),
+            intake: intake.clone(),
+            permits,
+            namespaces,
+            clock,
+        };
+        let handle = Handle { shared: shared.clone(), group: group.clone(), intake, claim };
+        Ok((handle, Runner { shared, group, commit, claim: claimed }))
+    }
+}
+
+impl Handle {
+    /// Which shard.
+    pub fn id(&self) -> ShardId {
+        self.shared.id()
+    }
+
+    /// Commits a checked message and says where it stands. The owner's own deadline of a proposal
+    /// bounds the wait. Dropping the future does not take the message back.
+    ///
+    /// # Errors
+    /// Refused when this node does not own the shard, the queue is full or the node is stopping;
+    /// unknown when the message was proposed and nobody can say how that ended.
+    pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
+        self.shared.owns()?;
+        self.intake.publish(publish).await
+    }
+
+    /// Answers a question about the past of a topic, out of memory. A topic that has never had a
+    /// message has an empty page.
+    ///
+    /// # Errors
+    /// [`FetchError::Future`] for a position that was never given out, [`FetchError::Unavailable`]
+    /// while this node does not own the shard.
+    pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+        self.shared.page(topic, want)
+    }
+
+    /// This node's claim to the shard: `Some` while it leads with a lease and has caught up, with
+    /// every change of its group.
+    pub fn claim(&self) -> watch::Receiver<Option<Claim>> {
+        self.claim.clone()
+    }
+
+    /// The Raft group underneath, for whoever changes its members.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// What this replica holds of a topic. On a replica that does not lead it may be behind.
+    pub fn topic(&self, topic: &Topic) -> Option<Info> {
+        self.shared.read().topic(topic)
+    }
+
+    /// The topics after `after`, in the order of their names, `count_max` of them at most. On a
+    /// replica that does not lead they may be behind.
+    pub fn topics(&self, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
+        self.shared.read().topics(after).take(count_max).collect()
+    }
+}
+
+impl Runner {
+    /// Commits what is published and keeps the claim true, until `shutdown`. The entry that is under
+    /// way then is waited for, at most for the deadline of a proposal; what still waits is refused.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Runner { shared, group, commit, claim } = self;
+        tokio::join!(commit.run(&shutdown), keep_claim(&shared, &group, claim, &shutdown));
+    }
+}
+
+/// Follows the group and says what it means for ownership.
+async fn keep_claim(
+    shared: &Shared,
+    group: &Group,
+    claimed: watch::Sender<Option<Claim>>,
+    shutdown: &CancellationToken,
+) {
+    let mut status = group.status();
+    let mut lead = Lead::default();
+    loop {
+        let claim = {
+            let status = status.borrow_and_update();
+            let ready = lead.observe(&status);
+            shared.set_ready(ready);
+            ready.map(|term| claim::of(shared.id(), shared.me(), term, &status))
+        };
+        claimed.send_if_modified(|known| {
+            let changed = *known != claim;
+            *known = claim;
+            changed
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = status.changed() => if changed.is_err() { break },
+        }
+    }
+    shared.set_ready(None);
+    claimed.send_replace(None);
+}

@@ -1,0 +1,165 @@
+//! The state between its two users: the group that applies entries, and those who ask.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use pushonce_consensus::{At, Damaged, Group, Machine, Status};
+use pushonce_core::{
+    FetchError, Message, NodeId, Page, Placed, PublishError, Refusal, ShardId, Term, Topic, Want,
+};
+use tokio::sync::watch;
+
+use crate::entry::encode_answer;
+use crate::{Batch, Committed, State};
+
+/// What a handle and the group's task share.
+pub(crate) struct Shared {
+    id: ShardId,
+    me: NodeId,
+    state: RwLock<State>,
+    committed: Arc<dyn Committed>,
+    /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
+    /// of a group that elected somebody are never 0.
+    ready: AtomicU64,
+    /// Empty while the group replays its log at the start: nobody leads then.
+    group: OnceLock<(Group, watch::Receiver<Status>)>,
+}
+
+/// The group's end: a consensus machine.
+pub(crate) struct Replica {
+    shared: Arc<Shared>,
+}
+
+impl Shared {
+    pub(crate) fn new(id: ShardId, me: NodeId, committed: Arc<dyn Committed>) -> Shared {
+        Shared {
+            id,
+            me,
+            state: RwLock::default(),
+            committed,
+            ready: AtomicU64::new(0),
+            group: OnceLock::new(),
+        }
+    }
+
+    /// Says which group applies the entries. The first word counts.
+    pub(crate) fn attach(&self, group: Group) {
+        let status = group.status();
+        self.group.get_or_init(|| (group, status));
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    pub(crate) fn set_ready(&self, term: Option<Term>) {
+        self.ready.store(term.map_or(0, |term| term.0), Ordering::Release);
+    }
+
+    /// Whether a publish may be proposed here.
+    pub(crate) fn owns(&self) -> Result<(), PublishError> {
+        match self.leads() {
+            Some(_) => Ok(()),
+            None => Err(not_owner(self.leader(), self.me)),
+        }
+    }
+
+    /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
+    /// so an entry that this page does not have yet finds this node leading too, and is handed on.
+    pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+        let state = self.read();
+        match self.leads() {
+            Some(term) if term.0 == self.ready.load(Ordering::Acquire) => state.page(topic, want),
+            Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
+            None => Err(FetchError::Unavailable(match self.leader() {
+                Some(owner) if owner != self.me => format!("{owner} owns it"),
+                Some(_) => "its owner has lost the majority of its replicas".to_owned(),
+                None => "no owner is elected".to_owned(),
+            })),
+        }
+    }
+
+    /// No step of an apply can fail between two changes, so what a panic elsewhere left behind the
+    /// lock is whole.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leads(&self) -> Option<Term> {
+        self.group.get().and_then(|(group, _)| group.leads())
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.group.get().and_then(|(_, status)| status.borrow().leader)
+    }
+
+    /// Whether what is applied now concerns those who listen to this node. A leader whose lease has
+    /// lapsed goes on telling, until another is known: it may have answered pages, and a message told
+    /// once too often is dropped, one never told is a hole.
+    fn tells(&self) -> bool {
+        self.leads().is_some() || self.leader() == Some(self.me)
+    }
+}
+
+/// What a publish is told where it cannot be taken.
+pub(crate) fn not_owner(leader: Option<NodeId>, me: NodeId) -> PublishError {
+    PublishError::Refused(match leader {
+        Some(leader) if leader == me => {
+            Refusal::Unavailable("the owner has lost the majority of its replicas".to_owned())
+        }
+        owner => Refusal::NotOwner { owner },
+    })
+}
+
+fn place(message: &Message) -> Placed {
+    Placed { position: message.position, time: message.time }
+}
+
+impl Replica {
+    pub(crate) fn new(shared: Arc<Shared>) -> Replica {
+        Replica { shared }
+    }
+}
+
+impl Machine for Replica {
+    fn apply(&mut self, at: At, entry: &Bytes) -> Bytes {
+        let shared = &self.shared;
+        let batch = match Batch::decode(entry) {
+            Ok(batch) => batch,
+            Err(why) => {
+                tracing::error!(shard = %shared.id, index = at.index, %why, "entry skipped");
+                metrics::counter!("pushonce_shard_unreadable_entries_total").increment(1);
+                return encode_answer(&None);
+            }
+        };
+        let (messages, tells) = {
+            let mut state = shared.write();
+            (state.apply(at.index, batch), shared.tells())
+        };
+        let answer =
+            encode_answer(&Some(messages.iter().map(|(_, placed)| place(placed)).collect()));
+        if tells {
+            shared.committed.committed(shared.id, messages);
+        }
+        answer
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.shared.read().snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
+        let state = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
+        *self.shared.write() = state;
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! What a shard needs of the node around it.
+
+use std::sync::Arc;
+
+use pushonce_core::{Message, ShardId, Timestamp, Topic};
+
+/// Who is told of what was committed.
+pub trait Committed: Send + Sync + 'static {
+    /// Takes the messages of one entry, in log order, entry after entry. Called only while this node
+    /// leads the shard, or did a moment ago.
+    ///
+    /// Runs in the path of every publish of the shard: it must not block, and must not call the
+    /// shard.
+    fn committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>);
+}
+
+/// Where the time of a message comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now. It may jump; only the age bound of history notices.
+    fn now(&self) -> Timestamp;
+}
+
+impl<F: Fn() -> Timestamp + Send + Sync + 'static> Clock for F {
+    fn now(&self) -> Timestamp {
+        self()
+    }
+}

@@ -1,0 +1,224 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+use pushonce_core::{ContentType, Gap, GapReason, History, Key, Offset};
+
+use super::*;
+
+const NAMES: [&str; 5] = ["a", "a/b", "b", "news/köln", "z"];
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
+    let key = (payload.len() > 3).then(|| Key::new("k").unwrap());
+    let content_type = ContentType::Binary;
+    Item { topic: topic(name), content_type, key, payload: payload.into(), history }
+}
+
+/// Entries whose histories are bounded tightly, and whose times go back and forth.
+fn entries(age_max_ms: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Vec<Batch>> {
+    let history = (0..6u32, 0..40u32, age_max_ms).prop_map(|(count_max, bytes_max, age_max_ms)| {
+        History { count_max, bytes_max, age_max_ms }
+    });
+    let item = (0..NAMES.len(), vec(any::<u8>(), 0..12), history)
+        .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));
+    let batch = (0..100u64, vec(item, 1..6))
+        .prop_map(|(time, items)| Batch { time: Timestamp(time), items });
+    vec(batch, 1..30)
+}
+
+/// Applies entries as a log gives them: encoded, with holes between their indexes.
+fn replay<'a>(state: &mut State, entries: impl IntoIterator<Item = (usize, &'a Batch)>) {
+    for (nth, batch) in entries {
+        let batch = Batch::decode(&batch.encode()).unwrap();
+        state.apply(index(nth), batch);
+    }
+}
+
+fn index(nth: usize) -> u64 {
+    3 * nth as u64 + 2
+}
+
+/// A topic as one would write it down: everything it ever had, and where its history begins.
+#[derive(Default)]
+struct Naive {
+    all: Vec<Arc<Message>>,
+    kept: usize,
+}
+
+impl Naive {
+    fn append(&mut self, message: &Arc<Message>, history: History) {
+        self.all.push(message.clone());
+        let over = |kept: &[Arc<Message>]| {
+            kept.len() > history.count_max as usize
+                || kept.iter().map(|m| m.payload.len()).sum::<usize>() > history.bytes_max as usize
+        };
+        while over(&self.all[self.kept..]) {
+            self.kept += 1;
+        }
+    }
+
+    fn after(&self, reached: Position) -> Page {
+        let later = |m: &&Arc<Message>| m.position > reached;
+        let missing: Vec<_> = self.all[..self.kept].iter().filter(later).collect();
+        let gap = missing.first().zip(missing.last()).map(|(from, to)| Gap {
+            from: from.position,
+            to: to.position,
+            reason: GapReason::Expired,
+        });
+        let messages = self.all[self.kept..].iter().filter(later).cloned().collect();
+        Page { messages, head: self.all.last().unwrap().position, gap }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX))) {
+        let mut state = State::default();
+        let mut naive = BTreeMap::<Topic, Naive>::new();
+        for (nth, batch) in entries.into_iter().enumerate() {
+            let placed = state.apply(index(nth), batch.clone());
+            prop_assert_eq!(placed.len(), batch.items.len());
+            for ((name, message), item) in placed.iter().zip(batch.items) {
+                prop_assert_eq!((name, &message.payload, &message.key), (&item.topic, &item.payload, &item.key));
+                prop_assert_eq!(message.time, batch.time);
+                naive.entry(name.clone()).or_default().append(message, item.history);
+            }
+        }
+        for (name, naive) in &naive {
+            let head = naive.all.last().unwrap().position;
+            let asked = |offset| Position { offset: Offset(offset), ..head };
+            for reached in (0..=head.offset.0).map(asked).chain([Position::ZERO]) {
+                prop_assert_eq!(state.page(name, Want::After(reached)), Ok(naive.after(reached)));
+            }
+            let asked = head.next();
+            prop_assert_eq!(state.page(name, Want::After(asked)), Err(FetchError::Future { asked, head }));
+            let kept = &naive.all[naive.kept..];
+            prop_assert_eq!(&state.page(name, Want::All).unwrap().messages, kept);
+            let last = kept.len().saturating_sub(2);
+            prop_assert_eq!(&state.page(name, Want::Last(2)).unwrap().messages, &kept[last..]);
+        }
+    }
+
+    #[test]
+    fn every_place_is_the_next_of_its_topic(entries in entries(0..50u64)) {
+        let mut state = State::default();
+        let mut reached = BTreeMap::<Topic, Position>::new();
+        for (nth, batch) in entries.into_iter().enumerate() {
+            for (name, message) in state.apply(index(nth), batch) {
+                let before = reached.insert(name, message.position);
+                prop_assert!(message.position.follows(before.unwrap_or(Position::ZERO)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_and_the_rest_of_the_log_make_the_same_state(
+        entries in entries(0..50u64), cut in 0..30usize,
+    ) {
+        let cut = cut.min(entries.len());
+        let mut whole = State::default();
+        replay(&mut whole, entries.iter().enumerate());
+        let mut first = State::default();
+        replay(&mut first, entries.iter().enumerate().take(cut));
+        let mut restored = State::restore(&first.snapshot()).unwrap();
+        prop_assert_eq!(&restored, &first);
+        replay(&mut restored, entries.iter().enumerate().skip(cut));
+        prop_assert_eq!(restored.snapshot(), whole.snapshot());
+        prop_assert_eq!(restored, whole);
+    }
+
+    #[test]
+    fn nothing_read_off_a_disk_or_a_wire_panics(
+        bytes in vec(any::<u8>(), 0..200), entries in entries(0..50u64), hit in any::<(usize, u8)>(),
+        epoch in any::<u64>(), offset in any::<u64>(),
+    ) {
+        let mut state = State::default();
+        replay(&mut state, entries.iter().enumerate());
+        for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode().to_vec()] {
+            if let Some(byte) = hit.0.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
+                *byte ^= hit.1;
+            }
+            let _ = State::restore(&bytes);
+            let _ = Batch::decode(&bytes);
+        }
+        for name in NAMES {
+            let _ = state.page(&topic(name), Want::After(Position::new(epoch, offset)));
+            let _ = state.page(&topic(name), Want::After(Position::new(2, offset)));
+        }
+    }
+}
+
+#[test]
+fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
+    let mut state = State::default();
+    let batch = |names: &[&str]| Batch {
+        time: Timestamp(1),
+        items: names.iter().map(|name| item(name, vec![], History::default())).collect(),
+    };
+    state.apply(5, batch(&["a"]));
+    let placed = state.apply(9, batch(&["a", "b", "b"]));
+    let positions: Vec<_> = placed.iter().map(|(_, message)| message.position).collect();
+    assert_eq!(positions, [Position::new(5, 2), Position::new(9, 1), Position::new(9, 2)]);
+}
+
+#[test]
+fn a_topic_nobody_knows_is_empty_and_never_gave_out_a_position() {
+    let state = State::default();
+    let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
+    for want in [Want::All, Want::Last(3), Want::After(Position::ZERO)] {
+        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()));
+    }
+    let asked = Position::new(1, 1);
+    let future = FetchError::Future { asked, head: Position::ZERO };
+    assert_eq!(state.page(&topic("a"), Want::After(asked)), Err(future));
+}
+
+#[test]
+fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
+    let history = History { age_max_ms: 1_000, ..History::default() };
+    let entry = |time, names: &[String]| Batch {
+        time: Timestamp(time),
+        items: names.iter().map(|name| item(name, b"pay".to_vec(), history)).collect(),
+    };
+    let idle: Vec<String> = (0..100).map(|nth| format!("idle/{nth}")).collect();
+    let mut state = State::default();
+    state.apply(1, entry(0, &idle));
+    for index in 2..20 {
+        state.apply(index, entry(2_000, &["busy".to_owned()]));
+    }
+    let left: Vec<_> = state.topics(None).filter(|info| info.bytes > 0).map(|i| i.topic).collect();
+    assert_eq!(left, [topic("busy")]);
+    assert_eq!(state.topic(&topic("idle/7")).unwrap().head, Position::new(1, 1));
+}
+
+#[test]
+fn topics_are_listed_by_name_and_from_any_name_on() {
+    let mut state = State::default();
+    let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4], History::default())).collect();
+    state.apply(1, Batch { time: Timestamp(1), items });
+    let names: Vec<_> = state.topics(None).map(|info| info.topic).collect();
+    assert_eq!(names, NAMES.map(topic));
+    let info = state.topics(Some(&topic("a/zz"))).next().unwrap();
+    assert_eq!(
+        (info.topic.as_str(), info.head, info.count, info.bytes),
+        ("b", Position::new(1, 1), 1, 4)
+    );
+}
+
+#[test]
+fn what_is_no_snapshot_of_this_version_is_refused() {
+    assert_eq!(State::restore(b""), Err(InvalidSnapshot::Empty));
+    assert_eq!(State::restore(b"\x09"), Err(InvalidSnapshot::Version(9)));
+    let mut state = State::default();
+    let items = vec![item("a", b"pay".to_vec(), History::default())];
+    state.apply(1, Batch { time: Timestamp(1), items });
+    let snapshot = state.snapshot();
+    for end in 1..snapshot.len() {
+        assert!(State::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");
+    }
+    assert_eq!(State::restore(&snapshot), Ok(state));
+}

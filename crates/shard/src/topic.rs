@@ -1,0 +1,148 @@
+//! One topic: its order, and as much of its past as its bounds allow.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pushonce_core::{
+    Epoch, FetchError, Gap, GapReason, History, Message, Offset, Page, Position, Timestamp, Topic,
+    Want,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Item;
+
+/// What a replica holds of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub topic: Topic,
+    /// Its newest position.
+    pub head: Position,
+    /// How many messages its history has.
+    pub count: usize,
+    /// How many bytes their payloads have.
+    pub bytes: u64,
+}
+
+/// One life of a topic. Its messages are neighbours, and the newest, if there is one, is the head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Log {
+    head: Position,
+    history: History,
+    messages: VecDeque<Arc<Message>>,
+    bytes: u64,
+}
+
+impl Log {
+    /// A topic that begins with the entry at `index`: the epoch is the index, so that no two lives
+    /// of a topic share one.
+    pub(crate) fn begin(index: u64) -> Log {
+        Log {
+            head: Position { epoch: Epoch(index), offset: Offset(0) },
+            history: History::default(),
+            messages: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Gives the next place to a message, and forgets what the bounds no longer allow; the message
+    /// itself as well, if it alone is over them.
+    pub(crate) fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
+        let Item { topic: _, content_type, key, payload, history } = item;
+        self.head = self.head.next();
+        self.history = history;
+        self.bytes += payload.len() as u64;
+        let message = Message { position: self.head, time, content_type, key, payload };
+        let message = Arc::new(message);
+        self.messages.push_back(message.clone());
+        self.forget(time);
+        message
+    }
+
+    /// Drops the oldest messages that are over a bound. Age is counted from the time of the entry
+    /// being applied, not of the newest ever seen: a clock that was far ahead once empties history
+    /// once, and not for as long as it was ahead.
+    pub(crate) fn forget(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.messages.front() {
+            let over = self.messages.len() > self.history.count_max as usize
+                || self.bytes > u64::from(self.history.bytes_max)
+                || now.0.saturating_sub(oldest.time.0) > self.history.age_max_ms;
+            if !over {
+                break;
+            }
+            self.bytes = self.bytes.saturating_sub(oldest.payload.len() as u64);
+            self.messages.pop_front();
+        }
+    }
+
+    /// Answers a question about the past.
+    ///
+    /// `After` names what is missing between the position asked about and the oldest message left;
+    /// `Last` and `All` ask for what there is, so nothing of it can be missing.
+    pub(crate) fn page(&self, want: Want) -> Result<Page, FetchError> {
+        match want {
+            Want::After(reached) => self.after(reached),
+            Want::Last(n) => {
+                let skipped = self.messages.len().saturating_sub(n as usize);
+                Ok(self.page_from(skipped, None))
+            }
+            Want::All => Ok(self.page_from(0, None)),
+        }
+    }
+
+    fn after(&self, reached: Position) -> Result<Page, FetchError> {
+        let Position { epoch, offset } = reached;
+        let before_any_epoch = epoch == Epoch(0) && reached != Position::ZERO;
+        if reached > self.head || before_any_epoch {
+            return Err(FetchError::Future { asked: reached, head: self.head });
+        }
+        // An earlier epoch's offset may be forged, and as large as it likes.
+        let next = Offset(offset.0.saturating_add(1));
+        if epoch != self.head.epoch && reached != Position::ZERO {
+            let gap = self.gap(Position { epoch, offset: next }, GapReason::Epoch);
+            return Ok(self.page_from(0, Some(gap)));
+        }
+        let first = self.first();
+        let gap = (next < first).then(|| self.gap(self.at(next), GapReason::Expired));
+        let skipped = next.0.saturating_sub(first.0);
+        Ok(self.page_from(usize::try_from(skipped).unwrap_or(usize::MAX), gap))
+    }
+
+    fn page_from(&self, skipped: usize, gap: Option<Gap>) -> Page {
+        let messages = self.messages.iter().skip(skipped).cloned().collect();
+        Page { messages, head: self.head, gap }
+    }
+
+    /// What is missing from `from` up to the oldest message left. A topic that lost nothing of its
+    /// own epoch names the place before its first: what follows it is its first message.
+    fn gap(&self, from: Position, reason: GapReason) -> Gap {
+        let last = Offset(self.first().0.saturating_sub(1));
+        Gap { from, to: self.at(last), reason }
+    }
+
+    /// The offset of the oldest message left; of the next one to come when none is.
+    fn first(&self) -> Offset {
+        self.messages.front().map_or(self.head.offset.next(), |oldest| oldest.position.offset)
+    }
+
+    fn at(&self, offset: Offset) -> Position {
+        Position { epoch: self.head.epoch, offset }
+    }
+
+    /// Whether what the type says of its parts holds.
+    pub(crate) fn is_whole(&self) -> bool {
+        let positions = self.messages.iter().map(|message| message.position);
+        let mut places = (self.first().0..).map(|offset| self.at(Offset(offset)));
+        positions.eq(places.by_ref().take(self.messages.len()))
+            && places.next() == Some(self.at(self.head.offset.next()))
+            && self.bytes == self.messages.iter().map(|m| m.payload.len() as u64).sum::<u64>()
+    }
+
+    pub(crate) fn info(&self, topic: &Topic) -> Info {
+        let Log { head, messages, bytes, .. } = self;
+        Info { topic: topic.clone(), head: *head, count: messages.len(), bytes: *bytes }
+    }
+}
+
+#[cfg(test)]
+mod topic_test;
