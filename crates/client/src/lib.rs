@@ -1,1 +1,39 @@
-//! TODO
+//! The Rust SDK: publish over gRPC, subscribe over WebSocket, QUIC or gRPC.
+//!
+//! *What is it?* A [`Publisher`] and a [`Subscriber`], each given the addresses of several nodes.
+//!
+//! *What does it promise?* A subscriber sees each topic in order, no message twice, and no hole
+//! without an [`Event::Gap`], also over a reconnect: it turns to the next node, after a pause that
+//! grows and is drawn at random so that a million clients do not come back in one moment, and
+//! resumes each topic behind the last message it saw. A publish has three outcomes: placed, refused,
+//! unknown.
+//!
+//! *What does it refuse?* To retry a publish whose outcome is unknown: that is the caller's to
+//! decide, and safe only with a key, once keys are recognised (see the README's table).
+//!
+//! *How does data move?* A task of its own keeps the session; its events wait in a bounded queue
+//! until [`Subscriber::next`] takes them. A caller that does not take them stops the session's
+//! reading, and the server sees a slow reader.
+//!
+//! *What must a caller not do?* Keep a subscriber and not read it. Give QUIC addresses that are not
+//! loopback without saying whose certificate to trust ([`Trust`]).
+
+mod backoff;
+mod cursor;
+mod publisher;
+mod server;
+mod session;
+mod stream;
+mod subscriber;
+
+pub use backoff::Backoff;
+pub use publisher::Publisher;
+pub use server::{InvalidServer, Scheme, Server};
+pub use session::{Transport, Trust};
+pub use stream::{Acknowledgement, PublishStream};
+pub use subscriber::{Builder, Event, Subscriber};
+
+/// Re-exported, so that a caller needs one crate.
+pub use pushonce_core as core;
+pub use pushonce_proto::client::ErrorCode;
+pub use pushonce_proto::publisher::Failure;

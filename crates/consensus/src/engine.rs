@@ -8,6 +8,7 @@ use openraft::{Config, Raft};
 use pushonce_core::{ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -167,7 +168,7 @@ impl Engine {
     /// Starts a replica: restores its snapshot and log, or begins uninitialised.
     ///
     /// The machine is given new and empty. When this returns it is where the last commit known to
-    /// this disk was.
+    /// this disk was, and the status says so.
     pub async fn start<M: Machine>(&self, id: GroupId, machine: M) -> Result<Group, StartError> {
         let _gate = self.0.gate.lock().await;
         if self.0.shutdown.is_cancelled() {
@@ -185,8 +186,12 @@ impl Engine {
         let group = self.build(id, log, adapter).await.map_err(damaged)?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());
-        group.0.tasks.spawn(observer::observe(group.clone()));
+        group.0.tasks.spawn(observer::run(group.clone()));
         group.raft().run();
+        // Answered after the first metrics are out: the status begins with what was restored. An
+        // error is in there too.
+        let _ = group.raft().is_initialized().await;
+        group.0.status.send_replace(group.look());
         Ok(group)
     }
 
@@ -215,15 +220,16 @@ impl Engine {
 
     async fn build(&self, id: GroupId, log: Log, adapter: Adapter) -> Result<Group, String> {
         let Inner { me, settings, config, links, groups, .. } = &*self.0;
-        let dialer = Dialer {
-            me: *me,
-            group: id,
-            links: links.clone(),
-            settings: Arc::clone(settings),
-        };
+        let dialer =
+            Dialer { me: *me, group: id, links: links.clone(), settings: Arc::clone(settings) };
         let raft = Raft::build(me.0, Arc::clone(config), dialer, log.clone(), adapter)
             .await
             .map_err(|error| error.to_string())?;
+        // What a leader counts on outlives a restart of its followers: until its lease has surely
+        // run out, this replica elects nobody else. openraft forgets the lease.
+        let silent_until =
+            log.follows_another(me.0).then(|| Instant::now() + settings.election_max);
+        raft.runtime_config().elect(silent_until.is_none());
         Ok(Group(Arc::new(GroupInner {
             id,
             me: *me,
@@ -236,9 +242,17 @@ impl Engine {
             nudge: Notify::new(),
             changing: Mutex::new(()),
             handed_over: AtomicU64::new(0),
+            silent_until,
             stopping: self.0.shutdown.child_token(),
             tasks: TaskTracker::new(),
         })))
+    }
+}
+
+/// An engine that is dropped rather than stopped leaves nothing running.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use openraft::{Instant as _, Raft};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::{Instant as _, Raft, RaftMetrics};
 use pushonce_core::{NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -16,13 +16,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
 use crate::log::Log;
-use crate::network::{Groups, Kind, LinkError, Links, Proposed};
+use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
 use crate::types::{Data, Types};
 use crate::{Settings, Status};
 
 /// A group of the node: 0 is control, shard s is s + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
+
+/// The largest entry, in bytes. It travels in one frame: larger ones would break every link.
+pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+const _: () = assert!(ENTRY_BYTES_MAX * 2 < FRAME_BYTES_MAX);
 
 /// Why a proposal has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +68,8 @@ pub(crate) struct Inner {
     /// The last term under which this node began to hand over its leadership; 0 for none. Another
     /// may lead from then on, whatever the lease says.
     pub(crate) handed_over: AtomicU64,
+    /// Until then this replica neither votes nor asks for votes.
+    pub(crate) silent_until: Option<Instant>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -106,9 +113,13 @@ impl Group {
 
     /// Proposes an entry here and waits until it is applied here; what the machine answered.
     ///
-    /// Waits as long as [`Settings::proposal_deadline`]. An entry should stay below a few MiB: it
-    /// travels in one frame.
+    /// Waits as long as [`Settings::proposal_deadline`]. An entry above [`ENTRY_BYTES_MAX`] is
+    /// refused.
     pub async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        if entry.len() > ENTRY_BYTES_MAX {
+            tracing::error!(group = %self.id(), bytes = entry.len(), "an entry is too large");
+            return Err(ProposeError::Refused { leader: None });
+        }
         // openraft has no deadline of its own: without a quorum it would wait for ever.
         let deadline = self.0.settings.proposal_deadline;
         match timeout(deadline, self.raft().client_write(Data(entry))).await {
@@ -145,12 +156,8 @@ impl Group {
     /// Stops this replica; its data stays. Proposals that wait become unknown.
     pub async fn stop(&self) {
         self.0.stopping.cancel();
-        if let Err(error) = self.raft().shutdown().await {
-            tracing::warn!(group = %self.id(), %error, "a replica ended badly");
-        }
         self.0.tasks.close();
         self.0.tasks.wait().await;
-        self.0.groups.remove(self);
     }
 
     pub(crate) fn raft(&self) -> &Raft<Types, Adapter> {
@@ -165,16 +172,32 @@ impl Group {
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
             && metrics.vote.committed
+            // A leader that was removed stays for a moment, and then hands over by itself.
+            && metrics.membership_config.voter_ids().any(|voter| voter == self.0.me.0)
             && !self.0.stopping.is_cancelled()
             && self.0.handed_over.load(Ordering::SeqCst) != term;
-        // When the requests were sent that a quorum has answered: followers count from later.
-        let acked = metrics.last_quorum_acked.filter(|_| leads)?.into_inner();
-        let left = self.0.settings.election_max.checked_sub(acked.elapsed())?;
+        if !leads {
+            return None;
+        }
+        let mut left = self.0.settings.election_max;
+        if !self.votes_alone(&metrics) {
+            // When the requests were sent that a quorum has answered: followers count from later.
+            let acked = metrics.last_quorum_acked?.into_inner();
+            left = left.checked_sub(acked.elapsed())?;
+        }
         Some(Lease { term: Term(term), until: Instant::now() + left })
+    }
+
+    /// Nobody can be elected without this node's own vote. openraft renews no lease then.
+    fn votes_alone(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let membership = metrics.membership_config.membership();
+        matches!(membership.get_joint_config().as_slice(), [voters] if voters.iter().eq([&self.0.me.0]))
     }
 
     async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Bytes, ProposeError> {
         let link = self.0.links.to(leader);
+        // The first to be forwarded may be what brings the link up.
+        link.wait_up(self.0.settings.connect_timeout + self.0.settings.rpc_timeout).await;
         let pending = link
             .request(self.id(), Kind::Propose, entry, Bytes::new())
             .map_err(|_| ProposeError::Refused { leader: Some(leader) })?;
@@ -218,9 +241,7 @@ pub(crate) struct Lease {
 fn proposed(body: &[u8]) -> Result<Bytes, ProposeError> {
     match crate::network::decode(body) {
         Ok(Proposed::Applied(answer)) => Ok(answer),
-        Ok(Proposed::Refused(leader)) => {
-            Err(ProposeError::Refused { leader: leader.map(NodeId) })
-        }
+        Ok(Proposed::Refused(leader)) => Err(ProposeError::Refused { leader: leader.map(NodeId) }),
         Ok(Proposed::Unknown(why)) => Err(ProposeError::Unknown(why)),
         Err(error) => Err(ProposeError::Unknown(error.to_string())),
     }

@@ -1,5 +1,30 @@
 //! Consensus, ready for use: many Raft groups of one node on one log, one writer and one stream to
 //! each peer. The only crate that names openraft.
+//!
+//! *What is it?* An [`Engine`] that runs any number of replicated state machines ([`Machine`]) and
+//! gives a [`Group`] for each. One redb file holds the logs, votes and snapshots of all of them; one
+//! thread writes it, and one fsync serves everyone who waits. One gRPC stream to each peer carries
+//! the requests of all groups.
+//!
+//! *What does it promise?* A proposal that was answered is on the disks of a majority, and every
+//! replica applies the same entries in the same order. A vote is on disk before it is given. What
+//! [`Group::leads`] says holds when it is said: a leader without a quorum loses its lease before
+//! another can be elected, and no two nodes lead under one term. A record that fails its checksum is
+//! never served. Every queue is bounded in bytes.
+//!
+//! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
+//! another node or cluster, or cannot be read; nothing is ever deleted to get going. To go on after
+//! a failed write: the process ends. Peers that mean another node. Absent on purpose: reads (the
+//! machine's owner reads its own state while it leads), TLS (a later layer of the dialler and of
+//! the server the service is mounted on), and retries of proposals (the caller knows which are safe).
+//!
+//! *How does data move?* `propose` → openraft → the log in memory and at once to the peers → disk →
+//! committed → [`Machine::apply`] on every replica; its answer goes back to the proposer. An outcome
+//! is one of three: answered, refused (nothing happened), unknown (it may have happened).
+//!
+//! *What must a caller not do?* Initialise a group on two nodes. Destroy a replica that is still a
+//! member. Start a node's second replica of a group from another directory. Take [`Status::leader`]
+//! for ownership. Block in a machine, or let it look at a clock or at chance.
 
 mod adapter;
 mod engine;
@@ -15,7 +40,7 @@ mod store;
 mod types;
 
 pub use engine::{DestroyError, Engine, OpenError, StartError};
-pub use group::{Group, GroupId, InitializeError, ProposeError};
+pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};

@@ -65,6 +65,12 @@ impl Log {
         })))
     }
 
+    /// Whether this replica had promised to follow another node when it was last written: it may
+    /// be part of that leader's lease.
+    pub(crate) fn follows_another(&self, me: u64) -> bool {
+        self.memory().vote.is_some_and(|vote| vote.committed && vote.leader_id.voted_for != me)
+    }
+
     /// Waits until the log has grown so much that it should be compacted.
     pub(crate) async fn grown(&self) {
         self.0.grown.notified().await;
@@ -106,7 +112,8 @@ impl Log {
         }
         if memory.committed_is_news {
             memory.committed_is_news = false;
-            changes.push(Change::Set { key: Key::Committed, record: self.seal(&memory.committed)? });
+            changes
+                .push(Change::Set { key: Key::Committed, record: self.seal(&memory.committed)? });
         }
         if memory.grown >= self.0.log_bytes_max {
             memory.grown = 0;
@@ -198,7 +205,11 @@ impl RaftLogStorage<Types> for Log {
 impl Memory {
     fn restore(group: GroupId, stored: &Stored) -> io::Result<Memory> {
         let mut memory = Memory {
-            purged: stored.purged.as_deref().map(|record| store::open(group, record)).transpose()?,
+            purged: stored
+                .purged
+                .as_deref()
+                .map(|record| store::open(group, record))
+                .transpose()?,
             vote: stored.vote.as_deref().map(|record| store::open(group, record)).transpose()?,
             committed: stored
                 .committed
@@ -275,5 +286,5 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 #[cfg(test)]
-#[path = "log_test.rs"]
+#[path = "log/log_test.rs"]
 mod tests;

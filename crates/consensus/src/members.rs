@@ -26,7 +26,7 @@ pub enum ChangeError {
         /// Who leads, if known.
         leader: Option<NodeId>,
     },
-    /// Another change is under way, or the leader is so new that it has committed nothing; wait.
+    /// Another change is under way; wait.
     #[error("another change of this group is under way")]
     Busy,
     /// It cannot be done as asked. Says what to change.
@@ -43,7 +43,7 @@ impl Group {
     /// Adds a replica that follows without a vote; its node must have started the group,
     /// uninitialised. Does not wait until it is level: see [`Status::matched`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
-        self.change(self.raft().add_learner(node.0, (), false)).await
+        self.change(|| self.raft().add_learner(node.0, (), false)).await
     }
 
     /// Makes these the voters, in one joint step; each must be a member already. The removed are
@@ -51,13 +51,13 @@ impl Group {
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
         let voters = voters.into_iter().map(|node| node.0).collect();
         let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.change(self.raft().change_membership(change, false)).await
+        self.change(|| self.raft().change_membership(change.clone(), false)).await
     }
 
     /// Drops a replica that only follows.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
-        self.change(self.raft().change_membership(change, true)).await
+        self.change(|| self.raft().change_membership(change.clone(), true)).await
     }
 
     /// Hands leadership to a voter that is level and reachable, and waits until it leads. `Ok` when
@@ -68,7 +68,9 @@ impl Group {
         let _one = self.0.changing.try_lock().map_err(|_| ChangeError::Busy)?;
         let status = self.look();
         let Some(term) = self.leads() else {
-            return Err(ChangeError::NotLeader { leader: status.leader.filter(|n| *n != self.0.me) });
+            return Err(ChangeError::NotLeader {
+                leader: status.leader.filter(|n| *n != self.0.me),
+            });
         };
         if to == self.0.me {
             return Ok(());
@@ -102,13 +104,31 @@ impl Group {
         }
     }
 
-    async fn change(&self, change: impl Future<Output = Written>) -> Result<(), ChangeError> {
+    async fn change<F>(&self, change: impl Fn() -> F) -> Result<(), ChangeError>
+    where
+        F: Future<Output = Written>,
+    {
         let _one = self.0.changing.try_lock().map_err(|_| ChangeError::Busy)?;
         let deadline = self.0.settings.proposal_deadline;
-        match timeout(deadline, change).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.not_changed(error)),
+        match timeout(deadline, self.change_when_settled(change)).await {
+            Ok(changed) => changed,
             Err(_) => Err(ChangeError::Unknown(format!("no commit within {deadline:?}"))),
+        }
+    }
+
+    /// A leader that has just been elected, or whose last change is not committed yet, refuses the
+    /// next one: waits for that.
+    async fn change_when_settled<F>(&self, change: impl Fn() -> F) -> Result<(), ChangeError>
+    where
+        F: Future<Output = Written>,
+    {
+        let mut status = self.status();
+        loop {
+            status.mark_unchanged();
+            match change().await.map_err(|error| self.not_changed(error)) {
+                Err(ChangeError::Busy) if status.changed().await.is_ok() => {}
+                result => return result.map(drop),
+            }
         }
     }
 

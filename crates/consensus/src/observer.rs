@@ -11,10 +11,26 @@ use crate::{Group, Status};
 /// At most this often: a busy group changes with every entry, and nobody needs each.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Runs until the replica is stopped or has failed.
-pub(crate) async fn observe(group: Group) {
+/// Runs a replica until it is stopped.
+pub(crate) async fn run(group: Group) {
+    tokio::select! {
+        () = observe(&group) => group.0.stopping.cancelled().await,
+        () = group.0.stopping.cancelled() => {}
+    }
+    if let Err(error) = group.raft().shutdown().await {
+        tracing::warn!(group = %group.id(), %error, "a replica ended badly");
+    }
+    last_word(&group);
+    group.0.groups.remove(&group);
+}
+
+/// Ends when the replica has failed.
+async fn observe(group: &Group) {
     let mut metrics = group.raft().metrics();
     let mut purged_behind = None;
+    let speak = speak(group);
+    tokio::pin!(speak);
+    let mut silent = true;
     loop {
         let status = group.look();
         let ended = status.failed.is_some();
@@ -26,7 +42,7 @@ pub(crate) async fn observe(group: Group) {
         if ended {
             return;
         }
-        purge(&group, &mut purged_behind).await;
+        purge(group, &mut purged_behind).await;
 
         let earliest = Instant::now() + PAUSE;
         let lapse = group.lease().map(|lease| lease.until);
@@ -34,23 +50,31 @@ pub(crate) async fn observe(group: Group) {
             sleep_until(earliest).await;
             tokio::select! {
                 changed = metrics.changed() => changed.is_ok(),
-                () = lapsed(lapse) => true,
+                () = until(lapse) => true,
             }
         };
         tokio::select! {
             alive = change => if !alive { return },
+            () = &mut speak, if silent => silent = false,
             () = group.0.nudge.notified() => {}
             () = group.0.log.grown() => {
                 // An error means that it has ended; the status will say so.
                 let _ = group.raft().trigger().snapshot().await;
             }
-            () = group.0.stopping.cancelled() => return last_word(&group),
         }
     }
 }
 
-async fn lapsed(lapse: Option<Instant>) {
-    match lapse {
+/// Lets the replica ask for votes once its silence is over.
+async fn speak(group: &Group) {
+    if let Some(at) = group.0.silent_until {
+        sleep_until(at).await;
+        group.raft().runtime_config().elect(true);
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }

@@ -87,7 +87,9 @@ pub enum Refusal {
     #[error("the cluster is not founded yet: retry when its first node is up")]
     NotFounded,
     /// There is a cluster already.
-    #[error("this group belongs to cluster {0} already: use an empty data directory to found another")]
+    #[error(
+        "this group belongs to cluster {0} already: use an empty data directory to found another"
+    )]
     AlreadyFounded(ClusterId),
     /// Settings no cluster can have.
     #[error("a shard needs at least one replica: --replicas 1 or more")]
@@ -122,6 +124,12 @@ pub enum Refusal {
         name: String,
         /// Who has it.
         holder: NodeId,
+    },
+    /// There are as many as there may be.
+    #[error("the cluster has {max} members: remove those that are lost for good")]
+    Full {
+        /// The most members.
+        max: u32,
     },
     /// The node describes itself in a way the cluster cannot take.
     #[error(transparent)]

@@ -12,9 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::machine::{Replica, View};
 use crate::state::FOUNDER;
-use crate::{
-    Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Runner,
-};
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Runner};
 
 /// This node's part of the control group. Clones share it.
 #[derive(Clone)]
@@ -52,7 +50,7 @@ pub enum FoundError {
     Ask(#[from] AskError),
 }
 
-/// How long a command that was not proposed is tried again: longer than an election takes (2 s), so
+/// How long a command without an answer is tried again: longer than an election takes (2 s), so
 /// that a join in the moment of a failover succeeds; short enough for somebody who waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries. An election takes ten of them.
@@ -72,6 +70,10 @@ impl Control {
 
     /// Makes the cluster: this node is `n1`, the only voter, active, and holds every shard. Saying it
     /// again changes nothing. When it returns, the first view is there.
+    ///
+    /// The founder then starts and initialises every shard's group, notes on its disk that it has
+    /// founded, and only after that runs its [`Runner`]: nobody else commits a second table, so until
+    /// then no shard can have moved, and none is ever initialised twice.
     pub async fn found(&self, founding: Founding) -> Result<(), FoundError> {
         if self.me != FOUNDER {
             return Err(FoundError::NotTheFirst(self.me));
@@ -85,7 +87,7 @@ impl Control {
     /// The newest view applied here; `None` until the first one is. Changes only with its version.
     ///
     /// A view without this node means that it was removed.
-    pub fn view(&self) -> watch::Receiver<View> {
+    pub fn view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
         self.view.clone()
     }
 
@@ -97,12 +99,13 @@ impl Control {
     /// Lets a node in. Any node takes this and brings it to the leader. The same incarnation gets
     /// the same id, and what it says of itself now replaces what it said before.
     ///
-    /// Tries for up to five seconds while no leader is known.
+    /// Tries for five seconds while no leader answers, and longer only by the engine's own deadline of
+    /// a proposal.
     pub async fn join(&self, joining: Joining) -> Result<Joined, AskError> {
         joining.profile.check().map_err(Refusal::Profile)?;
         match self.ask(Command::Join(joining)).await? {
             Answer::Joined(joined) => Ok(joined),
-            _ => Err(AskError::Refused(Refusal::Unreadable)),
+            _ => Err(AskError::Unknown("the leader answered something else".to_owned())),
         }
     }
 
@@ -145,19 +148,22 @@ impl Control {
         seen.ok().flatten().ok_or_else(|| AskError::Unavailable("this node stops".to_owned()))
     }
 
-    /// Commands may be said twice, so one that was not proposed is simply tried again.
+    /// Commands may be said twice, so one that has no answer is simply said again. If it may have
+    /// happened once, then that is what is said in the end.
     async fn ask(&self, command: Command) -> Result<Answer, AskError> {
         let entry = command.encode();
         let until = Instant::now() + PATIENCE;
+        let mut unknown = None;
         loop {
-            match self.group.propose_at_leader(entry.clone()).await {
+            let why = match self.group.propose_at_leader(entry.clone()).await {
                 Ok(answer) => return read(&answer),
-                Err(ProposeError::Unknown(why)) => return Err(AskError::Unknown(why)),
-                Err(refused) if Instant::now() >= until => {
-                    return Err(AskError::Unavailable(refused.to_string()));
-                }
-                Err(ProposeError::Refused { .. }) => sleep(PAUSE).await,
+                Err(ProposeError::Unknown(why)) => unknown.insert(why).clone(),
+                Err(refused) => refused.to_string(),
+            };
+            if Instant::now() >= until {
+                return Err(unknown.map_or(AskError::Unavailable(why), AskError::Unknown));
             }
+            sleep(PAUSE).await;
         }
     }
 }

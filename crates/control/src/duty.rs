@@ -6,7 +6,7 @@ use pushonce_consensus::Status;
 use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
 
 use crate::reconcile::{self, Step, Wanted};
-use crate::{Command, voters};
+use crate::voters;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,7 @@ pub(crate) fn next(
 }
 
 /// Every member at least follows, so that every node has the view.
-fn wanted(
-    me: NodeId,
-    view: &ClusterView,
-    status: &Status,
-    reachable: &BTreeSet<NodeId>,
-) -> Wanted {
+fn wanted(me: NodeId, view: &ClusterView, status: &Status, reachable: &BTreeSet<NodeId>) -> Wanted {
     Wanted {
         voters: voters(view, &status.voters, me, reachable),
         learners: view.members.keys().copied().collect(),
@@ -56,17 +51,6 @@ fn place(view: &ClusterView) -> Option<Duty> {
     let replicas = Placement::propose(view);
     let differs = replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
     differs.then(|| Duty::Place { version: view.placement.version + 1, replicas })
-}
-
-impl Duty {
-    /// The entry that does it, unless it is a change of the group.
-    pub(crate) fn command(self) -> Result<Command, Step> {
-        match self {
-            Duty::Activate(node) => Ok(Command::Activate(node)),
-            Duty::Place { version, replicas } => Ok(Command::Place { version, replicas }),
-            Duty::Change(step) => Err(step),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub struct Hosting {
 /// may need its vote before anybody can lead and claim it.
 ///
 /// A replica is started when the table lists this node, when the owner's group still has it, or
-/// when this node is `founding`: then it is the only one, and every shard begins here. It is dropped
+/// when this node is `founding`: then it is the only one, and every shard begins here (see
+/// [`Control::found`](crate::Control::found) for when that ends). It is dropped
 /// when the table does not list this node *and* the newest claim is another node's and names this
 /// one neither voter nor learner. Without a claim nothing is dropped: that the table has changed
 /// does not mean that the group has.

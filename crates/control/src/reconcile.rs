@@ -8,6 +8,7 @@
 mod mover;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use pushonce_consensus::Status;
 use pushonce_core::NodeId;
@@ -56,9 +57,23 @@ pub enum Step {
     },
 }
 
-/// How many entries a replica may lack and still be level. A busy group always has a few on their
-/// way; these it gets while the change itself is being committed.
-const LEVEL_ENTRIES: u64 = 8;
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::AddLearner(node) => write!(f, "{node} begins to follow"),
+            Step::Promote { node, voters } => write!(f, "{node} votes, of {}", voters.len()),
+            Step::Retire { node, voters } => write!(f, "{node} leaves {} voters", voters.len()),
+            Step::RemoveLearner(node) => write!(f, "{node} follows no more"),
+            Step::Transfer(node) => write!(f, "{node} is to lead"),
+            Step::Settle { voters } => write!(f, "a half-done change ends, {} vote", voters.len()),
+        }
+    }
+}
+
+/// How many entries a replica may lack and still be level. A busy group always has some on their
+/// way; these it gets while the change itself is being committed. Too few, and a replica of a busy
+/// group would never be level.
+const LEVEL_ENTRIES: u64 = 64;
 
 /// Whether a replica holds (almost) all of the leader's log, as the leader knows.
 pub(crate) fn level(status: &Status, node: NodeId) -> bool {
@@ -92,7 +107,7 @@ pub fn plan(
         .or_else(|| group.transfer())
 }
 
-/// Whether a living replica follows and is to vote, but is not level yet.
+/// Whether a living replica follows that is to vote. When no step is left, it is not level yet.
 pub(crate) fn catching_up(status: &Status, wanted: &Wanted, reachable: &BTreeSet<NodeId>) -> bool {
     let follows = |node: &&NodeId| status.learners.contains(*node);
     wanted.voters.iter().filter(follows).any(|node| reachable.contains(node))
@@ -110,25 +125,20 @@ impl Shape<'_> {
     /// successor is level, unless that would leave a single copy.
     fn retire_lost(&self) -> Option<Step> {
         let copies_min = self.wanted.voters.len().min(2);
-        self.unwanted()
-            .filter(|&node| !self.lives(node))
-            .filter_map(|node| self.retire(node))
-            .find(|step| matches!(step, Step::Retire { voters, .. } if self.living(voters) >= copies_min))
+        let mut lost = self.unwanted().filter(|&node| !self.lives(node));
+        lost.find_map(|node| self.retire(node, copies_min))
     }
 
-    /// As many leave as came too many: so the group is never more than one larger than it should be,
-    /// and never smaller.
+    /// As many leave as came too many, before another comes: so the group is one larger than it
+    /// should be for a moment, and never smaller.
     fn retire_surplus(&self) -> Option<Step> {
         if self.status.voters.len() <= self.wanted.voters.len() {
             return None;
         }
-        self.unwanted().filter_map(|node| self.retire(node)).next()
+        self.unwanted().find_map(|node| self.retire(node, 1))
     }
 
     fn promote(&self) -> Option<Step> {
-        if self.status.voters.len() > self.wanted.voters.len() {
-            return None;
-        }
         let ready = |node: &NodeId| {
             self.status.learners.contains(node) && self.lives(*node) && level(self.status, *node)
         };
@@ -139,8 +149,7 @@ impl Shape<'_> {
     }
 
     fn remove_learner(&self) -> Option<Step> {
-        let wanted =
-            |node: &NodeId| self.votes_later(*node) || self.wanted.learners.contains(node);
+        let wanted = |node: &NodeId| self.votes_later(*node) || self.wanted.learners.contains(node);
         self.status.learners.iter().copied().find(|node| !wanted(node)).map(Step::RemoveLearner)
     }
 
@@ -152,12 +161,9 @@ impl Shape<'_> {
         missing.next().copied().map(Step::AddLearner)
     }
 
-    /// To the preferred leader when nobody is on the way in or out; to anybody wanted when it is
-    /// only the leader that still has to leave.
+    /// To the preferred leader when nobody is on the way in; to anybody wanted when all of them vote
+    /// and the leader still has to leave. Comes last, when nothing else can be done.
     fn transfer(&self) -> Option<Step> {
-        if self.unwanted().next().is_some() {
-            return None;
-        }
         let preferred = self.wanted.voters.first().copied()?;
         if self.votes_later(self.me) {
             let settled = !catching_up(self.status, self.wanted, self.reachable);
@@ -168,20 +174,20 @@ impl Shape<'_> {
         next.filter(|_| complete).map(Step::Transfer)
     }
 
-    /// `None` when the living could not decide alone any more.
-    fn retire(&self, node: NodeId) -> Option<Step> {
+    /// `None` when the living could not decide alone any more, or would be fewer than `living_min`.
+    fn retire(&self, node: NodeId, living_min: usize) -> Option<Step> {
         let mut voters = self.status.voters.clone();
         voters.remove(&node);
-        (self.living(&voters) > voters.len() / 2).then_some(Step::Retire { node, voters })
+        let living = voters.iter().filter(|&&voter| self.lives(voter)).count();
+        let safe = living > voters.len() / 2 && living >= living_min;
+        safe.then_some(Step::Retire { node, voters })
     }
 
-    /// The voters that should go, those first that are silent. The leader is not among them: it
-    /// hands over, and its successor lets it go.
+    /// The voters that should go. The leader is not among them: it hands over, and its successor
+    /// lets it go.
     fn unwanted(&self) -> impl Iterator<Item = NodeId> {
-        let goes = |node: &NodeId| *node != self.me && !self.votes_later(*node);
-        let mut unwanted: Vec<_> = self.status.voters.iter().copied().filter(goes).collect();
-        unwanted.sort_by_key(|&node| self.lives(node));
-        unwanted.into_iter()
+        let voters = self.status.voters.iter().copied();
+        voters.filter(|&node| node != self.me && !self.votes_later(node))
     }
 
     fn votes_later(&self, node: NodeId) -> bool {
@@ -197,10 +203,6 @@ impl Shape<'_> {
 
     fn lives(&self, node: NodeId) -> bool {
         node == self.me || self.reachable.contains(&node)
-    }
-
-    fn living(&self, voters: &BTreeSet<NodeId>) -> usize {
-        voters.iter().filter(|&&node| self.lives(node)).count()
     }
 }
 

@@ -6,21 +6,21 @@ use std::time::Duration;
 use pushonce_consensus::Status;
 use pushonce_core::NodeId;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::Control;
 use crate::duty::{self, Duty};
 use crate::machine::View;
 use crate::reconcile;
+use crate::{Command, Control};
 
 /// Between a difference of the table and its proposal. Nodes that join within it move the shards
 /// once, not once each; ten times as much would be felt by who waits for a new node to take load.
 const PLACE_PAUSE: Duration = Duration::from_secs(1);
 /// After a duty that failed, and at most after one that worked until its effect is seen.
 const DUTY_PAUSE: Duration = Duration::from_millis(500);
-/// The status changes with every heartbeat of a follower: it is looked at this often at most.
+/// The status changes with every entry, and a look lists the ring: not more often than this.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Does what the control group's leader has to do, for as long as this node is it: lets members
@@ -69,26 +69,19 @@ impl Watcher {
     }
 
     async fn turn(&mut self) -> Result<(), Ended> {
-        match self.look() {
-            None => {
-                self.pace = Pace::default();
-                self.changed().await
+        let Some(duty) = self.look() else {
+            self.pace = Pace::default();
+            return self.changed().await;
+        };
+        if matches!(duty, Duty::Place { .. }) {
+            let due = self.pace.due(Instant::now());
+            if Instant::now() < due {
+                return timeout_at(due, self.changed()).await.unwrap_or(Ok(()));
             }
-            Some(Duty::Place { .. }) if !self.pace.due(Instant::now()) => {
-                let due = self.pace.0;
-                tokio::select! {
-                    changed = self.changed() => changed,
-                    () = sleep_until(due.unwrap_or_else(Instant::now)) => Ok(()),
-                }
-            }
-            Some(duty) => {
-                if matches!(duty, Duty::Place { .. }) {
-                    self.pace = Pace::default();
-                }
-                self.perform(duty).await;
-                Ok(())
-            }
+            self.pace = Pace::default();
         }
+        self.perform(duty).await;
+        Ok(())
     }
 
     fn look(&mut self) -> Option<Duty> {
@@ -101,7 +94,7 @@ impl Watcher {
     async fn perform(&mut self, duty: Duty) {
         let said = match &duty {
             Duty::Activate(node) => format!("{node} is level and becomes active"),
-            Duty::Change(step) => format!("the control group changes: {step:?}"),
+            Duty::Change(step) => format!("in the control group {step}"),
             Duty::Place { version, .. } => format!("the table of shards becomes version {version}"),
         };
         if let Err(why) = self.act(duty).await {
@@ -114,12 +107,15 @@ impl Watcher {
     }
 
     async fn act(&self, duty: Duty) -> Result<(), String> {
-        match duty.command() {
-            Ok(command) => self.control.command_here(command).await.map_err(|e| e.to_string()),
-            Err(step) => reconcile::perform(&self.control.group, &step)
-                .await
-                .map_err(|e| e.to_string()),
-        }
+        let command = match duty {
+            Duty::Activate(node) => Command::Activate(node),
+            Duty::Place { version, replicas } => Command::Place { version, replicas },
+            Duty::Change(step) => {
+                let changed = reconcile::perform(&self.control.group, &step).await;
+                return changed.map_err(|error| error.to_string());
+            }
+        };
+        self.control.command_here(command).await.map_err(|error| error.to_string())
     }
 
     async fn changed(&mut self) -> Result<(), Ended> {
@@ -139,8 +135,8 @@ struct Pace(Option<Instant>);
 
 impl Pace {
     /// Asked while the table differs; the first time begins the pause.
-    fn due(&mut self, now: Instant) -> bool {
-        *self.0.get_or_insert(now + PLACE_PAUSE) <= now
+    fn due(&mut self, now: Instant) -> Instant {
+        *self.0.get_or_insert(now + PLACE_PAUSE)
     }
 }
 
@@ -152,8 +148,7 @@ mod tests {
     fn a_table_waits_once_for_those_who_join_together() {
         let start = Instant::now();
         let mut pace = Pace::default();
-        assert!(!pace.due(start));
-        assert!(!pace.due(start + PLACE_PAUSE / 2));
-        assert!(pace.due(start + PLACE_PAUSE));
+        assert_eq!(pace.due(start), start + PLACE_PAUSE);
+        assert_eq!(pace.due(start + PLACE_PAUSE / 2), start + PLACE_PAUSE);
     }
 }

@@ -7,8 +7,8 @@ use pushonce_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal};
 use crate::command::{decode, encode};
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal};
 
 /// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
 /// same commands are equal.
@@ -40,6 +40,10 @@ struct Registered {
 /// The first node of every cluster.
 pub(crate) const FOUNDER: NodeId = NodeId(1);
 
+/// Every node holds the view and a link to each other: a thousand is more than was ever tried, and
+/// keeps who joins in a loop from filling every disk.
+const MEMBERS_MAX: usize = 1_000;
+
 impl State {
     /// Applies the command committed at `index`.
     pub fn apply(&mut self, index: u64, command: Command) -> Answer {
@@ -49,7 +53,9 @@ impl State {
             (None, _) => Err(Refusal::NotFounded),
             (Some(cluster), command) => cluster.apply(command),
         };
-        if self.0 != before && let Some(cluster) = &mut self.0 {
+        if self.0 != before
+            && let Some(cluster) = &mut self.0
+        {
             cluster.version = index;
         }
         outcome.unwrap_or_else(Answer::Refused)
@@ -136,6 +142,9 @@ impl Cluster {
         profile.check().map_err(Refusal::Profile)?;
         let known = self.identify(incarnation, said)?;
         self.name_is_free(&profile.name, known)?;
+        if known.is_none() && self.members.len() >= MEMBERS_MAX {
+            return Err(Refusal::Full { max: MEMBERS_MAX as u32 });
+        }
         let node = known.unwrap_or(NodeId(self.next_id));
         let state = match known.and_then(|node| self.members.get(&node)) {
             Some(registered) => registered.member.state,

@@ -11,7 +11,7 @@ use crate::ring::{Bounds, Place, before};
 use crate::table::{Interest, Table};
 
 /// How often the past is asked for before the subscriber is sent away. A second time is needed when
-/// the topic was lost and began anew meanwhile; a third only if that happens again at once.
+/// messages were lost while the first answer was on its way; a third if that happens again at once.
 const TRIES: usize = 3;
 
 /// A subscription that has its place and has been shown nothing yet.
@@ -51,16 +51,18 @@ pub(crate) async fn begin(
     let hold = feed.hold();
     let mut start = here(&feed.state(), from);
     for _ in 0..TRIES {
-        let want = match start {
-            Ok(start) => return Ok(Begun { interest, hold, start }),
-            Err(want) => want,
-        };
+        let Err(want) = start else { break };
         let page = table.fetch(topic, want).await?;
         let mut state = feed.state();
-        start =
-            joined(&mut state, want, &page, table.bounds()).map_or_else(|| here(&state, from), Ok);
+        start = match joined(&mut state, want, &page, table.bounds()) {
+            Some(start) => Ok(start),
+            None => here(&state, from),
+        };
     }
-    Err(FetchError::Unavailable("its past changes faster than it can be asked for".to_owned()))
+    match start {
+        Ok(start) => Ok(Begun { interest, hold, start }),
+        Err(_) => Err(FetchError::Unavailable("its past does not hold still".to_owned())),
+    }
 }
 
 /// The start, if the ring has all that was asked for; else what to ask upstream for.

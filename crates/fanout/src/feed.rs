@@ -90,16 +90,20 @@ impl Feed {
         lock(&self.state)
     }
 
-    /// The upstream says where the topic stands. Said again, it changes nothing: what this node has
-    /// reached is known here, and a hole behind it is found by the next message.
-    pub(crate) fn live(&self, head: Position) {
+    /// The upstream says where the topic stands: everything after `head` will come. Said to an open
+    /// feed that has not got that far, it means that what lies between will not. Returns how many
+    /// lanes were woken.
+    pub(crate) fn live(&self, head: Position) -> usize {
         let mut state = self.state();
-        if !state.open {
+        let changes = state.changes;
+        if state.open {
+            state.skip(head);
+        } else {
             state.open = true;
             state.ring = Ring::new(head);
-            drop(state);
             self.opens.notify_waiters();
         }
+        state.tell(changes)
     }
 
     /// Takes the next messages. Returns how many lanes were woken.
@@ -167,13 +171,18 @@ impl State {
         }
         if !message.position.follows(head) {
             tracing::error!(%topic, %head, next = %message.position, "delivered with a hole");
-            let to = before(message.position);
-            let same_epoch = to.epoch == head.epoch;
-            let reason = if same_epoch { GapReason::Expired } else { GapReason::Epoch };
-            self.lose(Gap { from: head.next(), to, reason });
+            self.skip(before(message.position));
         }
         self.ring.push(Arc::clone(message));
         self.changes += 1;
+    }
+
+    /// What lies between the head and `to` will not come, and nobody said why.
+    fn skip(&mut self, to: Position) {
+        let from = self.ring.head();
+        let same_epoch = to.epoch == from.epoch;
+        let reason = if same_epoch { GapReason::Expired } else { GapReason::Epoch };
+        self.lose(Gap { from: from.next(), to, reason });
     }
 
     fn lose(&mut self, gap: Gap) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pushonce_core::{FetchError, From, Gap, Message, Page, Position, Topic, Want};
 
 use crate::begin::{Begun, begin};
-use crate::feed::State;
+use crate::feed::{Feed, State};
 use crate::ring::{Bounds, Place};
 use crate::table::Table;
 use crate::{Driver, Encode, Lane, Reader, Upstream};
@@ -15,10 +15,10 @@ use crate::{Driver, Encode, Lane, Reader, Upstream};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How many messages a topic's ring keeps; whichever of the two bounds is met first forgets the
-    /// oldest. 1,000, as history does. While somebody catches up it may be four times as many.
+    /// oldest. 1,000, as history does. While somebody catches up it may be four times as many, or a
+    /// page of history besides.
     pub ring_messages_max: usize,
-    /// How many payload bytes a topic's ring keeps. 1 MiB, as history does; four times as many
-    /// while somebody catches up.
+    /// How many payload bytes a topic's ring keeps. 1 MiB, as history does; more in the same way.
     pub ring_bytes_max: usize,
     /// How many topics one session may subscribe to. 1,000.
     pub subscriptions_max: usize,
@@ -59,26 +59,28 @@ impl Hub {
     }
 
     /// The upstream's word after [`Upstream::watch`]: the topic stands at `head`, and everything
-    /// after it will be delivered. Only the first word after a watch counts.
+    /// after it will be delivered. Said again with a head that was not reached here, it is a loss of
+    /// what lies between; with one that was, it changes nothing.
     pub fn live(&self, topic: &Topic, head: Position) {
-        if let Some(feed) = self.shared.table.get(topic) {
-            feed.live(head);
-        }
+        self.write(topic, |feed| feed.live(head));
     }
 
     /// The next messages of a topic, in order. What lies at or before the head is dropped; a hole
     /// is the caller's mistake, and is told to subscribers as a gap. Never waits for a subscriber.
     pub fn deliver(&self, topic: &Topic, messages: &[Arc<Message>]) {
-        if let Some(feed) = self.shared.table.get(topic) {
-            self.shared.table.meters.wakes.increment(feed.deliver(messages) as u64);
-        }
+        self.write(topic, |feed| feed.deliver(messages));
     }
 
     /// What lies between the head and `gap.to` will not come: every subscriber that is not beyond
     /// is told so once, and goes on after it.
     pub fn lost(&self, topic: &Topic, gap: Gap) {
+        self.write(topic, |feed| feed.lost(gap));
+    }
+
+    /// What nobody here is interested in is dropped: it is on its way since before the last one went.
+    fn write(&self, topic: &Topic, act: impl FnOnce(&Feed) -> usize) {
         if let Some(feed) = self.shared.table.get(topic) {
-            self.shared.table.meters.wakes.increment(feed.lost(gap) as u64);
+            self.shared.table.meters.wakes.increment(act(&feed) as u64);
         }
     }
 

@@ -132,7 +132,8 @@ fn make(now: SystemTime) -> Result<(Certificate, String), CertificateError> {
 /// `None` for a file that is damaged.
 fn parse(text: &str) -> Option<Certificate> {
     let expires = text.lines().next()?.strip_prefix(EXPIRES)?.parse().ok()?;
-    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+    let chain =
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
     let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
     (!chain.is_empty()).then_some(Certificate { chain, key, expires })
@@ -202,10 +203,7 @@ mod tests {
 
     #[test]
     fn the_fingerprint_is_the_sha256_of_the_certificate() {
-        assert_eq!(
-            STANDARD.encode(sha256(b"abc")),
-            "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
-        );
+        assert_eq!(STANDARD.encode(sha256(b"abc")), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
     }
 
     #[test]

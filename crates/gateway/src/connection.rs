@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use axum::Router;
@@ -59,7 +58,7 @@ pub(crate) async fn serve(
     tokio::select! {
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
         () = local.leaving.cancelled() => {
-            Pin::new(&mut connection).graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         }
     }
@@ -102,4 +101,3 @@ fn answer(
     }
     router.clone().oneshot(request.map(Body::new)).boxed_local()
 }
-

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{From, Topic};
-use pushonce_fanout::{Closed, Outlet, SessionKey, SubscribeError, Wire};
+use pushonce_fanout::{Outlet, SessionKey, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
 
-use crate::encoder;
 use crate::lane::Local;
 use crate::metrics::{self, Door};
 use crate::pulse::{Pulse, Verdict, Vitals};
 use crate::registry::{Member, Seat};
 use crate::session::{Effect, Input, Limits, Session};
+use crate::{encoder, refusal};
 
 /// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
 pub(crate) trait Transport: 'static {
@@ -29,7 +29,7 @@ pub(crate) trait Transport: 'static {
     fn outlet(&self) -> Rc<RefCell<dyn Outlet>>;
 
     /// Makes a way for the frames of a subscription, where each has its own.
-    fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), Closed>>;
+    fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>>;
 
     /// The subscription is over.
     fn shut(&self, token: u32);
@@ -46,6 +46,9 @@ pub(crate) trait Transport: 'static {
     /// What happened since this was asked last.
     fn vitals(&self) -> Vitals;
 }
+
+/// The client does not let a subscription have the stream it needs.
+pub(crate) struct NoWay;
 
 /// A session at its lane.
 pub(crate) struct Driver<T: Transport> {
@@ -80,6 +83,10 @@ impl<T: Transport> Driver<T> {
             local,
         });
         driver.seat.set(Some(driver.local.sessions.take_seat(driver.clone())));
+        if driver.local.leaving.is_cancelled() {
+            // It came through the door while the others were told to go.
+            driver.clone().dismiss(0);
+        }
         driver
     }
 
@@ -160,9 +167,10 @@ impl<T: Transport> Driver<T> {
             let answer = match way.await {
                 Ok(()) => {
                     let lane = &driver.local.fanout;
-                    lane.subscribe(driver.key, token, topic.clone(), from).await
+                    let answer = lane.subscribe(driver.key, token, topic.clone(), from).await;
+                    answer.map_err(|error| refusal::of_hub(&error))
                 }
-                Err(Closed) => Err(SubscribeError::Gone),
+                Err(NoWay) => Err(refusal::of_stream()),
             };
             if answer.is_err() {
                 driver.transport.shut(token);

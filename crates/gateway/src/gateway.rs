@@ -107,7 +107,8 @@ impl Gateway {
     }
 
     fn start(self, stop: &CancellationToken) -> io::Result<FuturesUnordered<Ended>> {
-        let room = Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let room =
+            Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let (to_lanes, incoming): (Vec<_>, Vec<_>) =
             self.listeners.iter().map(|_| mpsc::channel(lane::INCOMING_MAX)).unzip();
         let mut quic = Some(self.quic.hand_to(to_lanes));

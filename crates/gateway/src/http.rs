@@ -50,7 +50,11 @@ async fn certificate(State(http): State<Http>) -> Response {
 }
 
 async fn not_found() -> Fault {
-    Fault::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; topics are at /topics/{topic}")
+    Fault::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is nothing here; topics are at /topics/{topic}",
+    )
 }
 
 async fn method_not_allowed() -> Fault {
@@ -60,7 +64,8 @@ async fn method_not_allowed() -> Fault {
 
 /// The topic of a path, percent-decoded.
 fn topic(path: Result<Path<String>, PathRejection>) -> Result<Topic, Fault> {
-    let bad = |text: String| Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadTopic.as_str(), text);
+    let bad =
+        |text: String| Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadTopic.as_str(), text);
     let Path(name) = path.map_err(|rejection| bad(rejection.body_text()))?;
     Topic::new(&name).map_err(|invalid| bad(invalid.to_string()))
 }

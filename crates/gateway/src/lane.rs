@@ -79,7 +79,7 @@ fn live(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
 }
 
 async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, hub, publisher, router, listener, incoming, endpoint, room } = parts;
+    let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room } = parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local {
@@ -99,14 +99,16 @@ async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
     local.spawn(driver.run(over.clone()));
     tokio::select! {
         () = accept_tcp(&local, listener, router) => {}
-        () = accept_quic(&local, incoming) => {}
+        () = accept_quic(&local, &mut incoming) => {}
         () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
         () = beat(&local) => {}
         () = leaving.cancelled() => {}
     }
     take_leave(&local).await;
+    // Kept until here: by its end the lane with the endpoint knows that this one is done.
+    drop(incoming);
     if let Some(endpoint) = endpoint {
-        endpoint.close().await;
+        endpoint.close(local.config.grace).await;
     }
     over.cancel();
     Ok(())
@@ -152,7 +154,7 @@ fn admit(local: &Rc<Local>, stream: TcpStream, router: &axum::Router) {
     local.connections.spawn_local(served);
 }
 
-async fn accept_quic(local: &Rc<Local>, mut incoming: mpsc::Receiver<quinn::Incoming>) {
+async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Incoming>) {
     while let Some(incoming) = incoming.recv().await {
         match local.permit() {
             Some(permit) => {

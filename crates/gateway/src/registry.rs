@@ -62,7 +62,7 @@ impl Registry {
         for (index, member) in self.seated(0, 1).into_iter().enumerate() {
             // Fibonacci hashing: neighbours are far apart, and no randomness is needed for it.
             let spread = (index as u32).wrapping_mul(0x9e37_79b9) >> 16;
-            member.dismiss(spread * RETURN_SPREAD_MS >> 16);
+            member.dismiss((spread * RETURN_SPREAD_MS) >> 16);
         }
     }
 

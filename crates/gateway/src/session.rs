@@ -6,13 +6,14 @@
 //! order also where a publish is tried again at another owner.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 
 use pushonce_core::{From, Placed, Publish, PublishError, Topic};
 use pushonce_fanout::{SubscribeError, Subscribed};
 use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
 
-use crate::refusal;
+use crate::refusal::{self, Refusal};
 
 /// What one session may hold.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +29,8 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) enum Input {
     Request(Result<Request, InvalidFrame>),
-    /// The answer to [`Effect::Subscribe`].
-    Subscribed(Topic, Result<Subscribed, SubscribeError>),
+    /// The answer to [`Effect::Subscribe`]; a refusal by its code and text.
+    Subscribed(Topic, Result<Subscribed, Refusal>),
     /// The answer to [`Effect::Publish`].
     Published(Result<Placed, PublishError>),
     /// The session is to end.
@@ -41,11 +42,18 @@ pub(crate) enum Input {
 pub(crate) enum Effect {
     Reply(Event),
     /// Ask the hub; its answer is an [`Input::Subscribed`].
-    Subscribe { token: u32, topic: Topic, from: From },
+    Subscribe {
+        token: u32,
+        topic: Topic,
+        from: From,
+    },
     /// Frames of the topic may flow.
     Start(Topic),
     /// No frame of the topic may follow.
-    Stop { token: u32, topic: Topic },
+    Stop {
+        token: u32,
+        topic: Topic,
+    },
     /// Send on; the answer is an [`Input::Published`]. Never two at a time.
     Publish(Publish),
     /// End the session with this code and reason.
@@ -63,8 +71,14 @@ pub(crate) struct Session {
 
 enum Subscription {
     /// The hub was asked. `ended` is the request that wants it gone again.
-    Asked { id: Option<u64>, token: u32, ended: Option<Ended> },
-    Live { token: u32 },
+    Asked {
+        id: Option<u64>,
+        token: u32,
+        ended: Option<Ended>,
+    },
+    Live {
+        token: u32,
+    },
 }
 
 /// The id of an unsubscribe, if it has one.
@@ -129,12 +143,12 @@ impl Session {
 
     fn subscribe(&mut self, id: Option<u64>, topic: Topic, from: From, effects: &mut Effects) {
         if self.subscriptions.contains_key(&topic) {
-            let (code, text) = refusal::of_subscribe(&SubscribeError::AlreadySubscribed);
+            let (code, text) = refusal::of_hub(&SubscribeError::AlreadySubscribed);
             return effects.push(error(id, code, text));
         }
         let max = self.limits.subscriptions_max;
         if self.subscriptions.len() >= max {
-            let (code, text) = refusal::of_subscribe(&SubscribeError::TooMany { max });
+            let (code, text) = refusal::of_hub(&SubscribeError::TooMany { max });
             return effects.push(error(id, code, text));
         }
         let token = self.next_token;
@@ -146,16 +160,22 @@ impl Session {
     fn subscribed(
         &mut self,
         topic: Topic,
-        answer: Result<Subscribed, SubscribeError>,
+        answer: Result<Subscribed, Refusal>,
         effects: &mut Effects,
     ) {
-        let Some(Subscription::Asked { id, token, ended }) = self.subscriptions.remove(&topic) else {
+        let Some(Subscription::Asked { id, token, ended }) = self.subscriptions.remove(&topic)
+        else {
             return;
         };
         match answer {
             Ok(Subscribed { position, recovered }) => {
                 let live = topic.clone();
-                effects.push(Effect::Reply(Event::Subscribed { id, topic: live, position, recovered }));
+                effects.push(Effect::Reply(Event::Subscribed {
+                    id,
+                    topic: live,
+                    position,
+                    recovered,
+                }));
                 match ended {
                     None => {
                         self.subscriptions.insert(topic.clone(), Subscription::Live { token });
@@ -164,8 +184,7 @@ impl Session {
                     Some(Ended(id)) => stop(id, token, topic, effects),
                 }
             }
-            Err(refused) => {
-                let (code, text) = refusal::of_subscribe(&refused);
+            Err((code, text)) => {
                 effects.push(error(id, code, text));
                 if let Some(Ended(id)) = ended {
                     effects.push(not_subscribed(id));
@@ -195,7 +214,8 @@ impl Session {
         let bytes = publishes.waiting_bytes + publish.payload.len();
         let full = publishes.waiting.len() + 1 >= self.limits.publishes_max;
         if full || bytes > self.limits.publish_bytes_max {
-            let text = "too many publishes of this session wait for their answer; send fewer at once";
+            let text =
+                "too many publishes of this session wait for their answer; send fewer at once";
             return effects.push(error(id, ErrorCode::Overloaded, text));
         }
         publishes.waiting_bytes = bytes;
@@ -206,7 +226,7 @@ impl Session {
         let Some(Sent(id)) = self.publishes.sent.take() else { return };
         effects.push(match answer {
             Ok(placed) => Effect::Reply(Event::Published { id, position: placed.position }),
-            Err(refused) => error(id, refusal::of_publish(&refused), refused.to_string()),
+            Err(refused) => error(id, ErrorCode::from(&refused), refused),
         });
         if let Some((id, publish)) = self.publishes.waiting.pop_front() {
             self.publishes.waiting_bytes -= publish.payload.len();
@@ -216,7 +236,7 @@ impl Session {
     }
 
     fn invalid(&mut self, invalid: InvalidFrame, effects: &mut Effects) {
-        effects.push(error(invalid.id, invalid.code, invalid.message.clone()));
+        effects.push(Effect::Reply(invalid.event()));
         if invalid.broken {
             self.leave(&close::BAD_FRAME, invalid.message, effects);
         }
@@ -237,9 +257,8 @@ fn not_subscribed(id: Option<u64>) -> Effect {
     error(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
 }
 
-fn error(id: Option<u64>, code: ErrorCode, message: impl Into<String>) -> Effect {
-    let retry = refusal::worth_a_retry(code);
-    Effect::Reply(Event::Error { id, code, message: message.into(), retry })
+fn error(id: Option<u64>, code: ErrorCode, message: impl Display) -> Effect {
+    Effect::Reply(Event::error(id, code, message))
 }
 
 #[cfg(test)]

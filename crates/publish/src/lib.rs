@@ -26,17 +26,17 @@
 //!
 //! [`Publish::check`]: pushonce_core::Publish::check
 
-
+mod cluster;
 mod line;
 mod metrics;
 mod ordered;
 mod ports;
-
+mod publisher;
 mod route;
 pub mod router;
-
+pub mod server;
 
 pub use ordered::Ordered;
-pub use ports::{ControlGroup, Feed, Overview, Peers, Shards, Snapshot, Subscribed};
+pub use ports::{Feed, Overview, Peers, Shards, Snapshot, Subscribed};
 pub use router::Router;
-
+pub use server::Server;

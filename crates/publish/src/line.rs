@@ -10,9 +10,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use pushonce_core::{
-    NodeId, Owners, Placed, Publish, PublishError, Refusal, ShardId, Topic,
-};
+use pushonce_core::{NodeId, Owners, Placed, Publish, PublishError, Refusal, ShardId, Topic};
 use tokio::time::Instant;
 
 use crate::route::{self, Asked, Next, Refused};
@@ -20,10 +18,6 @@ use crate::route::{self, Asked, Next, Refused};
 /// How long a node that refused is left alone when nobody names a better one. An owner whose lease
 /// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in vain.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// How long an answer is awaited from a node that another has succeeded. A handover answers at once;
-/// a dead node never does, and its link may take seconds to say so.
-const SUCCEEDED_GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Line {
     shard: ShardId,
@@ -38,7 +32,6 @@ pub(crate) struct Line {
     /// Whether something under way was refused, so that the rest is waited for.
     holding: bool,
     pause_until: Option<Instant>,
-    abandon_at: Option<Instant>,
 }
 
 struct Entry {
@@ -78,7 +71,6 @@ impl Line {
             refused: None,
             holding: false,
             pause_until: None,
-            abandon_at: None,
         }
     }
 
@@ -114,8 +106,9 @@ impl Line {
         now: Instant,
         out: &mut Vec<Outcome>,
     ) {
-        let Some(index) = number.checked_sub(self.first).map(|index| index as usize) else { return };
-        // An abandoned message is settled before its answer comes.
+        let Some(index) = number.checked_sub(self.first).map(|index| index as usize) else {
+            return;
+        };
         if self.entries.get(index).is_none_or(|entry| entry.state != State::Flying) {
             return;
         }
@@ -125,7 +118,7 @@ impl Line {
                 self.entries[index].state = State::Refused;
                 self.refused = self.asked.map(|asked| asked.refused(owner));
                 self.pause_until = Some(now + PAUSE);
-                self.holding = true;
+                
             }
             result => self.settle(index, result, out),
         }
@@ -135,21 +128,8 @@ impl Line {
         self.forget_settled();
     }
 
-    /// Looks at the owners again: whether another node has succeeded the one that was asked.
-    pub(crate) fn heard(&mut self, owners: &Owners, now: Instant) {
-        let Some(asked) = self.asked.filter(|_| self.flying > 0) else { return };
-        let claim = owners.claim(self.shard).map(|claim| (claim.term, claim.owner));
-        let succeeded = claim != asked.claim && claim.is_some_and(|(_, owner)| owner != asked.node);
-        if succeeded && self.abandon_at.is_none() {
-            self.abandon_at = Some(now + SUCCEEDED_GRACE);
-        }
-    }
-
     /// Ends what has waited too long.
     pub(crate) fn expire(&mut self, now: Instant, out: &mut Vec<Outcome>) {
-        if self.abandon_at.is_some_and(|at| at <= now) {
-            self.abandon(out);
-        }
         for index in 0..self.entries.len() {
             let entry = &self.entries[index];
             if entry.until > now {
@@ -163,12 +143,13 @@ impl Line {
         self.forget_settled();
     }
 
-    /// When [`Line::expire`] or [`Line::submit`] has something to do though nothing was heard.
+    /// When [`Line::expire`] or [`Line::submit`] has something to do though nothing was heard. What is
+    /// under way needs no alarm: whoever was asked has a deadline of its own.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let waiting = || self.entries.iter().find(|entry| entry.state == State::Waiting);
         let stuck = if self.flying == 0 { waiting() } else { None };
         let pause = stuck.and(self.pause_until);
-        [stuck.map(|entry| entry.until), pause, self.abandon_at].into_iter().flatten().min()
+        [stuck.map(|entry| entry.until), pause].into_iter().flatten().min()
     }
 
     /// Whom to ask; after a pause the claimed owner again, though it has refused.
@@ -197,7 +178,6 @@ impl Line {
     /// Nothing is under way any more: what was refused waits again, in its place in the line, unless
     /// it was overtaken.
     fn came_back(&mut self, out: &mut Vec<Outcome>) {
-        self.abandon_at = None;
         if !self.holding {
             return;
         }
@@ -219,17 +199,6 @@ impl Line {
                 _ => {}
             }
         }
-    }
-
-    fn abandon(&mut self, out: &mut Vec<Outcome>) {
-        for index in 0..self.entries.len() {
-            if self.entries[index].state == State::Flying {
-                let why = "the topic's owner changed while the message was on its way to the old one";
-                self.settle(index, Err(PublishError::Unknown(why.to_owned())), out);
-            }
-        }
-        self.flying = 0;
-        self.came_back(out);
     }
 
     fn settle(

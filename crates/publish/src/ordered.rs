@@ -150,7 +150,7 @@ where
         any
     }
 
-    /// Takes the newest owners, and looks at every line again.
+    /// Takes the newest owners, and hands over what waited for them.
     fn hear(&mut self, cx: &mut Context<'_>) {
         let mut news = false;
         while let Poll::Ready(Some(owners)) = self.claims.poll_next_unpin(cx) {
@@ -158,8 +158,6 @@ where
             news = true;
         }
         if news {
-            let now = Instant::now();
-            self.lines.values_mut().for_each(|line| line.heard(&self.owners, now));
             self.advance_all(cx);
         }
     }

@@ -7,13 +7,14 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
     ClusterView, FetchError, From, Item, NodeId, Owners, Placed, Position, Publish, PublishError,
-    ShardId, Term, Topic,
+    ShardId, Topic,
 };
+use pushonce_proto::cluster::Control;
 
 /// The shards that live on this node.
 pub trait Shards: Send + Sync + 'static {
-    /// Hands a checked message to the shard. The first poll puts it in line behind those handed over
-    /// before.
+    /// Hands a checked message to the shard. The first poll, at the latest, puts it in line behind
+    /// those handed over before. The future has a deadline of its own.
     ///
     /// # Errors
     /// Refused as not the owner when this node does not lead the shard, or does not hold it at all.
@@ -26,16 +27,27 @@ pub trait Shards: Send + Sync + 'static {
 
 /// The other nodes.
 pub trait Peers: Send + Sync + 'static {
-    /// Hands a checked message to the shard's owner over the link. The first poll puts it in line
-    /// behind those handed over before.
+    /// Hands a checked message to the shard's owner over the link. The first poll, at the latest,
+    /// puts it in line behind those handed over before. The future has a deadline of its own.
     ///
     /// # Errors
-    /// As the owner answers; refused when it never went out; unknown when the link broke after.
+    /// As the owner answers; refused when it never went out; unknown when the link broke, or the
+    /// shard got another owner, while it was on its way.
     fn publish(
         &self,
         owner: NodeId,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Placed, PublishError>>;
+}
+
+impl Peers for pushonce_relay::Handle {
+    fn publish(
+        &self,
+        owner: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        pushonce_relay::Handle::publish(self, owner, publish)
+    }
 }
 
 /// Topics as back ends read them: the same stream that the edge shows to its clients.
@@ -78,20 +90,5 @@ pub struct Snapshot {
     /// The nodes there is a link to, and this node.
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
-    pub control: ControlGroup,
-}
-
-/// The control group, as this node's replica knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ControlGroup {
-    /// Who leads it, if anyone is known to.
-    pub leader: Option<NodeId>,
-    /// Under which term.
-    pub term: Term,
-    /// Who votes.
-    pub voters: BTreeSet<NodeId>,
-    /// Who only follows.
-    pub learners: BTreeSet<NodeId>,
-    /// The last entry that this node has applied.
-    pub applied: u64,
+    pub control: Control,
 }

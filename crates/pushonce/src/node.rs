@@ -20,7 +20,7 @@ use pushonce_core::{
     Addresses, ClusterId, ClusterView, Namespaces, NodeId, Placement, ShardCount, Spread, Timestamp,
 };
 use pushonce_fanout::Hub;
-use pushonce_gateway::Gateway;
+use pushonce_gateway::{Gateway, certificate};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -76,7 +76,6 @@ impl Node {
         let data = DataDir::open(&config.data)?;
         let incarnation = Incarnation(u128::from_be_bytes(data.incarnation()));
         let peers = bind(config.peer, "--peer").await?;
-        let grpc = bind(config.grpc, "--grpc").await?;
         let profile = profile(&config);
         let identity = identify(&config, &data, incarnation, &profile, shutdown).await?;
         let (cluster, me) = (identity.cluster, identity.node);
@@ -91,13 +90,13 @@ impl Node {
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
         let (relay, handle) = Relay::new(
-            pushonce_relay::Config::new(cluster, me),
+            pushonce_relay::Config::new(me, cluster),
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
         );
         let hub = Hub::new(
-            pushonce_fanout::Config::default(),
+            pushonce_fanout::hub::Config::default(),
             Arc::new(ports::Upstream(handle.clone())),
             Arc::new(pushonce_gateway::Encoder),
         );
@@ -110,19 +109,22 @@ impl Node {
             control: control.status(),
         };
         let router = pushonce_publish::Router::new(
-            pushonce_publish::RouterConfig::default(),
-            me,
-            views.clone(),
-            handle.owners(),
-            Arc::new(shards),
-            Arc::new(handle.clone()),
+            pushonce_publish::router::Config::default(),
+            pushonce_publish::router::Parts {
+                me,
+                view: views.clone(),
+                owners: handle.owners(),
+                shards: Arc::new(shards),
+                peers: Arc::new(handle.clone()),
+            },
         );
-        let publish = pushonce_publish::Server::new(
-            grpc,
-            router.clone(),
-            Arc::new(ports::Feed(hub.clone())),
-            Arc::new(overview.clone()),
-        );
+        let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
+            addr: config.grpc,
+            router: router.clone(),
+            feed: Arc::new(ports::Feed(hub.clone())),
+            overview: Arc::new(overview.clone()),
+        })
+        .await?;
         let gateway = Gateway::bind(
             pushonce_gateway::Config {
                 http: config.http,
@@ -133,7 +135,7 @@ impl Node {
             hub,
             Arc::new(ports::ClientPublisher(router)),
             web::router(overview, metrics).merge(pages),
-            pushonce_gateway::Certificate::development(data.path())?,
+            certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
         let host = Host {
             me,
@@ -178,12 +180,7 @@ impl Node {
         let mut engines = JoinSet::new();
         let mut open = JoinSet::new();
 
-        let peers = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(Duration::from_secs(2)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(4)))
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(8 << 20)
+        let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(membership::Door::service(self.control.clone()));
@@ -200,7 +197,10 @@ impl Node {
             Ok(())
         });
         let relay = self.relay.run(inside.clone());
-        engines.spawn(async move { relay.await.context("the links between nodes") });
+        engines.spawn(async move {
+            relay.await;
+            Ok(())
+        });
         engines.spawn(self.host.run(inside.clone()));
         engines.spawn(introduce(
             self.config.clone(),
@@ -215,7 +215,7 @@ impl Node {
         let ended = tokio::select! {
             ended = engines.join_next() => early(ended),
             () = shutdown.cancelled() => Ok(()),
-            _ = view.wait_for(|view| view.member(me).is_some()) => {
+            () = taken_in(&mut view, me) => {
                 tracing::info!(node = %me, name = %self.config.name, http = %self.config.http,
                     grpc = %self.config.grpc, quic = %self.config.quic, "serving");
                 let (gateway, publish) = (self.gateway, self.publish);
@@ -237,6 +237,12 @@ impl Node {
         self.engine.stop().await;
         ended
     }
+}
+
+/// Waits until the cluster counts this node as one of its own.
+async fn taken_in(view: &mut watch::Receiver<Arc<ClusterView>>, me: NodeId) {
+    // The sender lives as long as the node: an error would be its end.
+    let _ = view.wait_for(|view| view.member(me).is_some()).await;
 }
 
 /// Nothing of a node ends by itself while the node runs.
@@ -342,15 +348,9 @@ async fn introduce(
         };
         control.found(founding).await.context("founding the cluster")?;
     } else {
-        let joining = Joining {
-            incarnation,
-            cluster: Some(identity.cluster),
-            node: Some(identity.node),
-            profile,
-        };
         tokio::select! {
             () = shutdown.cancelled() => {}
-            told = control.announce(joining) => { told.context("coming back to the cluster")?; }
+            told = control.announce(incarnation, profile) => told.context("coming back")?,
         }
     }
     shutdown.cancelled().await;

@@ -36,6 +36,8 @@ pub(crate) struct Waiting {
     committed_bytes: usize,
     /// Committed messages were dropped since.
     pub(crate) lapsed: bool,
+    /// Nobody listens any more.
+    closed: bool,
 }
 
 /// A question that somebody waits for.
@@ -76,16 +78,23 @@ impl Inbox {
         self.news.notify_one();
     }
 
-    /// `false`: too many wait; nothing was taken.
+    /// `false`: too many wait; nothing was taken. A call that nobody hears is dropped.
     pub(crate) fn call(&self, call: Call) -> bool {
         let mut waiting = self.lock();
         if waiting.calls.len() >= self.calls_max {
             return false;
         }
-        waiting.calls.push(call);
+        if !waiting.closed {
+            waiting.calls.push(call);
+        }
         drop(waiting);
         self.news.notify_one();
         true
+    }
+
+    /// Drops what waits and what will be said.
+    pub(crate) fn close(&self) {
+        *self.lock() = Waiting { closed: true, ..Waiting::default() };
     }
 
     /// Waits until something was said, and takes all of it.

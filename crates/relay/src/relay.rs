@@ -1,24 +1,76 @@
-//! The running relay.
+//! A relay before it runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use pushonce_core::ClusterView;
-use tokio::sync::watch;
+
+use pushonce_core::{ClusterView, NodeId, Owners};
+use pushonce_proto::pb::peer::v1::relay_server::RelayServer;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::dial::DECODE_BYTES_MAX;
+use crate::door::Service;
+use crate::inbox::Inbox;
+use crate::link::Link;
+use crate::run::Running;
 use crate::{Config, Handle, Sink, Source};
 
-/// To be run.
+/// To be run. Handles may be used before it runs; what they say waits.
 pub struct Relay {
+    pub(crate) config: Arc<Config>,
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) inbox: Listening,
+    pub(crate) owners: watch::Sender<Arc<Owners>>,
+    pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) links: mpsc::Sender<Link>,
+    pub(crate) greeted: mpsc::Receiver<Link>,
 }
 
+/// Whoever asks when nobody listens any more gets an answer at once.
+pub(crate) struct Listening(pub(crate) Arc<Inbox>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Links that were greeted and not taken up yet; a node has one for each peer.
+const GREETED_MAX: usize = 64;
+
 impl Relay {
-    /// A relay and the handle to it.
+    /// A relay and the handle to it. `view` is the cluster as this node knows it, which names this
+    /// node and the peer addresses of the others.
     pub fn new(
         config: Config,
         view: watch::Receiver<Arc<ClusterView>>,
         source: Arc<dyn Source>,
         sink: Arc<dyn Sink>,
-    ) -> (Relay, Handle) { let _ = (config, view, source, sink); unimplemented!() }
+    ) -> (Relay, Handle) {
+        let inbox = Arc::new(Inbox::new(config.committed_bytes_max, config.pending_max));
+        let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
+        let (reachable, reachable_seen) = watch::channel(BTreeSet::from([config.me]));
+        let (links, greeted) = mpsc::channel(GREETED_MAX);
+        let handle = Handle::new(inbox.clone(), owners_seen, reachable_seen);
+        let config = Arc::new(config);
+        let inbox = Listening(inbox);
+        let relay = Relay { config, view, source, sink, inbox, owners, reachable, links, greeted };
+        (relay, handle)
+    }
 
-    /// Runs until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) { let _ = shutdown; }
+    /// The service that nodes with lower ids come in by; to be mounted on the peer port, best of all
+    /// on a [`server`](crate::server).
+    pub fn service(&self) -> RelayServer<Service> {
+        let config = self.config.clone();
+        let service = Service { config, view: self.view.clone(), links: self.links.clone() };
+        RelayServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    /// Runs until `shutdown`: dials, follows, delivers. At the end all links are closed, and whoever
+    /// still waits is answered: publishes are unknown, fetches unavailable.
+    pub async fn run(self, shutdown: CancellationToken) {
+        Running::new(self).run(shutdown).await;
+    }
 }

@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{Namespaces, NodeId, Placed, Publish, PublishError, Refusal};
+use pushonce_core::{Namespaces, Placed, Publish, PublishError, Refusal};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::decode_answer;
-use crate::machine::not_owner;
 use crate::queue::{Bounds, Queue, Rejected};
 use crate::{Batch, Clock, Item};
 
@@ -57,7 +56,6 @@ struct Waiting {
 
 /// The loop that empties an [`Intake`]. Dropped, it closes it.
 pub(crate) struct Commit<P> {
-    pub(crate) me: NodeId,
     pub(crate) proposer: P,
     pub(crate) intake: Arc<Intake>,
     pub(crate) permits: Arc<Semaphore>,
@@ -129,7 +127,7 @@ impl<P: Propose> Commit<P> {
         let (items, replies) = self.items(waiting);
         let batch = Batch { time: self.clock.now(), items };
         let outcome = self.proposer.propose(batch.encode()).await;
-        let outcomes = outcomes(outcome, replies.len(), self.me);
+        let outcomes = outcomes(outcome, replies.len());
         count(&outcomes);
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             let _nobody_waits = reply.send(outcome);
@@ -153,11 +151,13 @@ impl<P> Drop for Commit<P> {
 }
 
 /// What an entry's end means for each of the `count` publishes in it.
-fn outcomes(end: Result<Bytes, ProposeError>, count: usize, me: NodeId) -> Vec<Outcome> {
+fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
     let all = |outcome: PublishError| vec![Err(outcome); count];
     let answer = match end {
         Ok(answer) => answer,
-        Err(ProposeError::Refused { leader }) => return all(not_owner(leader, me)),
+        Err(ProposeError::Refused { leader }) => {
+            return all(Refusal::NotOwner { owner: leader }.into());
+        }
         Err(ProposeError::Unknown(why)) => return all(unknown(&why)),
     };
     match decode_answer(&answer) {

@@ -76,20 +76,18 @@ impl Shard {
 
         let intake = Arc::new(Intake::default());
         let (claimed, claim) = watch::channel(None);
-        let commit = Commit {
-            me,
-            proposer: group.clone(),
-            intake: intake.clone(),
-            permits,
-            namespaces,
-            clock,
-        };
+        let commit =
+            Commit { proposer: group.clone(), intake: intake.clone(), permits, namespaces, clock };
         let handle = Handle { shared: shared.clone(), group: group.clone(), intake, claim };
         Ok((handle, Runner { shared, group, commit, claim: claimed }))
     }
 }
 
 impl Handle {
+    /// The most topics one listing has. Nothing is committed while it is made; this many take well
+    /// under a millisecond.
+    pub const TOPICS_MAX: usize = 1_000;
+
     /// Which shard.
     pub fn id(&self) -> ShardId {
         self.shared.id()
@@ -132,10 +130,10 @@ impl Handle {
         self.shared.read().topic(topic)
     }
 
-    /// The topics after `after`, in the order of their names, `count_max` of them at most. On a
-    /// replica that does not lead they may be behind.
+    /// The topics after `after`, in the order of their names: `count_max` of them at most, and
+    /// [`Handle::TOPICS_MAX`]. On a replica that does not lead they may be behind.
     pub fn topics(&self, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
-        self.shared.read().topics(after).take(count_max).collect()
+        self.shared.read().topics(after).take(count_max.min(Self::TOPICS_MAX)).collect()
     }
 }
 

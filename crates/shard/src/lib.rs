@@ -5,9 +5,9 @@
 //! The replica that leads is the owner; its [`Handle`] takes publishes and answers for the past.
 //!
 //! *What does it promise?* Within one epoch the offsets of a topic rise by one, from 1, and are never
-//! given out twice. What is acknowledged is on disk on a majority. [`Committed`] hears every message
-//! that this node commits as owner, in log order, before its publisher does; whoever reads a page
-//! and then listens misses nothing in between. Equal entries make equal states.
+//! given out twice. What is acknowledged is on disk on a majority. [`Committed`] hears in log order
+//! what is applied while this node leads, each message before its publisher does; whoever reads a
+//! page and has listened since before misses nothing. Equal entries make equal states.
 //!
 //! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
 //! lead with an unexpired lease or has not applied what its predecessors committed. More publishes

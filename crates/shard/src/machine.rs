@@ -65,7 +65,10 @@ impl Shared {
     pub(crate) fn owns(&self) -> Result<(), PublishError> {
         match self.leads() {
             Some(_) => Ok(()),
-            None => Err(not_owner(self.leader(), self.me)),
+            // A leader that may not lead now names itself, which helps nobody.
+            None => {
+                Err(Refusal::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
+            }
         }
     }
 
@@ -78,7 +81,7 @@ impl Shared {
             Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
             None => Err(FetchError::Unavailable(match self.leader() {
                 Some(owner) if owner != self.me => format!("{owner} owns it"),
-                Some(_) => "its owner has lost the majority of its replicas".to_owned(),
+                Some(_) => "its owner has no majority of the replicas".to_owned(),
                 None => "no owner is elected".to_owned(),
             })),
         }
@@ -108,16 +111,6 @@ impl Shared {
     fn tells(&self) -> bool {
         self.leads().is_some() || self.leader() == Some(self.me)
     }
-}
-
-/// What a publish is told where it cannot be taken.
-pub(crate) fn not_owner(leader: Option<NodeId>, me: NodeId) -> PublishError {
-    PublishError::Refused(match leader {
-        Some(leader) if leader == me => {
-            Refusal::Unavailable("the owner has lost the majority of its replicas".to_owned())
-        }
-        owner => Refusal::NotOwner { owner },
-    })
 }
 
 fn place(message: &Message) -> Placed {

@@ -7,7 +7,8 @@ use pushonce_core::{Message, ShardId, Timestamp, Topic};
 /// Who is told of what was committed.
 pub trait Committed: Send + Sync + 'static {
     /// Takes the messages of one entry, in log order, entry after entry. Called only while this node
-    /// leads the shard, or did a moment ago.
+    /// leads the shard, or did a moment ago; nothing that is applied after a page was read here is
+    /// left out while it leads.
     ///
     /// Runs in the path of every publish of the shard: it must not block, and must not call the
     /// shard.

@@ -129,12 +129,15 @@ impl Log {
         Position { epoch: self.head.epoch, offset }
     }
 
-    /// Whether what the type says of its parts holds.
+    /// Whether what the type says of its parts holds, and one more message has a place.
     pub(crate) fn is_whole(&self) -> bool {
-        let positions = self.messages.iter().map(|message| message.position);
-        let mut places = (self.first().0..).map(|offset| self.at(Offset(offset)));
-        positions.eq(places.by_ref().take(self.messages.len()))
-            && places.next() == Some(self.at(self.head.offset.next()))
+        let Position { epoch, offset: Offset(head) } = self.head;
+        let places = (0..).map(|back| head.checked_sub(back).filter(|place| *place > 0));
+        let in_place = |(message, place): (&Arc<Message>, Option<u64>)| {
+            message.position.epoch == epoch && Some(message.position.offset.0) == place
+        };
+        head < u64::MAX
+            && self.messages.iter().rev().zip(places).all(in_place)
             && self.bytes == self.messages.iter().map(|m| m.payload.len() as u64).sum::<u64>()
     }
 

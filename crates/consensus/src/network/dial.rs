@@ -88,6 +88,9 @@ impl Shared {
                 }
                 link.down();
             }
+            if self.forget(link) {
+                return;
+            }
             // A new address is news worth trying at once.
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
@@ -95,6 +98,17 @@ impl Shared {
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
+    }
+
+    /// Ends a link that is down and that no group asks for any more. Says whether it did.
+    fn forget(&self, link: &Arc<Link>) -> bool {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only the table and the task that asks hold it; under the lock nobody can begin to.
+        let unused = Arc::strong_count(link) <= 2;
+        if unused {
+            links.remove(&link.to());
+        }
+        unused
     }
 
     async fn dial(

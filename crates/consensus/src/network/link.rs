@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_core::NodeId;
 use pushonce_proto::pb::peer::v1 as pb;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::wire::{FRAME_BYTES, Kind};
 use crate::GroupId;
@@ -22,6 +22,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Something waits to be sent, or the stream has ended.
     ready: Notify,
+    /// For those who wait until the link is up; `state` decides.
+    risen: watch::Sender<bool>,
 }
 
 /// Why a request has no answer.
@@ -64,7 +66,8 @@ struct State {
 
 impl Link {
     pub(super) fn new(to: NodeId, bytes_max: usize) -> Link {
-        Link { to, bytes_max, state: Mutex::default(), ready: Notify::new() }
+        let risen = watch::Sender::new(false);
+        Link { to, bytes_max, state: Mutex::default(), ready: Notify::new(), risen }
     }
 
     /// Queues a request, in the order of the calls.
@@ -88,7 +91,13 @@ impl Link {
         let (sender, answer) = oneshot::channel();
         state.pending.insert(id, sender);
         state.queued_bytes += size;
-        state.queue.push_back(pb::RaftRequest { id, group: group.0, kind: kind.into(), body, data });
+        state.queue.push_back(pb::RaftRequest {
+            id,
+            group: group.0,
+            kind: kind.into(),
+            body,
+            data,
+        });
         drop(state);
         self.ready.notify_one();
         Ok(Pending { link: Arc::clone(self), id, answer })
@@ -97,6 +106,13 @@ impl Link {
     /// Requests are taken and sent.
     pub(crate) fn is_up(&self) -> bool {
         self.state().up
+    }
+
+    /// Waits until the link is up, for whom waiting is better than an error: not for openraft.
+    pub(crate) async fn wait_up(&self, patience: Duration) {
+        let mut risen = self.risen.subscribe();
+        // Whether it was in time, the request itself will tell.
+        let _ = tokio::time::timeout(patience, risen.wait_for(|up| *up)).await;
     }
 
     pub(super) fn to(&self) -> NodeId {
@@ -113,6 +129,7 @@ impl Link {
     /// The stream stands: requests are taken from now on.
     pub(super) fn up(&self) {
         self.state().up = true;
+        self.risen.send_replace(true);
     }
 
     /// The stream is gone: all that waits fails.
@@ -124,6 +141,7 @@ impl Link {
         state.queued_bytes = 0;
         let pending = std::mem::take(&mut state.pending);
         drop(state);
+        self.risen.send_replace(false);
         self.ready.notify_one();
         for (_, waiting) in pending {
             // Whoever does not wait any more does not mind.
@@ -210,5 +228,5 @@ impl Drop for Pending {
 }
 
 #[cfg(test)]
-#[path = "link_test.rs"]
+#[path = "link/link_test.rs"]
 mod tests;

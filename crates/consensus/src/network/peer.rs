@@ -97,13 +97,10 @@ impl Peer {
                 Unreachable::new(&error).into()
             }
             LinkError::Full(_) => NetworkError::new(&error).into(),
-            LinkError::Late { ttl, .. } => Timeout {
-                action: action(kind),
-                id: self.me.0,
-                target: self.to.0,
-                timeout: ttl,
+            LinkError::Late { ttl, .. } => {
+                Timeout { action: action(kind), id: self.me.0, target: self.to.0, timeout: ttl }
+                    .into()
             }
-            .into(),
         }
     }
 
@@ -196,10 +193,8 @@ impl NetSnapshot<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sending = tokio::time::timeout(
-            self.snapshot_timeout,
-            self.send_snapshot(vote, &snapshot),
-        );
+        let sending =
+            tokio::time::timeout(self.snapshot_timeout, self.send_snapshot(vote, &snapshot));
         tokio::select! {
             closed = cancel => Err(closed.into()),
             sent = sending => match sent {

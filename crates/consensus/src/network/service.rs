@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -169,17 +170,37 @@ fn work_on(group: Group, request: pb::RaftRequest, incoming: &mut Incoming) -> A
             group.raft().append_entries(append).await.map_err(|error| error.to_string())
         }),
         Kind::Vote => with(body, move |vote: VoteRequest<Types>| async move {
+            group.may_vote(&vote)?;
             group.raft().vote(vote).await.map_err(|error| error.to_string())
         }),
         Kind::PreVote => with(body, move |vote: VoteRequest<Types>| async move {
+            group.may_vote(&vote)?;
             group.raft().pre_vote(vote).await.map_err(|error| error.to_string())
         }),
-        Kind::TransferLeader => with(body, move |transfer: TransferLeaderRequest<Types>| async move {
-            group.raft().handle_transfer_leader(transfer).await.map_err(|error| error.to_string())
-        }),
+        Kind::TransferLeader => {
+            with(body, move |transfer: TransferLeaderRequest<Types>| async move {
+                group
+                    .raft()
+                    .handle_transfer_leader(transfer)
+                    .await
+                    .map_err(|error| error.to_string())
+            })
+        }
         Kind::Snapshot => take_chunk(group, &body, &request.data, incoming),
         Kind::Propose => Box::pin(propose(group, body)),
         Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
+    }
+}
+
+impl Group {
+    /// Refuses while the lease of a leader may run that this replica followed before it restarted.
+    /// A leader that hands over says itself that its lease is over.
+    fn may_vote(&self, request: &VoteRequest<Types>) -> Result<(), String> {
+        let silent = self.0.silent_until.is_some_and(|until| Instant::now() < until);
+        if silent && !request.leadership_transfer {
+            return Err("restarted a moment ago, and may be bound to another leader".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -221,7 +242,9 @@ fn take_chunk(group: Group, body: &[u8], data: &[u8], incoming: &mut Incoming) -
     }
     if part.len() as u64 != chunk.offset {
         incoming.remove(&id);
-        return refuse("a piece of the snapshot is missing: send it again from the start".to_owned());
+        return refuse(
+            "a piece of the snapshot is missing: send it again from the start".to_owned(),
+        );
     }
     part.extend_from_slice(data);
     if (part.len() as u64) < chunk.total {

@@ -30,7 +30,8 @@ pub(crate) fn open<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Re
     if checksum(group, value) != u32::from_le_bytes(*sum) {
         return Err(damaged("the checksum of a record does not match"));
     }
-    postcard::from_bytes(value).map_err(|error| damaged(&format!("a record is not readable: {error}")))
+    postcard::from_bytes(value)
+        .map_err(|error| damaged(&format!("a record is not readable: {error}")))
 }
 
 fn checksum(group: GroupId, value: &[u8]) -> u32 {

@@ -83,9 +83,7 @@ impl Writer {
     pub(crate) fn start<S: Store>(store: S, fatal: Fatal) -> io::Result<Writer> {
         let (queue, jobs) = mpsc::unbounded_channel();
         let thread = Thread { store, queue: jobs, fatal, lives: HashMap::new() };
-        std::thread::Builder::new()
-            .name("pushonce-log".to_owned())
-            .spawn(move || thread.run())?;
+        std::thread::Builder::new().name("pushonce-log".to_owned()).spawn(move || thread.run())?;
         Ok(Writer { queue, room: Arc::new(Semaphore::new(QUEUE_UNITS as usize)) })
     }
 
@@ -123,10 +121,8 @@ impl GroupWriter {
     pub(crate) async fn submit(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
         let bytes: usize = changes.iter().map(Change::size).sum();
         let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS).min(QUEUE_UNITS);
-        let room = Arc::clone(&self.writer.room)
-            .acquire_many_owned(units)
-            .await
-            .map_err(|_| closed())?;
+        let room =
+            Arc::clone(&self.writer.room).acquire_many_owned(units).await.map_err(|_| closed())?;
         let write = Write { group: self.group, life: self.life, changes, done, _room: room };
         self.writer.queue.send(Job::Write(write)).map_err(|_| closed())
     }
@@ -276,5 +272,5 @@ fn destroyed() -> io::Error {
 }
 
 #[cfg(test)]
-#[path = "writer_test.rs"]
+#[path = "writer/writer_test.rs"]
 mod tests;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use pushonce_consensus::{ChangeError, Group, Status};
 use pushonce_core::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Step, Wanted, catching_up, plan};
 
-/// After a step that failed, and after one that worked until its effect is seen.
-pub(crate) const STEP_PAUSE: Duration = Duration::from_millis(500);
+/// After a step that failed, and at most after one that worked until its effect is seen.
+const STEP_PAUSE: Duration = Duration::from_millis(500);
 /// A busy group changes its status with every entry. It is looked at this often at most: a fifth of
 /// a second is little beside the time a move takes, and 64 groups cost 320 looks a second.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
@@ -50,7 +50,13 @@ struct Mover {
     wanted: watch::Receiver<Vec<NodeId>>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     moves: Arc<Semaphore>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
+}
+
+struct Permit {
+    _held: OwnedSemaphorePermit,
+    /// Since the last step under it.
+    since: Instant,
 }
 
 /// A watch has ended, so there is nothing left to keep.
@@ -68,16 +74,24 @@ impl Mover {
             Some(_) => {
                 // While this waits everything may change, so the step is planned again under it.
                 let permit = Arc::clone(&self.moves).acquire_owned().await;
-                self.permit = Some(permit.map_err(|_| Ended)?);
+                let permit = permit.map_err(|_| Ended)?;
+                self.permit = Some(Permit { _held: permit, since: Instant::now() });
                 Ok(())
             }
-            None if moving && self.permit.is_some() => self.wait_for_replica().await,
-            None => {
-                self.permit = None;
-                sleep(LOOK_PAUSE).await;
-                self.changed().await
-            }
+            None => self.wait(moving).await,
         }
+    }
+
+    /// Until something changes; under the permit only while a replica catches up, and not for ever.
+    async fn wait(&mut self, moving: bool) -> Result<(), Ended> {
+        let until = self.permit.as_ref().map(|permit| permit.since + PERMIT_MAX);
+        if let Some(until) = until.filter(|&until| moving && Instant::now() < until) {
+            sleep(MOVING_PAUSE).await;
+            return timeout_at(until, self.changed()).await.unwrap_or(Ok(()));
+        }
+        self.permit = None;
+        sleep(LOOK_PAUSE).await;
+        self.changed().await
     }
 
     fn look(&mut self) -> (Option<Step>, bool) {
@@ -89,25 +103,21 @@ impl Mover {
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), Ended> {
+        let group = self.group.id();
         if let Err(error) = perform(&self.group, step).await {
-            warn!(group = %self.group.id(), ?step, %error, "a move failed; trying again");
+            // Whatever is in its way, the other groups should not wait behind it.
+            self.permit = None;
+            warn!(%group, %step, %error, "not moved, trying again");
             sleep(STEP_PAUSE).await;
             return Ok(());
         }
-        info!(group = %self.group.id(), ?step, "moved");
+        info!(%group, "moved: {step}");
+        if let Some(permit) = &mut self.permit {
+            permit.since = Instant::now();
+        }
+        // Without this the same step would be planned again from a status that does not show it yet.
         let _ = timeout(STEP_PAUSE, self.status.changed()).await;
         Ok(())
-    }
-
-    async fn wait_for_replica(&mut self) -> Result<(), Ended> {
-        sleep(MOVING_PAUSE).await;
-        match timeout(PERMIT_MAX, self.changed()).await {
-            Ok(changed) => changed,
-            Err(_) => {
-                self.permit = None;
-                self.changed().await
-            }
-        }
     }
 
     async fn changed(&mut self) -> Result<(), Ended> {

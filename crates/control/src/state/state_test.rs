@@ -194,6 +194,17 @@ fn a_name_belongs_to_one_living_member() {
 }
 
 #[test]
+fn a_full_cluster_takes_nobody_new_but_who_is_in_may_come_again() {
+    let mut log = Log::founded();
+    for index in 2..=MEMBERS_MAX as u128 {
+        log.join(newcomer(index, &format!("n{index}"))).unwrap();
+    }
+    let refusal = log.refused(Command::Join(newcomer(5_000, "late")));
+    assert_eq!(refusal, Refusal::Full { max: 1_000 });
+    assert_eq!(log.join(newcomer(2, "n2")).unwrap().node, NodeId(2));
+}
+
+#[test]
 fn a_profile_nobody_could_use_is_refused_also_by_the_state() {
     let mut log = Log::founded();
     let heavy = Profile { weight: u32::MAX, ..profile("n2") };

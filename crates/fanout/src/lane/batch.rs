@@ -10,7 +10,7 @@ use crate::{Closed, Wire};
 
 /// The most messages of one offer. Enough that a write of small frames is bounded by bytes and not
 /// by calls; few enough that one subscriber's past does not hold up the others' present.
-pub(super) const MESSAGES_MAX: usize = 64;
+const MESSAGES_MAX: usize = 64;
 
 /// What came of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

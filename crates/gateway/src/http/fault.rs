@@ -9,8 +9,6 @@ use pushonce_core::{FetchError, InvalidPublish, PublishError};
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
-use crate::refusal;
-
 /// Seconds to wait before a retry: longer than an owner takes to be elected again.
 const RETRY_AFTER_SECS: u32 = 2;
 
@@ -30,8 +28,7 @@ impl Fault {
     }
 
     fn of(code: ErrorCode, message: String) -> Fault {
-        let retry = refusal::worth_a_retry(code);
-        Fault { status: status(code), code: code.as_str(), message, retry }
+        Fault { status: status(code), code: code.as_str(), message, retry: code.retry() }
     }
 
     /// The answer.
@@ -65,18 +62,18 @@ impl IntoResponse for Fault {
 
 impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Fault {
-        Fault::of(refusal::of_publish(&error), error.to_string())
+        Fault::of(ErrorCode::from(&error), error.to_string())
     }
 }
 
 impl From<InvalidPublish> for Fault {
     fn from(error: InvalidPublish) -> Fault {
-        Fault::of(refusal::of_invalid(&error), error.to_string())
+        Fault::of(ErrorCode::from(&error), error.to_string())
     }
 }
 
 impl From<FetchError> for Fault {
     fn from(error: FetchError) -> Fault {
-        Fault::of(refusal::of_fetch(&error), error.to_string())
+        Fault::of(ErrorCode::from(&error), error.to_string())
     }
 }

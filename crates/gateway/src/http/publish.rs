@@ -73,7 +73,8 @@ fn broken(error: axum::Error) -> Fault {
     let too_long = std::error::Error::source(&error)
         .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
     if too_long {
-        let text = format!("the body is over {} bytes; no topic takes more", Publish::PAYLOAD_BYTES_CAP);
+        let text =
+            format!("the body is over {} bytes; no topic takes more", Publish::PAYLOAD_BYTES_CAP);
         return Fault::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge.as_str(), text);
     }
     let text = format!("the body cannot be read: {error}");

@@ -179,7 +179,9 @@ impl Decoder {
             (_, Some(_)) => {
                 return Err(protocol("a new message before the last fragment of the one before"));
             }
-            (_, none) => none.insert(Message { text: opcode == Opcode::Text, ..Message::default() }),
+            (_, none) => {
+                none.insert(Message { text: opcode == Opcode::Text, ..Message::default() })
+            }
         };
         message.fragments += 1;
         if message.fragments > limits.fragments_max {

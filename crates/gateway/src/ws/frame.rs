@@ -27,7 +27,8 @@ pub(crate) fn pong(payload: &[u8]) -> Bytes {
 
 /// The last frame; `reason` is cut to what fits.
 pub(crate) fn close(code: u16, reason: &str) -> Bytes {
-    let fits = reason.floor_char_boundary(CONTROL_BYTES_MAX - 2);
+    let most = reason.len().min(CONTROL_BYTES_MAX - 2);
+    let fits = (0..=most).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     let mut payload = BytesMut::with_capacity(2 + fits);
     payload.put_u16(code);
     payload.put_slice(&reason.as_bytes()[..fits]);

@@ -54,7 +54,8 @@ impl Handshake {
         if method != Method::GET {
             return Err(Refused::Method);
         }
-        let names = |header, token: &str| list(headers, header).any(|t| t.eq_ignore_ascii_case(token));
+        let names =
+            |header, token: &str| list(headers, header).any(|t| t.eq_ignore_ascii_case(token));
         if !names(CONNECTION, "upgrade") || !names(UPGRADE, "websocket") {
             return Err(Refused::NoUpgrade);
         }

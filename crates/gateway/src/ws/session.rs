@@ -12,17 +12,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::Topic;
-use pushonce_fanout::{Closed, Wire};
-use pushonce_proto::client::{Encoding, ErrorCode, InvalidFrame};
+use pushonce_fanout::Wire;
+use pushonce_proto::client::Encoding;
 use pushonce_proto::close::{self, Close};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::codec::{Decoder, Incoming, Limits, Violation};
+use super::frame;
 use super::opening::Opening;
 use super::outlet::Outlet;
-use super::frame;
-use crate::driver::{Driver, Transport};
+use crate::driver::{Driver, NoWay, Transport};
 use crate::encoder;
 use crate::lane::Local;
 use crate::metrics::Door;
@@ -37,10 +37,8 @@ const FRAGMENTS_MAX: u32 = 256;
 /// Runs a session from its first byte to its last. `early` are the bytes that came behind the
 /// request.
 pub(crate) async fn run(local: Rc<Local>, stream: TcpStream, early: Bytes, opening: Opening) {
-    let limits = Limits {
-        message_bytes_max: local.config.frame_bytes_max,
-        fragments_max: FRAGMENTS_MAX,
-    };
+    let limits =
+        Limits { message_bytes_max: local.config.frame_bytes_max, fragments_max: FRAGMENTS_MAX };
     let stream = Rc::new(stream);
     let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
     let socket = Socket {
@@ -158,7 +156,7 @@ impl Session {
                 self.driver.request(encoding.decode_request(&payload));
             }
             (Incoming::Text(_) | Incoming::Binary(_), _) => {
-                self.driver.request(Err(other_kind(encoding)));
+                self.driver.close(&close::UNSUPPORTED, other_kind(encoding));
             }
             (Incoming::Ping(payload), _) => {
                 self.driver.transport().outlet.borrow_mut().push(frame::pong(&payload));
@@ -219,12 +217,11 @@ impl Session {
 }
 
 /// Text where protobuf is spoken, or the other way round.
-fn other_kind(encoding: Encoding) -> InvalidFrame {
-    let message = match encoding {
+fn other_kind(encoding: Encoding) -> &'static str {
+    match encoding {
         Encoding::Json => "this session speaks JSON: send text messages",
         Encoding::Proto => "this session speaks protobuf: send binary messages",
-    };
-    InvalidFrame { id: None, code: ErrorCode::BadFrame, message: message.to_owned(), broken: true }
+    }
 }
 
 // === impl Socket ===
@@ -244,7 +241,7 @@ impl Transport for Socket {
     }
 
     /// All subscriptions share the one connection.
-    fn open(&self, _: u32, _: &Topic) -> LocalBoxFuture<'static, Result<(), Closed>> {
+    fn open(&self, _: u32, _: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>> {
         std::future::ready(Ok(())).boxed_local()
     }
 

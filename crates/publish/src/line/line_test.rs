@@ -98,22 +98,6 @@ fn nothing_goes_to_a_new_owner_while_something_is_under_way_to_the_old() {
 }
 
 #[test]
-fn a_dead_node_that_was_succeeded_is_not_waited_for() {
-    let (mut line, now, mut out) = (Line::new(SHARD), Instant::now(), vec![]);
-    flying(&mut line, &owned_by(2, 1), 1, now);
-    line.push(1, publish("a"), now + Duration::from_secs(5));
-    let new = owned_by(3, 2);
-    line.heard(&new, now);
-    let later = line.wake_at().expect("an alarm is set");
-    assert_eq!(later, now + SUCCEEDED_GRACE);
-    line.expire(later, &mut out);
-    assert!(matches!(out[..], [(0, Err(PublishError::Unknown(_)))]));
-    assert_eq!(numbers(&mut line, &new, later), [1]);
-    line.landed(0, placed(1), later, &mut out);
-    assert_eq!(out.len(), 1, "a late answer changes nothing");
-}
-
-#[test]
 fn a_node_that_refused_is_asked_again_after_a_pause() {
     let (mut line, now, mut out) = (Line::new(SHARD), Instant::now(), vec![]);
     let owners = owned_by(2, 1);
@@ -169,7 +153,8 @@ proptest! {
         for act in acts {
             match act {
                 Act::Push(a) => {
-                    line.push(pushed, publish(if a { "a" } else { "b" }), now + Duration::from_secs(2));
+                    let topic = if a { "a" } else { "b" };
+                    line.push(pushed, publish(topic), now + Duration::from_secs(2));
                     pushed += 1;
                 }
                 Act::Land(which, taken) if which < under_way.len() => {
@@ -189,7 +174,6 @@ proptest! {
                 Act::Move(to) => {
                     term += 1;
                     owners = owned_by(to, term);
-                    line.heard(&owners, now);
                 }
                 Act::Tick(ms) => {
                     now += Duration::from_millis(ms);
@@ -206,9 +190,7 @@ proptest! {
                     other.publish.topic != submission.publish.topic || other.number < submission.number
                 };
                 prop_assert!(under_way.iter().all(before), "handed over behind a later message");
-                let same_node = under_way.iter().all(|other| {
-                    other.to == submission.to || line.abandoned(other.number)
-                });
+                let same_node = under_way.iter().all(|other| other.to == submission.to);
                 prop_assert!(same_node, "two nodes were asked at once");
                 under_way.push(submission);
             }
@@ -217,13 +199,5 @@ proptest! {
         answered.sort_unstable();
         let distinct = answered.windows(2).all(|pair| pair[0] != pair[1]);
         prop_assert!(distinct, "a message was answered twice");
-    }
-}
-
-impl Line {
-    fn abandoned(&self, number: u64) -> bool {
-        number.checked_sub(self.first).is_none_or(|index| {
-            matches!(self.entries[index as usize].state, State::Settled { .. })
-        })
     }
 }

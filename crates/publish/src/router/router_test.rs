@@ -25,7 +25,11 @@ struct World {
 }
 
 impl World {
-    fn answer(&self, node: NodeId, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn answer(
+        &self,
+        node: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
         if let Some(answer) = self.script.lock().expect("whole").pop_front() {
             return answer(publish);
         }
@@ -46,13 +50,21 @@ impl World {
 }
 
 impl Shards for World {
-    fn publish(&self, _: ShardId, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(
+        &self,
+        _: ShardId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
         self.answer(ME, publish)
     }
 }
 
 impl Peers for World {
-    fn publish(&self, owner: NodeId, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(
+        &self,
+        owner: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
         self.answer(owner, publish)
     }
 }

@@ -9,19 +9,19 @@ use super::host::Hosted;
 use super::identity::{DataDir, Identity};
 
 /// The right to begin shard groups, or its absence.
-pub struct Founding {
+pub(super) struct Founding {
     identity: Identity,
     data: DataDir,
 }
 
 impl Founding {
     /// As the data directory remembers it.
-    pub fn new(identity: Identity, data: DataDir) -> Founding {
+    pub(super) fn new(identity: Identity, data: DataDir) -> Founding {
         Founding { identity, data }
     }
 
     /// Whether groups are still to be begun.
-    pub fn pending(&self) -> bool {
+    pub(super) fn pending(&self) -> bool {
         self.identity.founding
     }
 
@@ -29,7 +29,7 @@ impl Founding {
     ///
     /// # Errors
     /// When a group cannot be begun, or the data directory cannot be written.
-    pub async fn advance(&mut self, view: &ClusterView, hosted: &Hosted) -> anyhow::Result<()> {
+    pub(super) async fn advance(&mut self, view: &ClusterView, hosted: &Hosted) -> anyhow::Result<()> {
         if !self.pending() || view.version == 0 {
             return Ok(());
         }

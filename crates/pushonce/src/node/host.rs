@@ -27,22 +27,22 @@ const MOVES_MAX: usize = 2;
 
 /// The replicas that run on this node, by shard. Clones share it.
 #[derive(Clone, Default)]
-pub struct Hosted(Arc<RwLock<BTreeMap<ShardId, Handle>>>);
+pub(super) struct Hosted(Arc<RwLock<BTreeMap<ShardId, Handle>>>);
 
 /// Keeps [`Hosted`] what it should be.
-pub struct Host {
+pub(super) struct Host {
     /// This node.
-    pub me: NodeId,
+    pub(super) me: NodeId,
     /// Its Raft groups.
-    pub engine: Engine,
+    pub(super) engine: Engine,
     /// The list to keep.
-    pub hosted: Hosted,
+    pub(super) hosted: Hosted,
     /// Told of what is committed, and of claims.
-    pub relay: pushonce_relay::Handle,
+    pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
-    pub view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// Whether this node may begin groups.
-    pub founding: Founding,
+    pub(super) founding: Founding,
 }
 
 /// What runs beside one replica.
@@ -54,12 +54,12 @@ struct Replica {
 
 impl Hosted {
     /// The replica of a shard, if it runs here.
-    pub fn get(&self, shard: ShardId) -> Option<Handle> {
+    pub(super) fn get(&self, shard: ShardId) -> Option<Handle> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
     }
 
     /// The shards that run here.
-    pub fn shards(&self) -> BTreeSet<ShardId> {
+    pub(super) fn shards(&self) -> BTreeSet<ShardId> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
@@ -77,7 +77,7 @@ impl Host {
     ///
     /// # Errors
     /// When a replica cannot be opened or the end of the founding cannot be kept: the node must stop.
-    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut owners = self.relay.owners();
         let mut replicas = BTreeMap::new();
         let moves = Arc::new(Semaphore::new(MOVES_MAX));
@@ -113,18 +113,9 @@ impl Host {
         Ok(())
     }
 
-    /// A replica that is on disk runs even when the table no longer lists it: its vote may be needed
-    /// until its owner says that it is not.
     fn plan(&self, view: &ClusterView, owners: &Owners) -> hosting::Hosting {
         let hosted = self.hosted.shards();
-        let mut plan = hosting::plan(self.me, view, owners, &hosted, self.founding.pending());
-        let on_disk = self.engine.stored().into_iter().filter_map(GroupId::as_shard);
-        for shard in on_disk {
-            if !hosted.contains(&shard) && !plan.start.contains(&shard) {
-                plan.start.push(shard);
-            }
-        }
-        plan
+        hosting::plan(self.me, view, owners, &hosted, self.founding.pending())
     }
 
     async fn start(

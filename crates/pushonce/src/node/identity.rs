@@ -8,7 +8,7 @@ use pushonce_core::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// A data directory that this process, and no other, has open.
-pub struct DataDir {
+pub(super) struct DataDir {
     path: PathBuf,
     incarnation: [u8; 16],
     /// Held for as long as the node lives; the system lets go of it when the process dies.
@@ -17,14 +17,14 @@ pub struct DataDir {
 
 /// What a node is once it belongs to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The cluster it belongs to.
-    pub cluster: ClusterId,
+    pub(super) cluster: ClusterId,
     /// Its own id there.
-    pub node: NodeId,
+    pub(super) node: NodeId,
     /// Whether it made the cluster and has not yet begun every shard group. Only such a node may
     /// ever begin one: two beginnings of a group would be two histories.
-    pub founding: bool,
+    pub(super) founding: bool,
 }
 
 /// As it stands in the file: ids in the form they are printed in.
@@ -38,7 +38,7 @@ struct IdentityFile {
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum DataError {
+pub(super) enum DataError {
     /// Another process has it.
     #[error(
         "the data directory {path} is already open in another process; \
@@ -71,7 +71,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataError`] when it is in use, or cannot be read or written.
-    pub fn open(path: &Path) -> Result<DataDir, DataError> {
+    pub(super) fn open(path: &Path) -> Result<DataDir, DataError> {
         fs::create_dir_all(path).map_err(io(path))?;
         let lock_path = path.join("lock");
         let lock = File::create(&lock_path).map_err(io(&lock_path))?;
@@ -85,12 +85,12 @@ impl DataDir {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Drawn when the directory was made: a join that is repeated with it gets the same node id.
-    pub fn incarnation(&self) -> [u8; 16] {
+    pub(super) fn incarnation(&self) -> [u8; 16] {
         self.incarnation
     }
 
@@ -98,7 +98,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataError::Damaged`] when the file is there and cannot be understood.
-    pub fn identity(&self) -> Result<Option<Identity>, DataError> {
+    pub(super) fn identity(&self) -> Result<Option<Identity>, DataError> {
         let path = self.identity_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -116,7 +116,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataError::Io`].
-    pub fn keep(&self, identity: &Identity) -> Result<(), DataError> {
+    pub(super) fn keep(&self, identity: &Identity) -> Result<(), DataError> {
         let path = self.identity_path();
         let file = IdentityFile {
             cluster: identity.cluster.to_string(),

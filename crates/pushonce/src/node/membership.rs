@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the cluster refuses it for good, or `shutdown` comes first.
-pub async fn ask(
+pub(super) async fn ask(
     addresses: &[String],
     joining: &Joining,
     shutdown: &CancellationToken,
@@ -57,7 +57,7 @@ pub async fn ask(
 ///
 /// # Errors
 /// When one of them knows that it is not.
-pub async fn confirm(addresses: &[String], joining: &Joining) -> anyhow::Result<()> {
+pub(super) async fn confirm(addresses: &[String], joining: &Joining) -> anyhow::Result<()> {
     for address in addresses {
         match ask_one(address, joining).await {
             Ok(_) => return Ok(()),
@@ -103,11 +103,11 @@ fn request(joining: &Joining) -> pb::JoinRequest {
 }
 
 /// The door: brings the question to the control leader.
-pub struct Door(pub Control);
+pub(super) struct Door(pub(super) Control);
 
 impl Door {
     /// To be mounted on the peer port.
-    pub fn service(control: Control) -> MembershipServer<Door> {
+    pub(super) fn service(control: Control) -> MembershipServer<Door> {
         MembershipServer::new(Door(control))
     }
 }

@@ -10,22 +10,22 @@ use tokio::sync::watch;
 
 /// The newest of everything, for those who ask. Cheap to clone.
 #[derive(Clone)]
-pub struct Overview {
+pub(super) struct Overview {
     /// This node.
-    pub me: NodeId,
+    pub(super) me: NodeId,
     /// The control group's word.
-    pub view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The owners' own words.
-    pub owners: watch::Receiver<Arc<Owners>>,
+    pub(super) owners: watch::Receiver<Arc<Owners>>,
     /// Who has a link to this node.
-    pub reachable: watch::Receiver<BTreeSet<NodeId>>,
+    pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
     /// The control group as it looks from here.
-    pub control: watch::Receiver<Status>,
+    pub(super) control: watch::Receiver<Status>,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
 #[derive(Serialize)]
-pub struct Cluster {
+pub(super) struct Cluster {
     node: String,
     cluster: String,
     version: u64,
@@ -65,7 +65,7 @@ struct TopicPlace {
 
 impl Overview {
     /// Everything, and where `topics` fall to.
-    pub fn cluster(&self, topics: &[Topic]) -> Cluster {
+    pub(super) fn cluster(&self, topics: &[Topic]) -> Cluster {
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
         let reachable = self.reachable.borrow().clone();
@@ -102,7 +102,7 @@ impl Overview {
     }
 
     /// Why the node cannot do its work; empty when it can.
-    pub fn obstacles(&self) -> Vec<String> {
+    pub(super) fn obstacles(&self) -> Vec<String> {
         obstacles(
             self.me,
             &self.view.borrow(),

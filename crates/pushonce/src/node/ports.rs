@@ -3,14 +3,16 @@
 
 use std::sync::{Arc, OnceLock};
 
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use pushonce_core::{
     ClusterView, FetchError, From, Gap, Item, Message, Page, Placed, Position, Publish,
     PublishError, Refusal, ShardId, Topic, Want,
 };
 use pushonce_fanout::Hub;
-use pushonce_publish::{ControlGroup, Router, Snapshot, Subscribed};
+use pushonce_proto::cluster::Control;
+use pushonce_publish::{Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
 use super::host::Hosted;
@@ -18,9 +20,9 @@ use super::overview::Overview;
 
 /// The shards of this node, for the way in and for the links.
 #[derive(Clone)]
-pub struct LocalShards {
-    pub hosted: Hosted,
-    pub view: watch::Receiver<Arc<ClusterView>>,
+pub(super) struct LocalShards {
+    pub(super) hosted: Hosted,
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
 }
 
 impl LocalShards {
@@ -46,7 +48,13 @@ impl pushonce_publish::Shards for LocalShards {
 impl pushonce_relay::Source for LocalShards {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         let shard = self.shard_of(&publish.topic);
-        pushonce_publish::Shards::publish(self, shard, publish)
+        let mut publishing = pushonce_publish::Shards::publish(self, shard, publish);
+        // The first poll takes the place in the shard's queue, and a link's publishes keep their
+        // order: so it is polled here, in the order of the calls.
+        match (&mut publishing).now_or_never() {
+            Some(refused) => future::ready(refused).boxed(),
+            None => publishing,
+        }
     }
 
     fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
@@ -60,11 +68,11 @@ impl pushonce_relay::Source for LocalShards {
 
 /// The edge of this node. The relay is made before the hub that it delivers to.
 #[derive(Clone, Default)]
-pub struct Edge(Arc<OnceLock<Hub>>);
+pub(super) struct Edge(Arc<OnceLock<Hub>>);
 
 impl Edge {
     /// From here on messages have somewhere to go.
-    pub fn open(&self, hub: Hub) {
+    pub(super) fn open(&self, hub: Hub) {
         // Set once, at the start of the node.
         let _ = self.0.set(hub);
     }
@@ -91,7 +99,7 @@ impl pushonce_relay::Sink for Edge {
 }
 
 /// Where the hub gets its topics from.
-pub struct Upstream(pub pushonce_relay::Handle);
+pub(super) struct Upstream(pub(super) pushonce_relay::Handle);
 
 impl pushonce_fanout::Upstream for Upstream {
     fn watch(&self, topic: &Topic, after: Option<Position>) {
@@ -108,7 +116,7 @@ impl pushonce_fanout::Upstream for Upstream {
 }
 
 /// The way in for clients' own publishes.
-pub struct ClientPublisher(pub Router);
+pub(super) struct ClientPublisher(pub(super) Router);
 
 impl pushonce_gateway::Publisher for ClientPublisher {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
@@ -118,7 +126,7 @@ impl pushonce_gateway::Publisher for ClientPublisher {
 }
 
 /// Topics for back ends.
-pub struct Feed(pub Hub);
+pub(super) struct Feed(pub(super) Hub);
 
 impl pushonce_publish::Feed for Feed {
     fn subscribe(
@@ -148,11 +156,11 @@ impl pushonce_publish::Overview for Overview {
             view: self.view.borrow().clone(),
             owners: self.owners.borrow().clone(),
             reachable: self.reachable.borrow().clone(),
-            control: ControlGroup {
+            control: Control {
                 leader: control.leader,
                 term: control.term,
-                voters: control.voters,
-                learners: control.learners,
+                voters: control.voters.into_iter().collect(),
+                learners: control.learners.into_iter().collect(),
                 applied: control.applied,
             },
         }

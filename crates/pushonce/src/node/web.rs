@@ -15,7 +15,7 @@ use super::overview::Overview;
 const TOPICS_MAX: usize = 256;
 
 /// `/health/live`, `/health/ready`, `/metrics`, `/cluster`.
-pub fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
+pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/health/live", get(|| async { Json(json!({"live": true})) }))
         .route("/health/ready", get(ready))

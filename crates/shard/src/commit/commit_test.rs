@@ -1,11 +1,13 @@
-use pushonce_core::{ContentType, Position, Timestamp, Topic};
+use std::pin::Pin;
+
+use futures::FutureExt;
+use pushonce_core::{ContentType, NodeId, Position, Timestamp, Topic};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::entry::encode_answer;
 
-const ME: NodeId = NodeId(1);
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 type Proposed = (Batch, oneshot::Sender<Result<Bytes, ProposeError>>);
@@ -35,7 +37,6 @@ impl Rig {
         let (group, proposed) = mpsc::unbounded_channel();
         let (intake, permits) = (Arc::new(Intake::default()), Arc::new(Semaphore::new(1)));
         let commit = Commit {
-            me: ME,
             proposer: Group(group),
             intake: intake.clone(),
             permits: permits.clone(),
@@ -48,13 +49,11 @@ impl Rig {
         Rig { intake, proposed, permits, shutdown, running }
     }
 
-    /// Publishes, and returns when the publish waits in the queue.
-    async fn publish(&self, payload: &'static [u8]) -> JoinHandle<Outcome> {
-        let (intake, before) = (self.intake.clone(), self.intake.queue().len());
-        let waiter = tokio::spawn(async move { intake.publish(publish(payload)).await });
-        while self.intake.queue().len() == before {
-            yield_now().await;
-        }
+    /// Publishes: the message waits in the queue when this returns.
+    fn publish(&self, payload: &'static [u8]) -> Pin<Box<dyn Future<Output = Outcome>>> {
+        let intake = self.intake.clone();
+        let mut waiter = Box::pin(async move { intake.publish(publish(payload)).await });
+        assert_eq!(waiter.as_mut().now_or_never(), None);
         waiter
     }
 
@@ -85,20 +84,20 @@ fn answer(offsets: &[u64]) -> Result<Bytes, ProposeError> {
 #[tokio::test]
 async fn what_waits_while_an_entry_is_under_way_goes_into_the_next_together() {
     let mut rig = Rig::start();
-    let a = rig.publish(b"a").await;
+    let a = rig.publish(b"a");
     let (entry, end) = rig.proposed().await;
     assert_eq!(entry, ["a"]);
 
-    let (b, c) = (rig.publish(b"b").await, rig.publish(b"c").await);
+    let (b, c) = (rig.publish(b"b"), rig.publish(b"c"));
     assert!(rig.proposed.try_recv().is_err(), "two entries under way");
     end.send(answer(&[1])).unwrap();
-    assert_eq!(a.await.unwrap(), Ok(placed(1)));
+    assert_eq!(a.await, Ok(placed(1)));
 
     let (entry, end) = rig.proposed().await;
     assert_eq!(entry, ["b", "c"]);
     end.send(answer(&[2, 3])).unwrap();
-    assert_eq!(b.await.unwrap(), Ok(placed(2)));
-    assert_eq!(c.await.unwrap(), Ok(placed(3)));
+    assert_eq!(b.await, Ok(placed(2)));
+    assert_eq!(c.await, Ok(placed(3)));
 }
 
 #[tokio::test]
@@ -106,72 +105,67 @@ async fn who_arrives_while_the_permit_is_waited_for_rides_along() {
     let mut rig = Rig::start();
     let permits = rig.permits.clone();
     let permit = permits.acquire().await.unwrap();
-    let (a, b) = (rig.publish(b"a").await, rig.publish(b"b").await);
+    let (a, b) = (rig.publish(b"a"), rig.publish(b"b"));
     assert!(rig.proposed.try_recv().is_err(), "proposed without a permit");
     drop(permit);
     let (entry, end) = rig.proposed().await;
     assert_eq!(entry, ["a", "b"]);
     end.send(answer(&[1, 2])).unwrap();
-    assert_eq!((a.await.unwrap(), b.await.unwrap()), (Ok(placed(1)), Ok(placed(2))));
+    assert_eq!((a.await, b.await), (Ok(placed(1)), Ok(placed(2))));
     assert_eq!(rig.permits.acquire().await.map(|_| ()).ok(), Some(()), "the permit came back");
 }
 
 #[tokio::test]
 async fn an_entry_that_was_refused_happened_for_nobody_in_it() {
-    let ends = [
-        (Some(NodeId(2)), Refusal::NotOwner { owner: Some(NodeId(2)) }),
-        (None, Refusal::NotOwner { owner: None }),
-        (Some(ME), Refusal::Unavailable("the owner has lost the majority of its replicas".into())),
-    ];
-    for (leader, wanted) in ends {
+    for leader in [Some(NodeId(2)), None] {
         let mut rig = Rig::start();
         let permits = rig.permits.clone();
         let permit = permits.acquire().await.unwrap();
-        let (a, b) = (rig.publish(b"a").await, rig.publish(b"b").await);
+        let (a, b) = (rig.publish(b"a"), rig.publish(b"b"));
         drop(permit);
         let (_, end) = rig.proposed().await;
         end.send(Err(ProposeError::Refused { leader })).unwrap();
-        let refused = Err(PublishError::Refused(wanted));
-        assert_eq!((a.await.unwrap(), b.await.unwrap()), (refused.clone(), refused));
+        let refused = Err(Refusal::NotOwner { owner: leader }.into());
+        assert_eq!((a.await, b.await), (refused.clone(), refused));
     }
 }
 
 #[tokio::test]
 async fn an_entry_whose_end_nobody_knows_is_unknown_and_the_next_goes_on() {
     let mut rig = Rig::start();
-    let a = rig.publish(b"a").await;
+    let a = rig.publish(b"a");
     let (_, end) = rig.proposed().await;
     end.send(Err(ProposeError::Unknown("no majority in time".to_owned()))).unwrap();
-    assert_eq!(a.await.unwrap(), Err(PublishError::Unknown("no majority in time".to_owned())));
+    assert_eq!(a.await, Err(PublishError::Unknown("no majority in time".to_owned())));
 
-    let b = rig.publish(b"b").await;
+    let b = rig.publish(b"b");
     let (_, end) = rig.proposed().await;
     end.send(answer(&[7])).unwrap();
-    assert_eq!(b.await.unwrap(), Ok(placed(7)));
+    assert_eq!(b.await, Ok(placed(7)));
 }
 
 #[test]
 fn an_answer_that_does_not_fit_the_entry_acknowledges_nothing() {
     for end in [answer(&[1]), answer(&[1, 2, 3]), Ok(Bytes::from_static(b"\x01\xff"))] {
-        let outcomes = outcomes(end, 2, ME);
+        let outcomes = outcomes(end, 2);
         assert_eq!(outcomes.len(), 2);
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unknown(_)))));
     }
-    let unreadable = outcomes(Ok(encode_answer(&None)), 1, ME);
+    let unreadable = outcomes(Ok(encode_answer(&None)), 1);
     assert!(matches!(unreadable[0], Err(PublishError::Refused(Refusal::Unavailable(_)))));
 }
 
 #[tokio::test]
 async fn at_the_end_the_entry_under_way_is_waited_for_and_the_rest_is_refused() {
     let mut rig = Rig::start();
-    let a = rig.publish(b"a").await;
+    let a = rig.publish(b"a");
     let (_, end) = rig.proposed().await;
-    let b = rig.publish(b"b").await;
+    let b = rig.publish(b"b");
     rig.shutdown.cancel();
     end.send(answer(&[1])).unwrap();
-    assert_eq!(a.await.unwrap(), Ok(placed(1)));
+    assert_eq!(a.await, Ok(placed(1)));
     let stopping = Err(Refusal::Unavailable("the node is stopping".to_owned()).into());
-    assert_eq!(b.await.unwrap(), stopping);
+    assert_eq!(b.await, stopping);
     rig.running.await.unwrap();
     assert_eq!(rig.intake.publish(publish(b"c")).await, stopping);
 }
@@ -179,33 +173,33 @@ async fn at_the_end_the_entry_under_way_is_waited_for_and_the_rest_is_refused() 
 #[tokio::test]
 async fn a_loop_that_is_cut_off_leaves_nobody_waiting() {
     let mut rig = Rig::start();
-    let a = rig.publish(b"a").await;
+    let a = rig.publish(b"a");
     let (_, _end) = rig.proposed().await;
-    let b = rig.publish(b"b").await;
+    let b = rig.publish(b"b");
     rig.running.abort();
-    assert!(matches!(a.await.unwrap(), Err(PublishError::Unknown(_))));
-    assert!(matches!(b.await.unwrap(), Err(PublishError::Refused(Refusal::Unavailable(_)))));
+    assert!(matches!(a.await, Err(PublishError::Unknown(_))));
+    assert!(matches!(b.await, Err(PublishError::Refused(Refusal::Unavailable(_)))));
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_the_newcomer_and_keeps_who_waits() {
     static LARGE: [u8; 1 << 20] = [0; 1 << 20];
     let mut rig = Rig::start();
-    let first = rig.publish(b"").await;
+    let first = rig.publish(b"");
     let (_, end) = rig.proposed().await;
     let mut waiting = vec![];
     for _ in 0..7 {
-        waiting.push(rig.publish(&LARGE).await);
+        waiting.push(rig.publish(&LARGE));
     }
     let full = rig.intake.publish(publish(&LARGE)).await;
     assert!(matches!(full, Err(PublishError::Refused(Refusal::Overloaded(_)))));
 
     end.send(answer(&[1])).unwrap();
-    first.await.unwrap().unwrap();
+    first.await.unwrap();
     for (nth, waiter) in waiting.into_iter().enumerate() {
         let (entry, end) = rig.proposed().await;
         assert_eq!(entry.len(), 1, "an entry is bounded in bytes");
         end.send(answer(&[nth as u64 + 2])).unwrap();
-        assert_eq!(waiter.await.unwrap(), Ok(placed(nth as u64 + 2)));
+        assert_eq!(waiter.await, Ok(placed(nth as u64 + 2)));
     }
 }

@@ -145,3 +145,21 @@ fn new_bounds_of_the_namespace_hold_from_the_next_message() {
     log.append(Timestamp(4), item(b"", History { count_max: 2, ..History::default() }));
     assert_eq!(offsets(&log.page(Want::All).unwrap()), [3, 4]);
 }
+
+#[test]
+fn a_log_with_a_hole_or_a_message_out_of_place_is_not_whole() {
+    let good = log(10, &[1, 2, 3]);
+    assert!(good.is_whole() && log(0, &[1]).is_whole() && Log::begin(EPOCH).is_whole());
+    let broken: [fn(&mut Log); 5] = [
+        |log| drop(log.messages.remove(1)),
+        |log| log.head = Position::new(EPOCH, 2),
+        |log| log.head = Position::new(EPOCH + 1, 3),
+        |log| log.head = Position::new(EPOCH, u64::MAX),
+        |log| log.bytes += 1,
+    ];
+    for breaks in broken {
+        let mut log = good.clone();
+        breaks(&mut log);
+        assert!(!log.is_whole(), "{log:?}");
+    }
+}

@@ -134,8 +134,11 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         4 => "[a-zé€𝄞]{0,60}".prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..300),
     ];
-    prop::collection::vec((first, payload).prop_map(|(first, payload)| frame(first, &payload)), 0..8)
-        .prop_map(|frames| frames.concat())
+    prop::collection::vec(
+        (first, payload).prop_map(|(first, payload)| frame(first, &payload)),
+        0..8,
+    )
+    .prop_map(|frames| frames.concat())
 }
 
 proptest! {

@@ -1,0 +1,165 @@
+//! Publishing, over gRPC.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pushonce_core::{Placed, Publish};
+use pushonce_proto::pb::publisher::v1 as pb;
+use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::publisher::Failure;
+use tokio::sync::Mutex;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use crate::server::Server;
+use crate::session::grpc_connect;
+use crate::stream::PublishStream;
+
+/// Publishes to whichever of its servers answers. Cheap to clone; clones share the connection.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    servers: Vec<Server>,
+    deadline: Duration,
+    current: Mutex<Current>,
+}
+
+/// The connection in use, and whose it is.
+#[derive(Default)]
+struct Current {
+    server: usize,
+    channel: Option<Channel>,
+}
+
+impl Publisher {
+    /// How long a publish may take before its outcome is unknown: longer than a shard takes to get
+    /// a new owner (2 s) and the node's own deadline (5 s).
+    pub const DEADLINE: Duration = Duration::from_secs(8);
+
+    /// Publishes through `servers` (`http://HOST:PORT` of their gRPC ports); connects when needed.
+    pub fn new(servers: Vec<Server>) -> Publisher {
+        let current = Mutex::default();
+        Publisher { shared: Arc::new(Shared { servers, deadline: Self::DEADLINE, current }) }
+    }
+
+    /// Publishes one message and waits for its place.
+    ///
+    /// A server that cannot be reached, or that refuses for now, is no outcome: nothing happened, so
+    /// the next server is asked, until the deadline.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] when nothing happened; [`Failure::Unknown`] when it may have.
+    pub async fn publish(&self, publish: Publish) -> Result<Placed, Failure> {
+        let request = pb::PublishRequest::from(publish);
+        let deadline = tokio::time::Instant::now() + self.shared.deadline;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let refused = match self.try_once(request.clone(), deadline).await {
+                Err(refused @ Failure::Refused { retry: true, .. }) => refused,
+                ended => return ended,
+            };
+            if tokio::time::Instant::now() + pause >= deadline {
+                return Err(refused);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    async fn try_once(
+        &self,
+        request: pb::PublishRequest,
+        deadline: tokio::time::Instant,
+    ) -> Result<Placed, Failure> {
+        let (server, channel) = self.shared.channel().await?;
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let mut request = Request::new(request);
+        request.set_timeout(left);
+        let call = async { PublisherClient::new(channel).publish(request).await };
+        let answer = match tokio::time::timeout(left, call).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                let failure = Failure::from(&status);
+                // The node is not up to it, or not there: the next call asks another.
+                if status.code() == Code::Unavailable || matches!(failure, Failure::Unknown(_)) {
+                    self.shared.leave(server).await;
+                }
+                return Err(failure);
+            }
+            Err(_) => {
+                self.shared.leave(server).await;
+                return Err(Failure::Unknown("no answer within the deadline".to_owned()));
+            }
+        };
+        Placed::try_from(answer).map_err(|why| Failure::Unknown(why.to_string()))
+    }
+
+    /// Opens a stream: messages are sent without waiting for each other and acknowledged in order.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] when no server can be reached.
+    pub async fn stream(&self) -> Result<PublishStream, Failure> {
+        let mut last = None;
+        for _ in &self.shared.servers {
+            let (server, channel) = match self.shared.channel().await {
+                Ok(found) => found,
+                Err(why) => {
+                    last = Some(why);
+                    continue;
+                }
+            };
+            match PublishStream::open(PublisherClient::new(channel)).await {
+                Ok(stream) => return Ok(stream),
+                Err(status) => {
+                    self.shared.leave(server).await;
+                    last = Some(unreachable(status.message()));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| unreachable("no server was given")))
+    }
+}
+
+impl Shared {
+    /// The connection in use, or one to the next server that answers.
+    async fn channel(&self) -> Result<(usize, Channel), Failure> {
+        let mut current = self.current.lock().await;
+        if let Some(channel) = &current.channel {
+            return Ok((current.server, channel.clone()));
+        }
+        let mut why = "no server was given".to_owned();
+        for _ in &self.servers {
+            let server = current.server % self.servers.len();
+            match grpc_connect(&self.servers[server]).await {
+                Ok(channel) => {
+                    current.server = server;
+                    current.channel = Some(channel.clone());
+                    return Ok((server, channel));
+                }
+                Err(cause) => why = cause,
+            }
+            current.server = server + 1;
+        }
+        Err(unreachable(&why))
+    }
+
+    /// Turns to the next server, unless somebody did already.
+    async fn leave(&self, server: usize) {
+        let mut current = self.current.lock().await;
+        if current.server == server {
+            current.server = (server + 1) % self.servers.len().max(1);
+            current.channel = None;
+        }
+    }
+}
+
+fn unreachable(why: &str) -> Failure {
+    Failure::Refused {
+        code: Code::Unavailable,
+        message: format!("no server can be reached: {why}"),
+        retry: true,
+    }
+}

@@ -1,0 +1,98 @@
+//! The address of a node, as people write it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One door of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Name or address; IPv6 in brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What is spoken at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `http://`: HTTP, WebSocket or gRPC, in the clear.
+    Http,
+    /// `ws://`: WebSocket in the clear.
+    Ws,
+    /// `quic://`: the client protocol on QUIC.
+    Quic,
+}
+
+/// Not an address of a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no server: {why}; write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT")]
+pub struct InvalidServer {
+    text: String,
+    why: &'static str,
+}
+
+impl Server {
+    /// `host:port`, to dial or to resolve.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Server {
+    type Err = InvalidServer;
+
+    fn from_str(text: &str) -> Result<Server, InvalidServer> {
+        let invalid = |why| InvalidServer { text: text.to_owned(), why };
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "ws" => Scheme::Ws,
+            "quic" => Scheme::Quic,
+            "https" | "wss" => return Err(invalid("TLS on TCP is not there yet")),
+            _ => return Err(invalid("the scheme is unknown")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) =
+            authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
+        let port = port.parse().map_err(|_| invalid("the port is no number"))?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.[]:".contains(c);
+        if host.is_empty() || !host.chars().all(fits) {
+            return Err(invalid("the host is none"));
+        }
+        Ok(Server { scheme, host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Ws => "ws",
+            Scheme::Quic => "quic",
+        };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_back_what_it_prints() {
+        for text in ["http://127.0.0.1:7080", "ws://node-1.example:80", "quic://[::1]:7443"] {
+            assert_eq!(text.parse::<Server>().map(|s| s.to_string()), Ok(text.to_owned()));
+        }
+        assert!("http://127.0.0.1:7080/".parse::<Server>().is_ok());
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for text in ["", "127.0.0.1:7080", "ftp://a:1", "http://a", "http://:1", "http://a:b", "wss://a:1", "ws://a b:1"] {
+            let refused = text.parse::<Server>().expect_err(text).to_string();
+            assert!(refused.contains("write http://HOST:PORT"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Whose certificate a QUIC client takes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
+
+/// Whose certificate to take.
+#[derive(Clone, Debug, Default)]
+pub enum Trust {
+    /// Any, but only of a loopback address: a node on this machine with its development certificate.
+    #[default]
+    Development,
+    /// The one with this SHA-256, as `GET /dev/certificate` says it.
+    Fingerprint([u8; 32]),
+    /// Those signed by these certificates, in PEM.
+    Roots(Vec<u8>),
+}
+
+impl Trust {
+    /// The verifier for a server at `address`.
+    pub(super) fn verifier(
+        &self,
+        address: SocketAddr,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        match self {
+            Trust::Development if !address.ip().is_loopback() => Err(format!(
+                "{address} is not this machine: say whose certificate to trust, by its fingerprint \
+                 or by the certificate that signed it"
+            )),
+            Trust::Development => Ok(Arc::new(Pinned { hash: None, provider: provider.clone() })),
+            Trust::Fingerprint(hash) => {
+                Ok(Arc::new(Pinned { hash: Some(*hash), provider: provider.clone() }))
+            }
+            Trust::Roots(pem) => roots(pem, provider),
+        }
+    }
+}
+
+fn roots(
+    pem: &[u8],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|why| format!("the trusted certificates: {why}"))?;
+        roots.add(certificate).map_err(|why| format!("the trusted certificates: {why}"))?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    Ok(verifier.build().map_err(|why| format!("the trusted certificates: {why}"))?)
+}
+
+/// Takes one certificate by its hash, or any; the handshake's signature is checked in both cases, so
+/// the server does have the certificate's key.
+#[derive(Debug)]
+struct Pinned {
+    hash: Option<[u8; 32]>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let found: [u8; 32] = Sha256::digest(end_entity).into();
+        match self.hash {
+            Some(wanted) if wanted != found => {
+                Err(rustls::Error::General("it is not the certificate with that fingerprint".into()))
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_development_certificate_is_taken_from_this_machine_only() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let trust = Trust::Development;
+        assert!(trust.verifier(SocketAddr::from(([127, 0, 0, 9], 1)), &provider).is_ok());
+        let refused = trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider);
+        assert!(refused.is_err_and(|why| why.contains("fingerprint")));
+    }
+
+    #[test]
+    fn trusted_certificates_that_are_none_are_refused() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let trust = Trust::Roots(b"nothing".to_vec());
+        assert!(trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+use super::*;
+
+const GROUP: GroupId = GroupId(1);
+const TTL: Duration = Duration::from_secs(5);
+
+fn link() -> (Arc<Link>, u64) {
+    let link = Arc::new(Link::new(NodeId(2), 1000));
+    let stream = link.begin();
+    link.up();
+    (link, stream)
+}
+
+fn ask(link: &Arc<Link>, bytes: usize) -> Result<Pending, LinkError> {
+    link.request(GROUP, Kind::Append, vec![0; bytes].into(), Bytes::new())
+}
+
+fn answer(id: u64, body: &'static [u8]) -> pb::RaftResponse {
+    let result = Some(pb::raft_response::Result::Body(Bytes::from_static(body)));
+    pb::RaftResponse { id, result }
+}
+
+#[tokio::test]
+async fn requests_leave_in_order_and_answers_find_their_askers() {
+    let (link, stream) = link();
+    let first = ask(&link, 1).unwrap();
+    let second = ask(&link, 2).unwrap();
+    let frame = link.frame(stream).await.unwrap();
+    let ids: Vec<u64> = frame.requests.iter().map(|request| request.id).collect();
+    assert_eq!(ids, [1, 2]);
+    link.answered(vec![answer(2, b"two"), answer(1, b"one")]);
+    assert_eq!(first.within(TTL).await.unwrap(), "one");
+    assert_eq!(second.within(TTL).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_link_that_is_down_refuses_at_once_and_one_that_breaks_fails_all_that_wait() {
+    let (link, stream) = link();
+    let waiting = ask(&link, 1).unwrap();
+    link.down();
+    assert_eq!(waiting.within(TTL).await, Err(LinkError::Broken(NodeId(2))));
+    assert!(matches!(ask(&link, 1), Err(LinkError::Down(_))));
+    assert!(link.frame(stream).await.is_none(), "an old stream goes on");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_peer_is_bounded_in_bytes() {
+    let (link, stream) = link();
+    let _large = ask(&link, 5000).unwrap();
+    assert!(matches!(ask(&link, 1), Err(LinkError::Full(_))));
+    link.frame(stream).await.unwrap();
+    assert!(ask(&link, 1).is_ok());
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_not_waited_for_and_not_remembered() {
+    let (link, _) = link();
+    let pending = ask(&link, 1).unwrap();
+    let late = pending.within(Duration::from_millis(1)).await;
+    assert!(matches!(late, Err(LinkError::Late { .. })));
+    assert!(link.state().pending.is_empty());
+    link.answered(vec![answer(1, b"late")]);
+}

@@ -1,0 +1,173 @@
+//! Nodes in one process that speak over real loopback gRPC.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pushonce_consensus::{
+    AddressBook, At, Damaged, Engine, Group, GroupId, Machine, Settings, Status,
+};
+use pushonce_core::{ClusterId, NodeId};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
+pub(crate) const GROUP: GroupId = GroupId(1);
+
+/// Adds up numbers, and remembers each: eight bytes an entry; answers with the sum.
+#[derive(Clone, Default)]
+pub(crate) struct Sum(pub Arc<Mutex<Vec<u64>>>);
+
+impl Machine for Sum {
+    fn apply(&mut self, _at: At, entry: &Bytes) -> Bytes {
+        let mut seen = self.0.lock().unwrap();
+        seen.push(number(entry));
+        Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes())
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.0.lock().unwrap().iter().flat_map(|n| n.to_be_bytes()).collect()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
+        *self.0.lock().unwrap() = snapshot.chunks_exact(8).map(number).collect();
+        Ok(())
+    }
+}
+
+pub(crate) fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+}
+
+/// An entry that adds `n`, blown up to some size.
+pub(crate) fn entry(n: u64, size: usize) -> Bytes {
+    let mut entry = n.to_be_bytes().to_vec();
+    entry.resize(size.max(8), 0);
+    entry.into()
+}
+
+pub(crate) fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) engine: Engine,
+    pub(crate) group: Group,
+    pub(crate) sum: Sum,
+    pub(crate) dir: Arc<TempDir>,
+    server: JoinHandle<()>,
+    stopping: CancellationToken,
+}
+
+pub(crate) fn quick() -> Settings {
+    Settings { proposal_deadline: Duration::from_secs(2), ..Settings::lan() }
+}
+
+impl Node {
+    pub(crate) async fn start(id: u64, book: &AddressBook, settings: Settings) -> Node {
+        Node::start_in(Arc::new(TempDir::new().unwrap()), id, book, settings).await
+    }
+
+    pub(crate) async fn start_in(
+        dir: Arc<TempDir>,
+        id: u64,
+        book: &AddressBook,
+        settings: Settings,
+    ) -> Node {
+        let id = NodeId(id);
+        let engine = Engine::open(dir.path(), CLUSTER, id, settings, book.clone()).await.unwrap();
+        let (address, server, stopping) = serve(&engine).await;
+        book.set(id, address.to_string());
+        let sum = Sum::default();
+        let group = engine.start(GROUP, sum.clone()).await.unwrap();
+        Node { id, engine, group, sum, dir, server, stopping }
+    }
+
+    /// Ends the node as a kill would look to the others: its sockets close. Gives back its disk.
+    pub(crate) async fn kill(self) -> Arc<TempDir> {
+        self.server.abort();
+        self.stopping.cancel();
+        self.engine.stop().await;
+        self.dir
+    }
+
+    pub(crate) async fn until(&self, what: &str, reached: impl FnMut(&Status) -> bool) -> Status {
+        let mut status = self.group.status();
+        match timeout(Duration::from_secs(8), status.wait_for(reached)).await {
+            Ok(Ok(status)) => status.clone(),
+            _ => panic!("{}: not reached: {what}: {:?}", self.id, self.group.status().borrow()),
+        }
+    }
+
+    pub(crate) async fn applied(&self, index: u64) {
+        self.until("applied", |status| status.applied >= index).await;
+    }
+
+    pub(crate) fn seen(&self) -> Vec<u64> {
+        self.sum.0.lock().unwrap().clone()
+    }
+}
+
+async fn serve(engine: &Engine) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stopping = CancellationToken::new();
+    let stopped = stopping.clone().cancelled_owned();
+    let service = engine.service();
+    let server = tokio::spawn(async move {
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                stopped,
+            )
+            .await
+            .unwrap();
+    });
+    (address, server, stopping)
+}
+
+/// Nodes 1 to `n`, all voters of one group that node 1 leads.
+pub(crate) async fn cluster(n: u64, settings: &Settings) -> (Vec<Node>, AddressBook) {
+    let book = AddressBook::default();
+    let mut nodes = Vec::new();
+    for id in 1..=n {
+        nodes.push(Node::start(id, &book, settings.clone()).await);
+    }
+    let first = &nodes[0];
+    first.group.initialize().await.unwrap();
+    first.until("leads", |status| status.leads).await;
+    for id in 2..=n {
+        first.group.add_learner(NodeId(id)).await.unwrap();
+        level(first, id).await;
+    }
+    first.group.change_voters((1..=n).map(NodeId).collect()).await.unwrap();
+    (nodes, book)
+}
+
+/// Waits until a replica holds what the leader holds.
+pub(crate) async fn level(leader: &Node, id: u64) {
+    leader
+        .until("level", |status| {
+            status.matched.get(&NodeId(id)).is_some_and(|matched| *matched >= status.last_log)
+        })
+        .await;
+}
+
+/// The node of these that leads now.
+pub(crate) async fn leader(nodes: &[Node]) -> &Node {
+    let wait = nodes.iter().map(|node| {
+        Box::pin(async move {
+            node.group.status().wait_for(|status| status.leads).await.unwrap();
+            node
+        })
+    });
+    timeout(Duration::from_secs(8), futures::future::select_all(wait)).await.unwrap().0
+}

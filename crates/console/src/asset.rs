@@ -1,0 +1,60 @@
+//! One file in the binary, and how it is served.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use http::{HeaderMap, StatusCode, header};
+
+/// Nothing but this host: no inline script, no other origin, no frame around the page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
+                      connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
+
+#[derive(Clone, Copy)]
+pub(crate) struct Asset {
+    pub path: &'static str,
+    pub content_type: &'static str,
+    pub body: &'static str,
+}
+
+impl Asset {
+    pub(crate) const fn html(path: &'static str, body: &'static str) -> Asset {
+        Asset { path, content_type: "text/html; charset=utf-8", body }
+    }
+
+    pub(crate) const fn css(path: &'static str, body: &'static str) -> Asset {
+        Asset { path, content_type: "text/css; charset=utf-8", body }
+    }
+
+    pub(crate) const fn js(path: &'static str, body: &'static str) -> Asset {
+        Asset { path, content_type: "text/javascript; charset=utf-8", body }
+    }
+
+    pub(crate) fn route<S: Clone + Send + Sync + 'static>(self) -> MethodRouter<S> {
+        let etag = self.etag();
+        get(move |headers: HeaderMap| async move { self.answer(&headers, &etag) })
+    }
+
+    /// Files of one build belong together, so a browser asks each time whether its copy is still the
+    /// one; that costs it a 304.
+    fn answer(self, asked: &HeaderMap, etag: &str) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, self.content_type),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::ETAG, etag),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+        ];
+        if asked.get(header::IF_NONE_MATCH).is_some_and(|known| known == etag) {
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        (headers, self.body).into_response()
+    }
+
+    fn etag(self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.body.hash(&mut hasher);
+        format!("\"{:016x}\"", hasher.finish())
+    }
+}

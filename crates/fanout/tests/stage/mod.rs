@@ -1,0 +1,103 @@
+//! A node's surroundings, as far as the fan-out meets them: an owner that remembers, a link that
+//! brings things in order when it is told to, and sockets that take as much as they have room for.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+mod owner;
+mod viewer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushonce_core::{Gap, Message, Position, Topic};
+use pushonce_fanout::{Encode, Hub, Lane, Wire, hub};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(crate) use owner::Owner;
+pub(crate) use viewer::Viewer;
+
+pub(crate) const JSON: Wire = Wire(0);
+pub(crate) const PROTO: Wire = Wire(1);
+
+/// A hub with one lane that runs.
+pub(crate) struct Stage {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) hub: Hub,
+    pub(crate) lane: Lane,
+    _end: DropGuard,
+}
+
+/// Frames that people can read: `a 1:7`, `a gap 1:3 1:6 slow`.
+struct Words;
+
+impl Stage {
+    pub(crate) fn new(config: hub::Config) -> Stage {
+        let owner = Owner::new();
+        let hub = hub_of(&owner, config);
+        let end = CancellationToken::new();
+        let (lane, driver) = hub.lane();
+        tokio::task::spawn_local(driver.run(end.clone()));
+        Stage { owner, hub, lane, _end: end.drop_guard() }
+    }
+
+    pub(crate) fn viewer(&self, wire: Wire) -> Viewer {
+        Viewer::new(&self.lane, wire)
+    }
+
+    /// Publishes `n` and brings everything that is under way.
+    pub(crate) async fn publish(&self, topic: &Topic, n: usize) {
+        for _ in 0..n {
+            self.owner.publish(topic);
+        }
+        self.settle().await;
+    }
+
+    /// Brings everything that is under way, until nothing moves any more.
+    pub(crate) async fn settle(&self) {
+        for _ in 0..20 {
+            self.owner.bring(&self.hub, usize::MAX);
+            yields(5).await;
+        }
+    }
+}
+
+pub(crate) fn hub_of(owner: &Arc<Owner>, config: hub::Config) -> Hub {
+    Hub::new(config, owner::Up::to(owner), Arc::new(Words))
+}
+
+impl Encode for Words {
+    fn message(&self, _: Wire, topic: &Topic, message: &Message) -> Bytes {
+        format!("{topic} {}", message.position).into()
+    }
+
+    fn gap(&self, _: Wire, topic: &Topic, gap: &Gap) -> Bytes {
+        format!("{topic} gap {} {} {}", gap.from, gap.to, gap.reason.as_str()).into()
+    }
+}
+
+/// Lets everything else on this thread have some turns.
+pub(crate) async fn yields(turns: usize) {
+    for _ in 0..turns {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::new(name).expect("a valid topic")
+}
+
+pub(crate) fn at(epoch: u64, offset: u64) -> Position {
+    Position::new(epoch, offset)
+}
+
+/// The frames of these offsets of epoch 1.
+pub(crate) fn frames(topic: &Topic, offsets: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    offsets.map(|offset| format!("{topic} 1:{offset}")).collect()
+}
+
+/// Runs a story on one thread.
+pub(crate) fn play<F: Future>(story: impl FnOnce() -> F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime.expect("a runtime"), async { story().await })
+}

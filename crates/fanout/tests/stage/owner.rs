@@ -1,0 +1,195 @@
+//! The owner of all topics, and the link to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pushonce_core::{
+    ContentType, Epoch, FetchError, Gap, GapReason, Message, Offset, Page, Position, Timestamp,
+    Topic, Want,
+};
+use pushonce_fanout::{Hub, Upstream};
+use tokio::sync::Semaphore;
+
+pub(crate) struct Owner {
+    state: Mutex<State>,
+    /// Each answer to a question takes one permit.
+    answers: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    logs: HashMap<Topic, Log>,
+    link: VecDeque<(Topic, Event)>,
+    watched: Vec<Topic>,
+    fetches: usize,
+}
+
+#[derive(Default)]
+struct Log {
+    head: Position,
+    history: VecDeque<Arc<Message>>,
+}
+
+enum Event {
+    Live(Position),
+    Message(Arc<Message>),
+    Lost(Gap),
+}
+
+impl Log {
+    fn page(&self, want: Want) -> Result<Page, FetchError> {
+        let head = self.head;
+        let all: Vec<_> = self.history.iter().cloned().collect();
+        let page = |messages, gap| Ok(Page { messages, head, gap });
+        match want {
+            Want::All => page(all, None),
+            Want::Last(n) => page(all[all.len().saturating_sub(n as usize)..].to_vec(), None),
+            Want::After(asked) if asked > head => Err(FetchError::Future { asked, head }),
+            Want::After(asked) => {
+                let messages: Vec<_> = all.into_iter().filter(|m| m.position > asked).collect();
+                let first = messages.first().map_or(head.next(), |first| first.position);
+                let to = Position { offset: Offset(first.offset.0 - 1), ..first };
+                let missing = to > asked && !first.follows(asked);
+                let same = to.epoch == asked.epoch;
+                let reason = if same { GapReason::Expired } else { GapReason::Epoch };
+                page(messages, missing.then(|| Gap { from: asked.next(), to, reason }))
+            }
+        }
+    }
+}
+
+impl Owner {
+    pub(crate) fn new() -> Arc<Owner> {
+        Arc::new(Owner { state: Mutex::default(), answers: Semaphore::new(1_000_000) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics in here")
+    }
+
+    /// Answers nothing until [`Owner::answer`].
+    pub(crate) fn hold_answers(&self) {
+        self.answers.forget_permits(usize::MAX);
+    }
+
+    pub(crate) fn answer(&self, questions: usize) {
+        self.answers.add_permits(questions);
+    }
+
+    pub(crate) fn fetches(&self) -> usize {
+        self.state().fetches
+    }
+
+    pub(crate) fn watched(&self) -> Vec<Topic> {
+        self.state().watched.clone()
+    }
+
+    pub(crate) fn head(&self, topic: &Topic) -> Position {
+        self.state().logs.get(topic).map_or(Position::ZERO, |log| log.head)
+    }
+
+    /// Takes a message; the link has it when the topic is watched.
+    pub(crate) fn publish(&self, topic: &Topic) -> Position {
+        let mut state = self.state();
+        let log = state.logs.entry(topic.clone()).or_default();
+        let first = log.head == Position::ZERO;
+        log.head = if first { Position::new(1, 1) } else { log.head.next() };
+        let position = log.head;
+        let message = Arc::new(Message {
+            position,
+            time: Timestamp(0),
+            content_type: ContentType::Text,
+            key: None,
+            payload: "x".into(),
+        });
+        log.history.push_back(Arc::clone(&message));
+        if state.watched.contains(topic) {
+            state.link.push_back((topic.clone(), Event::Message(message)));
+        }
+        position
+    }
+
+    /// Forgets all of the past but the newest `keep`.
+    pub(crate) fn expire(&self, topic: &Topic, keep: usize) {
+        if let Some(log) = self.state().logs.get_mut(topic) {
+            let gone = log.history.len().saturating_sub(keep);
+            log.history.drain(..gone);
+        }
+    }
+
+    /// The topic is dropped and made again, and has had `offset` messages that nobody has any more.
+    pub(crate) fn renew(&self, topic: &Topic, offset: u64) {
+        let mut state = self.state();
+        let log = state.logs.entry(topic.clone()).or_default();
+        let (from, epoch) = (log.head.next(), Epoch(log.head.epoch.0 + 1));
+        let to = Position { epoch, offset: Offset(offset) };
+        *log = Log { head: to, history: VecDeque::new() };
+        let lost = Event::Lost(Gap { from, to, reason: GapReason::Epoch });
+        if state.watched.contains(topic) {
+            state.link.push_back((topic.clone(), lost));
+        }
+    }
+
+    /// Brings the next `n` things that wait on the link; neighbouring messages come together.
+    pub(crate) fn bring(&self, hub: &Hub, n: usize) {
+        let events: Vec<_> = {
+            let mut state = self.state();
+            let n = n.min(state.link.len());
+            state.link.drain(..n).collect()
+        };
+        let mut messages = Vec::new();
+        let mut events = events.into_iter().peekable();
+        while let Some((topic, event)) = events.next() {
+            match event {
+                Event::Live(head) => hub.live(&topic, head),
+                Event::Lost(gap) => hub.lost(&topic, gap),
+                Event::Message(message) => {
+                    messages.push(message);
+                    if !matches!(events.peek(), Some((t, Event::Message(_))) if *t == topic) {
+                        hub.deliver(&topic, &std::mem::take(&mut messages));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The hub's end of the link.
+pub(crate) struct Up(Arc<Owner>);
+
+impl Up {
+    pub(crate) fn to(owner: &Arc<Owner>) -> Arc<Up> {
+        Arc::new(Up(Arc::clone(owner)))
+    }
+}
+
+impl Upstream for Up {
+    fn watch(&self, topic: &Topic, after: Option<Position>) {
+        assert_eq!(after, None);
+        let mut state = self.0.state();
+        assert!(!state.watched.contains(topic), "watched twice");
+        state.watched.push(topic.clone());
+        let head = state.logs.get(topic).map_or(Position::ZERO, |log| log.head);
+        state.link.push_back((topic.clone(), Event::Live(head)));
+    }
+
+    fn unwatch(&self, topic: &Topic) {
+        let mut state = self.0.state();
+        assert!(state.watched.contains(topic), "unwatched without having been watched");
+        state.watched.retain(|watched| watched != topic);
+        // As a relay does: nothing comes after the word.
+        state.link.retain(|(other, _)| other != topic);
+    }
+
+    fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+        let owner = Arc::clone(&self.0);
+        owner.state().fetches += 1;
+        async move {
+            owner.answers.acquire().await.expect("never closed").forget();
+            owner.state().logs.entry(topic).or_default().page(want)
+        }
+        .boxed()
+    }
+}

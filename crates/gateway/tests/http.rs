@@ -1,0 +1,172 @@
+//! The routes: publish by POST, read by GET, and clear answers to everything else.
+
+mod support;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+
+use support::{Server, within};
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().expect("text")
+    }
+
+    /// Status and code of an error, which must say something as well.
+    fn refusal(&self) -> (u16, String) {
+        let error = self.json()["error"].clone();
+        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
+        assert!(error["retry"].is_boolean(), "{error}");
+        (self.status.as_u16(), error["code"].as_str().expect("a code").to_owned())
+    }
+}
+
+async fn ask(server: &Server, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut request = request.body(Full::new(body.into())).expect("a request");
+    let path = request.uri().clone();
+    *request.uri_mut() = format!("http://{}{path}", server.http).parse().expect("a URL");
+    let (parts, body) = within(client.request(request)).await.expect("an answer").into_parts();
+    let body = within(body.collect()).await.expect("a body").to_bytes();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+async fn get(server: &Server, path: &str) -> Answer {
+    ask(server, Request::get(path), "").await
+}
+
+async fn post(server: &Server, path: &str, body: &'static str) -> Answer {
+    ask(server, Request::post(path), body).await
+}
+
+#[tokio::test]
+async fn what_is_posted_is_read_back_as_it_was() {
+    let server = Server::start().await;
+    let posted = ask(
+        &server,
+        Request::post("/topics/a/b")
+            .header("content-type", "image/png")
+            .header("idempotency-key", "k"),
+        &b"\x89PNG"[..],
+    )
+    .await;
+    assert_eq!(posted.status, StatusCode::OK);
+    assert_eq!(posted.json(), json!({"position": "7:1", "time": 1_790_000_000_000_u64}));
+    let newest = get(&server, "/topics/a/b").await;
+    assert_eq!(newest.status, StatusCode::OK);
+    assert_eq!(&newest.body[..], b"\x89PNG");
+    assert_eq!(newest.header("content-type"), "image/png");
+    assert_eq!(newest.header("etag"), "\"7:1\"");
+    assert_eq!(newest.header("pushonce-position"), "7:1");
+    assert_eq!(newest.header("cache-control"), "no-cache");
+    assert_eq!(newest.header("access-control-allow-origin"), "*");
+}
+
+#[tokio::test]
+async fn who_has_the_newest_is_told_so_without_it() {
+    let server = Server::start().await;
+    server.origin.say("a", "one").await;
+    let known = Request::get("/topics/a").header("if-none-match", "\"7:1\"");
+    let same = ask(&server, known, "").await;
+    assert_eq!((same.status, same.body.len()), (StatusCode::NOT_MODIFIED, 0));
+    assert_eq!(same.header("etag"), "\"7:1\"");
+    server.origin.say("a", "two").await;
+    let known = Request::get("/topics/a").header("if-none-match", "\"7:1\"");
+    assert_eq!(ask(&server, known, "").await.body, "two");
+}
+
+#[tokio::test]
+async fn the_last_few_are_an_array_of_messages() {
+    let server = Server::start().await;
+    for text in ["one", "two", "three"] {
+        server.origin.say("a", text).await;
+    }
+    let array = get(&server, "/topics/a?last=2").await.json();
+    let data = |index: usize| array[index]["message"]["data"].clone();
+    assert_eq!([data(0), data(1)], [json!("two"), json!("three")]);
+    assert_eq!(get(&server, "/topics/none?last=2").await.json(), json!([]));
+    assert_eq!(get(&server, "/topics/a?last=0").await.refusal(), (400, "bad_request".into()));
+    assert_eq!(get(&server, "/topics/a?first=1").await.refusal(), (400, "bad_request".into()));
+}
+
+#[tokio::test]
+async fn a_body_of_no_stated_kind_is_what_it_looks_like() {
+    let server = Server::start().await;
+    for (body, kind) in [("{\"a\":1}", "application/json"), ("goal!", "text/plain; charset=utf-8")]
+    {
+        post(&server, "/topics/a", body).await;
+        assert_eq!(get(&server, "/topics/a").await.header("content-type"), kind);
+        let form = "application/x-www-form-urlencoded";
+        ask(&server, Request::post("/topics/a").header("content-type", form), body).await;
+        assert_eq!(get(&server, "/topics/a").await.header("content-type"), kind);
+    }
+}
+
+#[tokio::test]
+async fn a_topic_in_a_path_is_percent_decoded() {
+    let server = Server::start().await;
+    post(&server, "/topics/caf%C3%A9/a%20b", "x").await;
+    assert_eq!(get(&server, "/topics/caf%C3%A9%2Fa%20b").await.body, "x");
+    assert_eq!(get(&server, "/topics/%FF").await.refusal(), (400, "bad_topic".into()));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_publish_is_said() {
+    let server = Server::start().await;
+    let big = "x".repeat((64 << 10) + 1);
+    let huge = "x".repeat((1 << 20) + 1);
+    let json = |path| Request::post(path).header("content-type", "application/json");
+    for (request, body, expected) in [
+        (Request::post("/topics/a//b"), "x".to_owned(), (400, "bad_topic")),
+        (Request::post("/topics/$sys/a"), "x".to_owned(), (403, "not_allowed")),
+        (Request::post("/topics/a"), big, (413, "too_large")),
+        (Request::post("/topics/a"), huge, (413, "too_large")),
+        (json("/topics/a"), "{".to_owned(), (400, "bad_request")),
+        (
+            Request::post("/topics/a").header("idempotency-key", ""),
+            String::new(),
+            (400, "bad_request"),
+        ),
+    ] {
+        let refusal = ask(&server, request, body).await.refusal();
+        assert_eq!(refusal, (expected.0, expected.1.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let server = Server::start().await;
+    assert_eq!(get(&server, "/topics/a").await.refusal(), (404, "no_message".into()));
+    assert_eq!(get(&server, "/nothing").await.refusal(), (404, "not_found".into()));
+    let put = ask(&server, Request::builder().method(Method::PUT).uri("/topics/a"), "").await;
+    assert_eq!(put.refusal(), (405, "method_not_allowed".into()));
+}
+
+#[tokio::test]
+async fn the_pages_of_the_node_are_served_beside() {
+    let server = Server::start().await;
+    assert_eq!(get(&server, "/health/live").await.body, "ok");
+}
+
+#[tokio::test]
+async fn a_page_learns_which_certificate_to_accept() {
+    let server = Server::start().await;
+    let told = get(&server, "/dev/certificate").await.json();
+    assert_eq!(told["sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(told["sha256_base64"].as_str().map(str::len), Some(44));
+    assert!(told["expires_ms"].is_u64());
+}

@@ -1,0 +1,307 @@
+//! What a client of any transport may rely on. Each story is written once and told over WebSocket
+//! in both encodings and over QUIC.
+
+mod support;
+
+use bytes::Bytes;
+use pushonce_core::{From, Position};
+use pushonce_proto::client::{Command, ErrorCode, Event};
+use pushonce_proto::close;
+
+use support::Server;
+use support::client::{Client, Via, publish, subscribe, topic, unsubscribe};
+use support::origin::EPOCH;
+
+macro_rules! session_suite {
+    ($($story:ident),* $(,)?) => {
+        session_suite!(@ ws_json, WsJson, $($story),*);
+        session_suite!(@ ws_proto, WsProto, $($story),*);
+        session_suite!(@ quic, Quic, $($story),*);
+    };
+    (@ $name:ident, $via:ident, $($story:ident),*) => {
+        mod $name {
+            $(#[tokio::test]
+            async fn $story() {
+                super::$story(super::Via::$via).await;
+            })*
+        }
+    };
+}
+
+session_suite!(
+    a_subscription_from_now_gets_what_comes_next,
+    a_subscription_begins_with_the_last_few,
+    a_subscription_resumes_after_a_position,
+    a_subscription_from_the_start_gets_everything,
+    after_unsubscribed_nothing_of_the_topic_follows,
+    several_topics_share_a_session,
+    publishes_are_acknowledged_in_order,
+    a_malformed_topic_is_answered_and_the_session_goes_on,
+    a_broken_frame_is_answered_and_ends_the_session,
+    a_second_subscription_to_a_topic_is_refused,
+    nobody_publishes_to_the_system,
+    a_payload_over_the_limit_is_answered,
+    a_frame_over_the_limit_ends_the_session,
+    a_position_that_was_never_given_out_is_refused,
+    nothing_to_unsubscribe_is_said,
+    heartbeats_carry_what_was_sent,
+    a_server_that_goes_says_so_and_closes,
+    a_client_that_pauses_reading_misses_nothing,
+);
+
+fn at(offset: u64) -> Position {
+    Position::new(EPOCH, offset)
+}
+
+async fn server_with_three_messages() -> Server {
+    let server = Server::start().await;
+    for text in ["one", "two", "three"] {
+        server.origin.say("a/b", text).await;
+    }
+    server
+}
+
+async fn a_subscription_from_now_gets_what_comes_next(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    let answer = client.subscribe(1, "a/b", From::Now).await;
+    let (id, recovered) = (Some(1), true);
+    assert_eq!(answer, Event::Subscribed { id, topic: topic("a/b"), position: at(3), recovered });
+    server.origin.say("a/b", "four").await;
+    assert_eq!(client.message().await, ("a/b".to_owned(), "four".to_owned()));
+}
+
+async fn a_subscription_begins_with_the_last_few(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a/b", From::Last(2)).await;
+    server.origin.say("a/b", "four").await;
+    assert_eq!(client.texts(3).await, ["two", "three", "four"]);
+}
+
+async fn a_subscription_resumes_after_a_position(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a/b", From::Position(at(1))).await;
+    assert_eq!(client.texts(2).await, ["two", "three"]);
+}
+
+async fn a_subscription_from_the_start_gets_everything(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a/b", From::Start).await;
+    assert_eq!(client.texts(3).await, ["one", "two", "three"]);
+}
+
+async fn after_unsubscribed_nothing_of_the_topic_follows(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a", From::Now).await;
+    client.subscribe(2, "b", From::Now).await;
+    client.send(3, unsubscribe("a")).await;
+    let answer = client.answer().await;
+    assert_eq!(answer, Event::Unsubscribed { id: Some(3), topic: topic("a") });
+    server.origin.say("a", "not for this client").await;
+    server.origin.say("b", "for this client").await;
+    assert_eq!(client.message().await.0, "b");
+    client.subscribe(4, "a", From::Now).await;
+    server.origin.say("a", "again").await;
+    assert_eq!(client.message().await.1, "again");
+}
+
+async fn several_topics_share_a_session(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    let names: Vec<String> = (0..20).map(|n| format!("match/{n}")).collect();
+    for (id, name) in names.iter().enumerate() {
+        client.subscribe(id as u64 + 1, name, From::Now).await;
+    }
+    for name in &names {
+        server.origin.say(name, name).await;
+    }
+    let mut got = client.texts(20).await;
+    got.sort_by_key(|name| names.iter().position(|known| known == name));
+    assert_eq!(got, names);
+}
+
+async fn publishes_are_acknowledged_in_order(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(100, "a", From::Now).await;
+    for id in 1..=10 {
+        client.send(id, publish("a", &id.to_string())).await;
+    }
+    for id in 1..=10 {
+        let answer = client.answer().await;
+        assert_eq!(answer, Event::Published { id: Some(id), position: at(id) });
+    }
+    let expected: Vec<String> = (1..=10).map(|id| id.to_string()).collect();
+    assert_eq!(client.texts(10).await, expected);
+}
+
+async fn a_malformed_topic_is_answered_and_the_session_goes_on(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send_raw(malformed_topic(via)).await;
+    assert_eq!(client.refused().await, (Some(5), ErrorCode::BadTopic));
+    client.send(6, publish("a", "goes on")).await;
+    assert_eq!(client.answer().await, Event::Published { id: Some(6), position: at(1) });
+}
+
+/// No encoder would write this.
+fn malformed_topic(via: Via) -> Bytes {
+    match via {
+        Via::WsJson => Bytes::from_static(br#"{"id":5,"subscribe":{"topic":"a//b"}}"#),
+        // id = 5; subscribe = { topic = "a//b" }
+        Via::WsProto | Via::Quic => Bytes::from_static(b"\x08\x05\x12\x06\x0a\x04a//b"),
+    }
+}
+
+async fn a_broken_frame_is_answered_and_ends_the_session(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send_raw(Bytes::from_static(b"\xff{")).await;
+    assert_eq!(client.refused().await, (None, ErrorCode::BadFrame));
+    assert_eq!(client.closed().await, close::BAD_FRAME.code);
+}
+
+async fn a_second_subscription_to_a_topic_is_refused(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a", From::Now).await;
+    client.send(2, subscribe("a", From::Start)).await;
+    assert_eq!(client.refused().await, (Some(2), ErrorCode::AlreadySubscribed));
+    server.origin.say("a", "once").await;
+    server.origin.say("a", "only").await;
+    assert_eq!(client.texts(2).await, ["once", "only"]);
+}
+
+async fn nobody_publishes_to_the_system(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, publish("$sys/a", "x")).await;
+    assert_eq!(client.refused().await, (Some(1), ErrorCode::NotAllowed));
+}
+
+async fn a_payload_over_the_limit_is_answered(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, publish("a", &"x".repeat((64 << 10) + 1))).await;
+    assert_eq!(client.refused().await, (Some(1), ErrorCode::TooLarge));
+}
+
+async fn a_frame_over_the_limit_ends_the_session(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, publish("a", &"x".repeat(200 << 10))).await;
+    assert_eq!(client.closed().await, close::TOO_BIG.code);
+}
+
+async fn a_position_that_was_never_given_out_is_refused(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, subscribe("a/b", From::Position(at(9)))).await;
+    assert_eq!(client.refused().await, (Some(1), ErrorCode::FuturePosition));
+    client.subscribe(2, "a/b", From::Last(1)).await;
+    assert_eq!(client.texts(1).await, ["three"]);
+}
+
+async fn nothing_to_unsubscribe_is_said(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, unsubscribe("a")).await;
+    assert_eq!(client.refused().await, (Some(1), ErrorCode::NotSubscribed));
+    client.send(2, Command::Authenticate { token: "t".to_owned() }).await;
+    assert_eq!(client.refused().await, (Some(2), ErrorCode::NotSupported));
+}
+
+async fn heartbeats_carry_what_was_sent(via: Via) {
+    let server =
+        Server::with(|config| config.heartbeat = std::time::Duration::from_millis(256)).await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a", From::Now).await;
+    server.origin.say("a", "x").await;
+    let told = Event::Heartbeat { positions: vec![(topic("a"), at(1))] };
+    client.find(|event| *event == told).await;
+}
+
+async fn a_server_that_goes_says_so_and_closes(via: Via) {
+    let server = Server::start().await;
+    // As many as there are lanes.
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(&server, via).await;
+        client.subscribe(1, "a", From::Now).await;
+        clients.push(client);
+    }
+    server.stop();
+    for client in &mut clients {
+        client.find(|event| matches!(event, Event::Goaway { .. })).await;
+        assert_eq!(client.closed().await, close::GOING_AWAY.code);
+    }
+    drop(clients);
+    server.ended().await;
+}
+
+/// More than sockets and windows hold, less than the hub's ring: the session must stop in the
+/// middle of a frame, and go on from there.
+async fn a_client_that_pauses_reading_misses_nothing(via: Via) {
+    let server = Server::start().await;
+    let mut paused = Client::connect(&server, via).await;
+    let mut brisk = Client::connect(&server, via).await;
+    paused.subscribe(1, "a", From::Now).await;
+    brisk.subscribe(1, "a", From::Now).await;
+    let texts: Vec<String> = (0..900).map(|n| format!("{n} {}", "x".repeat(1_000))).collect();
+    for text in &texts {
+        server.origin.say("a", text).await;
+        assert_eq!(brisk.message().await.1, *text);
+    }
+    assert_eq!(paused.texts(900).await, texts);
+}
+
+#[tokio::test]
+async fn what_a_quic_client_stops_is_unsubscribed() {
+    let server = Server::start().await;
+    let (_endpoint, connection) =
+        support::client::dial(&server, b"pushonce/1").await.expect("connected");
+    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
+    let encoding = pushonce_proto::client::Encoding::Proto;
+    let request =
+        pushonce_proto::client::Request { id: Some(1), command: subscribe("a", From::Now) };
+    let frame = pushonce_proto::delimited::encode(&encoding.encode_request(&request));
+    control.write_all(&frame).await.expect("sent");
+    let mut stream = support::within(connection.accept_uni()).await.expect("a stream");
+    stream.stop(quinn::VarInt::from_u32(0)).expect("open");
+    let mut decoder = pushonce_proto::delimited::Decoder::new(1 << 16);
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        // A stream is found stopped when there is something to write to it.
+        tokio::select! {
+            chunk = answers.read_chunk(1 << 16, true) => {
+                decoder.push(&chunk.expect("answers").expect("more").bytes);
+                while let Ok(Some(frame)) = decoder.next() {
+                    events.push(encoding.decode_event(&frame).expect("an event"));
+                }
+            }
+            _ = server.origin.say("a", "x") => {}
+        }
+    }
+    assert_eq!(events[1], Event::Unsubscribed { id: None, topic: topic("a") });
+}
+
+#[tokio::test]
+async fn a_quic_client_that_means_another_protocol_is_refused() {
+    let server = Server::start().await;
+    assert!(support::client::dial(&server, b"h3").await.is_err());
+}
+
+#[tokio::test]
+async fn a_quic_client_that_never_speaks_is_let_go() {
+    let timeout = std::time::Duration::from_millis(100);
+    let server = Server::with(|config| config.handshake_timeout = timeout).await;
+    let (_endpoint, connection) =
+        support::client::dial(&server, b"pushonce/1").await.expect("connected");
+    let why = support::within(connection.closed()).await;
+    let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
+    assert_eq!(close.error_code.into_inner(), u64::from(close::PROTOCOL_ERROR.code));
+}

@@ -1,0 +1,129 @@
+//! A WebSocket client that does as it is told, also what no client should.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::within;
+
+/// What every handshake needs.
+pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+pub struct Raw {
+    stream: TcpStream,
+    /// What was read and not yet taken.
+    rest: Vec<u8>,
+}
+
+impl Raw {
+    /// A connection on which `first` was sent.
+    pub async fn connect(address: SocketAddr, first: &[u8]) -> Raw {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Small, so that a client that does not read is soon noticed.
+        socket.set_recv_buffer_size(4 << 10).expect("set");
+        let mut stream = within(socket.connect(address)).await.expect("connected");
+        stream.write_all(first).await.expect("sent");
+        Raw { stream, rest: Vec::new() }
+    }
+
+    /// A session; `more` is sent in one piece with the request.
+    pub async fn session(address: SocketAddr, more: &[u8]) -> Raw {
+        let mut raw = Raw::connect(address, &[HANDSHAKE.as_bytes(), more].concat()).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        raw
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("sent");
+    }
+
+    /// Status line and headers.
+    pub async fn head(&mut self) -> String {
+        loop {
+            if let Some(at) = self.rest.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head: Vec<u8> = self.rest.drain(..at + 4).collect();
+                return String::from_utf8(head).expect("text");
+            }
+            assert!(self.more().await, "the connection ended in the headers");
+        }
+    }
+
+    /// First byte and payload of the next frame.
+    pub async fn frame(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            if let Some((header, len)) = announced(&self.rest)
+                && self.rest.len() >= header + len
+            {
+                let frame: Vec<u8> = self.rest.drain(..header + len).collect();
+                return (frame[0], frame[header..].to_vec());
+            }
+            assert!(self.more().await, "the connection ended in a frame");
+        }
+    }
+
+    /// The text frame that comes next and contains `part`.
+    pub async fn text(&mut self, part: &str) -> String {
+        loop {
+            let (first, payload) = self.frame().await;
+            assert_ne!(first, 0x88, "closed: {}", payload.escape_ascii());
+            let text = String::from_utf8_lossy(&payload).into_owned();
+            if first == 0x81 && text.contains(part) {
+                return text;
+            }
+        }
+    }
+
+    /// The code of the close frame, and that nothing but the end follows it.
+    pub async fn closed(&mut self) -> u16 {
+        loop {
+            if let (0x88, payload) = self.frame().await {
+                assert!(!self.more().await, "something follows the close frame");
+                return u16::from_be_bytes([payload[0], payload[1]]);
+            }
+        }
+    }
+
+    /// All that comes until the end.
+    pub async fn all(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8_lossy(&self.rest).into_owned()
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let len = within(self.stream.read(&mut buffer)).await.unwrap_or(0);
+        self.rest.extend(&buffer[..len]);
+        len > 0
+    }
+}
+
+/// Length of header and payload of a server's frame.
+fn announced(bytes: &[u8]) -> Option<(usize, usize)> {
+    match *bytes {
+        [_, 126, high, low, ..] => Some((4, usize::from(u16::from_be_bytes([high, low])))),
+        [_, 127, ..] => {
+            let len = u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?);
+            Some((10, usize::try_from(len).ok()?))
+        }
+        [_, 126, ..] => None,
+        [_, len, ..] => Some((2, usize::from(len))),
+        _ => None,
+    }
+}
+
+/// A frame as a client writes it, masked with zeros.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(payload.len()).expect("short");
+    let mut bytes = match len {
+        0..=125 => vec![first, 0x80 | len as u8],
+        _ => [&[first, 0x80 | 126][..], &len.to_be_bytes()].concat(),
+    };
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}

@@ -1,0 +1,144 @@
+//! What RFC 6455 asks of a server, and what becomes of clients that do not keep to it.
+
+mod support;
+
+use std::time::Duration;
+
+use pushonce_proto::close;
+
+use support::Server;
+use support::raw::{HANDSHAKE, Raw, frame};
+
+#[tokio::test]
+async fn a_ping_is_answered_with_its_payload() {
+    let server = Server::start().await;
+    let mut raw = Raw::session(server.http, b"").await;
+    raw.send(&frame(0x89, b"there?")).await;
+    assert_eq!(raw.frame().await, (0x8a, b"there?".to_vec()));
+}
+
+#[tokio::test]
+async fn a_close_is_answered_with_its_code_and_the_connection_ends() {
+    let server = Server::start().await;
+    let mut raw = Raw::session(server.http, b"").await;
+    raw.send(&frame(0x88, &3000_u16.to_be_bytes())).await;
+    assert_eq!(raw.closed().await, 3000);
+}
+
+#[tokio::test]
+async fn a_frame_that_comes_with_the_handshake_is_not_lost() {
+    let server = Server::start().await;
+    let early = frame(0x81, br#"{"id":1,"subscribe":{"topic":"a"}}"#);
+    let mut raw = Raw::session(server.http, &early).await;
+    raw.text("subscribed").await;
+}
+
+#[tokio::test]
+async fn a_request_in_fragments_is_one_request() {
+    let server = Server::start().await;
+    let mut raw = Raw::session(server.http, b"").await;
+    raw.send(&frame(0x01, br#"{"id":1,"subscribe":"#)).await;
+    raw.send(&frame(0x89, b"")).await;
+    raw.send(&frame(0x80, br#"{"topic":"a"}}"#)).await;
+    raw.text("subscribed").await;
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_is_closed_with_its_code() {
+    let server = Server::start().await;
+    for (bytes, code) in [
+        (vec![0x81, 0x01, b'x'], close::PROTOCOL_ERROR.code),
+        (frame(0x81, b"\xff"), close::BAD_DATA.code),
+        (frame(0x82, b"protobuf?"), close::UNSUPPORTED.code),
+    ] {
+        let mut raw = Raw::session(server.http, b"").await;
+        raw.send(&bytes).await;
+        assert_eq!(raw.closed().await, code, "{}", bytes.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_field_is_answered_by_its_name_and_the_session_goes_on() {
+    let server = Server::start().await;
+    let mut raw = Raw::session(server.http, b"").await;
+    raw.send(&frame(0x81, br#"{"id":1,"subscribe":{"topic":"a","fron":"now"}}"#)).await;
+    let text = raw.text("error").await;
+    assert!(text.contains("unknown_field") && text.contains("fron"), "{text}");
+    raw.send(&frame(0x81, br#"{"id":2,"subscribe":{"topic":"a"}}"#)).await;
+    raw.text("subscribed").await;
+}
+
+#[tokio::test]
+async fn a_query_subscribes_at_once() {
+    let server = Server::start().await;
+    server.origin.say("a b/c", "old").await;
+    let request = HANDSHAKE.replace("/ws", "/ws?topic=a%20b/c&from=last:1");
+    let mut raw = Raw::connect(server.http, request.as_bytes()).await;
+    raw.head().await;
+    raw.text("subscribed").await;
+    raw.text("old").await;
+    let request = HANDSHAKE.replace("/ws", "/ws?topic=a//b");
+    let answer = Raw::connect(server.http, request.as_bytes()).await.head().await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_cannot_be_is_answered_with_what_to_change() {
+    let server = Server::start().await;
+    for (from, to, status, says) in [
+        ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n", "400", "pushonce.v1.proto"),
+        ("Version: 13", "Version: 12", "426", "sec-websocket-version: 13"),
+        ("Sec-WebSocket-Key: dG", "X: ", "400", "Sec-WebSocket-Key"),
+        ("Upgrade: websocket\r\n", "", "426", "upgrade: websocket"),
+        ("GET", "POST", "405", "allow: GET"),
+    ] {
+        let request =
+            HANDSHAKE.replace(from, to).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        let answer = Raw::connect(server.http, request.as_bytes()).await.all().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{to}: {answer}");
+        assert!(answer.contains(says), "{to}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_let_go() {
+    let server = Server::with(|config| config.heartbeat = Duration::from_millis(256)).await;
+    let mut raw = Raw::session(server.http, b"").await;
+    raw.text("heartbeat").await;
+    assert_eq!(raw.closed().await, close::IDLE.code);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_let_go_and_others_do_not_wait() {
+    let server = Server::with(|config| config.heartbeat = Duration::from_millis(256)).await;
+    let request = frame(0x81, br#"{"id":1,"subscribe":{"topic":"a"}}"#);
+    let mut stuck = Raw::session(server.http, &request).await;
+    stuck.text("subscribed").await;
+    for _ in 0..20 {
+        server.origin.say("a", &"x".repeat(60_000)).await;
+    }
+    let mut brisk = Raw::session(server.http, &request).await;
+    brisk.text("subscribed").await;
+    server.origin.say("a", "for those who read").await;
+    brisk.text("for those who read").await;
+    drop(brisk);
+    // The last subscriber is gone although its connection is not.
+    server.origin.left_alone().await;
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_let_go() {
+    let server = Server::with(|config| config.handshake_timeout = Duration::from_millis(100)).await;
+    let mut silent = Raw::connect(server.http, b"GET /ws HT").await;
+    silent.all().await;
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_the_next_is_told_to_come_later() {
+    let server = Server::with(|config| config.connections_max = 1).await;
+    let first = Raw::session(server.http, b"").await;
+    let answer = Raw::connect(server.http, HANDSHAKE.as_bytes()).await.all().await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    drop(first);
+}

@@ -1,0 +1,63 @@
+//! The gRPC service of operators.
+
+use std::sync::Arc;
+
+use pushonce_core::Topic;
+use pushonce_proto::cluster::{self, Explained, Seen, Shard};
+use pushonce_proto::pb::cluster::v1 as pb;
+use pushonce_proto::pb::cluster::v1::cluster_server;
+use tonic::{Request, Response, Status};
+
+use crate::{Overview, Snapshot};
+
+pub(crate) struct Cluster {
+    pub overview: Arc<dyn Overview>,
+}
+
+#[tonic::async_trait]
+impl cluster_server::Cluster for Cluster {
+    async fn status(
+        &self,
+        _: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        Ok(Response::new(status(self.overview.snapshot()).into()))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::ExplainResponse>, Status> {
+        let topic = Topic::new(&request.into_inner().topic)
+            .map_err(|why| Status::invalid_argument(why.to_string()))?;
+        Ok(Response::new(explain(topic, &self.overview.snapshot()).into()))
+    }
+}
+
+fn status(snapshot: Snapshot) -> cluster::Status {
+    let Snapshot { me, view, owners, reachable, control } = snapshot;
+    let seen = |member: &pushonce_core::Member| Seen {
+        reachable: member.id == me || reachable.contains(&member.id),
+        member: member.clone(),
+    };
+    let shard = |id| Shard::of(id, view.placement.of(id), owners.claim(id));
+    cluster::Status {
+        cluster: view.cluster,
+        node: me,
+        version: view.version,
+        placement_version: view.placement.version,
+        replicas: view.replicas,
+        control,
+        members: view.members.values().map(seen).collect(),
+        shards: view.shards.ids().map(shard).collect(),
+    }
+}
+
+fn explain(topic: Topic, snapshot: &Snapshot) -> Explained {
+    let shard = topic.shard(snapshot.view.shards);
+    Explained {
+        topic,
+        shard,
+        owner: snapshot.owners.of(shard),
+        wanted: snapshot.view.placement.of(shard).to_vec(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The gRPC service of publishers, and of back ends that listen.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use futures::future;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, Stream, StreamExt};
+use pushonce_core::{From as Begin, Publish, PublishError, Topic};
+use pushonce_proto::pb::publisher::v1 as pb;
+use pushonce_proto::pb::publisher::v1::publisher_server;
+use pushonce_proto::publisher::{Event, fetch_status, publish_status};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{Feed, Router};
+
+pub(crate) struct Publisher {
+    pub router: Router,
+    pub feed: Arc<dyn Feed>,
+    /// Cancelled when the node goes down: streams end, and say why.
+    pub closing: CancellationToken,
+}
+
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+#[tonic::async_trait]
+impl publisher_server::Publisher for Publisher {
+    async fn publish(
+        &self,
+        request: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        let publish = Publish::try_from(request.into_inner()).map_err(PublishError::from);
+        let placed = match publish {
+            Ok(publish) => self.router.publish(publish).await,
+            Err(refused) => Err(refused),
+        };
+        placed.map(|placed| Response::new(placed.into())).map_err(|why| publish_status(&why))
+    }
+
+    type PublishStreamStream = Answers<pb::PublishStreamResponse>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<pb::PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let broken = Arc::new(OnceLock::new());
+        let requests = Requests {
+            wire: request.into_inner(),
+            closing: Box::pin(self.closing.clone().cancelled_owned()),
+            broken: broken.clone(),
+        };
+        let answers =
+            self.router.ordered(requests).enumerate().map(|(count, outcome)| {
+                Ok(pb::PublishStreamResponse::of(count as u64 + 1, outcome))
+            });
+        let end = stream::once(future::lazy(move |_| broken.get().cloned().map(Err)));
+        let end = end.filter_map(future::ready);
+        Ok(Response::new(answers.chain(end).boxed()))
+    }
+
+    type SubscribeStream = Answers<pb::SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let invalid = |why: &dyn std::error::Error| Status::invalid_argument(why.to_string());
+        let topic = Topic::new(&request.topic).map_err(|why| invalid(&why))?;
+        let from = request.from.unwrap_or_default();
+        let from = Begin::try_from(from).map_err(|why| invalid(&why))?;
+        let begun = self.feed.subscribe(topic, from).await;
+        let (begun, items) = begun.map_err(|why| fetch_status(&why))?;
+        let first = Event::Subscribed { position: begun.position, recovered: begun.recovered };
+        let events = stream::iter([first]).chain(items.map(Event::Item));
+        let events = events.map(|event| Ok(event.into()));
+        let events = events.take_until(self.closing.clone().cancelled_owned());
+        Ok(Response::new(events.chain(stream::iter([Err(going_down())])).boxed()))
+    }
+}
+
+fn going_down() -> Status {
+    Status::unavailable("this node goes down; go on at another, from the last position")
+}
+
+/// The messages of a stream. What breaks it is kept, to be told after the last acknowledgement.
+struct Requests {
+    wire: Streaming<pb::PublishRequest>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    broken: Arc<OnceLock<Status>>,
+}
+
+impl Stream for Requests {
+    type Item = Result<Publish, PublishError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let why = match self.closing.poll_unpin(cx) {
+            Poll::Ready(()) => going_down(),
+            Poll::Pending => match ready!(self.wire.poll_next_unpin(cx)) {
+                None => return Poll::Ready(None),
+                Some(Ok(request)) => {
+                    let publish = Publish::try_from(request).map_err(PublishError::from);
+                    return Poll::Ready(Some(publish));
+                }
+                Some(Err(status)) => status,
+            },
+        };
+        // The first reason stands.
+        let _ = self.broken.set(why);
+        Poll::Ready(None)
+    }
+}

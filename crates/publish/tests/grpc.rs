@@ -1,0 +1,325 @@
+//! The gRPC door over loopback, as a publisher, a back end and an operator meet it. Behind it stands
+//! a node that owns every shard and places what comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::future::{self, BoxFuture};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use pushonce_core::{
+    Claim, ClusterId, ClusterView, ContentType, FetchError, From, Gap, GapReason, Item, Message,
+    Namespaces, NodeId, Owners, Placed, Placement, Position, Publish, PublishError, ShardCount,
+    ShardId, Spread, Term, Timestamp, Topic,
+};
+use pushonce_proto::cluster::Control;
+use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::{ExplainRequest, StatusRequest};
+use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
+use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
+use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
+use pushonce_publish::{
+    Feed, Overview, Peers, Router, Server, Shards, Snapshot, Subscribed, router, server,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Channel;
+
+const ME: NodeId = NodeId(1);
+const LIVE: &str = "worldcup/2026/live";
+
+struct World {
+    view: Arc<ClusterView>,
+    owners: Arc<Owners>,
+    placed: Mutex<BTreeMap<Topic, u64>>,
+}
+
+impl Shards for World {
+    fn publish(
+        &self,
+        _: ShardId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let mut placed = self.placed.lock().expect("whole");
+        let offset = placed.entry(publish.topic).or_default();
+        *offset += 1;
+        let position = Position::new(7, *offset);
+        future::ready(Ok(Placed { position, time: Timestamp(1) })).boxed()
+    }
+}
+
+impl Peers for World {
+    fn publish(
+        &self,
+        owner: NodeId,
+        _: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        panic!("{owner} was asked, and this node owns everything");
+    }
+}
+
+impl Feed for World {
+    fn subscribe(
+        &self,
+        _: Topic,
+        from: From,
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
+        let head = Position::new(7, 3);
+        let answer = match from {
+            From::Position(asked) if asked > head => Err(FetchError::Future { asked, head }),
+            _ => Ok((Subscribed { position: head, recovered: false }, items())),
+        };
+        future::ready(answer).boxed()
+    }
+}
+
+/// A gap, a message, and nothing more for as long as anybody listens.
+fn items() -> BoxStream<'static, Item> {
+    let (from, to) = (Position::new(7, 1), Position::new(7, 2));
+    let gap = Item::Gap(Gap { from, to, reason: GapReason::Expired });
+    let message = Item::Message(Arc::new(Message {
+        position: Position::new(7, 3),
+        time: Timestamp(1),
+        content_type: ContentType::Text,
+        key: None,
+        payload: Bytes::from_static(b"goal!"),
+    }));
+    stream::iter([gap, message]).chain(stream::pending()).boxed()
+}
+
+impl Overview for World {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            me: ME,
+            view: self.view.clone(),
+            owners: self.owners.clone(),
+            reachable: BTreeSet::from([ME]),
+            control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
+        }
+    }
+}
+
+fn world() -> Arc<World> {
+    let view = ClusterView {
+        cluster: ClusterId(1),
+        version: 9,
+        shards: ShardCount::DEFAULT,
+        replicas: 3,
+        spread: Spread::Zones,
+        members: BTreeMap::new(),
+        placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
+        namespaces: Namespaces::default(),
+    };
+    let mut owners = Owners::default();
+    for shard in view.shards.ids() {
+        let (voters, learners) = (vec![ME], vec![]);
+        owners.hear(Claim { shard, owner: ME, term: Term(2), membership: 1, voters, learners });
+    }
+    Arc::new(World { view: Arc::new(view), owners: Arc::new(owners), placed: Mutex::default() })
+}
+
+struct Node {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), server::Error>>,
+}
+
+async fn bind(addr: &str) -> Result<Server, server::Error> {
+    let world = world();
+    let parts = router::Parts {
+        me: ME,
+        view: watch::channel(world.view.clone()).1,
+        owners: watch::channel(world.owners.clone()).1,
+        shards: world.clone(),
+        peers: world.clone(),
+    };
+    let router = Router::new(router::Config::default(), parts);
+    let addr = addr.parse().expect("an address");
+    Server::bind(server::Parts { addr, router, feed: world.clone(), overview: world }).await
+}
+
+impl Node {
+    async fn start() -> Node {
+        let server = bind("127.0.0.1:0").await.expect("a free port");
+        let (addr, shutdown) = (server.addr(), CancellationToken::new());
+        Node { addr, running: tokio::spawn(server.run(shutdown.clone())), shutdown }
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.addr)).expect("a URL");
+        endpoint.connect().await.expect("up")
+    }
+
+    async fn publisher(&self) -> PublisherClient<Channel> {
+        PublisherClient::new(self.channel().await)
+    }
+}
+
+fn request(topic: &str, payload: impl Into<Bytes>) -> PublishRequest {
+    let (content_type, key) = (String::new(), String::new());
+    PublishRequest { topic: topic.to_owned(), payload: payload.into(), content_type, key }
+}
+
+#[tokio::test]
+async fn a_publish_is_answered_with_its_position() {
+    let mut publisher = Node::start().await.publisher().await;
+    for offset in 1..=2 {
+        let answer = publisher.publish(request("a", "{}")).await.expect("acknowledged");
+        assert_eq!(answer.into_inner().position, format!("7:{offset}"));
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_is_refused_with_what_to_change() {
+    let mut publisher = Node::start().await.publisher().await;
+    for (refused, hint) in [
+        (request("a//b", "x"), "segment 2 of the topic is empty"),
+        (request("", "x"), "the topic is empty"),
+        (request("$sys/nodes", "x"), "choose another name"),
+        (request("a", vec![b'x'; (64 << 10) + 1]), "at most 65536"),
+        (PublishRequest { key: "k".repeat(129), ..request("a", "x") }, "a key is 1 to 128"),
+        (
+            PublishRequest { content_type: "application/json".to_owned(), ..request("a", "{") },
+            "not JSON",
+        ),
+    ] {
+        let status = publisher.publish(refused).await.expect_err("refused");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains(hint), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_frame_past_every_limit_is_refused_and_the_connection_lives() {
+    let mut publisher = Node::start().await.publisher().await;
+    let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("refused");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert!(publisher.publish(request("a", "x")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_stream_is_acknowledged_in_order_and_goes_on_after_a_refusal() {
+    let mut publisher = Node::start().await.publisher().await;
+    let topics = (0..1_000).map(|n| if n == 500 { "$no" } else { ["a", "b", "c"][n % 3] });
+    let requests: Vec<_> = topics.map(|topic| request(topic, "x")).collect();
+    let answers = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    let answers: Vec<_> = answers.into_inner().map(|answer| answer.expect("whole")).collect().await;
+    let sequences: Vec<_> = answers.iter().map(|answer| answer.sequence).collect();
+    assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer.outcome.expect("said") {
+            Outcome::Published(_) => assert_ne!(n, 500),
+            Outcome::Failed(failure) => {
+                assert_eq!(
+                    (n, failure.code, failure.retry),
+                    (500, Code::InvalidArgument as i32, false)
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_begins_with_subscribed_and_tells_its_gaps() {
+    let mut publisher = Node::start().await.publisher().await;
+    let request = SubscribeRequest { topic: LIVE.to_owned(), from: None };
+    let events = publisher.subscribe(request).await.expect("open").into_inner();
+    let events: Vec<_> = events.take(3).map(|event| event.expect("whole").event).collect().await;
+    let [Some(Event::Subscribed(begun)), Some(Event::Gap(gap)), Some(Event::Message(message))] =
+        &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!((begun.position.as_str(), begun.recovered), ("7:3", false));
+    assert_eq!(
+        (gap.from.as_str(), gap.to.as_str(), gap.reason.as_str()),
+        ("7:1", "7:2", "expired")
+    );
+    assert_eq!((message.position.as_str(), &message.payload[..]), ("7:3", &b"goal!"[..]));
+}
+
+#[tokio::test]
+async fn a_subscription_that_cannot_begin_says_why() {
+    let mut publisher = Node::start().await.publisher().await;
+    for (topic, position, code) in [
+        ("a//b", "7:1", Code::InvalidArgument),
+        (LIVE, "seven", Code::InvalidArgument),
+        (LIVE, "7:4", Code::OutOfRange),
+    ] {
+        let from = Some(from::From::Position(position.to_owned()));
+        let from = Some(pushonce_proto::pb::publisher::v1::From { from });
+        let request = SubscribeRequest { topic: topic.to_owned(), from };
+        let status = publisher.subscribe(request).await.expect_err("refused");
+        assert_eq!(status.code(), code, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn when_the_node_goes_down_its_streams_say_so_and_it_ends() {
+    let node = Node::start().await;
+    let mut publisher = node.publisher().await;
+    let subscribe = SubscribeRequest { topic: LIVE.to_owned(), from: None };
+    let events = publisher.subscribe(subscribe).await.expect("open").into_inner();
+    let open = stream::iter([request("a", "x")]).chain(stream::pending());
+    let mut answers = publisher.publish_stream(open).await.expect("open").into_inner();
+    assert!(answers.next().await.expect("an acknowledgement").is_ok());
+    node.shutdown.cancel();
+    let last = events.skip(3).next().await.expect("an end").expect_err("an error");
+    assert_eq!(last.code(), Code::Unavailable);
+    let last = answers.next().await.expect("an end").expect_err("an error");
+    assert_eq!(last.code(), Code::Unavailable);
+    node.running.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn operators_see_the_cluster_and_where_a_topic_falls() {
+    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+    let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
+    assert_eq!((status.node_id, status.version, status.placement_version), (1, 9, 4));
+    assert_eq!(status.shards.len(), 16);
+    assert!(status.shards.iter().all(|shard| shard.owner == 1 && !shard.moving));
+    let topic = "football/final".to_owned();
+    let explained = cluster.explain(ExplainRequest { topic }).await.expect("answered").into_inner();
+    assert_eq!((explained.shard, explained.owner, explained.wanted), (9, 1, vec![1]));
+    let refused = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
+    assert_eq!(refused.expect_err("malformed").code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let node = Node::start().await;
+    let refused = bind(&node.addr.to_string()).await.err().expect("taken");
+    let text = refused.to_string();
+    assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
+
+    let node = Node::start().await;
+    let check = HealthCheckRequest { service: String::new() };
+    let health = HealthClient::new(node.channel().await).check(check).await.expect("answered");
+    assert_eq!(health.into_inner().status, 1);
+
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut reflection = ServerReflectionClient::new(node.channel().await);
+    let answers = reflection.server_reflection_info(stream::iter([request])).await.expect("open");
+    let answer = answers.into_inner().next().await.expect("one").expect("whole");
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    let listed = |name: &str| services.service.contains(&ServiceResponse { name: name.to_owned() });
+    assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
+}

@@ -1,0 +1,184 @@
+//! `pushonce subscribe`: print topics as they come.
+
+use std::io::Write as _;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use pushonce_client::{Event, Scheme, Server, Subscriber, Transport, Trust};
+use pushonce_core::{From, Message, Topic};
+use pushonce_proto::client::{self, Encoding};
+use tokio_util::sync::CancellationToken;
+
+/// What to subscribe to, where to begin, and how.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The topics
+    #[arg(required = true, value_parser = str::parse::<Topic>)]
+    topics: Vec<Topic>,
+    /// Where to begin: now, start, last:N, or a position EPOCH:OFFSET
+    #[arg(long, default_value = "now", value_parser = from)]
+    from: From,
+    /// End after so many messages
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// What carries them [default: what the address says, else ws]
+    #[arg(long)]
+    transport: Option<Carrier>,
+    /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
+    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once
+    #[arg(long, env = "PUSHONCE_SERVER", value_delimiter = ',')]
+    server: Vec<Server>,
+    /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate says it; not needed
+    /// on loopback
+    #[arg(long, value_name = "HEX", value_parser = fingerprint)]
+    fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Carrier {
+    Ws,
+    Quic,
+    Grpc,
+}
+
+#[derive(Clone, Copy)]
+struct Fingerprint([u8; 32]);
+
+fn from(text: &str) -> Result<From, String> {
+    match text {
+        "now" => Ok(From::Now),
+        "start" => Ok(From::Start),
+        _ => match text.strip_prefix("last:") {
+            Some(count) => {
+                count.parse().map(From::Last).map_err(|_| format!("last:N, not {text:?}"))
+            }
+            None => text.parse().map(From::Position).map_err(|_| {
+                format!("now, start, last:N or a position EPOCH:OFFSET, not {text:?}")
+            }),
+        },
+    }
+}
+
+fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+    let digits: String = text.chars().filter(|&c| c != ':').collect();
+    let mut hash = [0; 32];
+    let wrong = || "a fingerprint is 64 hexadecimal digits".to_owned();
+    if digits.len() != 64 || !digits.is_ascii() {
+        return Err(wrong());
+    }
+    for (byte, pair) in hash.iter_mut().zip(0..) {
+        *byte = u8::from_str_radix(&digits[pair * 2..pair * 2 + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(Fingerprint(hash))
+}
+
+impl Args {
+    fn carrier(&self) -> Carrier {
+        let quic = self.server.first().is_some_and(|server| server.scheme == Scheme::Quic);
+        self.transport.unwrap_or(if quic { Carrier::Quic } else { Carrier::Ws })
+    }
+
+    fn servers(&self, carrier: Carrier) -> anyhow::Result<Vec<Server>> {
+        if !self.server.is_empty() {
+            return Ok(self.server.clone());
+        }
+        let usual = match carrier {
+            Carrier::Ws => "http://127.0.0.1:7080",
+            Carrier::Quic => "quic://127.0.0.1:7443",
+            Carrier::Grpc => "http://127.0.0.1:7090",
+        };
+        Ok(vec![usual.parse()?])
+    }
+}
+
+pub(super) async fn run(
+    args: Args,
+    json: bool,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let carrier = args.carrier();
+    let transport = match carrier {
+        Carrier::Ws => Transport::Ws,
+        Carrier::Quic => Transport::Quic,
+        Carrier::Grpc => Transport::Grpc,
+    };
+    let mut builder = Subscriber::builder(args.servers(carrier)?).transport(transport);
+    if let Some(Fingerprint(hash)) = args.fingerprint {
+        builder = builder.trust(Trust::Fingerprint(hash));
+    }
+    for topic in &args.topics {
+        builder = builder.topic(topic.clone(), args.from);
+    }
+    let mut subscriber = builder.connect();
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let event = tokio::select! {
+            event = subscriber.next() => event,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let Some(event) = event else { bail!("the session ended and is not tried again") };
+        match event {
+            Event::Message { topic, message } => {
+                left -= 1;
+                if !show(json, &topic, &message) {
+                    // Whoever read the pipe has enough.
+                    return Ok(());
+                }
+            }
+            Event::Gap { topic, gap } => tracing::warn!(%topic, "missing: {gap}"),
+            Event::Refused { code, message } => bail!("{code}: {message}"),
+            Event::Disconnected { why, retry_in: Some(_), .. } => {
+                tracing::warn!("{why}; connecting again");
+            }
+            Event::Disconnected { why, retry_in: None, .. } => bail!("{why}"),
+            Event::Connected { server } => tracing::info!(%server, "connected"),
+            Event::Subscribed { topic, position, .. } => {
+                tracing::info!(%topic, %position, "subscribed");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A line a message: the frame that a JSON client gets, or the position and the payload. Says
+/// whether anybody reads it.
+fn show(json: bool, topic: &Topic, message: &Message) -> bool {
+    let mut line = if json {
+        client::encode_message(Encoding::Json, topic, message).to_vec()
+    } else {
+        let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
+        line.extend_from_slice(&message.payload);
+        line
+    };
+    line.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(&line).and_then(|()| out.flush()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::Position;
+
+    use super::*;
+
+    #[test]
+    fn every_beginning_can_be_said() {
+        assert_eq!(from("now"), Ok(From::Now));
+        assert_eq!(from("start"), Ok(From::Start));
+        assert_eq!(from("last:5"), Ok(From::Last(5)));
+        assert_eq!(from("12:4051"), Ok(From::Position(Position::new(12, 4051))));
+        for text in ["", "last:", "last:x", "yesterday", "12"] {
+            assert!(from(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_may_have_colons() {
+        let plain = "0f".repeat(32);
+        let colons = vec!["0f"; 32].join(":");
+        assert_eq!(fingerprint(&plain).map(|f| f.0), Ok([0x0f; 32]));
+        assert_eq!(fingerprint(&colons).map(|f| f.0), Ok([0x0f; 32]));
+        assert!(fingerprint("0f").is_err());
+        assert!(fingerprint(&"zz".repeat(32)).is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! What a relay decides, without clock, socket or task: events in, effects out.
+
+mod continuity;
+mod effect;
+mod fetches;
+mod flow;
+mod interest;
+mod links;
+mod publishes;
+mod recent;
+mod routes;
+#[cfg(test)]
+mod testing;
+mod upstream;
+#[cfg(test)]
+mod world;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use pushonce_core::{
+    Claim, ClusterView, FetchError, Message, NodeId, Page, Position, Publish, ShardId, Topic, Want,
+};
+use pushonce_proto::peer::Frame;
+
+use crate::Config;
+use effect::Purpose;
+pub(crate) use effect::{Effect, FRAME_BYTES};
+use fetches::{Asker, Fetches};
+use flow::{Flow, Origin, Stage};
+use links::Links;
+use publishes::Publishes;
+use routes::Routes;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The control group committed something.
+    View(Arc<ClusterView>),
+    /// A link is up, its greetings exchanged.
+    LinkUp(NodeId),
+    /// It is not any more.
+    LinkDown(NodeId),
+    /// A peer says something.
+    Frame(NodeId, Frame),
+    /// This node's own shards committed, in this order.
+    Committed(Vec<(Topic, Arc<Message>)>),
+    /// Some of what they committed was dropped on the way here.
+    Lapsed,
+    /// This node leads a shard.
+    Claim(Claim),
+    /// The sink wants a topic.
+    Watch { topic: Topic, after: Option<Position> },
+    /// The sink wants it no more.
+    Unwatch { topic: Topic },
+    /// A caller publishes at an owner elsewhere.
+    Publish { id: u64, to: NodeId, publish: Publish },
+    /// A caller asks for the past.
+    Fetch { id: u64, topic: Topic, want: Want },
+    /// The answer to `Effect::Read`.
+    Read { purpose: Purpose, topic: Topic, result: Result<Page, FetchError> },
+    /// Time passed; said several times a second.
+    Tick,
+}
+
+/// The state of a relay.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    config: Config,
+    routes: Routes,
+    links: Links,
+    flows: HashMap<Topic, Flow>,
+    /// Topics that went on since the last heartbeat.
+    changed: HashSet<Topic>,
+    publishes: Publishes,
+    fetches: Fetches,
+    last_ticket: u64,
+    heartbeat_due: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Engine {
+    pub(crate) fn new(config: Config, view: Arc<ClusterView>, now: Instant) -> Engine {
+        Engine {
+            routes: Routes::new(config.me, view),
+            config,
+            links: Links::default(),
+            flows: HashMap::new(),
+            changed: HashSet::new(),
+            publishes: Publishes::default(),
+            fetches: Fetches::default(),
+            last_ticket: 0,
+            heartbeat_due: now,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes what happened, and says what is to be done about it.
+    pub(crate) fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        match event {
+            Event::View(view) => self.see(view, now),
+            Event::LinkUp(node) => self.link_up(node, now),
+            Event::LinkDown(node) => self.link_down(node, now),
+            Event::Frame(from, frame) => self.frame(from, frame, now),
+            Event::Committed(messages) => self.committed(messages, now),
+            Event::Lapsed => self.read_again(None, now),
+            Event::Claim(claim) => self.claim(claim, now),
+            Event::Watch { topic, after } => self.watch(&topic, after, now),
+            Event::Unwatch { topic } => self.unwatch(&topic, now),
+            Event::Publish { id, to, publish } => self.publish(id, to, publish, now),
+            Event::Fetch { id, topic, want } => self.fetch(Asker::Caller(id), topic, want, now),
+            Event::Read { purpose, topic, result } => match purpose {
+                Purpose::Follow => self.read(&topic, result, now),
+                Purpose::Fetch(id) => self.answered(id, result, now),
+                Purpose::Audit => {
+                    let head = result.map_or(Position::ZERO, |page| page.head);
+                    self.audited(&topic, head, now);
+                }
+            },
+            Event::Tick => self.tick(now),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn frame(&mut self, from: NodeId, frame: Frame, now: Instant) {
+        if !self.links.is_up(from) {
+            return;
+        }
+        match frame {
+            // The link checked it before it was up.
+            Frame::Hello { .. } => {}
+            Frame::Claim(claim) => self.hear(claim, from, now),
+            Frame::Publish { id, publish } => self.effects.push(Effect::Take { from, id, publish }),
+            Frame::Published { id, outcome } => self.published(from, id, outcome),
+            Frame::Interest { number, topic, after } => {
+                self.interest(from, number, topic, after, now);
+            }
+            Frame::Withdraw { number } => self.withdraw(from, number, now),
+            Frame::Interested { number, head } => self.interested(from, number, head, now),
+            Frame::Deliver { number, messages } => self.delivered(from, number, messages, now),
+            Frame::Lost { number, gap } => self.told_lost(from, number, gap, now),
+            Frame::Fetch { id, topic, want } => self.fetch_for(from, id, topic, want, now),
+            Frame::Fetched { id, part } => self.fetched(from, id, part, now),
+            Frame::Heartbeat { heads } => self.heartbeat(from, heads, now),
+        }
+    }
+
+    fn see(&mut self, view: Arc<ClusterView>, now: Instant) {
+        self.routes.see(view);
+        self.reroute(None, now);
+    }
+
+    fn link_up(&mut self, node: NodeId, now: Instant) {
+        self.links.up(node);
+        // All that is known, not only what is this node's: the peer may have no link to the owner.
+        let claims = self.routes.owners().claims().cloned();
+        self.effects.extend(claims.map(|claim| Effect::Send(node, Frame::Claim(claim))));
+        self.reroute(None, now);
+    }
+
+    fn link_down(&mut self, node: NodeId, now: Instant) {
+        if self.links.down(node) {
+            self.outlets_lose_link(node, now);
+            self.publishes_lose_link(node);
+            self.fetches_lose_link(node, now);
+            for topic in self.topics(|flow| flow.comes_over(node)) {
+                self.leave(&topic);
+            }
+            self.reroute(None, now);
+        }
+    }
+
+    /// This node leads a shard. When that is no news, its lead was in doubt, and something may have
+    /// been committed meanwhile that nobody handed over.
+    fn claim(&mut self, claim: Claim, now: Instant) {
+        let shard = claim.shard;
+        self.hear(claim, self.config.me, now);
+        self.read_again(Some(shard), now);
+    }
+
+    /// An owner says so, maybe by way of another node. News go on to everyone who may not have
+    /// heard: a node without a link to the owner depends on it.
+    fn hear(&mut self, claim: Claim, from: NodeId, now: Instant) {
+        if !self.routes.hear(claim.clone()) {
+            return;
+        }
+        let others = self.links.nodes().filter(|&node| node != from && node != claim.owner);
+        let tell = others.map(|node| Effect::Send(node, Frame::Claim(claim.clone())));
+        self.effects.extend(tell);
+        self.effects.push(Effect::Owners(self.routes.owners().clone()));
+        self.publishes_lose_owner(claim.shard, claim.owner);
+        self.reroute(Some(claim.shard), now);
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.withdraw_idle(now);
+        if self.routes.forgive(now) {
+            self.reroute(None, now);
+        }
+        let due = |flow: &Flow| matches!(flow.stage, Stage::Refused { until } if until <= now);
+        for topic in self.topics(due) {
+            self.follow(&topic, now);
+        }
+        self.serve_waiting(now);
+        self.publishes_expire(now);
+        self.fetches_retry(now);
+        if self.heartbeat_due <= now {
+            self.heartbeat_due = now + self.config.heartbeat;
+            self.beat();
+        }
+    }
+
+    /// Says on every link where its topics stand, and compares the quiet topics of this node's own
+    /// with their history: what was never handed over would be missed by everyone.
+    fn beat(&mut self) {
+        let changed = std::mem::take(&mut self.changed);
+        let mut heads: HashMap<NodeId, Vec<(u32, Position)>> =
+            self.links.nodes().map(|node| (node, Vec::new())).collect();
+        for flow in changed.iter().filter_map(|topic| self.flows.get(topic)) {
+            let Some(reached) = flow.reached else { continue };
+            for (to, outlet) in flow.outlets.iter().filter(|(_, outlet)| outlet.is_level()) {
+                if let Some(heads) = heads.get_mut(to) {
+                    heads.push((outlet.number, reached));
+                }
+            }
+        }
+        let beats =
+            heads.into_iter().map(|(to, heads)| Effect::Send(to, Frame::Heartbeat { heads }));
+        self.effects.extend(beats);
+        for topic in self.topics(|flow| flow.stage == Stage::Live(Origin::Here)) {
+            if !changed.contains(&topic) {
+                let (purpose, want) = (Purpose::Audit, Want::Last(0));
+                self.effects.push(Effect::Read { purpose, topic, want });
+            }
+        }
+    }
+
+    /// A number that was never used before.
+    fn ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    /// The shard of a topic.
+    fn shard(&self, topic: &Topic) -> ShardId {
+        topic.shard(self.routes.view().shards)
+    }
+}

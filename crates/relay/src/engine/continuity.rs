@@ -1,0 +1,148 @@
+//! The rule of continuity: nobody is shown a position twice, or one that does not follow, unless a
+//! gap was told.
+
+use std::sync::Arc;
+
+use pushonce_core::{Gap, GapReason, Message, Offset, Page, Position};
+
+/// What may be shown of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    /// Each exactly the next.
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// Something that does not follow came next; it and the rest of the batch are not shown.
+    pub(crate) hole: bool,
+}
+
+/// What of `messages` may be shown to someone who stands at `reached`, which moves on.
+pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> Accepted {
+    let mut accepted = Accepted { messages, hole: false };
+    let hole = &mut accepted.hole;
+    accepted.messages.retain(|message| {
+        let next = !*hole && message.position.follows(*reached);
+        if next {
+            *reached = message.position;
+        } else {
+            *hole |= message.position > *reached;
+        }
+        next
+    });
+    accepted
+}
+
+/// A page of history as a stream tells it: what is no more, then what comes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Replay {
+    /// What is missing between the position asked after and the first message.
+    pub(crate) gap: Option<Gap>,
+    /// What follows.
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// Where it ends.
+    pub(crate) end: Position,
+}
+
+impl Replay {
+    /// Reads a page that was asked for after `after`. A hole that the page does not name is named
+    /// here: continuity is kept by those who show messages, not by those who store them.
+    pub(crate) fn of(after: Position, page: Page) -> Replay {
+        let first = page.messages.first().map(|message| message.position);
+        let resumes = first.map_or(page.head, before);
+        let silent = resumes <= after || resumes.next().follows(after);
+        let gap = (!silent).then(|| Gap {
+            from: page.gap.map_or(after.next(), |gap| gap.from),
+            to: resumes,
+            reason: page.gap.map_or(reason(after, resumes), |gap| gap.reason),
+        });
+        let last = page.messages.last().map(|message| message.position);
+        let end = last.unwrap_or(resumes).max(after);
+        Replay { gap, messages: page.messages, end }
+    }
+}
+
+/// Why somebody who stood at `from` goes on at `to`, when nobody said.
+pub(crate) fn reason(from: Position, to: Position) -> GapReason {
+    if from.epoch == to.epoch { GapReason::Expired } else { GapReason::Epoch }
+}
+
+/// Whether a reader at `reached` may take `gap` as it is: it begins where the reader stands, or in
+/// another epoch, where positions cannot be compared. One that begins later hides a hole in front.
+pub(crate) fn adjoins(gap: &Gap, reached: Position) -> bool {
+    gap.from.epoch != reached.epoch || gap.from.offset <= reached.offset.next()
+}
+
+/// The same gap for a reader who stands elsewhere in it.
+pub(crate) fn seen_from(gap: &Gap, reached: Position) -> Gap {
+    let within = gap.from.epoch == reached.epoch || gap.from <= reached;
+    Gap { from: if within { reached.next() } else { gap.from }, ..*gap }
+}
+
+fn before(position: Position) -> Position {
+    Position { offset: Offset(position.offset.0.saturating_sub(1)), ..position }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::message;
+
+    fn page(offsets: &[(u64, u64)], head: (u64, u64), gap: Option<Gap>) -> Page {
+        let messages = offsets.iter().map(|&(epoch, offset)| message(epoch, offset)).collect();
+        Page { messages, head: Position::new(head.0, head.1), gap }
+    }
+
+    #[test]
+    fn what_was_reached_is_dropped_and_what_does_not_follow_is_not_shown() {
+        let mut reached = Position::new(1, 4);
+        let batch = [(1, 3), (1, 4), (1, 5), (1, 7), (1, 8)];
+        let batch = batch.iter().map(|&(e, o)| message(e, o)).collect();
+        let accepted = accept(&mut reached, batch);
+        assert_eq!(accepted, Accepted { messages: vec![message(1, 5)], hole: true });
+        assert_eq!(reached, Position::new(1, 5));
+    }
+
+    #[test]
+    fn a_new_epoch_without_word_is_a_hole() {
+        let mut reached = Position::new(1, 4);
+        let accepted = accept(&mut reached, vec![message(2, 1)]);
+        assert_eq!(accepted, Accepted { messages: vec![], hole: true });
+    }
+
+    #[test]
+    fn a_page_that_follows_has_no_gap() {
+        let replay = Replay::of(Position::new(1, 4), page(&[(1, 5)], (1, 5), None));
+        assert_eq!((replay.gap, replay.end), (None, Position::new(1, 5)));
+        let replay = Replay::of(Position::ZERO, page(&[(7, 1)], (7, 1), None));
+        assert_eq!(replay.gap, None);
+        let replay = Replay::of(Position::new(1, 4), page(&[], (1, 4), None));
+        assert_eq!((replay.gap, replay.end), (None, Position::new(1, 4)));
+    }
+
+    #[test]
+    fn a_hole_that_a_page_does_not_name_is_named() {
+        let replay = Replay::of(Position::new(1, 4), page(&[(3, 1)], (3, 1), None));
+        let to = Position::new(3, 0);
+        let gap = Gap { from: Position::new(1, 5), to, reason: GapReason::Epoch };
+        assert_eq!(replay.gap, Some(gap));
+
+        let replay = Replay::of(Position::new(1, 4), page(&[(1, 9)], (1, 9), None));
+        let to = Position::new(1, 8);
+        let gap = Gap { from: Position::new(1, 5), to, reason: GapReason::Expired };
+        assert_eq!(replay.gap, Some(gap));
+    }
+
+    #[test]
+    fn an_emptied_topic_of_a_new_epoch_is_a_gap_up_to_its_beginning() {
+        let replay = Replay::of(Position::new(1, 4), page(&[], (3, 0), None));
+        assert_eq!(replay.gap.map(|gap| gap.to), Some(Position::new(3, 0)));
+        assert_eq!(replay.end, Position::new(3, 0));
+    }
+
+    #[test]
+    fn a_gap_that_begins_later_than_the_reader_stands_does_not_adjoin() {
+        let gap =
+            Gap { from: Position::new(1, 7), to: Position::new(1, 9), reason: GapReason::Expired };
+        assert!(adjoins(&gap, Position::new(1, 6)));
+        assert!(!adjoins(&gap, Position::new(1, 4)));
+        assert_eq!(seen_from(&gap, Position::new(1, 7)).from, Position::new(1, 8));
+    }
+}

@@ -1,0 +1,101 @@
+//! What the engine wants done.
+
+use std::sync::Arc;
+
+use pushonce_core::{
+    FetchError, Gap, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError, Topic,
+    Want,
+};
+use pushonce_proto::peer::Frame;
+
+/// To be done in the order given.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Queue a frame for a link.
+    Send(NodeId, Frame),
+    /// Tell the sink.
+    Live(Topic, Position),
+    /// Tell the sink.
+    Deliver(Topic, Vec<Arc<Message>>),
+    /// Tell the sink.
+    Lost(Topic, Gap),
+    /// Read the history of this node's own shard, and say `Event::Read` before any other event.
+    Read { purpose: Purpose, topic: Topic, want: Want },
+    /// Hand a publish of a peer to the shard, and say its outcome to that peer.
+    Take { from: NodeId, id: u64, publish: Publish },
+    /// Answer a caller.
+    Published { id: u64, outcome: Result<Placed, PublishError> },
+    /// Answer a caller.
+    Fetched { id: u64, result: Result<Page, FetchError> },
+    /// Let everyone know who leads.
+    Owners(Owners),
+    /// The peer cannot be served on this link any further; a new one begins afresh.
+    Reset(NodeId),
+}
+
+/// Why history is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To follow a topic of this node's own.
+    Follow,
+    /// To see that nothing was missed.
+    Audit,
+    /// To answer fetch `0`.
+    Fetch(u64),
+}
+
+/// The most payload that goes into one frame, unless a single message has more: small enough that
+/// heartbeats and answers are not stuck behind a long catching up, large enough that the frame
+/// around it costs nothing.
+pub(crate) const FRAME_BYTES: usize = 256 << 10;
+
+/// The way out of one topic: to a link, or to the sink, which is the link to this node itself.
+pub(crate) struct Out<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) topic: &'a Topic,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+impl Out<'_> {
+    pub(crate) fn live(&mut self, to: NodeId, number: u32, head: Position) {
+        self.effects.push(if to == self.me {
+            Effect::Live(self.topic.clone(), head)
+        } else {
+            Effect::Send(to, Frame::Interested { number, head: Some(head) })
+        });
+    }
+
+    pub(crate) fn deliver(&mut self, to: NodeId, number: u32, messages: &[Arc<Message>]) {
+        for chunk in chunks(messages) {
+            let messages = chunk.to_vec();
+            self.effects.push(if to == self.me {
+                Effect::Deliver(self.topic.clone(), messages)
+            } else {
+                Effect::Send(to, Frame::Deliver { number, messages })
+            });
+        }
+    }
+
+    pub(crate) fn lost(&mut self, to: NodeId, number: u32, gap: Gap) {
+        self.effects.push(if to == self.me {
+            Effect::Lost(self.topic.clone(), gap)
+        } else {
+            Effect::Send(to, Frame::Lost { number, gap })
+        });
+    }
+}
+
+/// Slices of at most [`FRAME_BYTES`] of payload, none empty.
+pub(crate) fn chunks(mut messages: &[Arc<Message>]) -> impl Iterator<Item = &[Arc<Message>]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = messages.iter().take_while(|message| {
+            bytes += message.payload.len();
+            bytes <= FRAME_BYTES
+        });
+        let count = fits.count().max(1).min(messages.len());
+        let (chunk, rest) = messages.split_at(count);
+        messages = rest;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}

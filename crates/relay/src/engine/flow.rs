@@ -1,0 +1,251 @@
+//! One topic on its way through this node: one way in, many ways out, one position between.
+//!
+//! The same whatever the node is to the topic. At the owner the way in is its own shard; at the head
+//! of a region the ways out are the links of the region; at an edge the way out is the sink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pushonce_core::{Gap, Message, NodeId, Page, Position, ShardId, Upstream};
+
+use super::continuity::{Replay, accept, reason, seen_from};
+use super::effect::Out;
+use super::recent::Recent;
+
+/// A topic that somebody follows.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) shard: ShardId,
+    /// Everything up to here came in and was passed on; `None` until the first upstream says where
+    /// it begins.
+    pub(crate) reached: Option<Position>,
+    pub(crate) stage: Stage,
+    pub(crate) recent: Recent,
+    /// By node; the sink is the one of this node itself.
+    pub(crate) outlets: BTreeMap<NodeId, Outlet>,
+    /// Since when there is no outlet.
+    pub(crate) idle_since: Option<Instant>,
+    /// When the upstream was last asked.
+    pub(crate) asked_at: Option<Instant>,
+}
+
+/// How it stands with the way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// There is nobody to ask.
+    Unrouted,
+    /// Asked, not answered yet.
+    Asked(Origin),
+    /// Everything new comes from there.
+    Live(Origin),
+    /// The answer was no answer; to be asked again then.
+    Refused {
+        /// When.
+        until: Instant,
+    },
+}
+
+/// Where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This node's own shard.
+    Here,
+    /// A link, under the number the topic has there.
+    Node {
+        /// The peer.
+        node: NodeId,
+        /// The number this node gave it.
+        number: u32,
+    },
+}
+
+/// One way out.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    /// What the peer calls the topic; 0 for the sink.
+    pub(crate) number: u32,
+    pub(crate) standing: Standing,
+    /// It was told where its deliveries begin.
+    begun: bool,
+}
+
+/// How far an outlet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Wants everything after the position, or only what is new.
+    Waiting(Option<Position>),
+    /// What it misses is being read.
+    Reading {
+        /// The position it misses everything after.
+        after: Position,
+        /// Which read; an answer to another is of the past.
+        ticket: u64,
+    },
+    /// Has everything up to here.
+    At(Position),
+}
+
+impl Flow {
+    pub(crate) fn new(shard: ShardId, reached: Option<Position>, recent: Recent) -> Flow {
+        Flow {
+            shard,
+            reached,
+            stage: Stage::Unrouted,
+            recent,
+            outlets: BTreeMap::new(),
+            idle_since: None,
+            asked_at: None,
+        }
+    }
+
+    /// Whether the way in is what the routes say.
+    pub(crate) fn comes_from(&self, route: Upstream) -> bool {
+        let (Stage::Asked(origin) | Stage::Live(origin)) = self.stage else { return false };
+        match origin {
+            Origin::Here => route == Upstream::Local,
+            Origin::Node { node, .. } => route == Upstream::Node(node),
+        }
+    }
+
+    /// Whether the way in is the link to `node`.
+    pub(crate) fn comes_over(&self, node: NodeId) -> bool {
+        self.comes_from(Upstream::Node(node))
+    }
+
+    /// The upstream said where it begins. A beginning ahead of what was reached, without a word about
+    /// what is between, is a gap.
+    pub(crate) fn begin(&mut self, head: Position, out: &mut Out<'_>) {
+        let Stage::Asked(origin) = self.stage else { return };
+        self.stage = Stage::Live(origin);
+        match self.reached {
+            None => self.reached = Some(head),
+            Some(reached) if head > reached && !head.next().follows(reached) => {
+                let reason = reason(reached, head);
+                self.lose(Gap { from: reached.next(), to: head, reason }, out);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Passes on what follows; says whether there was a hole, at which it stopped.
+    pub(crate) fn pass(&mut self, messages: Vec<Arc<Message>>, out: &mut Out<'_>) -> bool {
+        let Some(reached) = self.reached.as_mut() else { return true };
+        let accepted = accept(reached, messages);
+        for message in &accepted.messages {
+            self.recent.push(message.clone());
+        }
+        for (&to, outlet) in &mut self.outlets {
+            outlet.deliver(to, &accepted.messages, out);
+        }
+        accepted.hole
+    }
+
+    /// Goes on after a gap, and says so.
+    pub(crate) fn lose(&mut self, gap: Gap, out: &mut Out<'_>) {
+        self.reached = Some(gap.to);
+        self.recent.clear();
+        for (&to, outlet) in &mut self.outlets {
+            outlet.lose(to, &gap, out);
+        }
+    }
+
+    /// Begins a waiting outlet, if what it misses is at hand; else says after which position history
+    /// must be read for it.
+    pub(crate) fn serve(&mut self, to: NodeId, out: &mut Out<'_>) -> Option<Position> {
+        let (Stage::Live(_), Some(reached)) = (self.stage, self.reached) else { return None };
+        let outlet = self.outlets.get_mut(&to)?;
+        let Standing::Waiting(after) = outlet.standing else { return None };
+        let from = after.unwrap_or(reached);
+        // One that is ahead of this node came from another upstream: what it has is left out.
+        let missing = if from >= reached { Some(Vec::new()) } else { self.recent.after(from) };
+        let Some(missing) = missing else { return Some(from) };
+        outlet.begin(to, from, out);
+        outlet.deliver(to, &missing, out);
+        None
+    }
+
+    /// Gives an outlet the history that was read for it. Says whether that brought it further; else
+    /// the answer is older than what the outlet has, and asking again at once would be no use.
+    pub(crate) fn catch_up(
+        &mut self,
+        to: NodeId,
+        ticket: u64,
+        page: Page,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let Some(outlet) = self.outlets.get_mut(&to) else { return false };
+        let Some(after) = outlet.reads(ticket) else { return false };
+        let replay = Replay::of(after, page);
+        outlet.begin(to, after, out);
+        if let Some(gap) = &replay.gap {
+            outlet.lose(to, gap, out);
+        }
+        let Standing::At(mut position) = outlet.standing else { return false };
+        let accepted = accept(&mut position, replay.messages);
+        outlet.deliver(to, &accepted.messages, out);
+        if self.reached.is_some_and(|reached| position < reached) {
+            outlet.standing = Standing::Waiting(Some(position));
+        }
+        position > after
+    }
+
+    /// What an outlet misses cannot be read now.
+    pub(crate) fn put_off(&mut self, to: NodeId, ticket: u64) {
+        if let Some(outlet) = self.outlets.get_mut(&to)
+            && let Some(after) = outlet.reads(ticket)
+        {
+            outlet.standing = Standing::Waiting(Some(after));
+        }
+    }
+
+    /// The outlets that wait.
+    pub(crate) fn waiting(&self) -> Vec<NodeId> {
+        let waits = |outlet: &Outlet| matches!(outlet.standing, Standing::Waiting(_));
+        self.outlets.iter().filter(|(_, outlet)| waits(outlet)).map(|(&to, _)| to).collect()
+    }
+}
+
+impl Outlet {
+    pub(crate) fn new(number: u32, after: Option<Position>) -> Outlet {
+        Outlet { number, standing: Standing::Waiting(after), begun: false }
+    }
+
+    /// Whether it has everything that came in.
+    pub(crate) fn is_level(&self) -> bool {
+        matches!(self.standing, Standing::At(_))
+    }
+
+    /// After which position read `ticket` was begun, if that is the one it waits for.
+    pub(crate) fn reads(&self, ticket: u64) -> Option<Position> {
+        match self.standing {
+            Standing::Reading { after, ticket: mine } if mine == ticket => Some(after),
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self, to: NodeId, from: Position, out: &mut Out<'_>) {
+        self.standing = Standing::At(from);
+        if !self.begun {
+            self.begun = true;
+            out.live(to, self.number, from);
+        }
+    }
+
+    fn deliver(&mut self, to: NodeId, messages: &[Arc<Message>], out: &mut Out<'_>) {
+        let Standing::At(position) = self.standing else { return };
+        let had = messages.iter().take_while(|message| message.position <= position).count();
+        if let Some(last) = messages[had..].last() {
+            self.standing = Standing::At(last.position);
+            out.deliver(to, self.number, &messages[had..]);
+        }
+    }
+
+    fn lose(&mut self, to: NodeId, gap: &Gap, out: &mut Out<'_>) {
+        let Standing::At(position) = self.standing else { return };
+        if gap.to > position {
+            self.standing = Standing::At(gap.to);
+            out.lost(to, self.number, seen_from(gap, position));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Set-up: four nodes in one or two regions. Faults: links break, owners move, topics begin new
+//! lives, commits are not handed over, deliveries vanish. Claim: every sink sees each topic in
+//! order, nothing twice, no hole without a gap, no gap without need; and when the faults end,
+//! everyone is level and every publish has its outcome.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use pushonce_core::{NodeId, Offset};
+
+use super::{World, topics};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Commit { topic: usize, told: bool },
+    Publish { node: usize, topic: usize },
+    Drop { topic: usize },
+    Lead { shard: u16, node: usize },
+    Cut { a: usize, b: usize },
+    Link { a: usize, b: usize },
+    Watch { node: usize, topic: usize, resume: bool },
+    Unwatch { node: usize, topic: usize },
+    Carry { picks: Vec<usize> },
+    Swallow { pick: usize },
+    Pass { ms: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (node, topic) = (0..4usize, 0..3usize);
+    prop_oneof![
+        6 => (topic.clone(), prop::bool::weighted(0.9))
+            .prop_map(|(topic, told)| Step::Commit { topic, told }),
+        3 => (node.clone(), topic.clone()).prop_map(|(node, topic)| Step::Publish { node, topic }),
+        1 => topic.clone().prop_map(|topic| Step::Drop { topic }),
+        2 => (0..2u16, node.clone()).prop_map(|(shard, node)| Step::Lead { shard, node }),
+        2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Cut { a, b }),
+        2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Link { a, b }),
+        4 => (node.clone(), topic.clone(), any::<bool>())
+            .prop_map(|(node, topic, resume)| Step::Watch { node, topic, resume }),
+        1 => (node, topic).prop_map(|(node, topic)| Step::Unwatch { node, topic }),
+        12 => prop::collection::vec(0..12usize, 1..12).prop_map(|picks| Step::Carry { picks }),
+        1 => (0..12usize).prop_map(|pick| Step::Swallow { pick }),
+        3 => (1..1_500u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+fn take(world: &mut World, step: Step) {
+    let nodes = world.nodes();
+    let topics = topics();
+    match step {
+        Step::Commit { topic, told } => world.commit(&topics[topic], told),
+        Step::Publish { node, topic } => world.publish(nodes[node], &topics[topic]),
+        Step::Drop { topic } => world.drop_topic(&topics[topic]),
+        Step::Lead { shard, node } => world.lead(pushonce_core::ShardId(shard), nodes[node]),
+        Step::Cut { a, b } => world.cut(nodes[a], nodes[b]),
+        Step::Link { a, b } => world.link(nodes[a], nodes[b]),
+        Step::Watch { node, topic, resume } => world.watch(nodes[node], &topics[topic], resume),
+        Step::Unwatch { node, topic } => world.unwatch(nodes[node], &topics[topic]),
+        Step::Carry { picks } => picks.into_iter().for_each(|pick| {
+            world.carry(pick);
+        }),
+        Step::Swallow { pick } => world.swallow(pick),
+        Step::Pass { ms } => world.pass(Duration::from_millis(ms)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sinks_see_one_log_whatever_breaks(
+        two_regions in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let regions = if two_regions { ["eu", "eu", "us", "us"] } else { [""; 4] };
+        let mut world = World::new(&regions);
+        for step in steps {
+            take(&mut world, step);
+        }
+        world.settle();
+        world.check_level();
+    }
+}
+
+fn two_regions_all_watching() -> (World, pushonce_core::Topic) {
+    let mut world = World::new(&["eu", "eu", "us", "us"]);
+    let topic = topics().remove(0);
+    for node in world.nodes() {
+        world.watch(node, &topic, false);
+    }
+    world.settle();
+    (world, topic)
+}
+
+#[test]
+fn one_message_crosses_into_a_region_once() {
+    let (mut world, topic) = two_regions_all_watching();
+    assert_eq!(world.crossings(|world| world.commit(&topic, true)), 1);
+    world.check_level();
+}
+
+#[test]
+fn when_the_head_of_a_region_is_cut_off_the_others_find_another_way() {
+    let (mut world, topic) = two_regions_all_watching();
+    let owner = world.owner(&topic);
+    for head in [3, 4].map(NodeId) {
+        world.cut(head, owner);
+        world.pass(Duration::from_millis(250));
+        world.crossings(|world| world.commit(&topic, true));
+        let level = world.level(&topic);
+        assert!(
+            level.contains(&NodeId(7 - head.0)),
+            "the other node of the region has the message"
+        );
+        world.settle();
+        world.check_level();
+        let again = world.crossings(|world| world.commit(&topic, true));
+        assert_eq!(again, 1, "once more a message crosses once");
+    }
+}
+
+#[test]
+fn a_region_without_watchers_is_not_crossed_into() {
+    let mut world = World::new(&["eu", "eu", "us", "us"]);
+    let topic = topics().remove(0);
+    world.watch(NodeId(2), &topic, false);
+    world.settle();
+    assert_eq!(world.crossings(|world| world.commit(&topic, true)), 0);
+    world.check_level();
+}
+
+#[test]
+fn a_topic_that_nobody_wants_any_more_is_withdrawn_after_a_grace() {
+    let (mut world, topic) = two_regions_all_watching();
+    for node in [3, 4].map(NodeId) {
+        world.unwatch(node, &topic);
+    }
+    while world.carry(0) {}
+    assert_eq!(world.crossings(|world| world.commit(&topic, true)), 1, "still within it");
+    world.settle();
+    world.settle();
+    assert_eq!(world.crossings(|world| world.commit(&topic, true)), 0);
+}
+
+#[test]
+fn a_message_whose_relay_was_skipped_is_found_by_the_audit() {
+    let (mut world, topic) = two_regions_all_watching();
+    world.commit(&topic, false);
+    world.settle();
+    world.check_level();
+}
+
+#[test]
+fn a_delivery_that_vanished_is_noticed_by_the_heartbeat() {
+    let mut world = World::new(&["", ""]);
+    let topic = topics().remove(0);
+    world.watch(NodeId(2), &topic, false);
+    world.settle();
+    world.commit(&topic, true);
+    (0..2).for_each(|pick| world.swallow(pick));
+    world.settle();
+    world.check_level();
+}
+
+#[test]
+fn a_publish_is_unknown_when_the_link_breaks_or_the_owner_changes_or_nobody_answers() {
+    let topic = topics().remove(0);
+    let faults: [fn(&mut World); 3] = [
+        |world| world.cut(NodeId(1), NodeId(2)),
+        |world| world.lead(topics().remove(0).shard(world.view.shards), NodeId(2)),
+        |world| world.pass(Duration::from_secs(4)),
+    ];
+    for fault in faults {
+        let mut world = World::new(&["", ""]);
+        world.settle();
+        world.publish(NodeId(2), &topic);
+        fault(&mut world);
+        assert!(world.unknown(1), "the outcome is {:?}", world.outcomes);
+    }
+}
+
+#[test]
+fn a_viewer_who_comes_back_gets_exactly_the_rest() {
+    let mut world = World::new(&["", ""]);
+    let topic = topics().remove(0);
+    world.watch(NodeId(2), &topic, false);
+    world.settle();
+    world.commit(&topic, true);
+    world.settle();
+    world.unwatch(NodeId(2), &topic);
+    // Longer than the grace, so that the topic is forgotten.
+    world.settle();
+    (0..3).for_each(|_| world.commit(&topic, true));
+    world.watch(NodeId(2), &topic, true);
+    world.settle();
+    world.check_level();
+    assert_eq!(world.logs[&topic].head().offset, Offset(4));
+}

@@ -1,0 +1,145 @@
+//! Three nodes, publishers that never pause, and an owner that hands over twice and is then stopped.
+//!
+//! Claims: every acknowledged message stands where its acknowledgement said, once, on the last owner;
+//! nobody who publishes waits for ever; and whoever listens to an owner and reads a page from it
+//! misses nothing for as long as it owns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join_all, select_all};
+use pushonce_consensus::{AddressBook, Settings, Status};
+use pushonce_core::{Message, NodeId, Placed, Position, PublishError, Term, Topic, Want};
+use pushonce_shard::Handle;
+use support::{Node, publish};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+mod support;
+
+const PUBLISHERS: usize = 12;
+
+fn topic() -> Topic {
+    Topic::new("match/57").unwrap()
+}
+
+/// A time as owner: where the listener's notes began, and what the page had that it read then.
+struct Tenure<'a> {
+    node: &'a Node,
+    term: Term,
+    listened_from: usize,
+    head: Position,
+}
+
+impl Tenure<'_> {
+    /// Waits until some node owns under a later term than `after`, listens to it, and reads a page.
+    async fn begin(nodes: &[Node], after: Term) -> Tenure<'_> {
+        let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
+        let (term, nth, _) = select_all(claims).await;
+        let node = &nodes[nth];
+        let listened_from = node.heard.all().len();
+        let head = node.shard.page(&topic(), Want::All).unwrap().head;
+        Tenure { node, term, listened_from, head }
+    }
+
+    /// Listens for a while. What was heard and is not in the page must follow it without a hole.
+    async fn misses_nothing(&self) {
+        while self.node.heard.all().len() < self.listened_from + 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut reached = self.head;
+        for (_, message) in &self.node.heard.all()[self.listened_from..] {
+            if message.position > reached {
+                assert!(message.position.follows(reached), "{} after {reached}", message.position);
+                reached = message.position;
+            }
+        }
+        assert!(reached > self.head);
+    }
+}
+
+/// Publishes one message after the other to whoever takes it, until the end; what was acknowledged.
+async fn keep_publishing(
+    name: usize,
+    nodes: Vec<Handle>,
+    end: CancellationToken,
+) -> Vec<(String, Placed)> {
+    let (mut acknowledged, mut asked) = (Vec::new(), 0);
+    let mut payloads = (0..).map(|nth| format!("{name}/{nth}"));
+    let mut payload = payloads.next().unwrap();
+    while !end.is_cancelled() {
+        let outcome = nodes[asked % nodes.len()].publish(publish(topic(), payload.clone())).await;
+        if let Err(PublishError::Refused(_)) = outcome {
+            asked += 1;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        acknowledged.extend(outcome.ok().map(|placed| (payload, placed)));
+        payload = payloads.next().unwrap();
+    }
+    acknowledged
+}
+
+async fn three() -> (Vec<Node>, [tempfile::TempDir; 3]) {
+    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
+    let settings = Settings { proposal_deadline: Duration::from_secs(2), ..Settings::lan() };
+    let mut nodes = Vec::new();
+    for (id, dir) in (1..).zip(&dirs) {
+        nodes.push(Node::start(id, dir, &book, settings.clone()).await);
+    }
+    let group = nodes[0].shard.group();
+    group.initialize().await.unwrap();
+    nodes[0].claim_after(Term(0)).await;
+    for id in [2, 3].map(NodeId) {
+        group.add_learner(id).await.unwrap();
+        let level = |status: &Status| status.matched.contains_key(&id);
+        group.status().wait_for(level).await.unwrap();
+    }
+    group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
+    (nodes, dirs)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_messages_and_listeners_survive_changes_of_the_owner() {
+    let (mut nodes, _dirs) = three().await;
+    let (end, mut publishers) = (CancellationToken::new(), JoinSet::new());
+    let handles: Vec<_> = nodes.iter().map(|node| node.shard.clone()).collect();
+    for name in 0..PUBLISHERS {
+        publishers.spawn(keep_publishing(name, handles.clone(), end.clone()));
+    }
+
+    let mut tenure = Tenure::begin(&nodes, Term(0)).await;
+    for _ in 0..2 {
+        tenure.misses_nothing().await;
+        let other = nodes.iter().find(|node| node.id != tenure.node.id).unwrap();
+        // Whoever it ends with: the shard has an owner again.
+        let _ = tenure.node.shard.group().transfer(other.id).await;
+        tenure = Tenure::begin(&nodes, tenure.term).await;
+    }
+    tenure.misses_nothing().await;
+
+    let (owner, term) = (tenure.node.id, tenure.term);
+    let stopped = nodes.extract_if(.., |node| node.id == owner).next().unwrap();
+    stopped.stop().await;
+    let tenure = Tenure::begin(&nodes, term).await;
+    tenure.misses_nothing().await;
+
+    end.cancel();
+    let acknowledged: Vec<_> = publishers.join_all().await.into_iter().flatten().collect();
+    are_kept(&acknowledged, &tenure.node.shard.page(&topic(), Want::All).unwrap().messages);
+    join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+fn are_kept(acknowledged: &[(String, Placed)], log: &[Arc<Message>]) {
+    assert!(!acknowledged.is_empty());
+    let mut places = BTreeMap::<String, Vec<Position>>::new();
+    for message in log {
+        let payload = String::from_utf8(message.payload.to_vec()).unwrap();
+        places.entry(payload).or_default().push(message.position);
+    }
+    for (payload, placed) in acknowledged {
+        assert_eq!(places[payload], [placed.position], "{payload}");
+    }
+    assert!(log.windows(2).all(|two| two[1].position.follows(two[0].position)));
+}

@@ -1,0 +1,112 @@
+//! Nodes in one process that hold one shard, each with a log on disk and a peer port on loopback.
+
+use std::sync::{Arc, Mutex};
+
+use pushonce_consensus::{AddressBook, Engine, Settings};
+use pushonce_core::{
+    Claim, ClusterId, ContentType, History, Message, Namespace, Namespaces, NodeId, Publish,
+    ShardId, Term, Timestamp, Topic,
+};
+use pushonce_shard::{Committed, Handle, Shard};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const SHARD: ShardId = ShardId(3);
+
+/// Everything that was handed on, in the order in which it was.
+#[derive(Default)]
+pub(crate) struct Heard(Mutex<Vec<(Topic, Arc<Message>)>>);
+
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) engine: Engine,
+    pub(crate) shard: Handle,
+    pub(crate) heard: Arc<Heard>,
+    pub(crate) shutdown: CancellationToken,
+    running: JoinHandle<()>,
+    server: JoinHandle<()>,
+}
+
+impl Committed for Heard {
+    fn committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>) {
+        assert_eq!(shard, SHARD);
+        self.0.lock().unwrap().extend(messages);
+    }
+}
+
+impl Heard {
+    pub(crate) fn all(&self) -> Vec<(Topic, Arc<Message>)> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Node {
+    pub(crate) async fn start(
+        id: u64,
+        dir: &TempDir,
+        book: &AddressBook,
+        settings: Settings,
+    ) -> Node {
+        let id = NodeId(id);
+        let engine = Engine::open(dir.path(), ClusterId(9), id, settings, book.clone());
+        let engine = engine.await.unwrap();
+        let server = serve(&engine, id, book).await;
+        let heard = Arc::new(Heard::default());
+        let shard = Shard {
+            id: SHARD,
+            me: id,
+            permits: Arc::new(Semaphore::new(8)),
+            namespaces: watch::channel(long_history()).1,
+            committed: heard.clone(),
+            clock: Arc::new(|| Timestamp(1_790_000_000_000)),
+        };
+        let (shard, runner) = shard.open(&engine).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(runner.run(shutdown.clone()));
+        Node { id, engine, shard, heard, shutdown, running, server }
+    }
+
+    /// Waits until this node claims the shard under a later term than `term`; under which.
+    pub(crate) async fn claim_after(&self, term: Term) -> Term {
+        let mut claims = self.shard.claim();
+        let newer = |claim: &Option<Claim>| claim.as_ref().is_some_and(|claim| claim.term > term);
+        let claim = claims.wait_for(newer).await.unwrap().clone().unwrap();
+        assert_eq!((claim.shard, claim.owner), (SHARD, self.id));
+        assert!(claim.voters.contains(&self.id));
+        claim.term
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
+        assert!(self.shard.claim().borrow().is_none(), "a node that ended claims the shard");
+        self.server.abort();
+        self.engine.stop().await;
+    }
+}
+
+async fn serve(engine: &Engine, id: NodeId, book: &AddressBook) -> JoinHandle<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    book.set(id, listener.local_addr().unwrap().to_string());
+    let incoming = TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(engine.service());
+    tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
+}
+
+fn long_history() -> Namespaces {
+    let history = History { count_max: u32::MAX, bytes_max: u32::MAX, age_max_ms: u64::MAX };
+    let default = Namespace { history, ..Namespace::default() };
+    Namespaces { default, ..Namespaces::default() }
+}
+
+pub(crate) fn dir() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+pub(crate) fn publish(topic: Topic, payload: String) -> Publish {
+    Publish { topic, content_type: ContentType::Text, key: None, payload: payload.into() }
+}

@@ -1,0 +1,177 @@
+//! How the protocol says no.
+
+use pushonce_core::{FetchError, InvalidPublish, PublishError, Refusal};
+
+use super::Event;
+
+/// A word that a client can branch on. Published in `README.md`; a word keeps its meaning for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// Not a frame of the protocol at all; the session ends.
+    BadFrame,
+    /// A field or a command that this version does not have.
+    UnknownField,
+    /// The topic breaks a rule.
+    BadTopic,
+    /// Not of the form `epoch:offset`.
+    BadPosition,
+    /// Something else about the request is wrong.
+    BadRequest,
+    /// The payload is over the limit.
+    TooLarge,
+    /// Known, and not offered by this version.
+    NotSupported,
+    /// The topic, or the command, is not for this client.
+    NotAllowed,
+    /// This session already has this topic.
+    AlreadySubscribed,
+    /// This session does not have this topic.
+    NotSubscribed,
+    /// This session has as many topics as it may.
+    TooManySubscriptions,
+    /// A bound was met; nothing happened.
+    Overloaded,
+    /// The topic's owner cannot be asked now; nothing happened.
+    Unavailable,
+    /// The outcome of a publish is unknown; retry with the same key.
+    Unknown,
+    /// The position was never given out.
+    FuturePosition,
+}
+
+/// A frame that cannot be acted on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidFrame {
+    /// The frame's id, if that could be read.
+    pub id: Option<u64>,
+    /// What kind of wrong.
+    pub code: ErrorCode,
+    /// What to change.
+    pub message: String,
+    /// No frame of the protocol at all: after the error, the session ends with
+    /// [`crate::close::BAD_FRAME`]. Otherwise it goes on.
+    pub broken: bool,
+}
+
+impl ErrorCode {
+    /// Every word.
+    pub const ALL: [ErrorCode; 15] = [
+        ErrorCode::BadFrame,
+        ErrorCode::UnknownField,
+        ErrorCode::BadTopic,
+        ErrorCode::BadPosition,
+        ErrorCode::BadRequest,
+        ErrorCode::TooLarge,
+        ErrorCode::NotSupported,
+        ErrorCode::NotAllowed,
+        ErrorCode::AlreadySubscribed,
+        ErrorCode::NotSubscribed,
+        ErrorCode::TooManySubscriptions,
+        ErrorCode::Overloaded,
+        ErrorCode::Unavailable,
+        ErrorCode::Unknown,
+        ErrorCode::FuturePosition,
+    ];
+
+    /// As it stands in a frame.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::BadFrame => "bad_frame",
+            ErrorCode::UnknownField => "unknown_field",
+            ErrorCode::BadTopic => "bad_topic",
+            ErrorCode::BadPosition => "bad_position",
+            ErrorCode::BadRequest => "bad_request",
+            ErrorCode::TooLarge => "too_large",
+            ErrorCode::NotSupported => "not_supported",
+            ErrorCode::NotAllowed => "not_allowed",
+            ErrorCode::AlreadySubscribed => "already_subscribed",
+            ErrorCode::NotSubscribed => "not_subscribed",
+            ErrorCode::TooManySubscriptions => "too_many_subscriptions",
+            ErrorCode::Overloaded => "overloaded",
+            ErrorCode::Unavailable => "unavailable",
+            ErrorCode::Unknown => "unknown",
+            ErrorCode::FuturePosition => "future_position",
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn retry(self) -> bool {
+        matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::Unknown)
+    }
+
+    /// The word of a frame. A newer server may have words that this table has not: `retry` then
+    /// says which of ours acts the same.
+    pub(super) fn read(word: &str, retry: bool) -> ErrorCode {
+        let stranger = if retry { ErrorCode::Unavailable } else { ErrorCode::BadRequest };
+        ErrorCode::ALL.into_iter().find(|code| code.as_str() == word).unwrap_or(stranger)
+    }
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<&InvalidPublish> for ErrorCode {
+    fn from(invalid: &InvalidPublish) -> ErrorCode {
+        match invalid {
+            InvalidPublish::Topic(_) => ErrorCode::BadTopic,
+            InvalidPublish::SystemTopic => ErrorCode::NotAllowed,
+            InvalidPublish::PayloadTooLarge { .. } => ErrorCode::TooLarge,
+            InvalidPublish::NotJson(_)
+            | InvalidPublish::NotText
+            | InvalidPublish::ContentType
+            | InvalidPublish::Key => ErrorCode::BadRequest,
+        }
+    }
+}
+
+impl From<&PublishError> for ErrorCode {
+    fn from(error: &PublishError) -> ErrorCode {
+        match error {
+            PublishError::Refused(Refusal::Invalid(invalid)) => ErrorCode::from(invalid),
+            PublishError::Refused(Refusal::Overloaded(_)) => ErrorCode::Overloaded,
+            PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
+                ErrorCode::Unavailable
+            }
+            PublishError::Unknown(_) => ErrorCode::Unknown,
+        }
+    }
+}
+
+impl From<&FetchError> for ErrorCode {
+    fn from(error: &FetchError) -> ErrorCode {
+        match error {
+            FetchError::Future { .. } => ErrorCode::FuturePosition,
+            FetchError::Unavailable(_) => ErrorCode::Unavailable,
+        }
+    }
+}
+
+impl Event {
+    /// The answer to a request that is refused.
+    pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> Event {
+        Event::Error { id, code, message: message.to_string(), retry: code.retry() }
+    }
+}
+
+impl InvalidFrame {
+    /// The answer to it.
+    pub fn event(&self) -> Event {
+        Event::error(self.id, self.code, &self.message)
+    }
+
+    pub(super) fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
+        InvalidFrame { id: None, code, message: message.to_string(), broken: false }
+    }
+
+    pub(super) fn broken(message: impl std::fmt::Display) -> InvalidFrame {
+        InvalidFrame { broken: true, ..InvalidFrame::new(ErrorCode::BadFrame, message) }
+    }
+
+    pub(super) fn of(self, id: Option<u64>) -> InvalidFrame {
+        InvalidFrame { id, ..self }
+    }
+}

@@ -1,0 +1,86 @@
+//! A payload as the member `data` of a JSON object, and back.
+//!
+//! JSON stands as it was published, text as a string, everything else in base64. The content type is
+//! said only where `data` does not show it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use pushonce_core::{ContentType, Publish};
+use serde_json::value::RawValue;
+
+use super::fields::Fields;
+use super::write::Object;
+use crate::client::{ErrorCode, InvalidFrame};
+
+/// Writes a payload that was checked when it was published.
+pub(super) fn write(object: &mut Object, content_type: &ContentType, payload: &[u8]) {
+    match (content_type, std::str::from_utf8(payload)) {
+        (ContentType::Json, Ok(text)) => {
+            // A string would be read as text.
+            if text.trim_start().starts_with('"') {
+                object.string("content_type", content_type.as_str());
+            }
+            object.raw("data", text);
+        }
+        (ContentType::Text, Ok(text)) => object.string("data", text),
+        (ContentType::Binary, _) => base64(object, payload),
+        _ => {
+            object.string("content_type", content_type.as_str());
+            base64(object, payload);
+        }
+    }
+}
+
+/// Writes a payload that nobody has checked: what only says that it is JSON goes as base64, and the
+/// server refuses it by its own rule instead of the frame breaking.
+pub(super) fn write_unchecked(object: &mut Object, publish: &Publish) {
+    if publish.check(Publish::PAYLOAD_BYTES_CAP).is_ok() {
+        write(object, &publish.content_type, &publish.payload);
+    } else {
+        object.string("content_type", publish.content_type.as_str());
+        base64(object, &publish.payload);
+    }
+}
+
+fn base64(object: &mut Object, payload: &[u8]) {
+    object.string("encoding", "base64");
+    object.string("data", &STANDARD.encode(payload));
+}
+
+/// Takes `data`, `encoding` and `content_type` out of the object.
+pub(super) fn read(fields: &mut Fields<'_>) -> Result<(ContentType, Bytes), InvalidFrame> {
+    let wrong = |why: &str| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let data = fields.raw("data").ok_or_else(|| wrong("`data` is missing"))?;
+    let said: Option<String> = fields.take("content_type", "a string")?;
+    let said = said.map(|text| ContentType::parse(&text)).transpose();
+    let said = said.map_err(|why| InvalidFrame::new(ErrorCode::BadRequest, why))?;
+    match fields.take::<String>("encoding", "a string")?.as_deref() {
+        None => plain(data, said),
+        Some("base64") => {
+            let payload =
+                STANDARD.decode(text(data)?).map_err(|_| wrong("`data` is not base64"))?;
+            Ok((said.unwrap_or(ContentType::Binary), payload.into()))
+        }
+        Some(_) => Err(wrong("`encoding` must be \"base64\" or absent")),
+    }
+}
+
+fn plain(data: &RawValue, said: Option<ContentType>) -> Result<(ContentType, Bytes), InvalidFrame> {
+    let is_string = data.get().starts_with('"');
+    match said {
+        Some(ContentType::Json) => Ok((ContentType::Json, copy(data))),
+        None if !is_string => Ok((ContentType::Json, copy(data))),
+        said => Ok((said.unwrap_or(ContentType::Text), text(data)?.into())),
+    }
+}
+
+/// A payload may be kept for long, and should not keep the buffer it arrived in.
+fn copy(data: &RawValue) -> Bytes {
+    Bytes::copy_from_slice(data.get().as_bytes())
+}
+
+fn text(data: &RawValue) -> Result<String, InvalidFrame> {
+    let why = "`data` of this content type must be a string";
+    serde_json::from_str(data.get()).map_err(|_| InvalidFrame::new(ErrorCode::BadRequest, why))
+}

@@ -1,0 +1,94 @@
+//! The members of a JSON object, taken one by one, so that what is left over can be named.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::client::{ErrorCode, InvalidFrame};
+
+/// What has not been taken yet.
+pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    /// Reads an object; the error says why the text is none.
+    pub(super) fn of(text: &'a str) -> Result<Fields<'a>, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// The object in the field `name`.
+    pub(super) fn inside(name: &str, value: &'a RawValue) -> Result<Fields<'a>, InvalidFrame> {
+        let wrong =
+            |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be an object"));
+        Fields::of(value.get()).map_err(wrong)
+    }
+
+    /// The text of a field's value.
+    pub(super) fn raw(&mut self, name: &str) -> Option<&'a RawValue> {
+        let index = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.remove(index).1)
+    }
+
+    /// A field that may be absent; `kind` says in the error what it must be.
+    pub(super) fn take<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        kind: &str,
+    ) -> Result<Option<T>, InvalidFrame> {
+        let wrong =
+            |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be {kind}"));
+        self.raw(name).map(|raw| serde_json::from_str(raw.get()).map_err(wrong)).transpose()
+    }
+
+    /// A field that must be there.
+    pub(super) fn need<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        kind: &str,
+    ) -> Result<T, InvalidFrame> {
+        let missing = || InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` is missing"));
+        self.take(name, kind)?.ok_or_else(missing)
+    }
+
+    /// The first field nobody took, and its value.
+    pub(super) fn first(&self) -> Option<(&str, &'a RawValue)> {
+        self.0.first().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// Nothing may be left: a field that is not read would be a wish not granted.
+    pub(super) fn finish(self) -> Result<(), InvalidFrame> {
+        self.first().map_or(Ok(()), |(name, _)| Err(unknown(name)))
+    }
+}
+
+/// The answer to a name that means nothing here.
+pub(super) fn unknown(name: &str) -> InvalidFrame {
+    let name: String = name.chars().take(64).collect();
+    let why = format!("field {name:?} is unknown here, or there twice; remove it");
+    InvalidFrame::new(ErrorCode::UnknownField, why)
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields<'a>, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+
+        deserializer.deserialize_map(Members).map(Fields)
+    }
+}

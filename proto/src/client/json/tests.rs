@@ -1,0 +1,297 @@
+//! The frames of the design, byte for byte, and the answers to frames that are wrong.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushonce_core::{
+    ContentType, From, Gap, GapReason, Key, Message, Position, Publish, Timestamp, Topic,
+};
+
+use super::*;
+use crate::client::{Command, Delivery, ErrorCode, Event, InvalidFrame, Request};
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).expect("valid")
+}
+
+fn request(text: &str) -> Result<Request, InvalidFrame> {
+    decode_request(&Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn refused(text: &str) -> (Option<u64>, ErrorCode, bool) {
+    let refused = request(text).expect_err(text);
+    assert!(!refused.message.is_empty());
+    (refused.id, refused.code, refused.broken)
+}
+
+fn published(text: &str) -> Publish {
+    match request(text).expect(text).command {
+        Command::Publish(publish) => publish,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn message(content_type: ContentType, payload: &'static [u8]) -> Message {
+    let payload = Bytes::from_static(payload);
+    let position = Position::new(12, 4052);
+    Message { position, time: Timestamp(1_790_000_000_000), content_type, key: None, payload }
+}
+
+fn written(event: &Event) -> String {
+    String::from_utf8(encode_event(event).to_vec()).expect("UTF-8")
+}
+
+// === what a client says ===
+
+#[test]
+fn subscribe() {
+    let subscribe = |from| {
+        let topic = topic("multiball/gb-usa/score");
+        Request {
+            id: Some(1),
+            command: Command::Subscribe { topic, from, delivery: Delivery::All },
+        }
+    };
+    let frame = |from: &str| {
+        format!(
+            r#"{{"id":1,"subscribe":{{"topic":"multiball/gb-usa/score"{from},"delivery":"all"}}}}"#
+        )
+    };
+    assert_eq!(request(&frame("")), Ok(subscribe(From::Now)));
+    assert_eq!(request(&frame(r#","from":"now""#)), Ok(subscribe(From::Now)));
+    assert_eq!(request(&frame(r#","from":"start""#)), Ok(subscribe(From::Start)));
+    assert_eq!(request(&frame(r#","from":{"last":1}"#)), Ok(subscribe(From::Last(1))));
+    assert_eq!(
+        request(&frame(r#","from":{"position":"12:4051"}"#)),
+        Ok(subscribe(From::Position(Position::new(12, 4051))))
+    );
+}
+
+#[test]
+fn publish_a_string_as_text_and_anything_else_as_json() {
+    let text = published(r#"{"id":2,"publish":{"topic":"chat/7","data":"goal!","key":"a1"}}"#);
+    assert_eq!(text.content_type, ContentType::Text);
+    assert_eq!(text.payload, "goal!");
+    assert_eq!(text.key, Some(Key::new("a1").expect("valid")));
+    for json in [r#"{ "gb": 21 }"#, "[1,2]", "1.50", "null", "true"] {
+        let publish = published(&format!(r#"{{"publish":{{"topic":"a","data":{json} }}}}"#));
+        assert_eq!(publish.content_type, ContentType::Json);
+        assert_eq!(publish.payload, json, "byte for byte");
+    }
+}
+
+#[test]
+fn publish_what_json_cannot_hold() {
+    let binary = published(r#"{"publish":{"topic":"a","data":"//4=","encoding":"base64"}}"#);
+    assert_eq!((binary.content_type, &binary.payload[..]), (ContentType::Binary, &b"\xff\xfe"[..]));
+    let html = published(r#"{"publish":{"topic":"a","data":"<b>","content_type":"text/html"}}"#);
+    assert_eq!((html.content_type.as_str(), &html.payload[..]), ("text/html", &b"<b>"[..]));
+    let string =
+        published(r#"{"publish":{"topic":"a","data":"x","content_type":"application/json"}}"#);
+    assert_eq!((string.content_type, &string.payload[..]), (ContentType::Json, &b"\"x\""[..]));
+}
+
+#[test]
+fn unsubscribe_and_authenticate() {
+    let unsubscribe = request(r#"{"id":3,"unsubscribe":{"topic":"a"}}"#).expect("valid");
+    assert_eq!(unsubscribe.command, Command::Unsubscribe { topic: topic("a") });
+    let authenticate = request(r#"{"id":4,"authenticate":{"token":"t"}}"#).expect("valid");
+    assert_eq!(authenticate.command, Command::Authenticate { token: "t".to_owned() });
+}
+
+#[test]
+fn requests_are_written_as_the_design_shows_them() {
+    let written = |command| {
+        let frame = encode_request(&Request { id: Some(1), command });
+        String::from_utf8(frame.to_vec()).expect("UTF-8")
+    };
+    let (from, delivery) = (From::Last(1), Delivery::All);
+    assert_eq!(
+        written(Command::Subscribe { topic: topic("a"), from, delivery }),
+        r#"{"id":1,"subscribe":{"topic":"a","from":{"last":1}}}"#
+    );
+    assert_eq!(
+        written(Command::Publish(Publish {
+            topic: topic("chat/7"),
+            content_type: ContentType::Text,
+            key: Some(Key::new("a1").expect("valid")),
+            payload: Bytes::from_static(b"goal!"),
+        })),
+        r#"{"id":1,"publish":{"topic":"chat/7","key":"a1","data":"goal!"}}"#
+    );
+}
+
+#[test]
+fn a_publish_that_only_claims_to_be_json_cannot_break_the_frame() {
+    let publish = Publish {
+        topic: topic("a"),
+        content_type: ContentType::Json,
+        key: None,
+        payload: Bytes::from_static(b"1},\"id\":7"),
+    };
+    let frame = encode_request(&Request { id: None, command: Command::Publish(publish.clone()) });
+    assert_eq!(
+        decode_request(&frame).map(|request| request.command),
+        Ok(Command::Publish(publish))
+    );
+}
+
+// === what is wrong ===
+
+#[test]
+fn what_is_no_json_object_is_broken() {
+    for text in ["", "{", "subscribe", "[]", "1", r#""x""#, r#"{"id":1}{"#, r#"{"id":1,}"#] {
+        assert_eq!(refused(text), (None, ErrorCode::BadFrame, true), "{text}");
+    }
+    assert!(decode_request(&Bytes::from_static(b"{\"\xff\":1}")).expect_err("not UTF-8").broken);
+}
+
+#[test]
+fn an_unknown_field_is_named() {
+    for (text, name) in [
+        (r#"{"id":5,"dance":{}}"#, "dance"),
+        (r#"{"id":5,"subscribe":{"topic":"a"},"then":1}"#, "then"),
+        (r#"{"id":5,"subscribe":{"topic":"a","form":"now"}}"#, "form"),
+        (r#"{"id":5,"subscribe":{"topic":"a","from":{"last":1,"first":2}}}"#, "first"),
+        (r#"{"id":5,"subscribe":{"topic":"a"},"subscribe":{"topic":"b"}}"#, "subscribe"),
+    ] {
+        let refused = request(text).expect_err(text);
+        assert_eq!(
+            (refused.id, refused.code, refused.broken),
+            (Some(5), ErrorCode::UnknownField, false)
+        );
+        assert!(refused.message.contains(name), "{}", refused.message);
+    }
+}
+
+#[test]
+fn each_wrong_part_has_its_own_answer() {
+    for (text, code) in [
+        (r#"{"id":6}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":1}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":7}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a//b"}}"#, ErrorCode::BadTopic),
+        (r#"{"id":6,"subscribe":{"topic":"a","from":"then"}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","from":{}}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","from":{"last":-1}}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","from":{"position":"12"}}}"#, ErrorCode::BadPosition),
+        (r#"{"id":6,"subscribe":{"topic":"a","delivery":"latest"}}"#, ErrorCode::NotSupported),
+        (r#"{"id":6,"subscribe":{"topic":"a","delivery":{"rate":2}}}"#, ErrorCode::NotSupported),
+        (r#"{"id":6,"publish":{"topic":"a"}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"publish":{"topic":"a","data":1,"key":""}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"publish":{"topic":"a","data":1,"encoding":"hex"}}"#, ErrorCode::BadRequest),
+        (
+            r#"{"id":6,"publish":{"topic":"a","data":"?","encoding":"base64"}}"#,
+            ErrorCode::BadRequest,
+        ),
+        (
+            r#"{"id":6,"publish":{"topic":"a","data":1,"content_type":"text/plain"}}"#,
+            ErrorCode::BadRequest,
+        ),
+    ] {
+        assert_eq!(refused(text), (Some(6), code, false), "{text}");
+    }
+    for id in ["0", "-1", "1.5", r#""1""#, "null"] {
+        let text = format!(r#"{{"id":{id},"unsubscribe":{{"topic":"a"}}}}"#);
+        assert_eq!(refused(&text), (None, ErrorCode::BadRequest, false), "{text}");
+    }
+}
+
+// === what a server says ===
+
+#[test]
+fn answers() {
+    let (id, topic) = (Some(1), topic("multiball/gb-usa/score"));
+    let position = Position::new(12, 4051);
+    assert_eq!(
+        written(&Event::Subscribed { id, topic: topic.clone(), position, recovered: true }),
+        r#"{"id":1,"subscribed":{"topic":"multiball/gb-usa/score","position":"12:4051","recovered":true}}"#
+    );
+    assert_eq!(
+        written(&Event::Published { id: Some(2), position: Position::new(3, 17) }),
+        r#"{"id":2,"published":{"position":"3:17"}}"#
+    );
+    assert_eq!(
+        written(&Event::Unsubscribed { id: Some(3), topic }),
+        r#"{"id":3,"unsubscribed":{"topic":"multiball/gb-usa/score"}}"#
+    );
+    assert_eq!(
+        written(&Event::Authenticated { id: Some(4), expires: Timestamp(1_790_000_000_000) }),
+        r#"{"id":4,"authenticated":{"expires":1790000000000}}"#
+    );
+    assert_eq!(
+        written(&Event::error(Some(2), ErrorCode::NotAllowed, "say \"please\"")),
+        r#"{"id":2,"error":{"code":"not_allowed","message":"say \"please\"","retry":false}}"#
+    );
+}
+
+#[test]
+fn a_message_of_json_stands_as_it_was_published() {
+    let message = message(ContentType::Json, br#"{"gb":21,"usa":20}"#);
+    let event =
+        Event::Message { topic: topic("multiball/gb-usa/score"), message: Arc::new(message) };
+    assert_eq!(
+        written(&event),
+        r#"{"message":{"topic":"multiball/gb-usa/score","position":"12:4052","time":1790000000000,"data":{"gb":21,"usa":20}}}"#
+    );
+}
+
+#[test]
+fn other_messages_say_what_the_data_does_not_show() {
+    let tail = |content_type, payload| {
+        let frame = encode_message(&topic("a"), &message(content_type, payload));
+        let frame = String::from_utf8(frame.to_vec()).expect("UTF-8");
+        frame.split_once("1790000000000,").expect("a time").1.to_owned()
+    };
+    assert_eq!(tail(ContentType::Text, b"goal!\n\x01"), r#""data":"goal!\n\u0001"}}"#);
+    assert_eq!(tail(ContentType::Binary, b"\xff\xfe"), r#""encoding":"base64","data":"//4="}}"#);
+    assert_eq!(
+        tail(ContentType::Other("image/png".into()), b"\x89"),
+        r#""content_type":"image/png","encoding":"base64","data":"iQ=="}}"#
+    );
+    assert_eq!(
+        tail(ContentType::Json, br#""a string""#),
+        r#""content_type":"application/json","data":"a string"}}"#
+    );
+    // A text frame that is not UTF-8 would close every subscriber's socket.
+    assert_eq!(
+        tail(ContentType::Json, b"\"\xff\""),
+        r#""content_type":"application/json","encoding":"base64","data":"Iv8i"}}"#
+    );
+}
+
+#[test]
+fn news() {
+    let topic = topic("a\"b");
+    let (from, to) = (Position::new(12, 4053), Position::new(12, 4090));
+    let gap = Gap { from, to, reason: GapReason::Conflated };
+    assert_eq!(
+        written(&Event::Gap { topic: topic.clone(), gap }),
+        r#"{"gap":{"topic":"a\"b","from":"12:4053","to":"12:4090","reason":"conflated"}}"#
+    );
+    assert_eq!(
+        written(&Event::Heartbeat {
+            positions: vec![(topic, from), (super::tests::topic("b"), to)]
+        }),
+        r#"{"heartbeat":{"positions":{"a\"b":"12:4053","b":"12:4090"}}}"#
+    );
+    assert_eq!(
+        written(&Event::Heartbeat { positions: vec![] }),
+        r#"{"heartbeat":{"positions":{}}}"#
+    );
+    assert_eq!(
+        written(&Event::Goaway { after_ms: 800, reason: "draining".to_owned() }),
+        r#"{"goaway":{"after_ms":800,"reason":"draining"}}"#
+    );
+}
+
+#[test]
+fn a_client_passes_over_what_a_newer_server_adds_but_not_over_what_it_cannot_read() {
+    let event = |text: &'static str| decode_event(&Bytes::from_static(text.as_bytes()));
+    let newer = event(r#"{"published":{"position":"1:1","shard":3},"trace":"x"}"#);
+    assert_eq!(newer, Ok(Event::Published { id: None, position: Position::new(1, 1) }));
+    assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").broken);
+    assert!(!event("{}").expect_err("empty").broken);
+    assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").broken);
+}

@@ -1,0 +1,240 @@
+//! Domain to text.
+
+use std::fmt::{self, Write as _};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pushonce_core::{From, Gap, Message, Topic};
+
+use super::data;
+use crate::client::{Command, Delivery, Event, Request};
+
+/// A frame being written: `{"id":1,"subscribed":{` and then its members.
+pub(super) struct Object {
+    out: BytesMut,
+    is_empty: bool,
+}
+
+/// Of a frame without a payload: a topic of the usual length and some numbers.
+const FRAME_BYTES: usize = 160;
+
+pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
+    // Base64 needs a third more; JSON and text nothing, or a little for escapes.
+    let payload = message.payload.len() + message.payload.len() / 2;
+    let mut object = Object::new(None, "message", FRAME_BYTES + payload);
+    object.string("topic", topic.as_str());
+    object.quoted("position", message.position);
+    object.plain("time", message.time.0);
+    if let Some(key) = &message.key {
+        object.string("key", key.as_str());
+    }
+    data::write(&mut object, &message.content_type, &message.payload);
+    object.finish()
+}
+
+pub(in crate::client) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
+    let mut object = Object::new(None, "gap", FRAME_BYTES);
+    object.string("topic", topic.as_str());
+    object.quoted("from", gap.from);
+    object.quoted("to", gap.to);
+    object.string("reason", gap.reason.as_str());
+    object.finish()
+}
+
+pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
+    match event {
+        Event::Subscribed { id, topic, position, recovered } => {
+            let mut object = Object::new(*id, "subscribed", FRAME_BYTES);
+            object.string("topic", topic.as_str());
+            object.quoted("position", position);
+            object.plain("recovered", recovered);
+            object.finish()
+        }
+        Event::Unsubscribed { id, topic } => {
+            let mut object = Object::new(*id, "unsubscribed", FRAME_BYTES);
+            object.string("topic", topic.as_str());
+            object.finish()
+        }
+        Event::Published { id, position } => {
+            let mut object = Object::new(*id, "published", FRAME_BYTES);
+            object.quoted("position", position);
+            object.finish()
+        }
+        Event::Authenticated { id, expires } => {
+            let mut object = Object::new(*id, "authenticated", FRAME_BYTES);
+            object.plain("expires", expires.0);
+            object.finish()
+        }
+        Event::Message { topic, message } => encode_message(topic, message),
+        Event::Gap { topic, gap } => encode_gap(topic, gap),
+        Event::Error { id, code, message, retry } => {
+            let mut object = Object::new(*id, "error", FRAME_BYTES + message.len());
+            object.string("code", code.as_str());
+            object.string("message", message);
+            object.plain("retry", retry);
+            object.finish()
+        }
+        Event::Heartbeat { positions } => {
+            let mut object = Object::new(None, "heartbeat", FRAME_BYTES * (1 + positions.len()));
+            object.open("positions");
+            for (topic, position) in positions {
+                object.quoted(topic.as_str(), position);
+            }
+            object.close();
+            object.finish()
+        }
+        Event::Goaway { after_ms, reason } => {
+            let mut object = Object::new(None, "goaway", FRAME_BYTES);
+            object.plain("after_ms", after_ms);
+            object.string("reason", reason);
+            object.finish()
+        }
+        Event::Stream { .. } => Bytes::from_static(b"{}"),
+    }
+}
+
+pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
+    match &request.command {
+        Command::Subscribe { topic, from, delivery: Delivery::All } => {
+            let mut object = Object::new(request.id, "subscribe", FRAME_BYTES);
+            object.string("topic", topic.as_str());
+            put_from(&mut object, *from);
+            object.finish()
+        }
+        Command::Unsubscribe { topic } => {
+            let mut object = Object::new(request.id, "unsubscribe", FRAME_BYTES);
+            object.string("topic", topic.as_str());
+            object.finish()
+        }
+        Command::Publish(publish) => {
+            let capacity = FRAME_BYTES + 2 * publish.payload.len();
+            let mut object = Object::new(request.id, "publish", capacity);
+            object.string("topic", publish.topic.as_str());
+            if let Some(key) = &publish.key {
+                object.string("key", key.as_str());
+            }
+            data::write_unchecked(&mut object, publish);
+            object.finish()
+        }
+        Command::Authenticate { token } => {
+            let mut object = Object::new(request.id, "authenticate", FRAME_BYTES + token.len());
+            object.string("token", token);
+            object.finish()
+        }
+    }
+}
+
+/// `now` is what a server takes when nothing is said.
+fn put_from(object: &mut Object, from: From) {
+    match from {
+        From::Now => {}
+        From::Start => object.string("from", "start"),
+        From::Last(count) => {
+            object.open("from");
+            object.plain("last", count);
+            object.close();
+        }
+        From::Position(position) => {
+            object.open("from");
+            object.quoted("position", position);
+            object.close();
+        }
+    }
+}
+
+// === impl Object ===
+
+impl Object {
+    fn new(id: Option<u64>, name: &str, capacity: usize) -> Object {
+        let mut object = Object { out: BytesMut::with_capacity(capacity), is_empty: true };
+        object.out.put_u8(b'{');
+        if let Some(id) = id {
+            object.plain("id", id);
+        }
+        object.open(name);
+        object
+    }
+
+    /// Begins an object in the member `name`.
+    fn open(&mut self, name: &str) {
+        self.name(name);
+        self.out.put_u8(b'{');
+        self.is_empty = true;
+    }
+
+    /// Ends what [`Object::open`] began.
+    fn close(&mut self) {
+        self.out.put_u8(b'}');
+        self.is_empty = false;
+    }
+
+    fn finish(mut self) -> Bytes {
+        self.out.put_slice(b"}}");
+        self.out.freeze()
+    }
+
+    /// A string, escaped.
+    pub(super) fn string(&mut self, name: &str, value: &str) {
+        self.name(name);
+        put_string(&mut self.out, value);
+    }
+
+    /// JSON as it is.
+    pub(super) fn raw(&mut self, name: &str, json: &str) {
+        self.name(name);
+        self.out.put_slice(json.as_bytes());
+    }
+
+    /// A number, or true or false.
+    fn plain(&mut self, name: &str, value: impl fmt::Display) {
+        self.name(name);
+        self.put(format_args!("{value}"));
+    }
+
+    /// What prints as digits and colons, in quotes.
+    fn quoted(&mut self, name: &str, value: impl fmt::Display) {
+        self.name(name);
+        self.put(format_args!("\"{value}\""));
+    }
+
+    fn name(&mut self, name: &str) {
+        if !self.is_empty {
+            self.out.put_u8(b',');
+        }
+        self.is_empty = false;
+        put_string(&mut self.out, name);
+        self.out.put_u8(b':');
+    }
+
+    fn put(&mut self, text: fmt::Arguments<'_>) {
+        // A buffer that grows refuses nothing.
+        let _ = self.out.write_fmt(text);
+    }
+}
+
+/// Copies runs of plain bytes at once; only quotes, backslashes and controls need an escape.
+fn put_string(out: &mut BytesMut, text: &str) {
+    out.put_u8(b'"');
+    let mut rest = text.as_bytes();
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    while let Some(index) = rest.iter().position(special) {
+        out.put_slice(&rest[..index]);
+        put_escape(out, rest[index]);
+        rest = &rest[index + 1..];
+    }
+    out.put_slice(rest);
+    out.put_u8(b'"');
+}
+
+fn put_escape(out: &mut BytesMut, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'"' | b'\\' => out.put_slice(&[b'\\', byte]),
+        b'\n' => out.put_slice(b"\\n"),
+        b'\r' => out.put_slice(b"\\r"),
+        b'\t' => out.put_slice(b"\\t"),
+        _ => {
+            out.put_slice(b"\\u00");
+            out.put_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The client protocol as domain types, and its two encodings. `README.md` beside this crate shows
+//! it to people who write a client.
+
+mod error;
+mod json;
+mod protobuf;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushonce_core::{From, Gap, Message, Position, Publish, Timestamp, Topic};
+
+pub use error::{ErrorCode, InvalidFrame};
+
+/// How frames are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// One JSON object a frame.
+    Json,
+    /// One `ClientFrame` or `ServerFrame` of `client.proto` a frame.
+    Proto,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Chosen by the client, repeated in the answer. Not zero.
+    pub id: Option<u64>,
+    /// What it asks for.
+    pub command: Command,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Begin to send a topic.
+    Subscribe {
+        /// Which.
+        topic: Topic,
+        /// Where to begin.
+        from: From,
+        /// What a slow reader gets.
+        delivery: Delivery,
+    },
+    /// Send a topic no more.
+    Unsubscribe {
+        /// Which.
+        topic: Topic,
+    },
+    /// Publish a message. Decoded, not checked: the namespace's limit is the server's to know.
+    Publish(Publish),
+    /// Use this token from now on.
+    Authenticate {
+        /// As the issuer wrote it.
+        token: String,
+    },
+}
+
+/// What a subscriber gets that is slower than its topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Every message in order, while history has them; else a gap.
+    #[default]
+    All,
+}
+
+/// What a server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A subscription begins.
+    Subscribed {
+        /// Of the request.
+        id: Option<u64>,
+        /// Which topic.
+        topic: Topic,
+        /// The newest position at this moment; [`Position::ZERO`] when the topic has none yet.
+        position: Position,
+        /// Whether everything that was asked for follows without a gap.
+        recovered: bool,
+    },
+    /// A subscription has ended; nothing of the topic follows.
+    Unsubscribed {
+        /// Of the request.
+        id: Option<u64>,
+        /// Which topic.
+        topic: Topic,
+    },
+    /// A publish is acknowledged.
+    Published {
+        /// Of the request.
+        id: Option<u64>,
+        /// Where it stands.
+        position: Position,
+    },
+    /// A token is taken.
+    Authenticated {
+        /// Of the request.
+        id: Option<u64>,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// A message of a subscription.
+    Message {
+        /// Which topic.
+        topic: Topic,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Messages of a subscription that will not be shown.
+    Gap {
+        /// Which topic.
+        topic: Topic,
+        /// Which messages, and why.
+        gap: Gap,
+    },
+    /// A request was refused.
+    Error {
+        /// Of the request, if it could be read.
+        id: Option<u64>,
+        /// A word to branch on.
+        code: ErrorCode,
+        /// What to change.
+        message: String,
+        /// Whether the same request may succeed later.
+        retry: bool,
+    },
+    /// The server lives, and this is what it has sent so far.
+    Heartbeat {
+        /// The newest position sent of each topic of the session.
+        positions: Vec<(Topic, Position)>,
+    },
+    /// The session will be closed: connect to another server.
+    Goaway {
+        /// In how many milliseconds at most.
+        after_ms: u32,
+        /// Why.
+        reason: String,
+    },
+    /// First on each stream of a QUIC subscription: whose stream it is. Not in JSON.
+    Stream {
+        /// Which topic.
+        topic: Topic,
+    },
+}
+
+impl Encoding {
+    /// Both.
+    pub const ALL: [Encoding; 2] = [Encoding::Json, Encoding::Proto];
+
+    /// The WebSocket subprotocol that asks for it.
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Encoding::Json => "pushonce.v1.json",
+            Encoding::Proto => "pushonce.v1.proto",
+        }
+    }
+
+    /// What a WebSocket subprotocol asks for, if it is one of ours.
+    pub fn of_subprotocol(name: &str) -> Option<Encoding> {
+        Encoding::ALL.into_iter().find(|encoding| encoding.subprotocol() == name)
+    }
+
+    /// Reads what a client sent.
+    ///
+    /// # Errors
+    /// [`InvalidFrame`], to be answered as [`InvalidFrame::event`]; when it is `broken` the session
+    /// ends as well.
+    pub fn decode_request(self, frame: &Bytes) -> Result<Request, InvalidFrame> {
+        match self {
+            Encoding::Json => json::decode_request(frame),
+            Encoding::Proto => protobuf::decode_request(frame),
+        }
+    }
+
+    /// Writes what a server says. JSON has no [`Event::Stream`]: it gives an empty object, which a
+    /// client passes over.
+    pub fn encode_event(self, event: &Event) -> Bytes {
+        match self {
+            Encoding::Json => json::encode_event(event),
+            Encoding::Proto => protobuf::encode_event(event),
+        }
+    }
+
+    /// Writes what a client asks for.
+    pub fn encode_request(self, request: &Request) -> Bytes {
+        match self {
+            Encoding::Json => json::encode_request(request),
+            Encoding::Proto => protobuf::encode_request(request),
+        }
+    }
+
+    /// Reads what a server sent.
+    ///
+    /// # Errors
+    /// [`InvalidFrame`]: one that is not `broken` comes from a newer server and is to be passed over.
+    pub fn decode_event(self, frame: &Bytes) -> Result<Event, InvalidFrame> {
+        match self {
+            Encoding::Json => json::decode_event(frame),
+            Encoding::Proto => protobuf::decode_event(frame),
+        }
+    }
+}
+
+/// The frame of a message: the same for every subscriber of the topic. The payload of JSON content
+/// goes in as it is, so it must be JSON ([`Publish::check`]).
+pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> Bytes {
+    match encoding {
+        Encoding::Json => json::encode_message(topic, message),
+        Encoding::Proto => protobuf::encode_message(topic, message),
+    }
+}
+
+/// The frame of a gap: the same for every subscriber of the topic.
+pub fn encode_gap(encoding: Encoding, topic: &Topic, gap: &Gap) -> Bytes {
+    match encoding {
+        Encoding::Json => json::encode_gap(topic, gap),
+        Encoding::Proto => protobuf::encode_gap(topic, gap),
+    }
+}
+
+#[cfg(test)]
+mod tests;

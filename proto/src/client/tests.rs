@@ -1,0 +1,171 @@
+//! What must hold in both encodings.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::arbitrary::{gap, message, position, publish, topic};
+
+fn encoding() -> impl Strategy<Value = Encoding> {
+    select(&Encoding::ALL[..])
+}
+
+fn id() -> impl Strategy<Value = Option<u64>> {
+    option::of(1..=u64::MAX)
+}
+
+fn from() -> impl Strategy<Value = From> {
+    prop_oneof![
+        Just(From::Now),
+        Just(From::Start),
+        any::<u32>().prop_map(From::Last),
+        position().prop_map(From::Position),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let command = prop_oneof![
+        (topic(), from()).prop_map(|(topic, from)| Command::Subscribe {
+            topic,
+            from,
+            delivery: Delivery::All
+        }),
+        topic().prop_map(|topic| Command::Unsubscribe { topic }),
+        publish().prop_map(Command::Publish),
+        any::<String>().prop_map(|token| Command::Authenticate { token }),
+    ];
+    (id(), command).prop_map(|(id, command)| Request { id, command })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (id(), topic(), position(), any::<bool>()).prop_map(|(id, topic, position, recovered)| {
+            Event::Subscribed { id, topic, position, recovered }
+        }),
+        (id(), topic()).prop_map(|(id, topic)| Event::Unsubscribed { id, topic }),
+        (id(), position()).prop_map(|(id, position)| Event::Published { id, position }),
+        (id(), any::<u64>())
+            .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
+        (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),
+        (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
+        (id(), select(&ErrorCode::ALL[..]), any::<String>())
+            .prop_map(|(id, code, message)| Event::error(id, code, message)),
+        vec((topic(), position()), 0..3).prop_map(|mut positions| {
+            positions.sort();
+            positions.dedup_by(|a, b| a.0 == b.0);
+            Event::Heartbeat { positions }
+        }),
+        (any::<u32>(), any::<String>())
+            .prop_map(|(after_ms, reason)| Event::Goaway { after_ms, reason }),
+    ]
+}
+
+/// A heartbeat is a map: it has no order.
+fn sorted(event: Event) -> Event {
+    match event {
+        Event::Heartbeat { mut positions } => {
+            positions.sort();
+            Event::Heartbeat { positions }
+        }
+        other => other,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn a_request_reads_back_as_it_was_written(encoding in encoding(), request in request()) {
+        let frame = encoding.encode_request(&request);
+        prop_assert_eq!(encoding.decode_request(&frame), Ok(request));
+    }
+
+    #[test]
+    fn an_event_reads_back_as_it_was_written(encoding in encoding(), event in event()) {
+        let frame = encoding.encode_event(&event);
+        prop_assert_eq!(encoding.decode_event(&frame).map(sorted), Ok(event));
+    }
+
+    #[test]
+    fn a_json_frame_is_json_and_utf8(event in event()) {
+        let frame = Encoding::Json.encode_event(&event);
+        prop_assert!(serde_json::from_slice::<serde_json::Value>(&frame).is_ok());
+    }
+
+    #[test]
+    fn random_bytes_never_panic(encoding in encoding(), bytes in vec(any::<u8>(), 0..80)) {
+        let frame = Bytes::from(bytes);
+        let _ = encoding.decode_request(&frame);
+        let _ = encoding.decode_event(&frame);
+    }
+
+    #[test]
+    fn a_damaged_frame_never_panics(
+        encoding in encoding(), request in request(), event in event(),
+        at in any::<proptest::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut request = encoding.encode_request(&request).to_vec();
+        let index = at.index(request.len());
+        request[index] = byte;
+        let _ = encoding.decode_request(&request.into());
+
+        let mut event = encoding.encode_event(&event).to_vec();
+        event.truncate(at.index(event.len()));
+        let _ = encoding.decode_event(&event.into());
+    }
+}
+
+#[test]
+fn the_stream_of_a_subscription_says_whose_it_is() {
+    let event = Event::Stream { topic: Topic::new("chat/7").expect("valid") };
+    let frame = Encoding::Proto.encode_event(&event);
+    assert_eq!(Encoding::Proto.decode_event(&frame), Ok(event));
+}
+
+#[test]
+fn a_subprotocol_names_its_encoding() {
+    for encoding in Encoding::ALL {
+        assert_eq!(Encoding::of_subprotocol(encoding.subprotocol()), Some(encoding));
+    }
+    assert_eq!(Encoding::of_subprotocol("pushonce.v2.json"), None);
+}
+
+#[test]
+fn what_is_no_frame_ends_the_session_and_what_is_only_wrong_does_not() {
+    let broken = Encoding::Proto.decode_request(&Bytes::from_static(&[0xff, 0xff]));
+    assert!(broken.expect_err("no frame").broken);
+    let empty = Encoding::Proto.decode_request(&Bytes::new()).expect_err("asks for nothing");
+    assert!(!empty.broken);
+    assert_eq!(empty.code, ErrorCode::UnknownField);
+}
+
+#[test]
+fn a_protobuf_publish_without_content_type_is_guessed() {
+    let publish = crate::pb::client::v1::Publish {
+        topic: "chat/7".to_owned(),
+        data: Bytes::from_static(b"{}"),
+        ..Default::default()
+    };
+    let request = crate::pb::client::v1::client_frame::Request::Publish(publish);
+    let frame = crate::pb::client::v1::ClientFrame { id: 0, request: Some(request) };
+    let frame = prost::Message::encode_to_vec(&frame).into();
+    let request = Encoding::Proto.decode_request(&frame).expect("valid");
+    let Command::Publish(publish) = request.command else { panic!("a publish") };
+    assert_eq!(publish.content_type, pushonce_core::ContentType::Json);
+}
+
+#[test]
+fn an_error_word_of_a_newer_server_is_read_by_what_it_says_about_retrying() {
+    let read = |frame: &'static str| match Encoding::Json
+        .decode_event(&Bytes::from_static(frame.as_bytes()))
+    {
+        Ok(Event::Error { code, retry, .. }) => (code, retry),
+        other => panic!("{other:?}"),
+    };
+    let later = read(r#"{"id":1,"error":{"code":"lunch_break","message":"","retry":true}}"#);
+    assert_eq!(later, (ErrorCode::Unavailable, true));
+    let never = read(r#"{"id":1,"error":{"code":"no_shoes","message":""}}"#);
+    assert_eq!(never, (ErrorCode::BadRequest, false));
+}

@@ -1,0 +1,125 @@
+//! Why a session ends: one table for every transport. The number is a WebSocket close code and, on
+//! QUIC, the application error code of the connection.
+//!
+//! A number that was given out keeps its meaning for ever; one that is no longer used moves to
+//! [`RETIRED`] and is never given out again. The table is published in `README.md` beside this
+//! crate, and a test holds the two together.
+
+/// An entry of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The number on the wire.
+    pub code: u16,
+    /// The reason on the wire, short enough for a close frame (123 bytes).
+    pub word: &'static str,
+    /// What the client does next.
+    pub reconnect: Reconnect,
+}
+
+/// What a client does after a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconnect {
+    /// Connects again, to this server or another, and resumes.
+    Yes,
+    /// The same after a longer pause: the server has too much to do.
+    Later,
+    /// Does not: the same would happen again until the client's program changes.
+    No,
+}
+
+/// The client ended it.
+pub const NORMAL: Close = entry(1000, "normal", Reconnect::No);
+/// The node goes down.
+pub const GOING_AWAY: Close = entry(1001, "going_away", Reconnect::Yes);
+/// The transport's own rules were broken.
+pub const PROTOCOL_ERROR: Close = entry(1002, "protocol_error", Reconnect::No);
+/// A binary frame in a JSON session, or a text frame in a protobuf session.
+pub const UNSUPPORTED: Close = entry(1003, "unsupported", Reconnect::No);
+/// A text frame that is not UTF-8.
+pub const BAD_DATA: Close = entry(1007, "bad_data", Reconnect::No);
+/// A frame over the limit.
+pub const TOO_BIG: Close = entry(1009, "too_big", Reconnect::No);
+/// The server failed.
+pub const INTERNAL: Close = entry(1011, "internal", Reconnect::Later);
+/// What arrived is no frame of the protocol at all.
+pub const BAD_FRAME: Close = entry(4400, "bad_frame", Reconnect::No);
+/// The client did not read what was sent for too long, and answers to it filled their queue.
+pub const SLOW: Close = entry(4408, "slow", Reconnect::Later);
+/// Nothing came from the client, not even a pong, for too long.
+pub const IDLE: Close = entry(4409, "idle", Reconnect::Yes);
+/// The session, or its address, went past a limit.
+pub const OVER_LIMIT: Close = entry(4429, "over_limit", Reconnect::Later);
+/// The node gives its sessions away, some at a time.
+pub const DRAINING: Close = entry(4503, "draining", Reconnect::Later);
+
+/// Every code in use, rising.
+pub const TABLE: &[Close] = &[
+    NORMAL,
+    GOING_AWAY,
+    PROTOCOL_ERROR,
+    UNSUPPORTED,
+    BAD_DATA,
+    TOO_BIG,
+    INTERNAL,
+    BAD_FRAME,
+    SLOW,
+    IDLE,
+    OVER_LIMIT,
+    DRAINING,
+];
+
+/// Numbers that once had a meaning and get no other.
+pub const RETIRED: &[u16] = &[];
+
+/// The entry of a number. A client treats a number that is not in its table as [`Reconnect::Yes`].
+pub fn of(code: u16) -> Option<&'static Close> {
+    TABLE.iter().find(|close| close.code == code)
+}
+
+const fn entry(code: u16, word: &'static str, reconnect: Reconnect) -> Close {
+    Close { code, word, reconnect }
+}
+
+impl Reconnect {
+    /// As it stands in the published table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reconnect::Yes => "yes",
+            Reconnect::Later => "later",
+            Reconnect::No => "no",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_rises_and_no_number_or_word_is_used_twice() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
+        for close in TABLE {
+            assert_eq!(TABLE.iter().filter(|other| other.word == close.word).count(), 1);
+            assert!(close.word.len() <= 123);
+        }
+    }
+
+    #[test]
+    fn retired_numbers_stay_retired() {
+        assert!(RETIRED.iter().all(|&code| of(code).is_none()));
+    }
+
+    #[test]
+    fn our_own_numbers_lie_where_websockets_leave_room() {
+        // 1000 to 1015 are RFC 6455's, 4000 to 4999 are for applications.
+        assert!(
+            TABLE.iter().all(|c| (1000..1015).contains(&c.code) || (4000..5000).contains(&c.code))
+        );
+    }
+
+    #[test]
+    fn a_number_finds_its_entry_and_a_stranger_none() {
+        assert_eq!(of(4503), Some(&DRAINING));
+        assert_eq!(of(4999), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Frames on a byte stream (QUIC): each behind its length as a varint.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// A length that no frame may have. The stream cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a frame of {len} bytes was announced; at most {max} are taken")]
+pub struct TooLong {
+    /// What was announced; [`u64::MAX`] for a varint that is none.
+    pub len: u64,
+    /// The limit.
+    pub max: usize,
+}
+
+/// The frame behind its length.
+pub fn encode(frame: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(prost::length_delimiter_len(frame.len()) + frame.len());
+    prost::encoding::encode_varint(frame.len() as u64, &mut out);
+    out.put_slice(frame);
+    out.freeze()
+}
+
+/// Cuts a byte stream, arriving in pieces of any size, into frames.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    max: usize,
+}
+
+/// Seven bits a byte: no length needs more.
+const VARINT_BYTES_MAX: usize = 10;
+
+impl Decoder {
+    /// Frames may have `max` bytes each. Memory is bounded by that and what one push brings.
+    pub fn new(max: usize) -> Decoder {
+        Decoder { buffer: BytesMut::new(), max }
+    }
+
+    /// Takes what arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, or `None` until more arrives.
+    ///
+    /// # Errors
+    /// [`TooLong`] as soon as the length is known; the stream is then of no more use.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "a decoder is fed between calls, an iterator is not"
+    )]
+    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+        let Some((len, head)) = self.announced()? else { return Ok(None) };
+        if self.buffer.len() < head + len {
+            return Ok(None);
+        }
+        self.buffer.advance(head);
+        Ok(Some(self.buffer.split_to(len).freeze()))
+    }
+
+    /// Whether a frame has begun that is not whole: the stream must not end here.
+    pub fn is_partial(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The length of the next frame, and how many bytes tell it.
+    fn announced(&self) -> Result<Option<(usize, usize)>, TooLong> {
+        let mut len = 0u64;
+        for (index, byte) in self.buffer.iter().take(VARINT_BYTES_MAX).enumerate() {
+            len |= u64::from(byte & 0x7f).checked_shl(7 * index as u32).unwrap_or(0);
+            if byte & 0x80 == 0 {
+                let fits = usize::try_from(len).ok().filter(|&len| len <= self.max);
+                let len = fits.ok_or(TooLong { len, max: self.max })?;
+                return Ok(Some((len, index + 1)));
+            }
+        }
+        if self.buffer.len() >= VARINT_BYTES_MAX {
+            return Err(TooLong { len: u64::MAX, max: self.max });
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn frames_come_out_as_they_went_in_however_the_stream_is_cut(
+            frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
+            piece in 1usize..40,
+        ) {
+            let stream: Vec<u8> = frames.iter().flat_map(|f| encode(f)).collect();
+            let mut decoder = Decoder::new(300);
+            let mut out = Vec::new();
+            for bytes in stream.chunks(piece) {
+                decoder.push(bytes);
+                while let Some(frame) = decoder.next().expect("within the limit") {
+                    out.push(frame.to_vec());
+                }
+            }
+            prop_assert_eq!(out, frames);
+            prop_assert!(!decoder.is_partial());
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut decoder = Decoder::new(16);
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.next() {}
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_before_it_arrives() {
+        let mut decoder = Decoder::new(3);
+        decoder.push(&encode(b"abcd")[..1]);
+        assert_eq!(decoder.next(), Err(TooLong { len: 4, max: 3 }));
+    }
+
+    #[test]
+    fn a_length_that_never_ends_is_refused() {
+        let mut decoder = Decoder::new(3);
+        decoder.push(&[0xff; 10]);
+        assert_eq!(decoder.next(), Err(TooLong { len: u64::MAX, max: 3 }));
+    }
+
+    #[test]
+    fn a_frame_that_has_only_begun_is_partial() {
+        let mut decoder = Decoder::new(16);
+        decoder.push(&encode(b"abcd")[..3]);
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(decoder.is_partial());
+    }
+}

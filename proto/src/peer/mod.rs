@@ -1,0 +1,171 @@
+//! What nodes say to each other, as domain: the frames of a link and the way in.
+
+mod join;
+mod outcome;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use pushonce_core::{
+    Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
+    Topic, Want,
+};
+
+use crate::pb::peer::v1 as pb;
+
+pub use join::{Join, Joined};
+
+/// A frame of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// The first of each side.
+    Hello {
+        /// The sender's cluster.
+        cluster: ClusterId,
+        /// The sender.
+        node: NodeId,
+        /// Whom it means to speak to, if it knows.
+        to: Option<NodeId>,
+    },
+    /// I lead this shard.
+    Claim(Claim),
+    /// A publish for a topic whose shard the receiver owns.
+    Publish {
+        /// Repeated in the answer.
+        id: u64,
+        /// The message, already checked by the sender.
+        publish: Publish,
+    },
+    /// How a publish ended.
+    Published {
+        /// Of the publish.
+        id: u64,
+        /// Acknowledged, refused or unknown.
+        outcome: Result<Placed, PublishError>,
+    },
+    /// Send me this topic from now on.
+    Interest {
+        /// Names the topic in this direction of the link, never used twice on one link.
+        number: u32,
+        /// Which topic.
+        topic: Topic,
+        /// What the sender has reached; `None` when nothing of the past is wanted.
+        after: Option<Position>,
+    },
+    /// Send it no more.
+    Withdraw {
+        /// Of the interest.
+        number: u32,
+    },
+    /// The answer to an interest, before anything of the topic is delivered.
+    Interested {
+        /// Of the interest.
+        number: u32,
+        /// Where deliveries begin: they follow this. `None`: the sender is not upstream (any more).
+        head: Option<Position>,
+    },
+    /// Messages of a topic, in order.
+    Deliver {
+        /// Of the interest.
+        number: u32,
+        /// Neighbours, oldest first.
+        messages: Vec<Arc<Message>>,
+    },
+    /// What the receiver waits for is no more; deliveries go on after it.
+    Lost {
+        /// Of the interest.
+        number: u32,
+        /// Which messages, and why.
+        gap: Gap,
+    },
+    /// A question about the past of a topic.
+    Fetch {
+        /// Repeated in every part of the answer.
+        id: u64,
+        /// Which topic.
+        topic: Topic,
+        /// Which messages.
+        want: Want,
+    },
+    /// A part of the answer.
+    Fetched {
+        /// Of the question.
+        id: u64,
+        /// The part.
+        part: FetchedPart,
+    },
+    /// Said every second, so that silence is noticed.
+    Heartbeat {
+        /// By number of the interest: where each topic stands that changed since the last one.
+        heads: Vec<(u32, Position)>,
+    },
+}
+
+/// A part of the answer to a fetch. The parts together are one page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchedPart {
+    /// More follows.
+    More(Vec<Arc<Message>>),
+    /// The last.
+    Done {
+        /// The end of the page.
+        messages: Vec<Arc<Message>>,
+        /// The newest position of the topic.
+        head: Position,
+        /// What was asked for and is no more.
+        gap: Option<Gap>,
+    },
+    /// Nothing was read.
+    Failed(FetchError),
+}
+
+/// What a message costs on a link beside its payload: position, time, content type, key, tags.
+const MESSAGE_BYTES: usize = 64;
+/// What any other frame costs at most in practice: a topic and some numbers.
+const FRAME_BYTES: usize = 64;
+
+impl Frame {
+    /// About how many bytes the frame has on the wire: for packing and for credit, not exact.
+    pub fn size_hint(&self) -> usize {
+        let of_messages = |messages: &[Arc<Message>]| {
+            messages.iter().map(|message| message.payload.len() + MESSAGE_BYTES).sum::<usize>()
+        };
+        FRAME_BYTES
+            + match self {
+                Frame::Publish { publish, .. } => {
+                    publish.topic.as_str().len() + publish.payload.len()
+                }
+                Frame::Interest { topic, .. } | Frame::Fetch { topic, .. } => topic.as_str().len(),
+                Frame::Deliver { messages, .. } => of_messages(messages),
+                Frame::Fetched { part, .. } => match part {
+                    FetchedPart::More(messages) | FetchedPart::Done { messages, .. } => {
+                        of_messages(messages)
+                    }
+                    FetchedPart::Failed(_) => 0,
+                },
+                Frame::Heartbeat { heads } => heads.len() * 24,
+                Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
+                Frame::Hello { .. }
+                | Frame::Published { .. }
+                | Frame::Withdraw { .. }
+                | Frame::Interested { .. }
+                | Frame::Lost { .. } => 0,
+            }
+    }
+}
+
+impl From<Position> for pb::Position {
+    fn from(position: Position) -> pb::Position {
+        pb::Position { epoch: position.epoch.0, offset: position.offset.0 }
+    }
+}
+
+impl From<pb::Position> for Position {
+    fn from(position: pb::Position) -> Position {
+        Position::new(position.epoch, position.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

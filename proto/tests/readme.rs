@@ -1,0 +1,61 @@
+//! What `README.md` publishes is what the code does.
+
+use bytes::Bytes;
+use pushonce_proto::client::{Encoding, ErrorCode};
+use pushonce_proto::close;
+
+const README: &str = include_str!("../README.md");
+
+/// The cells of every table row whose first cell is `first`.
+fn rows(first: &str) -> Vec<Vec<&'static str>> {
+    let cells = |line: &'static str| -> Vec<&'static str> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect()
+    };
+    README
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(cells)
+        .filter(|cells| cells[0] == first)
+        .collect()
+}
+
+#[test]
+fn every_close_code_is_published_as_it_is() {
+    for close in close::TABLE {
+        let rows = rows(&close.code.to_string());
+        let [row] = &rows[..] else { panic!("{} is there {} times", close.code, rows.len()) };
+        assert_eq!((row[1], row[3]), (close.word, close.reconnect.as_str()), "{}", close.code);
+    }
+}
+
+#[test]
+fn no_close_code_is_published_that_is_not_in_use() {
+    let published = README.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    for code in published.filter_map(|(first, _)| first.parse().ok()) {
+        assert!(close::of(code).is_some(), "{code}");
+    }
+}
+
+#[test]
+fn every_error_code_is_published_as_it_is() {
+    for code in ErrorCode::ALL {
+        // `slow` and the like are words of other tables: an error's third cell says true or false.
+        let rows = rows(code.as_str());
+        let retry =
+            rows.iter().filter(|row| row.get(2) == Some(&code.retry().to_string().as_str()));
+        assert_eq!(retry.count(), 1, "{code}");
+    }
+}
+
+#[test]
+fn every_frame_that_is_shown_can_be_read() {
+    let frames = |arrow| README.lines().filter_map(move |line| line.strip_prefix(arrow));
+    let bytes = |frame: &str| Bytes::copy_from_slice(frame.trim().as_bytes());
+    for frame in frames("→") {
+        assert!(Encoding::Json.decode_request(&bytes(frame)).is_ok(), "{frame}");
+    }
+    for frame in frames("←") {
+        assert!(Encoding::Json.decode_event(&bytes(frame)).is_ok(), "{frame}");
+    }
+    assert_eq!((frames("→").count(), frames("←").count()), (4, 8));
+}
