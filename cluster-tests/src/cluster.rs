@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pushonce_client::{Publisher, Transport};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, ExplainResponse, StatusRequest, StatusResponse,
@@ -121,6 +122,14 @@ impl Cluster {
             })
             .await;
         }
+    }
+
+    /// Publishes through the `i`th node, with the others to turn to.
+    pub fn publisher(&self, i: usize) -> Publisher {
+        let mut servers: Vec<_> =
+            (0..self.len()).map(|i| self.server(i, Transport::Grpc)).collect();
+        servers.rotate_left(i);
+        Publisher::new(servers)
     }
 
     async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {

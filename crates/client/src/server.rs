@@ -54,8 +54,7 @@ impl FromStr for Server {
             _ => return Err(invalid("the scheme is unknown")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) =
-            authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
         let port = port.parse().map_err(|_| invalid("the port is no number"))?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.[]:".contains(c);
         if host.is_empty() || !host.chars().all(fits) {
@@ -90,7 +89,16 @@ mod tests {
 
     #[test]
     fn what_is_no_address_says_why() {
-        for text in ["", "127.0.0.1:7080", "ftp://a:1", "http://a", "http://:1", "http://a:b", "wss://a:1", "ws://a b:1"] {
+        for text in [
+            "",
+            "127.0.0.1:7080",
+            "ftp://a:1",
+            "http://a",
+            "http://:1",
+            "http://a:b",
+            "wss://a:1",
+            "ws://a b:1",
+        ] {
             let refused = text.parse::<Server>().expect_err(text).to_string();
             assert!(refused.contains("write http://HOST:PORT"), "{refused}");
         }

@@ -1,4 +1,4 @@
-//! All groups of a node.
+//! All groups of a node: opening, starting, stopping.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,6 +161,10 @@ impl Engine {
     }
 
     /// The service to mount on the peer port.
+    ///
+    /// The server must set `TCP_NODELAY`, or every answer waits 40 ms for the peer's delayed
+    /// acknowledgement, and should send HTTP/2 keep-alives, or the streams of peers that vanished
+    /// stay.
     pub fn service(&self) -> RaftServer<Service> {
         RaftServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
     }

@@ -25,10 +25,11 @@ pub struct Hosting {
 ///
 /// A replica is started when the table lists this node, when the owner's group still has it, or
 /// when this node is `founding`: then it is the only one, and every shard begins here (see
-/// [`Control::found`](crate::Control::found) for when that ends). It is dropped
-/// when the table does not list this node *and* the newest claim is another node's and names this
-/// one neither voter nor learner. Without a claim nothing is dropped: that the table has changed
-/// does not mean that the group has.
+/// [`Control::found`](crate::Control::found) for when that ends).
+///
+/// It is dropped when the table does not list this node *and* the newest claim is another node's and
+/// names this one neither voter nor learner. Without a claim nothing is dropped: that the table has
+/// changed does not mean that the group has.
 ///
 /// A claim may name a membership that is not committed yet. That is enough to delete by: it follows
 /// a joint one that is, under which nothing is decided without a majority of those who stay.

@@ -90,7 +90,7 @@ impl<T: Transport> Driver<T> {
         driver
     }
 
-    /// The transport is gone: nobody is left to answer.
+    /// The transport is gone: nobody is left to answer. Twice is once.
     pub(crate) fn end(&self) {
         if let Some(seat) = self.seat.take() {
             self.local.sessions.leave_seat(seat);

@@ -18,8 +18,8 @@
 //! outlet, before the next frame.
 //!
 //! *What must a caller not do?* Define a route under `/topics`, `/ws` or `/dev` in the router it
-//! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. Drop the
-//! future of [`Gateway::run`] while it wants sessions to take their leave: that cuts them off.
+//! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. End the
+//! process before [`Gateway::run`] has ended, if sessions are to take their leave.
 
 mod bind;
 pub mod certificate;
@@ -27,7 +27,6 @@ mod config;
 mod connection;
 mod driver;
 mod encoder;
-
 mod gateway;
 mod http;
 mod lane;

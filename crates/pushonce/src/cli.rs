@@ -6,6 +6,7 @@ mod publish;
 mod serve;
 mod subscribe;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +44,10 @@ enum Command {
     CheckConfig(serve::Args),
 }
 
+/// What a node logs unless told otherwise: what an operator acts on. The consensus library tells
+/// every step of every election of every shard.
+const SERVING: &str = "info,openraft=error";
+
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -56,8 +61,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let quiet = !matches!(cli.command, Command::Serve(_));
-    log(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.json)?;
+    let usual = if matches!(cli.command, Command::Serve(_)) { SERVING } else { "error" };
+    log(cli.log.as_deref().unwrap_or(usual), cli.json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     runtime.block_on(async {
@@ -98,8 +103,15 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
 fn log(filter: &str, json: bool) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|why| anyhow::anyhow!("--log {filter}: {why}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { log.json().init() } else { log.with_target(false).init() }
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    if json {
+        log.json().init()
+    } else {
+        log.with_target(false).init()
+    }
     Ok(())
 }
 

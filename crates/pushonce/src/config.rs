@@ -284,9 +284,10 @@ impl Config {
             return value("--lanes", "must be 1 to 256");
         }
         for address in &self.join {
-            if address.rsplit_once(':').is_none_or(|(host, port)| {
-                host.is_empty() || port.parse::<u16>().is_err()
-            }) {
+            if address
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+            {
                 return value("--join", "takes HOST:PORT of another node's --peer, divided by ','");
             }
         }
@@ -304,12 +305,7 @@ impl Config {
 
     /// Every address the node serves, with the flag that sets it.
     pub fn doors(&self) -> [(&'static str, SocketAddr); 4] {
-        [
-            ("--http", self.http),
-            ("--quic", self.quic),
-            ("--grpc", self.grpc),
-            ("--peer", self.peer),
-        ]
+        [("--http", self.http), ("--quic", self.quic), ("--grpc", self.grpc), ("--peer", self.peer)]
     }
 }
 
@@ -402,15 +398,15 @@ mod tests {
         assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
         assert_eq!(partial.join.map(|j| j.len()), Some(2));
         let broken = Partial::from_env(|key| (key == "PUSHONCE_HTTP").then(|| "x".to_owned()));
-        assert!(matches!(broken, Err(InvalidConfig::Environment { name, .. }) if name == "PUSHONCE_HTTP"));
+        assert!(
+            matches!(broken, Err(InvalidConfig::Environment { name, .. }) if name == "PUSHONCE_HTTP")
+        );
     }
 
     #[test]
     fn an_open_door_needs_a_word() {
-        let open = Partial {
-            http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))),
-            ..Partial::default()
-        };
+        let open =
+            Partial { http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))), ..Partial::default() };
         let refused = resolve(open.clone(), Partial::default(), Partial::default());
         assert!(matches!(refused, Err(InvalidConfig::Open { flag: "--http", .. })));
         let insecure = Partial { insecure: Some(true), ..open };

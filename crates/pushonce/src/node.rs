@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use founding::Founding;
@@ -80,8 +81,7 @@ impl Node {
         let identity = identify(&config, &data, incarnation, &profile, shutdown).await?;
         let (cluster, me) = (identity.cluster, identity.node);
         let book = AddressBook::default();
-        let engine =
-            Engine::open(data.path(), cluster, me, Settings::lan(), book.clone()).await?;
+        let engine = Engine::open(data.path(), cluster, me, Settings::lan(), book.clone()).await?;
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
@@ -184,7 +184,7 @@ impl Node {
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(membership::Door::service(self.control.clone()));
-        let incoming = tonic::transport::server::TcpIncoming::from(self.peers);
+        let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
         let token = inside.clone();
         engines.spawn(async move {
             let ended = peers.serve_with_incoming_shutdown(incoming, token.cancelled_owned());
@@ -246,9 +246,7 @@ async fn taken_in(view: &mut watch::Receiver<Arc<ClusterView>>, me: NodeId) {
 }
 
 /// Nothing of a node ends by itself while the node runs.
-fn early(
-    ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>,
-) -> anyhow::Result<()> {
+fn early(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
     match ended {
         Some(Ok(result)) => result.and_then(|()| Err(anyhow::anyhow!("a part of the node ended"))),
         Some(Err(why)) => Err(why).context("a part of the node ended"),
@@ -386,7 +384,8 @@ async fn follow(
 pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
     // From a tenth of a millisecond to ten seconds: what lies outside is an outage or a lie.
-    const SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
+    const SECONDS: [f64; 11] =
+        [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .install_recorder()

@@ -1,5 +1,7 @@
 //! One node, a real log on a real disk, and the shard on top of it.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

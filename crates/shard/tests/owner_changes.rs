@@ -4,6 +4,8 @@
 //! nobody who publishes waits for ever; and whoever listens to an owner and reads a page from it
 //! misses nothing for as long as it owns.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -76,9 +76,9 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let found: [u8; 32] = Sha256::digest(end_entity).into();
         match self.hash {
-            Some(wanted) if wanted != found => {
-                Err(rustls::Error::General("it is not the certificate with that fingerprint".into()))
-            }
+            Some(wanted) if wanted != found => Err(rustls::Error::General(
+                "it is not the certificate with that fingerprint".into(),
+            )),
             _ => Ok(ServerCertVerified::assertion()),
         }
     }

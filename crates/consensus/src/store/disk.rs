@@ -24,8 +24,8 @@ const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 /// Raised when a record or table means something else than before.
 const FORMAT: u32 = 1;
 
-/// Entries are read back only at a start and lie in memory until then purged: the page cache has
-/// little to do, and redb's own default is a gigabyte.
+/// Entries lie in memory until they are purged and are read back only at a start: the page cache
+/// has little to do, and redb's own default is a gigabyte.
 const CACHE_BYTES: usize = 32 << 20;
 
 /// The redb file of a node, locked while it is open.

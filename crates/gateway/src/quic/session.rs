@@ -30,6 +30,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client may take to allow the stream of a subscription.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest a client holds back an acknowledgement (RFC 9000, 18.2, the default).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+
 /// Runs a session from its handshake to its last frame. `permit` is its place among all
 /// connections.
 pub(crate) async fn run(local: Rc<Local>, incoming: quinn::Incoming, permit: OwnedSemaphorePermit) {
@@ -75,8 +78,12 @@ async fn talk(local: Rc<Local>, connection: Connection, send: SendStream, receiv
     let (close, reason) =
         session.driver.transport().last.take().unwrap_or((&close::NORMAL, String::new()));
     end(&connection, close, &reason);
-    // The close frame is sent by the connection's own task, which may be the lane's last work.
-    tokio::task::yield_now().await;
+    if session.driver.local().leaving.is_cancelled() {
+        // The lane is about to end, and the connection's own task with it. Until then it sends the
+        // close frame, again to packets that crossed it: those would be answered with a reset, and
+        // the client would not learn the code (RFC 9000, 10.2: three times the probe timeout).
+        tokio::time::sleep(3 * (connection.rtt() + MAX_ACK_DELAY)).await;
+    }
 }
 
 /// The close codes are the same on every transport.
@@ -166,6 +173,13 @@ impl Session {
         .await;
         let acknowledged = outlet.borrow().acknowledged();
         acknowledged.await;
+    }
+}
+
+/// Also when the lane cuts the session off: the driver and the lane hold each other.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.end();
     }
 }
 

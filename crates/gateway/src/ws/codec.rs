@@ -131,11 +131,10 @@ impl Decoder {
                 State::Payload(frame) => {
                     let taken = take(input, frame.left);
                     frame.left -= taken.len();
-                    let unmasked = taken.iter().zip(frame.mask.iter().cycle()).map(|(b, m)| b ^ m);
                     if frame.opcode.is_control() {
-                        frame.control.extend(unmasked);
+                        extend_unmasked(&mut frame.control, taken, frame.mask);
                     } else if let Some(message) = &mut self.message {
-                        message.bytes.extend(unmasked);
+                        extend_unmasked(&mut message.bytes, taken, frame.mask);
                         message.check()?;
                     }
                     frame.mask.rotate_left(taken.len() % 4);
@@ -266,6 +265,14 @@ fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
     let (taken, rest) = input.split_at(most.min(input.len()));
     *input = rest;
     taken
+}
+
+fn extend_unmasked(bytes: &mut Vec<u8>, masked: &[u8], mask: [u8; 4]) {
+    let start = bytes.len();
+    bytes.extend_from_slice(masked);
+    for four in bytes[start..].chunks_mut(4) {
+        four.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    }
 }
 
 /// How long the header is, as far as its first bytes tell.

@@ -7,7 +7,7 @@ use http::header::{
     ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use sha1::{Digest, Sha1};
 
@@ -31,7 +31,7 @@ pub(crate) struct Handshake {
 pub(crate) enum Refused {
     #[error("open a WebSocket with GET")]
     Method,
-    #[error("this is a WebSocket: send the headers Connection: Upgrade and Upgrade: websocket")]
+    #[error("this is a WebSocket: send HTTP/1.1 with Connection: Upgrade and Upgrade: websocket")]
     NoUpgrade,
     #[error("only WebSocket version 13 is spoken here: send Sec-WebSocket-Version: 13")]
     Version,
@@ -50,13 +50,16 @@ impl Handshake {
     ///
     /// # Errors
     /// [`Refused`] for the first rule that is broken.
-    pub(crate) fn read(method: &Method, headers: &HeaderMap) -> Result<Handshake, Refused> {
-        if method != Method::GET {
+    pub(crate) fn read<B>(request: &Request<B>) -> Result<Handshake, Refused> {
+        let headers = request.headers();
+        if request.method() != Method::GET {
             return Err(Refused::Method);
         }
         let names =
             |header, token: &str| list(headers, header).any(|t| t.eq_ignore_ascii_case(token));
-        if !names(CONNECTION, "upgrade") || !names(UPGRADE, "websocket") {
+        // HTTP/1.0 knows no upgrade, whatever its headers say.
+        let old = request.version() < Version::HTTP_11;
+        if old || !names(CONNECTION, "upgrade") || !names(UPGRADE, "websocket") {
             return Err(Refused::NoUpgrade);
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -131,8 +134,9 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn headers(changes: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn request(changes: &[(&'static str, &'static str)]) -> Request<()> {
+        let mut request = Request::new(());
+        let headers = request.headers_mut();
         let usual = [
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
@@ -142,11 +146,11 @@ mod tests {
         for &(name, value) in usual.iter().chain(changes) {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        headers
+        request
     }
 
     fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, Refused> {
-        Handshake::read(&Method::GET, &headers(changes))
+        Handshake::read(&request(changes))
     }
 
     #[test]
@@ -180,7 +184,8 @@ mod tests {
         assert_eq!(version.answer().status(), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(read(&[("sec-websocket-key", "dGVu")]), Err(Refused::Key));
         assert_eq!(read(&[("connection", "close")]), Err(Refused::NoUpgrade));
-        let post = Handshake::read(&Method::POST, &headers(&[]));
-        assert_eq!(post, Err(Refused::Method));
+        let mut post = request(&[]);
+        *post.method_mut() = Method::POST;
+        assert_eq!(Handshake::read(&post), Err(Refused::Method));
     }
 }

@@ -24,8 +24,7 @@ impl Opening {
     /// # Errors
     /// What to change, as HTTP says it.
     pub(crate) fn read<B>(request: &Request<B>) -> Result<Opening, Box<Response<Body>>> {
-        let handshake = Handshake::read(request.method(), request.headers())
-            .map_err(|refused| Box::new(refused.answer()))?;
+        let handshake = Handshake::read(request).map_err(|refused| Box::new(refused.answer()))?;
         let bad = |code: ErrorCode, text| {
             Box::new(Fault::new(StatusCode::BAD_REQUEST, code.as_str(), text).answer())
         };

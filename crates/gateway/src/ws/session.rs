@@ -224,6 +224,13 @@ fn other_kind(encoding: Encoding) -> &'static str {
     }
 }
 
+/// Also when the lane cuts the session off: the driver and the lane hold each other.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.end();
+    }
+}
+
 // === impl Socket ===
 
 impl Transport for Socket {

@@ -269,7 +269,10 @@ async fn hear_subscriptions(connection: quinn::Connection, tell: mpsc::Sender<He
     while let Ok(receive) = connection.accept_uni().await {
         tokio::spawn(hear(receive, tell.clone()));
     }
-    if let quinn::ConnectionError::ApplicationClosed(close) = connection.closed().await {
-        tell.send(Heard::Closed(close.error_code.into_inner() as u16)).await.ok();
+    match connection.closed().await {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            tell.send(Heard::Closed(close.error_code.into_inner() as u16)).await.ok();
+        }
+        other => panic!("the connection ended without a close code: {other}"),
     }
 }

@@ -57,7 +57,9 @@ async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
     for server in servers {
         match ClusterClient::connect(server.clone()).await {
             Ok(client) => return Ok(client),
-            Err(why) => last = Some(anyhow::Error::new(why).context(format!("cannot reach {server}"))),
+            Err(why) => {
+                last = Some(anyhow::Error::new(why).context(format!("cannot reach {server}")))
+            }
         }
     }
     Err(last.context("no --server was given")?)
@@ -77,7 +79,11 @@ fn node(id: u64) -> String {
 }
 
 fn nodes(ids: &[u64]) -> String {
-    if ids.is_empty() { "-".to_owned() } else { ids.iter().map(|&id| node(id)).collect::<Vec<_>>().join(" ") }
+    if ids.is_empty() {
+        "-".to_owned()
+    } else {
+        ids.iter().map(|&id| node(id)).collect::<Vec<_>>().join(" ")
+    }
 }
 
 fn status_text(status: &StatusResponse) -> String {
@@ -89,7 +95,8 @@ fn status_text(status: &StatusResponse) -> String {
         status.placement_version,
     );
     let rows = status.members.iter().map(member_row).collect();
-    text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc", "http"], rows);
+    text +=
+        &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc", "http"], rows);
     text += &format!(
         "\ncontrol  leader {}, term {}, voters {}, learners {}, applied {}\n\nshards\n",
         node(status.control_leader),

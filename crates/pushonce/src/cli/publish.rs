@@ -34,11 +34,7 @@ pub(super) struct Args {
     server: Vec<Server>,
 }
 
-pub(super) async fn run(
-    args: Args,
-    json: bool,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let publisher = Publisher::new(args.server.clone());
     match &args.data {
         Some(data) => {

@@ -91,11 +91,7 @@ impl Args {
     }
 }
 
-pub(super) async fn run(
-    args: Args,
-    json: bool,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let carrier = args.carrier();
     let transport = match carrier {
         Carrier::Ws => Transport::Ws,

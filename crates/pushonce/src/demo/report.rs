@@ -55,7 +55,8 @@ impl Report {
 /// Where to look; `addresses` are the ports of each node: HTTP, QUIC, gRPC, peers.
 pub(super) fn welcome(addresses: &[[u16; 4]], formed: Duration) -> String {
     let [http, quic, grpc, _] = addresses.first().copied().unwrap_or_default();
-    let others: Vec<_> = addresses.iter().skip(1).map(|a| format!("http://127.0.0.1:{}/", a[0])).collect();
+    let others: Vec<_> =
+        addresses.iter().skip(1).map(|a| format!("http://127.0.0.1:{}/", a[0])).collect();
     let third = addresses.last().copied().unwrap_or_default();
     format!(
         "Three nodes formed a cluster and took the first publish after {formed:.1?}.

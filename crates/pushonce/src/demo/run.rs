@@ -81,9 +81,11 @@ async fn start(
     for index in 0..NODES {
         let config = config(args, home, index)?;
         // Every node joins through the first, which must be up before they ask.
-        let node = Node::build(config, pushonce_console::demo(), metrics.clone(), stop).await.with_context(|| {
-            format!("node {}; or run the demo on other ports, with --offset 1000", index + 1)
-        })?;
+        let node = Node::build(config, pushonce_console::demo(), metrics.clone(), stop)
+            .await
+            .with_context(|| {
+                format!("node {}; or run the demo on other ports, with --offset 1000", index + 1)
+            })?;
         nodes.spawn(node.run(stop.clone()));
     }
     Ok(nodes)

@@ -29,7 +29,11 @@ impl Founding {
     ///
     /// # Errors
     /// When a group cannot be begun, or the data directory cannot be written.
-    pub(super) async fn advance(&mut self, view: &ClusterView, hosted: &Hosted) -> anyhow::Result<()> {
+    pub(super) async fn advance(
+        &mut self,
+        view: &ClusterView,
+        hosted: &Hosted,
+    ) -> anyhow::Result<()> {
         if !self.pending() || view.version == 0 {
             return Ok(());
         }

@@ -162,7 +162,9 @@ impl Host {
         handle.group().stop().await;
         match self.engine.destroy(GroupId::shard(shard)).await {
             Ok(()) => tracing::info!(%shard, "gave a replica away"),
-            Err(why) => tracing::warn!(%shard, %why, "a replica that was given away keeps its data"),
+            Err(why) => {
+                tracing::warn!(%shard, %why, "a replica that was given away keeps its data")
+            }
         }
     }
 }

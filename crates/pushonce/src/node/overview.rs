@@ -95,7 +95,12 @@ impl Overview {
             cluster: view.cluster.to_string(),
             version: view.version,
             leader: self.control.borrow().leader.map(|id| id.to_string()),
-            members: view.members.values().filter(|m| m.state != MemberState::Gone).map(member).collect(),
+            members: view
+                .members
+                .values()
+                .filter(|m| m.state != MemberState::Gone)
+                .map(member)
+                .collect(),
             shards: view.shards.ids().map(shard).collect(),
             topics: topics.iter().map(place).collect(),
         }
@@ -103,12 +108,7 @@ impl Overview {
 
     /// Why the node cannot do its work; empty when it can.
     pub(super) fn obstacles(&self) -> Vec<String> {
-        obstacles(
-            self.me,
-            &self.view.borrow(),
-            &self.owners.borrow(),
-            self.control.borrow().leader,
-        )
+        obstacles(self.me, &self.view.borrow(), &self.owners.borrow(), self.control.borrow().leader)
     }
 }
 

@@ -186,6 +186,9 @@ impl Flow {
         outlet.deliver(to, &accepted.messages, out);
         if self.reached.is_some_and(|reached| position < reached) {
             outlet.standing = Standing::Waiting(Some(position));
+        } else {
+            // Nobody here has less than anybody was given: who comes next would go backwards.
+            self.pass(accepted.messages, out);
         }
         position > after
     }

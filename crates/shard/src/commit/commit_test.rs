@@ -3,7 +3,7 @@ use std::pin::Pin;
 use futures::FutureExt;
 use pushonce_core::{ContentType, NodeId, Position, Timestamp, Topic};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
 use crate::entry::encode_answer;
@@ -105,7 +105,9 @@ async fn who_arrives_while_the_permit_is_waited_for_rides_along() {
     let mut rig = Rig::start();
     let permits = rig.permits.clone();
     let permit = permits.acquire().await.unwrap();
-    let (a, b) = (rig.publish(b"a"), rig.publish(b"b"));
+    let a = rig.publish(b"a");
+    yield_now().await; // The loop has seen it, and waits for the permit.
+    let b = rig.publish(b"b");
     assert!(rig.proposed.try_recv().is_err(), "proposed without a permit");
     drop(permit);
     let (entry, end) = rig.proposed().await;

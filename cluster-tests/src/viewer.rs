@@ -1,0 +1,91 @@
+//! Somebody who watches.
+
+use std::time::Duration;
+
+use pushonce_client::{Event, Server, Subscriber, Transport};
+use pushonce_core::{From, Gap, Position, Topic};
+
+use crate::cluster::Cluster;
+
+/// A subscriber of one topic, with what it must see.
+pub struct Viewer {
+    subscriber: Subscriber,
+}
+
+impl Cluster {
+    /// A viewer at the `i`th node. It knows the others' addresses too, and turns to them.
+    pub fn viewer(&self, i: usize, transport: Transport, topic: &str, from: From) -> Viewer {
+        let mut servers: Vec<Server> = (0..self.len()).map(|i| self.server(i, transport)).collect();
+        servers.rotate_left(i);
+        let topic = Topic::new(topic).expect("a valid topic");
+        let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
+        Viewer { subscriber: builder.connect() }
+    }
+
+    /// The address of the `i`th node's door for a transport.
+    pub fn server(&self, i: usize, transport: Transport) -> Server {
+        let ports = self.node(i).ports;
+        let text = match transport {
+            Transport::Ws => format!("ws://{}", ports.http),
+            Transport::Quic => format!("quic://{}", ports.quic),
+            Transport::Grpc => format!("http://{}", ports.grpc),
+        };
+        text.parse().expect("a good address")
+    }
+}
+
+impl Viewer {
+    /// The next event, whatever it is.
+    pub async fn next(&mut self, limit: Duration) -> Event {
+        let next = tokio::time::timeout(limit, self.subscriber.next()).await;
+        next.unwrap_or_else(|_| panic!("nothing came within {limit:?}")).expect("it goes on")
+    }
+
+    /// Waits until the subscription is live; says where the topic stood.
+    pub async fn live(&mut self, limit: Duration) -> Position {
+        loop {
+            match self.next(limit).await {
+                Event::Subscribed { position, .. } => return position,
+                Event::Message { message, .. } => panic!("{message:?} before the subscription"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next message, which must not have a gap before it. Reconnects are passed over.
+    pub async fn message(&mut self, limit: Duration) -> (Position, String) {
+        loop {
+            match self.next(limit).await {
+                Event::Message { message, .. } => {
+                    let text = String::from_utf8_lossy(&message.payload).into_owned();
+                    return (message.position, text);
+                }
+                Event::Gap { gap, .. } => panic!("a gap: {gap}"),
+                Event::Refused { code, message } => panic!("refused: {code} {message}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next `n` messages, which must be neighbours.
+    pub async fn messages(&mut self, n: usize, limit: Duration) -> Vec<(Position, String)> {
+        let mut seen: Vec<(Position, String)> = Vec::with_capacity(n);
+        while seen.len() < n {
+            let next = self.message(limit).await;
+            if let Some((last, _)) = seen.last() {
+                assert!(next.0.follows(*last), "{} after {last}", next.0);
+            }
+            seen.push(next);
+        }
+        seen
+    }
+
+    /// The next gap; messages before it are passed over.
+    pub async fn gap(&mut self, limit: Duration) -> Gap {
+        loop {
+            if let Event::Gap { gap, .. } = self.next(limit).await {
+                return gap;
+            }
+        }
+    }
+}
