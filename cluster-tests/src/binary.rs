@@ -4,9 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// The binary, with nothing said yet, and deaf to what the environment of the tests says to nodes.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(path());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PUSHONCE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The binary of this checkout, built if it is not, once a test process: a story must never run
 /// against yesterday's.
-pub(crate) fn path() -> &'static Path {
+fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(build)
 }

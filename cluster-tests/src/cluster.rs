@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pushonce_client::{Publisher, Transport};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, ExplainResponse, StatusRequest, StatusResponse,
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::node::{Node, Ports};
 use crate::wait::{secs, until};
+use crate::web;
 
 /// What a cluster should look like before it starts.
 pub struct Builder {
@@ -60,8 +60,13 @@ impl Cluster {
     }
 
     /// Ctrl-C for the `i`th node.
-    pub fn stop(&mut self, i: usize) -> ExitStatus {
-        self.nodes[i].stop()
+    pub async fn stop(&mut self, i: usize) -> ExitStatus {
+        self.nodes[i].stop().await
+    }
+
+    /// Waits until the `i`th node has ended by itself.
+    pub async fn ended(&mut self, i: usize) -> ExitStatus {
+        self.nodes[i].ended().await
     }
 
     /// Starts the `i`th node again on the data it has.
@@ -73,8 +78,7 @@ impl Cluster {
     pub fn join(&mut self, region: &str) -> usize {
         let i = self.nodes.len();
         let home = self.home.as_ref().expect("until the end").path().to_owned();
-        let [b, c] = self.subnet;
-        let ports = Ports::at(Ipv4Addr::new(127, b, c, i as u8 + 1));
+        let ports = self.ports(i);
         let mut flags = self.flags.clone();
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
@@ -86,6 +90,17 @@ impl Cluster {
         node.start();
         self.nodes.push(node);
         i
+    }
+
+    /// Where the `i`th node listens, whether there is one or not.
+    pub fn ports(&self, i: usize) -> Ports {
+        let [b, c] = self.subnet;
+        Ports::at(Ipv4Addr::new(127, b, c, i as u8 + 1))
+    }
+
+    /// Which nodes run.
+    pub fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|&i| self.nodes[i].runs())
     }
 
     /// What the `i`th node knows of the cluster.
@@ -105,7 +120,7 @@ impl Cluster {
     /// Which node owns a topic.
     pub async fn owner(&self, topic: &str) -> usize {
         until(&format!("an owner of {topic}"), secs(10), async || {
-            let asked = self.nodes.iter().position(Node::runs).expect("some node runs");
+            let asked = self.running().next().expect("some node runs");
             let owner = self.explain(asked, topic).await?.owner;
             self.index_of(asked, owner).await
         })
@@ -115,7 +130,7 @@ impl Cluster {
     /// Waits until all running nodes agree on `active` active members, every shard is owned and
     /// nothing moves.
     pub async fn settled(&self, active: usize) {
-        for i in (0..self.nodes.len()).filter(|&i| self.nodes[i].runs()) {
+        for i in self.running() {
             until(&format!("node {i} sees a settled cluster"), secs(30), async || {
                 let status = self.status(i).await?;
                 settled(&status, active)
@@ -124,12 +139,62 @@ impl Cluster {
         }
     }
 
-    /// Publishes through the `i`th node, with the others to turn to.
-    pub fn publisher(&self, i: usize) -> Publisher {
-        let mut servers: Vec<_> =
-            (0..self.len()).map(|i| self.server(i, Transport::Grpc)).collect();
-        servers.rotate_left(i);
-        Publisher::new(servers)
+    /// The node with a name that the `asked` node knows by its id.
+    pub async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
+        let status = self.status(asked).await?;
+        let member = status.members.iter().find(|m| m.id == id).ok_or("no such member is known")?;
+        let index = self.nodes.iter().position(|node| node.name == member.name);
+        index.ok_or_else(|| format!("{} is not of this story", member.name))
+    }
+
+    /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain
+    /// `labels`.
+    pub async fn counted(&self, name: &str, labels: &[&str]) -> u64 {
+        let mut sum = 0;
+        for i in self.running() {
+            let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
+            let series = page.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+            let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
+            sum += series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        sum
+    }
+
+    async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {
+        let address = format!("http://{}", self.nodes[i].ports.grpc);
+        ClusterClient::connect(address).await.map_err(|why| format!("{why:?}"))
+    }
+}
+
+fn settled(&self, active: usize) {
+        for i in self.running() {
+            until(&format!("node {i} sees a settled cluster"), secs(30), async || {
+                let status = self.status(i).await?;
+                settled(&status, active)
+            })
+            .await;
+        }
+    }
+
+    /// The node with a name that the `asked` node knows by its id.
+    pub async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
+        let status = self.status(asked).await?;
+        let member = status.members.iter().find(|m| m.id == id).ok_or("no such member is known")?;
+        let index = self.nodes.iter().position(|node| node.name == member.name);
+        index.ok_or_else(|| format!("{} is not of this story", member.name))
+    }
+
+    /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain
+    /// `labels`.
+    pub async fn counted(&self, name: &str, labels: &[&str]) -> u64 {
+        let mut sum = 0;
+        for i in self.running() {
+            let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
+            let series = page.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+            let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
+            sum += series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        sum
     }
 
     async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {

@@ -18,10 +18,18 @@
 mod binary;
 mod cluster;
 mod node;
+mod origin;
+mod socket;
+pub mod tool;
 mod viewer;
 mod wait;
+pub mod web;
+mod wire;
 
 pub use cluster::{Builder, Cluster};
 pub use node::{Node, Ports};
-pub use viewer::Viewer;
+pub use origin::{Load, text};
+pub use socket::Socket;
+pub use viewer::{Seen, Viewer};
 pub use wait::{secs, until};
+pub use wire::Wire;

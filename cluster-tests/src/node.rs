@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary;
+use crate::wait::{secs, until};
 
 /// Where a node listens.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,17 @@ impl Ports {
         let port = |port| SocketAddr::from((ip, port));
         Ports { http: port(7080), quic: port(7443), grpc: port(7090), peer: port(7091) }
     }
+
+    /// As flags of the binary.
+    pub fn flags(&self) -> Vec<String> {
+        let doors = [
+            ("--http", self.http),
+            ("--quic", self.quic),
+            ("--grpc", self.grpc),
+            ("--peer", self.peer),
+        ];
+        doors.iter().flat_map(|(flag, address)| [flag.to_string(), address.to_string()]).collect()
+    }
 }
 
 impl Node {
@@ -53,15 +65,10 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        let child = Command::new(binary::path())
-            .arg("serve")
-            .args(["--name", &self.name, "--data"])
+        let child = binary::command()
+            .args(["serve", "--lanes", "1", "--name", &self.name, "--data"])
             .arg(&self.data)
-            .args(["--http", &self.ports.http.to_string()])
-            .args(["--quic", &self.ports.quic.to_string()])
-            .args(["--grpc", &self.ports.grpc.to_string()])
-            .args(["--peer", &self.ports.peer.to_string()])
-            .args(["--lanes", "1"])
+            .args(self.ports.flags())
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
@@ -80,11 +87,27 @@ impl Node {
     }
 
     /// Asks it to stop, as Ctrl-C does, and waits until it did.
-    pub fn stop(&mut self) -> ExitStatus {
-        let mut child = self.process.take().expect("it is running");
-        let pid = Pid::from_child(&child);
+    pub async fn stop(&mut self) -> ExitStatus {
+        let pid = Pid::from_child(self.process.as_ref().expect("it is running"));
         kill_process(pid, Signal::INT).expect("the process can be signalled");
-        child.wait().expect("the process ends")
+        self.ended().await
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = self.process.as_mut().expect("it was started");
+        let ended = until(&format!("the end of {}", self.name), secs(15), async || {
+            child.try_wait().expect("it can be asked").ok_or_else(|| "it runs".to_owned())
+        });
+        let status = ended.await;
+        self.process = None;
+        status
+    }
+
+    /// Removes all it has kept. It must not run.
+    pub fn wipe(&self) {
+        assert!(!self.runs(), "{} is running", self.name);
+        std::fs::remove_dir_all(&self.data).expect("the data can be removed");
     }
 
     /// Whether the process is there.

@@ -10,9 +10,27 @@ pub(crate) struct Cursor {
     reached: Option<Position>,
 }
 
+/// What a message is to a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The next one.
+    New,
+    /// Shown before.
+    Old,
+    /// Something between it and the last one is missing, and no gap was told.
+    Hole {
+        /// The last one.
+        reached: Position,
+    },
+}
+
 impl Cursor {
     pub(crate) fn new(begin: From) -> Cursor {
-        Cursor { begin, reached: None }
+        let reached = match begin {
+            From::Position(position) => Some(position),
+            From::Now | From::Last(_) | From::Start => None,
+        };
+        Cursor { begin, reached }
     }
 
     /// Where the next session is to begin.
@@ -22,25 +40,31 @@ impl Cursor {
 
     /// The subscription is live, and the topic stood at `position`. Whoever asked for `now` resumes
     /// from here even when no message has come: else a session that broke before the first one
-    /// would skip what came in between.
+    /// would skip what came in between. That holds for a topic without any message too: everything
+    /// follows 0:0.
     pub(crate) fn subscribed(&mut self, position: Position) {
-        if self.begin == From::Now && self.reached.is_none() && position != Position::ZERO {
+        if self.begin == From::Now && self.reached.is_none() {
             self.reached = Some(position);
         }
     }
 
-    /// Whether a message is new here. What was seen before a reconnect is not shown again.
-    pub(crate) fn see(&mut self, position: Position) -> bool {
-        if self.reached.is_some_and(|reached| position <= reached) {
-            return false;
+    /// What a message is, and moves on when it is the next.
+    pub(crate) fn see(&mut self, position: Position) -> Seen {
+        match self.reached {
+            Some(reached) if position <= reached => Seen::Old,
+            Some(reached) if !position.follows(reached) => Seen::Hole { reached },
+            _ => {
+                self.reached = Some(position);
+                Seen::New
+            }
         }
-        self.reached = Some(position);
-        true
     }
 
-    /// Messages up to `gap.to` will not come.
-    pub(crate) fn skip(&mut self, gap: &Gap) {
+    /// Messages up to `gap.to` will not come. Whether that is news.
+    pub(crate) fn skip(&mut self, gap: &Gap) -> bool {
+        let news = self.reached.is_none_or(|reached| reached < gap.to);
         self.reached = self.reached.max(Some(gap.to));
+        news
     }
 }
 
@@ -58,34 +82,45 @@ mod tests {
     fn it_resumes_behind_the_last_message_seen() {
         let mut cursor = Cursor::new(From::Last(5));
         assert_eq!(cursor.from(), From::Last(5));
-        assert!(cursor.see(at(3)));
+        assert_eq!(cursor.see(at(3)), Seen::New);
         assert_eq!(cursor.from(), From::Position(at(3)));
     }
 
     #[test]
     fn nothing_is_seen_twice() {
         let mut cursor = Cursor::new(From::Start);
-        assert!(cursor.see(at(3)));
-        assert!(!cursor.see(at(3)));
-        assert!(!cursor.see(at(2)));
-        assert!(cursor.see(at(4)));
+        assert_eq!(cursor.see(at(3)), Seen::New);
+        assert_eq!(cursor.see(at(3)), Seen::Old);
+        assert_eq!(cursor.see(at(2)), Seen::Old);
+        assert_eq!(cursor.see(at(4)), Seen::New);
     }
 
     #[test]
-    fn now_is_the_moment_of_the_first_session() {
-        let mut cursor = Cursor::new(From::Now);
-        cursor.subscribed(at(9));
-        assert_eq!(cursor.from(), From::Position(at(9)));
-        let mut empty = Cursor::new(From::Now);
-        empty.subscribed(Position::ZERO);
-        assert_eq!(empty.from(), From::Now);
+    fn a_hole_without_a_gap_is_noticed_and_not_passed() {
+        let mut cursor = Cursor::new(From::Position(at(3)));
+        assert_eq!(cursor.see(at(5)), Seen::Hole { reached: at(3) });
+        assert_eq!(cursor.see(Position::new(8, 1)), Seen::Hole { reached: at(3) });
+        assert_eq!(cursor.from(), From::Position(at(3)));
     }
 
     #[test]
-    fn a_gap_moves_it_on() {
-        let mut cursor = Cursor::new(From::Now);
+    fn now_is_the_moment_of_the_first_session_also_on_an_empty_topic() {
+        for position in [at(9), Position::ZERO] {
+            let mut cursor = Cursor::new(From::Now);
+            cursor.subscribed(position);
+            cursor.subscribed(at(12));
+            assert_eq!(cursor.from(), From::Position(position));
+        }
+    }
+
+    #[test]
+    fn a_gap_moves_it_on_and_is_told_once() {
+        let mut cursor = Cursor::new(From::Start);
         cursor.see(at(1));
-        cursor.skip(&Gap { from: at(2), to: at(8), reason: GapReason::Expired });
+        let gap = Gap { from: at(2), to: at(8), reason: GapReason::Expired };
+        assert!(cursor.skip(&gap));
+        assert!(!cursor.skip(&gap));
         assert_eq!(cursor.from(), From::Position(at(8)));
+        assert_eq!(cursor.see(at(9)), Seen::New);
     }
 }

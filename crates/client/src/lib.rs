@@ -20,6 +20,8 @@
 
 mod backoff;
 mod cursor;
+mod keeper;
+mod progress;
 mod publisher;
 mod server;
 mod session;
@@ -35,5 +37,5 @@ pub use subscriber::{Builder, Event, Subscriber};
 
 /// Re-exported, so that a caller needs one crate.
 pub use pushonce_core as core;
-pub use pushonce_proto::client::ErrorCode;
+pub use pushonce_proto::client::{Encoding, ErrorCode};
 pub use pushonce_proto::publisher::Failure;

@@ -1,15 +1,16 @@
 //! Publishing, over gRPC.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{Placed, Publish};
+use pushonce_core::{InvalidPublish, Placed, Publish, PublishError};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher::Failure;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::server::Server;
 use crate::session::grpc_connect;
@@ -48,11 +49,13 @@ impl Publisher {
     /// Publishes one message and waits for its place.
     ///
     /// A server that cannot be reached, or that refuses for now, is no outcome: nothing happened, so
-    /// the next server is asked, until the deadline.
+    /// the next server is asked, until the deadline. An unknown outcome is told at once, with or
+    /// without a key: a cluster of this version does not recognise a key yet.
     ///
     /// # Errors
     /// [`Failure::Refused`] when nothing happened; [`Failure::Unknown`] when it may have.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, Failure> {
+        publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
         let request = pb::PublishRequest::from(publish);
         let deadline = tokio::time::Instant::now() + self.shared.deadline;
         let mut pause = Duration::from_millis(20);
@@ -81,6 +84,10 @@ impl Publisher {
         let call = async { PublisherClient::new(channel).publish(request).await };
         let answer = match tokio::time::timeout(left, call).await {
             Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if never_sent(&status) => {
+                self.shared.leave(server).await;
+                return Err(unreachable(status.message()));
+            }
             Ok(Err(status)) => {
                 let failure = Failure::from(&status);
                 // The node is not up to it, or not there: the next call asks another.
@@ -156,10 +163,45 @@ impl Shared {
     }
 }
 
+/// Whether the connection could not even be made again, so that the request is still here.
+fn never_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What no server would take is refused without asking one.
+pub(crate) fn invalid(why: InvalidPublish) -> Failure {
+    Failure::from(pb::PublishFailure::from(&PublishError::from(why)))
+}
+
 fn unreachable(why: &str) -> Failure {
     Failure::Refused {
         code: Code::Unavailable,
         message: format!("no server can be reached: {why}"),
         retry: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_refused_has_sent_nothing_and_a_status_of_a_server_says_nothing() {
+        // Bound and closed: nobody else gets the port that soon, and nobody listens there.
+        let port =
+            tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let channel = Endpoint::from_shared(format!("http://{port}")).unwrap().connect_lazy();
+        let status = PublisherClient::new(channel).publish(pb::PublishRequest::default()).await;
+        assert!(never_sent(&status.unwrap_err()));
+        assert!(!never_sent(&Status::unavailable("no owner")));
     }
 }

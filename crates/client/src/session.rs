@@ -7,10 +7,10 @@ mod ws;
 
 use std::time::Duration;
 
-use pushonce_core::{From, Topic};
-use pushonce_proto::client::{Command, Delivery, Event, Request};
+use pushonce_proto::client::{Command, Delivery, Encoding, Event, Request};
 use pushonce_proto::close::{self, Reconnect};
 
+use crate::progress::Ask;
 use crate::server::Server;
 
 pub(crate) use grpc::connect as grpc_connect;
@@ -26,6 +26,14 @@ pub enum Transport {
     Quic,
     /// gRPC: for back ends; one call a topic.
     Grpc,
+}
+
+/// How to reach a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    pub(crate) transport: Transport,
+    pub(crate) trust: Trust,
+    pub(crate) encoding: Encoding,
 }
 
 /// How a session ended, and what to do about it.
@@ -50,15 +58,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_millis(62_500);
 
 impl Session {
-    pub(crate) async fn open(
-        transport: Transport,
-        server: &Server,
-        trust: &Trust,
-    ) -> Result<Session, Ended> {
+    pub(crate) async fn open(dial: &Dial, server: &Server) -> Result<Session, Ended> {
         let opening = async {
-            Ok(match transport {
-                Transport::Ws => Session::Ws(Box::new(ws::Session::open(server).await?)),
-                Transport::Quic => Session::Quic(quic::Session::open(server, trust).await?),
+            Ok(match dial.transport {
+                Transport::Ws => {
+                    Session::Ws(Box::new(ws::Session::open(server, dial.encoding).await?))
+                }
+                Transport::Quic => Session::Quic(quic::Session::open(server, &dial.trust).await?),
                 Transport::Grpc => Session::Grpc(grpc::Session::open(server).await?),
             })
         };
@@ -68,11 +74,14 @@ impl Session {
     }
 
     /// Asks for a topic. The answer comes as an event.
-    pub(crate) async fn subscribe(&mut self, topic: Topic, from: From) -> Result<(), Ended> {
+    pub(crate) async fn subscribe(&mut self, ask: Ask) -> Result<(), Ended> {
         match self {
-            Session::Ws(session) => session.send(&subscribe(topic, from)).await,
-            Session::Quic(session) => session.send(&subscribe(topic, from)).await,
-            Session::Grpc(session) => session.subscribe(topic, from),
+            Session::Ws(session) => session.send(&ask.into()).await,
+            Session::Quic(session) => session.send(&ask.into()).await,
+            Session::Grpc(session) => {
+                session.subscribe(ask);
+                Ok(())
+            }
         }
     }
 
@@ -110,6 +119,16 @@ impl Ended {
     }
 }
 
-fn subscribe(topic: Topic, from: From) -> Request {
-    Request { id: Some(1), command: Command::Subscribe { topic, from, delivery: Delivery::All } }
+impl From<Ask> for Request {
+    fn from(Ask { id, topic, from }: Ask) -> Request {
+        let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+        Request { id: Some(id), command }
+    }
+}
+
+impl Default for Dial {
+    fn default() -> Dial {
+        let (transport, trust) = (Transport::default(), Trust::default());
+        Dial { transport, trust, encoding: Encoding::Proto }
+    }
 }

@@ -1,7 +1,7 @@
 //! Many publishes on one call, acknowledged in order.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::{Placed, Publish};
 use pushonce_proto::pb::publisher::v1 as pb;
@@ -12,7 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
+
+use crate::publisher::invalid;
 
 /// An open stream. When it breaks, everything unacknowledged is [`Failure::Unknown`]; open another
 /// for what comes next. Dropped, it ends: what was sent may still be placed.
@@ -64,9 +66,11 @@ impl PublishStream {
     /// The outcome comes by what is returned.
     ///
     /// # Errors
-    /// [`Failure::Unknown`] when the stream is broken: this message was not sent.
+    /// [`Failure::Refused`] when the message breaks a rule, or the stream is broken: this message was
+    /// not sent.
     pub async fn send(&mut self, publish: Publish) -> Result<Acknowledgement, Failure> {
-        let broken = || Failure::Unknown("the stream has ended".to_owned());
+        publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
+        let broken = || self.waiting.refusal();
         let permit = self.in_flight.clone().acquire_owned().await.map_err(|_| broken())?;
         let place = self.requests.reserve().await.map_err(|_| broken())?;
         let (answer, acknowledgement) = oneshot::channel();
@@ -78,8 +82,13 @@ impl PublishStream {
 }
 
 async fn read(mut answers: Streaming<pb::PublishStreamResponse>, waiting: Arc<Waiting>) {
+    let mut sequence = 0;
     let why = loop {
+        sequence += 1;
         match answers.message().await {
+            Ok(Some(response)) if response.sequence != sequence => {
+                break format!("acknowledgement {} came for message {sequence}", response.sequence);
+            }
             Ok(Some(response)) => match outcome(response) {
                 Some(outcome) => waiting.answer(outcome),
                 None => break "an acknowledgement could not be read".to_owned(),
@@ -91,6 +100,11 @@ async fn read(mut answers: Streaming<pb::PublishStreamResponse>, waiting: Arc<Wa
     waiting.give_up(why);
 }
 
+fn refused(why: &str) -> Failure {
+    let message = format!("the stream is broken: {why}; open another");
+    Failure::Refused { code: Code::Unavailable, message, retry: true }
+}
+
 fn outcome(response: pb::PublishStreamResponse) -> Option<Result<Placed, Failure>> {
     match response.outcome? {
         Outcome::Published(placed) => Some(Ok(placed.try_into().ok()?)),
@@ -99,10 +113,20 @@ fn outcome(response: pb::PublishStreamResponse) -> Option<Result<Placed, Failure
 }
 
 impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics between two changes of the state, so what is behind the lock is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is answered to a message that comes after the end.
+    fn refusal(&self) -> Failure {
+        refused(self.lock().broken.as_deref().unwrap_or("it has ended"))
+    }
+
     fn push(&self, waiter: Waiter) -> Result<(), Failure> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match &state.broken {
-            Some(why) => Err(Failure::Unknown(why.clone())),
+            Some(why) => Err(refused(why)),
             None => {
                 state.queue.push_back(waiter);
                 Ok(())
@@ -111,7 +135,7 @@ impl Waiting {
     }
 
     fn answer(&self, outcome: Result<Placed, Failure>) {
-        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).queue.pop_front();
+        let first = self.lock().queue.pop_front();
         if let Some(waiter) = first {
             // Whoever does not wait for it does not want to know.
             let _ = waiter.answer.send(outcome);
@@ -119,7 +143,7 @@ impl Waiting {
     }
 
     fn give_up(&self, why: String) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         for waiter in state.queue.drain(..) {
             let _ = waiter.answer.send(Err(Failure::Unknown(why.clone())));
         }

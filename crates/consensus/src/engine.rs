@@ -29,6 +29,7 @@ struct Inner {
     settings: Arc<Settings>,
     config: Arc<Config>,
     writer: Writer,
+    found: Vec<GroupId>,
     links: Links,
     service: Service,
     groups: Groups,
@@ -141,7 +142,7 @@ impl Engine {
             tracing::warn!(why = warning.0, "consensus settings");
         }
         let config = Arc::new(settings.raft()?);
-        let writer = open_store(dir.to_owned(), cluster, me, Arc::new(fatal)).await?;
+        let (writer, found) = open_store(dir.to_owned(), cluster, me, Arc::new(fatal)).await?;
         let settings = Arc::new(settings);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let groups = Groups::default();
@@ -155,9 +156,26 @@ impl Engine {
             shutdown: shutdown.clone(),
         };
         let gate = Mutex::new(());
-        let inner =
-            Inner { me, settings, config, writer, links, service, groups, gate, tasks, shutdown };
+        let inner = Inner {
+            me,
+            settings,
+            config,
+            writer,
+            found,
+            links,
+            service,
+            groups,
+            gate,
+            tasks,
+            shutdown,
+        };
         Ok(Engine(Arc::new(inner)))
+    }
+
+    /// The groups of which this node had a replica when the engine was opened. Each must be started
+    /// again, whatever else is known: its vote may be needed before anybody can lead.
+    pub fn found(&self) -> &[GroupId] {
+        &self.0.found
     }
 
     /// The service to mount on the peer port.
@@ -265,12 +283,14 @@ async fn open_store(
     cluster: ClusterId,
     me: NodeId,
     fatal: Fatal,
-) -> Result<Writer, OpenError> {
+) -> Result<(Writer, Vec<GroupId>), OpenError> {
     let io = |why: String| OpenError::Io { path: dir.clone(), why };
     let path = dir.clone();
     // Opening may repair the file after a crash, which takes as long as the file is large.
     let disk = tokio::task::spawn_blocking(move || Disk::open(&path, cluster, me))
         .await
         .map_err(|error| io(error.to_string()))??;
-    Writer::start(disk, fatal).map_err(|error| io(error.to_string()))
+    let found = disk.groups().map_err(|error| io(error.to_string()))?;
+    let writer = Writer::start(disk, fatal).map_err(|error| io(error.to_string()))?;
+    Ok((writer, found))
 }

@@ -82,6 +82,11 @@ impl GroupId {
     pub fn shard(shard: ShardId) -> GroupId {
         GroupId(u32::from(shard.0) + 1)
     }
+
+    /// The shard whose group this is; `None` for the control group.
+    pub fn as_shard(self) -> Option<ShardId> {
+        self.0.checked_sub(1).and_then(|shard| u16::try_from(shard).ok()).map(ShardId)
+    }
 }
 
 impl fmt::Display for GroupId {

@@ -10,18 +10,19 @@ export class Board {
   #quiet = document.getElementById("quiet");
 
   // Takes a state from the match's own topic or from the topic of all events. The two may overtake
-  // each other, so the younger publish wins; only the match's own topic has the list of goals.
-  // What is new and a goal lights up.
+  // each other, so the younger publish wins; only the match's own topic has the list of goals. A
+  // goal that is new lights up. Says whether the state was taken.
   take(state, own, isNew) {
     const match = this.#matches.get(state.match) ?? { state: null, owner: null, card: null };
     const before = match.state;
-    if (before && before.published_ms > state.published_ms) return;
+    if (before && before.published_ms > state.published_ms) return false;
     let goals = state.goals ?? [];
     if (!own && state.event !== "kick_off") goals = withGoal(before?.goals ?? [], state.goal);
     match.goal ||= isNew && state.event === "goal";
     match.state = { ...state, goals };
     match.changed = true;
     this.#matches.set(state.match, match);
+    return true;
   }
 
   live() {

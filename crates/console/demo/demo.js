@@ -23,12 +23,12 @@ feed.subscribe(LIVE, { last: 50 });
 
 function take(topic, state, isNew) {
   count += 1;
-  board.take(state, topic !== LIVE, isNew);
+  const taken = board.take(state, topic !== LIVE, isNew);
   if (topic === LIVE) {
     tell(state);
     if (state.status !== "finished") feed.subscribe(topicOf(state.match), { last: 1 });
     if (state.event === "kick_off") lookAgainIn(100);
-  } else if (state.status === "finished") {
+  } else if (taken && state.status === "finished") {
     feed.unsubscribe(topic);
   }
   if (isNew) waiting.push(state.published_ms);

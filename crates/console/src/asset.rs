@@ -35,8 +35,8 @@ impl Asset {
         get(move |headers: HeaderMap| async move { self.answer(&headers, &etag) })
     }
 
-    /// Files of one build belong together, so a browser asks each time whether its copy is still the
-    /// one; that costs it a 304.
+    /// Files of one build belong together, so a browser asks each time whether its copy is still
+    /// the one; that costs it a 304.
     fn answer(self, asked: &HeaderMap, etag: &str) -> Response {
         let headers = [
             (header::CONTENT_TYPE, self.content_type),

@@ -3,11 +3,11 @@
 //! *What is it?* [`demo`], a scoreboard of the World Cup 2026 that is fed over one WebSocket by the
 //! node that serves it. The files lie in `demo/` beside `src/` as they are sent: no build step.
 //!
-//! *What does it promise?* A page needs nothing but its own node: no request goes elsewhere, and the
-//! content security policy holds it to that. Whatever comes out of a message is shown as text.
+//! *What does it promise?* A page needs nothing but its own node: no request goes elsewhere, and
+//! the content security policy holds it to that. Whatever comes out of a message is shown as text.
 //!
-//! *What does it refuse?* To know anything of the cluster: the page asks `/cluster` and `/ws` of its
-//! own host, like any other client.
+//! *What does it refuse?* To know anything of the cluster: the page asks `/cluster` and `/ws` of
+//! its own host, like any other client.
 //!
 //! *How does data move?* Out of the binary; a browser that has the file already is told so (304).
 //!

@@ -38,7 +38,8 @@ pub struct InvalidPosition(pub String);
 impl Offset {
     /// The one after this.
     pub fn next(self) -> Offset {
-        Offset(self.0 + 1)
+        // A forged offset may be the largest there is.
+        Offset(self.0.saturating_add(1))
     }
 }
 

@@ -53,27 +53,37 @@ fn advice(source: &io::Error, flag: &str) -> String {
 /// One listener for each lane on the same port; the kernel spreads the connections over them.
 pub(crate) fn http(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
     let fail = |source| BindError::Address { door: "HTTP", address, flag: "--http", source };
-    // Any process of this user may share a port that was opened for sharing: two nodes would each
-    // get half of the connections. Taking it alone once shows whether somebody has it.
-    let first = listen(address, false).map_err(fail)?;
-    let address = first.local_addr().map_err(fail)?;
-    drop(first);
-    (0..lanes).map(|_| listen(address, true).map_err(fail)).collect()
+    let address = alone(address).map_err(fail)?;
+    (0..lanes).map(|_| listen(address).map_err(fail)).collect()
 }
 
-fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port whose last connections still linger can be taken at once after a restart.
-    socket.set_reuse_address(true)?;
+/// The address, with its port. Any process of this user may share a port that was opened for
+/// sharing, and two nodes would each get half of the connections; taking it alone for a moment
+/// shows whether somebody has it.
+fn alone(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = socket(address)?;
+    socket.bind(&address.into())?;
+    Ok(socket.local_addr()?.as_socket().unwrap_or(address))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
     #[cfg(unix)]
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(true)?;
     // Connections inherit it from their listener.
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connections still linger can be taken at once after a restart.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// The one UDP socket of QUIC.

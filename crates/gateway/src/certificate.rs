@@ -20,8 +20,8 @@ use serde::Serialize;
 /// which is some hours off still finds it valid.
 pub const VALIDITY: Duration = Duration::from_secs(13 * DAY_SECS);
 
-/// A certificate that is to expire within this time is replaced at start: whoever copied its hash
-/// has that long before it stops working.
+/// A certificate that is to expire within this time is replaced, at start or while the node runs:
+/// whoever copied its hash has that long to copy the new one.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY_SECS);
 
 const DAY_SECS: u64 = 24 * 3600;
@@ -39,6 +39,13 @@ const EXPIRES: &str = "Expires (Unix seconds): ";
 pub struct Certificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
+    kept: Kept,
+}
+
+/// Where a certificate is kept and how long it lasts: what it takes to have the next one in time.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    directory: PathBuf,
     expires: SystemTime,
 }
 
@@ -80,14 +87,14 @@ pub enum CertificateError {
 pub fn load_or_make(directory: &Path, now: SystemTime) -> Result<Certificate, CertificateError> {
     let path = directory.join(FILE);
     let kept = match std::fs::read_to_string(&path) {
-        Ok(text) => parse(&text),
+        Ok(text) => parse(&text, directory),
         Err(source) if source.kind() == ErrorKind::NotFound => None,
         Err(source) => return Err(CertificateError::File { path, source }),
     };
     match kept {
-        Some(certificate) if certificate.expires > now + RENEW_BEFORE => Ok(certificate),
+        Some(certificate) if !certificate.kept.is_due(now) => Ok(certificate),
         _ => {
-            let (certificate, text) = make(now)?;
+            let (certificate, text) = make(directory, now)?;
             keep(&path, &text).map_err(|source| CertificateError::File { path, source })?;
             Ok(certificate)
         }
@@ -104,17 +111,40 @@ impl Certificate {
                 text
             }),
             sha256_base64: STANDARD.encode(&hash),
-            expires_ms: unix(self.expires).saturating_mul(1000),
+            expires_ms: unix(self.kept.expires).saturating_mul(1000),
         }
     }
 
     /// When it ends.
     pub fn expires(&self) -> SystemTime {
-        self.expires
+        self.kept.expires
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept.clone()
     }
 }
 
-fn make(now: SystemTime) -> Result<(Certificate, String), CertificateError> {
+impl Kept {
+    /// The certificate that follows, once it is time for it.
+    pub(crate) fn renew(
+        &mut self,
+        now: SystemTime,
+    ) -> Result<Option<Certificate>, CertificateError> {
+        if !self.is_due(now) {
+            return Ok(None);
+        }
+        let next = load_or_make(&self.directory, now)?;
+        *self = next.kept();
+        Ok(Some(next))
+    }
+
+    fn is_due(&self, now: SystemTime) -> bool {
+        self.expires <= now + RENEW_BEFORE
+    }
+}
+
+fn make(directory: &Path, now: SystemTime) -> Result<(Certificate, String), CertificateError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
@@ -126,17 +156,19 @@ fn make(now: SystemTime) -> Result<(Certificate, String), CertificateError> {
     let leaf = params.self_signed(&key)?;
     let text = format!("{EXPIRES}{}\n{}{}", unix(expires), key.serialize_pem(), leaf.pem());
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes())?;
-    Ok((Certificate { chain: vec![leaf.der().clone()], key, expires }, text))
+    let kept = Kept { directory: directory.to_owned(), expires };
+    Ok((Certificate { chain: vec![leaf.der().clone()], key, kept }, text))
 }
 
 /// `None` for a file that is damaged.
-fn parse(text: &str) -> Option<Certificate> {
+fn parse(text: &str, directory: &Path) -> Option<Certificate> {
     let expires = text.lines().next()?.strip_prefix(EXPIRES)?.parse().ok()?;
     let chain =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
     let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
-    (!chain.is_empty()).then_some(Certificate { chain, key, expires })
+    let kept = Kept { directory: directory.to_owned(), expires };
+    (!chain.is_empty()).then_some(Certificate { chain, key, kept })
 }
 
 /// Whole or not at all: written beside the place, then moved there.
@@ -182,6 +214,15 @@ mod tests {
         let renewed = load_or_make(dir.path(), at(11)).unwrap();
         assert_ne!(renewed.fingerprint(), first.fingerprint());
         assert_eq!(renewed.expires(), at(24));
+    }
+
+    #[test]
+    fn a_node_that_runs_on_has_the_next_certificate_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut kept = load_or_make(dir.path(), at(0)).unwrap().kept();
+        assert!(kept.renew(at(9)).unwrap().is_none());
+        assert_eq!(kept.renew(at(10)).unwrap().unwrap().expires(), at(23));
+        assert!(kept.renew(at(19)).unwrap().is_none());
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(crate) async fn serve(
     match opening.take() {
         // A task of its own: this one is several times as large, and idle sessions are many.
         Some(opening) => {
-            let session = ws::run(local.clone(), stream, parts.read_buf, opening);
+            let session = ws::run(local.clone(), stream, &parts.read_buf, opening);
             local.spawn_connection(session.map(move |()| drop(permit)));
         }
         None => {

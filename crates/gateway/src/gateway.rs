@@ -58,12 +58,11 @@ impl Gateway {
             Some(Ok(address)) => address,
             _ => config.http,
         };
-        let fingerprint = Arc::new(certificate.fingerprint());
         let quic = quic::Socket::bind(&config, certificate)?;
         let routes = Http {
             hub: hub.clone(),
             publisher: publisher.clone(),
-            fingerprint,
+            fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
         };
         let router = http::router(routes, extra);

@@ -16,6 +16,7 @@ use http::StatusCode;
 use pushonce_core::Topic;
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
+use tokio::sync::watch;
 
 pub(crate) use fault::Fault;
 
@@ -27,7 +28,7 @@ use crate::certificate::Fingerprint;
 pub(crate) struct Http {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
-    pub(crate) fingerprint: Arc<Fingerprint>,
+    pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// How long a client may take to send a body.
     pub(crate) body_timeout: Duration,
 }
@@ -44,7 +45,7 @@ pub(crate) fn router(http: Http, extra: Router) -> Router {
 }
 
 async fn certificate(State(http): State<Http>) -> Response {
-    let mut response = Json(&*http.fingerprint).into_response();
+    let mut response = Json(&*http.fingerprint.borrow()).into_response();
     snapshot::allow_any_origin(&mut response);
     response
 }

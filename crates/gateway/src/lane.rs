@@ -101,6 +101,7 @@ async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
         () = accept_tcp(&local, listener, router) => {}
         () = accept_quic(&local, &mut incoming) => {}
         () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
+        () = quic::renew(endpoint.as_ref()) => {}
         () = beat(&local) => {}
         () = leaving.cancelled() => {}
     }

@@ -8,7 +8,7 @@
 //! *What does it promise?* Frames of one topic reach a client in the order the hub gives them, never
 //! cut by another frame. Requests of one session are answered; its publishes keep their order. Bad
 //! input is answered in words or closes the session with a code of `pushonce_proto::close`; it never
-//! ends a lane. A session that reads slowly holds at most one part-written batch.
+//! ends a lane. A session that reads slowly holds the rest of one frame, and no more.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub and the
 //! [`Publisher`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.

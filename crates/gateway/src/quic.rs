@@ -9,15 +9,16 @@ mod session;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pushonce_proto::close;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use session::run;
 
+use crate::certificate::{Fingerprint, Kept};
 use crate::metrics::{Door, Meters};
 use crate::{BindError, Certificate, Config, IDLE_INTERVALS, bind, lane};
 
@@ -32,17 +33,29 @@ const RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// 10 MiB; at a quarter of a mebibyte a thousand stopped readers hold no more than that many MiB.
 const SEND_WINDOW_BYTES: u64 = 256 << 10;
 
+/// How often the age of the certificate is looked at: often against the days that are left then.
+const RENEW_EVERY: Duration = Duration::from_secs(3600);
+
 /// The UDP socket of the gateway, before the lanes run.
 pub(crate) struct Socket {
     udp: UdpSocket,
     address: SocketAddr,
     config: quinn::ServerConfig,
+    identity: Identity,
     lanes: Vec<mpsc::Sender<quinn::Incoming>>,
+}
+
+/// What the endpoint shows to clients, and what it takes to change it.
+struct Identity {
+    kept: Kept,
+    shown: watch::Sender<Fingerprint>,
+    transport: Arc<TransportConfig>,
 }
 
 /// The endpoint, on the lane that runs it.
 pub(crate) struct Endpoint {
     endpoint: quinn::Endpoint,
+    identity: Identity,
     lanes: Vec<mpsc::Sender<quinn::Incoming>>,
 }
 
@@ -50,9 +63,16 @@ impl Socket {
     pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Socket, BindError> {
         let udp = bind::quic(config.quic)?;
         let address = udp.local_addr().unwrap_or(config.quic);
-        let mut quic = quinn::ServerConfig::with_crypto(Arc::new(crypto(certificate)?));
-        quic.transport_config(Arc::new(transport(config)));
-        Ok(Socket { udp, address, config: quic, lanes: Vec::new() })
+        let (shown, _) = watch::channel(certificate.fingerprint());
+        let transport = Arc::new(transport(config));
+        let identity = Identity { kept: certificate.kept(), shown, transport };
+        let config = identity.config(certificate)?;
+        Ok(Socket { udp, address, config, identity, lanes: Vec::new() })
+    }
+
+    /// The certificate that clients meet, now and later.
+    pub(crate) fn fingerprint(&self) -> watch::Receiver<Fingerprint> {
+        self.identity.shown.subscribe()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -68,16 +88,16 @@ impl Socket {
 impl Endpoint {
     /// Opens the endpoint on the runtime of the lane that calls.
     pub(crate) fn open(socket: Socket) -> io::Result<Endpoint> {
-        let Socket { udp, config, lanes, .. } = socket;
+        let Socket { udp, config, identity, lanes, .. } = socket;
         let (own, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
         let endpoint = quinn::Endpoint::new(own, Some(config), udp, runtime)?;
-        Ok(Endpoint { endpoint, lanes })
+        Ok(Endpoint { endpoint, identity, lanes })
     }
 
     /// Ends when the sessions of every lane have: until then their packets go out through here.
     /// Waits no longer than `grace` for them.
     pub(crate) async fn close(self, grace: Duration) {
-        let Endpoint { endpoint, lanes } = self;
+        let Endpoint { endpoint, lanes, .. } = self;
         let all = async {
             for lane in &lanes {
                 lane.closed().await;
@@ -91,7 +111,9 @@ impl Endpoint {
 
 /// Hands connections to the lanes; for ever, also where there is no endpoint.
 pub(crate) async fn hand_out(endpoint: Option<&Endpoint>, meters: &Meters) {
-    let Some(Endpoint { endpoint, lanes }) = endpoint else { return std::future::pending().await };
+    let Some(Endpoint { endpoint, lanes, .. }) = endpoint else {
+        return std::future::pending().await;
+    };
     for lane in lanes.iter().cycle() {
         let Some(incoming) = endpoint.accept().await else { break };
         // A lane behind with its handshakes: only those who own their address may wait.
@@ -107,6 +129,42 @@ pub(crate) async fn hand_out(endpoint: Option<&Endpoint>, meters: &Meters) {
         }
     }
     std::future::pending().await
+}
+
+/// Shows a new certificate before the old one ends; for ever, also where there is no endpoint.
+/// Sessions that are open keep what they began with.
+pub(crate) async fn renew(endpoint: Option<&Endpoint>) {
+    let Some(Endpoint { endpoint, identity, .. }) = endpoint else {
+        return std::future::pending().await;
+    };
+    let mut kept = identity.kept.clone();
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let next = match kept.renew(SystemTime::now()) {
+            Ok(Some(next)) => next,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "QUIC keeps its certificate, which expires soon");
+                continue;
+            }
+        };
+        let fingerprint = next.fingerprint();
+        match identity.config(next) {
+            Ok(config) => {
+                endpoint.set_server_config(Some(config));
+                identity.shown.send_replace(fingerprint);
+            }
+            Err(error) => tracing::warn!(%error, "QUIC keeps its certificate"),
+        }
+    }
+}
+
+impl Identity {
+    fn config(&self, certificate: Certificate) -> Result<quinn::ServerConfig, BindError> {
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(certificate)?));
+        config.transport_config(self.transport.clone());
+        Ok(config)
+    }
 }
 
 fn crypto(certificate: Certificate) -> Result<QuicServerConfig, BindError> {

@@ -70,15 +70,17 @@ pub(crate) struct Session {
 }
 
 enum Subscription {
-    /// The hub was asked. `ended` is the request that wants it gone again.
-    Asked {
-        id: Option<u64>,
-        token: u32,
-        ended: Option<Ended>,
-    },
-    Live {
-        token: u32,
-    },
+    /// Boxed: most of the time a subscription is live, and then it is small.
+    Asked(Box<Asked>),
+    Live(u32),
+}
+
+/// The hub was asked.
+struct Asked {
+    id: Option<u64>,
+    token: u32,
+    /// The request that wants it gone again.
+    ended: Option<Ended>,
 }
 
 /// The id of an unsubscribe, if it has one.
@@ -153,7 +155,8 @@ impl Session {
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        self.subscriptions.insert(topic.clone(), Subscription::Asked { id, token, ended: None });
+        let asked = Subscription::Asked(Box::new(Asked { id, token, ended: None }));
+        self.subscriptions.insert(topic.clone(), asked);
         effects.push(Effect::Subscribe { token, topic, from });
     }
 
@@ -163,10 +166,8 @@ impl Session {
         answer: Result<Subscribed, Refusal>,
         effects: &mut Effects,
     ) {
-        let Some(Subscription::Asked { id, token, ended }) = self.subscriptions.remove(&topic)
-        else {
-            return;
-        };
+        let Some(Subscription::Asked(asked)) = self.subscriptions.remove(&topic) else { return };
+        let Asked { id, token, ended } = *asked;
         match answer {
             Ok(Subscribed { position, recovered }) => {
                 let live = topic.clone();
@@ -178,7 +179,7 @@ impl Session {
                 }));
                 match ended {
                     None => {
-                        self.subscriptions.insert(topic.clone(), Subscription::Live { token });
+                        self.subscriptions.insert(topic.clone(), Subscription::Live(token));
                         effects.push(Effect::Start(topic));
                     }
                     Some(Ended(id)) => stop(id, token, topic, effects),
@@ -195,8 +196,10 @@ impl Session {
 
     fn unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut Effects) {
         match self.subscriptions.get_mut(&topic) {
-            Some(Subscription::Asked { ended: ended @ None, .. }) => *ended = Some(Ended(id)),
-            Some(Subscription::Live { token }) => {
+            Some(Subscription::Asked(asked)) if asked.ended.is_none() => {
+                asked.ended = Some(Ended(id));
+            }
+            Some(Subscription::Live(token)) => {
                 let token = *token;
                 self.subscriptions.remove(&topic);
                 stop(id, token, topic, effects);

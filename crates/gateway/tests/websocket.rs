@@ -103,7 +103,7 @@ async fn a_handshake_that_cannot_be_is_answered_with_what_to_change() {
         let request =
             HANDSHAKE.replace(from, to).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
         let answer = Raw::connect(server.http, request.as_bytes()).await.all().await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{to}: {answer}");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{to}: {answer}");
         assert!(answer.contains(says), "{to}: {answer}");
     }
 }

@@ -5,11 +5,12 @@
 //! that listen, `Cluster` for operators, health and reflection.
 //!
 //! *What does it promise?* A publish has three outcomes: acknowledged, refused (nothing happened),
-//! unknown. A refusal for want of the owner is not yet an outcome: the message follows the owner
-//! until [`router::Config::deadline`]. An unknown outcome is never retried here, because only the
-//! caller knows whether its key makes that safe. The messages that one [`Router::ordered`] stream
-//! carries to one topic stand in the topic in the order of the stream, whoever owned it meanwhile;
-//! where that cannot be kept, the earlier message is refused and never put behind the later one.
+//! unknown. A refusal for want of an owner is not yet an outcome: the message waits for one, and
+//! follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here,
+//! because only the caller knows whether its key makes that safe. The messages that one
+//! [`Router::ordered`] stream carries to one topic stand in the topic in the order of the stream,
+//! whoever owned it meanwhile; where that cannot be kept, the earlier message is refused and never
+//! put behind the later one.
 //!
 //! *What does it refuse?* Messages that break a rule ([`Publish::check`]); more than
 //! [`Ordered::WAITING_MAX`] messages or [`Ordered::WAITING_BYTES_MAX`] bytes of one stream without
@@ -17,12 +18,13 @@
 //! subscriber and no Raft.
 //!
 //! *How does data move?* Door ([`Server`], or the gateway's) → [`Router::ordered`] → per shard one
-//! line → [`Shards`] if this node owns the shard, else [`Peers`] over the link. Acknowledgements come
-//! back the same way, in the order of the stream. [`Feed`] and [`Overview`] are asked, and answered.
+//! line → [`Shards`] if this node owns the shard, else [`Peers`] over the link. Acknowledgements
+//! come back the same way, in the order of the stream. [`Feed`] and [`Overview`] are asked, and
+//! answered.
 //!
 //! *What must a caller not do?* Implement [`Shards`] or [`Peers`] so that the first poll of the
-//! future does not put the message in line: order is lost there and nowhere else. Drop the future of
-//! a publish and take it for refused: it may have happened.
+//! future does not put the message in line: order is lost there and nowhere else. Drop the future
+//! of a publish and take it for refused: it may have happened.
 //!
 //! [`Publish::check`]: pushonce_core::Publish::check
 

@@ -1,11 +1,13 @@
 //! The messages of one stream to one shard, kept in their order while the owner moves. Pure.
 //!
-//! Messages are handed over without waiting for each other, so an owner that loses its shard refuses
-//! some that others overtook. Three rules keep the order: while anything is under way to one node,
-//! nothing is handed to another; after a refusal nothing is handed over until all that was under way
-//! has come back; and what was refused is tried again, in order, unless a later message of the same
-//! topic may have its place already. Then it is refused for good: nothing happened to it, and its
-//! publisher knows better than this line whether it still matters.
+//! Messages are handed over without waiting for each other, so an owner that loses its shard
+//! refuses some that others overtook. "Not the owner" and "unavailable" mean that nothing happened,
+//! so such a message waits for an owner again. Three rules keep the order. While anything is under
+//! way to one node, nothing is handed to another. After a refusal nothing is handed over until all
+//! that was under way has come back, and then one message at a time until one is taken. What was
+//! refused is tried again, in its place, unless a later message of the same topic may have its
+//! place already: then it is refused for good. Nothing happened to it, and its publisher knows
+//! better than this line whether it still matters.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -16,7 +18,8 @@ use tokio::time::Instant;
 use crate::route::{self, Asked, Next, Refused};
 
 /// How long a node that refused is left alone when nobody names a better one. An owner whose lease
-/// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in vain.
+/// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in
+/// vain.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Line {
@@ -29,8 +32,12 @@ pub(crate) struct Line {
     flying: usize,
     asked: Option<Asked>,
     refused: Option<Refused>,
-    /// Whether something under way was refused, so that the rest is waited for.
+    /// Whether something was refused, and the rest that was under way is waited for.
     holding: bool,
+    /// Whether nothing was taken since a refusal: then one message goes at a time, to find out.
+    probing: bool,
+    /// What the last refusal said.
+    why: Option<String>,
     pause_until: Option<Instant>,
 }
 
@@ -70,6 +77,8 @@ impl Line {
             asked: None,
             refused: None,
             holding: false,
+            probing: false,
+            why: None,
             pause_until: None,
         }
     }
@@ -81,7 +90,7 @@ impl Line {
 
     /// The next message that may be handed over now. To be called until there is none.
     pub(crate) fn submit(&mut self, owners: &Owners, now: Instant) -> Option<Submission> {
-        if self.holding {
+        if self.probing && self.flying > 0 {
             return None;
         }
         let index = self.first_waiting()?;
@@ -115,12 +124,15 @@ impl Line {
         self.flying -= 1;
         match result {
             Err(PublishError::Refused(Refusal::NotOwner { owner })) => {
-                self.entries[index].state = State::Refused;
-                self.refused = self.asked.map(|asked| asked.refused(owner));
-                self.pause_until = Some(now + PAUSE);
-                
+                self.turned_away(index, owner, "it was not the owner", now);
             }
-            result => self.settle(index, result, out),
+            Err(PublishError::Refused(Refusal::Unavailable(why))) => {
+                self.turned_away(index, None, &why, now);
+            }
+            result => {
+                self.probing = self.holding;
+                self.settle(index, result, out);
+            }
         }
         if self.flying == 0 {
             self.came_back(out);
@@ -136,20 +148,31 @@ impl Line {
                 break;
             }
             if entry.state == State::Waiting {
-                let why = format!("no owner of {} took the message in time", self.shard);
+                let last = self.why.as_deref().unwrap_or("no owner is known");
+                let why = format!("no owner of {} took the message in time; {last}", self.shard);
                 self.settle(index, Err(Refusal::Unavailable(why).into()), out);
             }
         }
         self.forget_settled();
     }
 
-    /// When [`Line::expire`] or [`Line::submit`] has something to do though nothing was heard. What is
-    /// under way needs no alarm: whoever was asked has a deadline of its own.
+    /// When [`Line::expire`] or [`Line::submit`] has something to do though nothing was heard. What
+    /// is under way needs no alarm: whoever was asked has a deadline of its own.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let waiting = || self.entries.iter().find(|entry| entry.state == State::Waiting);
         let stuck = if self.flying == 0 { waiting() } else { None };
         let pause = stuck.and(self.pause_until);
         [stuck.map(|entry| entry.until), pause].into_iter().flatten().min()
+    }
+
+    /// The asked node cannot take the message: another may, or the same one later.
+    fn turned_away(&mut self, index: usize, hint: Option<NodeId>, why: &str, now: Instant) {
+        self.entries[index].state = State::Refused;
+        self.refused = self.asked.map(|asked| asked.refused(hint));
+        self.pause_until = Some(now + PAUSE);
+        self.holding = true;
+        self.probing = true;
+        self.why = self.asked.map(|asked| format!("{} said: {why}", asked.node));
     }
 
     /// Whom to ask; after a pause the claimed owner again, though it has refused.
@@ -175,8 +198,8 @@ impl Line {
         Some(self.cursor)
     }
 
-    /// Nothing is under way any more: what was refused waits again, in its place in the line, unless
-    /// it was overtaken.
+    /// Nothing is under way any more: what was refused waits again, in its place in the line,
+    /// unless it was overtaken.
     fn came_back(&mut self, out: &mut Vec<Outcome>) {
         if !self.holding {
             return;

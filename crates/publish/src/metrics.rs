@@ -3,7 +3,8 @@
 use metrics::{Counter, counter, describe_counter};
 use pushonce_core::{Placed, PublishError, Refusal};
 
-/// One counter for each outcome, looked up once: a look-up costs as much as the rest of the routing.
+/// One counter for each outcome, looked up once: a look-up costs as much as the rest of the
+/// routing.
 pub(crate) struct Outcomes {
     acknowledged: Counter,
     invalid: Counter,

@@ -23,7 +23,8 @@ pub struct Ordered<S> {
     input: Option<S>,
     lines: BTreeMap<ShardId, Line>,
     flights: FuturesUnordered<Flight>,
-    /// One for each message without a delivered answer, in order; the ticket of the first is `first`.
+    /// One for each message without a delivered answer, in order; the ticket of the first is
+    /// `first`.
     slots: VecDeque<Slot>,
     first: u64,
     bytes: usize,

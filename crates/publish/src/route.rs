@@ -32,9 +32,9 @@ pub(crate) struct Asked {
     pub claim: Option<(Term, NodeId)>,
 }
 
-/// The claimed owner, unless that claim has already led to a refusal; then the node that the refusal
-/// named. A hint carries no term, so it is followed once: two nodes that each take the other for the
-/// owner must not play ball with a message.
+/// The claimed owner, unless that claim has already led to a refusal; then the node that the
+/// refusal named. A hint carries no term, so it is followed once: two nodes that each take the
+/// other for the owner must not play ball with a message.
 pub(crate) fn next(shard: ShardId, owners: &Owners, refused: Option<&Refused>) -> Next {
     let claim = owners.claim(shard).map(|claim| (claim.term, claim.owner));
     let news = refused.is_none_or(|refused| refused.claim != claim);

@@ -53,7 +53,8 @@ struct Inner {
 }
 
 impl Router {
-    /// A router of these parts. Install the metrics recorder first: the counters are looked up here.
+    /// A router of these parts. Install the metrics recorder first: the counters are looked up
+    /// here.
     pub fn new(config: Config, parts: Parts) -> Router {
         Router(Arc::new(Inner { config, parts, outcomes: Outcomes::new() }))
     }
@@ -70,8 +71,8 @@ impl Router {
     }
 
     /// Publishes the messages of `input` without waiting for each, one answer for each, in order.
-    /// What is already refused in `input` keeps its turn. The stream does the work when it is polled
-    /// and ends after the last answer.
+    /// What is already refused in `input` keeps its turn. The stream does the work when it is
+    /// polled and ends after the last answer.
     pub fn ordered<S>(&self, input: S) -> Ordered<S>
     where
         S: Stream<Item = Result<Publish, PublishError>> + Unpin,

@@ -41,8 +41,8 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long calls may take to end when the node goes down. Streams are told at once; a publish under
-/// way has its owner's deadline, which is shorter.
+/// How long calls may take to end when the node goes down. Streams are told at once; a publish
+/// under way has its owner's deadline, which is shorter.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What a server needs.
@@ -125,8 +125,8 @@ impl Server {
         self.addr
     }
 
-    /// Answers calls until `shutdown`; then takes no more, tells the streams, and waits five seconds
-    /// for what is under way.
+    /// Answers calls until `shutdown`; then takes no more, tells the streams, and waits five
+    /// seconds for what is under way.
     ///
     /// # Errors
     /// [`Error::Serve`] when connections cannot be accepted any more.

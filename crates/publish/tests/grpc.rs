@@ -1,5 +1,5 @@
-//! The gRPC door over loopback, as a publisher, a back end and an operator meet it. Behind it stands
-//! a node that owns every shard and places what comes.
+//! The gRPC door over loopback, as a publisher, a back end and an operator meet it. Behind it
+//! stands a node that owns every shard and places what comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

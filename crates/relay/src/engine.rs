@@ -42,6 +42,8 @@ pub(crate) enum Event {
     LinkUp(NodeId),
     /// It is not any more.
     LinkDown(NodeId),
+    /// Much waits for a link, or not any more: catching up over it pauses meanwhile.
+    Congested(NodeId, bool),
     /// A peer says something.
     Frame(NodeId, Frame),
     /// This node's own shards committed, in this order.
@@ -102,6 +104,7 @@ impl Engine {
             Event::View(view) => self.see(view, now),
             Event::LinkUp(node) => self.link_up(node, now),
             Event::LinkDown(node) => self.link_down(node, now),
+            Event::Congested(node, congested) => self.congested(node, congested),
             Event::Frame(from, frame) => self.frame(from, frame, now),
             Event::Committed(messages) => self.committed(messages, now),
             Event::Lapsed => self.read_again(None, now),
@@ -168,6 +171,12 @@ impl Engine {
                 self.leave(&topic);
             }
             self.reroute(None, now);
+        }
+    }
+
+    fn congested(&mut self, node: NodeId, congested: bool) {
+        if let Some(link) = self.links.get_mut(node) {
+            link.congested = congested;
         }
     }
 

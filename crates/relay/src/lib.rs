@@ -1,4 +1,37 @@
 //! Brings messages from the node that owns a topic to the nodes whose clients want it.
+//!
+//! *What is it?* The links between nodes, one bidirectional gRPC stream for each pair, and the engine
+//! that decides what goes over them: [`Relay`] is run, [`Handle`] is spoken to, and the node around
+//! it is reached by two ports, [`Source`] (its shards) and [`Sink`] (its edge). Beside messages, links
+//! carry publishes to the owner, questions about the past, and the owners' claims, from which every
+//! node knows who leads each shard.
+//!
+//! *What does it promise?* After [`Sink::live`] a sink sees a topic in order, nothing twice, each
+//! message exactly the next, or a [`Sink::lost`] between that names what is missing and why. One copy
+//! of a message goes to each interested node of the owner's region and one into each other interested
+//! region, however many clients want it. A publish that was sent ends once: acknowledged, refused or
+//! unknown. A node behind is noticed within a heartbeat.
+//!
+//! *What does it refuse?* Client sockets, Raft, and any word about who should own what; links from
+//! other clusters, of nodes that are gone, and those opened by the higher node id. It stores nothing:
+//! besides a few recent messages of each watched topic, the past is the source's.
+//!
+//! *How does data move?* Asking climbs, messages come down. An edge asks its upstream for a topic with
+//! the position it has reached; [`pushonce_core::upstream`] says who that is: the owner, or the head
+//! of its region, which asks in turn. The upstream first takes the interest, then reads what is
+//! missing, so that nothing falls between; the one that asked drops what it has. When the owner moves,
+//! the head dies, a link breaks, or a hole shows, the same question is asked again, and nothing later
+//! is shown before the answer. The sink is served like one more link.
+//!
+//! Inside, `engine` is pure: events in, effects out. `run` is the loop around it; `dial`, `door` and
+//! `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
+//! and asks from where it stands), that of committed messages falls back on history, those of
+//! questions and publishes refuse.
+//!
+//! *What must a caller not do?* Hand over committed messages of one topic out of order, or before
+//! [`Source::page`] shows them; block in a port; claim a shard that this node does not lead; pass to
+//! [`Handle::watch`] a position that the cluster never gave out; allow a topic more history than
+//! [`Config::link_bytes_max`].
 
 mod config;
 mod crossing;

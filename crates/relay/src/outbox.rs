@@ -29,6 +29,19 @@ struct Queue {
     closed: bool,
 }
 
+/// How much waits, beside the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// There is room for everything.
+    Light,
+    /// The room that is left is for what cannot wait elsewhere: new messages and answers.
+    Heavy,
+}
+
+/// Heavy is more than the bound by this. Half of the bound would leave new messages little room on a
+/// link that catches up; a tenth would stop and go.
+const HEAVY_PART: usize = 4;
+
 /// The bound was met; the queue is closed and empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overflow;
@@ -38,12 +51,12 @@ impl Outbox {
         Arc::new(Outbox { queue: Mutex::default(), news: Notify::new(), bytes_max })
     }
 
-    /// Adds a frame; to a closed queue it adds nothing.
-    pub(crate) fn push(&self, frame: Frame) -> Result<(), Overflow> {
+    /// Adds a frame, and says how much waits; to a closed queue it adds nothing.
+    pub(crate) fn push(&self, frame: Frame) -> Result<Load, Overflow> {
         let bytes = frame.size_hint();
         let mut queue = self.lock();
         if queue.closed {
-            return Ok(());
+            return Ok(Load::Light);
         }
         // A single frame may be larger than the bound and must get through all the same.
         if queue.bytes > 0 && queue.bytes + bytes > self.bytes_max {
@@ -53,9 +66,19 @@ impl Outbox {
         }
         queue.bytes += bytes;
         queue.frames.push_back(frame);
+        let load = self.load_of(&queue);
         drop(queue);
         self.news.notify_one();
-        Ok(())
+        Ok(load)
+    }
+
+    /// How much waits.
+    pub(crate) fn load(&self) -> Load {
+        self.load_of(&self.lock())
+    }
+
+    fn load_of(&self, queue: &Queue) -> Load {
+        if queue.bytes > self.bytes_max / HEAVY_PART { Load::Heavy } else { Load::Light }
     }
 
     /// What waits is still sent; nothing more is taken.
@@ -120,7 +143,9 @@ mod tests {
     #[test]
     fn everything_ready_goes_into_one() {
         let outbox = Outbox::new(1 << 20);
-        (0..5).for_each(|n| outbox.push(beat(n)).expect("room"));
+        for n in 0..5 {
+            outbox.push(beat(n)).expect("room");
+        }
         let mut stream = Box::pin(outbox.stream());
         let frames = stream.next().now_or_never().flatten().expect("ready");
         assert_eq!(frames.frames.len(), 5);

@@ -21,7 +21,7 @@ use crate::dial;
 use crate::engine::{Effect, Engine, Event};
 use crate::inbox::{Call, Waiting};
 use crate::link::{self, Heard, Link, What};
-use crate::outbox::Outbox;
+use crate::outbox::{Load, Outbox};
 
 /// A relay that runs.
 pub(crate) struct Running {
@@ -47,6 +47,7 @@ struct Up {
     outbox: Arc<Outbox>,
     crossing: Crossing,
     life: CancellationToken,
+    congested: bool,
 }
 
 /// A peer that this node keeps a link to.
@@ -106,7 +107,7 @@ impl Running {
                     viewed = changed.is_ok();
                     self.view_changed();
                 }
-                _ = tick.tick() => self.on(Event::Tick),
+                _ = tick.tick() => self.tick(),
                 Some(_) = self.tasks.join_next() => {}
             }
         }
@@ -117,13 +118,29 @@ impl Running {
         self.tasks.shutdown().await;
     }
 
+    fn tick(&mut self) {
+        let relieved = |up: &Up| up.congested && up.outbox.load() == Load::Light;
+        let relieved = self.links.iter_mut().filter(|(_, up)| relieved(up)).map(|(&node, up)| {
+            up.congested = false;
+            Event::Congested(node, false)
+        });
+        for event in relieved.collect::<Vec<_>>() {
+            self.on(event);
+        }
+        self.on(Event::Tick);
+    }
+
     /// Brings the engine an event, and does what comes of it, to the end.
     fn on(&mut self, event: Event) {
         let now = Instant::now().into_std();
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for effect in self.engine.on(event, now) {
-                events.extend(self.perform(effect));
+                match self.perform(effect) {
+                    // What is read already, for others as well, must not be sent on top.
+                    Some(event @ Event::Congested(..)) => events.push_front(event),
+                    event => events.extend(event),
+                }
             }
         }
     }
@@ -149,10 +166,14 @@ impl Running {
     }
 
     fn send(&mut self, to: NodeId, frame: Frame) -> Option<Event> {
-        let up = self.links.get(&to)?;
+        let up = self.links.get_mut(&to)?;
         up.crossing.count(&frame);
         match up.outbox.push(frame) {
-            Ok(()) => None,
+            Ok(Load::Heavy) if !up.congested => {
+                up.congested = true;
+                Some(Event::Congested(to, true))
+            }
+            Ok(_) => None,
             Err(_overflow) => self.drop_link(to, "overflow"),
         }
     }
@@ -186,7 +207,7 @@ impl Running {
         let early = std::mem::take(&mut link.early);
         let crossing = Crossing::new(&self.relay.view.borrow(), self.relay.config.me, node);
         let (outbox, life) = (link.outbox.clone(), link.life.clone());
-        self.links.insert(node, Up { number, outbox, crossing, life });
+        self.links.insert(node, Up { number, outbox, crossing, life, congested: false });
         let silence = self.relay.config.heartbeat * SILENT_BEATS;
         self.tasks.spawn(link::read(number, link, self.heard.clone(), silence));
         tracing::info!(%node, "link up");

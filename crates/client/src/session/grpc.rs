@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{From, Item, Topic};
+use pushonce_core::{Item, Topic};
 use pushonce_proto::client::{ErrorCode, Event};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::{CONNECT_TIMEOUT, Ended};
+use crate::progress::Ask;
 use crate::server::{Scheme, Server};
 
 /// Events that wait for the caller, as for QUIC.
@@ -60,9 +61,8 @@ impl Session {
         Ok(Session { client, events, send, calls: JoinSet::new() })
     }
 
-    pub(super) fn subscribe(&mut self, topic: Topic, from: From) -> Result<(), Ended> {
-        self.calls.spawn(call(self.client.clone(), topic, from, self.send.clone()));
-        Ok(())
+    pub(super) fn subscribe(&mut self, ask: Ask) {
+        self.calls.spawn(call(self.client.clone(), ask, self.send.clone()));
     }
 
     pub(super) async fn next(&mut self) -> Result<Event, Ended> {
@@ -73,25 +73,30 @@ impl Session {
 
 async fn call(
     mut client: PublisherClient<Channel>,
-    topic: Topic,
-    from: From,
+    Ask { id, topic, from }: Ask,
     events: mpsc::Sender<Result<Event, Ended>>,
 ) {
     let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
     let mut answers = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return drop(events.send(refused(status)).await),
+        Err(status) => return drop(events.send(refused(id, status)).await),
     };
+    let mut subscribed = false;
     loop {
         let event = match answers.message().await {
             Ok(Some(response)) => match publisher::Event::try_from(response) {
-                Ok(event) => Ok(on(&topic, event)),
+                Ok(event) => Ok(on(id, &topic, event)),
                 Err(why) => Err(Ended::again(why)),
             },
             Ok(None) => Err(Ended::again("the server ended the call")),
-            Err(status) => refused(status),
+            Err(status) if !subscribed => refused(id, status),
+            Err(status) => Err(broken(&status)),
         };
-        let over = event.is_err();
+        let over = !matches!(
+            event,
+            Ok(Event::Subscribed { .. } | Event::Message { .. } | Event::Gap { .. })
+        );
+        subscribed = true;
         if events.send(event).await.is_err() || over {
             return;
         }
@@ -99,20 +104,24 @@ async fn call(
 }
 
 /// A refusal of the request is an event; anything else is the end of the session.
-fn refused(status: Status) -> Result<Event, Ended> {
+fn refused(id: u64, status: Status) -> Result<Event, Ended> {
     let code = match status.code() {
         Code::InvalidArgument => ErrorCode::BadTopic,
         Code::OutOfRange => ErrorCode::FuturePosition,
-        _ => return Err(Ended::again(format!("{}: {}", status.code(), status.message()))),
+        _ => return Err(broken(&status)),
     };
-    Ok(Event::error(Some(1), code, status.message()))
+    Ok(Event::error(Some(id), code, status.message()))
 }
 
-fn on(topic: &Topic, event: publisher::Event) -> Event {
+fn broken(status: &Status) -> Ended {
+    Ended::again(format!("{}: {}", status.code(), status.message()))
+}
+
+fn on(id: u64, topic: &Topic, event: publisher::Event) -> Event {
     let topic = topic.clone();
     match event {
         publisher::Event::Subscribed { position, recovered } => {
-            Event::Subscribed { id: Some(1), topic, position, recovered }
+            Event::Subscribed { id: Some(id), topic, position, recovered }
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },

@@ -1,15 +1,19 @@
 //! A session over QUIC: a control stream, and a stream for each topic.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushonce_core::Topic;
 use pushonce_proto::client::{Encoding, Event, Request};
 use pushonce_proto::delimited::{self, Decoder};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
-use quinn::{TransportConfig, VarInt};
-use tokio::sync::mpsc;
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig,
+    VarInt,
+};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Ended, Trust};
@@ -26,6 +30,14 @@ const EVENTS_MAX: usize = 256;
 
 /// Shorter than the server's idle timeout, and than most NATs forget a flow in.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What one topic may have under way, and all of them together: what a caller does not take waits
+/// at the server, not here.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The code of a close comes after the ends of the streams, if it comes.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 pub(crate) struct Session {
     control: SendStream,
@@ -52,9 +64,14 @@ impl Session {
         let connection = connecting.map_err(Ended::for_good)?.await.map_err(ended)?;
         let (control, answers) = connection.open_bi().await.map_err(ended)?;
         let (send, events) = mpsc::channel(EVENTS_MAX);
+        let shared = Shared {
+            connection: connection.clone(),
+            events: send,
+            live: watch::channel(HashSet::new()).0.into(),
+        };
         let mut readers = JoinSet::new();
-        readers.spawn(read(answers, send.clone()));
-        readers.spawn(accept(connection.clone(), send));
+        readers.spawn(read(answers, shared.clone()));
+        readers.spawn(accept(shared));
         Ok(Session { control, events, _readers: readers, connection, _endpoint: endpoint })
     }
 
@@ -96,32 +113,41 @@ fn config(address: SocketAddr, trust: &Trust) -> Result<ClientConfig, Ended> {
         ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(Ended::for_good)?));
     let mut transport = TransportConfig::default();
     transport.keep_alive_interval(Some(KEEP_ALIVE));
+    transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
+    transport.receive_window(VarInt::from_u32(CONNECTION_WINDOW));
     // A topic is a stream of the server's: as many as a session may have topics.
     transport.max_concurrent_uni_streams(VarInt::from_u32(1024));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
+/// What the readers of a session share.
+#[derive(Clone)]
+struct Shared {
+    connection: Connection,
+    events: mpsc::Sender<Result<Event, Ended>>,
+    /// The topics that were said to be subscribed. Nothing orders the streams, and the caller is to
+    /// hear of a subscription before its first message.
+    live: Arc<watch::Sender<HashSet<Topic>>>,
+}
+
 /// Every stream that the server opens is a topic's.
-async fn accept(connection: Connection, events: mpsc::Sender<Result<Event, Ended>>) {
+async fn accept(shared: Shared) {
     let mut readers = JoinSet::new();
     loop {
         tokio::select! {
-            stream = connection.accept_uni() => match stream {
-                Ok(stream) => { readers.spawn(read(stream, events.clone())); }
-                Err(why) => {
-                    // The caller may be gone, and then nobody wants to know.
-                    let _ = events.send(Err(ended(why))).await;
-                    return;
-                }
+            stream = shared.connection.accept_uni() => match stream {
+                Ok(stream) => { readers.spawn(read(stream, shared.clone())); }
+                Err(why) => return shared.end(ended(why)).await,
             },
             Some(_) = readers.join_next() => {}
         }
     }
 }
 
-/// Reads a stream to its end. The end of one topic's stream is not the end of the session.
-async fn read(mut stream: RecvStream, events: mpsc::Sender<Result<Event, Ended>>) {
+/// Reads a stream to its end, which is the end of the session: a server ends a topic's stream only
+/// when it is asked to, and a topic without one would be silent for ever.
+async fn read(mut stream: RecvStream, shared: Shared) {
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     while let Ok(Some(chunk)) = stream.read_chunk(64 << 10, true).await {
         decoder.push(&chunk.bytes);
@@ -129,21 +155,42 @@ async fn read(mut stream: RecvStream, events: mpsc::Sender<Result<Event, Ended>>
             let event = match decoder.next() {
                 Ok(Some(frame)) => Encoding::Proto.decode_event(&frame),
                 Ok(None) => break,
-                Err(why) => {
-                    let _ = events.send(Err(Ended::again(why))).await;
-                    return;
-                }
+                Err(why) => return shared.end(Ended::again(why)).await,
             };
-            let sent = match event {
-                Ok(Event::Stream { .. }) => Ok(()),
-                Ok(event) => events.send(Ok(event)).await,
-                Err(why) if why.broken => events.send(Err(Ended::again(why))).await,
-                Err(_) => Ok(()),
-            };
-            if sent.is_err() {
-                return;
+            match event {
+                Ok(event) => shared.tell(event).await,
+                Err(why) if why.broken => return shared.end(Ended::again(why)).await,
+                // From a newer server: not for us.
+                Err(_) => {}
             }
         }
+    }
+    let closed = tokio::time::timeout(LAST_WORD, shared.connection.closed()).await;
+    shared.end(closed.map_or_else(|_| Ended::again("the server ended a stream"), ended)).await;
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn tell(&self, event: Event) {
+        let begun = match &event {
+            Event::Stream { topic } => {
+                // Fails only without a sender, and here is one.
+                let _ = self.live.subscribe().wait_for(|live| live.contains(topic)).await;
+                return;
+            }
+            Event::Subscribed { topic, .. } => Some(topic.clone()),
+            _ => None,
+        };
+        // Whoever is gone does not want to know.
+        let _ = self.events.send(Ok(event)).await;
+        if let Some(topic) = begun {
+            self.live.send_if_modified(|live| live.insert(topic));
+        }
+    }
+
+    async fn end(&self, ended: Ended) {
+        let _ = self.events.send(Err(ended)).await;
     }
 }
 

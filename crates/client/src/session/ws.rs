@@ -1,10 +1,11 @@
 //! A session over WebSocket.
 
 use futures::{SinkExt, StreamExt};
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use pushonce_proto::client::{Encoding, Event, Request};
 use tokio::net::TcpStream;
-use tokio_websockets::{ClientBuilder, Limits, MaybeTlsStream, Message, WebSocketStream};
+use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
 
 use super::Ended;
 use crate::server::{Scheme, Server};
@@ -13,32 +14,39 @@ use crate::server::{Scheme, Server};
 const FRAME_BYTES_MAX: usize = 2 << 20;
 
 pub(crate) struct Session {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<TcpStream>,
+    encoding: Encoding,
 }
 
-/// The compact encoding: the caller sees no difference.
-const ENCODING: Encoding = Encoding::Proto;
-
 impl Session {
-    pub(super) async fn open(server: &Server) -> Result<Session, Ended> {
+    pub(super) async fn open(server: &Server, encoding: Encoding) -> Result<Session, Ended> {
         if server.scheme == Scheme::Quic {
             return Err(Ended::for_good(format!("{server} is not a WebSocket address")));
         }
-        let uri = format!("ws://{}/ws", server.authority());
-        let subprotocol = HeaderValue::from_static("pushonce.v1.proto");
+        let subprotocol = HeaderValue::from_static(encoding.subprotocol());
         let builder = ClientBuilder::new()
-            .uri(&uri)
+            .uri(&format!("ws://{}/ws", server.authority()))
             .map_err(Ended::for_good)?
             .limits(Limits::default().max_payload_len(Some(FRAME_BYTES_MAX)))
-            .add_header(HeaderName::from_static("sec-websocket-protocol"), subprotocol)
+            .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone())
             .map_err(Ended::for_good)?;
-        let (socket, _) = builder.connect().await.map_err(Ended::again)?;
-        Ok(Session { socket })
+        let stream = TcpStream::connect(server.authority()).await.map_err(Ended::again)?;
+        stream.set_nodelay(true).map_err(Ended::again)?;
+        let (socket, response) = builder.connect_on(stream).await.map_err(Ended::again)?;
+        if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
+            let why = format!("{server} does not speak {}", encoding.subprotocol());
+            return Err(Ended::for_good(why));
+        }
+        Ok(Session { socket, encoding })
     }
 
     pub(super) async fn send(&mut self, request: &Request) -> Result<(), Ended> {
-        let frame = ENCODING.encode_request(request);
-        self.socket.send(Message::binary(frame)).await.map_err(Ended::again)
+        let frame = self.encoding.encode_request(request);
+        let message = match self.encoding {
+            Encoding::Json => Message::text(frame),
+            Encoding::Proto => Message::binary(frame),
+        };
+        self.socket.send(message).await.map_err(Ended::again)
     }
 
     pub(super) async fn next(&mut self) -> Result<Event, Ended> {
@@ -50,10 +58,10 @@ impl Session {
             if let Some((code, reason)) = message.as_close() {
                 return Err(Ended::closed(code.into(), reason));
             }
-            if !message.is_binary() {
+            if !message.is_binary() && !message.is_text() {
                 continue;
             }
-            match ENCODING.decode_event(&message.into_payload().into()) {
+            match self.encoding.decode_event(&message.into_payload().into()) {
                 Ok(event) => return Ok(event),
                 Err(why) if why.broken => return Err(Ended::again(why)),
                 // From a newer server: not for us.

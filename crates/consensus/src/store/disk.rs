@@ -51,6 +51,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// The groups there is anything of.
+    pub(crate) fn groups(&self) -> io::Result<Vec<GroupId>> {
+        groups(&self.database).map_err(io::Error::other)
+    }
+
     fn identity(&self) -> Result<Option<String>, redb::Error> {
         let read = self.database.begin_read()?;
         let table = match read.open_table(IDENTITY) {
@@ -126,6 +131,22 @@ fn drop_entries(
 ) -> Result<(), redb::Error> {
     entries.retain_in((group, from)..=(group, upto), |_, _| false)?;
     Ok(())
+}
+
+fn groups(database: &Database) -> Result<Vec<GroupId>, redb::Error> {
+    let read = database.begin_read()?;
+    let (entries, values) = (read.open_table(ENTRIES)?, read.open_table(VALUES)?);
+    let mut found = Vec::new();
+    let mut next = 0;
+    // From group to group, not from record to record: a log may have many.
+    loop {
+        let entry = entries.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
+        let value = values.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
+        let Some(group) = entry.into_iter().chain(value).min() else { return Ok(found) };
+        found.push(GroupId(group));
+        let Some(after) = group.checked_add(1) else { return Ok(found) };
+        next = after;
+    }
 }
 
 fn stored(database: &Database, group: GroupId) -> Result<Stored, redb::Error> {

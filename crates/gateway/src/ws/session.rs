@@ -34,32 +34,22 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Fragments of one message: enough for a client that sends its largest message by a kibibyte.
 const FRAGMENTS_MAX: u32 = 256;
 
-/// Runs a session from its first byte to its last. `early` are the bytes that came behind the
-/// request.
-pub(crate) async fn run(local: Rc<Local>, stream: TcpStream, early: Bytes, opening: Opening) {
-    let limits =
-        Limits { message_bytes_max: local.config.frame_bytes_max, fragments_max: FRAGMENTS_MAX };
-    let stream = Rc::new(stream);
-    let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
-    let socket = Socket {
-        outlet: Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out))),
-        encoding: opening.encoding(),
-        heard: Cell::new(true),
-    };
-    let mut session = Session {
-        driver: Driver::begin(local, socket),
-        stream,
-        decoder: Decoder::new(limits),
-        peer: Peer::Talks,
-    };
+/// Begins a session, and gives back what runs it to its last byte. `early` are the bytes that came
+/// behind the request.
+///
+/// Not one async function: what the beginning needs would be kept for as long as the session lives.
+pub(crate) fn run(
+    local: Rc<Local>,
+    stream: TcpStream,
+    early: &[u8],
+    opening: Opening,
+) -> impl Future<Output = ()> + use<> {
+    let mut session = Session::new(local, stream, opening.encoding());
     if let Some(subscribe) = opening.subscribe {
         session.driver.request(Ok(subscribe));
     }
-    session.take(&early);
-    poll_fn(|cx| session.poll(cx)).await;
-    session.driver.end();
-    // Whoever is gone or does not read has no part in a farewell.
-    let _ = tokio::time::timeout(FAREWELL, poll_fn(|cx| session.poll_farewell(cx))).await;
+    session.take(early);
+    session.live()
 }
 
 /// The socket, as the session's driver sees it.
@@ -88,6 +78,28 @@ enum Peer {
 // === impl Session ===
 
 impl Session {
+    fn new(local: Rc<Local>, stream: TcpStream, encoding: Encoding) -> Session {
+        let limits = Limits {
+            message_bytes_max: local.config.frame_bytes_max,
+            fragments_max: FRAGMENTS_MAX,
+        };
+        let stream = Rc::new(stream);
+        let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
+        let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out)));
+        let socket = Socket { outlet, encoding, heard: Cell::new(true) };
+        let driver = Driver::begin(local, socket);
+        Session { driver, stream, decoder: Decoder::new(limits), peer: Peer::Talks }
+    }
+
+    async fn live(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        self.driver.end();
+        // Whoever is gone or does not read has no part in a farewell. Boxed: its timer would take
+        // its room all the time before.
+        let farewell = poll_fn(|cx| self.poll_farewell(cx));
+        let _ = Box::pin(tokio::time::timeout(FAREWELL, farewell)).await;
+    }
+
     /// Ready when the session is over, or nothing but the farewell is left of it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.driver.transport().outlet.borrow_mut().register(cx.waker());

@@ -58,8 +58,10 @@ fn after_a_refusal_everything_comes_back_before_anything_goes_out() {
     assert_eq!(numbers(&mut line, &old, now), Vec::<u64>::new());
     line.landed(1, not_owner(Some(3)), now, &mut out);
     line.landed(2, not_owner(Some(3)), now, &mut out);
-    assert_eq!(numbers(&mut line, &old, now), [0, 1, 2, 3]);
+    assert_eq!(numbers(&mut line, &old, now), [0], "one goes first");
     assert!(out.is_empty());
+    line.landed(0, placed(1), now, &mut out);
+    assert_eq!(numbers(&mut line, &old, now), [1, 2, 3]);
 }
 
 #[test]
@@ -109,6 +111,21 @@ fn a_node_that_refused_is_asked_again_after_a_pause() {
 }
 
 #[test]
+fn an_owner_that_cannot_commit_now_is_asked_again_until_the_deadline() {
+    let (mut line, now, mut out) = (Line::new(SHARD), Instant::now(), vec![]);
+    let owners = owned_by(2, 1);
+    flying(&mut line, &owners, 1, now);
+    let down = Refusal::Unavailable("there is no link to n2".to_owned());
+    line.landed(0, Err(down.clone().into()), now, &mut out);
+    assert_eq!(numbers(&mut line, &owned_by(3, 2), now), [0], "another owner is asked at once");
+    line.landed(0, Err(down.into()), now, &mut out);
+    assert!(out.is_empty());
+    line.expire(now + Duration::from_secs(5), &mut out);
+    let [(0, Err(refused))] = &out[..] else { panic!("{out:?}") };
+    assert!(refused.to_string().contains("n3 said: there is no link to n2"), "{refused}");
+}
+
+#[test]
 fn what_nobody_took_in_time_is_refused() {
     let (mut line, now, mut out) = (Line::new(SHARD), Instant::now(), vec![]);
     line.push(0, publish("a"), now + Duration::from_secs(5));
@@ -139,8 +156,8 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// The owners of this world place messages in the order they take them and refuse at will; answers
-    /// come back in any order.
+    /// The owners of this world place messages in the order they take them and refuse at will;
+    /// answers come back in any order.
     #[test]
     fn whatever_moves_a_topic_never_shows_a_stream_out_of_order(
         acts in prop::collection::vec(act(), 1..80),
@@ -160,7 +177,8 @@ proptest! {
                 Act::Land(which, taken) if which < under_way.len() => {
                     let submission = under_way.remove(which);
                     if taken {
-                        // What landed is placed now, so an answer that overtakes is a place that does.
+                        // What landed is placed now, so an answer that overtakes is a place that
+                        // does.
                         let log = logs.entry(submission.publish.topic.clone()).or_default();
                         let overtaken = log.last().is_some_and(|&last| last > submission.number);
                         let answer = if overtaken { not_owner(None) } else { placed(1) };

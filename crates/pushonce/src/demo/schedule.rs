@@ -10,8 +10,8 @@ use super::{Event, State};
 /// How long the whole tournament takes at speed 1.
 pub const WHOLE: Duration = Duration::from_secs(300);
 
-/// A match begins at most so many minutes after the one before it. A third of what a match takes: some
-/// three are on at a time, each for some eight seconds; one by one they would take three.
+/// A match begins at most so many minutes after the one before it. A third of what a match takes:
+/// some three are on at a time, each for some eight seconds; one by one they would take three.
 const STAGGER_MINUTES_MAX: u64 = 40;
 
 /// No team plays again before it has rested so many minutes.

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pushonce_consensus::{Engine, GroupId};
 use pushonce_control::{hosting, reconcile};
-use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, Owners, ShardId};
+use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
 use pushonce_shard::{Clock, Committed, Handle, Shard};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -83,11 +83,18 @@ impl Host {
         let moves = Arc::new(Semaphore::new(MOVES_MAX));
         let permits = Arc::new(Semaphore::new(PROPOSALS_MAX));
         let namespaces = namespaces(&self.view);
+        // What is on disk runs even when the table no longer lists it: its vote may be needed until
+        // its owner says that it is not.
+        for shard in self.engine.found().iter().filter_map(|group| group.as_shard()) {
+            let replica = self.start(shard, &permits, &moves, &namespaces).await?;
+            replicas.insert(shard, replica);
+        }
         loop {
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
             namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
-            let plan = self.plan(&view, &claims);
+            let hosted = self.hosted.shards();
+            let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             for shard in plan.start {
                 let replica = self.start(shard, &permits, &moves, &namespaces).await?;
                 replicas.insert(shard, replica);
@@ -111,11 +118,6 @@ impl Host {
             self.hosted.remove(shard);
         }
         Ok(())
-    }
-
-    fn plan(&self, view: &ClusterView, owners: &Owners) -> hosting::Hosting {
-        let hosted = self.hosted.shards();
-        hosting::plan(self.me, view, owners, &hosted, self.founding.pending())
     }
 
     async fn start(

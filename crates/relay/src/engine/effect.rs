@@ -66,7 +66,7 @@ impl Out<'_> {
     }
 
     pub(crate) fn deliver(&mut self, to: NodeId, number: u32, messages: &[Arc<Message>]) {
-        for chunk in chunks(messages) {
+        for chunk in chunks(messages, FRAME_BYTES) {
             let messages = chunk.to_vec();
             self.effects.push(if to == self.me {
                 Effect::Deliver(self.topic.clone(), messages)
@@ -85,13 +85,16 @@ impl Out<'_> {
     }
 }
 
-/// Slices of at most [`FRAME_BYTES`] of payload, none empty.
-pub(crate) fn chunks(mut messages: &[Arc<Message>]) -> impl Iterator<Item = &[Arc<Message>]> {
+/// Slices of at most `bytes_max` of payload, or of a single message that has more; none empty.
+pub(crate) fn chunks(
+    mut messages: &[Arc<Message>],
+    bytes_max: usize,
+) -> impl Iterator<Item = &[Arc<Message>]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = messages.iter().take_while(|message| {
             bytes += message.payload.len();
-            bytes <= FRAME_BYTES
+            bytes <= bytes_max
         });
         let count = fits.count().max(1).min(messages.len());
         let (chunk, rest) = messages.split_at(count);

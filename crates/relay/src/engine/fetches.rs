@@ -13,7 +13,7 @@ use pushonce_core::{FetchError, Message, NodeId, Page, Topic, Upstream, Want};
 use pushonce_proto::peer::{FetchedPart, Frame};
 
 use super::Engine;
-use super::effect::{Effect, Out, Purpose, chunks};
+use super::effect::{Effect, FRAME_BYTES, Out, Purpose, chunks};
 use super::flow::Stage;
 use super::upstream::nothing_since;
 
@@ -41,6 +41,10 @@ pub(crate) enum Asker {
     /// An outlet of the same topic.
     Outlet { to: NodeId, ticket: u64 },
 }
+
+/// An outlet catches up by this part of what may wait for its link: by default four times the default
+/// history of a topic, so that it is read once, and little enough that a link never overflows by it.
+const CATCH_UP_PART: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum At {
@@ -112,6 +116,9 @@ impl Engine {
         if !self.routes.serves(node, shard) {
             let stranger = format!("{} is not where {node} gets {shard} from", self.config.me);
             self.finish(asker, &topic, Err(FetchError::Unavailable(stranger)), now);
+        } else if self.links.is_congested(node) {
+            let busy = format!("too much waits for the link from {} to {node}", self.config.me);
+            self.finish(asker, &topic, Err(FetchError::Unavailable(busy)), now);
         } else if let Some(page) = self.recent_page(&topic, want) {
             self.finish(asker, &topic, Ok(page), now);
         } else {
@@ -177,7 +184,8 @@ impl Engine {
         match result {
             Err(error) => send(FetchedPart::Failed(error)),
             Ok(Page { messages, head, gap }) => {
-                chunks(&messages).for_each(|chunk| send(FetchedPart::More(chunk.to_vec())));
+                chunks(&messages, FRAME_BYTES)
+                    .for_each(|chunk| send(FetchedPart::More(chunk.to_vec())));
                 send(FetchedPart::Done { messages: Vec::new(), head, gap });
             }
         }
@@ -193,14 +201,18 @@ impl Engine {
         now: Instant,
     ) {
         let Some(flow) = self.flows.get_mut(topic) else { return };
+        if self.links.is_congested(to) {
+            return flow.put_off(to, ticket);
+        }
         let page = match (result, flow.reached) {
             (Ok(page), _) => page,
             (Err(FetchError::Future { .. }), Some(reached)) => nothing_since(reached),
             // The next tick tries again.
             (Err(_), _) => return flow.put_off(to, ticket),
         };
+        let bytes_max = self.config.link_bytes_max / CATCH_UP_PART;
         let mut out = Out { me: self.config.me, topic, effects: &mut self.effects };
-        if flow.catch_up(to, ticket, page, &mut out) {
+        if flow.catch_up(to, ticket, page, bytes_max, &mut out) {
             self.changed.insert(topic.clone());
             self.serve(topic, to, now);
         }

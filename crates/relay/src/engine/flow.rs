@@ -10,7 +10,7 @@ use std::time::Instant;
 use pushonce_core::{Gap, Message, NodeId, Page, Position, ShardId, Upstream};
 
 use super::continuity::{Replay, accept, reason, seen_from};
-use super::effect::Out;
+use super::effect::{Out, chunks};
 use super::recent::Recent;
 
 /// A topic that somebody follows.
@@ -165,13 +165,15 @@ impl Flow {
         None
     }
 
-    /// Gives an outlet the history that was read for it. Says whether that brought it further; else
+    /// Gives an outlet the history that was read for it, at most `bytes_max` of it: the rest is asked
+    /// for again, so that catching up pauses when its link is full. Says whether that brought it further; else
     /// the answer is older than what the outlet has, and asking again at once would be no use.
     pub(crate) fn catch_up(
         &mut self,
         to: NodeId,
         ticket: u64,
         page: Page,
+        bytes_max: usize,
         out: &mut Out<'_>,
     ) -> bool {
         let Some(outlet) = self.outlets.get_mut(&to) else { return false };
@@ -182,7 +184,8 @@ impl Flow {
             outlet.lose(to, gap, out);
         }
         let Standing::At(mut position) = outlet.standing else { return false };
-        let accepted = accept(&mut position, replay.messages);
+        let part = chunks(&replay.messages, bytes_max).next().map_or_else(Vec::new, <[_]>::to_vec);
+        let accepted = accept(&mut position, part);
         outlet.deliver(to, &accepted.messages, out);
         if self.reached.is_some_and(|reached| position < reached) {
             outlet.standing = Standing::Waiting(Some(position));

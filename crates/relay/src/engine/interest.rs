@@ -91,8 +91,12 @@ impl Engine {
         }
     }
 
-    /// Begins an outlet; reads first what it misses and is not at hand.
+    /// Begins an outlet; reads first what it misses and is not at hand. Over a link that is full
+    /// enough it waits.
     pub(super) fn serve(&mut self, topic: &Topic, to: NodeId, now: Instant) {
+        if self.links.is_congested(to) {
+            return;
+        }
         let ticket = self.ticket();
         let Some(flow) = self.flows.get_mut(topic) else { return };
         let mut out = Out { me: self.config.me, topic, effects: &mut self.effects };
@@ -158,7 +162,8 @@ impl Engine {
         }
     }
 
-    /// Tries those again who wait although the topic flows: what they missed could not be read.
+    /// Tries those again who wait although the topic flows: what they missed could not be read, or
+    /// not be sent.
     pub(super) fn serve_waiting(&mut self, now: Instant) {
         let stuck =
             |flow: &Flow| matches!(flow.stage, Stage::Live(_)) && !flow.waiting().is_empty();

@@ -19,6 +19,8 @@ pub(crate) struct Link {
     asked: HashMap<u32, Topic>,
     /// What the peer asks for.
     pub(crate) heard: HashMap<u32, Topic>,
+    /// Much waits for it already; what can wait elsewhere is not added.
+    pub(crate) congested: bool,
 }
 
 impl Links {
@@ -33,6 +35,11 @@ impl Links {
 
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         self.0.contains_key(&node)
+    }
+
+    /// Whether much waits for `node`; never for the sink.
+    pub(crate) fn is_congested(&self, node: NodeId) -> bool {
+        self.0.get(&node).is_some_and(|link| link.congested)
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {

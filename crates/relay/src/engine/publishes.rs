@@ -38,7 +38,9 @@ impl Publishes {
     fn end_where(&mut self, over: impl Fn(&Pending) -> bool) -> Vec<u64> {
         let ids = self.pending.iter().filter(|(_, pending)| over(pending)).map(|(&id, _)| id);
         let ids: Vec<u64> = ids.collect();
-        ids.iter().for_each(|&id| drop(self.end(id)));
+        for &id in &ids {
+            self.end(id);
+        }
         ids
     }
 }

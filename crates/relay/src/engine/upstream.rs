@@ -3,6 +3,7 @@
 //! One mechanism is the whole of failover, resume and the mending of holes: ask whoever is upstream
 //! now for everything after the position that was reached.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -163,18 +164,15 @@ impl Engine {
     /// This node's own shards committed. What comes before the topic's history was read is in the
     /// history; what comes for a topic that another owns now comes from there.
     pub(super) fn committed(&mut self, messages: Vec<(Topic, Arc<Message>)>, now: Instant) {
-        let mut batches: Vec<(Topic, Vec<Arc<Message>>)> = Vec::new();
+        let mut batches: BTreeMap<Topic, Vec<Arc<Message>>> = BTreeMap::new();
+        let here = |flow: &Flow| flow.stage == Stage::Live(Origin::Here);
         for (topic, message) in messages {
-            match batches.last_mut() {
-                Some((last, batch)) if *last == topic => batch.push(message),
-                _ => batches.push((topic, vec![message])),
+            if self.flows.get(&topic).is_some_and(here) {
+                batches.entry(topic).or_default().push(message);
             }
         }
-        let here = Stage::Live(Origin::Here);
         for (topic, batch) in batches {
-            if self.flows.get(&topic).is_some_and(|flow| flow.stage == here) {
-                self.pass(&topic, batch, now);
-            }
+            self.pass(&topic, batch, now);
         }
     }
 

@@ -207,6 +207,13 @@ impl World {
         }
     }
 
+    /// Much waits for the link from `a` to `b`, or not any more.
+    pub(super) fn congest(&mut self, a: NodeId, b: NodeId, congested: bool) {
+        if self.wires.contains_key(&(a, b)) {
+            self.event(a, Event::Congested(b, congested));
+        }
+    }
+
     /// Brings the next frame of the `pick`th busy wire to its end.
     pub(super) fn carry(&mut self, pick: usize) -> bool {
         let busy: Vec<_> =
@@ -238,6 +245,9 @@ impl World {
     /// All faults end, and enough time passes.
     pub(super) fn settle(&mut self) {
         self.link_all();
+        for (a, b) in self.wires.keys().copied().collect::<Vec<_>>() {
+            self.congest(a, b, false);
+        }
         for _ in 0..40 {
             self.pass(Duration::from_millis(250));
             while self.carry(0) {}

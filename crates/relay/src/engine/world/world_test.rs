@@ -18,6 +18,7 @@ enum Step {
     Lead { shard: u16, node: usize },
     Cut { a: usize, b: usize },
     Link { a: usize, b: usize },
+    Congest { a: usize, b: usize, congested: bool },
     Watch { node: usize, topic: usize, resume: bool },
     Unwatch { node: usize, topic: usize },
     Carry { picks: Vec<usize> },
@@ -35,6 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2u16, node.clone()).prop_map(|(shard, node)| Step::Lead { shard, node }),
         2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Cut { a, b }),
         2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Link { a, b }),
+        2 => (node.clone(), node.clone(), any::<bool>())
+            .prop_map(|(a, b, congested)| Step::Congest { a, b, congested }),
         4 => (node.clone(), topic.clone(), any::<bool>())
             .prop_map(|(node, topic, resume)| Step::Watch { node, topic, resume }),
         1 => (node, topic).prop_map(|(node, topic)| Step::Unwatch { node, topic }),
@@ -54,6 +57,7 @@ fn take(world: &mut World, step: Step) {
         Step::Lead { shard, node } => world.lead(pushonce_core::ShardId(shard), nodes[node]),
         Step::Cut { a, b } => world.cut(nodes[a], nodes[b]),
         Step::Link { a, b } => world.link(nodes[a], nodes[b]),
+        Step::Congest { a, b, congested } => world.congest(nodes[a], nodes[b], congested),
         Step::Watch { node, topic, resume } => world.watch(nodes[node], &topics[topic], resume),
         Step::Unwatch { node, topic } => world.unwatch(nodes[node], &topics[topic]),
         Step::Carry { picks } => picks.into_iter().for_each(|pick| {

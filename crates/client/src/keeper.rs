@@ -1,0 +1,111 @@
+//! Keeps a session: opens the next one when it ends, at the next server, after a pause.
+
+use std::time::Duration;
+
+use pushonce_proto::close::Reconnect;
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::progress::{Progress, Step};
+use crate::server::Server;
+use crate::session::{Dial, Ended, Session};
+use crate::subscriber::Event;
+
+/// Nobody listens any more.
+struct Gone;
+
+/// Session after session, until there is no sense in another or nobody listens.
+pub(crate) async fn keep(
+    servers: Vec<Server>,
+    dial: Dial,
+    mut progress: Progress,
+    events: mpsc::Sender<Event>,
+) {
+    let mut backoff = Backoff::default();
+    for server in servers.iter().cycle() {
+        let ended = session(&dial, &mut progress, server, &mut backoff, &events).await;
+        let Ok(Ended { why, reconnect }) = ended else { return };
+        let retry_in = match reconnect {
+            Reconnect::Yes => Some(backoff.fail(&mut rand::rng())),
+            Reconnect::Later => Some(backoff.fail_later(&mut rand::rng())),
+            Reconnect::No => None,
+        };
+        let event = Event::Disconnected { server: server.clone(), why, retry_in };
+        if tell(&events, event).await.is_err() {
+            return;
+        }
+        match retry_in {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return,
+        }
+    }
+}
+
+/// One session, from its opening to its end.
+async fn session(
+    dial: &Dial,
+    progress: &mut Progress,
+    server: &Server,
+    backoff: &mut Backoff,
+    events: &mpsc::Sender<Event>,
+) -> Result<Ended, Gone> {
+    let mut session = match Session::open(dial, server).await {
+        Ok(session) => session,
+        Err(ended) => return Ok(ended),
+    };
+    tell(events, Event::Connected { server: server.clone() }).await?;
+    for ask in progress.begin() {
+        if let Err(ended) = session.subscribe(ask).await {
+            return Ok(ended);
+        }
+    }
+    let mut leave: Option<(Instant, String)> = None;
+    loop {
+        let event = tokio::select! {
+            event = session.next() => event,
+            why = moment(leave.as_ref()) => return Ok(Ended::again(why)),
+        };
+        let event = match event {
+            Ok(event) => event,
+            Err(ended) => return Ok(ended),
+        };
+        match progress.step(event) {
+            Step::Pass => {}
+            Step::Tell(event) => tell(events, event).await?,
+            Step::Leave { within, reason } => {
+                leave.get_or_insert_with(|| (Instant::now() + drawn(within), reason));
+            }
+            Step::End(ended) => return Ok(ended),
+        }
+        if progress.is_empty() {
+            return Ok(Ended::for_good("every topic was refused"));
+        }
+        // Not before: a node that takes the session but cannot serve a topic would be asked again
+        // and again without a pause that grows.
+        if progress.is_settled() {
+            backoff.succeed();
+        }
+    }
+}
+
+/// The moment to leave, if there is one, with the reason.
+async fn moment(leave: Option<&(Instant, String)>) -> String {
+    match leave {
+        Some((at, reason)) => {
+            tokio::time::sleep_until(*at).await;
+            format!("the server wants to be left: {reason}")
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// A moment within `span`: all clients of a node that goes should not leave in the same one.
+fn drawn(span: Duration) -> Duration {
+    span.mul_f64(rand::rng().random())
+}
+
+async fn tell(events: &mpsc::Sender<Event>, event: Event) -> Result<(), Gone> {
+    events.send(event).await.map_err(|_| Gone)
+}

@@ -1,0 +1,223 @@
+//! What the events of a session mean to the subscriber: pure, so that every case can be tested.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use pushonce_core::{From, Topic};
+use pushonce_proto::client;
+
+use crate::cursor::{Cursor, Seen};
+use crate::session::Ended;
+use crate::subscriber::Event;
+
+/// Every topic and how far it got, over all sessions, and what this session was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    topics: BTreeMap<Topic, Cursor>,
+    /// Requests without an answer yet, by id.
+    asked: HashMap<u64, Topic>,
+}
+
+/// What to do about an event.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Nothing: it is old, or none of ours.
+    Pass,
+    /// Tell the caller.
+    Tell(Event),
+    /// Leave this session at a random moment within this time.
+    Leave {
+        /// The time.
+        within: Duration,
+        /// Why the server wants it.
+        reason: String,
+    },
+    /// Leave this session now.
+    End(Ended),
+}
+
+/// A subscription to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) id: u64,
+    pub(crate) topic: Topic,
+    pub(crate) from: From,
+}
+
+impl Progress {
+    pub(crate) fn add(&mut self, topic: Topic, from: From) {
+        self.topics.insert(topic, Cursor::new(from));
+    }
+
+    /// A session begins: what to ask it for.
+    pub(crate) fn begin(&mut self) -> Vec<Ask> {
+        let ask = |(id, (topic, cursor)): (u64, (&Topic, &Cursor))| Ask {
+            id,
+            topic: topic.clone(),
+            from: cursor.from(),
+        };
+        let asks: Vec<Ask> = (1..).zip(&self.topics).map(ask).collect();
+        self.asked = asks.iter().map(|ask| (ask.id, ask.topic.clone())).collect();
+        asks
+    }
+
+    /// Every request of this session has its answer.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// Every topic was refused.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    pub(crate) fn step(&mut self, event: client::Event) -> Step {
+        match event {
+            client::Event::Subscribed { topic, position, recovered, .. } => {
+                self.asked.retain(|_, asked| *asked != topic);
+                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
+                cursor.subscribed(position);
+                Step::Tell(Event::Subscribed { topic, position, recovered })
+            }
+            client::Event::Message { topic, message } => {
+                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
+                match cursor.see(message.position) {
+                    Seen::New => Step::Tell(Event::Message { topic, message }),
+                    Seen::Old => Step::Pass,
+                    // Asked for again, it comes whole or with a gap that says what is missing.
+                    Seen::Hole { reached } => Step::End(Ended::again(format!(
+                        "{topic}: {} came after {reached} without a gap",
+                        message.position
+                    ))),
+                }
+            }
+            client::Event::Gap { topic, gap } => {
+                let news = self.topics.get_mut(&topic).is_some_and(|cursor| cursor.skip(&gap));
+                if news { Step::Tell(Event::Gap { topic, gap }) } else { Step::Pass }
+            }
+            client::Event::Error { id, code, message, retry } => {
+                let topic = id.and_then(|id| self.asked.remove(&id));
+                let message = match &topic {
+                    Some(topic) => format!("{topic}: {message}"),
+                    None => message,
+                };
+                if retry {
+                    // This node cannot serve the topic now; the next may.
+                    return Step::End(Ended::again(message));
+                }
+                if let Some(topic) = topic {
+                    self.topics.remove(&topic);
+                }
+                Step::Tell(Event::Refused { code, message })
+            }
+            client::Event::Goaway { after_ms, reason } => {
+                Step::Leave { within: Duration::from_millis(after_ms.into()), reason }
+            }
+            client::Event::Unsubscribed { .. }
+            | client::Event::Published { .. }
+            | client::Event::Authenticated { .. }
+            | client::Event::Heartbeat { .. }
+            | client::Event::Stream { .. } => Step::Pass,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use pushonce_core::{ContentType, Message, Position, Timestamp};
+    use pushonce_proto::client::ErrorCode;
+
+    use super::*;
+
+    fn topic(name: &str) -> Topic {
+        Topic::new(name).expect("valid")
+    }
+
+    fn progress() -> Progress {
+        let mut progress = Progress::default();
+        progress.add(topic("a"), From::Start);
+        progress.add(topic("b"), From::Last(2));
+        progress
+    }
+
+    fn message(name: &str, offset: u64) -> client::Event {
+        let message = Message {
+            position: Position::new(7, offset),
+            time: Timestamp(0),
+            content_type: ContentType::Text,
+            key: None,
+            payload: Bytes::new(),
+        };
+        client::Event::Message { topic: topic(name), message: Arc::new(message) }
+    }
+
+    fn subscribed(id: u64, name: &str) -> client::Event {
+        let (topic, position) = (topic(name), Position::new(7, 0));
+        client::Event::Subscribed { id: Some(id), topic, position, recovered: true }
+    }
+
+    #[test]
+    fn each_session_asks_for_what_the_last_one_did_not_show() {
+        let mut progress = progress();
+        let ask = |id, name, from| Ask { id, topic: topic(name), from };
+        assert_eq!(progress.begin(), [ask(1, "a", From::Start), ask(2, "b", From::Last(2))]);
+        assert!(matches!(progress.step(message("b", 4)), Step::Tell(Event::Message { .. })));
+        assert!(matches!(progress.step(message("b", 4)), Step::Pass));
+        assert_eq!(
+            progress.begin(),
+            [ask(1, "a", From::Start), ask(2, "b", From::Position(Position::new(7, 4)))]
+        );
+    }
+
+    #[test]
+    fn a_session_is_settled_when_every_topic_has_its_answer() {
+        let mut progress = progress();
+        progress.begin();
+        progress.step(subscribed(1, "a"));
+        assert!(!progress.is_settled());
+        progress.step(client::Event::error(Some(2), ErrorCode::NotAllowed, "no"));
+        assert!(progress.is_settled());
+    }
+
+    #[test]
+    fn a_refused_topic_is_named_and_not_asked_for_again() {
+        let mut progress = progress();
+        progress.begin();
+        let step = progress.step(client::Event::error(Some(2), ErrorCode::FuturePosition, "no"));
+        let Step::Tell(Event::Refused { code, message }) = step else { panic!("{step:?}") };
+        assert_eq!((code, message.as_str()), (ErrorCode::FuturePosition, "b: no"));
+        assert_eq!(progress.begin().len(), 1);
+        progress.step(client::Event::error(Some(1), ErrorCode::NotAllowed, "no"));
+        assert!(progress.is_empty());
+    }
+
+    #[test]
+    fn a_topic_that_cannot_be_had_now_sends_us_on_and_is_asked_for_again() {
+        let mut progress = progress();
+        progress.begin();
+        let step = progress.step(client::Event::error(Some(1), ErrorCode::Unavailable, "no owner"));
+        assert!(matches!(step, Step::End(_)));
+        assert_eq!(progress.begin().len(), 2);
+    }
+
+    #[test]
+    fn a_hole_ends_the_session_and_shows_nothing() {
+        let mut progress = progress();
+        progress.begin();
+        progress.step(message("a", 1));
+        assert!(matches!(progress.step(message("a", 3)), Step::End(_)));
+    }
+
+    #[test]
+    fn what_is_none_of_ours_is_passed_over() {
+        let mut progress = progress();
+        progress.begin();
+        assert!(matches!(progress.step(message("c", 1)), Step::Pass));
+        assert!(matches!(progress.step(subscribed(9, "c")), Step::Pass));
+        let heartbeat = client::Event::Heartbeat { positions: vec![] };
+        assert!(matches!(progress.step(heartbeat), Step::Pass));
+    }
+}

@@ -1,0 +1,181 @@
+//! Set-up: a subscriber and a WebSocket server that follows a script. Fault: the server leaves
+//! something out, refuses, goes, or speaks something else. Claim: the subscriber shows no hole, names
+//! what was refused, and leaves when it is asked to.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod stage;
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use http::{HeaderName, HeaderValue};
+use pushonce_client::{Encoding, ErrorCode, Event, Server, Subscriber};
+use pushonce_core::{From, Gap, GapReason};
+use pushonce_proto::client;
+use stage::{Door, at, topic};
+use tokio::net::TcpListener;
+use tokio_websockets::{Message, ServerBuilder};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn watch(doors: &[&Door], from: From) -> Subscriber {
+    let servers = doors.iter().map(|door| door.server());
+    Subscriber::builder(servers).topic(topic(), from).connect()
+}
+
+/// The next event that `wanted` takes; what comes before it is passed over.
+async fn find<T>(subscriber: &mut Subscriber, wanted: impl Fn(Event) -> Option<T>) -> T {
+    let found = async {
+        loop {
+            let event = subscriber.next().await.expect("it goes on");
+            if let Some(found) = wanted(event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.expect("it comes in time")
+}
+
+fn offset(event: Event) -> Option<u64> {
+    match event {
+        Event::Message { message, .. } => Some(message.position.offset.0),
+        _ => None,
+    }
+}
+
+fn why(event: Event) -> Option<String> {
+    match event {
+        Event::Disconnected { why, .. } => Some(why),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_hole_that_nobody_told_is_fetched_from_another_server() {
+    let (first, second) = (Door::open().await, Door::open().await);
+    let mut subscriber = watch(&[&first, &second], From::Start);
+    let mut client = first.client().await;
+    client.asks_from().await;
+    client.subscribed(at(3)).await;
+    client.message(1).await;
+    client.message(3).await;
+    assert_eq!(find(&mut subscriber, offset).await, 1);
+    assert!(find(&mut subscriber, why).await.contains("without a gap"));
+
+    let mut client = second.client().await;
+    assert_eq!(client.asks_from().await, From::Position(at(1)));
+    client.subscribed(at(3)).await;
+    client.message(2).await;
+    client.message(3).await;
+    assert_eq!(find(&mut subscriber, offset).await, 2);
+    assert_eq!(find(&mut subscriber, offset).await, 3);
+}
+
+#[tokio::test]
+async fn a_gap_is_told_and_what_follows_it_is_shown() {
+    let door = Door::open().await;
+    let mut subscriber = watch(&[&door], From::Position(at(1)));
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.subscribed(at(9)).await;
+    let gap = Gap { from: at(2), to: at(8), reason: GapReason::Expired };
+    client.say(client::Event::Gap { topic: topic(), gap }).await;
+    client.message(9).await;
+    let told = find(&mut subscriber, |event| match event {
+        Event::Gap { gap, .. } => Some(gap),
+        _ => None,
+    });
+    assert_eq!(told.await, gap);
+    assert_eq!(find(&mut subscriber, offset).await, 9);
+}
+
+#[tokio::test]
+async fn a_refused_topic_is_named_and_when_nothing_is_left_it_ends() {
+    let door = Door::open().await;
+    let mut subscriber = watch(&[&door], From::Position(at(100)));
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.say(client::Event::error(Some(1), ErrorCode::FuturePosition, "never given out")).await;
+    let refused = find(&mut subscriber, |event| match event {
+        Event::Refused { code, message } => Some((code, message)),
+        _ => None,
+    });
+    let (code, message) = refused.await;
+    assert_eq!(code, ErrorCode::FuturePosition);
+    assert!(message.starts_with("game/7: "), "{message}");
+    assert!(find(&mut subscriber, why).await.contains("every topic was refused"));
+    assert_eq!(subscriber.next().await, None);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_serve_a_topic_now_is_left_for_the_next() {
+    let (first, second) = (Door::open().await, Door::open().await);
+    let mut subscriber = watch(&[&first, &second], From::Last(1));
+    let mut client = first.client().await;
+    client.asks_from().await;
+    client.say(client::Event::error(Some(1), ErrorCode::Unavailable, "no owner")).await;
+    let mut client = second.client().await;
+    assert_eq!(client.asks_from().await, From::Last(1));
+    client.subscribed(at(4)).await;
+    client.message(4).await;
+    assert_eq!(find(&mut subscriber, offset).await, 4);
+}
+
+#[tokio::test]
+async fn a_server_that_goes_is_listened_to_until_it_is_left() {
+    let (first, second) = (Door::open().await, Door::open().await);
+    let mut subscriber = watch(&[&first, &second], From::Start);
+    let mut client = first.client().await;
+    client.asks_from().await;
+    client.subscribed(at(1)).await;
+    let reason = "draining".to_owned();
+    client.say(client::Event::Goaway { after_ms: 50, reason }).await;
+    assert!(find(&mut subscriber, why).await.contains("draining"));
+    let mut client = second.client().await;
+    client.asks_from().await;
+}
+
+#[tokio::test]
+async fn json_carries_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server: Server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let mut subscriber = Subscriber::builder([server])
+        .encoding(Encoding::Json)
+        .topic(topic(), From::Start)
+        .connect();
+    let (stream, _) = listener.accept().await.unwrap();
+    let protocol = HeaderName::from_static("sec-websocket-protocol");
+    let json = HeaderValue::from_static("pushonce.v1.json");
+    let builder = ServerBuilder::new().add_header(protocol, json).unwrap();
+    let (request, mut socket) = builder.accept(stream).await.unwrap();
+    assert_eq!(request.uri().path(), "/ws");
+    let asked = socket.next().await.unwrap().unwrap();
+    assert_eq!(asked.as_text(), Some(r#"{"id":1,"subscribe":{"topic":"game/7","from":"start"}}"#));
+    for frame in [
+        r#"{"weather":{"from":"a newer server"}}"#,
+        r#"{"id":1,"subscribed":{"topic":"game/7","position":"5:1","recovered":true}}"#,
+        r#"{"message":{"topic":"game/7","position":"5:1","time":1,"data":{"gb":21}}}"#,
+    ] {
+        socket.send(Message::text(frame)).await.unwrap();
+    }
+    let payload = find(&mut subscriber, |event| match event {
+        Event::Message { message, .. } => Some(message.payload.clone()),
+        _ => None,
+    });
+    assert_eq!(payload.await, r#"{"gb":21}"#);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_something_else_is_not_tried_again() {
+    let door = Door::open().await;
+    let mut subscriber = Subscriber::builder([door.server()])
+        .encoding(Encoding::Json)
+        .topic(topic(), From::Now)
+        .connect();
+    // It answers every client with protobuf.
+    let client = tokio::spawn(async move { door.client().await });
+    assert!(find(&mut subscriber, why).await.contains("does not speak pushonce.v1.json"));
+    assert_eq!(subscriber.next().await, None);
+    drop(client.await);
+}

@@ -1,0 +1,144 @@
+//! Set-up: a publisher and gRPC servers that answer as they are told. Claim: it asks the next server
+//! only when nothing happened at the one before, and the three outcomes come through.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use pushonce_client::{Failure, Publisher, Server};
+use pushonce_core::{
+    ContentType, Placed, Position, Publish, PublishError, Refusal, Timestamp, Topic,
+};
+use pushonce_proto::pb::publisher::v1 as pb;
+use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
+use pushonce_proto::publisher::publish_status;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers every publish alike, and counts them.
+struct Fake {
+    answer: Result<Placed, PublishError>,
+    asked: Arc<AtomicU32>,
+}
+
+#[tonic::async_trait]
+impl publisher_server::Publisher for Fake {
+    type PublishStreamStream = BoxStream<'static, Result<pb::PublishStreamResponse, Status>>;
+    type SubscribeStream = BoxStream<'static, Result<pb::SubscribeResponse, Status>>;
+
+    async fn publish(
+        &self,
+        _: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match &self.answer {
+            Ok(placed) => Ok(Response::new((*placed).into())),
+            Err(error) => Err(publish_status(error)),
+        }
+    }
+
+    /// Answers two requests, then ends the call.
+    async fn publish_stream(
+        &self,
+        requests: Request<Streaming<pb::PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let answer = self.answer.clone();
+        let answers = requests.into_inner().take(2).enumerate().map(move |(index, _)| {
+            Ok(pb::PublishStreamResponse::of(index as u64 + 1, answer.clone()))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn subscribe(
+        &self,
+        _: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(stream::empty().boxed()))
+    }
+}
+
+async fn serve(answer: Result<Placed, PublishError>) -> (Server, Arc<AtomicU32>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let asked = Arc::new(AtomicU32::new(0));
+    let fake = PublisherServer::new(Fake { answer, asked: asked.clone() });
+    let serving = tonic::transport::Server::builder().add_service(fake);
+    tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+    (server, asked)
+}
+
+async fn nobody() -> Server {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap()).parse().unwrap()
+}
+
+fn placed() -> Placed {
+    Placed { position: Position::new(3, 4), time: Timestamp(5) }
+}
+
+fn message() -> Publish {
+    Publish {
+        topic: Topic::new("game/7").unwrap(),
+        content_type: ContentType::Text,
+        key: None,
+        payload: Bytes::from_static(b"goal"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_passed_over() {
+    let (there, _) = serve(Ok(placed())).await;
+    let publisher = Publisher::new(vec![nobody().await, there]);
+    assert_eq!(publisher.publish(message()).await, Ok(placed()));
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_now_is_passed_over_because_nothing_happened() {
+    let refusal = Refusal::Unavailable("no owner".to_owned());
+    let (cannot, _) = serve(Err(refusal.into())).await;
+    let (can, _) = serve(Ok(placed())).await;
+    let publisher = Publisher::new(vec![cannot, can]);
+    assert_eq!(publisher.publish(message()).await, Ok(placed()));
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_told_and_not_tried_again() {
+    let (unsure, _) = serve(Err(PublishError::Unknown("the link broke".to_owned()))).await;
+    let (other, asked) = serve(Ok(placed())).await;
+    let publisher = Publisher::new(vec![unsure, other]);
+    assert!(matches!(publisher.publish(message()).await, Err(Failure::Unknown(_))));
+    assert_eq!(asked.load(Ordering::Relaxed), 0, "the message might be there twice");
+}
+
+#[tokio::test]
+async fn a_message_that_breaks_a_rule_is_refused_once() {
+    let refusal = pushonce_core::InvalidPublish::SystemTopic;
+    let (server, asked) = serve(Err(refusal.into())).await;
+    let publisher = Publisher::new(vec![server]);
+    let refused = publisher.publish(message()).await;
+    assert!(matches!(refused, Err(Failure::Refused { retry: false, .. })), "{refused:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_leaves_the_unacknowledged_unknown() {
+    let (server, _) = serve(Ok(placed())).await;
+    let mut stream = Publisher::new(vec![server]).stream().await.unwrap();
+    let mut acknowledgements = Vec::new();
+    for _ in 0..3 {
+        acknowledgements.push(stream.send(message()).await);
+    }
+    let mut outcomes = Vec::new();
+    for acknowledgement in acknowledgements {
+        outcomes.push(match acknowledgement {
+            Ok(waiting) => waiting.await.unwrap(),
+            Err(failure) => Err(failure),
+        });
+    }
+    assert_eq!(outcomes[..2], [Ok(placed()), Ok(placed())]);
+    assert!(matches!(outcomes[2], Err(Failure::Unknown(_))), "{:?}", outcomes[2]);
+}

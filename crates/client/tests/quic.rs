@@ -1,0 +1,178 @@
+//! Set-up: a subscriber and a QUIC server that follows a script. Fault: streams overtake each other,
+//! or end. Claim: the caller hears of a subscription before its first message, and a topic whose
+//! stream ended is asked for again.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pushonce_client::{Event, Server, Subscriber, Transport, Trust};
+use pushonce_core::{ContentType, From, Message, Position, Timestamp, Topic};
+use pushonce_proto::client::{self, Command, Encoding};
+use pushonce_proto::delimited::{self, Decoder};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig};
+use rustls::pki_types::PrivateKeyDer;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Door {
+    endpoint: Endpoint,
+    /// In PEM.
+    certificate: Vec<u8>,
+}
+
+struct Client {
+    connection: Connection,
+    answers: SendStream,
+    requests: RecvStream,
+    decoder: Decoder,
+}
+
+impl Door {
+    fn open() -> Door {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let pem = made.cert.pem().into_bytes();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"pushonce/1".to_vec()];
+        let tls = QuicServerConfig::try_from(tls).unwrap();
+        let config = ServerConfig::with_crypto(Arc::new(tls));
+        let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Door { endpoint, certificate: pem }
+    }
+
+    fn server(&self) -> Server {
+        let address: SocketAddr = self.endpoint.local_addr().unwrap();
+        format!("quic://{address}").parse().unwrap()
+    }
+
+    async fn client(&self) -> Client {
+        let connection = self.endpoint.accept().await.unwrap().await.unwrap();
+        let (answers, requests) = connection.accept_bi().await.unwrap();
+        Client { connection, answers, requests, decoder: Decoder::new(1 << 20) }
+    }
+}
+
+impl Client {
+    async fn asks_from(&mut self) -> From {
+        loop {
+            if let Some(frame) = self.decoder.next().unwrap() {
+                match Encoding::Proto.decode_request(&frame).unwrap().command {
+                    Command::Subscribe { from, .. } => return from,
+                    other => panic!("{other:?}"),
+                }
+            }
+            let chunk = self.requests.read_chunk(4096, true).await.unwrap().unwrap();
+            self.decoder.push(&chunk.bytes);
+        }
+    }
+
+    async fn subscribed(&mut self, offset: u64) {
+        let position = Position::new(5, offset);
+        let (id, topic) = (Some(1), topic());
+        let subscribed = client::Event::Subscribed { id, topic, position, recovered: true };
+        say(&mut self.answers, &subscribed).await;
+    }
+
+    async fn stream(&self) -> SendStream {
+        let mut stream = self.connection.open_uni().await.unwrap();
+        say(&mut stream, &client::Event::Stream { topic: topic() }).await;
+        stream
+    }
+}
+
+async fn say(stream: &mut SendStream, event: &client::Event) {
+    let frame = delimited::encode(&Encoding::Proto.encode_event(event));
+    stream.write_all(&frame).await.unwrap();
+}
+
+fn topic() -> Topic {
+    Topic::new("game/7").unwrap()
+}
+
+fn message(offset: u64) -> client::Event {
+    let message = Message {
+        position: Position::new(5, offset),
+        time: Timestamp(1),
+        content_type: ContentType::Text,
+        key: None,
+        payload: Bytes::new(),
+    };
+    client::Event::Message { topic: topic(), message: Arc::new(message) }
+}
+
+fn watch(server: Server, trust: Trust) -> Subscriber {
+    let builder = Subscriber::builder([server]).transport(Transport::Quic);
+    builder.trust(trust).topic(topic(), From::Start).connect()
+}
+
+async fn next(subscriber: &mut Subscriber) -> Event {
+    let next = tokio::time::timeout(LIMIT, subscriber.next()).await;
+    next.expect("an event in time").expect("it goes on")
+}
+
+#[tokio::test]
+async fn a_subscription_is_told_before_its_first_message_however_the_streams_arrive() {
+    let door = Door::open();
+    let mut subscriber = watch(door.server(), Trust::Development);
+    let mut client = door.client().await;
+    assert_eq!(client.asks_from().await, From::Start);
+    let mut stream = client.stream().await;
+    say(&mut stream, &message(1)).await;
+    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
+    client.subscribed(1).await;
+    assert!(matches!(next(&mut subscriber).await, Event::Subscribed { .. }));
+    assert!(matches!(next(&mut subscriber).await, Event::Message { .. }));
+}
+
+#[tokio::test]
+async fn a_topic_whose_stream_ends_is_asked_for_again_from_where_it_was() {
+    let door = Door::open();
+    let mut subscriber = watch(door.server(), Trust::Roots(door.certificate.clone()));
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.subscribed(1).await;
+    let mut stream = client.stream().await;
+    say(&mut stream, &message(1)).await;
+    while !matches!(next(&mut subscriber).await, Event::Message { .. }) {}
+    stream.reset(0u32.into()).unwrap();
+
+    let mut client = door.client().await;
+    assert_eq!(client.asks_from().await, From::Position(Position::new(5, 1)));
+}
+
+#[tokio::test]
+async fn the_code_of_a_close_is_heard() {
+    let door = Door::open();
+    let mut subscriber = watch(door.server(), Trust::Development);
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.connection.close(4400u32.into(), b"bad_frame");
+    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
+    let Event::Disconnected { why, retry_in, .. } = next(&mut subscriber).await else {
+        panic!("it ends")
+    };
+    assert!(why.contains("4400"), "{why}");
+    assert_eq!(retry_in, None);
+}
+
+#[tokio::test]
+async fn a_certificate_with_another_fingerprint_is_not_taken() {
+    let door = Door::open();
+    let mut subscriber = watch(door.server(), Trust::Fingerprint([7; 32]));
+    let server = tokio::spawn(async move { door.endpoint.accept().await.unwrap().await.is_err() });
+    let Event::Disconnected { why, .. } = next(&mut subscriber).await else { panic!("refused") };
+    assert!(why.contains("fingerprint"), "{why}");
+    assert!(server.await.unwrap());
+}

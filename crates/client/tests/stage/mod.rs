@@ -1,0 +1,96 @@
+//! Servers that follow a script.
+
+#![allow(dead_code, reason = "each test file compiles it, and uses what it needs")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use http::{HeaderName, HeaderValue};
+use pushonce_client::Server;
+use pushonce_core::{ContentType, From, Message as Published, Position, Timestamp, Topic};
+use pushonce_proto::client::{Command, Encoding, Event};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
+
+/// A WebSocket server of this test, that speaks the protobuf protocol.
+pub(crate) struct Door {
+    listener: TcpListener,
+}
+
+/// One client of it.
+pub(crate) struct Client {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl Door {
+    pub(crate) async fn open() -> Door {
+        Door { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(crate) fn server(&self) -> Server {
+        let address: SocketAddr = self.listener.local_addr().unwrap();
+        format!("ws://{address}").parse().unwrap()
+    }
+
+    /// The next client that connects.
+    pub(crate) async fn client(&self) -> Client {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        let builder = ServerBuilder::new().add_header(
+            HeaderName::from_static("sec-websocket-protocol"),
+            HeaderValue::from_static("pushonce.v1.proto"),
+        );
+        let (_, socket) = builder.unwrap().accept(stream).await.unwrap();
+        Client { socket }
+    }
+}
+
+impl Client {
+    /// Where the client asks to begin.
+    pub(crate) async fn asks_from(&mut self) -> From {
+        let frame: Bytes = self.socket.next().await.unwrap().unwrap().into_payload().into();
+        match Encoding::Proto.decode_request(&frame).unwrap().command {
+            Command::Subscribe { from, .. } => from,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn say(&mut self, event: Event) {
+        let frame = Encoding::Proto.encode_event(&event);
+        self.socket.send(Message::binary(frame)).await.unwrap();
+    }
+
+    pub(crate) async fn subscribed(&mut self, position: Position) {
+        self.say(Event::Subscribed { id: Some(1), topic: topic(), position, recovered: true })
+            .await;
+    }
+
+    pub(crate) async fn message(&mut self, offset: u64) {
+        self.say(Event::Message { topic: topic(), message: published(offset) }).await;
+    }
+
+    pub(crate) async fn close(mut self, code: u16) {
+        let code = CloseCode::try_from(code).unwrap();
+        self.socket.send(Message::close(Some(code), "because")).await.unwrap();
+        while self.socket.next().await.is_some() {}
+    }
+}
+
+pub(crate) fn topic() -> Topic {
+    Topic::new("game/7").unwrap()
+}
+
+pub(crate) fn at(offset: u64) -> Position {
+    Position::new(5, offset)
+}
+
+fn published(offset: u64) -> Arc<Published> {
+    Arc::new(Published {
+        position: at(offset),
+        time: Timestamp(1),
+        content_type: ContentType::Text,
+        key: None,
+        payload: Bytes::from(offset.to_string()),
+    })
+}
