@@ -155,7 +155,8 @@ impl Cluster {
             let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
             let series = page.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
             let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
-            sum += series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+            let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            sum += values.sum::<u64>();
         }
         sum
     }
@@ -163,50 +164,6 @@ impl Cluster {
     async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {
         let address = format!("http://{}", self.nodes[i].ports.grpc);
         ClusterClient::connect(address).await.map_err(|why| format!("{why:?}"))
-    }
-}
-
-fn settled(&self, active: usize) {
-        for i in self.running() {
-            until(&format!("node {i} sees a settled cluster"), secs(30), async || {
-                let status = self.status(i).await?;
-                settled(&status, active)
-            })
-            .await;
-        }
-    }
-
-    /// The node with a name that the `asked` node knows by its id.
-    pub async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
-        let status = self.status(asked).await?;
-        let member = status.members.iter().find(|m| m.id == id).ok_or("no such member is known")?;
-        let index = self.nodes.iter().position(|node| node.name == member.name);
-        index.ok_or_else(|| format!("{} is not of this story", member.name))
-    }
-
-    /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain
-    /// `labels`.
-    pub async fn counted(&self, name: &str, labels: &[&str]) -> u64 {
-        let mut sum = 0;
-        for i in self.running() {
-            let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
-            let series = page.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-            let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
-            sum += series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
-        }
-        sum
-    }
-
-    async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {
-        let address = format!("http://{}", self.nodes[i].ports.grpc);
-        ClusterClient::connect(address).await.map_err(|why| format!("{why:?}"))
-    }
-
-    async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
-        let status = self.status(asked).await?;
-        let member = status.members.iter().find(|m| m.id == id).ok_or("no owner is known")?;
-        let index = self.nodes.iter().position(|node| node.name == member.name);
-        index.ok_or_else(|| format!("{} is not of this story", member.name))
     }
 }
 

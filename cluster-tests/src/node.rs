@@ -96,10 +96,11 @@ impl Node {
     /// Waits until the process has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = self.process.as_mut().expect("it was started");
-        let ended = until(&format!("the end of {}", self.name), secs(15), async || {
+        let what = format!("the end of {}", self.name);
+        let status = until(&what, secs(15), async || {
             child.try_wait().expect("it can be asked").ok_or_else(|| "it runs".to_owned())
-        });
-        let status = ended.await;
+        })
+        .await;
         self.process = None;
         status
     }

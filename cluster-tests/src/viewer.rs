@@ -2,24 +2,39 @@
 
 use std::time::Duration;
 
-use pushonce_client::{Event, Server, Subscriber, Transport};
+use pushonce_client::{ErrorCode, Event, Server, Subscriber, Transport};
 use pushonce_core::{From, Gap, Position, Topic};
 
 use crate::cluster::Cluster;
+use crate::wait::secs;
 
 /// A subscriber of one topic, with what it must see.
 pub struct Viewer {
     subscriber: Subscriber,
 }
 
+/// A message as a viewer sees it: where it stands, and its text.
+pub type Seen = (Position, String);
+
 impl Cluster {
     /// A viewer at the `i`th node. It knows the others' addresses too, and turns to them.
     pub fn viewer(&self, i: usize, transport: Transport, topic: &str, from: From) -> Viewer {
         let mut servers: Vec<Server> = (0..self.len()).map(|i| self.server(i, transport)).collect();
         servers.rotate_left(i);
-        let topic = Topic::new(topic).expect("a valid topic");
-        let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
-        Viewer { subscriber: builder.connect() }
+        Viewer::of(servers, transport, topic, from)
+    }
+
+    /// A viewer at each running node by each transport, live.
+    pub async fn viewers(&self, topic: &str, from: From) -> Vec<Viewer> {
+        let mut viewers = Vec::new();
+        for i in self.running() {
+            for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
+                let mut viewer = self.viewer(i, transport, topic, from);
+                viewer.live(secs(10)).await;
+                viewers.push(viewer);
+            }
+        }
+        viewers
     }
 
     /// The address of the `i`th node's door for a transport.
@@ -35,6 +50,13 @@ impl Cluster {
 }
 
 impl Viewer {
+    /// A viewer that turns to these servers, in this order.
+    pub fn of(servers: Vec<Server>, transport: Transport, topic: &str, from: From) -> Viewer {
+        let topic = Topic::new(topic).expect("a valid topic");
+        let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
+        Viewer { subscriber: builder.connect() }
+    }
+
     /// The next event, whatever it is.
     pub async fn next(&mut self, limit: Duration) -> Event {
         let next = tokio::time::timeout(limit, self.subscriber.next()).await;
@@ -53,7 +75,7 @@ impl Viewer {
     }
 
     /// The next message, which must not have a gap before it. Reconnects are passed over.
-    pub async fn message(&mut self, limit: Duration) -> (Position, String) {
+    pub async fn message(&mut self, limit: Duration) -> Seen {
         loop {
             match self.next(limit).await {
                 Event::Message { message, .. } => {
@@ -68,8 +90,8 @@ impl Viewer {
     }
 
     /// The next `n` messages, which must be neighbours.
-    pub async fn messages(&mut self, n: usize, limit: Duration) -> Vec<(Position, String)> {
-        let mut seen: Vec<(Position, String)> = Vec::with_capacity(n);
+    pub async fn messages(&mut self, n: usize, limit: Duration) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = Vec::with_capacity(n);
         while seen.len() < n {
             let next = self.message(limit).await;
             if let Some((last, _)) = seen.last() {
@@ -78,6 +100,32 @@ impl Viewer {
             seen.push(next);
         }
         seen
+    }
+
+    /// All messages up to `last`, which must be neighbours.
+    pub async fn up_to(&mut self, last: Position, limit: Duration) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = Vec::new();
+        while seen.last().is_none_or(|(position, _)| *position < last) {
+            seen.extend(self.messages(1, limit).await);
+        }
+        assert!(seen.is_sorted_by(|(one, _), (two, _)| two.follows(*one)), "a hole in {seen:?}");
+        seen
+    }
+
+    /// Why the subscription is refused.
+    pub async fn refused(&mut self, limit: Duration) -> (ErrorCode, String) {
+        loop {
+            match self.next(limit).await {
+                Event::Refused { code, message } => return (code, message),
+                Event::Connected { .. } => {}
+                other => panic!("not refused: {other:?}"),
+            }
+        }
+    }
+
+    /// Waits until the session has broken.
+    pub async fn disconnected(&mut self, limit: Duration) {
+        while !matches!(self.next(limit).await, Event::Disconnected { .. }) {}
     }
 
     /// The next gap; messages before it are passed over.

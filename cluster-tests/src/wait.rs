@@ -1,6 +1,5 @@
 //! Waiting for what must become true.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// So many seconds.
@@ -10,14 +9,15 @@ pub fn secs(n: u64) -> Duration {
 
 /// Asks again and again, a little apart, until the answer is there. After `limit` it panics with
 /// what was waited for and the last reason why it was not so.
-pub async fn until<T, F, Fut>(what: &str, limit: Duration, mut ask: F) -> T
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, String>>,
-{
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let start = Instant::now();
     loop {
-        match ask().await {
+        let answer = tokio::time::timeout(limit, ask()).await;
+        match answer.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(answer) => return answer,
             Err(why) if start.elapsed() > limit => {
                 panic!("{what}: not within {limit:?}; last: {why}")

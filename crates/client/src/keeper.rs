@@ -56,16 +56,24 @@ async fn session(
         Err(ended) => return Ok(ended),
     };
     tell(events, Event::Connected { server: server.clone() }).await?;
-    for ask in progress.begin() {
-        if let Err(ended) = session.subscribe(ask).await {
-            return Ok(ended);
-        }
-    }
-    let mut leave: Option<(Instant, String)> = None;
+    let mut asks = progress.begin();
+    let mut pauses = Backoff::default();
+    let (mut again, mut leave) = (None, None);
+    let mut farewell = String::new();
     loop {
+        for ask in asks.drain(..) {
+            if let Err(ended) = session.subscribe(ask).await {
+                return Ok(ended);
+            }
+        }
         let event = tokio::select! {
             event = session.next() => event,
-            why = moment(leave.as_ref()) => return Ok(Ended::again(why)),
+            () = at(again) => {
+                again = None;
+                asks = progress.again();
+                continue;
+            }
+            () = at(leave) => return Ok(Ended::again(format!("the server goes: {farewell}"))),
         };
         let event = match event {
             Ok(event) => event,
@@ -74,29 +82,32 @@ async fn session(
         match progress.step(event) {
             Step::Pass => {}
             Step::Tell(event) => tell(events, event).await?,
+            Step::Wait { message } => {
+                tracing::debug!(%server, "asked again after a pause: {message}");
+                again.get_or_insert_with(|| Instant::now() + pauses.fail(&mut rand::rng()));
+            }
             Step::Leave { within, reason } => {
-                leave.get_or_insert_with(|| (Instant::now() + drawn(within), reason));
+                leave.get_or_insert_with(|| Instant::now() + drawn(within));
+                farewell = reason;
             }
             Step::End(ended) => return Ok(ended),
         }
         if progress.is_empty() {
             return Ok(Ended::for_good("every topic was refused"));
         }
-        // Not before: a node that takes the session but cannot serve a topic would be asked again
-        // and again without a pause that grows.
+        // Not before: a node that takes the session but brings no topic would be asked again and
+        // again without a pause that grows.
         if progress.is_settled() {
             backoff.succeed();
+            pauses.succeed();
         }
     }
 }
 
-/// The moment to leave, if there is one, with the reason.
-async fn moment(leave: Option<&(Instant, String)>) -> String {
-    match leave {
-        Some((at, reason)) => {
-            tokio::time::sleep_until(*at).await;
-            format!("the server wants to be left: {reason}")
-        }
+/// That moment; never, if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

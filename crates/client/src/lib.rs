@@ -5,8 +5,8 @@
 //! *What does it promise?* A subscriber sees each topic in order, no message twice, and no hole
 //! without an [`Event::Gap`], also over a reconnect: it turns to the next node, after a pause that
 //! grows and is drawn at random so that a million clients do not come back in one moment, and
-//! resumes each topic behind the last message it saw. A publish has three outcomes: placed, refused,
-//! unknown.
+//! resumes each topic behind the last message it saw. A node that leaves a hole is left, too. A
+//! publish has three outcomes: placed, refused, unknown.
 //!
 //! *What does it refuse?* To retry a publish whose outcome is unknown: that is the caller's to
 //! decide, and safe only with a key, once keys are recognised (see the README's table).

@@ -1,6 +1,6 @@
 //! What the events of a session mean to the subscriber: pure, so that every case can be tested.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use pushonce_core::{From, Topic};
@@ -14,8 +14,14 @@ use crate::subscriber::Event;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     topics: BTreeMap<Topic, Cursor>,
-    /// Requests without an answer yet, by id.
+    /// Requests of this session without an answer yet, by id.
     asked: HashMap<u64, Topic>,
+    /// The last id of this session.
+    last_id: u64,
+    /// Topics that this session brings.
+    live: BTreeSet<Topic>,
+    /// Topics that this server cannot bring now.
+    waiting: BTreeSet<Topic>,
 }
 
 /// What to do about an event.
@@ -25,6 +31,11 @@ pub(crate) enum Step {
     Pass,
     /// Tell the caller.
     Tell(Event),
+    /// After a pause, ask for what [`Progress::again`] says.
+    Wait {
+        /// Why.
+        message: String,
+    },
     /// Leave this session at a random moment within this time.
     Leave {
         /// The time.
@@ -51,19 +62,28 @@ impl Progress {
 
     /// A session begins: what to ask it for.
     pub(crate) fn begin(&mut self) -> Vec<Ask> {
-        let ask = |(id, (topic, cursor)): (u64, (&Topic, &Cursor))| Ask {
-            id,
-            topic: topic.clone(),
-            from: cursor.from(),
-        };
-        let asks: Vec<Ask> = (1..).zip(&self.topics).map(ask).collect();
-        self.asked = asks.iter().map(|ask| (ask.id, ask.topic.clone())).collect();
-        asks
+        self.asked.clear();
+        self.live.clear();
+        self.last_id = 0;
+        self.waiting = self.topics.keys().cloned().collect();
+        self.again()
     }
 
-    /// Every request of this session has its answer.
+    /// What to ask for that this session could not bring so far.
+    pub(crate) fn again(&mut self) -> Vec<Ask> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let asks = waiting.into_iter().filter_map(|topic| {
+            let from = self.topics.get(&topic)?.from();
+            self.last_id += 1;
+            self.asked.insert(self.last_id, topic.clone());
+            Some(Ask { id: self.last_id, topic, from })
+        });
+        asks.collect()
+    }
+
+    /// This session brings every topic.
     pub(crate) fn is_settled(&self) -> bool {
-        self.asked.is_empty()
+        self.asked.is_empty() && self.waiting.is_empty()
     }
 
     /// Every topic was refused.
@@ -77,6 +97,7 @@ impl Progress {
                 self.asked.retain(|_, asked| *asked != topic);
                 let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
                 cursor.subscribed(position);
+                self.live.insert(topic.clone());
                 Step::Tell(Event::Subscribed { topic, position, recovered })
             }
             client::Event::Message { topic, message } => {
@@ -97,18 +118,15 @@ impl Progress {
             }
             client::Event::Error { id, code, message, retry } => {
                 let topic = id.and_then(|id| self.asked.remove(&id));
-                let message = match &topic {
-                    Some(topic) => format!("{topic}: {message}"),
-                    None => message,
-                };
-                if retry {
-                    // This node cannot serve the topic now; the next may.
-                    return Step::End(Ended::again(message));
+                match topic {
+                    Some(topic) if retry => self.cannot_now(topic, message),
+                    Some(topic) => {
+                        self.topics.remove(&topic);
+                        let message = format!("{topic}: {message}");
+                        Step::Tell(Event::Refused { code, message })
+                    }
+                    None => Step::Tell(Event::Refused { code, message }),
                 }
-                if let Some(topic) = topic {
-                    self.topics.remove(&topic);
-                }
-                Step::Tell(Event::Refused { code, message })
             }
             client::Event::Goaway { after_ms, reason } => {
                 Step::Leave { within: Duration::from_millis(after_ms.into()), reason }
@@ -118,6 +136,18 @@ impl Progress {
             | client::Event::Authenticated { .. }
             | client::Event::Heartbeat { .. }
             | client::Event::Stream { .. } => Step::Pass,
+        }
+    }
+
+    /// One topic without an owner must not take the others with it; a server that brings none is
+    /// left for one that may.
+    fn cannot_now(&mut self, topic: Topic, message: String) -> Step {
+        let message = format!("{topic}: {message}");
+        self.waiting.insert(topic);
+        if self.live.is_empty() && self.asked.is_empty() {
+            Step::End(Ended::again(message))
+        } else {
+            Step::Wait { message }
         }
     }
 }
@@ -194,13 +224,30 @@ mod tests {
         assert!(progress.is_empty());
     }
 
+    fn unavailable(id: u64) -> client::Event {
+        client::Event::error(Some(id), ErrorCode::Unavailable, "no owner")
+    }
+
     #[test]
-    fn a_topic_that_cannot_be_had_now_sends_us_on_and_is_asked_for_again() {
+    fn a_server_that_brings_nothing_is_left() {
         let mut progress = progress();
         progress.begin();
-        let step = progress.step(client::Event::error(Some(1), ErrorCode::Unavailable, "no owner"));
-        assert!(matches!(step, Step::End(_)));
+        assert!(matches!(progress.step(unavailable(1)), Step::Wait { .. }), "b may yet come");
+        assert!(matches!(progress.step(unavailable(2)), Step::End(_)));
         assert_eq!(progress.begin().len(), 2);
+    }
+
+    #[test]
+    fn a_topic_that_cannot_be_had_now_is_asked_for_again_beside_the_others() {
+        let mut progress = progress();
+        progress.begin();
+        progress.step(subscribed(1, "a"));
+        assert!(matches!(progress.step(unavailable(2)), Step::Wait { .. }));
+        assert!(!progress.is_settled());
+        let again = progress.again();
+        assert_eq!(again, [Ask { id: 3, topic: topic("b"), from: From::Last(2) }]);
+        progress.step(subscribed(3, "b"));
+        assert!(progress.is_settled());
     }
 
     #[test]

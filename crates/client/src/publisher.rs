@@ -8,11 +8,12 @@ use pushonce_core::{InvalidPublish, Placed, Publish, PublishError};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher::Failure;
+use rand::Rng;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::server::Server;
+use crate::server::{Scheme, Server};
 use crate::session::grpc_connect;
 use crate::stream::PublishStream;
 
@@ -58,17 +59,19 @@ impl Publisher {
         publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
         let request = pb::PublishRequest::from(publish);
         let deadline = tokio::time::Instant::now() + self.shared.deadline;
-        let mut pause = Duration::from_millis(20);
+        let mut bound = Duration::from_millis(20);
         loop {
             let refused = match self.try_once(request.clone(), deadline).await {
                 Err(refused @ Failure::Refused { retry: true, .. }) => refused,
                 ended => return ended,
             };
+            let pause = bound.mul_f64(rand::rng().random());
             if tokio::time::Instant::now() + pause >= deadline {
                 return Err(refused);
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
+            // Far below a subscriber's: somebody waits for this one message.
+            bound = (bound * 2).min(Duration::from_millis(500));
         }
     }
 
@@ -77,7 +80,8 @@ impl Publisher {
         request: pb::PublishRequest,
         deadline: tokio::time::Instant,
     ) -> Result<Placed, Failure> {
-        let (server, channel) = self.shared.channel().await?;
+        let found = tokio::time::timeout_at(deadline, self.shared.channel()).await;
+        let (server, channel) = found.unwrap_or_else(|_| Err(unreachable("none answers")))?;
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let mut request = Request::new(request);
         request.set_timeout(left);
@@ -109,12 +113,12 @@ impl Publisher {
     /// # Errors
     /// [`Failure::Refused`] when no server can be reached.
     pub async fn stream(&self) -> Result<PublishStream, Failure> {
-        let mut last = None;
+        let mut last = nowhere();
         for _ in &self.shared.servers {
             let (server, channel) = match self.shared.channel().await {
                 Ok(found) => found,
                 Err(why) => {
-                    last = Some(why);
+                    last = why;
                     continue;
                 }
             };
@@ -122,11 +126,11 @@ impl Publisher {
                 Ok(stream) => return Ok(stream),
                 Err(status) => {
                     self.shared.leave(server).await;
-                    last = Some(unreachable(status.message()));
+                    last = unreachable(status.message());
                 }
             }
         }
-        Err(last.unwrap_or_else(|| unreachable("no server was given")))
+        Err(last)
     }
 }
 
@@ -137,9 +141,14 @@ impl Shared {
         if let Some(channel) = &current.channel {
             return Ok((current.server, channel.clone()));
         }
-        let mut why = "no server was given".to_owned();
+        if !self.servers.iter().any(|server| server.scheme == Scheme::Http) {
+            return Err(nowhere());
+        }
+        let mut why = String::new();
         for _ in &self.servers {
             let server = current.server % self.servers.len();
+            // Before the attempt: one that is given up in between is not made again first.
+            current.server = server + 1;
             match grpc_connect(&self.servers[server]).await {
                 Ok(channel) => {
                     current.server = server;
@@ -148,7 +157,6 @@ impl Shared {
                 }
                 Err(cause) => why = cause,
             }
-            current.server = server + 1;
         }
         Err(unreachable(&why))
     }
@@ -178,6 +186,15 @@ fn never_sent(status: &Status) -> bool {
 /// What no server would take is refused without asking one.
 pub(crate) fn invalid(why: InvalidPublish) -> Failure {
     Failure::from(pb::PublishFailure::from(&PublishError::from(why)))
+}
+
+/// The list of servers is of no use, now and later.
+fn nowhere() -> Failure {
+    Failure::Refused {
+        code: Code::InvalidArgument,
+        message: "no server to publish to was given; name one as http://HOST:7090".to_owned(),
+        retry: false,
+    }
 }
 
 fn unreachable(why: &str) -> Failure {

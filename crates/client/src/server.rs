@@ -1,6 +1,7 @@
 //! The address of a node, as people write it.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// One door of one node.
@@ -56,11 +57,21 @@ impl FromStr for Server {
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
         let port = port.parse().map_err(|_| invalid("the port is no number"))?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.[]:".contains(c);
-        if host.is_empty() || !host.chars().all(fits) {
-            return Err(invalid("the host is none"));
+        if !is_host(host) {
+            return Err(invalid("the host is none (IPv6 stands in brackets)"));
         }
         Ok(Server { scheme, host: host.to_owned(), port })
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !host.is_empty() && host.chars().all(fits)
+        }
     }
 }
 
@@ -97,6 +108,8 @@ mod tests {
             "http://:1",
             "http://a:b",
             "wss://a:1",
+            "http://::1:80",
+            "http://[::x]:80",
             "ws://a b:1",
         ] {
             let refused = text.parse::<Server>().expect_err(text).to_string();

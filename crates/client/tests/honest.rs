@@ -123,17 +123,56 @@ async fn a_node_that_cannot_serve_a_topic_now_is_left_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_is_listened_to_until_it_is_left() {
+async fn a_topic_without_an_owner_does_not_take_the_others_with_it() {
+    let door = Door::open().await;
+    let other = pushonce_core::Topic::new("game/8").unwrap();
+    let builder = Subscriber::builder([door.server()]).topic(topic(), From::Start);
+    let mut subscriber = builder.topic(other.clone(), From::Last(1)).connect();
+    let mut client = door.client().await;
+    assert_eq!(client.asks_from().await, From::Start);
+    assert_eq!(client.asks_from().await, From::Last(1));
+    client.subscribed(at(1)).await;
+    client.say(client::Event::error(Some(2), ErrorCode::Unavailable, "no owner")).await;
+    client.message(1).await;
+    assert_eq!(find(&mut subscriber, offset).await, 1);
+
+    assert_eq!(client.asks_from().await, From::Last(1), "on the same session");
+    let (id, position) = (Some(3), at(4));
+    let subscribed = client::Event::Subscribed { id, topic: other, position, recovered: true };
+    client.say(subscribed).await;
+    let told = find(&mut subscriber, |event| match event {
+        Event::Subscribed { topic, .. } => Some(topic.to_string()),
+        _ => None,
+    });
+    assert_eq!(told.await, "game/8");
+}
+
+#[tokio::test]
+async fn a_server_that_goes_is_left_for_the_next() {
     let (first, second) = (Door::open().await, Door::open().await);
     let mut subscriber = watch(&[&first, &second], From::Start);
     let mut client = first.client().await;
     client.asks_from().await;
     client.subscribed(at(1)).await;
     let reason = "draining".to_owned();
-    client.say(client::Event::Goaway { after_ms: 50, reason }).await;
+    client.say(client::Event::Goaway { after_ms: 20, reason }).await;
     assert!(find(&mut subscriber, why).await.contains("draining"));
     let mut client = second.client().await;
     client.asks_from().await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_is_listened_to_until_it_is_left() {
+    let door = Door::open().await;
+    let mut subscriber = watch(&[&door], From::Start);
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.subscribed(at(1)).await;
+    // Drawn from a month, the moment does not come while the test runs.
+    let (after_ms, reason) = (u32::MAX, "draining".to_owned());
+    client.say(client::Event::Goaway { after_ms, reason }).await;
+    client.message(1).await;
+    assert_eq!(find(&mut subscriber, offset).await, 1);
 }
 
 #[tokio::test]

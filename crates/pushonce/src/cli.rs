@@ -1,5 +1,6 @@
 //! What a person types.
 
+mod bench;
 mod check_config;
 mod cluster;
 mod publish;
@@ -40,6 +41,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Look at a cluster
     Cluster(cluster::Args),
+    /// Put load on a cluster and measure what comes of it
+    Bench(bench::Args),
     /// Say what a node would run with, or what is wrong with it
     CheckConfig(serve::Args),
 }
@@ -73,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
+            Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),
         }
     })

@@ -1,46 +1,45 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod enter;
 mod founding;
 mod host;
 mod identity;
 mod membership;
 mod overview;
 mod ports;
+mod stage;
 mod web;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use axum::Router as Pages;
+use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine, Settings};
-use pushonce_control::{Control, Founding as NewCluster, Incarnation, Joining, Profile};
-use pushonce_core::{
-    Addresses, ClusterId, ClusterView, Namespaces, NodeId, Placement, ShardCount, Spread, Timestamp,
-};
+use pushonce_control::Control;
+use pushonce_core::{ClusterId, ClusterView, Namespaces, Placement, ShardCount, Spread, Timestamp};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Gateway, certificate};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
-use identity::{DataDir, Identity};
+use identity::DataDir;
 use overview::Overview;
-
-/// How long each stage of a shutdown may take before it is cut off.
-const STAGE: Duration = Duration::from_secs(5);
+use stage::Stage;
 
 /// A node with all its doors bound, not serving yet.
 pub struct Node {
-    config: Config,
-    identity: Identity,
+    entry: Entry,
     engine: Engine,
     control: Control,
     control_runner: pushonce_control::Runner,
@@ -52,8 +51,6 @@ pub struct Node {
     peers: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
-    profile: Profile,
-    incarnation: Incarnation,
 }
 
 /// The time of this machine.
@@ -75,11 +72,9 @@ impl Node {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
         let data = DataDir::open(&config.data)?;
-        let incarnation = Incarnation(u128::from_be_bytes(data.incarnation()));
         let peers = bind(config.peer, "--peer").await?;
-        let profile = profile(&config);
-        let identity = identify(&config, &data, incarnation, &profile, shutdown).await?;
-        let (cluster, me) = (identity.cluster, identity.node);
+        let entry = Entry::find(config.clone(), &data, shutdown).await?;
+        let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
         let engine = Engine::open(data.path(), cluster, me, Settings::lan(), book.clone()).await?;
         let (control, control_runner) = Control::open(&engine, me).await?;
@@ -143,11 +138,10 @@ impl Node {
             hosted,
             relay: handle.clone(),
             view: views,
-            founding: Founding::new(identity.clone(), data),
+            founding: Founding::new(entry.identity.clone(), data),
         };
         Ok(Node {
-            config,
-            identity,
+            entry,
             engine,
             control,
             control_runner,
@@ -159,105 +153,75 @@ impl Node {
             peers,
             gateway,
             publish,
-            profile,
-            incarnation,
         })
     }
 
-    /// Who it is.
-    pub fn id(&self) -> NodeId {
-        self.identity.node
-    }
-
-    /// Serves until `shutdown`, then closes its doors before it leaves its groups.
+    /// Serves until `shutdown`, then ends in stages: first nothing comes in any more, then links and
+    /// shards go, then the groups, and last the port they all speak through, whose streams end with
+    /// them.
     ///
     /// # Errors
-    /// When a part of it ends by itself: the node cannot do its work without any of them.
+    /// When a part of it ends by itself.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let me = self.id();
-        // Two stages: first nothing comes in any more, then the groups and links go.
-        let (doors, inside) = (CancellationToken::new(), CancellationToken::new());
-        let mut engines = JoinSet::new();
-        let mut open = JoinSet::new();
-
+        let mut port = Stage::new("the port between nodes");
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(membership::Door::service(self.control.clone()));
         let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
-        let token = inside.clone();
-        engines.spawn(async move {
-            let ended = peers.serve_with_incoming_shutdown(incoming, token.cancelled_owned());
-            ended.await.context("the port between nodes")
-        });
-        engines.spawn(follow(self.control.view(), self.view.clone(), self.book, inside.clone()));
-        let runner = self.control_runner.run(self.handle.reachable(), inside.clone());
-        engines.spawn(async move {
-            runner.await;
-            Ok(())
-        });
-        let relay = self.relay.run(inside.clone());
-        engines.spawn(async move {
-            relay.await;
-            Ok(())
-        });
-        engines.spawn(self.host.run(inside.clone()));
-        engines.spawn(introduce(
-            self.config.clone(),
-            self.identity.clone(),
-            self.control.clone(),
-            self.profile,
-            self.incarnation,
-            inside.clone(),
-        ));
+        let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
+        port.spawn(async move { Ok(ended.await?) });
 
-        let mut view = self.view.subscribe();
+        let mut inside = Stage::new("links and shards");
+        let token = inside.token();
+        let followed = follow(self.control.view(), self.view.clone(), self.book, token.clone());
+        inside.spawn(followed);
+        inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
+        inside.spawn(self.relay.run(token.clone()).map(Ok));
+        inside.spawn(self.host.run(token.clone()));
+        inside.spawn(enter::introduce(self.entry.clone(), self.control, token));
+
+        let mut doors = Stage::new("clients and publishers");
+        let opened = taken_in(self.view.subscribe(), self.entry, doors.token()).shared();
+        let (gateway, publish) = (self.gateway, self.publish);
+        let (open, token) = (opened.clone(), doors.token());
+        doors.spawn(async move {
+            open.await;
+            Ok(gateway.run(token).await?)
+        });
+        let token = doors.token();
+        doors.spawn(async move {
+            opened.await;
+            Ok(publish.run(token).await?)
+        });
+
         let ended = tokio::select! {
-            ended = engines.join_next() => early(ended),
             () = shutdown.cancelled() => Ok(()),
-            () = taken_in(&mut view, me) => {
-                tracing::info!(node = %me, name = %self.config.name, http = %self.config.http,
-                    grpc = %self.config.grpc, quic = %self.config.quic, "serving");
-                let (gateway, publish) = (self.gateway, self.publish);
-                let token = doors.clone();
-                open.spawn(async move { gateway.run(token).await.context("the clients' doors") });
-                let token = doors.clone();
-                open.spawn(async move { publish.run(token).await.context("the publishers' door") });
-                tokio::select! {
-                    () = shutdown.cancelled() => Ok(()),
-                    ended = engines.join_next() => early(ended),
-                    ended = open.join_next() => early(ended),
-                }
-            }
+            why = port.broken() => Err(why),
+            why = inside.broken() => Err(why),
+            why = doors.broken() => Err(why),
         };
-        doors.cancel();
-        finish(open, "clients and publishers").await;
-        inside.cancel();
-        finish(engines, "links and groups").await;
+        doors.end().await;
+        inside.end().await;
         self.engine.stop().await;
+        port.end().await;
         ended
     }
 }
 
-/// Waits until the cluster counts this node as one of its own.
-async fn taken_in(view: &mut watch::Receiver<Arc<ClusterView>>, me: NodeId) {
-    // The sender lives as long as the node: an error would be its end.
-    let _ = view.wait_for(|view| view.member(me).is_some()).await;
-}
-
-/// Nothing of a node ends by itself while the node runs.
-fn early(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
-    match ended {
-        Some(Ok(result)) => result.and_then(|()| Err(anyhow::anyhow!("a part of the node ended"))),
-        Some(Err(why)) => Err(why).context("a part of the node ended"),
-        None => Ok(()),
-    }
-}
-
-async fn finish(mut tasks: JoinSet<anyhow::Result<()>>, what: &str) {
-    let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(STAGE, all).await.is_err() {
-        tracing::warn!("{what} did not end within {STAGE:?} and are cut off");
+/// Waits until the cluster counts this node as one of its own: before that it can serve nobody.
+async fn taken_in(
+    mut view: watch::Receiver<Arc<ClusterView>>,
+    entry: Entry,
+    stop: CancellationToken,
+) {
+    let (config, me) = (&entry.config, entry.identity.node);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = view.wait_for(|view| view.member(me).is_some()) => {
+            tracing::info!(node = %me, name = %config.name, http = %config.http,
+                quic = %config.quic, grpc = %config.grpc, "serving");
+        }
     }
 }
 
@@ -265,50 +229,6 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpLi
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: stop what uses it, or choose another with {flag}")
     })
-}
-
-/// Who the node is: what its directory remembers, or what a cluster lets it be, or the first node
-/// of a new cluster.
-async fn identify(
-    config: &Config,
-    data: &DataDir,
-    incarnation: Incarnation,
-    profile: &Profile,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Identity> {
-    let mut joining = Joining { incarnation, cluster: None, node: None, profile: profile.clone() };
-    if let Some(known) = data.identity()? {
-        joining.cluster = Some(known.cluster);
-        joining.node = Some(known.node);
-        membership::confirm(&config.join, &joining).await?;
-        return Ok(known);
-    }
-    let identity = if config.join.is_empty() {
-        let cluster = ClusterId(rand::random());
-        tracing::info!(%cluster, data = %data.path().display(), "making a new cluster");
-        Identity { cluster, node: NodeId(1), founding: true }
-    } else {
-        membership::ask(&config.join, &joining, shutdown).await?
-    };
-    data.keep(&identity)?;
-    Ok(identity)
-}
-
-fn profile(config: &Config) -> Profile {
-    let at = |port: u16| format!("{}:{port}", config.advertise);
-    Profile {
-        name: config.name.clone(),
-        addresses: Addresses {
-            peer: at(config.peer.port()),
-            grpc: at(config.grpc.port()),
-            http: at(config.http.port()),
-            quic: at(config.quic.port()),
-        },
-        region: config.region.clone(),
-        zone: config.zone.clone(),
-        roles: config.roles,
-        weight: config.weight,
-    }
 }
 
 /// Before the control group has spoken: a cluster without members, which asks nobody anything.
@@ -323,36 +243,6 @@ fn unknown(cluster: ClusterId) -> ClusterView {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }
-}
-
-/// Founds the cluster, or tells it what this node is called and where it is now.
-async fn introduce(
-    config: Config,
-    identity: Identity,
-    control: Control,
-    profile: Profile,
-    incarnation: Incarnation,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    if identity.founding {
-        let founding = NewCluster {
-            cluster: identity.cluster,
-            incarnation,
-            profile,
-            shards: config.shards,
-            replicas: config.replicas,
-            spread: Spread::default(),
-            namespaces: Namespaces::default(),
-        };
-        control.found(founding).await.context("founding the cluster")?;
-    } else {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            told = control.announce(incarnation, profile) => told.context("coming back")?,
-        }
-    }
-    shutdown.cancelled().await;
-    Ok(())
 }
 
 /// Carries each new view to the engines, and its addresses to the book that consensus dials by.

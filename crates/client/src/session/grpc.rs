@@ -108,6 +108,8 @@ fn refused(id: u64, status: Status) -> Result<Event, Ended> {
     let code = match status.code() {
         Code::InvalidArgument => ErrorCode::BadTopic,
         Code::OutOfRange => ErrorCode::FuturePosition,
+        // Of the topic, or of the connection: then the next call says so as well.
+        Code::Unavailable => ErrorCode::Unavailable,
         _ => return Err(broken(&status)),
     };
     Ok(Event::error(Some(id), code, status.message()))

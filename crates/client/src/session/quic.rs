@@ -31,6 +31,9 @@ const EVENTS_MAX: usize = 256;
 /// Shorter than the server's idle timeout, and than most NATs forget a flow in.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Less than half of what opening a session may take, so that a second address has its chance.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What one topic may have under way, and all of them together: what a caller does not take waits
 /// at the server, not here.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -53,15 +56,7 @@ impl Session {
         if server.scheme != Scheme::Quic {
             return Err(Ended::for_good(format!("{server} is not a quic:// address")));
         }
-        let address = resolve(server).await?;
-        let local = match address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let endpoint = Endpoint::client(local).map_err(Ended::again)?;
-        let name = server.host.trim_matches(['[', ']']);
-        let connecting = endpoint.connect_with(config(address, trust)?, address, name);
-        let connection = connecting.map_err(Ended::for_good)?.await.map_err(ended)?;
+        let (endpoint, connection) = connect(server, trust).await?;
         let (control, answers) = connection.open_bi().await.map_err(ended)?;
         let (send, events) = mpsc::channel(EVENTS_MAX);
         let shared = Shared {
@@ -94,9 +89,36 @@ impl Drop for Session {
     }
 }
 
-async fn resolve(server: &Server) -> Result<SocketAddr, Ended> {
-    let mut found = tokio::net::lookup_host(server.authority()).await.map_err(Ended::again)?;
-    found.next().ok_or_else(|| Ended::again(format!("{server} has no address")))
+/// Tries every address of the server: nothing refuses on UDP, so one where nobody listens is only
+/// silent.
+async fn connect(server: &Server, trust: &Trust) -> Result<(Endpoint, Connection), Ended> {
+    let addresses = tokio::net::lookup_host(server.authority()).await.map_err(Ended::again)?;
+    let mut last = Ended::again(format!("{server} has no address"));
+    for address in addresses {
+        let connecting = connect_to(address, server, trust);
+        last = match tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(ended)) => ended,
+            Err(_) => Ended::again(format!("no answer from {address}")),
+        };
+    }
+    Err(last)
+}
+
+async fn connect_to(
+    address: SocketAddr,
+    server: &Server,
+    trust: &Trust,
+) -> Result<(Endpoint, Connection), Ended> {
+    let local = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let endpoint = Endpoint::client(local).map_err(Ended::again)?;
+    let name = server.host.trim_matches(['[', ']']);
+    let connecting = endpoint.connect_with(config(address, trust)?, address, name);
+    let connection = connecting.map_err(Ended::for_good)?.await.map_err(ended)?;
+    Ok((endpoint, connection))
 }
 
 fn config(address: SocketAddr, trust: &Trust) -> Result<ClientConfig, Ended> {

@@ -255,3 +255,50 @@ impl Outlet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::effect::Effect;
+    use crate::engine::testing::{message, topic};
+
+    const ME: NodeId = NodeId(1);
+
+    /// A flow that stands at 1:8 and has forgotten what was before, with a sink that reads.
+    fn reading(after: u64, ticket: u64) -> Flow {
+        let reached = Position::new(1, 8);
+        let mut flow = Flow::new(ShardId(0), Some(reached), Recent::new(0, 0));
+        flow.stage = Stage::Live(Origin::Here);
+        let mut outlet = Outlet::new(0, None);
+        outlet.standing = Standing::Reading { after: Position::new(1, after), ticket };
+        flow.outlets.insert(ME, outlet);
+        flow
+    }
+
+    fn catch_up(flow: &mut Flow, ticket: u64, offsets: &[u64], bytes_max: usize) -> Vec<Effect> {
+        let (topic, mut effects) = (topic("a"), Vec::new());
+        let messages = offsets.iter().map(|&offset| message(1, offset)).collect();
+        let page = Page { messages, head: Position::new(1, 8), gap: None };
+        let mut out = Out { me: ME, topic: &topic, effects: &mut effects };
+        flow.catch_up(ME, ticket, page, bytes_max, &mut out);
+        effects
+    }
+
+    #[test]
+    fn the_answer_to_an_earlier_read_is_not_taken_for_the_answer_to_this_one() {
+        let mut flow = reading(2, 7);
+        assert!(catch_up(&mut flow, 6, &[6, 7, 8], 1_000).is_empty());
+        assert_eq!(flow.outlets[&ME].reads(7), Some(Position::new(1, 2)));
+    }
+
+    #[test]
+    fn an_outlet_that_got_a_part_waits_for_the_rest() {
+        let mut flow = reading(5, 7);
+        let effects = catch_up(&mut flow, 7, &[6, 7, 8], 2 * message(1, 6).payload.len());
+        assert!(
+            matches!(&effects[..], [Effect::Live(..), Effect::Deliver(_, part)] if part.len() == 2)
+        );
+        let rest = Standing::Waiting(Some(Position::new(1, 7)));
+        assert_eq!(flow.outlets[&ME].standing, rest);
+    }
+}

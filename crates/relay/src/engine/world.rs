@@ -97,7 +97,9 @@ impl World {
         let view = Arc::new(view(regions));
         let now = Instant::now();
         let engine = |&id: &NodeId| {
-            let config = Config { ring_count_max: 3, ..Config::new(id, view.cluster) };
+            // Small enough that rings forget, and that catching up takes several parts.
+            let config =
+                Config { ring_count_max: 3, link_bytes_max: 800, ..Config::new(id, view.cluster) };
             (id, Engine::new(config, view.clone(), now))
         };
         let mut world = World {

@@ -1,0 +1,105 @@
+//! Percentiles of a time that was measured often.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+/// A minute. What takes longer counts as this.
+const MICROS_MAX: u64 = 60_000_000;
+
+const QUANTILES: [(&str, f64); 5] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+/// From a microsecond to a minute, to three digits, in about 150 KiB.
+#[derive(Clone)]
+pub(super) struct Latency(Histogram<u64>);
+
+impl Default for Latency {
+    fn default() -> Latency {
+        let histogram = Histogram::new_with_bounds(1, MICROS_MAX, 3)
+            .unwrap_or_else(|_| unreachable!("the bounds are constant and good"));
+        Latency(histogram)
+    }
+}
+
+impl Latency {
+    pub(super) fn record(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(MICROS_MAX);
+        self.0.saturating_record(micros.clamp(1, MICROS_MAX));
+    }
+
+    pub(super) fn add(&mut self, other: &Latency) {
+        // It cannot fail: all have the same bounds.
+        let _all_fit = self.0.add(&other.0);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    pub(super) fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "not measured".to_owned();
+        }
+        let quantiles = QUANTILES.map(|(name, at)| format!("{name} {:.2} ms", self.millis(at)));
+        quantiles.join("  ")
+    }
+
+    /// Milliseconds by the name of the quantile; null when nothing was measured.
+    pub(super) fn json(&self) -> Value {
+        if self.0.is_empty() {
+            return Value::Null;
+        }
+        QUANTILES.iter().map(|&(name, at)| (name.to_owned(), json!(self.millis(at)))).collect()
+    }
+
+    fn millis(&self, quantile: f64) -> f64 {
+        // The top of a bucket may lie over the greatest value in it.
+        self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1_000.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_told_in_milliseconds() {
+        let mut latency = Latency::default();
+        for micros in 1..=1_000 {
+            latency.record(Duration::from_micros(micros));
+        }
+        assert_eq!(
+            latency.text(),
+            "p50 0.50 ms  p90 0.90 ms  p99 0.99 ms  p99.9 1.00 ms  max 1.00 ms"
+        );
+        assert_eq!(latency.json()["p50"], json!(0.5));
+    }
+
+    #[test]
+    fn nothing_measured_is_said_and_no_zero() {
+        assert_eq!(Latency::default().text(), "not measured");
+        assert_eq!(Latency::default().json(), Value::Null);
+    }
+
+    #[test]
+    fn what_is_beyond_the_bounds_counts_as_the_bound() {
+        let mut latency = Latency::default();
+        latency.record(Duration::ZERO);
+        latency.record(Duration::from_secs(3_600));
+        assert_eq!(latency.json()["max"], json!(60_000.0));
+    }
+
+    #[test]
+    fn two_workers_add_up() {
+        let (mut one, mut other) = (Latency::default(), Latency::default());
+        one.record(Duration::from_millis(1));
+        other.record(Duration::from_millis(3));
+        one.add(&other);
+        assert_eq!(
+            (one.json()["p50"].clone(), one.json()["max"].clone()),
+            (json!(1.0), json!(3.0))
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! What a publishing bench says at its end.
+
+use serde_json::{Value, json};
+
+use super::Count;
+use crate::cli::bench::usage::Usage;
+
+/// What was measured.
+pub(in crate::cli::bench) struct Report {
+    /// While messages were sent.
+    pub(super) window: Usage,
+    /// Acknowledged until the end of the window.
+    pub(super) acknowledged: u64,
+    /// With what was answered after it.
+    pub(super) total: Count,
+}
+
+impl Report {
+    fn per_second(&self) -> f64 {
+        self.acknowledged as f64 / self.window.took.as_secs_f64()
+    }
+}
+
+impl crate::cli::bench::Report for Report {
+    fn text(&self) -> String {
+        let total = &self.total;
+        let why = total.failure.as_ref().map(|why| format!("first failure  {why}\n"));
+        format!(
+            "acknowledged   {} in {:.1} s, {:.0}/s\nfailed         {} refused, {} unknown\n{}\
+             latency        {}\n{}",
+            self.acknowledged,
+            self.window.took.as_secs_f64(),
+            self.per_second(),
+            total.refused,
+            total.unknown,
+            why.unwrap_or_default(),
+            total.latency.text(),
+            self.window.text(self.acknowledged, "publish"),
+        )
+    }
+
+    fn json(&self) -> Value {
+        let total = &self.total;
+        json!({
+            "bench": "publish",
+            "seconds": self.window.took.as_secs_f64(),
+            "acknowledged": self.acknowledged,
+            "per_second": self.per_second(),
+            "refused": total.refused,
+            "unknown": total.unknown,
+            "first_failure": total.failure,
+            "latency_ms": total.latency.json(),
+            "usage": self.window.json(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cli::bench::Report as _;
+
+    fn report() -> Report {
+        let window = Usage { took: Duration::from_secs(2), own: None, servers: vec![] };
+        let mut total = Count { sent: 11, acknowledged: 10, refused: 1, ..Count::default() };
+        total.failure = Some("refused: too many".to_owned());
+        total.latency.record(Duration::from_millis(2));
+        Report { window, acknowledged: 10, total }
+    }
+
+    #[test]
+    fn people_read_rate_failures_and_percentiles() {
+        let text = report().text();
+        assert!(text.starts_with("acknowledged   10 in 2.0 s, 5/s\nfailed         1 refused, 0"));
+        assert!(text.contains("first failure  refused: too many\nlatency        p50 2.00 ms"));
+    }
+
+    #[test]
+    fn programs_read_the_same() {
+        let json = report().json();
+        assert_eq!((&json["per_second"], &json["refused"]), (&json!(5.0), &json!(1)));
+        assert_eq!(json["latency_ms"]["p99.9"], json!(2.0));
+    }
+}
