@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
-    ExplainRequest, ExplainResponse, StatusRequest, StatusResponse,
+    ExplainRequest, ExplainResponse, Shard, StatusRequest, StatusResponse,
 };
 use tempfile::TempDir;
 
@@ -127,8 +127,8 @@ impl Cluster {
         .await
     }
 
-    /// Waits until all running nodes agree on `active` active members, every shard is owned and
-    /// nothing moves.
+    /// Waits until all running nodes agree on `active` active members, all of them hold shards,
+    /// every shard is where the table wants it, and nothing moves.
     pub async fn settled(&self, active: usize) {
         for i in self.running() {
             until(&format!("node {i} sees a settled cluster"), secs(30), async || {
@@ -168,17 +168,26 @@ impl Cluster {
 }
 
 fn settled(status: &StatusResponse, active: usize) -> Result<(), String> {
-    let count = status.members.iter().filter(|m| m.state == "active").count();
-    if count != active {
-        return Err(format!("{count} members are active"));
+    let members: Vec<_> = status.members.iter().filter(|m| m.state == "active").collect();
+    if members.len() != active {
+        return Err(format!("{} members are active", members.len()));
     }
-    if status.shards.is_empty() {
-        return Err("no shards are known".to_owned());
+    // A table that leaves a member out is older than the member.
+    if let Some(idle) = members.iter().find(|m| !status.shards.iter().any(|s| holds(s, m.id))) {
+        return Err(format!("{} holds nothing", idle.name));
     }
-    match status.shards.iter().find(|s| s.owner == 0 || s.moving || s.wanted.is_empty()) {
+    match status.shards.iter().find(|shard| !at_rest(shard)) {
         Some(shard) => Err(format!("{shard:?}")),
         None => Ok(()),
     }
+}
+
+fn holds(shard: &Shard, node: u64) -> bool {
+    shard.wanted.contains(&node)
+}
+
+fn at_rest(shard: &Shard) -> bool {
+    !shard.moving && shard.wanted.first() == Some(&shard.owner)
 }
 
 impl Builder {

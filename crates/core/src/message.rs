@@ -130,9 +130,12 @@ impl Publish {
     }
 }
 
-/// JSON goes into other people's frames as it came, so it must be whole.
+/// JSON goes into other people's frames as it came, so it must be whole, and UTF-8: what is passed
+/// over is not looked at closely, so that is checked first.
 fn check_json(payload: &[u8]) -> Result<(), InvalidPublish> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload)
+    let text =
+        std::str::from_utf8(payload).map_err(|why| InvalidPublish::NotJson(why.to_string()))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map(|_| ())
         .map_err(|why| InvalidPublish::NotJson(why.to_string()))
 }
@@ -229,6 +232,8 @@ mod tests {
         assert_eq!(publish("a", ContentType::Json, b"{\"a\":1}").check(64), Ok(()));
         let broken = publish("a", ContentType::Json, b"{\"a\":1}{").check(64);
         assert!(matches!(broken, Err(InvalidPublish::NotJson(_))));
+        let not_utf8 = publish("a", ContentType::Json, b"\"\xff\"").check(64);
+        assert!(matches!(not_utf8, Err(InvalidPublish::NotJson(_))));
     }
 
     #[test]
@@ -260,5 +265,6 @@ mod tests {
         assert_eq!(ContentType::guess(b"{\"a\":1}"), ContentType::Json);
         assert_eq!(ContentType::guess(b"goal!"), ContentType::Text);
         assert_eq!(ContentType::guess(b"\xff\xfe"), ContentType::Binary);
+        assert_eq!(ContentType::guess(b"\"\xff\""), ContentType::Binary);
     }
 }

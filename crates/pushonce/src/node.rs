@@ -276,8 +276,11 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
     // From a tenth of a millisecond to ten seconds: what lies outside is an outage or a lie.
     const SECONDS: [f64; 11] =
         [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
+    // Messages that shared one entry: how well publishes travel together.
+    const BATCH: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_messages".to_owned()), &BATCH)?
         .install_recorder()
         .context("metrics")
 }
