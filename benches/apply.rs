@@ -1,0 +1,107 @@
+//! What an entry costs each replica: read, applied, and answered from.
+//!
+//! 10,000 topics, 128 bytes a message, 16 messages of history a topic, all full: the state neither
+//! grows nor warms up while it is timed.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pushonce_core::{ContentType, History, Publish, Timestamp, Topic, Want};
+use pushonce_shard::{Batch, Item, State};
+
+const TOPICS: usize = 10_000;
+const HISTORY: History = History { count_max: 16, bytes_max: 1 << 20, age_max_ms: 3_600_000 };
+const TIME: Timestamp = Timestamp(1_790_000_000_000);
+
+fn topics() -> Vec<Topic> {
+    (0..TOPICS).map(|n| Topic::new(&format!("worldcup/2026/match/{n}")).unwrap()).collect()
+}
+
+/// Neighbours in a batch are of topics far from each other, as with many publishers.
+fn batch(topics: &[Topic], nth: usize, messages: usize) -> Batch {
+    let item = |place: usize| {
+        let topic = topics[(nth * messages + place) * 7_919 % TOPICS].clone();
+        let payload = Bytes::from(vec![b'x'; 128]);
+        let publish = Publish { topic, content_type: ContentType::Text, key: None, payload };
+        Item::new(publish, HISTORY)
+    };
+    Batch { time: TIME, items: (0..messages).map(item).collect() }
+}
+
+fn full(topics: &[Topic]) -> State {
+    let mut state = State::default();
+    for round in 0..u64::from(HISTORY.count_max) {
+        state.apply(round + 1, batch(topics, 0, TOPICS));
+    }
+    state
+}
+
+fn apply(c: &mut Criterion) {
+    let topics = topics();
+    let mut state = full(&topics);
+    let mut group = c.benchmark_group("apply");
+    for messages in [1, 64, 512] {
+        group.throughput(Throughput::Elements(messages as u64));
+        let mut nth = 0;
+        group.bench_function(BenchmarkId::new("state", messages), |b| {
+            b.iter_batched(
+                || {
+                    nth += 1;
+                    batch(&topics, nth, messages)
+                },
+                |batch| state.apply(1_000, batch),
+                BatchSize::SmallInput,
+            );
+        });
+        let batch = batch(&topics, 0, messages);
+        group.bench_function(BenchmarkId::new("encode entry", messages), |b| {
+            b.iter(|| black_box(&batch).encode());
+        });
+        let entry = batch.encode();
+        group.bench_function(BenchmarkId::new("decode entry", messages), |b| {
+            b.iter(|| Batch::decode(black_box(&entry)).unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn page(c: &mut Criterion) {
+    let topics = topics();
+    let state = full(&topics);
+    let topic = &topics[4_711];
+    let head = state.topic(topic).unwrap().head;
+    for (name, want) in [
+        ("page/nothing new", Want::After(head)),
+        ("page/last 1", Want::Last(1)),
+        ("page/all 16", Want::All),
+    ] {
+        c.bench_function(name, |b| b.iter(|| state.page(black_box(topic), want).unwrap()));
+    }
+}
+
+/// Taken while the state is locked: so long no entry of the shard is applied.
+fn snapshot(c: &mut Criterion) {
+    let state = full(&topics());
+    let bytes = state.snapshot();
+    let mut group = c.benchmark_group("snapshot");
+    group.sample_size(10).throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("take, 160,000 messages", |b| b.iter(|| state.snapshot()));
+    group.bench_function("restore, 160,000 messages", |b| {
+        b.iter_with_large_drop(|| State::restore(black_box(&bytes)).unwrap());
+    });
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! { name = benches; config = short(); targets = apply, page, snapshot }
+criterion_main!(benches);

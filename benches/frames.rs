@@ -1,0 +1,103 @@
+//! What a message pays once a node and wire: its frame is made. And what a request pays at the door.
+//!
+//! The WebSocket codec reads requests before they are decoded; it is the gateway's own and is not
+//! reached from here.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pushonce_core::{ContentType, From, Message, Position, Publish, Timestamp, Topic};
+use pushonce_fanout::{Encode as _, Wire};
+use pushonce_gateway::Encoder;
+use pushonce_proto::client::{Command, Delivery, Encoding, Request, encode_message};
+
+const SCORE: &[u8] = br#"{"home":"GER","away":"BRA","score":[2,1],"minute":57,"scorer":"Musiala"}"#;
+const TEXT: &[u8] =
+    "Tor für Köln! 2:1 durch einen \"Fallrückzieher\" in der 57. Minute.".as_bytes();
+
+fn topic() -> Topic {
+    Topic::new("worldcup/2026/match/57").unwrap()
+}
+
+/// Small JSON, text that must be escaped, and bytes that JSON frames carry in base64.
+fn messages() -> [(&'static str, Message); 3] {
+    let message = |content_type, payload| Message {
+        position: Position::new(12, 4_051),
+        time: Timestamp(1_790_000_000_000),
+        content_type,
+        key: None,
+        payload,
+    };
+    [
+        ("small JSON", message(ContentType::Json, Bytes::from_static(SCORE))),
+        ("text", message(ContentType::Text, Bytes::from_static(TEXT))),
+        ("1 KiB binary", message(ContentType::Binary, Bytes::from(vec![0xa5; 1_024]))),
+    ]
+}
+
+fn message(c: &mut Criterion) {
+    let topic = topic();
+    let mut group = c.benchmark_group("message");
+    for (name, message) in messages() {
+        group.throughput(Throughput::Bytes(message.payload.len() as u64));
+        for encoding in Encoding::ALL {
+            let id = BenchmarkId::new(format!("{encoding:?}"), name);
+            group.bench_with_input(id, &message, |b, message| {
+                b.iter(|| encode_message(encoding, black_box(&topic), black_box(message)));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Ready for a socket: what the hub keeps and every subscriber of the wire shares.
+fn whole(c: &mut Criterion) {
+    let topic = topic();
+    let mut group = c.benchmark_group("whole frame");
+    for (name, message) in messages() {
+        group.throughput(Throughput::Bytes(message.payload.len() as u64));
+        for (wire, carrier) in [(0, "WebSocket JSON"), (1, "WebSocket protobuf"), (2, "QUIC")] {
+            group.bench_with_input(BenchmarkId::new(carrier, name), &message, |b, message| {
+                b.iter(|| Encoder.message(Wire(wire), black_box(&topic), black_box(message)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn request(c: &mut Criterion) {
+    let publish = Publish {
+        topic: topic(),
+        content_type: ContentType::Json,
+        key: None,
+        payload: Bytes::from_static(SCORE),
+    };
+    let subscribe =
+        Command::Subscribe { topic: topic(), from: From::Last(1), delivery: Delivery::All };
+    let mut group = c.benchmark_group("decode request");
+    for (name, command) in [("subscribe", subscribe), ("publish", Command::Publish(publish))] {
+        let request = Request { id: Some(7), command };
+        for encoding in Encoding::ALL {
+            let frame = encoding.encode_request(&request);
+            let id = BenchmarkId::new(format!("{encoding:?}"), name);
+            group.bench_with_input(id, &frame, |b, frame| {
+                b.iter(|| encoding.decode_request(black_box(frame)).unwrap());
+            });
+        }
+    }
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! { name = benches; config = short(); targets = message, whole, request }
+criterion_main!(benches);

@@ -139,6 +139,17 @@ impl Cluster {
         }
     }
 
+    /// The id of the `i`th node, once the `asked` node counts it as a member.
+    pub async fn id_of(&self, asked: usize, i: usize) -> u64 {
+        let name = &self.nodes[i].name;
+        until(&format!("{name} is a member"), secs(10), async || {
+            let status = self.status(asked).await?;
+            let member = status.members.iter().find(|member| member.name == *name);
+            member.map(|member| member.id).ok_or_else(|| "it is not".to_owned())
+        })
+        .await
+    }
+
     /// The node with a name that the `asked` node knows by its id.
     pub async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
         let status = self.status(asked).await?;
@@ -235,6 +246,8 @@ impl Drop for Cluster {
         let logs: Vec<_> = self.nodes.iter().map(|n| (n.name.clone(), n.log())).collect();
         self.nodes.clear();
         if !std::thread::panicking() {
+            let panicked = logs.iter().find(|(_, log)| log.contains("panicked"));
+            assert!(panicked.is_none(), "a node may fail, and may not panic: {panicked:?}");
             return;
         }
         for (name, log) in logs {

@@ -28,7 +28,7 @@ mod wire;
 
 pub use cluster::{Builder, Cluster};
 pub use node::{Node, Ports};
-pub use origin::{Load, text};
+pub use origin::{Load, Sent, text};
 pub use socket::Socket;
 pub use viewer::{Seen, Viewer};
 pub use wait::{secs, until};

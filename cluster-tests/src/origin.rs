@@ -1,6 +1,6 @@
 //! Who publishes: a line at a time, or all the time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use pushonce_client::{Failure, Publisher, Transport};
@@ -15,6 +15,8 @@ use crate::viewer::Seen;
 pub struct Load {
     stop: watch::Sender<bool>,
     topics: JoinSet<(String, Vec<Sent>)>,
+    /// How many were acknowledged, a topic each.
+    placed: Vec<watch::Receiver<usize>>,
 }
 
 /// What was sent, in this order.
@@ -26,8 +28,8 @@ pub struct Sent {
     pub outcome: Result<Placed, Failure>,
 }
 
-/// Between two messages on one topic: a few seconds of load fit in the history of a topic.
-const PACE: Duration = Duration::from_millis(10);
+/// Between two messages on one topic: twenty seconds of load fit in the history of a topic.
+const PACE: Duration = Duration::from_millis(20);
 
 /// A message of text.
 pub fn text(topic: &str, text: &str) -> Publish {
@@ -68,23 +70,28 @@ impl Cluster {
     /// is ended.
     pub fn load(&self, i: usize, topics: &[String]) -> Load {
         let (stop, stopped) = watch::channel(false);
-        let mut running = JoinSet::new();
+        let mut load = Load { stop, topics: JoinSet::new(), placed: Vec::new() };
         for topic in topics {
-            running.spawn(publish(self.publisher(i), topic.clone(), stopped.clone()));
+            let (placed, count) = watch::channel(0);
+            load.placed.push(count);
+            let publisher = self.publisher(i);
+            load.topics.spawn(publish(publisher, topic.clone(), placed, stopped.clone()));
         }
-        Load { stop, topics: running }
+        load
     }
 }
 
 async fn publish(
     publisher: Publisher,
     topic: String,
+    placed: watch::Sender<usize>,
     stopped: watch::Receiver<bool>,
 ) -> (String, Vec<Sent>) {
     let mut sent = Vec::new();
     while !*stopped.borrow() {
         let line = sent.len().to_string();
         let outcome = publisher.publish(text(&topic, &line)).await;
+        placed.send_modify(|count| *count += usize::from(outcome.is_ok()));
         sent.push(Sent { text: line, outcome });
         tokio::time::sleep(PACE).await;
     }
@@ -92,6 +99,16 @@ async fn publish(
 }
 
 impl Load {
+    /// Waits until `n` more messages are acknowledged on every topic.
+    pub async fn goes_on(&mut self, n: usize, limit: Duration) {
+        for count in &mut self.placed {
+            let wanted = *count.borrow() + n;
+            let more = tokio::time::timeout(limit, count.wait_for(|&count| count >= wanted)).await;
+            more.unwrap_or_else(|_| panic!("publishing does not go on within {limit:?}"))
+                .expect("the load goes on until it is ended");
+        }
+    }
+
     /// Stops, and says what was sent on each topic.
     pub async fn end(self) -> HashMap<String, Vec<Sent>> {
         self.stop.send_replace(true);
@@ -100,34 +117,29 @@ impl Load {
 }
 
 impl Sent {
-    /// The last place that was acknowledged.
-    pub fn last(sent: &[Sent]) -> Position {
-        let placed = sent.iter().filter_map(|sent| sent.outcome.as_ref().ok());
-        placed.map(|placed| placed.position).max().expect("something was placed")
+    /// Whether `log` is what must become of `sent`: every acknowledged message stands once, where
+    /// it was told to stand, in the order of the sending, since each was sent after the one before;
+    /// one of unknown outcome stands once or not at all; nothing else does.
+    pub fn check(sent: &[Sent], log: &[Seen]) {
+        let acknowledged = sent.iter().filter_map(|sent| Some((sent.place()?, &sent.text)));
+        let mut acknowledged = acknowledged.peekable();
+        let unknown = sent.iter().filter(|s| matches!(s.outcome, Err(Failure::Unknown(_))));
+        let mut unknown: BTreeSet<&String> = unknown.map(|sent| &sent.text).collect();
+        for (position, text) in log {
+            let next = acknowledged.next_if_eq(&(*position, text)).is_some();
+            let expected = acknowledged.peek();
+            assert!(next || unknown.remove(text), "{text} at {position}, not {expected:?}");
+        }
+        assert_eq!(acknowledged.next(), None, "acknowledged and not there");
     }
 
-    /// Whether `log` is what must become of `sent`: every acknowledged message stands once, where
-    /// it was told to stand; one of unknown outcome stands once or not at all; nothing else does;
-    /// and all stand in the order they were sent in, since each was sent after the one before.
-    pub fn check(sent: &[Sent], log: &[Seen]) {
-        let mut rest = log.iter().peekable();
-        for Sent { text, outcome } in sent {
-            let found = rest.next_if(|(_, seen)| seen == text);
-            match (outcome, found) {
-                (Ok(placed), Some((position, _))) => assert_eq!(placed.position, *position),
-                (Ok(placed), None) => {
-                    panic!(
-                        "{text}, acknowledged at {}, is not next: {:?}",
-                        placed.position,
-                        rest.peek()
-                    )
-                }
-                (Err(Failure::Refused { .. }), Some(_)) => {
-                    panic!("{text} was refused, and is there")
-                }
-                (Err(_), _) => {}
-            }
-        }
-        assert_eq!(rest.next(), None, "more than was sent");
+    /// Where it was told to stand.
+    pub fn place(&self) -> Option<Position> {
+        self.outcome.as_ref().ok().map(|placed| placed.position)
+    }
+
+    /// The last place that was told.
+    pub fn last(sent: &[Sent]) -> Position {
+        sent.iter().filter_map(Sent::place).max().expect("something was placed")
     }
 }

@@ -11,6 +11,8 @@ use crate::wait::secs;
 /// A subscriber of one topic, with what it must see.
 pub struct Viewer {
     subscriber: Subscriber,
+    /// For the reader of a story that failed.
+    who: String,
 }
 
 /// A message as a viewer sees it: where it stands, and its text.
@@ -53,14 +55,16 @@ impl Viewer {
     /// A viewer that turns to these servers, in this order.
     pub fn of(servers: Vec<Server>, transport: Transport, topic: &str, from: From) -> Viewer {
         let topic = Topic::new(topic).expect("a valid topic");
+        let who = format!("the viewer of {topic} at {}", servers[0]);
         let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
-        Viewer { subscriber: builder.connect() }
+        Viewer { subscriber: builder.connect(), who }
     }
 
     /// The next event, whatever it is.
     pub async fn next(&mut self, limit: Duration) -> Event {
         let next = tokio::time::timeout(limit, self.subscriber.next()).await;
-        next.unwrap_or_else(|_| panic!("nothing came within {limit:?}")).expect("it goes on")
+        let silent = || panic!("nothing came within {limit:?} to {}", self.who);
+        next.unwrap_or_else(|_| silent()).expect("it goes on")
     }
 
     /// Waits until the subscription is live; says where the topic stood.

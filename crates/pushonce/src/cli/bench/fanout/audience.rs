@@ -193,7 +193,7 @@ mod tests {
         let audience = Audience::new(1);
         let mut cursor = audience.joined(0);
         let mut reading = audience.read(&mut cursor);
-        [0, 1, 1, 4].map(|sequence| reading.message(stamp(sequence)));
+        [0, 1, 1, 4].into_iter().for_each(|sequence| reading.message(stamp(sequence)));
         let (from, to) = (Position::new(1, 6), Position::new(1, 8));
         reading.gap(&Gap { from, to, reason: GapReason::Slow });
         reading.message(stamp(8));
