@@ -8,12 +8,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinSet;
 
 const CONNECTIONS: usize = 1_000;
 const FRAME: [u8; 222] = [b'x'; 222];
@@ -25,7 +28,7 @@ fn write(c: &mut Criterion) {
     }
     let (mut near, far) = pairs();
     let (say, hear) = mpsc::sync_channel(0);
-    let reader = std::thread::spawn(move || read(far, &say));
+    let reader = std::thread::spawn(move || read(far, say));
     let mut group = c.benchmark_group("socket");
     group.sample_size(10).throughput(Throughput::Elements(CONNECTIONS as u64));
     group.bench_function("bare write to 1,000 connections", |b| {
@@ -56,14 +59,29 @@ fn pairs() -> (Vec<TcpStream>, Vec<TcpStream>) {
     (0..CONNECTIONS).map(pair).unzip()
 }
 
-/// Round after round, until the other end is gone.
-fn read(mut far: Vec<TcpStream>, say: &mpsc::SyncSender<()>) {
-    let mut frame = FRAME;
-    while far.iter_mut().all(|socket| socket.read_exact(&mut frame).is_ok()) {
-        if say.send(()).is_err() {
-            return;
+/// A task a connection on one thread, as clients are; says when all have read another frame. Ends
+/// when the other ends are gone.
+fn read(far: Vec<TcpStream>, say: mpsc::SyncSender<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let (seen, say) = (Arc::new(AtomicUsize::new(0)), Arc::new(say));
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for socket in far {
+            socket.set_nonblocking(true).unwrap();
+            let mut socket = tokio::net::TcpStream::from_std(socket).unwrap();
+            let (seen, say) = (seen.clone(), say.clone());
+            tasks.spawn(async move {
+                let mut frame = FRAME;
+                while socket.read_exact(&mut frame).await.is_ok() {
+                    let all = (seen.fetch_add(1, Ordering::Relaxed) + 1) % CONNECTIONS == 0;
+                    if all && say.send(()).is_err() {
+                        return;
+                    }
+                }
+            });
         }
-    }
+        while tasks.join_next().await.is_some() {}
+    });
 }
 
 /// CPU time of this thread, to the nanosecond, as Linux tells it.

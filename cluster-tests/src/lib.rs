@@ -13,7 +13,7 @@
 //!
 //! *What must a caller not do?* Sleep and hope: wait for what must become true, with a limit.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod binary;
 mod cluster;

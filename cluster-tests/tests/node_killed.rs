@@ -71,6 +71,6 @@ async fn kill_under_load(cluster: &mut Cluster, victim: usize, name: &str) {
 
 async fn everybody_saw(viewers: &mut [Viewer], sent: &[Sent]) {
     for viewer in viewers {
-        Sent::check(sent, &viewer.up_to(Sent::last(sent), secs(45)).await);
+        Sent::check(sent, &viewer.up_to(Sent::last(sent), secs(10)).await);
     }
 }

@@ -80,7 +80,7 @@ function showLink(state, detail = "") {
 function tell(state) {
   const [home, away] = state.teams;
   const score = `${home} ${state.score[0]}–${state.score[1]} ${away}`;
-  const what = state.goal ? `⚽ ${describe(state.goal)}` : state.event.replace("_", " ");
+  const what = state.goal ? `● ${describe(state.goal)}` : state.event.replace("_", " ");
   log(element("li", state.goal ? "goal" : "", element("b", "", what), element("span", "", score)));
 }
 

@@ -72,7 +72,7 @@ pub struct Server {
 pub enum Error {
     /// Another program, or another node, has the port.
     #[error("port {} is taken, so gRPC cannot be served at {addr}; stop the program that has it, \
-             or choose another gRPC address", .addr.port())]
+             or choose another with --grpc", .addr.port())]
     Taken {
         /// The address.
         addr: SocketAddr,

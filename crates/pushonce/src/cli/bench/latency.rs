@@ -55,8 +55,7 @@ impl Latency {
     }
 
     fn millis(&self, quantile: f64) -> f64 {
-        // The top of a bucket may lie over the greatest value in it.
-        self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1_000.0
+        self.0.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }
 
@@ -83,12 +82,17 @@ mod tests {
         assert_eq!(Latency::default().json(), Value::Null);
     }
 
+    /// To three digits.
+    fn is(latency: &Latency, quantile: &str, millis: f64) -> bool {
+        (latency.json()[quantile].as_f64().unwrap() / millis - 1.0).abs() < 0.001
+    }
+
     #[test]
     fn what_is_beyond_the_bounds_counts_as_the_bound() {
         let mut latency = Latency::default();
         latency.record(Duration::ZERO);
         latency.record(Duration::from_secs(3_600));
-        assert_eq!(latency.json()["max"], json!(60_000.0));
+        assert!(is(&latency, "p50", 0.001) && is(&latency, "max", 60_000.0));
     }
 
     #[test]
@@ -97,9 +101,6 @@ mod tests {
         one.record(Duration::from_millis(1));
         other.record(Duration::from_millis(3));
         one.add(&other);
-        assert_eq!(
-            (one.json()["p50"].clone(), one.json()["max"].clone()),
-            (json!(1.0), json!(3.0))
-        );
+        assert!(one.count() == 2 && is(&one, "p50", 1.0) && is(&one, "max", 3.0));
     }
 }

@@ -1,0 +1,127 @@
+//! Set-up: two nodes, and somebody at a terminal.
+//! Fault: typing errors.
+//! Claim: lines that are piped in come out of a pipe on another node, by every transport, as text
+//! or as JSON; the cluster can be looked at; what is typed wrong is told.
+
+use pushonce_cluster_tests::{Cluster, tool::pushonce};
+use serde_json::{Value, json};
+
+const TOPIC: &str = "chat/7";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_do_what_they_say() {
+    let cluster = Cluster::of(2).start().await;
+    a_line_in_is_a_line_out(&cluster).await;
+    messages_come_as_json(&cluster).await;
+    a_subscriber_waits_for_what_comes(&cluster).await;
+    the_cluster_can_be_looked_at(&cluster).await;
+    a_configuration_can_be_checked().await;
+    what_is_typed_wrong_is_told(&cluster).await;
+}
+
+async fn a_line_in_is_a_line_out(cluster: &Cluster) {
+    let grpc = grpc(cluster, 0);
+    let one = pushonce(["publish", TOPIC, "first", "--server", &grpc], "").await.ok();
+    let rest = pushonce(["publish", TOPIC, "--server", &grpc], "second\nthird\n").await.ok();
+    let positions: Vec<_> = one.lines().chain(rest.lines()).map(str::to_owned).collect();
+    assert_eq!(positions.len(), 3, "{positions:?}");
+
+    let texts = ["first", "second", "third"];
+    let lines = positions.iter().zip(texts).map(|(at, text)| format!("{TOPIC}\t{at}\t{text}\n"));
+    let expected: String = lines.collect();
+    let ports = cluster.node(1).ports;
+    for (transport, server) in [
+        ("ws", format!("http://{}", ports.http)),
+        ("quic", format!("quic://{}", ports.quic)),
+        ("grpc", format!("http://{}", ports.grpc)),
+    ] {
+        let args = ["subscribe", TOPIC, "--transport", transport, "--server", &server];
+        let args = [&args[..], &["--from", "start", "--count", "3"]].concat();
+        assert_eq!(pushonce(args, "").await.ok(), expected, "{transport}");
+    }
+}
+
+async fn messages_come_as_json(cluster: &Cluster) {
+    let (grpc, ws) = (grpc(cluster, 0), ws(cluster, 1));
+    let score = r#"{"gb":21}"#;
+    let placed = pushonce(["publish", "score", score, "--json", "--server", &grpc], "").await.ok();
+    let placed: Value = serde_json::from_str(&placed).expect("JSON");
+
+    let from_start = ["subscribe", "score", "--json", "--from", "start", "--count", "1"];
+    let frame = pushonce([&from_start[..], &["--server", &ws]].concat(), "").await.ok();
+
+    let frame: Value = serde_json::from_str(&frame).expect("JSON");
+    let message = json!({
+        "topic": "score", "position": placed["position"], "time": placed["time"],
+        "data": {"gb": 21},
+    });
+    assert_eq!(frame, json!({"message": message}));
+}
+
+async fn a_subscriber_waits_for_what_comes(cluster: &Cluster) {
+    let (grpc, ws) = (grpc(cluster, 0), ws(cluster, 1));
+    // From the start of a topic without a message: whoever is first, the other waits for it.
+    let subscribe = ["subscribe", "later", "--from", "start", "--count", "2", "--server", &ws];
+    let (seen, placed) = tokio::join!(
+        pushonce(subscribe, ""),
+        pushonce(["publish", "later", "--server", &grpc], "one\ntwo\n"),
+    );
+    assert_eq!(placed.ok().lines().count(), 2);
+    let seen = seen.ok();
+    let texts: Vec<_> = seen.lines().filter_map(|line| line.split('\t').nth(2)).collect();
+    assert_eq!(texts, ["one", "two"]);
+}
+
+async fn the_cluster_can_be_looked_at(cluster: &Cluster) {
+    let server = grpc(cluster, 1);
+    let text = pushonce(["cluster", "status", "--server", &server], "").await.ok();
+    for words in ["node-0", "node-1", "control  leader n", "s15", "nothing is moving"] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+
+    let status = pushonce(["cluster", "status", "--json", "--server", &server], "").await.ok();
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["node"], 2);
+    assert_eq!(status["members"].as_array().map(Vec::len), Some(2));
+    assert_eq!(status["shards"].as_array().map(Vec::len), Some(16));
+
+    let explain = ["cluster", "explain", TOPIC, "--json", "--server", &server];
+    let place: Value = serde_json::from_str(&pushonce(explain, "").await.ok()).expect("JSON");
+    let shard = &status["shards"][place["shard"].as_u64().expect("a shard") as usize];
+    assert_eq!(place["owner"], shard["owner"]);
+}
+
+async fn a_configuration_can_be_checked() {
+    let args = ["check-config", "--name", "a", "--region", "eu", "--json"];
+    let config: Value = serde_json::from_str(&pushonce(args, "").await.ok()).expect("JSON");
+    assert_eq!((&config["name"], &config["region"]), (&json!("a"), &json!("eu")));
+    let text = pushonce(["check-config", "--name", "a"], "").await.ok();
+    assert!(text.contains("name = \"a\"") && text.contains("replicas = 3"), "{text}");
+}
+
+async fn what_is_typed_wrong_is_told(cluster: &Cluster) {
+    let (grpc, ws) = (grpc(cluster, 0), ws(cluster, 0));
+    pushonce(["publish", "$sys/x", "x", "--server", &grpc], "").await.failed(&["'$'"]);
+    let future = ["subscribe", TOPIC, "--from", "99999:1", "--server", &ws];
+    pushonce(future, "").await.failed(&["future_position", "99999:1", "begin from"]);
+    let nobody = format!("http://{}", cluster.ports(9).grpc);
+    pushonce(["cluster", "status", "--server", &nobody], "").await.failed(&[&nobody]);
+    pushonce(["publish", TOPIC, "--server", &nobody], "x\n").await.failed(&["no server"]);
+    for (args, word) in [
+        (["publish", "a//b", "x"], "empty"),
+        (["subscribe", "a", "--from=yesterday"], "last:N"),
+        (["subscribe", "a", "--server=127.0.0.1:1"], "http://HOST:PORT"),
+    ] {
+        let done = pushonce(args, "").await;
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        assert!(done.err.contains(word), "{word:?} is not in: {}", done.err);
+    }
+}
+
+fn grpc(cluster: &Cluster, i: usize) -> String {
+    format!("http://{}", cluster.node(i).ports.grpc)
+}
+
+fn ws(cluster: &Cluster, i: usize) -> String {
+    format!("http://{}", cluster.node(i).ports.http)
+}

@@ -1,0 +1,108 @@
+//! Set-up: nodes that cannot start, and nodes that start again.
+//! Fault: a port in use, a directory that is open, a wrong word in the settings; Ctrl-C, `kill -9`.
+//! Claim: who cannot start says what to change and ends with an exit code that is not zero; Ctrl-C
+//! ends a node cleanly; and what was acknowledged is there after all nodes have stopped or died.
+
+use pushonce_client::Transport;
+use pushonce_cluster_tests::{Cluster, Seen, secs, tool};
+use pushonce_core::From;
+use tokio::net::{TcpListener, UdpSocket};
+
+const TOPICS: [&str; 3] = ["game/1", "game/2", "game/3"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_start_says_what_to_change() {
+    let cluster = Cluster::of(1).start().await;
+    a_port_in_use(&cluster).await;
+    a_directory_that_is_open(&cluster).await;
+    settings_that_cannot_be().await;
+}
+
+async fn a_port_in_use(cluster: &Cluster) {
+    let ports = cluster.ports(1);
+    for (flag, door) in [("--http", ports.http), ("--grpc", ports.grpc), ("--peer", ports.peer)] {
+        let _held = TcpListener::bind(door).await.expect("free");
+        serve(cluster, &[]).await.failed(&[&door.to_string(), flag]);
+    }
+    let _held = UdpSocket::bind(ports.quic).await.expect("free");
+    serve(cluster, &[]).await.failed(&[&ports.quic.to_string(), "--quic"]);
+}
+
+async fn a_directory_that_is_open(cluster: &Cluster) {
+    let data = cluster.node(0).data().display().to_string();
+    serve(cluster, &["--data", &data]).await.failed(&[&data, "already open", "--data"]);
+}
+
+async fn settings_that_cannot_be() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, "name = \"a\"\nprot = 1\n").expect("written");
+    let file = file.display().to_string();
+    for (args, words) in [
+        (["--config", &file], &[file.as_str(), "prot", "line 2"][..]),
+        (["--config", "/nowhere/node.toml"], &["/nowhere/node.toml"]),
+        (["--http", "0.0.0.0:7080"], &["--http", "0.0.0.0:7080", "--insecure"]),
+        (["--replicas", "2"], &["--replicas", "1, 3 or 5"]),
+        (["--join", "nowhere"], &["--join", "HOST:PORT"]),
+    ] {
+        for command in ["serve", "check-config"] {
+            tool::pushonce([&[command], &args[..]].concat(), "").await.failed(words);
+        }
+    }
+}
+
+/// `serve` at an address that nobody uses, in a new directory unless `args` say otherwise.
+async fn serve(cluster: &Cluster, args: &[&str]) -> tool::Done {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut all = vec!["serve".to_owned()];
+    all.extend(cluster.ports(1).flags());
+    all.extend(args.iter().map(|&arg| arg.to_owned()));
+    if !args.contains(&"--data") {
+        all.extend(["--data".to_owned(), dir.path().display().to_string()]);
+    }
+    tool::pushonce(all, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_cluster_comes_back_with_everything() {
+    let mut cluster = Cluster::of(3).start().await;
+    let mut logs = [const { Vec::new() }; 3];
+    publish(&cluster, &mut logs, 0..20).await;
+
+    for i in 0..3 {
+        assert_eq!(cluster.stop(i).await.code(), Some(0), "Ctrl-C ends node {i} cleanly");
+    }
+    come_back(&mut cluster, &logs).await;
+    publish(&cluster, &mut logs, 20..40).await;
+
+    for i in 0..3 {
+        cluster.kill(i);
+    }
+    come_back(&mut cluster, &logs).await;
+    publish(&cluster, &mut logs, 40..41).await;
+    everything_is_there(&cluster, &logs).await;
+}
+
+async fn publish(cluster: &Cluster, logs: &mut [Vec<Seen>; 3], numbers: std::ops::Range<u32>) {
+    for (topic, log) in TOPICS.iter().zip(logs) {
+        log.extend(cluster.publish(1, topic, numbers.clone()).await);
+        assert!(log.is_sorted_by(|(one, _), (two, _)| two.follows(*one)), "it goes on: {log:?}");
+    }
+}
+
+async fn come_back(cluster: &mut Cluster, logs: &[Vec<Seen>; 3]) {
+    for i in 0..3 {
+        cluster.restart(i);
+    }
+    cluster.settled(3).await;
+    everything_is_there(cluster, logs).await;
+}
+
+async fn everything_is_there(cluster: &Cluster, logs: &[Vec<Seen>; 3]) {
+    for (topic, log) in TOPICS.iter().zip(logs) {
+        for i in cluster.running() {
+            let mut viewer = cluster.viewer(i, Transport::Ws, topic, From::Start);
+            assert_eq!(viewer.messages(log.len(), secs(5)).await, *log);
+        }
+    }
+}
