@@ -17,7 +17,6 @@ use crate::web;
 /// What a cluster should look like before it starts.
 pub struct Builder {
     regions: Vec<(String, usize)>,
-    flags: Vec<String>,
 }
 
 /// Running nodes. Node 0 made the cluster, the others joined it.
@@ -25,18 +24,17 @@ pub struct Cluster {
     nodes: Vec<Node>,
     home: Option<TempDir>,
     subnet: [u8; 2],
-    flags: Vec<String>,
 }
 
 impl Cluster {
     /// `n` nodes without labels.
     pub fn of(n: usize) -> Builder {
-        Builder { regions: vec![(String::new(), n)], flags: Vec::new() }
+        Builder { regions: vec![(String::new(), n)] }
     }
 
     /// No nodes yet; add them by [`Builder::region`].
     pub fn regions() -> Builder {
-        Builder { regions: Vec::new(), flags: Vec::new() }
+        Builder { regions: Vec::new() }
     }
 
     /// The `i`th node.
@@ -45,13 +43,8 @@ impl Cluster {
     }
 
     /// How many nodes there are, running or not.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
     }
 
     /// `kill -9` of the `i`th node.
@@ -79,7 +72,7 @@ impl Cluster {
         let i = self.nodes.len();
         let home = self.home.as_ref().expect("until the end").path().to_owned();
         let ports = self.ports(i);
-        let mut flags = self.flags.clone();
+        let mut flags = Vec::new();
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
         }
@@ -208,19 +201,12 @@ impl Builder {
         self
     }
 
-    /// Flags for every node.
-    pub fn flags(mut self, flags: &[&str]) -> Builder {
-        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
-        self
-    }
-
     /// Starts the nodes and waits until the cluster has settled.
     pub async fn start(self) -> Cluster {
         let mut cluster = Cluster {
             nodes: Vec::new(),
             home: Some(tempfile::tempdir().expect("a temporary directory")),
             subnet: subnet(),
-            flags: self.flags,
         };
         for (region, n) in &self.regions {
             for _ in 0..*n {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// So many seconds.
-pub fn secs(n: u64) -> Duration {
+pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 

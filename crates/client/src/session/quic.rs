@@ -28,8 +28,12 @@ const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Events that wait for the caller. A full queue stops the reading, and with it the server.
 const EVENTS_MAX: usize = 256;
 
-/// Shorter than the server's idle timeout, and than most NATs forget a flow in.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Shorter than most NATs forget a flow in, and so short that a lost one does not end a session.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// A node that died sends nothing, not even that it is gone: what does not answer for so long is
+/// left for another. As patient as gRPC's keep-alive.
+const SILENCE_MAX: VarInt = VarInt::from_u32(10_000);
 
 /// Less than half of what opening a session may take, so that a second address has its chance.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -135,6 +139,7 @@ fn config(address: SocketAddr, trust: &Trust) -> Result<ClientConfig, Ended> {
         ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(Ended::for_good)?));
     let mut transport = TransportConfig::default();
     transport.keep_alive_interval(Some(KEEP_ALIVE));
+    transport.max_idle_timeout(Some(SILENCE_MAX.into()));
     transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
     transport.receive_window(VarInt::from_u32(CONNECTION_WINDOW));
     // A topic is a stream of the server's: as many as a session may have topics.

@@ -23,6 +23,7 @@ use super::pace::{Pace, Schedule};
 use super::progress::{self, Ended};
 use super::usage::Watch;
 use audience::Audience;
+use publisher::Published;
 use report::Report;
 use stamp::Stamp;
 
@@ -113,6 +114,7 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         payload_bytes: args.payload as usize,
         audience: audience.clone(),
         stop: stop.clone(),
+        published: Published::default(),
     };
     let publishing = tokio::spawn(publisher::run(load, stream, args.pacing()));
     show(&args, &audience, &shutdown).await;
@@ -121,7 +123,11 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     stop.cancel();
     let published = publishing.await?;
     let arrived = || audience.delivered() >= audience.expected();
-    progress::watch(TAIL_MAX, &shutdown, arrived, String::new).await;
+    let tell = || {
+        let missing = audience.expected().saturating_sub(audience.delivered());
+        format!("{missing} deliveries are still on their way")
+    };
+    progress::watch(TAIL_MAX, &shutdown, arrived, tell).await;
     Ok(Report {
         window,
         deliveries,

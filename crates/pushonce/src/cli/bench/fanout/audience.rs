@@ -92,6 +92,12 @@ impl Audience {
         self.expected.fetch_add(listeners.into(), Ordering::AcqRel);
     }
 
+    /// It was refused: nobody will read it.
+    pub(super) fn expect_no_more(&self, index: usize) {
+        let listeners = self.listeners[index].load(Ordering::Relaxed);
+        self.expected.fetch_sub(listeners.into(), Ordering::AcqRel);
+    }
+
     /// Waits until everything published has arrived.
     pub(super) async fn complete(&self) {
         while self.delivered() < self.expected() {
@@ -213,6 +219,9 @@ mod tests {
             assert!(audience.delivered() < audience.expected());
             audience.read(cursor).message(stamp(0));
         }
+        audience.complete().await;
+        audience.expect(1);
+        audience.expect_no_more(1);
         audience.complete().await;
     }
 }

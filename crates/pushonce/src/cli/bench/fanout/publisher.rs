@@ -31,6 +31,7 @@ pub(super) struct Load {
     pub(super) audience: Arc<Audience>,
     /// No more is published; what is on its way is waited for.
     pub(super) stop: CancellationToken,
+    pub(super) published: Published,
 }
 
 /// How the publishes ended.
@@ -46,7 +47,8 @@ pub(super) struct Published {
 /// How long a message is waited for by whom it did not reach, one at a time.
 const STRAGGLER_MAX: Duration = Duration::from_secs(2);
 
-type Waiting = VecDeque<Acknowledgement>;
+/// What waits for its acknowledgement, oldest first, with the index of its topic.
+type Waiting = VecDeque<(usize, Acknowledgement)>;
 
 /// Publishes until it is stopped, or until the stream breaks: what would come over a second one has
 /// no place beside what was measured over the first.
@@ -54,7 +56,7 @@ pub(super) async fn run(load: Load, stream: PublishStream, pacing: Pacing) -> Pu
     match pacing {
         Pacing::Silent => {
             load.stop.cancelled().await;
-            Published::default()
+            load.published
         }
         Pacing::OneAtATime => one_at_a_time(load, stream).await,
         Pacing::Rate(rate) => {
@@ -63,51 +65,54 @@ pub(super) async fn run(load: Load, stream: PublishStream, pacing: Pacing) -> Pu
     }
 }
 
-async fn one_at_a_time(load: Load, mut stream: PublishStream) -> Published {
-    let mut published = Published::default();
+async fn one_at_a_time(mut load: Load, mut stream: PublishStream) -> Published {
     for nth in 0.. {
         if load.stop.is_cancelled() {
             break;
         }
-        let sent = stream.send(load.message(nth, Instant::now())).await;
-        let Some(acknowledgement) = published.sent(sent) else { break };
-        published.ended(outcome(acknowledgement).await);
+        let Some((index, acknowledgement)) = load.send(&mut stream, nth, Instant::now()).await
+        else {
+            break;
+        };
+        let ended = outcome(acknowledgement).await;
+        load.count(index, ended);
         // Who has not got it by then is counted as missing at the end.
         let _late = tokio::time::timeout(STRAGGLER_MAX, load.audience.complete()).await;
     }
-    published
+    load.published
 }
 
-async fn by_the_clock(load: Load, mut stream: PublishStream, mut pace: Pace) -> Published {
-    let (mut published, mut waiting) = (Published::default(), Waiting::new());
-    let mut stopped = pin!(load.stop.cancelled());
+async fn by_the_clock(mut load: Load, mut stream: PublishStream, mut pace: Pace) -> Published {
+    let mut waiting = Waiting::new();
+    let stop = load.stop.clone();
+    let mut stopped = pin!(stop.cancelled());
     let mut nth = 0;
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            outcome = first(&mut waiting), if !waiting.is_empty() => {
+            (index, ended) = first(&mut waiting), if !waiting.is_empty() => {
                 waiting.pop_front();
-                published.ended(outcome);
+                load.count(index, ended);
             }
             meant = pace.next(), if waiting.len() < PublishStream::IN_FLIGHT_MAX => {
-                let sent = stream.send(load.message(nth, meant)).await;
-                let Some(acknowledgement) = published.sent(sent) else { break };
-                waiting.push_back(acknowledgement);
+                let Some(sent) = load.send(&mut stream, nth, meant).await else { break };
+                waiting.push_back(sent);
                 nth += 1;
             }
         }
     }
-    for acknowledgement in waiting {
-        published.ended(outcome(acknowledgement).await);
+    for (index, acknowledgement) in waiting {
+        let ended = outcome(acknowledgement).await;
+        load.count(index, ended);
     }
-    published
+    load.published
 }
 
 /// The outcome of the oldest. May be dropped and called again.
-async fn first(waiting: &mut Waiting) -> Result<Placed, Failure> {
+async fn first(waiting: &mut Waiting) -> (usize, Result<Placed, Failure>) {
     match waiting.front_mut() {
-        Some(acknowledgement) => outcome(acknowledgement).await,
+        Some((index, acknowledgement)) => (*index, outcome(acknowledgement).await),
         None => std::future::pending().await,
     }
 }
@@ -119,33 +124,45 @@ async fn outcome(
 }
 
 impl Load {
-    /// Counted on before it is sent: it may be read before it is acknowledged.
-    fn message(&self, nth: u64, meant: Instant) -> Publish {
+    /// `None` when the stream is broken.
+    async fn send(
+        &mut self,
+        stream: &mut PublishStream,
+        nth: u64,
+        meant: Instant,
+    ) -> Option<(usize, Acknowledgement)> {
         let topics = self.topics.len() as u64;
         let index = (nth % topics) as usize;
-        self.audience.expect(index);
         let stamp = Stamp { sequence: nth / topics, meant };
-        Publish {
+        let publish = Publish {
             topic: self.topics[index].clone(),
             content_type: ContentType::Text,
             key: None,
             payload: self.audience.clock.payload(stamp, self.payload_bytes),
-        }
-    }
-}
-
-impl Published {
-    fn sent(&mut self, sent: Result<Acknowledgement, Failure>) -> Option<Acknowledgement> {
-        sent.map_err(|why| self.ended(Err(why))).ok()
-    }
-
-    fn ended(&mut self, outcome: Result<Placed, Failure>) {
-        match outcome {
-            Ok(_) => self.acknowledged += 1,
+        };
+        // Before it is sent: it may be read before it is acknowledged.
+        self.audience.expect(index);
+        match stream.send(publish).await {
+            Ok(acknowledgement) => Some((index, acknowledgement)),
             Err(why) => {
-                self.failed += 1;
-                self.failure.get_or_insert_with(|| why.to_string());
+                self.count(index, Err(why));
+                None
             }
         }
+    }
+
+    fn count(&mut self, index: usize, ended: Result<Placed, Failure>) {
+        let why = match ended {
+            Ok(_) => {
+                self.published.acknowledged += 1;
+                return;
+            }
+            Err(why) => why,
+        };
+        if let Failure::Refused { .. } = why {
+            self.audience.expect_no_more(index);
+        }
+        self.published.failed += 1;
+        self.published.failure.get_or_insert_with(|| why.to_string());
     }
 }
