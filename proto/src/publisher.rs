@@ -30,7 +30,7 @@ pub enum Failure {
         /// Whether the same publish may succeed later.
         retry: bool,
     },
-    /// It may have happened, or may still. A retry with the same key is safe.
+    /// It may have happened, or may still. A retry may place it twice.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }

@@ -38,12 +38,14 @@ impl Cursor {
         self.reached.map_or(self.begin, From::Position)
     }
 
-    /// The subscription is live, and the topic stood at `position`. Whoever asked for `now` resumes
-    /// from here even when no message has come: else a session that broke before the first one
-    /// would skip what came in between. That holds for a topic without any message too: everything
-    /// follows 0:0.
+    /// The subscription is live, and the topic stood at `position`. Where nothing of the past is to
+    /// come, everything from here on is owed, even when no message has come yet: else a session that
+    /// broke before the first one would skip what came in between. So for whoever asked for `now`,
+    /// and for everybody on a topic without any message: everything follows 0:0.
     pub(crate) fn subscribed(&mut self, position: Position) {
-        if self.begin == From::Now && self.reached.is_none() {
+        let nothing_before =
+            matches!(self.begin, From::Now | From::Last(0)) || position == Position::ZERO;
+        if nothing_before && self.reached.is_none() {
             self.reached = Some(position);
         }
     }
@@ -111,6 +113,18 @@ mod tests {
             cursor.subscribed(at(12));
             assert_eq!(cursor.from(), From::Position(position));
         }
+    }
+
+    #[test]
+    fn on_a_topic_without_any_message_everybody_resumes_from_nothing() {
+        for begin in [From::Now, From::Last(1), From::Start] {
+            let mut cursor = Cursor::new(begin);
+            cursor.subscribed(Position::ZERO);
+            assert_eq!(cursor.from(), From::Position(Position::ZERO), "{begin:?}");
+        }
+        let mut past = Cursor::new(From::Last(1));
+        past.subscribed(at(9));
+        assert_eq!(past.from(), From::Last(1), "the last message is still to come");
     }
 
     #[test]

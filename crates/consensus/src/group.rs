@@ -173,6 +173,11 @@ impl Group {
     pub(crate) fn lease(&self) -> Option<Lease> {
         let watching = self.raft().metrics();
         let metrics = watching.borrow_watched();
+        self.lease_of(&metrics)
+    }
+
+    /// As [`Group::lease`], at the moment of these metrics.
+    pub(crate) fn lease_of(&self, metrics: &RaftMetrics<Types>) -> Option<Lease> {
         let term = metrics.current_term;
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
@@ -185,7 +190,7 @@ impl Group {
             return None;
         }
         let mut left = self.0.settings.election_max;
-        if !self.votes_alone(&metrics) {
+        if !self.votes_alone(metrics) {
             // When the requests were sent that a quorum has answered: followers count from later.
             let acked = metrics.last_quorum_acked?.into_inner();
             left = left.checked_sub(acked.elapsed())?;

@@ -102,9 +102,10 @@ fn last_word(group: &Group) {
 impl Group {
     /// The group as openraft shows it now.
     pub(crate) fn look(&self) -> Status {
-        let leads = self.leads().is_some();
         let watching = self.raft().metrics();
+        // One reading: a lease of one moment beside the term of another would be a false claim.
         let metrics = watching.borrow_watched();
+        let leads = self.lease_of(&metrics).is_some();
         let stored = &metrics.membership_config;
         let membership = stored.membership();
         let index = |log_id: Option<crate::types::LogId>| log_id.map_or(0, |id| id.index);

@@ -117,7 +117,7 @@ pub enum Refusal {
     /// The name is in use.
     #[error(
         "{holder} has the name {name:?}: choose another --name, \
-         or, if {holder} is lost for good, remove it with `pushonce cluster remove {holder}`"
+         or start {holder} again with the data directory it had"
     )]
     NameTaken {
         /// Which name.

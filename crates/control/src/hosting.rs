@@ -3,7 +3,7 @@
 //! A replica that was removed from its group is never told: it would ask to be elected for ever. So
 //! its node finds out from what the owners claim, and drops it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
 
@@ -28,16 +28,17 @@ pub struct Hosting {
 /// [`Control::found`](crate::Control::found) for when that ends).
 ///
 /// It is dropped when the table does not list this node *and* the newest claim is another node's and
-/// names this one neither voter nor learner. Without a claim nothing is dropped: that the table has
+/// names this one neither voter nor learner, *and* that claim is newer than what this node's own
+/// replica knows: `hosted` gives the index of the newest membership there that names this node, if
+/// it does. Without a claim nothing is dropped: that the table has
 /// changed does not mean that the group has.
 ///
-/// A claim may name a membership that is not committed yet. That is enough to delete by: it follows
-/// a joint one that is, under which nothing is decided without a majority of those who stay.
+/// Claims name committed memberships only, so a node that is told to go will not be asked to vote.
 pub fn plan(
     me: NodeId,
     view: &ClusterView,
     owners: &Owners,
-    hosted: &BTreeSet<ShardId>,
+    hosted: &BTreeMap<ShardId, Option<u64>>,
     founding: bool,
 ) -> Hosting {
     let mut hosting = Hosting::default();
@@ -46,13 +47,23 @@ pub fn plan(
         let standing = standing(me, owners, shard);
         let wanted = listed || standing == Standing::Inside;
         let begins_here = founding && standing == Standing::Unknown;
-        match hosted.contains(&shard) {
-            false if wanted || begins_here => hosting.start.push(shard),
-            true if !listed && standing == Standing::Outside => hosting.drop.push(shard),
+        match hosted.get(&shard) {
+            None if wanted || begins_here => hosting.start.push(shard),
+            Some(&known)
+                if !listed && standing == Standing::Outside && news(owners, shard, known) =>
+            {
+                hosting.drop.push(shard);
+            }
             _ => {}
         }
     }
     hosting
+}
+
+/// Whether the newest claim is newer than the membership on this node's own disk that names it: an
+/// older one, from a node that was cut off, says nothing about what came after.
+fn news(owners: &Owners, shard: ShardId, known: Option<u64>) -> bool {
+    known.is_none_or(|known| owners.claim(shard).is_some_and(|claim| claim.membership > known))
 }
 
 /// How this node stands to a group, as the group's owner says.

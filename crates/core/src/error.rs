@@ -9,8 +9,8 @@ pub enum PublishError {
     /// Nothing happened, and nothing will.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It may have happened, or may still. A retry with the same key is safe.
-    #[error("the outcome is unknown ({0}); retry with the same key")]
+    /// It may have happened, or may still. Keys are not recognised yet: a retry may place it twice.
+    #[error("the outcome is unknown ({0}); a retry may place it twice")]
     Unknown(String),
 }
 
@@ -38,10 +38,12 @@ pub enum Refusal {
 }
 
 impl PublishError {
-    /// Whether the same publish may succeed later. An unknown outcome is worth a retry only with a
-    /// key; that is for the caller to know.
+    /// Whether the same publish may succeed later, with nothing having happened now.
     pub fn retryable(&self) -> bool {
-        !matches!(self, PublishError::Refused(Refusal::Invalid(_)))
+        match self {
+            PublishError::Refused(refusal) => !matches!(refusal, Refusal::Invalid(_)),
+            PublishError::Unknown(_) => false,
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub enum ContentType {
     Other(Arc<str>),
 }
 
-/// The publisher's own name for a message: a retry with the same key is safe. 1 to 128 bytes of UTF-8.
+/// The publisher's own name for a message, which travels with it. 1 to 128 bytes of UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(Arc<str>);
 

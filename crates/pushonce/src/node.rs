@@ -136,6 +136,7 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
+            control: control.clone(),
             relay: handle.clone(),
             view: views,
             founding: Founding::new(entry.identity.clone(), data),

@@ -70,7 +70,12 @@ impl Relay {
 
     /// Runs until `shutdown`: dials, follows, delivers. At the end all links are closed, and whoever
     /// still waits is answered: publishes are unknown, fetches unavailable.
-    pub async fn run(self, shutdown: CancellationToken) {
-        Running::new(self).run(shutdown).await;
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        // Before the first view nobody can say which shard a topic or a claim belongs to. Links that
+        // were greeted wait in their queue, and what they say in theirs.
+        let viewed = async { self.view.wait_for(|view| view.version > 0).await.is_ok() };
+        if shutdown.run_until_cancelled(viewed).await == Some(true) {
+            Running::new(self).run(shutdown).await;
+        }
     }
 }

@@ -29,15 +29,28 @@ impl Lead {
 }
 
 /// The claim of the owner `me` that leads under `term`.
-pub(crate) fn of(shard: ShardId, me: NodeId, term: Term, status: &Status) -> Claim {
-    Claim {
+///
+/// A membership that is not committed yet may be undone, and a node that reads in a claim that it is
+/// out deletes its replica: so until the membership is applied here, the claim goes on naming the one
+/// `before`, if that was of the same term, or there is none.
+pub(crate) fn of(
+    shard: ShardId,
+    me: NodeId,
+    term: Term,
+    status: &Status,
+    before: Option<Claim>,
+) -> Option<Claim> {
+    if status.applied < status.membership {
+        return before.filter(|known| known.term == term);
+    }
+    Some(Claim {
         shard,
         owner: me,
         term,
         membership: status.membership,
         voters: status.voters.iter().copied().collect(),
         learners: status.learners.iter().copied().collect(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -83,8 +96,24 @@ mod tests {
             learners: [NodeId(4)].into(),
             ..leading(3, 10, 10)
         };
-        let claim = of(ShardId(7), NodeId(1), Term(3), &status);
+        let claim = of(ShardId(7), NodeId(1), Term(3), &status, None).expect("it is committed");
         assert_eq!((claim.owner, claim.term, claim.membership), (NodeId(1), Term(3), 8));
         assert_eq!((claim.voters, claim.learners), (voters.to_vec(), vec![NodeId(4)]));
+    }
+
+    #[test]
+    fn a_membership_that_may_be_undone_is_not_claimed() {
+        let claim = |membership, applied, before| {
+            let status =
+                Status { membership, voters: [NodeId(1)].into(), ..leading(3, 12, applied) };
+            of(ShardId(7), NodeId(1), Term(3), &status, before)
+        };
+        let settled = claim(8, 10, None);
+        assert!(settled.is_some());
+        assert_eq!(claim(12, 11, settled.clone()), settled, "the one before stands");
+        assert_eq!(claim(12, 11, None), None);
+        let older = settled.map(|known| Claim { term: Term(2), ..known });
+        assert_eq!(claim(12, 11, older), None, "not that of another term");
+        assert_eq!(claim(12, 12, None).map(|c| c.membership), Some(12));
     }
 }

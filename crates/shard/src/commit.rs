@@ -6,11 +6,13 @@
 //! proposed at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
 use pushonce_core::{Namespaces, Placed, Publish, PublishError, Refusal};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::decode_answer;
@@ -104,13 +106,20 @@ impl Intake {
     }
 }
 
+/// A proposal that takes longer waits for other nodes, not for this one, and its permit serves
+/// another shard: else some shards without a quorum would hold up all the others of the node.
+const PERMIT_MAX: Duration = Duration::from_millis(250);
+
 impl<P: Propose> Commit<P> {
     /// Proposes entry after entry until `shutdown`. The one under way then is waited for.
     pub(crate) async fn run(self, shutdown: &CancellationToken) {
         while let Some(permit) = self.turn(shutdown).await {
             let waiting = self.intake.queue().take(ENTRY);
-            self.commit(waiting).await;
-            drop(permit);
+            let mut commit = std::pin::pin!(self.commit(waiting));
+            if timeout(PERMIT_MAX, &mut commit).await.is_err() {
+                drop(permit);
+                commit.await;
+            }
         }
     }
 

@@ -160,7 +160,8 @@ async fn keep_claim(
             let status = status.borrow_and_update();
             let ready = lead.observe(&status);
             shared.set_ready(ready);
-            ready.map(|term| claim::of(shared.id(), shared.me(), term, &status))
+            let before = claimed.borrow().clone();
+            ready.and_then(|term| claim::of(shared.id(), shared.me(), term, &status, before))
         };
         claimed.send_if_modified(|known| {
             let changed = *known != claim;

@@ -33,7 +33,7 @@ pub enum ErrorCode {
     Overloaded,
     /// The topic's owner cannot be asked now; nothing happened.
     Unavailable,
-    /// The outcome of a publish is unknown; retry with the same key.
+    /// The outcome of a publish is unknown; a retry may place it twice.
     Unknown,
     /// The position was never given out.
     FuturePosition,
@@ -97,7 +97,8 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later.
     pub fn retry(self) -> bool {
-        matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::Unknown)
+        // Not `Unknown`: this version recognises no key, so a retry may place the message twice.
+        matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable)
     }
 
     /// The word of a frame. A newer server may have words that this table has not: `retry` then

@@ -30,8 +30,8 @@ fn owners(claims: &[(u64, u64, &[u64], &[u64])]) -> Owners {
     owners
 }
 
-fn hosted(hosted: bool) -> BTreeSet<ShardId> {
-    hosted.then_some(SHARD).into_iter().collect()
+fn hosted(hosted: bool) -> BTreeMap<ShardId, Option<u64>> {
+    hosted.then_some((SHARD, None)).into_iter().collect()
 }
 
 fn starts(table: &[u64], owners: &Owners, founding: bool) -> bool {
@@ -55,7 +55,7 @@ fn a_listed_shard_is_started_and_another_is_not() {
 #[test]
 fn a_founder_starts_every_shard() {
     let view = view_of(&[("", ""); 1]);
-    let hosting = plan(NodeId(1), &view, &Owners::default(), &BTreeSet::new(), true);
+    let hosting = plan(NodeId(1), &view, &Owners::default(), &BTreeMap::new(), true);
     assert_eq!(hosting.start, view.shards.ids().collect::<Vec<_>>());
     assert!(starts(&[1], &owners(&[]), true));
 }
@@ -97,4 +97,17 @@ fn what_a_founder_has_dropped_it_does_not_start_again() {
     let moved = owners(&[(4, 3, &[1, 3], &[])]);
     assert!(drops(&[1, 3], &moved, true));
     assert!(!starts(&[1, 3], &moved, true));
+}
+
+#[test]
+fn an_old_claim_does_not_drop_a_replica_that_knows_better() {
+    let owners = owners(&[(2, 1, &[1, 3], &[])]);
+    let drops_knowing = |known| {
+        let hosted = BTreeMap::from([(SHARD, known)]);
+        !plan(ME, &view(&[1, 3]), &owners, &hosted, false).drop.is_empty()
+    };
+    assert!(drops_knowing(None));
+    assert!(drops_knowing(Some(0)), "the claim is of membership 1");
+    assert!(!drops_knowing(Some(1)));
+    assert!(!drops_knowing(Some(7)));
 }

@@ -187,7 +187,7 @@ fn a_name_belongs_to_one_living_member() {
     let mut log = Log::founded();
     let refusal = log.refused(Command::Join(newcomer(2, "n1")));
     assert_eq!(refusal, Refusal::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
-    assert!(refusal.to_string().contains("pushonce cluster remove n1"));
+    assert!(refusal.to_string().contains("choose another --name"));
     log.join(newcomer(2, "n2")).unwrap();
     let renamed = newcomer(2, "n1");
     assert!(matches!(log.refused(Command::Join(renamed)), Refusal::NameTaken { .. }));

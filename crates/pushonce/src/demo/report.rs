@@ -39,6 +39,11 @@ impl Report {
         self.live += u64::from(live);
     }
 
+    /// Publishes with an acknowledgement.
+    pub(super) fn placed(&self) -> u64 {
+        self.acknowledged.len()
+    }
+
     pub(super) fn text(&self) -> String {
         format!(
             "\npublished      {} messages in {:.0?}, {} without acknowledgement\n\

@@ -134,7 +134,13 @@ async fn play(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let first = steps.first().context("a tournament without matches")?;
-    tokio::time::timeout(FORMING_MAX, publish(&first.event, publisher, report))
+    let formed = async {
+        while report.placed() == 0 {
+            publish(&first.event, publisher, report).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(FORMING_MAX, formed)
         .await
         .context("the cluster did not form in time")??;
     report.formed = report.begun.elapsed();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_control::{Control, Founding as NewCluster, Incarnation, Joining, Profile};
+use pushonce_control::{
+    Control, FoundError, Founding as NewCluster, Incarnation, Joining, Profile,
+};
 use pushonce_core::{Addresses, ClusterId, Namespaces, NodeId, Spread};
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +101,7 @@ pub(super) async fn introduce(
             spread: Spread::default(),
             namespaces: Namespaces::default(),
         };
-        control.found(founding).await.context("the cluster cannot be founded")
+        found(&control, founding).await
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -109,6 +111,17 @@ pub(super) async fn introduce(
         }
     }
     Ok(())
+}
+
+/// A slow disk is no reason to give up: saying it again changes nothing.
+async fn found(control: &Control, founding: NewCluster) -> anyhow::Result<()> {
+    loop {
+        match control.found(founding.clone()).await {
+            Err(FoundError::Ask(why)) if why.retryable() => tracing::warn!("{why}"),
+            told => return told.context("the cluster cannot be founded"),
+        }
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
 }
 
 /// Says it until the cluster takes it: without a leader it cannot be told anything, which is no

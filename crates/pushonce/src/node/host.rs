@@ -4,14 +4,14 @@
 //! three tasks that a replica needs: its commits, the reconciler that acts while it leads, and the
 //! herald that tells its claim to the links.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pushonce_consensus::{Engine, GroupId};
-use pushonce_control::{hosting, reconcile};
+use pushonce_consensus::{Engine, Group, GroupId, Status};
+use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
 use pushonce_shard::{Clock, Committed, Handle, Shard};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ pub(super) struct Host {
     pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    /// The group that commits it, as it stands here.
+    pub(super) control: Control,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
 }
@@ -58,9 +60,17 @@ impl Hosted {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
     }
 
-    /// The shards that run here.
-    pub(super) fn shards(&self) -> BTreeSet<ShardId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    /// The shards that run here, with the newest membership of each group, as this node's own disk
+    /// has it, that names `me`; `None` where it does not.
+    fn standing(&self, me: NodeId) -> BTreeMap<ShardId, Option<u64>> {
+        let hosted = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let standing = |handle: &Handle| {
+            let status = handle.group().status();
+            let status = status.borrow();
+            let inside = status.voters.contains(&me) || status.learners.contains(&me);
+            inside.then_some(status.membership)
+        };
+        hosted.iter().map(|(&shard, handle)| (shard, standing(handle))).collect()
     }
 
     fn insert(&self, handle: Handle) {
@@ -83,20 +93,25 @@ impl Host {
         let moves = Arc::new(Semaphore::new(MOVES_MAX));
         let permits = Arc::new(Semaphore::new(PROPOSALS_MAX));
         let namespaces = namespaces(&self.view);
+        let (failed, mut failures) = mpsc::channel(1);
         // What is on disk runs even when the table no longer lists it: its vote may be needed until
         // its owner says that it is not.
         for shard in self.engine.found().iter().filter_map(|group| group.as_shard()) {
-            let replica = self.start(shard, &permits, &moves, &namespaces).await?;
+            let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
             replicas.insert(shard, replica);
         }
-        loop {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.caught_up() => {}
+        }
+        while !shutdown.is_cancelled() {
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
             namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
-            let hosted = self.hosted.shards();
+            let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             for shard in plan.start {
-                let replica = self.start(shard, &permits, &moves, &namespaces).await?;
+                let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
                 replicas.insert(shard, replica);
             }
             for shard in plan.drop {
@@ -108,7 +123,10 @@ impl Host {
             }
             self.founding.advance(&view, &self.hosted).await?;
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => {}
+                Some(shard) = failures.recv() => {
+                    anyhow::bail!("the replica of {shard} has ended; the log above says why")
+                }
                 Ok(()) = self.view.changed() => {}
                 Ok(()) = owners.changed() => {}
             }
@@ -120,12 +138,27 @@ impl Host {
         Ok(())
     }
 
+    /// Waits until all that the control log held at the start is applied here. What was committed
+    /// last is not known to be so after a restart: the table of that moment may be the one before,
+    /// and to act on it would take replicas away from where they belong. Only a living leader can say
+    /// that the end of the log is committed, so this is contact with one, too.
+    async fn caught_up(&mut self) {
+        let mut status = self.control.status();
+        let end = status.borrow().last_log;
+        let level = |now: &Status| now.leader.is_some() && now.applied >= end.min(now.last_log);
+        // The senders live as long as the engine; when they end, so does this node.
+        let _ = status.wait_for(level).await;
+        let version = self.control.view().borrow().as_ref().map_or(0, |view| view.version);
+        let _ = self.view.wait_for(|view| view.version >= version).await;
+    }
+
     async fn start(
         &self,
         id: ShardId,
         permits: &Arc<Semaphore>,
         moves: &Arc<Semaphore>,
         namespaces: &watch::Sender<Namespaces>,
+        failures: &mpsc::Sender<ShardId>,
     ) -> anyhow::Result<Replica> {
         let shard = Shard {
             id,
@@ -136,8 +169,8 @@ impl Host {
             clock: wall_clock(),
         };
         let (handle, runner) = shard.open(&self.engine).await?;
-        let wanted = self.view.borrow().placement.of(id).to_vec();
-        let (wanted, wanted_here) = watch::channel(wanted);
+        // Nobody is moved before the loop has said what is wanted.
+        let (wanted, wanted_here) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run(stop.clone()));
@@ -150,6 +183,7 @@ impl Host {
             stop.clone(),
         ));
         tasks.spawn(herald(handle.claim(), self.relay.clone(), stop.clone()));
+        tasks.spawn(mourn(handle.group().clone(), id, failures.clone(), stop.clone()));
         self.hosted.insert(handle);
         tracing::info!(shard = %id, "holding a replica");
         Ok(Replica { wanted, stop, tasks })
@@ -192,6 +226,27 @@ async fn herald(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = claim.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Tells when a replica has ended by itself: a node that goes on without it looks healthy, and the
+/// next death takes the shard's quorum.
+async fn mourn(
+    group: Group,
+    shard: ShardId,
+    failures: mpsc::Sender<ShardId>,
+    stop: CancellationToken,
+) {
+    let mut status = group.status();
+    let failed =
+        async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.failed.clone()) };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        failed = failed => if let Ok(Some(why)) = failed {
+            tracing::error!(%shard, why, "a replica has ended");
+            // When the host has ended there is nobody to tell.
+            let _ = failures.send(shard).await;
         }
     }
 }

@@ -7,6 +7,7 @@ use pushonce_core::{Addresses, ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -17,6 +18,10 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// A node that does not answer within this is not asked any longer in this round.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The question at a restart: a cluster that can answer does so in milliseconds, and one that cannot
+/// may be waiting for this very node's vote.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks the nodes at `addresses`, round after round, until one lets this node in.
 ///
@@ -58,8 +63,10 @@ pub(super) async fn ask(
 /// # Errors
 /// When one of them knows that it is not.
 pub(super) async fn confirm(addresses: &[String], joining: &Joining) -> anyhow::Result<()> {
+    let until = Instant::now() + CONFIRM_PATIENCE;
     for address in addresses {
-        match ask_one(address, joining).await {
+        let Ok(answer) = timeout_at(until, ask_one(address, joining)).await else { break };
+        match answer {
             Ok(_) => return Ok(()),
             Err(why) if refused_for_good(why.code()) => {
                 anyhow::bail!("{address} does not take this node back: {}", why.message())

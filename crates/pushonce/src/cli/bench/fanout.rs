@@ -127,7 +127,8 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
         let missing = audience.expected().saturating_sub(audience.delivered());
         format!("{missing} deliveries are still on their way")
     };
-    progress::watch(TAIL_MAX, &shutdown, arrived, tell).await;
+    // Also after an interruption, or what is on its way would count as missing. Another ends it all.
+    progress::watch(TAIL_MAX, &CancellationToken::new(), arrived, tell).await;
     Ok(Report {
         window,
         deliveries,

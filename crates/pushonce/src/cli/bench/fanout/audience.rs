@@ -35,6 +35,8 @@ pub(super) struct Audience {
 pub(super) struct Seen {
     /// Gaps that the server told of.
     pub(super) gaps: u64,
+    /// Messages that lie in them.
+    pub(super) told: u64,
     /// Messages that were passed over without a word.
     pub(super) holes: u64,
     /// Messages that came again, or late.
@@ -138,6 +140,7 @@ impl Audience {
         for shard in &self.seen {
             let seen = lock(shard);
             sum.gaps += seen.gaps;
+            sum.told += seen.told;
             sum.holes += seen.holes;
             sum.repeated += seen.repeated;
             sum.latency.add(&seen.latency);
@@ -163,6 +166,7 @@ impl Reading<'_> {
     pub(super) fn gap(&mut self, gap: &Gap) {
         let missing = gap.to.offset.0.saturating_sub(gap.from.offset.0) + 1;
         self.seen.gaps += 1;
+        self.seen.told += missing;
         self.cursor.next += missing;
     }
 }
@@ -205,7 +209,8 @@ mod tests {
         reading.message(stamp(8));
         drop(reading);
         let seen = audience.seen();
-        assert_eq!((seen.holes, seen.repeated, seen.gaps), (2, 1, 1));
+        assert_eq!((seen.holes, seen.repeated), (2, 1));
+        assert_eq!((seen.gaps, seen.told), (1, 3));
         assert_eq!(audience.delivered(), 4);
     }
 
