@@ -17,6 +17,7 @@ use crate::web;
 /// What a cluster should look like before it starts.
 pub struct Builder {
     regions: Vec<(String, usize)>,
+    flags: Vec<&'static str>,
 }
 
 /// Running nodes. Node 0 made the cluster, the others joined it.
@@ -29,12 +30,12 @@ pub struct Cluster {
 impl Cluster {
     /// `n` nodes without labels.
     pub fn of(n: usize) -> Builder {
-        Builder { regions: vec![(String::new(), n)] }
+        Builder { regions: vec![(String::new(), n)], flags: Vec::new() }
     }
 
     /// No nodes yet; add them by [`Builder::region`].
     pub fn regions() -> Builder {
-        Builder { regions: Vec::new() }
+        Builder { regions: Vec::new(), flags: Vec::new() }
     }
 
     /// The `i`th node.
@@ -69,10 +70,15 @@ impl Cluster {
 
     /// Adds a node that joins, and starts it. Says which it is.
     pub fn join(&mut self, region: &str) -> usize {
+        self.join_with(region, &[])
+    }
+
+    /// As [`Cluster::join`], with flags of its own.
+    pub fn join_with(&mut self, region: &str, more: &[&str]) -> usize {
         let i = self.nodes.len();
         let home = self.home.as_ref().expect("until the end").path().to_owned();
         let ports = self.ports(i);
-        let mut flags = Vec::new();
+        let mut flags: Vec<_> = more.iter().map(|&flag| flag.to_owned()).collect();
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
         }
@@ -201,6 +207,12 @@ impl Builder {
         self
     }
 
+    /// Flags of the node that makes the cluster.
+    pub fn flags(mut self, flags: &[&'static str]) -> Builder {
+        self.flags.extend(flags);
+        self
+    }
+
     /// Starts the nodes and waits until the cluster has settled.
     pub async fn start(self) -> Cluster {
         let mut cluster = Cluster {
@@ -210,7 +222,8 @@ impl Builder {
         };
         for (region, n) in &self.regions {
             for _ in 0..*n {
-                cluster.join(region);
+                let flags = if cluster.nodes.is_empty() { self.flags.as_slice() } else { &[] };
+                cluster.join_with(region, flags);
             }
         }
         cluster.settled(cluster.len()).await;

@@ -4,6 +4,7 @@
 //! The machine lives in memory. After a restart it is the last snapshot plus the log behind it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(crate) struct Builder {
 /// saved late, when a newer one has come from the leader and the log behind that is gone.
 struct Shelf {
     writer: GroupWriter,
+    /// Bytes of the snapshot on disk, for whoever decides when to take the next.
+    bytes: Arc<AtomicU64>,
     /// Held while saving. The last entry of the snapshot on disk.
     latest: tokio::sync::Mutex<Option<LogId>>,
 }
@@ -47,10 +50,15 @@ struct Taken {
 }
 
 impl Adapter {
-    pub(crate) fn new(machine: Box<dyn Machine>, writer: GroupWriter) -> Adapter {
+    pub(crate) fn new(
+        machine: Box<dyn Machine>,
+        writer: GroupWriter,
+        snapshot_bytes: Arc<AtomicU64>,
+    ) -> Adapter {
+        let latest = tokio::sync::Mutex::new(None);
         Adapter {
             machine: Mutex::new(machine),
-            shelf: Arc::new(Shelf { writer, latest: tokio::sync::Mutex::new(None) }),
+            shelf: Arc::new(Shelf { writer, bytes: snapshot_bytes, latest }),
             applied: None,
             membership: StoredMembership::default(),
         }
@@ -137,6 +145,7 @@ impl Shelf {
             return Ok(());
         }
         let record = store::seal(self.writer.group(), taken)?;
+        self.bytes.store(record.len() as u64, Ordering::Relaxed);
         self.writer.write(vec![Change::Set { key: Key::Snapshot, record }]).await?;
         *latest = taken.meta.last_log_id;
         Ok(())
@@ -145,6 +154,7 @@ impl Shelf {
     async fn load(&self) -> io::Result<Option<Taken>> {
         let mut latest = self.latest.lock().await;
         let Some(record) = self.writer.snapshot().await? else { return Ok(None) };
+        self.bytes.store(record.len() as u64, Ordering::Relaxed);
         let taken: Taken = store::open(self.writer.group(), &record)?;
         *latest = taken.meta.last_log_id;
         Ok(Some(taken))

@@ -204,7 +204,7 @@ impl Engine {
             self.0.writer.open(id).await.map_err(|error| damaged(error.to_string()))?;
         let log = Log::restore(writer.clone(), &stored, &self.0.settings)
             .map_err(|error| damaged(error.to_string()))?;
-        let adapter = Adapter::new(Box::new(machine), writer);
+        let adapter = Adapter::new(Box::new(machine), writer, log.snapshot_bytes());
         let group = self.build(id, log, adapter).await.map_err(damaged)?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
@@ -26,6 +27,8 @@ struct Shared {
     memory: Mutex<Memory>,
     append_bytes_max: u64,
     log_bytes_max: u64,
+    /// Bytes of the newest snapshot on disk.
+    snapshot_bytes: Arc<AtomicU64>,
     grown: Notify,
 }
 
@@ -61,6 +64,7 @@ impl Log {
             memory: Mutex::new(memory),
             append_bytes_max: settings.append_bytes_max,
             log_bytes_max: settings.log_bytes_max,
+            snapshot_bytes: Arc::default(),
             grown: Notify::new(),
         })))
     }
@@ -93,6 +97,11 @@ impl Log {
             .map(|held| held.entry.log_id.index)
     }
 
+    /// Where the size of each new snapshot is to be put.
+    pub(crate) fn snapshot_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.snapshot_bytes)
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +124,10 @@ impl Log {
             changes
                 .push(Change::Set { key: Key::Committed, record: self.seal(&memory.committed)? });
         }
-        if memory.grown >= self.0.log_bytes_max {
+        // A snapshot costs its own size: not more often than the log has grown by as much, so that
+        // the disk writes at most about twice what was published.
+        let snapshot = self.0.snapshot_bytes.load(Ordering::Relaxed);
+        if memory.grown >= self.0.log_bytes_max.max(snapshot) {
             memory.grown = 0;
             self.0.grown.notify_one();
         }

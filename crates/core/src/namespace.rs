@@ -54,8 +54,9 @@ impl Namespaces {
 }
 
 impl Default for History {
-    /// A thousand messages, a mebibyte, a day: what a viewer who was away may want to catch up on,
-    /// and little enough that ten thousand topics fit in memory.
+    /// A thousand messages, a mebibyte, a day: what a viewer who was away may want to catch up on. A
+    /// topic that is full of small messages takes some 400 KiB of each replica's memory, so a node
+    /// with many busy topics wants less.
     fn default() -> History {
         History { count_max: 1_000, bytes_max: 1 << 20, age_max_ms: 24 * 3_600_000 }
     }

@@ -36,7 +36,8 @@ impl StoreBuilder<Types, Log, Adapter, TempDir> for OnRedb {
     async fn build(&self) -> Result<(TempDir, Log, Adapter), StorageError<Types>> {
         let dir = TempDir::new().unwrap();
         let (log, writer) = log_in(&dir, &Settings::lan()).await;
-        Ok((dir, log, Adapter::new(Box::new(Deaf), writer)))
+        let adapter = Adapter::new(Box::new(Deaf), writer, log.snapshot_bytes());
+        Ok((dir, log, adapter))
     }
 }
 
