@@ -6,16 +6,17 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{From, Topic};
-use pushonce_fanout::{Outlet, SessionKey, Wire};
+use pushonce_fanout::{Outlet, SessionKey, Subscribed, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
 
+use crate::encoder;
 use crate::lane::Local;
 use crate::metrics::{self, Door};
 use crate::pulse::{Pulse, Verdict, Vitals};
+use crate::refusal::{self, Refusal};
 use crate::registry::{Member, Seat};
 use crate::session::{Effect, Input, Limits, Session};
-use crate::{encoder, refusal};
 
 /// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
 pub(crate) trait Transport: 'static {
@@ -162,21 +163,23 @@ impl<T: Transport> Driver<T> {
 
     fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From) {
         let driver = self.clone();
-        let way = self.transport.open(token, &topic);
         self.local.spawn(async move {
-            let answer = match way.await {
-                Ok(()) => {
-                    let lane = &driver.local.fanout;
-                    let answer = lane.subscribe(driver.key, token, topic.clone(), from).await;
-                    answer.map_err(|error| refusal::of_hub(&error))
-                }
-                Err(NoWay) => Err(refusal::of_stream()),
-            };
-            if answer.is_err() {
-                driver.transport.shut(token);
-            }
+            let answer = driver.ask(token, &topic, from).await;
             driver.feed(Input::Subscribed(topic, answer));
         });
+    }
+
+    /// The hub first: a way that was made for a subscription which is then refused would come to
+    /// the client as one that begins and ends for no reason.
+    async fn ask(&self, token: u32, topic: &Topic, from: From) -> Result<Subscribed, Refusal> {
+        let lane = &self.local.fanout;
+        let subscribed = lane.subscribe(self.key, token, topic.clone(), from).await;
+        let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
+        if let Err(NoWay) = self.transport.open(token, topic).await {
+            lane.unsubscribe(self.key, topic);
+            return Err(refusal::of_stream());
+        }
+        Ok(subscribed)
     }
 
     fn heartbeat(&self) {
@@ -207,3 +210,7 @@ impl<T: Transport> Member for Driver<T> {
         self.close(&close::GOING_AWAY, "the server is going away");
     }
 }
+
+#[cfg(test)]
+#[path = "driver/driver_test.rs"]
+mod driver_test;

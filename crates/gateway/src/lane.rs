@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pushonce_fanout::Hub;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -15,6 +17,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+#[cfg(target_os = "linux")]
+use crate::STUCK_INTERVALS;
 use crate::metrics::Meters;
 use crate::registry::Registry;
 use crate::{Config, Publisher, connection, quic};
@@ -82,17 +86,7 @@ async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
     let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room } = parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
-    let local = Rc::new(Local {
-        fanout,
-        publisher,
-        sessions: Registry::default(),
-        scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
-        meters: Meters::new(),
-        room,
-        leaving: leaving.clone(),
-        connections: TaskTracker::new(),
-        config,
-    });
+    let local = Rc::new(Local::new(config, fanout, publisher, room, leaving.clone()));
     let listener = TcpListener::from_std(listener)?;
     let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
     let over = CancellationToken::new();
@@ -151,9 +145,24 @@ fn admit(local: &Rc<Local>, stream: TcpStream, router: &axum::Router) {
     // A frame is whole when it is written; to wait for more only delays it. A failure means that
     // the connection is gone, which is noticed when it is read.
     let _ = stream.set_nodelay(true);
+    limit_stuck(&stream, local.config.heartbeat);
     let served = connection::serve(local.clone(), stream, router.clone(), permit);
     local.connections.spawn_local(served);
 }
+
+/// Has the system end a connection whose client takes nothing any more. A session has its own
+/// verdict one interval earlier, with a close code; an HTTP answer has only this, and would be held
+/// for as long as its client cares to keep the connection.
+#[cfg(target_os = "linux")]
+fn limit_stuck(stream: &TcpStream, heartbeat: Duration) {
+    let timeout = heartbeat * u32::from(STUCK_INTERVALS + 1);
+    // A failure means that the connection is gone.
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(timeout));
+}
+
+/// Other systems have no such option.
+#[cfg(not(target_os = "linux"))]
+fn limit_stuck(_: &TcpStream, _: Duration) {}
 
 async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Incoming>) {
     while let Some(incoming) = incoming.recv().await {
@@ -181,6 +190,26 @@ async fn beat(local: &Local) {
 // === impl Local ===
 
 impl Local {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        fanout: pushonce_fanout::Lane,
+        publisher: Arc<dyn Publisher>,
+        room: Arc<Semaphore>,
+        leaving: CancellationToken,
+    ) -> Local {
+        Local {
+            config,
+            fanout,
+            publisher,
+            sessions: Registry::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
+            meters: Meters::new(),
+            room,
+            leaving,
+            connections: TaskTracker::new(),
+        }
+    }
+
     /// Runs a task of a session. It ends with the lane's runtime at the latest.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(task);

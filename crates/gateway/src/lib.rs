@@ -8,7 +8,9 @@
 //! *What does it promise?* Frames of one topic reach a client in the order the hub gives them, never
 //! cut by another frame. Requests of one session are answered; its publishes keep their order. Bad
 //! input is answered in words or closes the session with a code of `pushonce_proto::close`; it never
-//! ends a lane. A session that reads slowly holds the rest of one frame, and no more.
+//! ends a lane, nor holds it up: a session is read one buffer at a time. What a session that does
+//! not read holds is bounded: its answers, for no request is read while many are queued, and of
+//! messages the rest of one frame; on QUIC one frame a topic, and the send window.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub and the
 //! [`Publisher`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.
@@ -37,6 +39,8 @@ mod quic;
 mod refusal;
 mod registry;
 mod session;
+#[cfg(test)]
+mod testing;
 mod ws;
 
 pub use bind::BindError;

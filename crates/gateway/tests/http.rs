@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
+use support::raw::Raw;
 use support::{Server, within};
 
 struct Answer {
@@ -169,4 +170,27 @@ async fn a_page_learns_which_certificate_to_accept() {
     assert_eq!(told["sha256"].as_str().map(str::len), Some(64));
     assert_eq!(told["sha256_base64"].as_str().map(str::len), Some(44));
     assert!(told["expires_ms"].is_u64());
+}
+
+/// The only place is taken by a client that asks for more than sockets hold, and does not read.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_let_go() {
+    let server = Server::with(|config| {
+        config.connections_max = 1;
+        config.heartbeat = std::time::Duration::from_millis(50);
+    })
+    .await;
+    for _ in 0..200 {
+        server.origin.say("a", &"x".repeat(60_000)).await;
+    }
+    let request = b"GET /topics/a?last=200 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut stuck = Raw::connect(server.http, request).await;
+    stuck.head().await;
+    let place = async {
+        let request = b"GET /health/live HTTP/1.0\r\n\r\n";
+        while Raw::connect(server.http, request).await.all().await.contains("503") {}
+    };
+    within(place).await;
+    drop(stuck);
 }

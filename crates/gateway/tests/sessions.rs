@@ -290,6 +290,21 @@ async fn what_a_quic_client_stops_is_unsubscribed() {
 }
 
 #[tokio::test]
+async fn a_quic_client_that_wants_no_answers_has_no_session() {
+    let heartbeat = std::time::Duration::from_millis(256);
+    let server = Server::with(|config| config.heartbeat = heartbeat).await;
+    let (_endpoint, connection) =
+        support::client::dial(&server, b"pushonce/1").await.expect("connected");
+    let (mut control, mut answers) = connection.open_bi().await.expect("a stream");
+    // No frame yet, but the stream is there.
+    control.write_all(&[0x05]).await.expect("sent");
+    answers.stop(quinn::VarInt::from_u32(0)).expect("open");
+    let why = support::within(connection.closed()).await;
+    let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
+    assert_eq!(close.error_code.into_inner(), u64::from(close::NORMAL.code));
+}
+
+#[tokio::test]
 async fn a_quic_client_that_means_another_protocol_is_refused() {
     let server = Server::start().await;
     assert!(support::client::dial(&server, b"h3").await.is_err());

@@ -1,7 +1,9 @@
 //! The ways out of one QUIC session: the control stream, and one stream a subscription.
 //!
 //! Frames go straight into the connection's send buffer, which `SEND_WINDOW_BYTES` bounds for all
-//! streams together. What does not fit stays with the hub, except the rest of one frame per stream.
+//! streams together. What does not fit stays with the hub, except one frame of each topic and the
+//! answers on the control stream: those of [`CONGESTED`], of one more read, and of what was on its
+//! way to the hub or the publisher.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
@@ -196,7 +198,10 @@ impl Outlet {
         match self.control.flush(&mut Context::from_waker(&self.waker)) {
             Ok(()) | Err(Full::Blocked) => {}
             // Who does not want answers has no session.
-            Err(Full::Stopped | Full::Dead) => self.state = State::Dead,
+            Err(Full::Stopped | Full::Dead) => {
+                self.state = State::Dead;
+                self.waker.wake_by_ref();
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! The way out of one WebSocket session: ready frames straight to the socket.
 //!
 //! Answers and the rest of a part-written frame are one queue, and go before anything new; so no
-//! frame is ever cut by another. The queue is bounded by what fills it: one rest, and one answer for
-//! each request that was read, and reading stops while [`Outlet::congested`].
+//! frame is ever cut by another. Of messages a session that does not read holds one rest here; of
+//! answers those of [`CONGESTED`], where reading stops, of the buffer that was read last, and of
+//! subscriptions and publishes that were on their way. That is the bound of the queue.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};

@@ -111,8 +111,12 @@ impl Session {
             }
             let congested = outlet.congested();
             drop(outlet);
-            let read = if congested { Poll::Pending } else { self.poll_read(cx) };
-            if wrote.is_pending() && read.is_pending() {
+            if !congested && self.poll_read(cx).is_ready() {
+                // One buffer a turn: a client that never pauses would hold up its whole lane.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if wrote.is_pending() {
                 return Poll::Pending;
             }
         }
@@ -132,31 +136,36 @@ impl Session {
         Poll::Ready(())
     }
 
-    /// Ready when something was read.
+    /// Ready when one buffer was read, or the end of all.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.stream.poll_read_ready(cx).is_pending() {
-            return Poll::Pending;
-        }
         let driver = self.driver.clone();
         let mut scratch = driver.local().scratch.borrow_mut();
-        match self.stream.try_read(&mut scratch) {
-            Ok(0) => self.peer = Peer::Gone,
-            Ok(len) => self.take(&scratch[..len]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => self.peer = Peer::Gone,
+        while self.stream.poll_read_ready(cx).is_ready() {
+            match self.stream.try_read(&mut scratch) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Ok(0) | Err(_) => self.peer = Peer::Gone,
+                Ok(len) => self.take(&scratch[..len]),
+            }
+            return Poll::Ready(());
         }
-        Poll::Ready(())
+        Poll::Pending
     }
 
     /// Bytes came.
     fn take(&mut self, mut bytes: &[u8]) {
         self.driver.transport().heard.set(true);
+        let mut ping = None;
         while self.peer == Peer::Talks && self.driver.transport().outlet.borrow().open() {
             match self.decoder.decode(&mut bytes) {
+                Ok(Some(Incoming::Ping(payload))) => ping = Some(payload),
                 Ok(Some(incoming)) => self.incoming(incoming),
                 Ok(None) => break,
                 Err(violation) => self.violation(violation),
             }
+        }
+        // RFC 6455, 5.5.3: of several pings only the last need be answered.
+        if let Some(payload) = ping {
+            self.driver.transport().outlet.borrow_mut().push(frame::pong(&payload));
         }
     }
 
@@ -170,10 +179,7 @@ impl Session {
             (Incoming::Text(_) | Incoming::Binary(_), _) => {
                 self.driver.close(&close::UNSUPPORTED, other_kind(encoding));
             }
-            (Incoming::Ping(payload), _) => {
-                self.driver.transport().outlet.borrow_mut().push(frame::pong(&payload));
-            }
-            (Incoming::Pong, _) => {}
+            (Incoming::Ping(_) | Incoming::Pong, _) => {}
             (Incoming::Close(code), _) => {
                 // RFC 6455, 5.5.1: the same code goes back.
                 let echo = frame::close(code.unwrap_or(close::NORMAL.code), "");
@@ -287,3 +293,7 @@ impl Transport for Socket {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session/session_test.rs"]
+mod session_test;

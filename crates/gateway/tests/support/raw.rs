@@ -78,6 +78,17 @@ impl Raw {
         }
     }
 
+    /// The payload of the pong that comes next.
+    pub async fn pong(&mut self) -> Vec<u8> {
+        loop {
+            let (first, payload) = self.frame().await;
+            assert_ne!(first, 0x88, "closed: {}", payload.escape_ascii());
+            if first == 0x8a {
+                return payload;
+            }
+        }
+    }
+
     /// The code of the close frame, and that nothing but the end follows it.
     pub async fn closed(&mut self) -> u16 {
         loop {

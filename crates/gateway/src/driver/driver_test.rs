@@ -1,0 +1,97 @@
+use futures::FutureExt;
+use pushonce_core::Position;
+use pushonce_fanout::{Closed, Offered};
+use pushonce_proto::client::{Command, Delivery, ErrorCode};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::testing::{self, Bench, Interest};
+
+/// A client that grants no way, and what it is told.
+struct Narrow(mpsc::UnboundedSender<Told>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Open(u32),
+    Refused(ErrorCode),
+}
+
+struct Nothing;
+
+impl Outlet for Nothing {
+    fn offer(&mut self, _: u32, _: &[Bytes]) -> Result<Offered, Closed> {
+        Err(Closed)
+    }
+}
+
+impl Transport for Narrow {
+    const DOOR: Door = Door::Quic;
+
+    fn wire(&self) -> Wire {
+        encoder::WS_PROTO
+    }
+
+    fn outlet(&self) -> Rc<RefCell<dyn Outlet>> {
+        Rc::new(RefCell::new(Nothing))
+    }
+
+    fn open(&self, token: u32, _: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+        self.0.send(Told::Open(token)).unwrap();
+        std::future::ready(Err(NoWay)).boxed_local()
+    }
+
+    fn shut(&self, _: u32) {}
+
+    fn reply(&self, frame: Bytes) {
+        // Behind the two bytes of a short frame's header, or the four of a longer one.
+        let payload = frame.slice(if frame[1] < 126 { 2 } else { 4 }..);
+        let event = encoder::encoding(self.wire()).decode_event(&payload).unwrap();
+        let Event::Error { code, .. } = event else { panic!("{event:?} is no refusal") };
+        self.0.send(Told::Refused(code)).unwrap();
+    }
+
+    fn ping(&self) {}
+
+    fn leave(&self, _: &'static Close, _: &str) {}
+
+    fn vitals(&self) -> Vitals {
+        Vitals::default()
+    }
+}
+
+fn subscribe(topic: &Topic, from: From) -> Result<Request, InvalidFrame> {
+    let (topic, delivery) = (topic.clone(), Delivery::All);
+    Ok(Request { id: Some(1), command: Command::Subscribe { topic, from, delivery } })
+}
+
+#[tokio::test]
+async fn no_way_is_opened_for_a_subscription_that_the_hub_refuses() {
+    let lane = async {
+        let mut bench = Bench::new();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let driver = Driver::begin(bench.local.clone(), Narrow(tell));
+        let topic = Topic::new("a").unwrap();
+        driver.request(subscribe(&topic, From::Position(Position::new(7, 9))));
+        bench.live(&topic).await;
+        assert_eq!(told.recv().await, Some(Told::Refused(ErrorCode::FuturePosition)));
+        driver.end();
+    };
+    testing::on_a_lane(lane).await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_gets_no_way_is_refused_and_leaves_nothing_behind() {
+    let lane = async {
+        let mut bench = Bench::new();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let driver = Driver::begin(bench.local.clone(), Narrow(tell));
+        let topic = Topic::new("a").unwrap();
+        driver.request(subscribe(&topic, From::Now));
+        bench.live(&topic).await;
+        assert_eq!(told.recv().await, Some(Told::Open(0)));
+        assert_eq!(told.recv().await, Some(Told::Refused(ErrorCode::Overloaded)));
+        assert_eq!(bench.interests.recv().await, Some(Interest::Ends(topic)));
+        driver.end();
+    };
+    testing::on_a_lane(lane).await;
+}

@@ -1,0 +1,86 @@
+//! A lane for the tests of what lives on one: no thread, no listener, and topics without a past.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pushonce_core::{
+    FetchError, Page, Placed, Position, Publish, PublishError, Refusal, Topic, Want,
+};
+use pushonce_fanout::{Hub, Upstream, hub};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::lane::Local;
+use crate::{Config, Encoder, Publisher};
+
+/// Far beyond what anything here takes; met only when something is lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Bench {
+    pub(crate) local: Rc<Local>,
+    hub: Hub,
+    pub(crate) interests: mpsc::UnboundedReceiver<Interest>,
+}
+
+/// What the hub tells the cluster behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Begins(Topic),
+    Ends(Topic),
+}
+
+struct Nowhere(mpsc::UnboundedSender<Interest>);
+
+/// Runs what lives on a lane, for no longer than a test may wait for what was lost.
+pub(crate) async fn on_a_lane(life: impl Future<Output = ()>) {
+    let lane = LocalSet::new();
+    tokio::time::timeout(PATIENCE, lane.run_until(life)).await.expect("within patience");
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        let (tell, interests) = mpsc::unbounded_channel();
+        let nowhere = Arc::new(Nowhere(tell));
+        let hub = Hub::new(hub::Config::default(), nowhere.clone(), Arc::new(Encoder));
+        let (room, leaving) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let config = Arc::new(Config::default());
+        let local = Rc::new(Local::new(config, hub.lane().0, nowhere, room, leaving));
+        Bench { local, hub, interests }
+    }
+
+    /// Waits until the hub wants the topic, and says that it has it.
+    pub(crate) async fn live(&mut self, topic: &Topic) {
+        assert_eq!(self.interests.recv().await, Some(Interest::Begins(topic.clone())));
+        self.hub.live(topic, Position::ZERO);
+    }
+}
+
+impl Upstream for Nowhere {
+    fn watch(&self, topic: &Topic, _: Option<Position>) {
+        self.0.send(Interest::Begins(topic.clone())).ok();
+    }
+
+    fn unwatch(&self, topic: &Topic) {
+        self.0.send(Interest::Ends(topic.clone())).ok();
+    }
+
+    fn fetch(&self, _: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+        let head = Position::ZERO;
+        let page = match want {
+            Want::After(asked) if asked > head => Err(FetchError::Future { asked, head }),
+            _ => Ok(Page { messages: Vec::new(), head, gap: None }),
+        };
+        std::future::ready(page).boxed()
+    }
+}
+
+impl Publisher for Nowhere {
+    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        let refusal = Refusal::Overloaded("nobody is behind this lane".to_owned());
+        std::future::ready(Err(PublishError::Refused(refusal))).boxed()
+    }
+}
