@@ -1,7 +1,11 @@
 //! Set-up: nodes that cannot start, and nodes that start again.
-//! Fault: a port in use, a directory that is open, a wrong word in the settings; Ctrl-C, `kill -9`.
+//! Fault: a port in use, a directory that is open, a log that is gone, a wrong word in the settings;
+//! Ctrl-C; `kill -9`, also at any moment of the first start.
 //! Claim: who cannot start says what to change and ends with an exit code that is not zero; Ctrl-C
-//! ends a node cleanly; and what was acknowledged is there after all nodes have stopped or died.
+//! ends a node cleanly; a first start that was cut short is begun again; and what was acknowledged is
+//! there after all nodes have stopped or died.
+
+use std::time::Duration;
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{Cluster, Seen, secs, tool};
@@ -61,6 +65,32 @@ async fn serve(cluster: &Cluster, args: &[&str]) -> tool::Done {
         all.extend(["--data".to_owned(), dir.path().display().to_string()]);
     }
     tool::pushonce(all, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_is_gone_does_not_start_with_an_empty_one() {
+    let mut cluster = Cluster::of(1).start().await;
+    cluster.kill(0);
+    std::fs::remove_file(cluster.node(0).data().join("raft.redb")).expect("it was there");
+    cluster.restart(0);
+    assert_eq!(cluster.ended(0).await.code(), Some(1));
+    let log = cluster.node(0).log();
+    assert!(log.contains("raft.redb is missing") && log.contains("as a new node"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_at_any_moment_of_its_first_start_starts_again() {
+    let mut cluster = Cluster::of(0).start().await;
+    // The one that makes the cluster, and one that joins it.
+    for i in 0..2 {
+        cluster.join("");
+        for moment in [1, 5, 10, 15, 20, 30, 50, 80, 120, 200] {
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            cluster.kill(i);
+            cluster.restart(i);
+        }
+        cluster.settled(i + 1).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

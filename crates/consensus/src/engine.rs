@@ -51,6 +51,12 @@ pub enum OpenError {
         /// The store.
         path: PathBuf,
     },
+    /// A node that has been one has no store any more, and with it its votes.
+    #[error("{} is missing: restore it, or remove this node from the cluster and join again as a new node with an empty directory", path.display())]
+    Missing {
+        /// The store.
+        path: PathBuf,
+    },
     /// It was made by another cluster or node, or by a version that wrote otherwise.
     #[error("{} belongs to another node ({found}; this is {wanted}): name the directory of this node, or an empty one", path.display())]
     Foreign {
@@ -110,7 +116,13 @@ pub enum DestroyError {
 }
 
 impl Engine {
-    /// Opens the store in `dir`, or makes one there for this node of this cluster, and locks it.
+    /// Makes the store of a new node in `dir`, whole or not at all. `Ok` when there is one of this
+    /// node of this cluster. Call it before anything else remembers that the node exists.
+    pub async fn create(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<(), OpenError> {
+        with_disk(dir, move |dir| Disk::create(dir, cluster, me)).await
+    }
+
+    /// Opens the store in `dir` and locks it.
     ///
     /// When the disk fails later the process exits with status 74: what is on disk is not known
     /// then, and a node that goes on could break what it promised.
@@ -142,7 +154,7 @@ impl Engine {
             tracing::warn!(why = warning.0, "consensus settings");
         }
         let config = Arc::new(settings.raft()?);
-        let (writer, found) = open_store(dir.to_owned(), cluster, me, Arc::new(fatal)).await?;
+        let (writer, found) = open_store(dir, cluster, me, Arc::new(fatal)).await?;
         let settings = Arc::new(settings);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let groups = Groups::default();
@@ -279,18 +291,28 @@ impl Drop for Inner {
 }
 
 async fn open_store(
-    dir: PathBuf,
+    dir: &Path,
     cluster: ClusterId,
     me: NodeId,
     fatal: Fatal,
 ) -> Result<(Writer, Vec<GroupId>), OpenError> {
-    let io = |why: String| OpenError::Io { path: dir.clone(), why };
-    let path = dir.clone();
-    // Opening may repair the file after a crash, which takes as long as the file is large.
-    let disk = tokio::task::spawn_blocking(move || Disk::open(&path, cluster, me))
-        .await
-        .map_err(|error| io(error.to_string()))??;
-    let found = disk.groups().map_err(|error| io(error.to_string()))?;
-    let writer = Writer::start(disk, fatal).map_err(|error| io(error.to_string()))?;
+    let io = |error: std::io::Error| OpenError::Io { path: dir.to_owned(), why: error.to_string() };
+    let disk = with_disk(dir, move |dir| Disk::open(dir, cluster, me)).await?;
+    let found = disk.groups().map_err(io)?;
+    let writer = Writer::start(disk, fatal).map_err(io)?;
     Ok((writer, found))
+}
+
+/// Opening may repair the file after a crash, which takes as long as the file is large.
+async fn with_disk<T: Send + 'static>(
+    dir: &Path,
+    work: impl FnOnce(&Path) -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    let path = dir.to_owned();
+    let worked = tokio::task::spawn_blocking(move || work(&path)).await;
+    let failed = |error: tokio::task::JoinError| OpenError::Io {
+        path: dir.to_owned(),
+        why: error.to_string(),
+    };
+    worked.map_err(failed)?
 }

@@ -183,6 +183,8 @@ async fn a_directory_is_open_once_and_belongs_to_one_node_of_one_cluster() {
         let book = AddressBook::default();
         Engine::open(dir.path(), cluster, NodeId(me), Settings::lan(), book).await
     };
+    assert!(matches!(open(CLUSTER, 1).await, Err(OpenError::Missing { .. })));
+    Engine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
     let engine = open(CLUSTER, 1).await.unwrap();
     assert!(matches!(open(CLUSTER, 1).await, Err(OpenError::AlreadyOpen { .. })));
     let group = engine.start(GROUP, Sum::default()).await.unwrap();
@@ -194,6 +196,19 @@ async fn a_directory_is_open_once_and_belongs_to_one_node_of_one_cluster() {
     assert!(matches!(open(ClusterId(1), 1).await, Err(OpenError::Foreign { .. })));
     assert!(matches!(open(CLUSTER, 2).await, Err(OpenError::Foreign { .. })));
     open(CLUSTER, 1).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_half_made_is_made_again_and_a_whole_one_is_kept() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("raft.redb.new"), [0; 4096]).unwrap();
+    let create = async |me| Engine::create(dir.path(), CLUSTER, NodeId(me)).await;
+    create(1).await.unwrap();
+    let made = std::fs::read(dir.path().join("raft.redb")).unwrap();
+    assert!(!dir.path().join("raft.redb.new").exists());
+    create(1).await.unwrap();
+    assert_eq!(std::fs::read(dir.path().join("raft.redb")).unwrap().len(), made.len());
+    assert!(matches!(create(2).await, Err(OpenError::Foreign { .. })));
 }
 
 #[tokio::test]
@@ -215,6 +230,7 @@ async fn a_peer_of_another_cluster_is_not_listened_to() {
     node.until("leads", |status| status.leads).await;
 
     let dir = TempDir::new().unwrap();
+    Engine::create(dir.path(), ClusterId(9), NodeId(2)).await.unwrap();
     let foreign =
         Engine::open(dir.path(), ClusterId(9), NodeId(2), quick(), book.clone()).await.unwrap();
     let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(format!(

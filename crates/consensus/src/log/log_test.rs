@@ -48,6 +48,7 @@ async fn log_in(dir: &TempDir, settings: &Settings) -> (Log, GroupWriter) {
 }
 
 fn writer_in(dir: &TempDir) -> Writer {
+    Disk::create(dir.path(), ClusterId(7), NodeId(1)).unwrap();
     let disk = Disk::open(dir.path(), ClusterId(7), NodeId(1)).unwrap();
     Writer::start(disk, Arc::new(|why: &str| panic!("{why}"))).unwrap()
 }

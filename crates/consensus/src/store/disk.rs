@@ -1,6 +1,6 @@
 //! The store on redb.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,11 @@ const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values")
 /// Whose store this is.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 
+/// The store of a node.
+const FILE: &str = "raft.redb";
+/// The store while it is made: a process may die between any two writes of that.
+const DRAFT: &str = "raft.redb.new";
+
 /// Raised when a record or table means something else than before.
 const FORMAT: u32 = 1;
 
@@ -34,20 +39,42 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Opens `raft.redb` in a directory, or makes it for this node of this cluster.
-    pub(crate) fn open(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<Disk, OpenError> {
-        let path = dir.join("raft.redb");
-        fs::create_dir_all(dir)
-            .map_err(|error| OpenError::Io { path: dir.to_owned(), why: error.to_string() })?;
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| refused(&path, error))?;
-        let disk = Disk { database };
-        match disk.identity().map_err(|error| damaged(&path, &error))? {
-            None => disk.claim(cluster, me).map_err(|error| damaged(&path, &error))?,
-            Some(found) => check(&path, &found, &identity(cluster, me))?,
+    /// Makes `raft.redb` in a directory for this node of this cluster, whole or not at all. `Ok` when
+    /// it is there already.
+    pub(crate) fn create(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<(), OpenError> {
+        let path = dir.join(FILE);
+        if fs::exists(&path).map_err(|error| io_at(&path, &error))? {
+            return Disk::open(dir, cluster, me).map(drop);
         }
+        fs::create_dir_all(dir).map_err(|error| io_at(dir, &error))?;
+        let draft = dir.join(DRAFT);
+        // Of a try that was cut short. Nothing was ever written to it but whose it was to be.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_at(&draft, &error));
+            }
+            _ => {}
+        }
+        let database = builder().create(&draft).map_err(|error| refused(&draft, error))?;
+        let disk = Disk { database };
+        disk.claim(cluster, me).map_err(|error| damaged(&draft, &error))?;
+        drop(disk);
+        put_in_place(&draft, &path).map_err(|error| io_at(&path, &error))
+    }
+
+    /// Opens the `raft.redb` of this node of this cluster.
+    ///
+    /// A file that is missing is not made anew: its votes are gone, and a node that votes twice in
+    /// one term can elect two leaders.
+    pub(crate) fn open(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<Disk, OpenError> {
+        let path = dir.join(FILE);
+        if !fs::exists(&path).map_err(|error| io_at(&path, &error))? {
+            return Err(OpenError::Missing { path });
+        }
+        let database = builder().open(&path).map_err(|error| refused(&path, error))?;
+        let disk = Disk { database };
+        let found = disk.identity().map_err(|error| damaged(&path, &error))?;
+        check(&path, found.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
         Ok(disk)
     }
 
@@ -76,6 +103,19 @@ impl Disk {
         write.commit()?;
         Ok(())
     }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Synced, renamed, and the directory synced: there after a power cut, or not.
+fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
+    File::open(draft)?.sync_all()?;
+    fs::rename(draft, path)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
 impl Store for Disk {
@@ -204,6 +244,10 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
         }
         error => OpenError::Damaged { path, why: error.to_string() },
     }
+}
+
+fn io_at(path: &Path, error: &io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), why: error.to_string() }
 }
 
 fn damaged(path: &Path, error: &redb::Error) -> OpenError {

@@ -82,6 +82,7 @@ impl Node {
         settings: Settings,
     ) -> Node {
         let id = NodeId(id);
+        Engine::create(dir.path(), CLUSTER, id).await.unwrap();
         let engine = Engine::open(dir.path(), CLUSTER, id, settings, book.clone()).await.unwrap();
         let (address, server, stopping) = serve(&engine).await;
         book.set(id, address.to_string());

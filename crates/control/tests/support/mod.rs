@@ -75,6 +75,7 @@ impl World {
 
     async fn start(&self, id: NodeId, listener: TcpListener, dir: TempDir) -> Node {
         self.book.set(id, listener.local_addr().unwrap().to_string());
+        Engine::create(dir.path(), CLUSTER, id).await.unwrap();
         let engine = Engine::open(dir.path(), CLUSTER, id, Settings::lan(), self.book.clone())
             .await
             .unwrap();

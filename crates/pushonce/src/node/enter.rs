@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pushonce_consensus::Engine;
 use pushonce_control::{
     Control, FoundError, Founding as NewCluster, Incarnation, Joining, Profile,
 };
@@ -49,6 +50,8 @@ impl Entry {
                 } else {
                     membership::ask(&config.join, &joining, shutdown).await?
                 };
+                // Before the identity, which says that the log is there.
+                Engine::create(data.path(), new.cluster, new.node).await?;
                 data.keep(&new)?;
                 new
             }
@@ -57,8 +60,10 @@ impl Entry {
     }
 }
 
+/// The cluster gets the number that was drawn for the directory: a founder that died half way makes
+/// the same cluster again.
 fn first_of_a_cluster(data: &DataDir) -> Identity {
-    let cluster = ClusterId(rand::random());
+    let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
     tracing::info!(%cluster, data = %data.path().display(), "making a new cluster");
     Identity { cluster, node: NodeId(1), founding: true }
 }

@@ -52,6 +52,7 @@ impl Node {
         settings: Settings,
     ) -> Node {
         let id = NodeId(id);
+        Engine::create(dir.path(), ClusterId(9), id).await.unwrap();
         let engine = Engine::open(dir.path(), ClusterId(9), id, settings, book.clone());
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, book).await;
