@@ -23,8 +23,10 @@ fn path() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows where it is");
-    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
+    let program = std::env::current_exe().expect("a program knows where it is");
+    // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM.
+    let mut folders = program.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));
+    let profile = folders.next().expect("the folder of the profile");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--locked", "-p", "pushonce", "--bin", "pushonce"]);

@@ -1,8 +1,8 @@
 //! A cluster of a story.
 
-use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
@@ -10,6 +10,7 @@ use pushonce_proto::pb::cluster::v1::{
 };
 use tempfile::TempDir;
 
+use crate::ground::{Ground, Loopback};
 use crate::node::{Node, Ports};
 use crate::wait::{secs, until};
 use crate::web;
@@ -18,24 +19,35 @@ use crate::web;
 pub struct Builder {
     regions: Vec<(String, usize)>,
     flags: Vec<&'static str>,
+    ground: Arc<dyn Ground>,
+    home: Option<PathBuf>,
 }
 
 /// Running nodes. Node 0 made the cluster, the others joined it.
 pub struct Cluster {
     nodes: Vec<Node>,
-    home: Option<TempDir>,
-    subnet: [u8; 2],
+    home: Home,
+    ground: Arc<dyn Ground>,
+}
+
+/// The directory of a story, with logs and, unless the ground says otherwise, data.
+enum Home {
+    /// Goes with the story, when it ends well.
+    Passing(TempDir),
+    /// Stays, wherever the caller wanted it.
+    Kept(PathBuf),
 }
 
 impl Cluster {
     /// `n` nodes without labels.
     pub fn of(n: usize) -> Builder {
-        Builder { regions: vec![(String::new(), n)], flags: Vec::new() }
+        Cluster::regions().region("", n)
     }
 
     /// No nodes yet; add them by [`Builder::region`].
     pub fn regions() -> Builder {
-        Builder { regions: Vec::new(), flags: Vec::new() }
+        let ground = Arc::new(Loopback::new());
+        Builder { regions: Vec::new(), flags: Vec::new(), ground, home: None }
     }
 
     /// The `i`th node.
@@ -46,6 +58,19 @@ impl Cluster {
     /// How many nodes there are, running or not.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The `i`th node, to do something to its process.
+    pub fn node_mut(&mut self, i: usize) -> &mut Node {
+        &mut self.nodes[i]
+    }
+
+    /// The directory with the logs.
+    pub fn home(&self) -> &Path {
+        match &self.home {
+            Home::Passing(dir) => dir.path(),
+            Home::Kept(path) => path,
+        }
     }
 
     /// `kill -9` of the `i`th node.
@@ -76,7 +101,6 @@ impl Cluster {
     /// As [`Cluster::join`], with flags of its own.
     pub fn join_with(&mut self, region: &str, more: &[&str]) -> usize {
         let i = self.nodes.len();
-        let home = self.home.as_ref().expect("until the end").path().to_owned();
         let ports = self.ports(i);
         let mut flags: Vec<_> = more.iter().map(|&flag| flag.to_owned()).collect();
         if !region.is_empty() {
@@ -85,7 +109,7 @@ impl Cluster {
         if let Some(first) = self.nodes.first() {
             flags.extend(["--join".to_owned(), first.ports.peer.to_string()]);
         }
-        let mut node = Node::new(format!("node-{i}"), ports, home, flags);
+        let mut node = Node::new(i, ports, self.home(), self.ground.clone(), flags);
         node.start();
         self.nodes.push(node);
         i
@@ -93,8 +117,7 @@ impl Cluster {
 
     /// Where the `i`th node listens, whether there is one or not.
     pub fn ports(&self, i: usize) -> Ports {
-        let [b, c] = self.subnet;
-        Ports::at(Ipv4Addr::new(127, b, c, i as u8 + 1))
+        Ports::at(self.ground.address(i))
     }
 
     /// Which nodes run.
@@ -213,13 +236,25 @@ impl Builder {
         self
     }
 
+    /// On another ground than loopback.
+    pub fn on(mut self, ground: Arc<dyn Ground>) -> Builder {
+        self.ground = ground;
+        self
+    }
+
+    /// With its logs in this directory, which is there and stays.
+    pub fn home(mut self, path: PathBuf) -> Builder {
+        self.home = Some(path);
+        self
+    }
+
     /// Starts the nodes and waits until the cluster has settled.
     pub async fn start(self) -> Cluster {
-        let mut cluster = Cluster {
-            nodes: Vec::new(),
-            home: Some(tempfile::tempdir().expect("a temporary directory")),
-            subnet: subnet(),
+        let home = match self.home {
+            Some(path) => Home::Kept(path),
+            None => Home::Passing(tempfile::tempdir().expect("a temporary directory")),
         };
+        let mut cluster = Cluster { nodes: Vec::new(), home, ground: self.ground };
         for (region, n) in &self.regions {
             for _ in 0..*n {
                 let flags = if cluster.nodes.is_empty() { self.flags.as_slice() } else { &[] };
@@ -229,15 +264,6 @@ impl Builder {
         cluster.settled(cluster.len()).await;
         cluster
     }
-}
-
-/// Two numbers of 127.B.C.x that no other story on this machine uses now: the process tells the
-/// test binaries apart, the count the stories in one.
-fn subnet() -> [u8; 2] {
-    static STORIES: AtomicU32 = AtomicU32::new(0);
-    let story = STORIES.fetch_add(1, Ordering::Relaxed);
-    let number = std::process::id().wrapping_mul(8).wrapping_add(story) % (250 * 250);
-    [number / 250, number % 250].map(|byte| byte as u8 + 2)
 }
 
 impl Drop for Cluster {
@@ -254,8 +280,9 @@ impl Drop for Cluster {
             eprintln!("--- {name}");
             lines.iter().rev().for_each(|line| eprintln!("{line}"));
         }
-        if let Some(home) = self.home.take() {
-            eprintln!("data and logs are kept in {}", home.keep().display());
+        if let Home::Passing(dir) = &mut self.home {
+            dir.disable_cleanup(true);
         }
+        eprintln!("data and logs are kept in {}", self.home().display());
     }
 }

@@ -17,6 +17,9 @@
 
 mod binary;
 mod cluster;
+pub mod faults;
+mod ground;
+pub mod history;
 mod node;
 mod origin;
 mod socket;
@@ -27,6 +30,7 @@ pub mod web;
 mod wire;
 
 pub use cluster::{Builder, Cluster};
+pub use ground::{Ground, Loopback};
 pub use node::{Node, Ports};
 pub use origin::{Load, Sent, text};
 pub use socket::Socket;

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary;
+use crate::ground::Ground;
 use crate::wait::{secs, until};
 
 /// Where a node listens.
@@ -29,8 +31,10 @@ pub struct Node {
     pub name: String,
     /// Where it listens.
     pub ports: Ports,
+    index: usize,
     data: PathBuf,
     log: PathBuf,
+    ground: Arc<dyn Ground>,
     flags: Vec<String>,
     process: Option<Child>,
 }
@@ -55,21 +59,29 @@ impl Ports {
 }
 
 impl Node {
-    pub(crate) fn new(name: String, ports: Ports, home: PathBuf, flags: Vec<String>) -> Node {
-        let data = home.join(&name);
+    pub(crate) fn new(
+        index: usize,
+        ports: Ports,
+        home: &Path,
+        ground: Arc<dyn Ground>,
+        flags: Vec<String>,
+    ) -> Node {
+        let name = format!("node-{index}");
+        let data = ground.volume(index).unwrap_or_else(|| home.to_owned()).join(&name);
         let log = home.join(format!("{name}.log"));
-        Node { name, ports, data, log, flags, process: None }
+        Node { name, ports, index, data, log, ground, flags, process: None }
     }
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        let child = binary::command()
-            .args(["serve", "--lanes", "1", "--name", &self.name, "--data"])
-            .arg(&self.data)
-            .args(self.ports.flags())
-            .args(&self.flags)
+        let mut command = binary::command();
+        command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
+        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        let child = self
+            .ground
+            .command(self.index, command)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -86,10 +98,27 @@ impl Node {
         }
     }
 
+    /// The process, while there is one.
+    pub fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(Pid::from_child)
+    }
+
+    /// Stops the process where it stands (`SIGSTOP`); its sockets stay open.
+    pub fn pause(&self) {
+        kill_process(self.pid().expect("it is running"), Signal::STOP)
+            .expect("it can be signalled");
+    }
+
+    /// Lets it go on.
+    pub fn wake(&self) {
+        kill_process(self.pid().expect("it is running"), Signal::CONT)
+            .expect("it can be signalled");
+    }
+
     /// Asks it to stop, as Ctrl-C does, and waits until it did.
     pub async fn stop(&mut self) -> ExitStatus {
-        let pid = Pid::from_child(self.process.as_ref().expect("it is running"));
-        kill_process(pid, Signal::INT).expect("the process can be signalled");
+        kill_process(self.pid().expect("it is running"), Signal::INT)
+            .expect("the process can be signalled");
         self.ended().await
     }
 

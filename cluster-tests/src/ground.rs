@@ -1,0 +1,55 @@
+//! Where the nodes of a cluster live.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a cluster stands on: an address for each node, a place for its data, and the world its
+/// process runs in.
+pub trait Ground: Send + Sync {
+    /// The address of the `i`th node, whether there is one or not. The tests reach it, and so do the
+    /// other nodes.
+    fn address(&self, i: usize) -> Ipv4Addr;
+
+    /// The directory in which the `i`th node's data directory is made, if it has a volume of its own.
+    /// Else its data lies in the directory of the story, beside the logs.
+    fn volume(&self, _: usize) -> Option<PathBuf> {
+        None
+    }
+
+    /// The command that starts the `i`th node in its world, made of the one that would start it here.
+    /// Signals go to the process of this command, so a wrapper must replace itself by the node.
+    fn command(&self, _: usize, node: Command) -> Command {
+        node
+    }
+}
+
+/// Loopback addresses that no other story uses, and nothing else of its own.
+pub struct Loopback {
+    subnet: [u8; 2],
+}
+
+impl Loopback {
+    /// Two numbers of 127.B.C.x that no other story on this machine uses now: the process tells the
+    /// test binaries apart, the count the stories in one.
+    pub fn new() -> Loopback {
+        static STORIES: AtomicU32 = AtomicU32::new(0);
+        let story = STORIES.fetch_add(1, Ordering::Relaxed);
+        let number = std::process::id().wrapping_mul(8).wrapping_add(story) % (250 * 250);
+        Loopback { subnet: [number / 250, number % 250].map(|byte| byte as u8 + 2) }
+    }
+}
+
+impl Default for Loopback {
+    fn default() -> Loopback {
+        Loopback::new()
+    }
+}
+
+impl Ground for Loopback {
+    fn address(&self, i: usize) -> Ipv4Addr {
+        let [b, c] = self.subnet;
+        Ipv4Addr::new(127, b, c, i as u8 + 1)
+    }
+}

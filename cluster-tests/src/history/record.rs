@@ -1,0 +1,179 @@
+//! One thing that happened.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pushonce_core::{Gap, Key, Position};
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened, as the one it happened to saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Microseconds since the run began, by one monotonic clock.
+    pub at: u64,
+    /// Who: a publisher, a subscriber, a reader, a prober or the nemesis. Each does one thing after
+    /// the other, except that a publisher may have several publishes under way.
+    pub process: Name,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The name of a process, a topic or a node.
+pub type Name = Arc<str>;
+
+/// The name of a publish: unique in the run.
+pub type Op = u64;
+
+/// The hash of a payload. No two logical publishes of a run have the same payload.
+pub type Hash = u64;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The run goes over to its next part.
+    Phase { phase: Phase },
+    /// Invoke: a publish. A retry is another one, with the same key.
+    Publish {
+        op: Op,
+        topic: Name,
+        payload: Hash,
+        /// The idempotency key, if it has one.
+        key: Option<Name>,
+        /// Its number in its publisher's ordered stream, if it goes by one.
+        sequence: Option<u64>,
+        /// The node that is asked, when it is known.
+        node: Option<usize>,
+    },
+    /// Ok: it has this place.
+    Placed { op: Op, position: Position },
+    /// Fail: nothing happened, and nothing will.
+    Refused { op: Op, why: Name },
+    /// Unknown: it may have happened, or may yet.
+    Unknown { op: Op, why: Name },
+    /// Invoke: a subscription is asked for.
+    Subscribe { topic: Name, node: Option<usize>, transport: Name, from: Begin },
+    /// Ok: it is live, and the topic stood at `position`.
+    Subscribed { topic: Name, position: Position, recovered: bool },
+    /// Fail: it was refused, with a word to branch on.
+    SubscribeRefused { topic: Name, code: Name },
+    /// The session is over. What comes next to this process comes by another.
+    Ended { why: Name },
+    /// A message came.
+    Delivered { topic: Name, position: Position, payload: Hash, key: Option<Name> },
+    /// The word that messages are missing.
+    Gap { topic: Name, from: Position, to: Position, reason: Name },
+    /// The word that everything up to `position` was sent.
+    Heartbeat { topic: Name, position: Position },
+    /// The word that the node is cut off from the owner of the topic, or no longer is.
+    Stale { topic: Name, stale: bool },
+    /// After the heal: the log of a topic as one node gives it, oldest first.
+    Log { topic: Name, node: usize, transport: Name, log: Vec<Entry> },
+    /// What a node says of its own health.
+    Health { node: usize, ready: bool, because: Name },
+    /// What a node takes of the machine.
+    Sample { node: usize, rss_kib: u64, descriptors: u64 },
+    /// After the run: how often a node's log says that something panicked.
+    Panics { node: usize, count: u64 },
+    /// Invoke: a fault is about to begin.
+    FaultBegins { fault: Name, effect: Effect },
+    /// The fault is there.
+    FaultConfirmed { fault: Name },
+    /// The fault is not there, and why.
+    FaultSkipped { fault: Name, why: Name },
+    /// Nobody can say whether the fault is there, and why.
+    FaultIndeterminate { fault: Name, why: Name },
+    /// The fault is over, and what it broke is running again.
+    FaultEnds { fault: Name },
+}
+
+/// The parts of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Load without any fault: what there is to compare with.
+    WarmUp,
+    /// Load, and faults that come and go.
+    Faults,
+    /// Load, and no fault any more.
+    Recovery,
+    /// No publishes any more; subscribers get what is left.
+    Drain,
+    /// The logs are read.
+    Reading,
+}
+
+/// Where a subscription was to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// With the oldest message there is.
+    Start,
+    /// With whatever comes next.
+    Now,
+    /// With the newest so many.
+    Last(u32),
+    /// Behind this position.
+    After(Position),
+}
+
+/// What a fault does to the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effect {
+    /// The nodes it is done to.
+    pub nodes: Vec<usize>,
+    /// Whether a connected majority of every shard's replicas and of the voters is left, so that
+    /// publishing must go on.
+    pub majority: bool,
+    /// Nodes that run meanwhile, can be asked, and cannot commit, apply or deliver: they must say so.
+    pub unready: Vec<usize>,
+    /// Nodes that lose what was not on their disks.
+    pub power_cut: Vec<usize>,
+}
+
+/// A message in a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its place.
+    pub position: Position,
+    /// What it says.
+    pub payload: Hash,
+    /// Its key, if it has one.
+    pub key: Option<Name>,
+}
+
+impl Event {
+    /// A gap, as an event.
+    pub fn gap(topic: &Name, gap: &Gap) -> Event {
+        let (from, to) = (gap.from, gap.to);
+        Event::Gap { topic: topic.clone(), from, to, reason: gap.reason.as_str().into() }
+    }
+}
+
+impl Entry {
+    /// A message, as a log has it.
+    pub fn of(message: &pushonce_core::Message) -> Entry {
+        Entry {
+            position: message.position,
+            payload: hash(&message.payload),
+            key: message.key.as_ref().map(key),
+        }
+    }
+}
+
+/// The hash of a payload.
+pub fn hash(payload: &[u8]) -> Hash {
+    xxhash_rust::xxh3::xxh3_64(payload)
+}
+
+/// A key, as a record has it.
+pub fn key(key: &Key) -> Name {
+    key.as_str().into()
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>10.6} s  {:<14} {:?}", self.at as f64 / 1e6, self.process, self.event)
+    }
+}
