@@ -26,7 +26,8 @@ fn batch(topics: &[Topic], nth: usize, messages: usize) -> Batch {
     let item = |place: usize| {
         let topic = topics[(nth * messages + place) * 7_919 % TOPICS].clone();
         let payload = Bytes::from(vec![b'x'; 128]);
-        let publish = Publish { topic, content_type: ContentType::Text, key: None, payload };
+        let publish =
+            Publish { topic, content_type: ContentType::Text, key: None, stamp: None, payload };
         Item::new(publish, HISTORY)
     };
     Batch { time: TIME, items: (0..messages).map(item).collect() }

@@ -74,6 +74,7 @@ fn request(c: &mut Criterion) {
         topic: topic(),
         content_type: ContentType::Json,
         key: None,
+        stamp: None,
         payload: Bytes::from_static(SCORE),
     };
     let subscribe =

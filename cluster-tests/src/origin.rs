@@ -37,6 +37,7 @@ pub fn text(topic: &str, text: &str) -> Publish {
         topic: Topic::new(topic).expect("a valid topic"),
         content_type: ContentType::Text,
         key: None,
+        stamp: None,
         payload: text.to_owned().into(),
     }
 }

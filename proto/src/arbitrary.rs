@@ -7,7 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use pushonce_core::{
-    ContentType, Gap, GapReason, Key, Message, Position, Publish, Timestamp, Topic,
+    ContentType, Gap, GapReason, Key, Message, Position, ProducerId, Publish, Sequence, Stamp,
+    Timestamp, Topic,
 };
 
 pub(crate) fn topic() -> impl Strategy<Value = Topic> {
@@ -56,11 +57,23 @@ pub(crate) fn message() -> impl Strategy<Value = Arc<Message>> {
     })
 }
 
+pub(crate) fn sequence() -> impl Strategy<Value = Sequence> {
+    (any::<u128>(), any::<u32>(), 1..=u64::MAX).prop_map(|(producer, epoch, number)| Sequence {
+        producer: ProducerId(producer),
+        epoch,
+        number,
+    })
+}
+
+fn stamp() -> impl Strategy<Value = Option<Stamp>> {
+    option::of(prop_oneof![
+        any::<u128>().prop_map(Stamp::Nonce),
+        sequence().prop_map(Stamp::Sequence),
+    ])
+}
+
 pub(crate) fn publish() -> impl Strategy<Value = Publish> {
-    (topic(), content(), key()).prop_map(|(topic, (content_type, payload), key)| Publish {
-        topic,
-        content_type,
-        key,
-        payload,
+    (topic(), content(), key(), stamp()).prop_map(|(topic, (content_type, payload), key, stamp)| {
+        Publish { topic, content_type, key, stamp, payload }
     })
 }

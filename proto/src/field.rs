@@ -1,7 +1,7 @@
 //! Fields that several contracts share, and the one error of reading a frame that another of our
 //! own programs wrote.
 
-use pushonce_core::{ContentType, GapReason, Key, Position, Topic};
+use pushonce_core::{ContentType, GapReason, InvalidStamp, Key, Position, Topic};
 
 /// A field of a frame is missing or wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,16 @@ pub(crate) fn content_type(field: &'static str, text: &str) -> Result<ContentTyp
 pub(crate) fn key(field: &'static str, text: &str) -> Result<Option<Key>, InvalidField> {
     let key = (!text.is_empty()).then(|| Key::new(text)).transpose();
     key.map_err(|why| InvalidField::wrong(field, why))
+}
+
+/// An id that was drawn at random.
+pub(crate) fn drawn(field: &'static str, bytes: &[u8]) -> Result<u128, InvalidStamp> {
+    let sixteen = bytes.try_into().map_err(|_| InvalidStamp::Length { field, len: bytes.len() });
+    sixteen.map(u128::from_be_bytes)
+}
+
+pub(crate) fn written_drawn(id: u128) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
 pub(crate) fn gap_reason(word: &str) -> Option<GapReason> {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    ContentType, FetchError, Gap, InvalidPublish, Item, Key, Message, Placed, Position, Publish,
-    PublishError, Refusal, Timestamp, Topic,
+    ContentType, FetchError, Gap, InvalidPublish, InvalidStamp, Item, Key, Message, Placed,
+    Position, ProducerId, Publish, PublishError, Refusal, Sequence, Stamp, Timestamp, Topic,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::InvalidField;
-use crate::field::{content_type, key, position, reason};
+use crate::field::{content_type, drawn, key, position, reason, written_drawn};
 use crate::pb::publisher::v1 as pb;
 
 /// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it was made on
@@ -30,7 +30,8 @@ pub enum Failure {
         /// Whether the same publish may succeed later.
         retry: bool,
     },
-    /// It may have happened, or may still. A retry may place it twice.
+    /// It may have happened, or may still. A retry is safe with the same key, and may place it twice
+    /// without one.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
@@ -53,7 +54,7 @@ pub enum Event {
 pub fn publish_status(error: &PublishError) -> Status {
     let outcome = match error {
         PublishError::Refused(_) => "refused",
-        PublishError::Unknown(_) => "unknown",
+        PublishError::Unknown { .. } => "unknown",
     };
     let mut status = Status::new(code(error), error.to_string());
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static(outcome));
@@ -71,12 +72,16 @@ pub fn fetch_status(error: &FetchError) -> Status {
 
 fn code(error: &PublishError) -> Code {
     match error {
+        PublishError::Refused(Refusal::Invalid(
+            InvalidPublish::KeyReused | InvalidPublish::SequenceReused,
+        )) => Code::AlreadyExists,
         PublishError::Refused(Refusal::Invalid(_)) => Code::InvalidArgument,
+        PublishError::Refused(Refusal::OutOfSequence { .. }) => Code::Aborted,
         PublishError::Refused(Refusal::Overloaded(_)) => Code::ResourceExhausted,
         PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
             Code::Unavailable
         }
-        PublishError::Unknown(_) => Code::Unknown,
+        PublishError::Unknown { .. } => Code::Unknown,
     }
 }
 
@@ -94,18 +99,53 @@ impl TryFrom<pb::PublishRequest> for Publish {
                 said => ContentType::parse(said)?,
             },
             key: (!request.key.is_empty()).then(|| Key::new(&request.key)).transpose()?,
+            stamp: stamp(&request.nonce, request.producer).map_err(InvalidPublish::Stamp)?,
             payload: request.payload,
         })
     }
 }
 
+fn stamp(nonce: &[u8], producer: Option<pb::Producer>) -> Result<Option<Stamp>, InvalidStamp> {
+    Ok(match producer {
+        Some(_) if !nonce.is_empty() => return Err(InvalidStamp::Both),
+        Some(producer) => Some(Stamp::Sequence(producer.try_into()?)),
+        None if nonce.is_empty() => None,
+        None => Some(Stamp::Nonce(drawn("nonce", nonce)?)),
+    })
+}
+
+impl TryFrom<pb::Producer> for Sequence {
+    type Error = InvalidStamp;
+
+    fn try_from(producer: pb::Producer) -> Result<Sequence, InvalidStamp> {
+        let id = ProducerId(drawn("producer.id", &producer.id)?);
+        match producer.sequence {
+            0 => Err(InvalidStamp::Number),
+            number => Ok(Sequence { producer: id, epoch: producer.epoch, number }),
+        }
+    }
+}
+
+impl From<Sequence> for pb::Producer {
+    fn from(Sequence { producer, epoch, number }: Sequence) -> pb::Producer {
+        pb::Producer { id: written_drawn(producer.0), epoch, sequence: number }
+    }
+}
+
 impl From<Publish> for pb::PublishRequest {
     fn from(publish: Publish) -> pb::PublishRequest {
+        let (nonce, producer) = match publish.stamp {
+            None => Default::default(),
+            Some(Stamp::Nonce(nonce)) => (written_drawn(nonce), None),
+            Some(Stamp::Sequence(sequence)) => (Default::default(), Some(sequence.into())),
+        };
         pb::PublishRequest {
             topic: publish.topic.into(),
             payload: publish.payload,
             content_type: publish.content_type.as_str().to_owned(),
             key: publish.key.map_or_else(String::new, |key| key.as_str().to_owned()),
+            nonce,
+            producer,
         }
     }
 }
@@ -153,7 +193,7 @@ impl From<&Status> for Failure {
         Failure::Refused {
             code: status.code(),
             message: status.message().to_owned(),
-            retry: status.code() != Code::InvalidArgument,
+            retry: !matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists),
         }
     }
 }
@@ -332,7 +372,11 @@ mod tests {
             refused(Refusal::Unavailable("no owner".to_owned())),
             Failure::Refused { code: Code::Unavailable, retry: true, .. }
         ));
-        let unknown = publish_status(&PublishError::Unknown("deadline".to_owned()));
+        assert!(matches!(
+            refused(InvalidPublish::KeyReused.into()),
+            Failure::Refused { code: Code::AlreadyExists, retry: false, .. }
+        ));
+        let unknown = publish_status(&PublishError::unknown("deadline"));
         assert_eq!(unknown.code(), Code::Unknown);
         assert!(matches!(Failure::from(&unknown), Failure::Unknown(_)));
     }
@@ -348,9 +392,40 @@ mod tests {
         for error in [
             PublishError::Refused(Refusal::Overloaded("full".to_owned())),
             PublishError::Refused(InvalidPublish::Key.into()),
+            PublishError::Refused(InvalidPublish::SequenceReused.into()),
+            PublishError::Refused(Refusal::OutOfSequence {
+                asked: Sequence { producer: ProducerId(7), epoch: 0, number: 3 },
+                expected: None,
+            }),
         ] {
             let (unary, stream) = (publish_status(&error), pb::PublishFailure::from(&error));
             assert_eq!(Failure::from(&unary), Failure::from(stream));
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_may_be_retried_when_a_repeat_is_recognised() {
+        for repeatable in [true, false] {
+            let failure = pb::PublishFailure::from(&PublishError::unknown("gone").of(repeatable));
+            assert_eq!(failure.retry, repeatable, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_stamp_that_is_none_is_refused_with_what_to_change() {
+        let id = Bytes::from_static(&[7; 16]);
+        let producer =
+            |id: &Bytes, sequence| Some(pb::Producer { id: id.clone(), epoch: 1, sequence });
+        for (nonce, producer, why) in [
+            (Bytes::from_static(b"short"), None, "`nonce` has 5 bytes"),
+            (Bytes::new(), producer(&Bytes::new(), 1), "`producer.id` has 0 bytes"),
+            (Bytes::new(), producer(&id, 0), "from 1"),
+            (id.clone(), producer(&id, 1), "not both"),
+        ] {
+            let topic = "a".to_owned();
+            let request = pb::PublishRequest { topic, nonce, producer, ..Default::default() };
+            let refused = Publish::try_from(request).expect_err("refused").to_string();
+            assert!(refused.contains(why), "{refused}");
         }
     }
 

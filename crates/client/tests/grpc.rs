@@ -102,7 +102,7 @@ fn placed() -> Placed {
 
 fn goal(content_type: ContentType) -> Publish {
     let payload = Bytes::from_static(b"goal");
-    Publish { topic: topic(), content_type, key: None, payload }
+    Publish { topic: topic(), content_type, key: None, stamp: None, payload }
 }
 
 fn subscribed(offset: u64) -> Result<pb::SubscribeResponse, Status> {

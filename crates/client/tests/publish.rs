@@ -85,6 +85,7 @@ fn message() -> Publish {
         topic: Topic::new("game/7").unwrap(),
         content_type: ContentType::Text,
         key: None,
+        stamp: None,
         payload: Bytes::from_static(b"goal"),
     }
 }
@@ -107,7 +108,7 @@ async fn a_server_that_cannot_now_is_passed_over_because_nothing_happened() {
 
 #[tokio::test]
 async fn an_unknown_outcome_is_told_and_not_tried_again() {
-    let (unsure, _) = serve(Err(PublishError::Unknown("the link broke".to_owned()))).await;
+    let (unsure, _) = serve(Err(PublishError::unknown("the link broke"))).await;
     let (other, asked) = serve(Ok(placed())).await;
     let publisher = Publisher::new(vec![unsure, other]);
     assert!(matches!(publisher.publish(message()).await, Err(Failure::Unknown(_))));

@@ -1,6 +1,6 @@
 //! How a publish ends when it is not acknowledged.
 
-use crate::{InvalidPublish, NodeId};
+use crate::{InvalidPublish, NodeId, Sequence};
 
 /// A publish has three outcomes: acknowledged, refused, unknown. These are the two that are no
 /// acknowledgement.
@@ -9,9 +9,20 @@ pub enum PublishError {
     /// Nothing happened, and nothing will.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It may have happened, or may still. Keys are not recognised yet: a retry may place it twice.
-    #[error("the outcome is unknown ({0}); a retry may place it twice")]
-    Unknown(String),
+    /// It may have happened, or may still.
+    #[error("the outcome is unknown ({why}); {}", if *.repeatable {
+        "repeat it as it was: it is placed once"
+    } else {
+        "without a key, a retry may place it twice"
+    })]
+    Unknown {
+        /// What went wrong.
+        why: String,
+        /// Whether the publish, sent again as it was, is recognised
+        /// ([`Publish::is_repeatable`](crate::Publish::is_repeatable)). Said by whoever has both
+        /// the publish and its outcome.
+        repeatable: bool,
+    },
 }
 
 /// Why nothing happened.
@@ -32,17 +43,45 @@ pub enum Refusal {
     /// A bound was met; later it may be taken.
     #[error("too busy: {0}; retry after a pause")]
     Overloaded(String),
+    /// Not the next of its producer's messages to the topic: one before it is missing, or its
+    /// producer has begun a higher epoch, or the shard knows the producer no more.
+    #[error("message {asked} of its producer is out of sequence: {}; send those before it first, or \
+             begin a higher epoch with sequence 1", match .expected {
+        Some(expected) => format!("the topic's next is {expected}"),
+        None => "the producer is not known to the topic (any more)".to_owned(),
+    })]
+    OutOfSequence {
+        /// What was sent.
+        asked: Sequence,
+        /// What would be taken; `None` when the shard does not know the producer.
+        expected: Option<Sequence>,
+    },
     /// The shard has no owner that can commit; later it may have.
     #[error("unavailable: {0}; retry after a pause")]
     Unavailable(String),
 }
 
 impl PublishError {
-    /// Whether the same publish may succeed later, with nothing having happened now.
+    /// It may have happened, and a repeat would not be recognised, as far as is known here.
+    pub fn unknown(why: impl Into<String>) -> PublishError {
+        PublishError::Unknown { why: why.into(), repeatable: false }
+    }
+
+    /// As the outcome of this publish: an unknown one says whether a repeat is recognised.
+    pub fn of(self, is_repeatable: bool) -> PublishError {
+        match self {
+            PublishError::Unknown { why, .. } => {
+                PublishError::Unknown { why, repeatable: is_repeatable }
+            }
+            refused => refused,
+        }
+    }
+
+    /// Whether the same publish may succeed later, and is not placed twice by that.
     pub fn retryable(&self) -> bool {
         match self {
             PublishError::Refused(refusal) => !matches!(refusal, Refusal::Invalid(_)),
-            PublishError::Unknown(_) => false,
+            PublishError::Unknown { repeatable, .. } => *repeatable,
         }
     }
 }

@@ -25,6 +25,7 @@ mod position;
 mod resume;
 mod ring;
 mod route;
+mod stamp;
 mod topic;
 mod view;
 
@@ -38,5 +39,6 @@ pub use position::{Epoch, InvalidPosition, Offset, Position};
 pub use resume::{FetchError, From, Gap, GapReason, Item, Page, Want};
 pub use ring::Ring;
 pub use route::{Upstream, upstream};
+pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use topic::{InvalidTopic, Topic};
 pub use view::{Addresses, ClusterView, Member, MemberState, Roles};

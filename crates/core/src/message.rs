@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidTopic, Position, Topic};
+use crate::{InvalidStamp, InvalidTopic, Position, Stamp, Topic};
 
 /// Milliseconds since the Unix epoch, UTC. Of a message: when its owner proposed it.
 #[derive(
@@ -28,7 +28,8 @@ pub enum ContentType {
     Other(Arc<str>),
 }
 
-/// The publisher's own name for a message, which travels with it. 1 to 128 bytes of UTF-8.
+/// The publisher's own name for a message, which travels with it: 1 to 128 bytes of UTF-8. A publish
+/// that repeats it within the window of its topic's shard is taken for the same publish.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(Arc<str>);
 
@@ -41,6 +42,8 @@ pub struct Publish {
     pub content_type: ContentType,
     /// The publisher's name for it, if it gave one.
     pub key: Option<Key>,
+    /// What tells a repeat of it from a new message, beside the key. No subscriber sees it.
+    pub stamp: Option<Stamp>,
     /// The payload.
     pub payload: Bytes,
 }
@@ -98,6 +101,21 @@ pub enum InvalidPublish {
     /// Empty or too long.
     #[error("a key is 1 to {max} bytes of UTF-8", max = Key::BYTES_MAX)]
     Key,
+    /// Not of the form that the contract says.
+    #[error("{0}")]
+    Stamp(InvalidStamp),
+    /// Another message of the topic had the key or the nonce, not long ago.
+    #[error(
+        "the topic has a message with this key and another payload or content type; give every \
+             message a key of its own, and repeat a publish as it was"
+    )]
+    KeyReused,
+    /// Another message had this number of its producer.
+    #[error(
+        "the producer's message of this number had another payload or content type; number \
+             every message once, and repeat one as it was"
+    )]
+    SequenceReused,
 }
 
 impl Publish {
@@ -105,6 +123,11 @@ impl Publish {
     pub const PAYLOAD_BYTES_CAP: usize = 1 << 20;
     /// What a namespace allows unless it says otherwise: 64 KiB.
     pub const PAYLOAD_BYTES_DEFAULT: usize = 64 << 10;
+
+    /// Whether the same publish, sent again, is recognised, so that a retry places nothing twice.
+    pub fn is_repeatable(&self) -> bool {
+        self.key.is_some() || self.stamp.is_some()
+    }
 
     /// Checks everything that can be checked without knowing the caller.
     ///
@@ -217,7 +240,13 @@ mod tests {
 
     fn publish(topic: &str, content_type: ContentType, payload: &'static [u8]) -> Publish {
         let topic = Topic::new(topic).expect("valid");
-        Publish { topic, content_type, key: None, payload: Bytes::from_static(payload) }
+        Publish {
+            topic,
+            content_type,
+            key: None,
+            stamp: None,
+            payload: Bytes::from_static(payload),
+        }
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Session {
         let Some(Sent(id)) = self.publishes.sent.take() else { return };
         effects.push(match answer {
             Ok(placed) => Effect::Reply(Event::Published { id, position: placed.position }),
-            Err(refused) => error(id, ErrorCode::from(&refused), refused),
+            Err(why) => Effect::Reply(Event::unpublished(id, &why)),
         });
         if let Some((id, publish)) = self.publishes.waiting.pop_front() {
             self.publishes.waiting_bytes -= publish.payload.len();

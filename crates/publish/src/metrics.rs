@@ -8,6 +8,7 @@ use pushonce_core::{Placed, PublishError, Refusal};
 pub(crate) struct Outcomes {
     acknowledged: Counter,
     invalid: Counter,
+    out_of_sequence: Counter,
     overloaded: Counter,
     unavailable: Counter,
     unknown: Counter,
@@ -20,6 +21,7 @@ impl Outcomes {
         Outcomes {
             acknowledged: of("acknowledged"),
             invalid: of("invalid"),
+            out_of_sequence: of("out_of_sequence"),
             overloaded: of("overloaded"),
             unavailable: of("unavailable"),
             unknown: of("unknown"),
@@ -29,9 +31,10 @@ impl Outcomes {
     pub(crate) fn count(&self, result: &Result<Placed, PublishError>) {
         let counter = match result {
             Ok(_) => &self.acknowledged,
-            Err(PublishError::Unknown(_)) => &self.unknown,
+            Err(PublishError::Unknown { .. }) => &self.unknown,
             Err(PublishError::Refused(refusal)) => match refusal {
                 Refusal::Invalid(_) => &self.invalid,
+                Refusal::OutOfSequence { .. } => &self.out_of_sequence,
                 Refusal::Overloaded(_) => &self.overloaded,
                 Refusal::NotOwner { .. } | Refusal::Unavailable(_) => &self.unavailable,
             },

@@ -37,6 +37,8 @@ pub struct Ordered<S> {
 
 struct Slot {
     bytes: usize,
+    /// Whether the message, sent again, is recognised.
+    repeatable: bool,
     answer: Option<Result<Placed, PublishError>>,
 }
 
@@ -106,7 +108,8 @@ where
     fn take(&mut self, message: Result<Publish, PublishError>, cx: &mut Context<'_>) {
         let ticket = self.first + self.slots.len() as u64;
         let bytes = message.as_ref().map_or(0, |publish| publish.payload.len());
-        self.slots.push_back(Slot { bytes, answer: None });
+        let repeatable = message.as_ref().is_ok_and(Publish::is_repeatable);
+        self.slots.push_back(Slot { bytes, repeatable, answer: None });
         self.bytes += bytes;
         let admitted = message.and_then(|publish| Ok((self.router.admit(&publish)?, publish)));
         match admitted {
@@ -200,7 +203,7 @@ where
         let slot = ticket.checked_sub(self.first).and_then(|i| self.slots.get_mut(i as usize));
         if let Some(slot) = slot {
             self.bytes -= slot.bytes;
-            slot.answer = Some(result);
+            slot.answer = Some(result.map_err(|why| why.of(slot.repeatable)));
         }
     }
 

@@ -67,7 +67,7 @@ impl Router {
     /// [`Config::deadline`]: nothing happened. Unknown when it may have happened.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
         let mut one = self.ordered(stream::iter([Ok(publish)]));
-        one.next().await.unwrap_or_else(|| Err(PublishError::Unknown("no answer".to_owned())))
+        one.next().await.unwrap_or_else(|| Err(PublishError::unknown("no answer")))
     }
 
     /// Publishes the messages of `input` without waiting for each, one answer for each, in order.

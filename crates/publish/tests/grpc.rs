@@ -161,8 +161,8 @@ impl Node {
 }
 
 fn request(topic: &str, payload: impl Into<Bytes>) -> PublishRequest {
-    let (content_type, key) = (String::new(), String::new());
-    PublishRequest { topic: topic.to_owned(), payload: payload.into(), content_type, key }
+    let (topic, payload) = (topic.to_owned(), payload.into());
+    PublishRequest { topic, payload, ..PublishRequest::default() }
 }
 
 #[tokio::test]

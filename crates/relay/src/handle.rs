@@ -59,7 +59,7 @@ impl Handle {
             let full = Refusal::Overloaded("too many publishes wait for links".to_owned());
             return async move { Err(full.into()) }.boxed();
         }
-        let ended = || Err(PublishError::Unknown("the relay of this node has ended".to_owned()));
+        let ended = || Err(PublishError::unknown("the relay of this node has ended"));
         async move { answered.await.unwrap_or_else(|_| ended()) }.boxed()
     }
 

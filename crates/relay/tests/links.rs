@@ -70,7 +70,7 @@ impl Source for Shards {
         }
         let position = Position::new(1, messages.len() as u64 + 1);
         let time = Timestamp(7);
-        let Publish { topic, content_type, key, payload } = publish;
+        let Publish { topic, content_type, key, stamp: _, payload } = publish;
         let message = Arc::new(Message { position, time, content_type, key, payload });
         messages.push(message.clone());
         if let Some(handle) = &*self.handle.lock().expect("no panic") {
@@ -210,6 +210,7 @@ impl Cluster {
             topic: self.topic.clone(),
             content_type: ContentType::Text,
             key: None,
+            stamp: None,
             payload: Bytes::from_static(b"goal!"),
         };
         self.nodes[&NodeId(on)].handle.publish(NodeId(at), publish)

@@ -179,7 +179,7 @@ fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
 }
 
 fn unknown(why: &str) -> PublishError {
-    PublishError::Unknown(why.to_owned())
+    PublishError::unknown(why)
 }
 
 fn refusal(rejected: Rejected) -> PublishError {
@@ -199,7 +199,7 @@ fn count(outcomes: &[Outcome]) {
     let outcome = match outcomes.first() {
         Some(Ok(_)) => "acknowledged",
         Some(Err(PublishError::Refused(_))) => "refused",
-        Some(Err(PublishError::Unknown(_))) => "unknown",
+        Some(Err(PublishError::Unknown { .. })) => "unknown",
         None => return,
     };
     let count = outcomes.len() as u64;

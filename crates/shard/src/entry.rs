@@ -5,11 +5,11 @@
 //! older view of the namespaces come to the same state.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, History, Key, Placed, Publish, Timestamp, Topic};
+use pushonce_core::{ContentType, History, Key, Placed, Publish, Stamp, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 
 /// The version this code writes, and the only one it reads.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The publishes of one entry, in the order in which they get their places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Item {
     pub content_type: ContentType,
     /// The publisher's name for it.
     pub key: Option<Key>,
+    /// What else tells a repeat of it from a new message.
+    pub stamp: Option<Stamp>,
     /// The payload.
     pub payload: Bytes,
     /// How much of the past the topic remembers.
@@ -77,8 +79,8 @@ impl Batch {
 impl Item {
     /// A publish under the bounds of its namespace.
     pub fn new(publish: Publish, history: History) -> Item {
-        let Publish { topic, content_type, key, payload } = publish;
-        Item { topic, content_type, key, payload, history }
+        let Publish { topic, content_type, key, stamp, payload } = publish;
+        Item { topic, content_type, key, stamp, payload, history }
     }
 }
 
@@ -103,6 +105,7 @@ mod tests {
             topic: Topic::new(topic).unwrap(),
             content_type: ContentType::Other("image/png".into()),
             key: Some(Key::new("a1").unwrap()),
+            stamp: Some(Stamp::Nonce(7)),
             payload: Bytes::from_static(payload),
             history: History::default(),
         };
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn what_is_no_batch_of_this_version_is_refused() {
         assert_eq!(Batch::decode(b""), Err(InvalidEntry::Empty));
-        assert_eq!(Batch::decode(b"\x02abc"), Err(InvalidEntry::Version(2)));
+        assert_eq!(Batch::decode(b"\x09abc"), Err(InvalidEntry::Version(9)));
         let entry = batch().encode();
         for end in 1..entry.len() {
             assert!(Batch::decode(&entry[..end]).is_err(), "{end} bytes of it were taken");

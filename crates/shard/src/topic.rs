@@ -48,7 +48,7 @@ impl Log {
     /// Gives the next place to a message, and forgets what the bounds no longer allow; the message
     /// itself as well, if it alone is over them.
     pub(crate) fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
-        let Item { topic: _, content_type, key, payload, history } = item;
+        let Item { topic: _, content_type, key, stamp: _, payload, history } = item;
         self.head = self.head.next();
         self.history = history;
         self.bytes += payload.len() as u64;

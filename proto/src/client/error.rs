@@ -33,8 +33,10 @@ pub enum ErrorCode {
     Overloaded,
     /// The topic's owner cannot be asked now; nothing happened.
     Unavailable,
-    /// The outcome of a publish is unknown; a retry may place it twice.
+    /// The outcome of a publish is unknown; with a key, a retry is safe.
     Unknown,
+    /// The topic has another message with this key.
+    KeyReused,
     /// The position was never given out.
     FuturePosition,
 }
@@ -56,7 +58,7 @@ pub struct InvalidFrame {
 
 impl ErrorCode {
     /// Every word.
-    pub const ALL: [ErrorCode; 15] = [
+    pub const ALL: [ErrorCode; 16] = [
         ErrorCode::BadFrame,
         ErrorCode::UnknownField,
         ErrorCode::BadTopic,
@@ -71,6 +73,7 @@ impl ErrorCode {
         ErrorCode::Overloaded,
         ErrorCode::Unavailable,
         ErrorCode::Unknown,
+        ErrorCode::KeyReused,
         ErrorCode::FuturePosition,
     ];
 
@@ -91,13 +94,14 @@ impl ErrorCode {
             ErrorCode::Overloaded => "overloaded",
             ErrorCode::Unavailable => "unavailable",
             ErrorCode::Unknown => "unknown",
+            ErrorCode::KeyReused => "key_reused",
             ErrorCode::FuturePosition => "future_position",
         }
     }
 
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later. For an unknown outcome that depends on the
+    /// request: see [`Event::unpublished`].
     pub fn retry(self) -> bool {
-        // Not `Unknown`: this version recognises no key, so a retry may place the message twice.
         matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable)
     }
 
@@ -124,7 +128,9 @@ impl From<&InvalidPublish> for ErrorCode {
             InvalidPublish::NotJson(_)
             | InvalidPublish::NotText
             | InvalidPublish::ContentType
-            | InvalidPublish::Key => ErrorCode::BadRequest,
+            | InvalidPublish::Key
+            | InvalidPublish::Stamp(_) => ErrorCode::BadRequest,
+            InvalidPublish::KeyReused | InvalidPublish::SequenceReused => ErrorCode::KeyReused,
         }
     }
 }
@@ -133,11 +139,12 @@ impl From<&PublishError> for ErrorCode {
     fn from(error: &PublishError) -> ErrorCode {
         match error {
             PublishError::Refused(Refusal::Invalid(invalid)) => ErrorCode::from(invalid),
+            PublishError::Refused(Refusal::OutOfSequence { .. }) => ErrorCode::BadRequest,
             PublishError::Refused(Refusal::Overloaded(_)) => ErrorCode::Overloaded,
             PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
                 ErrorCode::Unavailable
             }
-            PublishError::Unknown(_) => ErrorCode::Unknown,
+            PublishError::Unknown { .. } => ErrorCode::Unknown,
         }
     }
 }
@@ -155,6 +162,12 @@ impl Event {
     /// The answer to a request that is refused.
     pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> Event {
         Event::Error { id, code, message: message.to_string(), retry: code.retry() }
+    }
+
+    /// The answer to a publish that is not acknowledged.
+    pub fn unpublished(id: Option<u64>, why: &PublishError) -> Event {
+        let (code, message) = (ErrorCode::from(why), why.to_string());
+        Event::Error { id, code, message, retry: why.retryable() }
     }
 }
 

@@ -54,6 +54,7 @@ fn read_publish(publish: pb::Publish) -> Result<Publish, InvalidFrame> {
             said => ContentType::parse(said).map_err(bad)?,
         },
         key: (!publish.key.is_empty()).then(|| Key::new(&publish.key)).transpose().map_err(bad)?,
+        stamp: None,
         payload: publish.data,
     })
 }

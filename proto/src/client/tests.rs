@@ -33,7 +33,8 @@ fn request() -> impl Strategy<Value = Request> {
             delivery: Delivery::All
         }),
         topic().prop_map(|topic| Command::Unsubscribe { topic }),
-        publish().prop_map(Command::Publish),
+        // A client has keys, and no stamps.
+        publish().prop_map(|publish| Command::Publish(Publish { stamp: None, ..publish })),
         any::<String>().prop_map(|token| Command::Authenticate { token }),
     ];
     (id(), command).prop_map(|(id, command)| Request { id, command })

@@ -6,7 +6,7 @@ use prost::Message as _;
 use pushonce_core::{Addresses, InvalidPublish, Refusal, Roles, ShardId, Term, Timestamp};
 
 use super::*;
-use crate::arbitrary::{gap, message, position, publish, topic};
+use crate::arbitrary::{gap, message, position, publish, sequence, topic};
 
 fn node() -> impl Strategy<Value = NodeId> {
     (1..=u64::MAX).prop_map(NodeId)
@@ -44,9 +44,13 @@ fn outcome() -> impl Strategy<Value = Result<Placed, PublishError>> {
             InvalidPublish::NotText,
             InvalidPublish::ContentType,
             InvalidPublish::Key,
+            InvalidPublish::KeyReused,
+            InvalidPublish::SequenceReused,
         ])
         .prop_map(|invalid| Err(invalid.into())),
-        any::<String>().prop_map(|why| Err(PublishError::Unknown(why))),
+        (sequence(), option::of(sequence()))
+            .prop_map(move |(asked, expected)| refused(Refusal::OutOfSequence { asked, expected })),
+        any::<String>().prop_map(|why| Err(PublishError::unknown(why))),
     ]
 }
 

@@ -47,8 +47,12 @@ fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
+        // As draft-ietf-httpapi-idempotency-key-header says; 409 means there that the first publish
+        // is still under way, which here is waited for.
+        ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        // Not 503: the publish may have happened, so a proxy must not send it again by itself.
+        // Not 503: the publish may have happened, so a proxy must not send it again by itself, which
+        // does not know whether it has a key.
         ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_REQUEST,
     }
@@ -62,7 +66,8 @@ impl IntoResponse for Fault {
 
 impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Fault {
-        Fault::of(ErrorCode::from(&error), error.to_string())
+        let retry = error.retryable();
+        Fault { retry, ..Fault::of(ErrorCode::from(&error), error.to_string()) }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn post(
         .transpose()?;
     let payload = read(&headers, body, http.body_timeout).await?;
     let content_type = content_type(&headers, &payload)?;
-    let publish = Publish { topic, content_type, key, payload };
+    let publish = Publish { topic, content_type, key, stamp: None, payload };
     let placed = http.publisher.publish(publish).await?;
     Ok(Json(json!({"position": placed.position.to_string(), "time": placed.time.0})))
 }

@@ -29,7 +29,7 @@ fn unsubscribe(id: u64, name: &str) -> Input {
 fn publish(id: u64, payload: &'static [u8]) -> Input {
     let payload = Bytes::from_static(payload);
     let (topic, content_type) = (topic("a"), ContentType::Binary);
-    request(id, Command::Publish(Publish { topic, content_type, key: None, payload }))
+    request(id, Command::Publish(Publish { topic, content_type, key: None, stamp: None, payload }))
 }
 
 fn subscribed(name: &str) -> Input {

@@ -201,6 +201,7 @@ pub fn publish(name: &str, text: &str) -> Command {
         topic: topic(name),
         content_type: ContentType::Text,
         key: None,
+        stamp: None,
         payload,
     })
 }

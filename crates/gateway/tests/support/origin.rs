@@ -57,7 +57,7 @@ impl Origin {
     pub async fn say(&self, topic: &str, text: &str) -> Position {
         let payload = Bytes::copy_from_slice(text.as_bytes());
         let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
-        let publish = Publish { topic, content_type, key: None, payload };
+        let publish = Publish { topic, content_type, key: None, stamp: None, payload };
         Publisher::publish(self, publish).await.expect("published").position
     }
 

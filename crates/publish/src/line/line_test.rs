@@ -12,7 +12,13 @@ const SHARD: ShardId = ShardId(0);
 
 fn publish(topic: &str) -> Publish {
     let topic = Topic::new(topic).expect("valid");
-    Publish { topic, content_type: ContentType::Binary, key: None, payload: Bytes::new() }
+    Publish {
+        topic,
+        content_type: ContentType::Binary,
+        key: None,
+        stamp: None,
+        payload: Bytes::new(),
+    }
 }
 
 fn owned_by(owner: u64, term: u64) -> Owners {

@@ -123,6 +123,7 @@ fn publish(payload: &str) -> Publish {
         topic: Topic::new("a").expect("valid"),
         content_type: ContentType::Binary,
         key: None,
+        stamp: None,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
     }
 }
@@ -173,9 +174,9 @@ async fn without_an_owner_a_publish_is_refused_at_its_deadline() {
 async fn an_unknown_outcome_is_passed_on_and_never_tried_again() {
     let stage = stage();
     stage.claim(2, 1);
-    stage.world.then(Err(PublishError::Unknown("the link broke".to_owned())));
+    stage.world.then(Err(PublishError::unknown("the link broke")));
     let unknown = stage.router.publish(publish("x")).await;
-    assert_eq!(unknown, Err(PublishError::Unknown("the link broke".to_owned())));
+    assert_eq!(unknown, Err(PublishError::unknown("the link broke")));
     assert_eq!(stage.askers(), Vec::<u64>::new());
 }
 

@@ -50,7 +50,8 @@ impl Args {
     fn message(&self, payload: Bytes) -> Publish {
         let content_type =
             self.content_type.clone().unwrap_or_else(|| ContentType::guess(&payload));
-        Publish { topic: self.topic.clone(), content_type, key: self.key.clone(), payload }
+        let (topic, key) = (self.topic.clone(), self.key.clone());
+        Publish { topic, content_type, key, stamp: None, payload }
     }
 }
 

@@ -171,7 +171,8 @@ async fn play(
 async fn publish(event: &Event, publisher: &Publisher, report: &mut Report) -> anyhow::Result<()> {
     for (topic, payload) in event.messages(super::now_ms())? {
         let live = topic.as_str() == LIVE;
-        let publish = Publish { topic, content_type: ContentType::Json, key: None, payload };
+        let publish =
+            Publish { topic, content_type: ContentType::Json, key: None, stamp: None, payload };
         let asked = Instant::now();
         match publisher.publish(publish).await {
             Ok(_) => report.acknowledged(asked.elapsed(), live),

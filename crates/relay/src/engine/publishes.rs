@@ -104,7 +104,7 @@ impl Engine {
 
     fn unknown(&mut self, ids: Vec<u64>, why: &str) {
         let unknown = |id| {
-            let outcome = Err(PublishError::Unknown(why.to_owned()));
+            let outcome = Err(PublishError::unknown(why));
             Effect::Published { id, outcome }
         };
         self.effects.extend(ids.into_iter().map(unknown));

@@ -165,7 +165,7 @@ impl World {
         self.outcomes.insert(id, None);
         let payload = bytes::Bytes::from_static(b"x");
         let (topic, content_type) = (topic.clone(), ContentType::Binary);
-        let publish = Publish { topic, content_type, key: None, payload };
+        let publish = Publish { topic, content_type, key: None, stamp: None, payload };
         self.event(node, Event::Publish { id, to, publish });
     }
 
@@ -273,7 +273,7 @@ impl World {
 
     /// Whether a publish ended as unknown.
     pub(super) fn unknown(&self, id: u64) -> bool {
-        matches!(self.outcomes.get(&id), Some(Some(Err(PublishError::Unknown(_)))))
+        matches!(self.outcomes.get(&id), Some(Some(Err(PublishError::Unknown { .. }))))
     }
 
     /// Copies of messages that crossed between regions while `act` was done and everything arrived.

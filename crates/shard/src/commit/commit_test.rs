@@ -69,6 +69,7 @@ fn publish(payload: &'static [u8]) -> Publish {
         topic: Topic::new("a").unwrap(),
         content_type: ContentType::Binary,
         key: None,
+        stamp: None,
         payload: Bytes::from_static(payload),
     }
 }
@@ -138,7 +139,7 @@ async fn an_entry_whose_end_nobody_knows_is_unknown_and_the_next_goes_on() {
     let a = rig.publish(b"a");
     let (_, end) = rig.proposed().await;
     end.send(Err(ProposeError::Unknown("no majority in time".to_owned()))).unwrap();
-    assert_eq!(a.await, Err(PublishError::Unknown("no majority in time".to_owned())));
+    assert_eq!(a.await, Err(PublishError::unknown("no majority in time")));
 
     let b = rig.publish(b"b");
     let (_, end) = rig.proposed().await;
@@ -151,7 +152,9 @@ fn an_answer_that_does_not_fit_the_entry_acknowledges_nothing() {
     for end in [answer(&[1]), answer(&[1, 2, 3]), Ok(Bytes::from_static(b"\x01\xff"))] {
         let outcomes = outcomes(end, 2);
         assert_eq!(outcomes.len(), 2);
-        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unknown(_)))));
+        assert!(
+            outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unknown { .. })))
+        );
     }
     let unreadable = outcomes(Ok(encode_answer(&None)), 1);
     assert!(matches!(unreadable[0], Err(PublishError::Refused(Refusal::Unavailable(_)))));
@@ -179,7 +182,7 @@ async fn a_loop_that_is_cut_off_leaves_nobody_waiting() {
     let (_, _end) = rig.proposed().await;
     let b = rig.publish(b"b");
     rig.running.abort();
-    assert!(matches!(a.await, Err(PublishError::Unknown(_))));
+    assert!(matches!(a.await, Err(PublishError::Unknown { .. })));
     assert!(matches!(b.await, Err(PublishError::Refused(Refusal::Unavailable(_)))));
 }
 

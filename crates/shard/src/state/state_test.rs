@@ -13,7 +13,7 @@ fn topic(name: &str) -> Topic {
 fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
     let key = (payload.len() > 3).then(|| Key::new("k").unwrap());
     let content_type = ContentType::Binary;
-    Item { topic: topic(name), content_type, key, payload: payload.into(), history }
+    Item { topic: topic(name), content_type, key, stamp: None, payload: payload.into(), history }
 }
 
 /// Entries whose histories are bounded tightly, and whose times go back and forth.

@@ -20,6 +20,7 @@ fn item(payload: &'static [u8], history: History) -> Item {
         topic: Topic::new("a").unwrap(),
         content_type: ContentType::Binary,
         key: None,
+        stamp: None,
         payload: Bytes::from_static(payload),
         history,
     }

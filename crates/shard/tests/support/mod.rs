@@ -109,5 +109,11 @@ pub(crate) fn dir() -> TempDir {
 }
 
 pub(crate) fn publish(topic: Topic, payload: String) -> Publish {
-    Publish { topic, content_type: ContentType::Text, key: None, payload: payload.into() }
+    Publish {
+        topic,
+        content_type: ContentType::Text,
+        key: None,
+        stamp: None,
+        payload: payload.into(),
+    }
 }

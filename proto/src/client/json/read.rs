@@ -81,7 +81,7 @@ fn publish(body: &mut Fields<'_>) -> Result<Command, InvalidFrame> {
     let topic = topic(body)?;
     let (content_type, payload) = data::read(body)?;
     let key = key(body)?;
-    Ok(Command::Publish(Publish { topic, content_type, key, payload }))
+    Ok(Command::Publish(Publish { topic, content_type, key, stamp: None, payload }))
 }
 
 fn authenticate(body: &mut Fields<'_>) -> Result<Command, InvalidFrame> {

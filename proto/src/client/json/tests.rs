@@ -115,6 +115,7 @@ fn requests_are_written_as_the_design_shows_them() {
             topic: topic("chat/7"),
             content_type: ContentType::Text,
             key: Some(Key::new("a1").expect("valid")),
+            stamp: None,
             payload: Bytes::from_static(b"goal!"),
         })),
         r#"{"id":1,"publish":{"topic":"chat/7","key":"a1","data":"goal!"}}"#
@@ -127,6 +128,7 @@ fn a_publish_that_only_claims_to_be_json_cannot_break_the_frame() {
         topic: topic("a"),
         content_type: ContentType::Json,
         key: None,
+        stamp: None,
         payload: Bytes::from_static(b"1},\"id\":7"),
     };
     let frame = encode_request(&Request { id: None, command: Command::Publish(publish.clone()) });

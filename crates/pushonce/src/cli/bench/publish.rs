@@ -187,7 +187,7 @@ impl Load {
         self.turn = self.turn.wrapping_add(1);
         // Said, not guessed: a guess costs a look at the whole payload.
         let content_type = ContentType::Text;
-        Publish { topic, content_type, key: None, payload: self.payload.clone() }
+        Publish { topic, content_type, key: None, stamp: None, payload: self.payload.clone() }
     }
 
     fn count(&self, meant: Instant, outcome: Result<Placed, Failure>) {

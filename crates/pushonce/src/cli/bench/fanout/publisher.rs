@@ -138,6 +138,7 @@ impl Load {
             topic: self.topics[index].clone(),
             content_type: ContentType::Text,
             key: None,
+            stamp: None,
             payload: self.audience.clock.payload(stamp, self.payload_bytes),
         };
         // Before it is sent: it may be read before it is acknowledged.
