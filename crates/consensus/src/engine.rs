@@ -17,6 +17,7 @@ use crate::group::Inner as GroupInner;
 use crate::log::Log;
 use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
 use crate::observer;
+use crate::snapshot::Shelf;
 use crate::store::{Disk, Fatal, Writer};
 use crate::{AddressBook, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status};
 
@@ -216,8 +217,11 @@ impl Engine {
             self.0.writer.open(id).await.map_err(|error| damaged(error.to_string()))?;
         let log = Log::restore(writer.clone(), &stored, &self.0.settings)
             .map_err(|error| damaged(error.to_string()))?;
-        let adapter = Adapter::new(Box::new(machine), writer, log.snapshot_bytes());
-        let group = self.build(id, log, adapter).await.map_err(damaged)?;
+        let shelf = Shelf::restore(writer, &stored, log.snapshot_bytes())
+            .map_err(|error| damaged(error.to_string()))?;
+        let shelf = Arc::new(shelf);
+        let adapter = Adapter::new(Box::new(machine), Arc::clone(&shelf));
+        let group = self.build(id, log, shelf, adapter).await.map_err(damaged)?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(observer::run(group.clone()));
@@ -252,7 +256,13 @@ impl Engine {
         self.0.writer.close().await;
     }
 
-    async fn build(&self, id: GroupId, log: Log, adapter: Adapter) -> Result<Group, String> {
+    async fn build(
+        &self,
+        id: GroupId,
+        log: Log,
+        shelf: Arc<Shelf>,
+        adapter: Adapter,
+    ) -> Result<Group, String> {
         let Inner { me, settings, config, links, groups, .. } = &*self.0;
         let dialer =
             Dialer { me: *me, group: id, links: links.clone(), settings: Arc::clone(settings) };
@@ -269,6 +279,8 @@ impl Engine {
             me: *me,
             raft,
             log,
+            shelf,
+            incoming: Mutex::default(),
             links: links.clone(),
             settings: Arc::clone(settings),
             groups: groups.clone(),

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::adapter::Adapter;
 use crate::log::Log;
 use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
+use crate::snapshot::{Draft, Shelf};
 use crate::types::{Data, Types};
 use crate::{Settings, Status};
 
@@ -57,6 +58,9 @@ pub(crate) struct Inner {
     pub(crate) me: NodeId,
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) log: Log,
+    pub(crate) shelf: Arc<Shelf>,
+    /// The snapshot that is coming in, if one is. There is one at most: only a leader sends any.
+    pub(crate) incoming: tokio::sync::Mutex<Option<Draft>>,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
     pub(crate) groups: Groups,

@@ -35,13 +35,14 @@ mod members;
 mod network;
 mod observer;
 mod settings;
+mod snapshot;
 mod status;
 mod store;
 mod types;
 
 pub use engine::{DestroyError, Engine, OpenError, StartError};
 pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
-pub use machine::{At, Damaged, Machine};
+pub use machine::{At, Capture, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
 pub use settings::{InvalidSettings, Settings, Warning};

@@ -1,5 +1,7 @@
 //! What is replicated: the port to the state machines of the engines above.
 
+use std::io::{self, Write};
+
 use bytes::Bytes;
 use pushonce_core::Term;
 
@@ -17,6 +19,11 @@ pub struct At {
 #[error("the snapshot cannot be read: {0}")]
 pub struct Damaged(pub String);
 
+/// A state as it was at one moment, not encoded yet.
+pub struct Capture(Box<Encode>);
+
+type Encode = dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send;
+
 /// A deterministic state machine: on every replica the same entries, in the same order, must lead to
 /// the same state and the same answers. All methods are called from one task of the group.
 pub trait Machine: Send + 'static {
@@ -24,9 +31,30 @@ pub trait Machine: Send + 'static {
     /// behind [`Group::propose_at_leader`](crate::Group::propose_at_leader).
     fn apply(&mut self, at: At, entry: &Bytes) -> Bytes;
 
-    /// The whole state.
-    fn snapshot(&self) -> Bytes;
+    /// The whole state, as it is now. Nothing is applied meanwhile, so it should cost no more than
+    /// the cloning of pointers: what takes long belongs into the encoding of the [`Capture`].
+    fn snapshot(&self) -> Capture;
 
     /// Replaces the whole state by that of a snapshot.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged>;
+}
+
+impl Capture {
+    /// What `encode` will write: called once at most, on a thread where it may take its time. An
+    /// error is the writer's own and is to be handed on.
+    pub fn new(encode: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Capture {
+        Capture(Box::new(encode))
+    }
+
+    /// Writes the state.
+    pub fn encode(self, to: &mut dyn Write) -> io::Result<()> {
+        (self.0)(to)
+    }
+}
+
+/// A small state, encoded already.
+impl From<Bytes> for Capture {
+    fn from(bytes: Bytes) -> Capture {
+        Capture::new(move |to| to.write_all(&bytes))
+    }
 }

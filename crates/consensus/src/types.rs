@@ -27,7 +27,7 @@ pub(crate) type Vote = alias::VoteOf<Types>;
 pub(crate) type Entry = alias::EntryOf<Types>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
-pub(crate) type Snapshot = alias::SnapshotOf<Types, Bytes>;
+pub(crate) type Snapshot = alias::SnapshotOf<Types, crate::snapshot::Image>;
 
 /// What is proposed. Cheap to clone: replication and apply share the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

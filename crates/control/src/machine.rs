@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_consensus::{At, Damaged, Machine};
+use pushonce_consensus::{At, Capture, Damaged, Machine};
 use pushonce_core::ClusterView;
 use tokio::sync::watch;
 
@@ -48,8 +48,8 @@ impl Machine for Replica {
         answer.encode()
     }
 
-    fn snapshot(&self) -> Bytes {
-        self.state.snapshot()
+    fn snapshot(&self) -> Capture {
+        self.state.snapshot().into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
@@ -96,7 +96,7 @@ mod tests {
         let (mut replica, view) = Replica::new();
         replica.apply(at(3), &Command::Found(founding()).encode());
         let (mut other, restored) = Replica::new();
-        other.restore(&replica.snapshot()).unwrap();
+        other.restore(&replica.state.snapshot()).unwrap();
         assert_eq!(*view.borrow(), *restored.borrow());
         assert!(other.restore(b"\x07nonsense").is_err());
     }

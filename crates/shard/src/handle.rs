@@ -125,6 +125,13 @@ impl Handle {
         &self.group
     }
 
+    /// A number that replicas share that have applied the same entries.
+    pub fn digest(&self) -> u64 {
+        // Hashed beside the lock: what is applied meanwhile is of the next digest.
+        let state = self.shared.read().clone();
+        state.digest()
+    }
+
     /// What this replica holds of a topic. On a replica that does not lead it may be behind.
     pub fn topic(&self, topic: &Topic) -> Option<Info> {
         self.shared.read().topic(topic)

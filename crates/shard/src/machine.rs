@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use pushonce_consensus::{At, Damaged, Group, Machine, Status};
+use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
 use pushonce_core::{
     FetchError, Message, NodeId, Page, Placed, PublishError, Refusal, ShardId, Term, Topic, Want,
 };
@@ -146,8 +146,9 @@ impl Machine for Replica {
         answer
     }
 
-    fn snapshot(&self) -> Bytes {
-        self.shared.read().snapshot()
+    fn snapshot(&self) -> Capture {
+        let state = self.shared.read().clone();
+        Capture::new(move |to| state.encode(to))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {

@@ -4,12 +4,14 @@
 //! entries are equal, and so are their snapshots, byte for byte.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{FetchError, Message, Page, Position, Timestamp, Topic, Want};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::topic::{Info, Log};
 use crate::{Batch, Item};
@@ -23,10 +25,11 @@ const VERSION: u8 = 1;
 /// second.
 const SWEPT_PER_ENTRY: usize = 16;
 
-/// The topics of one shard.
+/// The topics of one shard. A clone shares them, and costs some pointers a topic: it is what a
+/// snapshot is made of, while entries go on being applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    topics: BTreeMap<Topic, Log>,
+    topics: BTreeMap<Topic, Arc<Log>>,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
 }
@@ -60,7 +63,8 @@ impl State {
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let message = entry.or_insert_with(|| Log::begin(index)).append(time, item);
+        let message =
+            Arc::make_mut(entry.or_insert_with(|| Arc::new(Log::begin(index)))).append(time, item);
         (topic, message)
     }
 
@@ -71,7 +75,10 @@ impl State {
         for (topic, log) in
             self.topics.range_mut::<str, _>(past(after.as_ref())).take(SWEPT_PER_ENTRY)
         {
-            log.forget(now);
+            // Only what changes is copied away from a snapshot that is being written.
+            if log.is_over(now) {
+                Arc::make_mut(log).forget(now);
+            }
             self.swept = Some(topic.clone());
         }
     }
@@ -102,8 +109,26 @@ impl State {
 
     /// The whole state as bytes: one of version, then postcard.
     pub fn snapshot(&self) -> Bytes {
-        let snapshot = postcard::to_extend(self, vec![VERSION]);
-        snapshot.expect("a growing buffer takes every state").into()
+        let mut snapshot = Vec::new();
+        self.encode(&mut snapshot).expect("a growing buffer takes every state");
+        snapshot.into()
+    }
+
+    /// Writes what [`State::snapshot`] gives, bit by bit.
+    ///
+    /// # Errors
+    /// The writer's own.
+    pub fn encode(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&[VERSION])?;
+        postcard::to_io(self, to).map(drop).map_err(io::Error::other)
+    }
+
+    /// A number that equal states share, and others as good as never: xxh3 of the snapshot. Costs
+    /// what a snapshot costs, without its memory.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest(Xxh3::new());
+        self.encode(&mut digest).expect("a hash takes every state");
+        digest.0.digest()
     }
 
     /// The state that a snapshot was made of.
@@ -132,6 +157,19 @@ impl State {
                 Err(InvalidSnapshot::Damaged(format!("the history of {topic} has a hole")))
             }
         }
+    }
+}
+
+struct Digest(Xxh3);
+
+impl Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

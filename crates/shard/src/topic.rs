@@ -63,16 +63,20 @@ impl Log {
     /// being applied, not of the newest ever seen: a clock that was far ahead once empties history
     /// once, and not for as long as it was ahead.
     pub(crate) fn forget(&mut self, now: Timestamp) {
-        while let Some(oldest) = self.messages.front() {
-            let over = self.messages.len() > self.history.count_max as usize
-                || self.bytes > u64::from(self.history.bytes_max)
-                || now.0.saturating_sub(oldest.time.0) > self.history.age_max_ms;
-            if !over {
-                break;
-            }
+        while self.is_over(now)
+            && let Some(oldest) = self.messages.pop_front()
+        {
             self.bytes = self.bytes.saturating_sub(oldest.payload.len() as u64);
-            self.messages.pop_front();
         }
+    }
+
+    /// Whether the oldest message is over a bound.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        self.messages.front().is_some_and(|oldest| {
+            self.messages.len() > self.history.count_max as usize
+                || self.bytes > u64::from(self.history.bytes_max)
+                || now.0.saturating_sub(oldest.time.0) > self.history.age_max_ms
+        })
     }
 
     /// Answers a question about the past.

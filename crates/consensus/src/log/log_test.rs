@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::adapter::Adapter;
+use crate::snapshot::Shelf;
 use crate::store::{Disk, Writer};
 use crate::types::Data;
-use crate::{At, Damaged, Machine};
+use crate::{At, Capture, Damaged, Machine};
 
 struct Deaf;
 
@@ -21,8 +22,8 @@ impl Machine for Deaf {
         Bytes::new()
     }
 
-    fn snapshot(&self) -> Bytes {
-        Bytes::new()
+    fn snapshot(&self) -> Capture {
+        Bytes::new().into()
     }
 
     fn restore(&mut self, _snapshot: &[u8]) -> Result<(), Damaged> {
@@ -35,8 +36,11 @@ struct OnRedb;
 impl StoreBuilder<Types, Log, Adapter, TempDir> for OnRedb {
     async fn build(&self) -> Result<(TempDir, Log, Adapter), StorageError<Types>> {
         let dir = TempDir::new().unwrap();
-        let (log, writer) = log_in(&dir, &Settings::lan()).await;
-        let adapter = Adapter::new(Box::new(Deaf), writer, log.snapshot_bytes());
+        let writer = writer_in(&dir);
+        let (writer, stored) = writer.open(GroupId(1)).await.unwrap();
+        let log = Log::restore(writer.clone(), &stored, &Settings::lan()).unwrap();
+        let shelf = Shelf::restore(writer, &stored, log.snapshot_bytes()).unwrap();
+        let adapter = Adapter::new(Box::new(Deaf), Arc::new(shelf));
         Ok((dir, log, adapter))
     }
 }

@@ -1,6 +1,7 @@
 //! openraft's network traits for one group and one peer, on the shared link.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ use serde::de::DeserializeOwned;
 
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
-use super::wire::{self, CHUNK_BYTES, Chunk, Kind};
+use super::wire::{self, Chunk, Kind};
+use crate::snapshot::Image;
 use crate::types::{LogId, Snapshot, Types, Vote};
 use crate::{GroupId, Settings};
 
@@ -126,24 +128,20 @@ impl Peer {
         vote: Vote,
         snapshot: &Snapshot,
     ) -> Result<SnapshotResponse<Types>, Failed> {
-        let data = &snapshot.snapshot;
-        let checksum = crc32fast::hash(data);
-        let mut offset = 0;
+        let pieces = snapshot.snapshot.pieces();
+        let mut number = 0;
         loop {
-            let end = data.len().min(offset + CHUNK_BYTES);
-            let chunk = Chunk {
-                vote,
-                meta: snapshot.meta.clone(),
-                offset: offset as u64,
-                total: data.len() as u64,
-                checksum,
+            let piece = match pieces {
+                0 => Bytes::new(),
+                _ => snapshot.snapshot.piece(number).await.map_err(|e| unreadable(&e))?,
             };
+            let chunk = Chunk { vote, meta: snapshot.meta.clone(), number, pieces };
             // One at a time, so that heartbeats never wait behind more than one.
-            let pending = self.send(Kind::Snapshot, &chunk, data.slice(offset..end))?;
+            let pending = self.send(Kind::Snapshot, &chunk, piece)?;
             let answer = pending.within(self.snapshot_timeout).await;
             let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
-            offset = end;
-            if offset == data.len() {
+            number += 1;
+            if number >= pieces {
                 return wire::decode(&answer).map_err(|error| garbled(&error));
             }
         }
@@ -184,7 +182,7 @@ impl NetVote<Types> for Peer {
 }
 
 impl NetSnapshot<Types> for Peer {
-    type SnapshotData = Bytes;
+    type SnapshotData = Image;
 
     async fn full_snapshot(
         &mut self,
@@ -231,6 +229,11 @@ fn action(kind: Kind) -> RPCTypes {
         Kind::TransferLeader => RPCTypes::TransferLeader,
         Kind::Append | Kind::Propose | Kind::Unspecified => RPCTypes::AppendEntries,
     }
+}
+
+/// Asked again at once it would fail again.
+fn unreadable(error: &io::Error) -> Failed {
+    Unreachable::new(error).into()
 }
 
 fn garbled(error: &postcard::Error) -> Failed {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::wire::{self, CLUSTER, Chunk, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
+use crate::snapshot::Draft;
 use crate::types::{Snapshot, Types};
 use crate::{Group, GroupId, ProposeError};
 
@@ -49,9 +50,6 @@ pub struct Service {
 }
 
 type Work = Pin<Box<dyn Future<Output = pb::RaftResponse> + Send>>;
-
-/// Snapshots that are coming in, one a group.
-type Incoming = HashMap<GroupId, BytesMut>;
 
 impl Groups {
     pub(crate) fn get(&self, group: GroupId) -> Option<Group> {
@@ -113,7 +111,6 @@ impl Service {
         answers: mpsc::Sender<Result<pb::RaftResponses, Status>>,
     ) {
         let mut working = FuturesUnordered::<Work>::new();
-        let mut incoming = Incoming::new();
         loop {
             let mut responses = Vec::new();
             tokio::select! {
@@ -126,7 +123,7 @@ impl Service {
                 frame = requests.message(), if working.len() < WORKING_MAX => {
                     let Ok(Some(frame)) = frame else { return };
                     for request in frame.requests {
-                        let mut work = self.begin(request, &mut incoming);
+                        let mut work = self.begin(request);
                         // The first poll hands it to openraft: here and now, in order.
                         match futures::poll!(&mut work) {
                             Poll::Ready(response) => responses.push(response),
@@ -143,10 +140,10 @@ impl Service {
         }
     }
 
-    fn begin(&self, request: pb::RaftRequest, incoming: &mut Incoming) -> Work {
+    fn begin(&self, request: pb::RaftRequest) -> Work {
         let id = request.id;
         let work = match self.groups.get(GroupId(request.group)) {
-            Some(group) => work_on(group, request, incoming),
+            Some(group) => work_on(group, request),
             None => refuse(format!("group {} is not on {}", GroupId(request.group), self.me)),
         };
         Box::pin(work.map(move |result| {
@@ -163,7 +160,7 @@ fn refuse(why: String) -> Answer {
     Box::pin(std::future::ready(Err(why)))
 }
 
-fn work_on(group: Group, request: pb::RaftRequest, incoming: &mut Incoming) -> Answer {
+fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
     let body = request.body.clone();
     match request.kind() {
         Kind::Append => with(body, move |append: AppendEntriesRequest<Types>| async move {
@@ -186,7 +183,10 @@ fn work_on(group: Group, request: pb::RaftRequest, incoming: &mut Incoming) -> A
                     .map_err(|error| error.to_string())
             })
         }
-        Kind::Snapshot => take_chunk(group, &body, &request.data, incoming),
+        Kind::Snapshot => match wire::decode(&body) {
+            Ok(chunk) => Box::pin(take_chunk(group, chunk, request.data)),
+            Err(error) => refuse(error.to_string()),
+        },
         Kind::Propose => Box::pin(propose(group, body)),
         Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
     }
@@ -227,37 +227,32 @@ async fn propose(group: Group, entry: Bytes) -> Result<Bytes, String> {
     wire::encode(&proposed).map_err(|error| error.to_string())
 }
 
-fn take_chunk(group: Group, body: &[u8], data: &[u8], incoming: &mut Incoming) -> Answer {
-    let chunk: Chunk = match wire::decode(body) {
-        Ok(chunk) => chunk,
-        Err(error) => return refuse(error.to_string()),
+/// Puts the piece on disk; the last one makes a snapshot of them all.
+async fn take_chunk(group: Group, chunk: Chunk, piece: Bytes) -> Result<Bytes, String> {
+    let mut incoming = group.0.incoming.lock().await;
+    if chunk.number == 0 {
+        // What was cut short before goes with it.
+        *incoming = Some(group.0.shelf.draft(chunk.meta.clone()));
+    }
+    let next = incoming.as_mut();
+    let Some(draft) = next.filter(|it| it.pieces() == chunk.number && *it.meta() == chunk.meta)
+    else {
+        return Err("a piece of the snapshot is missing: send it again from the start".to_owned());
     };
-    let id = group.id();
-    if chunk.total > SNAPSHOT_BYTES_MAX {
-        return refuse(format!("a snapshot of {} bytes is too large", chunk.total));
+    if draft.bytes() > SNAPSHOT_BYTES_MAX {
+        let bytes = draft.bytes();
+        *incoming = None;
+        return Err(format!("a snapshot of more than {bytes} bytes is too large"));
     }
-    let part = incoming.entry(id).or_default();
-    if chunk.offset == 0 {
-        part.clear();
+    if chunk.pieces > 0 {
+        draft.take(piece).await.map_err(|error| error.to_string())?;
     }
-    if part.len() as u64 != chunk.offset {
-        incoming.remove(&id);
-        return refuse(
-            "a piece of the snapshot is missing: send it again from the start".to_owned(),
-        );
+    if draft.pieces() < chunk.pieces {
+        return Ok(Bytes::new());
     }
-    part.extend_from_slice(data);
-    if (part.len() as u64) < chunk.total {
-        return Box::pin(std::future::ready(Ok(Bytes::new())));
-    }
-    let whole = incoming.remove(&id).unwrap_or_default().freeze();
-    if crc32fast::hash(&whole) != chunk.checksum {
-        return refuse("the snapshot arrived damaged: send it again".to_owned());
-    }
-    Box::pin(async move {
-        let snapshot = Snapshot { meta: chunk.meta, snapshot: whole };
-        let installed = group.raft().install_full_snapshot(chunk.vote, snapshot).await;
-        let response = installed.map_err(|error| error.to_string())?;
-        wire::encode(&response).map_err(|error| error.to_string())
-    })
+    let Some(whole) = incoming.take().map(Draft::finish) else { return Ok(Bytes::new()) };
+    let snapshot = Snapshot { meta: chunk.meta, snapshot: whole };
+    let installed = group.raft().install_full_snapshot(chunk.vote, snapshot).await;
+    let response = installed.map_err(|error| error.to_string())?;
+    wire::encode(&response).map_err(|error| error.to_string())
 }

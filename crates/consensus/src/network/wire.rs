@@ -15,10 +15,6 @@ pub(crate) const FRAME_BYTES_MAX: usize = 128 << 20;
 /// How much goes into one frame, as long as nothing in it is larger alone.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
 
-/// How much of a snapshot one request carries. Larger, heartbeats behind it would come late; smaller,
-/// a snapshot would take more round trips.
-pub(super) const CHUNK_BYTES: usize = 512 << 10;
-
 /// The largest snapshot that is taken in.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 
@@ -27,17 +23,16 @@ pub(super) const CLUSTER: &str = "pushonce-cluster";
 /// Names the node that is meant.
 pub(super) const TO: &str = "pushonce-to";
 
-/// One piece of a snapshot; the bytes travel in `data`.
+/// One piece of a snapshot; it travels in `data` as it lies on the leader's disk, checksum and all.
+/// Of an empty snapshot there is one chunk without a piece.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Chunk {
     pub(super) vote: Vote,
     pub(super) meta: SnapshotMeta,
-    /// Where the piece belongs.
-    pub(super) offset: u64,
-    /// How long the whole is.
-    pub(super) total: u64,
-    /// CRC-32 of the whole.
-    pub(super) checksum: u32,
+    /// Which piece, from 0.
+    pub(super) number: u32,
+    /// How many there are.
+    pub(super) pieces: u32,
 }
 
 /// The answer to an entry that was forwarded to the leader.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use pushonce_core::{ClusterId, NodeId};
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
+    TableDefinition, WriteTransaction,
 };
 
 use super::{Change, Key, Store, Stored};
@@ -18,6 +18,8 @@ use crate::{GroupId, OpenError};
 const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entries");
 /// (group, key) to value.
 const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
+/// (group, generation, number) to a piece of a snapshot.
+const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
 /// Whose store this is.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 
@@ -27,7 +29,7 @@ const FILE: &str = "raft.redb";
 const DRAFT: &str = "raft.redb.new";
 
 /// Raised when a record or table means something else than before.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Entries lie in memory until they are purged and are read back only at a start: the page cache
 /// has little to do, and redb's own default is a gigabyte.
@@ -100,6 +102,7 @@ impl Disk {
         // Made here, so that no reader has to care whether they exist.
         write.open_table(ENTRIES)?;
         write.open_table(VALUES)?;
+        write.open_table(PIECES)?;
         write.commit()?;
         Ok(())
     }
@@ -130,16 +133,20 @@ impl Store for Disk {
         stored(&self.database, group).map_err(io::Error::other)
     }
 
-    fn read_snapshot(&mut self, group: GroupId) -> io::Result<Option<Bytes>> {
-        let read = self.database.begin_read().map_err(io::Error::other)?;
-        let values = read.open_table(VALUES).map_err(io::Error::other)?;
-        value(&values, group, Key::Snapshot).map_err(io::Error::other)
+    fn read_piece(
+        &mut self,
+        group: GroupId,
+        generation: u64,
+        number: u32,
+    ) -> io::Result<Option<Bytes>> {
+        piece(&self.database, (group.0, generation, number)).map_err(io::Error::other)
     }
 }
 
 fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
     let mut entries = write.open_table(ENTRIES)?;
     let mut values = write.open_table(VALUES)?;
+    let mut pieces = write.open_table(PIECES)?;
     for (group, change) in changes {
         let GroupId(id) = *group;
         match change {
@@ -154,9 +161,17 @@ fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), 
             Change::Set { key, record } => {
                 values.insert((id, *key as u8), record.as_ref())?;
             }
+            Change::Piece { generation, number, record } => {
+                pieces.insert((id, *generation, *number), record.as_ref())?;
+            }
+            Change::Forget { generation } => {
+                let all = (id, *generation, 0)..=(id, *generation, u32::MAX);
+                pieces.retain_in(all, |_, _| false)?;
+            }
             Change::Destroy => {
                 drop_entries(&mut entries, id, 0, u64::MAX)?;
                 values.retain_in((id, 0)..=(id, u8::MAX), |_, _| false)?;
+                pieces.retain_in((id, 0, 0)..=(id, u64::MAX, u32::MAX), |_, _| false)?;
             }
         }
     }
@@ -201,8 +216,31 @@ fn stored(database: &Database, group: GroupId) -> Result<Stored, redb::Error> {
         vote: value(&values, group, Key::Vote)?,
         committed: value(&values, group, Key::Committed)?,
         purged: value(&values, group, Key::Purged)?,
+        snapshot: value(&values, group, Key::Snapshot)?,
+        generations: generations(&read, group)?,
         entries,
     })
+}
+
+fn generations(read: &ReadTransaction, group: GroupId) -> Result<Vec<u64>, redb::Error> {
+    let pieces = read.open_table(PIECES)?;
+    let mut found = Vec::new();
+    let mut next = 0;
+    // From the first piece of one to the first of the next.
+    while let Some(first) =
+        pieces.range((group.0, next, 0)..=(group.0, u64::MAX, u32::MAX))?.next().transpose()?
+    {
+        let (_, generation, _) = first.0.value();
+        found.push(generation);
+        next = generation.saturating_add(1);
+    }
+    Ok(found)
+}
+
+fn piece(database: &Database, place: (u32, u64, u32)) -> Result<Option<Bytes>, redb::Error> {
+    let pieces = database.begin_read()?.open_table(PIECES)?;
+    let piece = pieces.get(place)?;
+    Ok(piece.map(|piece| Bytes::copy_from_slice(piece.value())))
 }
 
 fn value(

@@ -9,7 +9,7 @@ use std::io;
 use bytes::Bytes;
 
 pub(crate) use disk::Disk;
-pub(crate) use record::{open, seal};
+pub(crate) use record::{open, open_with, seal, seal_with};
 pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
 
 use crate::GroupId;
@@ -20,11 +20,16 @@ pub(crate) trait Store: Send + 'static {
     /// store: what is on disk is no longer known.
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()>;
 
-    /// Reads all of a group but its snapshot.
+    /// Reads all of a group but the pieces of its snapshot.
     fn read(&mut self, group: GroupId) -> io::Result<Stored>;
 
-    /// Reads a group's snapshot.
-    fn read_snapshot(&mut self, group: GroupId) -> io::Result<Option<Bytes>>;
+    /// Reads one piece of a snapshot.
+    fn read_piece(
+        &mut self,
+        group: GroupId,
+        generation: u64,
+        number: u32,
+    ) -> io::Result<Option<Bytes>>;
 }
 
 /// One change of one group.
@@ -38,6 +43,10 @@ pub(crate) enum Change {
     Purge { upto: u64, record: Bytes },
     /// Replaces a single value.
     Set { key: Key, record: Bytes },
+    /// Puts a piece of a snapshot. It counts once [`Key::Snapshot`] names its generation.
+    Piece { generation: u64, number: u32, record: Bytes },
+    /// Drops all pieces of a snapshot.
+    Forget { generation: u64 },
     /// Drops all there is.
     Destroy,
 }
@@ -57,6 +66,9 @@ pub(crate) struct Stored {
     pub(crate) vote: Option<Bytes>,
     pub(crate) committed: Option<Bytes>,
     pub(crate) purged: Option<Bytes>,
+    pub(crate) snapshot: Option<Bytes>,
+    /// The snapshots of which there are pieces.
+    pub(crate) generations: Vec<u64>,
     /// By index, rising.
     pub(crate) entries: Vec<Bytes>,
 }
@@ -67,8 +79,9 @@ impl Change {
         match self {
             Change::Append { record, .. }
             | Change::Purge { record, .. }
+            | Change::Piece { record, .. }
             | Change::Set { record, .. } => record.len() + 64,
-            Change::Truncate { .. } | Change::Destroy => 64,
+            Change::Truncate { .. } | Change::Forget { .. } | Change::Destroy => 64,
         }
     }
 }

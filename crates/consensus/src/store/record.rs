@@ -12,10 +12,16 @@ use crate::GroupId;
 
 /// Encodes a value as a record of a group.
 pub(crate) fn seal<T: Serialize>(group: GroupId, value: &T) -> io::Result<Bytes> {
-    let mut record = BytesMut::with_capacity(128);
+    seal_with(group, value, &[])
+}
+
+/// As [`seal`], with bytes behind the value.
+pub(crate) fn seal_with<T: Serialize>(group: GroupId, value: &T, data: &[u8]) -> io::Result<Bytes> {
+    let mut record = BytesMut::with_capacity(128 + data.len());
     record.put_u32_le(0);
     let record = postcard::to_io(value, record.writer()).map_err(io::Error::other)?;
     let mut record = record.into_inner();
+    record.extend_from_slice(data);
     let sum = checksum(group, &record[4..]);
     record[..4].copy_from_slice(&sum.to_le_bytes());
     Ok(record.freeze())
@@ -23,6 +29,14 @@ pub(crate) fn seal<T: Serialize>(group: GroupId, value: &T) -> io::Result<Bytes>
 
 /// Decodes a record, or says that it is damaged.
 pub(crate) fn open<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Result<T> {
+    open_with(group, record).map(|(value, _)| value)
+}
+
+/// As [`open`], with the bytes behind the value.
+pub(crate) fn open_with<T: DeserializeOwned>(
+    group: GroupId,
+    record: &[u8],
+) -> io::Result<(T, &[u8])> {
     let damaged = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let (sum, value) = record
         .split_first_chunk::<4>()
@@ -30,7 +44,7 @@ pub(crate) fn open<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Re
     if checksum(group, value) != u32::from_le_bytes(*sum) {
         return Err(damaged("the checksum of a record does not match"));
     }
-    postcard::from_bytes(value)
+    postcard::take_from_bytes(value)
         .map_err(|error| damaged(&format!("a record is not readable: {error}")))
 }
 

@@ -32,6 +32,8 @@ pub(crate) type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
 pub(crate) struct Writer {
     queue: mpsc::UnboundedSender<Job>,
     room: Arc<Semaphore>,
+    /// One piece of a snapshot of the whole node waits at a time: more would make one long commit.
+    pieces: Arc<Semaphore>,
 }
 
 /// The writer for one group, until the group is destroyed: what a leftover of a destroyed group
@@ -56,10 +58,12 @@ pub(crate) enum Done {
 enum Job {
     Write(Write),
     Read { group: GroupId, reply: oneshot::Sender<io::Result<(u64, Stored)>> },
-    Snapshot { group: GroupId, reply: oneshot::Sender<io::Result<Option<Bytes>>> },
+    Piece { group: GroupId, generation: u64, number: u32, reply: Piece },
     Destroy { group: GroupId, reply: oneshot::Sender<io::Result<()>> },
     Close { reply: oneshot::Sender<()> },
 }
+
+type Piece = oneshot::Sender<io::Result<Option<Bytes>>>;
 
 struct Write {
     group: GroupId,
@@ -67,7 +71,7 @@ struct Write {
     changes: Vec<Change>,
     done: Done,
     /// Given back when the write is durable: this is what bounds the queue.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 struct Thread<S> {
@@ -84,7 +88,8 @@ impl Writer {
         let (queue, jobs) = mpsc::unbounded_channel();
         let thread = Thread { store, queue: jobs, fatal, lives: HashMap::new() };
         std::thread::Builder::new().name("pushonce-log".to_owned()).spawn(move || thread.run())?;
-        Ok(Writer { queue, room: Arc::new(Semaphore::new(QUEUE_UNITS as usize)) })
+        let room = Arc::new(Semaphore::new(QUEUE_UNITS as usize));
+        Ok(Writer { queue, room, pieces: Arc::new(Semaphore::new(1)) })
     }
 
     /// Reads a group, and gives the writer for it.
@@ -123,6 +128,15 @@ impl GroupWriter {
         let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS).min(QUEUE_UNITS);
         let room =
             Arc::clone(&self.writer.room).acquire_many_owned(units).await.map_err(|_| closed())?;
+        self.queue(changes, done, Some(room))
+    }
+
+    fn queue(
+        &self,
+        changes: Vec<Change>,
+        done: Done,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> io::Result<()> {
         let write = Write { group: self.group, life: self.life, changes, done, _room: room };
         self.writer.queue.send(Job::Write(write)).map_err(|_| closed())
     }
@@ -134,10 +148,27 @@ impl GroupWriter {
         durable.await.map_err(|_| closed())?
     }
 
-    /// Reads the group's snapshot.
-    pub(crate) async fn snapshot(&self) -> io::Result<Option<Bytes>> {
+    /// As [`GroupWriter::write`], when the piece that another snapshot of the node writes is durable.
+    pub(crate) async fn write_piece(&self, piece: Change) -> io::Result<()> {
+        let _turn = self.writer.pieces.acquire().await.map_err(|_| closed())?;
+        self.write(vec![piece]).await
+    }
+
+    /// Drops the pieces of a snapshot, some time. They are few: it waits for no room.
+    pub(crate) fn forget(&self, generation: u64) {
+        // A writer that has ended leaves them to the next start.
+        let _ = self.queue(vec![Change::Forget { generation }], Done::Unheard, None);
+    }
+
+    /// Reads a piece of a snapshot.
+    pub(crate) async fn piece(&self, generation: u64, number: u32) -> io::Result<Option<Bytes>> {
         let group = self.group;
-        self.writer.ask(|reply| Job::Snapshot { group, reply }).await?
+        self.writer.ask(|reply| Job::Piece { group, generation, number, reply }).await?
+    }
+
+    /// Whether both write to the same place.
+    pub(crate) fn is(&self, other: &GroupWriter) -> bool {
+        self.group == other.group && self.writer.queue.same_channel(&other.writer.queue)
     }
 }
 
@@ -214,8 +245,8 @@ impl<S: Store> Thread<S> {
                 let life = self.life(group);
                 let _ = reply.send(self.store.read(group).map(|stored| (life, stored)));
             }
-            Job::Snapshot { group, reply } => {
-                let _ = reply.send(self.store.read_snapshot(group));
+            Job::Piece { group, generation, number, reply } => {
+                let _ = reply.send(self.store.read_piece(group, generation, number));
             }
             Job::Destroy { group, reply } => {
                 let _ = reply.send(self.destroy(group));

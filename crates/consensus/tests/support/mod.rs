@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Damaged, Engine, Group, GroupId, Machine, Settings, Status,
+    AddressBook, At, Capture, Damaged, Engine, Group, GroupId, Machine, Settings, Status,
 };
 use pushonce_core::{ClusterId, NodeId};
 use tempfile::TempDir;
@@ -31,8 +31,9 @@ impl Machine for Sum {
         Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes())
     }
 
-    fn snapshot(&self) -> Bytes {
-        self.0.lock().unwrap().iter().flat_map(|n| n.to_be_bytes()).collect()
+    fn snapshot(&self) -> Capture {
+        let bytes: Bytes = self.0.lock().unwrap().iter().flat_map(|n| n.to_be_bytes()).collect();
+        bytes.into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {

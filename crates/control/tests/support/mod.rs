@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Damaged, Engine, Group, Machine, ProposeError, Settings, Status,
+    AddressBook, At, Capture, Damaged, Engine, Group, Machine, ProposeError, Settings, Status,
 };
 use pushonce_control::{Control, Founding, Incarnation, Joining, Profile};
 use pushonce_core::{
@@ -165,8 +165,8 @@ impl Machine for Count {
         Bytes::new()
     }
 
-    fn snapshot(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0.load(Ordering::SeqCst).to_be_bytes())
+    fn snapshot(&self) -> Capture {
+        Bytes::copy_from_slice(&self.0.load(Ordering::SeqCst).to_be_bytes()).into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {

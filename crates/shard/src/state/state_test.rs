@@ -128,7 +128,22 @@ proptest! {
         prop_assert_eq!(&restored, &first);
         replay(&mut restored, entries.iter().enumerate().skip(cut));
         prop_assert_eq!(restored.snapshot(), whole.snapshot());
+        prop_assert_eq!(restored.digest(), whole.digest());
         prop_assert_eq!(restored, whole);
+    }
+
+    #[test]
+    fn a_clone_stays_what_it_was_while_entries_are_applied(
+        entries in entries(0..50u64), cut in 0..30usize,
+    ) {
+        let cut = cut.min(entries.len());
+        let mut state = State::default();
+        replay(&mut state, entries.iter().enumerate().take(cut));
+        let (captured, then) = (state.clone(), state.snapshot());
+        replay(&mut state, entries.iter().enumerate().skip(cut));
+        prop_assert_eq!(captured.digest(), State::restore(&then).unwrap().digest());
+        prop_assert_eq!(captured.snapshot(), then);
+        prop_assert_eq!(state.digest() == captured.digest(), state == captured);
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Store for Slow {
         Ok(Stored::default())
     }
 
-    fn read_snapshot(&mut self, _group: GroupId) -> io::Result<Option<Bytes>> {
+    fn read_piece(&mut self, _: GroupId, _: u64, _: u32) -> io::Result<Option<Bytes>> {
         Ok(None)
     }
 }
