@@ -22,6 +22,7 @@ mod ground;
 pub mod history;
 mod node;
 mod origin;
+pub mod rig;
 mod socket;
 pub mod tool;
 mod viewer;

@@ -1,0 +1,104 @@
+//! What a node believes of the clock and of its disk: a small library that is preloaded into it, and
+//! the file by which it is told.
+//!
+//! It needs a C compiler, and neither root nor anything of the machine.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The library as it is told to one node, whichever process of it runs.
+pub struct Shim {
+    library: PathBuf,
+    path: PathBuf,
+    file: File,
+}
+
+/// What is in the file, eight bytes each, as in `shim.c`.
+#[derive(Clone, Copy)]
+enum Word {
+    ClockStepNs,
+    FsyncsToFail,
+    FsyncDelayUs,
+    Fsyncs,
+    FsyncsFailed,
+    FsyncsDelayed,
+}
+
+/// How the library comes to be in `home`.
+fn build(home: &Path) -> Result<PathBuf, String> {
+    let (source, library) = (home.join("shim.c"), home.join("shim.so"));
+    if library.exists() {
+        return Ok(library);
+    }
+    std::fs::write(&source, include_str!("shim.c")).map_err(|why| format!("shim.c: {why}"))?;
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"]).arg(&library).arg(&source);
+    let output = cc.arg("-ldl").output().map_err(|why| format!("no C compiler: {why}"))?;
+    match output.status.success() {
+        true => Ok(library),
+        false => Err(format!("shim.c: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+impl Shim {
+    /// Builds the library, if that is not done, and a file for the node of this name.
+    pub(crate) fn new(home: &Path, name: &str) -> Result<Shim, String> {
+        let library = build(home)?;
+        let path = home.join(format!("{name}.shim"));
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(|why| format!("{name}.shim: {why}"))?;
+        file.set_len((Word::FsyncsDelayed as u64 + 1) * 8).map_err(|why| why.to_string())?;
+        Ok(Shim { library, path, file })
+    }
+
+    /// What has to be in the environment of the node.
+    pub(crate) fn environment(&self) -> [(&'static str, OsString); 2] {
+        let [library, path] = [&self.library, &self.path].map(|path| path.clone().into_os_string());
+        [("LD_PRELOAD", library), ("RIG_SHIM", path)]
+    }
+
+    /// Moves the node's wall clock so many seconds from the true time.
+    pub fn step_clock(&self, seconds: i64) {
+        self.write(Word::ClockStepNs, (seconds * 1_000_000_000).cast_unsigned());
+    }
+
+    /// Lets the next `n` fsyncs fail with EIO.
+    pub fn fail_fsyncs(&self, n: u64) {
+        self.write(Word::FsyncsToFail, n);
+    }
+
+    /// Lets every fsync take this much longer.
+    pub fn delay_fsyncs(&self, by: Duration) {
+        self.write(Word::FsyncDelayUs, by.as_micros().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// How many fsyncs there were.
+    pub fn fsyncs(&self) -> u64 {
+        self.read(Word::Fsyncs)
+    }
+
+    /// How many of them were made to fail.
+    pub fn failed_fsyncs(&self) -> u64 {
+        self.read(Word::FsyncsFailed)
+    }
+
+    /// How many of them were made slow.
+    pub fn delayed_fsyncs(&self) -> u64 {
+        self.read(Word::FsyncsDelayed)
+    }
+
+    fn write(&self, word: Word, value: u64) {
+        let written = self.file.write_all_at(&value.to_ne_bytes(), word as u64 * 8);
+        written.expect("the file can be written to");
+    }
+
+    fn read(&self, word: Word) -> u64 {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, word as u64 * 8).expect("the file can be read");
+        u64::from_ne_bytes(bytes)
+    }
+}
