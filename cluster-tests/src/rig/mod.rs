@@ -1,9 +1,9 @@
 //! The rig: a machine of its own for each node, as far as a node can tell, all on this one.
 //!
-//! *What is it?* [`Rig`] gives each node a [host](host) with a network of its own, a
-//! [switch](switch) between the hosts whose [`Link`]s can be cut, slow or lossy, a
-//! [volume](volume) that can lose its power or be full, and a [`Shim`] that moves its clock and breaks
-//! its fsyncs. The test stays where it is and reaches the hosts by an address on the same switch.
+//! *What is it?* [`Rig`] gives each node a host with a network of its own, a switch between the hosts
+//! whose [`Link`]s can be cut, slow or lossy, a volume that can lose its power or be full, and a
+//! [`Shim`] that moves its clock and breaks its fsyncs. The test stays where it is and reaches the
+//! hosts by an address on the same switch.
 //!
 //! *What does it promise?* Nothing outlives the process of the test, also when that is killed: nodes
 //! die with it, and with them their namespaces, interfaces, mounts and loop devices, none of which has
