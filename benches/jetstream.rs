@@ -1,0 +1,98 @@
+//! The peer beside us: publishes to a replicated JetStream stream as `pushonce bench publish` does to
+//! a topic, and prints the same figures. `scripts/bench-publish` runs both.
+//!
+//! Built only with the feature `peers`, so that nobody else has to build a NATS client.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::stream::{Config, StorageType};
+use bytes::Bytes;
+use clap::Parser;
+use hdrhistogram::Histogram;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Publishes to a replicated JetStream stream and tells how soon that was acknowledged.
+#[derive(Parser)]
+struct Args {
+    /// Servers of the cluster, with commas between them
+    #[arg(long, default_value = "nats://127.0.0.1:4222")]
+    server: String,
+    /// Publishes that wait for their acknowledgement at any moment
+    #[arg(long, default_value_t = 1)]
+    in_flight: usize,
+    /// Subjects, in turn
+    #[arg(long, default_value_t = 1)]
+    topics: u32,
+    /// Bytes of each payload
+    #[arg(long, default_value_t = 128)]
+    payload: usize,
+    /// Seconds
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+/// A stream keeps no more than this: disk is not what is measured.
+const STREAM_BYTES_MAX: i64 = 1 << 30;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let args = Args::parse();
+    let servers: Vec<&str> = args.server.split(',').collect();
+    let client = async_nats::connect(servers).await?;
+    let context = async_nats::jetstream::ContextBuilder::new()
+        .timeout(Duration::from_secs(20))
+        .max_ack_inflight(args.in_flight.max(1) * 2)
+        .build(client);
+    let config = Config {
+        name: "bench".to_owned(),
+        subjects: vec!["bench.>".to_owned()],
+        storage: StorageType::File,
+        num_replicas: 3,
+        max_bytes: STREAM_BYTES_MAX,
+        ..Config::default()
+    };
+    context.create_stream(config).await?;
+    let report = run(&context, &args).await?;
+    context.delete_stream("bench").await?;
+    println!("{report}");
+    Ok(())
+}
+
+async fn run(
+    context: &async_nats::jetstream::Context,
+    args: &Args,
+) -> Result<serde_json::Value, Error> {
+    let payload = Bytes::from(vec![b'x'; args.payload]);
+    let mut waiting: VecDeque<(Instant, PublishAckFuture)> = VecDeque::new();
+    let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs(args.seconds);
+    let mut sent = 0u32;
+    while Instant::now() < end {
+        while waiting.len() < args.in_flight {
+            let subject = format!("bench.{}", sent % args.topics);
+            let at = Instant::now();
+            waiting.push_back((at, context.publish(subject, payload.clone()).await?));
+            sent = sent.wrapping_add(1);
+        }
+        if let Some((at, acknowledged)) = waiting.pop_front() {
+            acknowledged.await?;
+            latency.saturating_record(at.elapsed().as_micros() as u64);
+        }
+    }
+    let (took, acknowledged) = (begun.elapsed().as_secs_f64(), latency.len());
+    for (_, acknowledged) in waiting {
+        acknowledged.await?;
+    }
+    let millis = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
+    Ok(serde_json::json!({
+        "bench": "jetstream",
+        "seconds": took,
+        "acknowledged": acknowledged,
+        "per_second": acknowledged as f64 / took,
+        "latency_ms": { "p50": millis(0.5), "p90": millis(0.9), "p99": millis(0.99), "max": millis(1.0) },
+    }))
+}
