@@ -12,11 +12,16 @@ const FILES: [&str; 4] = [
     "pushonce/peer/v1/peer.proto",
 ];
 
+/// What the port of publishers and operators serves, and so may list: no word of what nodes say to
+/// each other.
+const PUBLIC: [&str; 2] = [FILES[0], FILES[1]];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=pushonce");
     let descriptors = protox::compile(FILES, ["."])?;
+    let public = protox::compile(PUBLIC, ["."])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("public.bin"), public.encode_to_vec())?;
     // Payloads stay slices of the buffer they arrived in.
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())

@@ -50,6 +50,6 @@ pub mod pb {
         }
     }
 
-    /// Every `.proto` file as descriptors, for the reflection service.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+    /// The services of publishers and operators as descriptors, for the reflection service.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 }

@@ -322,4 +322,6 @@ async fn health_and_reflection_answer() {
     };
     let listed = |name: &str| services.service.contains(&ServiceResponse { name: name.to_owned() });
     assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
+    let between_nodes = |service: &ServiceResponse| service.name.starts_with("pushonce.peer.");
+    assert!(!services.service.iter().any(between_nodes), "{services:?} is not served here");
 }
