@@ -30,9 +30,15 @@ pub struct Config {
     pub ring_count_max: usize,
     /// Their payload bytes; whichever bound is met first forgets the oldest.
     pub ring_bytes_max: usize,
-    /// How often each link says where its topics stand. A link that is silent five times as long
-    /// is given up.
+    /// How often each link says where its topics stand.
     pub heartbeat: Duration,
+    /// A link without a word for so long is given up. Three heartbeats: one that comes late because
+    /// a machine is busy is no reason.
+    pub silence: Duration,
+    /// The sink is told of topics of which this node could not have heard everything for so long.
+    /// Longer than a dead owner is replaced in (2 s): a failover is nothing that clients need turn
+    /// away for. Shorter than the 5 s within which they must know.
+    pub stale_after: Duration,
     /// How long a topic is followed after its last watcher has gone.
     pub withdraw_after: Duration,
     /// How long to wait before asking again a node that could not answer.
@@ -59,6 +65,8 @@ impl Config {
             ring_count_max: 128,
             ring_bytes_max: 256 << 10,
             heartbeat: Duration::from_secs(1),
+            silence: Duration::from_secs(3),
+            stale_after: Duration::from_secs(3),
             withdraw_after: Duration::from_secs(5),
             retry_after: Duration::from_millis(200),
             publish_deadline: Duration::from_secs(3),

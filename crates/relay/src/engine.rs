@@ -11,6 +11,7 @@ mod recent;
 mod routes;
 #[cfg(test)]
 mod testing;
+mod trust;
 mod upstream;
 #[cfg(test)]
 mod world;
@@ -32,6 +33,7 @@ use flow::{Flow, Origin, Stage};
 use links::Links;
 use publishes::Publishes;
 use routes::Routes;
+use trust::Trust;
 
 /// What happened.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub(crate) enum Event {
     Lapsed,
     /// This node leads a shard.
     Claim(Claim),
+    /// This node does not lead a shard, or its lead is in doubt.
+    Disclaim(ShardId),
     /// The sink wants a topic.
     Watch { topic: Topic, after: Option<Position> },
     /// The sink wants it no more.
@@ -77,6 +81,7 @@ pub(crate) struct Engine {
     changed: HashSet<Topic>,
     publishes: Publishes,
     fetches: Fetches,
+    trust: Trust,
     last_ticket: u64,
     /// The shard whose topics the last beat compared with their history.
     audited: u16,
@@ -87,6 +92,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(config: Config, view: Arc<ClusterView>, now: Instant) -> Engine {
         Engine {
+            trust: Trust::new(view.shards.get(), now),
             routes: Routes::new(config.me, view),
             config,
             links: Links::default(),
@@ -112,6 +118,7 @@ impl Engine {
             Event::Committed(messages) => self.committed(messages, now),
             Event::Lapsed => self.read_again(None, now),
             Event::Claim(claim) => self.claim(claim, now),
+            Event::Disclaim(shard) => self.trust.lead(shard, false),
             Event::Watch { topic, after } => self.watch(&topic, after, now),
             Event::Unwatch { topic } => self.unwatch(&topic, now),
             Event::Publish { id, to, publish } => self.publish(id, to, publish, now),
@@ -148,11 +155,15 @@ impl Engine {
             Frame::Lost { number, gap } => self.told_lost(from, number, gap, now),
             Frame::Fetch { id, topic, want } => self.fetch_for(from, id, topic, want, now),
             Frame::Fetched { id, part } => self.fetched(from, id, part, now),
-            Frame::Heartbeat { heads } => self.heartbeat(from, heads, now),
+            Frame::Heartbeat { heads, doubts } => {
+                self.vouched(from, &doubts, now);
+                self.heartbeat(from, heads, now);
+            }
         }
     }
 
     fn see(&mut self, view: Arc<ClusterView>, now: Instant) {
+        self.trust.resize(view.shards.get(), now);
         self.routes.see(view);
         self.reroute(None, now);
     }
@@ -187,6 +198,7 @@ impl Engine {
     /// been committed meanwhile that nobody handed over.
     fn claim(&mut self, claim: Claim, now: Instant) {
         let shard = claim.shard;
+        self.trust.lead(shard, true);
         self.hear(claim, self.config.me, now);
         self.read_again(Some(shard), now);
     }
@@ -219,13 +231,14 @@ impl Engine {
         self.fetches_retry(now);
         if self.heartbeat_due <= now {
             self.heartbeat_due = now + self.config.heartbeat;
-            self.beat();
+            self.beat(now);
         }
+        self.judge(now);
     }
 
     /// Says on every link where its topics stand, and compares the quiet topics of this node's own
     /// with their history: what was never handed over would be missed by everyone.
-    fn beat(&mut self) {
+    fn beat(&mut self, now: Instant) {
         let changed = std::mem::take(&mut self.changed);
         let mut heads: HashMap<NodeId, Vec<(u32, Position)>> =
             self.links.nodes().map(|node| (node, Vec::new())).collect();
@@ -237,9 +250,10 @@ impl Engine {
                 }
             }
         }
-        let beats =
-            heads.into_iter().map(|(to, heads)| Effect::Send(to, Frame::Heartbeat { heads }));
-        self.effects.extend(beats);
+        for (to, heads) in heads {
+            let doubts = self.doubts(to, now);
+            self.effects.push(Effect::Send(to, Frame::Heartbeat { heads, doubts }));
+        }
         // One shard a beat: the audit is the last net, and all at once would hold up deliveries.
         self.audited = (self.audited + 1) % self.routes.view().shards.get();
         let turn = ShardId(self.audited);

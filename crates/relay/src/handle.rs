@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
     Claim, FetchError, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
-    Refusal, Topic, Want,
+    Refusal, ShardId, Topic, Want,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -39,7 +39,13 @@ impl Handle {
     /// This node leads a shard. To be said at each change, and again when the lead was in doubt for
     /// a while: then the topics of the shard are compared with their history.
     pub fn claim(&self, claim: Claim) {
-        self.inbox.claim(claim);
+        self.inbox.claim(claim.shard, Some(claim));
+    }
+
+    /// This node does not lead a shard any more, or cannot be sure that it does: its topics are not
+    /// vouched for until the next [`Handle::claim`].
+    pub fn disclaim(&self, shard: ShardId) {
+        self.inbox.claim(shard, None);
     }
 
     /// Publishes at the owner `to`. The place in the link's queue is taken by the call, not by the

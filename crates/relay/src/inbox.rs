@@ -28,7 +28,8 @@ pub(crate) struct Inbox {
 /// Everything said since the last time the relay looked.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    pub(crate) claims: BTreeMap<ShardId, Claim>,
+    /// `None`: the shard is not led, or not for certain.
+    pub(crate) claims: BTreeMap<ShardId, Option<Claim>>,
     /// By topic: `Some(after)` to watch, `None` to unwatch.
     pub(crate) watches: HashMap<Topic, Option<Option<Position>>>,
     pub(crate) calls: Vec<Call>,
@@ -68,8 +69,8 @@ impl Inbox {
         self.news.notify_one();
     }
 
-    pub(crate) fn claim(&self, claim: Claim) {
-        self.lock().claims.insert(claim.shard, claim);
+    pub(crate) fn claim(&self, shard: ShardId, claim: Option<Claim>) {
+        self.lock().claims.insert(shard, claim);
         self.news.notify_one();
     }
 

@@ -162,7 +162,7 @@ mod tests {
         let other = Misdialled::OtherNode { me: ME, meant: NodeId(3) };
         assert_eq!(other.to_string(), "this is n2, not n3; correct the address of n3");
         assert_eq!(greeted(OURS, ME, &hello(7, Some(3))), Err(other));
-        let heartbeat = Frame::Heartbeat { heads: vec![] };
+        let heartbeat = Frame::Heartbeat { heads: vec![], doubts: vec![] };
         assert_eq!(greeted(OURS, ME, &heartbeat), Err(Misdialled::NoHello));
     }
 }

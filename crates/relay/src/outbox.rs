@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn beat(number: u32) -> Frame {
-        Frame::Heartbeat { heads: vec![(number, Position::ZERO)] }
+        Frame::Heartbeat { heads: vec![(number, Position::ZERO)], doubts: vec![] }
     }
 
     #[test]

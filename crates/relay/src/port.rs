@@ -37,4 +37,12 @@ pub trait Sink: Send + Sync + 'static {
 
     /// The next messages of the topic are no more; what comes next follows `gap.to`.
     fn lost(&self, topic: &Topic, gap: Gap);
+
+    /// For some seconds this node could not have heard of everything new in a topic that went live:
+    /// its owner is out of reach, or in doubt. What is here already stands.
+    fn stale(&self, topic: &Topic);
+
+    /// That is over. What was missed meanwhile came already, or comes next. Of a topic that went live
+    /// again nothing is said: it is fresh.
+    fn fresh(&self, topic: &Topic);
 }

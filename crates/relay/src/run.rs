@@ -67,9 +67,6 @@ struct Taken {
 /// Batches heard and not looked at yet, over all links. Over it readers wait, and their peers.
 const HEARD_MAX: usize = 256;
 
-/// A link this many heartbeats silent is given up.
-const SILENT_BEATS: u32 = 5;
-
 impl Running {
     pub(crate) fn new(mut relay: Relay) -> Running {
         let view = relay.view.borrow_and_update().clone();
@@ -152,6 +149,8 @@ impl Running {
             Effect::Live(topic, head) => sink.live(&topic, head),
             Effect::Deliver(topic, messages) => sink.deliver(&topic, messages),
             Effect::Lost(topic, gap) => sink.lost(&topic, gap),
+            Effect::Stale(topic) => sink.stale(&topic),
+            Effect::Fresh(topic) => sink.fresh(&topic),
             Effect::Read { purpose, topic, want } => {
                 let result = source.page(&topic, want);
                 return Some(Event::Read { purpose, topic, result });
@@ -208,7 +207,7 @@ impl Running {
         let crossing = Crossing::new(&self.relay.view.borrow(), self.relay.config.me, node);
         let (outbox, life) = (link.outbox.clone(), link.life.clone());
         self.links.insert(node, Up { number, outbox, crossing, life, congested: false });
-        let silence = self.relay.config.heartbeat * SILENT_BEATS;
+        let silence = self.relay.config.silence;
         self.tasks.spawn(link::read(number, link, self.heard.clone(), silence));
         tracing::info!(%node, "link up");
         self.links_changed();
@@ -255,7 +254,9 @@ impl Running {
     }
 
     fn said(&mut self, said: Waiting) {
-        said.claims.into_values().for_each(|claim| self.on(Event::Claim(claim)));
+        for (shard, claim) in said.claims {
+            self.on(claim.map_or(Event::Disclaim(shard), Event::Claim));
+        }
         if said.lapsed {
             tracing::warn!("committed messages came faster than the relay took them");
             metrics::counter!("pushonce_relay_lapses_total").increment(1);

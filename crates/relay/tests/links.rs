@@ -95,6 +95,10 @@ impl Source for Shards {
 }
 
 impl Sink for Edge {
+    fn stale(&self, _: &Topic) {}
+
+    fn fresh(&self, _: &Topic) {}
+
     fn live(&self, _topic: &Topic, head: Position) {
         let _ended = self.0.send(Heard::Live(head));
     }

@@ -6,10 +6,11 @@ mod read;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
-    Topic, Want,
+    ShardId, Topic, Want,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -99,6 +100,9 @@ pub enum Frame {
     Heartbeat {
         /// By number of the interest: where each topic stands that changed since the last one.
         heads: Vec<(u32, Position)>,
+        /// The shards of which the sender cannot say that it has everything, and how long ago it
+        /// last could, to the millisecond.
+        doubts: Vec<(ShardId, Duration)>,
     },
 }
 
@@ -144,7 +148,7 @@ impl Frame {
                     }
                     FetchedPart::Failed(_) => 0,
                 },
-                Frame::Heartbeat { heads } => heads.len() * 24,
+                Frame::Heartbeat { heads, doubts } => heads.len() * 24 + doubts.len() * 8,
                 Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
                 Frame::Hello { .. }
                 | Frame::Published { .. }

@@ -1,6 +1,7 @@
 //! Wire to domain. An error names the field.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Position, ShardId, Term, Timestamp, Want,
@@ -71,6 +72,14 @@ impl TryFrom<pb::LinkFrame> for Frame {
                     .into_iter()
                     .map(|head| Ok((head.number, at("heartbeat.heads.position", head.position)?)))
                     .collect::<Result<_, InvalidField>>()?,
+                doubts: heartbeat
+                    .doubts
+                    .into_iter()
+                    .map(|doubt| {
+                        let age = Duration::from_millis(doubt.age_ms.into());
+                        Ok((shard("heartbeat.doubts.shard", doubt.shard)?, age))
+                    })
+                    .collect::<Result<_, InvalidField>>()?,
             },
         })
     }
@@ -80,12 +89,9 @@ impl TryFrom<pb::Claim> for Claim {
     type Error = InvalidField;
 
     fn try_from(claim: pb::Claim) -> Result<Claim, InvalidField> {
-        let shard = u16::try_from(claim.shard).map_err(|_| {
-            InvalidField::new("claim.shard", format!("is no shard: {}", claim.shard))
-        })?;
         let nodes = |numbers: Vec<u64>| numbers.into_iter().map(NodeId).collect();
         Ok(Claim {
-            shard: ShardId(shard),
+            shard: shard("claim.shard", claim.shard)?,
             owner: node(claim.owner).ok_or_else(|| InvalidField::missing("claim.owner"))?,
             term: Term(claim.term),
             membership: claim.membership,
@@ -130,6 +136,11 @@ pub(super) fn at(
 
 fn messages(wire: Vec<pb::Message>) -> Result<Vec<Arc<Message>>, InvalidField> {
     wire.into_iter().map(|message| Message::try_from(message).map(Arc::new)).collect()
+}
+
+fn shard(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
+    let shard = u16::try_from(number).map(ShardId);
+    shard.map_err(|_| InvalidField::new(field, format!("is no shard: {number}")))
 }
 
 fn part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {

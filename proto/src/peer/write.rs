@@ -51,10 +51,17 @@ impl From<Frame> for pb::LinkFrame {
                 }),
             }),
             Frame::Fetched { id, part } => Wire::Fetched(fetched(id, part)),
-            Frame::Heartbeat { heads } => Wire::Heartbeat(pb::Heartbeat {
+            Frame::Heartbeat { heads, doubts } => Wire::Heartbeat(pb::Heartbeat {
                 heads: heads
                     .into_iter()
                     .map(|(number, at)| pb::Head { number, position: Some(at.into()) })
+                    .collect(),
+                doubts: doubts
+                    .into_iter()
+                    .map(|(shard, age)| pb::Doubt {
+                        shard: u32::from(shard.0),
+                        age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
+                    })
                     .collect(),
             }),
         };

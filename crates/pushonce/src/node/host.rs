@@ -182,7 +182,7 @@ impl Host {
             moves.clone(),
             stop.clone(),
         ));
-        tasks.spawn(herald(handle.claim(), self.relay.clone(), stop.clone()));
+        tasks.spawn(herald(id, handle.claim(), self.relay.clone(), stop.clone()));
         tasks.spawn(mourn(handle.group().clone(), id, failures.clone(), stop.clone()));
         self.hosted.insert(handle);
         tracing::info!(shard = %id, "holding a replica");
@@ -212,22 +212,25 @@ impl Replica {
     }
 }
 
-/// Tells the links of each claim of a local replica.
+/// Tells the links of each claim of a local replica, and when there is none.
 async fn herald(
+    shard: ShardId,
     mut claim: watch::Receiver<Option<Claim>>,
     relay: pushonce_relay::Handle,
     stop: CancellationToken,
 ) {
     loop {
         let claimed = claim.borrow_and_update().clone();
-        if let Some(claim) = claimed {
-            relay.claim(claim);
+        match claimed {
+            Some(claim) => relay.claim(claim),
+            None => relay.disclaim(shard),
         }
         tokio::select! {
-            () = stop.cancelled() => return,
-            changed = claim.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => break,
+            changed = claim.changed() => if changed.is_err() { break },
         }
     }
+    relay.disclaim(shard);
 }
 
 /// Tells when a replica has ended by itself: a node that goes on without it looks healthy, and the

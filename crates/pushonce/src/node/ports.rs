@@ -96,6 +96,18 @@ impl pushonce_relay::Sink for Edge {
             hub.lost(topic, gap);
         }
     }
+
+    fn stale(&self, topic: &Topic) {
+        if let Some(hub) = self.0.get() {
+            hub.stale(topic);
+        }
+    }
+
+    fn fresh(&self, topic: &Topic) {
+        if let Some(hub) = self.0.get() {
+            hub.fresh(topic);
+        }
+    }
 }
 
 /// Where the hub gets its topics from.

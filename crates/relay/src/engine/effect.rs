@@ -19,6 +19,10 @@ pub(crate) enum Effect {
     Deliver(Topic, Vec<Arc<Message>>),
     /// Tell the sink.
     Lost(Topic, Gap),
+    /// Tell the sink.
+    Stale(Topic),
+    /// Tell the sink.
+    Fresh(Topic),
     /// Read the history of this node's own shard, and say `Event::Read` before any other event.
     Read { purpose: Purpose, topic: Topic, want: Want },
     /// Hand a publish of a peer to the shard, and say its outcome to that peer.

@@ -119,16 +119,19 @@ impl Engine {
         } else if self.links.is_congested(node) {
             let busy = format!("too much waits for the link from {} to {node}", self.config.me);
             self.finish(asker, &topic, Err(FetchError::Unavailable(busy)), now);
-        } else if let Some(page) = self.recent_page(&topic, want) {
+        } else if let Some(page) = self.recent_page(&topic, want, now) {
             self.finish(asker, &topic, Ok(page), now);
         } else {
             self.fetch(asker, topic, want, now);
         }
     }
 
-    /// The answer out of what a head of a region has at hand.
-    fn recent_page(&self, topic: &Topic, want: Want) -> Option<Page> {
+    /// The answer out of what a head of a region has at hand, while it may say that this is all.
+    fn recent_page(&self, topic: &Topic, want: Want, now: Instant) -> Option<Page> {
         let flow = self.flows.get(topic).filter(|flow| matches!(flow.stage, Stage::Live(_)))?;
+        if self.trust.age(flow.shard, now) >= self.config.stale_after {
+            return None;
+        }
         let messages = match want {
             Want::After(position) => flow.recent.after(position),
             Want::Last(count) => flow.recent.last(usize::try_from(count).ok()?),

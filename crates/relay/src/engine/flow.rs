@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pushonce_core::{Gap, Message, NodeId, Page, Position, ShardId, Upstream};
 
@@ -28,6 +28,8 @@ pub(crate) struct Flow {
     pub(crate) idle_since: Option<Instant>,
     /// When the upstream was last asked.
     pub(crate) asked_at: Option<Instant>,
+    /// Since when it is not live, as far as that was looked at.
+    lapsed: Option<Instant>,
 }
 
 /// How it stands with the way in.
@@ -68,6 +70,8 @@ pub(crate) struct Outlet {
     pub(crate) standing: Standing,
     /// It was told where its deliveries begin.
     begun: bool,
+    /// It is the sink, and was told that the topic is stale.
+    stale: bool,
 }
 
 /// How far an outlet is.
@@ -96,7 +100,23 @@ impl Flow {
             outlets: BTreeMap::new(),
             idle_since: None,
             asked_at: None,
+            lapsed: None,
         }
+    }
+
+    /// How long it has not been live, up to the times this is asked.
+    pub(crate) fn lapsed_for(&mut self, now: Instant) -> Duration {
+        if matches!(self.stage, Stage::Live(_)) {
+            self.lapsed = None;
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*self.lapsed.get_or_insert(now))
+    }
+
+    /// What the sink, the outlet of this node itself, was told of the topic last; to be changed with
+    /// what it is told. `None` before it was told where its deliveries begin.
+    pub(crate) fn sink_is_stale(&mut self, me: NodeId) -> Option<&mut bool> {
+        self.outlets.get_mut(&me).filter(|sink| sink.begun).map(|sink| &mut sink.stale)
     }
 
     /// Whether the way in is what the routes say.
@@ -214,7 +234,7 @@ impl Flow {
 
 impl Outlet {
     pub(crate) fn new(number: u32, after: Option<Position>) -> Outlet {
-        Outlet { number, standing: Standing::Waiting(after), begun: false }
+        Outlet { number, standing: Standing::Waiting(after), begun: false, stale: false }
     }
 
     /// Whether it has everything that came in.

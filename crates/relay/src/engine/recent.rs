@@ -36,13 +36,14 @@ impl Recent {
     }
 
     /// Everything after `position`, if nothing between was forgotten; empty when `position` is the
-    /// newest.
+    /// newest. Nothing is said of one that is newer: the owner may have given it out, or nobody.
     pub(crate) fn after(&self, position: Position) -> Option<Vec<Arc<Message>>> {
         let first = self.messages.front()?.position;
         if first.follows(position) {
             return Some(self.messages.iter().cloned().collect());
         }
-        if first.epoch != position.epoch || position < first {
+        let last = self.messages.back()?.position;
+        if !(first..=last).contains(&position) {
             return None;
         }
         let skip = usize::try_from(position.offset.0 - first.offset.0).ok()? + 1;
@@ -79,6 +80,7 @@ mod tests {
         assert_eq!(after(3), Some(vec![4, 5, 6]));
         assert_eq!(after(5), Some(vec![6]));
         assert_eq!(after(6), Some(vec![]));
+        assert_eq!(after(7), None, "not here yet, or forged");
         assert_eq!(offsets(recent.after(Position::new(3, 4))), None);
     }
 

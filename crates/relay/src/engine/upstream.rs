@@ -87,6 +87,7 @@ impl Engine {
     ) {
         let Some(topic) = self.links.asked(from, number).cloned() else { return };
         if let Some(head) = head {
+            self.answered_by(from, self.shard(&topic), now);
             return self.begin(&topic, head, now);
         }
         self.links.forget(from, number);

@@ -37,10 +37,15 @@ pub(super) struct World {
     logs: BTreeMap<Topic, Log>,
     /// Who really leads, and the term.
     leads: BTreeMap<ShardId, (NodeId, u64)>,
+    /// The shards whose leader has no lease: nothing is committed and nothing read.
+    doubted: BTreeSet<ShardId>,
+    /// When a node last could have heard of everything in a shard.
+    heard: BTreeMap<(NodeId, ShardId), Instant>,
     /// Frames under way, by direction; a pair that is not here has no link.
     wires: BTreeMap<(NodeId, NodeId), VecDeque<Frame>>,
     observers: BTreeMap<(NodeId, Topic), Observer>,
     last_publish: u64,
+    answers: BTreeMap<u64, Result<Page, FetchError>>,
     outcomes: BTreeMap<u64, Option<Result<Placed, PublishError>>>,
     epochs: u64,
     /// Copies of messages delivered from region to region.
@@ -107,9 +112,12 @@ impl World {
             now,
             logs: BTreeMap::new(),
             leads: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            heard: BTreeMap::new(),
             wires: BTreeMap::new(),
             observers: BTreeMap::new(),
             last_publish: 0,
+            answers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             epochs: 0,
             crossed: 0,
@@ -137,7 +145,24 @@ impl World {
     /// Another node leads the shard from now on, and says so to its own engine.
     pub(super) fn lead(&mut self, shard: ShardId, node: NodeId) {
         let term = self.leads.get(&shard).map_or(1, |(_, term)| term + 1);
+        // A lease ends before another begins.
+        self.doubt(shard);
         self.leads.insert(shard, (node, term));
+        self.regain(shard);
+    }
+
+    /// The leader of a shard has no lease any more, and its engine hears so.
+    pub(super) fn doubt(&mut self, shard: ShardId) {
+        let leader = self.leads.get(&shard).map(|(node, _)| *node);
+        if let Some(leader) = leader.filter(|_| self.doubted.insert(shard)) {
+            self.event(leader, Event::Disclaim(shard));
+        }
+    }
+
+    /// It has one again, and its engine says so.
+    pub(super) fn regain(&mut self, shard: ShardId) {
+        self.doubted.remove(&shard);
+        let (node, term) = self.leads[&shard];
         self.event(node, Event::Claim(claim(shard, node, term)));
     }
 
@@ -146,8 +171,11 @@ impl World {
         self.logs.remove(topic);
     }
 
-    /// Commits at the real owner; `told` whether its relay hears of it.
+    /// Commits at the real owner, if it can; `told` whether its relay hears of it.
     pub(super) fn commit(&mut self, topic: &Topic, told: bool) {
+        if self.doubted.contains(&self.shard(topic)) {
+            return;
+        }
         self.epochs += 1;
         let new = Log { epoch: self.epochs, ..Log::default() };
         let message = self.logs.entry(topic.clone()).or_insert(new).commit();
@@ -167,6 +195,19 @@ impl World {
         let (topic, content_type) = (topic.clone(), ContentType::Binary);
         let publish = Publish { topic, content_type, key: None, stamp: None, payload };
         self.event(node, Event::Publish { id, to, publish });
+    }
+
+    /// What a caller on `node` is answered when everything arrives.
+    pub(super) fn ask(
+        &mut self,
+        node: NodeId,
+        topic: &Topic,
+        want: Want,
+    ) -> Option<Result<Page, FetchError>> {
+        let id = 1;
+        self.event(node, Event::Fetch { id, topic: topic.clone(), want });
+        while self.carry(0) {}
+        self.answers.remove(&id)
     }
 
     /// The sink of `node` wants `topic`, from where it was or from now on.
@@ -236,11 +277,18 @@ impl World {
         }
     }
 
-    /// Time passes.
+    /// Time passes. Whoever could not have heard of everything for too long must have been told.
     pub(super) fn pass(&mut self, time: Duration) {
+        let leases = self.leads.iter().filter(|(shard, _)| !self.doubted.contains(shard));
+        self.heard.extend(leases.map(|(&shard, &(node, _))| ((node, shard), self.now)));
         self.now += time;
         for node in self.nodes() {
             self.event(node, Event::Tick);
+        }
+        for ((node, topic), observer) in &self.observers {
+            let heard = self.heard.get(&(*node, self.shard(topic)));
+            let long_ago = heard.is_some_and(|&at| self.now - at >= Duration::from_secs(3));
+            observer.check_told(*node, topic, long_ago);
         }
     }
 
@@ -250,10 +298,19 @@ impl World {
         for (a, b) in self.wires.keys().copied().collect::<Vec<_>>() {
             self.congest(a, b, false);
         }
+        for shard in self.doubted.clone() {
+            self.regain(shard);
+        }
         for _ in 0..40 {
             self.pass(Duration::from_millis(250));
             while self.carry(0) {}
         }
+    }
+
+    /// The nodes whose sinks were told that a topic is stale.
+    pub(super) fn stale(&self, topic: &Topic) -> BTreeSet<NodeId> {
+        let observers = self.observers.iter().filter(|((_, of), o)| of == topic && o.is_stale());
+        observers.map(|((node, _), _)| *node).collect()
     }
 
     /// What is wrong after everything was settled.
@@ -285,6 +342,10 @@ impl World {
     }
 
     fn event(&mut self, node: NodeId, event: Event) {
+        if matches!(event, Event::Frame(..) | Event::Claim(_)) {
+            let shards = self.view.shards.ids();
+            self.heard.extend(shards.map(|shard| ((node, shard), self.now)));
+        }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let engine = self.engines.get_mut(&node).expect("a node");
@@ -304,8 +365,11 @@ impl World {
                 let oldest = oldest.map(|message| message.position);
                 self.observer(node, topic).lost(gap, oldest);
             }
+            Effect::Stale(topic) => self.observer(node, topic).stale(),
+            Effect::Fresh(topic) => self.observer(node, topic).fresh(),
             Effect::Read { purpose, topic, want } => {
-                let result = match self.owner(&topic) == node {
+                let reads = self.owner(&topic) == node && !self.doubted.contains(&self.shard(&topic));
+                let result = match reads {
                     true => self.logs.get(&topic).unwrap_or(&Log::default()).page(want),
                     false => Err(FetchError::Unavailable("not the owner".to_owned())),
                 };
@@ -313,6 +377,9 @@ impl World {
             }
             Effect::Take { from, id, publish } => {
                 let outcome = match self.owner(&publish.topic) {
+                    _ if self.doubted.contains(&self.shard(&publish.topic)) => {
+                        Err(Refusal::Unavailable("no quorum".to_owned()).into())
+                    }
                     owner if owner == node => {
                         self.commit(&publish.topic, true);
                         let position = self.logs[&publish.topic].head();
@@ -327,7 +394,8 @@ impl World {
                 assert_eq!(before, Some(None), "publish {id} was answered twice");
             }
             Effect::Reset(peer) => panic!("{node} reset its link to {peer}"),
-            Effect::Fetched { .. } | Effect::Owners(_) => {}
+            Effect::Fetched { id, result } => drop(self.answers.insert(id, result)),
+            Effect::Owners(_) => {}
         }
         None
     }

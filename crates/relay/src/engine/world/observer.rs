@@ -13,6 +13,7 @@ pub(super) struct Observer {
     /// What the last watch asked for.
     asked: Option<Position>,
     live: bool,
+    stale: bool,
     /// The newest position it may say it has.
     at: Option<Position>,
 }
@@ -21,12 +22,32 @@ impl Observer {
     /// Says after which position it asks.
     pub(super) fn watch(&mut self, resume: bool) -> Option<Position> {
         self.asked = self.at.filter(|_| resume);
-        (self.watching, self.live) = (true, false);
+        (self.watching, self.live, self.stale) = (true, false, false);
         self.asked
     }
 
     pub(super) fn unwatch(&mut self) {
-        (self.watching, self.live) = (false, false);
+        (self.watching, self.live, self.stale) = (false, false, false);
+    }
+
+    pub(super) fn stale(&mut self) {
+        assert!(self.watching && self.live && !self.stale, "stale told twice, or to nobody");
+        self.stale = true;
+    }
+
+    pub(super) fn fresh(&mut self) {
+        assert!(self.stale, "fresh told although nothing was stale");
+        self.stale = false;
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// `long_ago`: when it could last have heard of everything new.
+    pub(super) fn check_told(&self, node: NodeId, topic: &Topic, long_ago: bool) {
+        let told = self.stale || !self.live || !long_ago;
+        assert!(told, "{node} is cut off from {topic}, and its clients are not told");
     }
 
     pub(super) fn live(&mut self, head: Position) {
@@ -66,6 +87,7 @@ impl Observer {
     pub(super) fn check_level(&self, node: NodeId, topic: &Topic, head: Option<Position>) {
         if self.watching {
             assert!(self.live, "{node} never went live on {topic}");
+            assert!(!self.stale, "{node} says for ever that {topic} is stale");
             // Of a topic that is no more, nobody can have too little.
             assert!(
                 head.is_none() || self.at == head,

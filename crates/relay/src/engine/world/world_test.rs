@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use pushonce_core::{NodeId, Offset};
+use pushonce_core::{FetchError, NodeId, Offset, Page, ShardId, Want};
 
 use super::{World, topics};
 
@@ -16,6 +16,8 @@ enum Step {
     Publish { node: usize, topic: usize },
     Drop { topic: usize },
     Lead { shard: u16, node: usize },
+    Doubt { shard: u16 },
+    Regain { shard: u16 },
     Cut { a: usize, b: usize },
     Link { a: usize, b: usize },
     Congest { a: usize, b: usize, congested: bool },
@@ -34,6 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (node.clone(), topic.clone()).prop_map(|(node, topic)| Step::Publish { node, topic }),
         1 => topic.clone().prop_map(|topic| Step::Drop { topic }),
         2 => (0..2u16, node.clone()).prop_map(|(shard, node)| Step::Lead { shard, node }),
+        1 => (0..2u16).prop_map(|shard| Step::Doubt { shard }),
+        1 => (0..2u16).prop_map(|shard| Step::Regain { shard }),
         2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Cut { a, b }),
         2 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Link { a, b }),
         2 => (node.clone(), node.clone(), any::<bool>())
@@ -54,7 +58,9 @@ fn take(world: &mut World, step: Step) {
         Step::Commit { topic, told } => world.commit(&topics[topic], told),
         Step::Publish { node, topic } => world.publish(nodes[node], &topics[topic]),
         Step::Drop { topic } => world.drop_topic(&topics[topic]),
-        Step::Lead { shard, node } => world.lead(pushonce_core::ShardId(shard), nodes[node]),
+        Step::Lead { shard, node } => world.lead(ShardId(shard), nodes[node]),
+        Step::Doubt { shard } => world.doubt(ShardId(shard)),
+        Step::Regain { shard } => world.regain(ShardId(shard)),
         Step::Cut { a, b } => world.cut(nodes[a], nodes[b]),
         Step::Link { a, b } => world.link(nodes[a], nodes[b]),
         Step::Congest { a, b, congested } => world.congest(nodes[a], nodes[b], congested),
@@ -199,4 +205,79 @@ fn a_viewer_who_comes_back_gets_exactly_the_rest() {
     world.settle();
     world.check_level();
     assert_eq!(world.logs[&topic].head().offset, Offset(4));
+}
+
+/// Everything that is sent arrives, for so long.
+fn go_on(world: &mut World, time: Duration) {
+    for _ in 0..time.as_millis() / 250 {
+        world.pass(Duration::from_millis(250));
+        while world.carry(0) {}
+    }
+}
+
+#[test]
+fn who_is_cut_off_is_told_within_five_seconds_and_told_when_it_is_over() {
+    let (mut world, topic) = two_regions_all_watching();
+    for other in [1, 2, 4].map(NodeId) {
+        world.cut(NodeId(3), other);
+    }
+    go_on(&mut world, Duration::from_secs(5));
+    assert_eq!(world.stale(&topic), [NodeId(3)].into());
+    world.settle();
+    world.check_level();
+}
+
+#[test]
+fn when_the_owner_has_no_lease_all_are_told_within_five_seconds_also_behind_a_head() {
+    let (mut world, topic) = two_regions_all_watching();
+    let shard = topic.shard(world.view.shards);
+    world.doubt(shard);
+    go_on(&mut world, Duration::from_secs(5));
+    assert_eq!(world.stale(&topic), world.nodes().into_iter().collect());
+    world.regain(shard);
+    go_on(&mut world, Duration::from_secs(3));
+    assert!(world.stale(&topic).is_empty(), "{:?}", world.stale(&topic));
+    world.check_level();
+}
+
+#[test]
+fn an_owner_that_is_silent_on_a_link_that_is_up_is_noticed_and_quiet_topics_are_not_stale() {
+    let (mut world, topic) = two_regions_all_watching();
+    go_on(&mut world, Duration::from_secs(20));
+    assert!(world.stale(&topic).is_empty(), "nothing was published, and everybody is level");
+    // Nothing is carried: links are up, and frozen.
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.stale(&topic).len(), 3, "all but the owner's own");
+}
+
+#[test]
+fn a_failover_of_two_seconds_makes_nothing_stale() {
+    let (mut world, topic) = two_regions_all_watching();
+    let shard = topic.shard(world.view.shards);
+    go_on(&mut world, Duration::from_secs(1));
+    world.doubt(shard);
+    go_on(&mut world, Duration::from_secs(2));
+    world.lead(shard, NodeId(2));
+    go_on(&mut world, Duration::from_secs(3));
+    assert!(world.stale(&topic).is_empty(), "{:?}", world.stale(&topic));
+}
+
+#[test]
+fn the_head_of_a_region_does_not_judge_a_position_that_it_has_not_seen() {
+    let (mut world, topic) = two_regions_all_watching();
+    world.commit(&topic, true);
+    world.settle();
+    // Acknowledged, and not handed on yet.
+    world.commit(&topic, false);
+    let acknowledged = world.logs[&topic].head();
+    let head = world.view.heads("us", topic.shard(world.view.shards))[0];
+    let edge = NodeId(7 - head.0);
+    let answer = world.ask(edge, &topic, Want::After(acknowledged));
+    let page = Page { messages: vec![], head: acknowledged, gap: None };
+    assert_eq!(answer, Some(Ok(page)));
+    let forged = acknowledged.next();
+    let answer = world.ask(edge, &topic, Want::After(forged));
+    assert_eq!(answer, Some(Err(FetchError::Future { asked: forged, head: acknowledged })));
 }
