@@ -48,6 +48,11 @@ pub enum Event {
     },
     /// What is next.
     Item(Item),
+    /// The server lives.
+    Heartbeat {
+        /// Everything up to here was sent before, if that can be said.
+        position: Option<Position>,
+    },
 }
 
 /// The status that `Publish` ends with.
@@ -248,6 +253,14 @@ impl From<Event> for pb::SubscribeResponse {
             }
             Event::Item(Item::Message(message)) => Wire::Message(pb::Message::from(&*message)),
             Event::Item(Item::Gap(gap)) => Wire::Gap(gap.into()),
+            Event::Item(Item::Stale(since)) => Wire::Stale(pb::Stale { since: since.to_string() }),
+            Event::Item(Item::Live(position)) => {
+                Wire::Live(pb::Live { position: position.to_string() })
+            }
+            Event::Heartbeat { position } => {
+                let position = position.map_or_else(String::new, |position| position.to_string());
+                Wire::Heartbeat(pb::Heartbeat { position })
+            }
         };
         pb::SubscribeResponse { event: Some(event) }
     }
@@ -265,6 +278,13 @@ impl TryFrom<pb::SubscribeResponse> for Event {
             },
             Wire::Message(message) => Event::Item(Item::Message(Arc::new(message.try_into()?))),
             Wire::Gap(gap) => Event::Item(Item::Gap(gap.try_into()?)),
+            Wire::Stale(stale) => Event::Item(Item::Stale(position("stale.since", &stale.since)?)),
+            Wire::Live(live) => Event::Item(Item::Live(position("live.position", &live.position)?)),
+            Wire::Heartbeat(pb::Heartbeat { position: text }) => {
+                let said = (!text.is_empty()).then_some(text);
+                let read = |text: String| position("heartbeat.position", &text);
+                Event::Heartbeat { position: said.map(read).transpose()? }
+            }
         })
     }
 }
@@ -342,6 +362,9 @@ mod tests {
                 Event::Subscribed { position: message.position, recovered },
                 Event::Item(Item::Message(message.clone())),
                 Event::Item(Item::Gap(gap)),
+                Event::Item(Item::Stale(gap.from)),
+                Event::Item(Item::Live(gap.to)),
+                Event::Heartbeat { position: recovered.then_some(gap.to) },
             ] {
                 let wire = pb::SubscribeResponse::from(event.clone());
                 prop_assert_eq!(Event::try_from(wire), Ok(event));

@@ -16,6 +16,23 @@ use crate::subscriber::Event;
 /// Nobody listens any more.
 struct Gone;
 
+/// How long to wait, over all sessions.
+#[derive(Default)]
+struct Patience {
+    /// Before the next session.
+    backoff: Backoff,
+    /// There are other servers.
+    elsewhere: bool,
+    /// Sessions in a row that were left because they were stale.
+    stale: u32,
+}
+
+/// How long a server that does not hear of a topic is borne, at most, the first time: the owner may
+/// be back in a moment, and all clients of a node that is cut off come to its neighbours. Doubled with
+/// each server that is no better, for then it is not the server.
+const STALE_FIRST: Duration = Duration::from_secs(1);
+const STALE_DOUBLINGS_MAX: u32 = 6;
+
 /// Session after session, until there is no sense in another or nobody listens.
 pub(crate) async fn keep(
     servers: Vec<Server>,
@@ -23,9 +40,10 @@ pub(crate) async fn keep(
     mut progress: Progress,
     events: mpsc::Sender<Event>,
 ) {
-    let mut backoff = Backoff::default();
+    let mut patience = Patience { elsewhere: servers.len() > 1, ..Patience::default() };
     for server in servers.iter().cycle() {
-        let ended = session(&dial, &mut progress, server, &mut backoff, &events).await;
+        let ended = session(&dial, &mut progress, server, &mut patience, &events).await;
+        let backoff = &mut patience.backoff;
         let Ok(Ended { why, reconnect }) = ended else { return };
         let retry_in = match reconnect {
             Reconnect::Yes => Some(backoff.fail(&mut rand::rng())),
@@ -48,7 +66,7 @@ async fn session(
     dial: &Dial,
     progress: &mut Progress,
     server: &Server,
-    backoff: &mut Backoff,
+    patience: &mut Patience,
     events: &mpsc::Sender<Event>,
 ) -> Result<Ended, Gone> {
     let mut session = match Session::open(dial, server).await {
@@ -58,7 +76,7 @@ async fn session(
     tell(events, Event::Connected { server: server.clone() }).await?;
     let mut asks = progress.begin();
     let mut pauses = Backoff::default();
-    let (mut again, mut leave) = (None, None);
+    let (mut again, mut leave, mut turn) = (None, None, None);
     let mut farewell = String::new();
     loop {
         for ask in asks.drain(..) {
@@ -73,6 +91,10 @@ async fn session(
                 asks = progress.again();
                 continue;
             }
+            () = at(turn) => {
+                patience.stale = (patience.stale + 1).min(STALE_DOUBLINGS_MAX);
+                return Ok(Ended::again("the server has lost touch with the owner of a topic"));
+            }
             () = at(leave) => return Ok(Ended::again(format!("the server goes: {farewell}"))),
         };
         let event = match event {
@@ -81,7 +103,12 @@ async fn session(
         };
         match progress.step(event) {
             Step::Pass => {}
-            Step::Tell(event) => tell(events, event).await?,
+            Step::Tell(event) => {
+                if matches!(event, Event::Message { .. } | Event::Live { .. }) {
+                    patience.stale = 0;
+                }
+                tell(events, event).await?;
+            }
             Step::Wait { message } => {
                 tracing::debug!(%server, "asked again after a pause: {message}");
                 again.get_or_insert_with(|| Instant::now() + pauses.fail(&mut rand::rng()));
@@ -98,8 +125,14 @@ async fn session(
         // Not before: a node that takes the session but brings no topic would be asked again and
         // again without a pause that grows.
         if progress.is_settled() {
-            backoff.succeed();
+            patience.backoff.succeed();
             pauses.succeed();
+        }
+        if !progress.is_stale() {
+            turn = None;
+        } else if patience.elsewhere {
+            let bound = STALE_FIRST * (1 << patience.stale);
+            turn.get_or_insert_with(|| Instant::now() + drawn(bound));
         }
     }
 }

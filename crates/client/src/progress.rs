@@ -22,6 +22,8 @@ pub(crate) struct Progress {
     live: BTreeSet<Topic>,
     /// Topics that this server cannot bring now.
     waiting: BTreeSet<Topic>,
+    /// Topics of which this server does not hear.
+    stale: BTreeSet<Topic>,
 }
 
 /// What to do about an event.
@@ -64,6 +66,7 @@ impl Progress {
     pub(crate) fn begin(&mut self) -> Vec<Ask> {
         self.asked.clear();
         self.live.clear();
+        self.stale.clear();
         self.last_id = 0;
         self.waiting = self.topics.keys().cloned().collect();
         self.again()
@@ -84,6 +87,11 @@ impl Progress {
     /// This session brings every topic.
     pub(crate) fn is_settled(&self) -> bool {
         self.asked.is_empty() && self.waiting.is_empty()
+    }
+
+    /// This server does not hear of some topic.
+    pub(crate) fn is_stale(&self) -> bool {
+        !self.stale.is_empty()
     }
 
     /// Every topic was refused.
@@ -116,6 +124,14 @@ impl Progress {
                 let news = self.topics.get_mut(&topic).is_some_and(|cursor| cursor.skip(&gap));
                 if news { Step::Tell(Event::Gap { topic, gap }) } else { Step::Pass }
             }
+            client::Event::Stale { topic, since } => {
+                let news = self.topics.contains_key(&topic) && self.stale.insert(topic.clone());
+                if news { Step::Tell(Event::Stale { topic, since }) } else { Step::Pass }
+            }
+            client::Event::Live { topic, position } => match self.stale.remove(&topic) {
+                true => Step::Tell(Event::Live { topic, position }),
+                false => Step::Pass,
+            },
             client::Event::Error { id, code, message, retry } => {
                 let topic = id.and_then(|id| self.asked.remove(&id));
                 match topic {
@@ -256,6 +272,25 @@ mod tests {
         progress.begin();
         progress.step(message("a", 1));
         assert!(matches!(progress.step(message("a", 3)), Step::End(_)));
+    }
+
+    #[test]
+    fn a_session_is_stale_until_every_topic_is_live_again_or_it_ends() {
+        let at = Position::new(7, 1);
+        let stale = |name| client::Event::Stale { topic: topic(name), since: at };
+        let live = |name| client::Event::Live { topic: topic(name), position: at };
+        let mut progress = progress();
+        progress.begin();
+        assert!(matches!(progress.step(stale("a")), Step::Tell(Event::Stale { .. })));
+        assert!(matches!(progress.step(stale("c")), Step::Pass), "none of ours");
+        progress.step(stale("b"));
+        assert!(matches!(progress.step(live("a")), Step::Tell(Event::Live { .. })));
+        assert!(progress.is_stale());
+        progress.step(live("b"));
+        assert!(!progress.is_stale());
+        progress.step(stale("b"));
+        progress.begin();
+        assert!(!progress.is_stale(), "another server may hear of it");
     }
 
     #[test]

@@ -91,8 +91,7 @@ impl Session {
             match self {
                 Session::Ws(session) => session.next().await,
                 Session::Quic(session) => session.next().await,
-                // Its connection has a keep-alive of its own.
-                Session::Grpc(session) => return session.next().await,
+                Session::Grpc(session) => session.next().await,
             }
         };
         tokio::time::timeout(SILENCE_MAX, next)

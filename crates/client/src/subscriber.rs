@@ -44,6 +44,21 @@ pub enum Event {
         /// Which, and why.
         gap: Gap,
     },
+    /// The server has lost touch with the topic's owner: whether there is more it cannot say. A
+    /// subscriber that has other servers turns to them after a moment.
+    Stale {
+        /// Which topic.
+        topic: Topic,
+        /// Everything up to here was shown.
+        since: Position,
+    },
+    /// The server hears of the topic again; what it missed follows.
+    Live {
+        /// Which topic.
+        topic: Topic,
+        /// Everything up to here was shown.
+        position: Position,
+    },
     /// The server does not give what was asked for; the session goes on without it.
     Refused {
         /// A word to branch on.

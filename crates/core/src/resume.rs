@@ -50,6 +50,11 @@ pub enum Item {
     Message(Arc<Message>),
     /// A hole before the next message.
     Gap(Gap),
+    /// The node has lost touch with the topic's owner. Everything up to here was shown; whether there
+    /// is more it cannot say until [`Item::Live`].
+    Stale(Position),
+    /// It hears of the topic again. Everything up to here was shown, and what it missed follows.
+    Live(Position),
 }
 
 /// Why a question about the past has no answer.

@@ -95,7 +95,12 @@ fn joined(state: &mut State, want: Want, page: &Page, bounds: Bounds) -> Option<
     if everything && state.ring.floor() == oldest {
         state.ring.set_whole();
     }
-    let start = Start { cursor: oldest, gap: page.gap, head: state.ring.head().max(page.head) };
+    // Never back behind what the subscriber has, whoever answered.
+    let cursor = match want {
+        Want::After(position) => oldest.max(position),
+        Want::Last(_) | Want::All => oldest,
+    };
+    let start = Start { cursor, gap: page.gap, head: state.ring.head().max(page.head) };
     (state.ring.place(oldest) != Place::Passed).then_some(start)
 }
 

@@ -6,6 +6,7 @@ use pushonce_core::{Gap, GapReason, Message, Position, Topic};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::Standing;
 use crate::ring::{Bounds, Entry, Place, Ring, before};
 use crate::wakes::Wakes;
 
@@ -27,6 +28,7 @@ pub(crate) struct State {
     /// The upstream has said where the topic stands. Until then the ring means nothing.
     open: bool,
     pub(crate) ring: Ring,
+    standing: Standing,
     /// The end of the last loss, and its reason.
     lost: Option<(Position, GapReason)>,
     /// Counts what readers may have to be shown.
@@ -76,6 +78,7 @@ impl Feed {
     pub(crate) fn new(topic: Topic, bounds: Bounds) -> Feed {
         let state = State {
             open: false,
+            standing: Standing::Live,
             ring: Ring::new(Position::ZERO),
             lost: None,
             changes: 0,
@@ -96,6 +99,7 @@ impl Feed {
     pub(crate) fn live(&self, head: Position) -> usize {
         let mut state = self.state();
         let changes = state.changes;
+        state.stand(Standing::Live);
         if state.open {
             state.skip(head);
         } else {
@@ -133,6 +137,14 @@ impl Feed {
         state.tell(changes)
     }
 
+    /// The upstream lost touch with the owner, or hears of it again. Returns how many lanes were woken.
+    pub(crate) fn stand(&self, standing: Standing) -> usize {
+        let mut state = self.state();
+        let changes = state.changes;
+        state.stand(standing);
+        state.tell(changes)
+    }
+
     /// Waits until the upstream has said where the topic stands.
     pub(crate) async fn opened(&self) {
         // Made before the look: what is said between the look and the await is not missed.
@@ -162,6 +174,15 @@ impl State {
 
     pub(crate) fn is_open(&self) -> bool {
         self.open
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    fn stand(&mut self, standing: Standing) {
+        self.changes += u64::from(self.standing != standing);
+        self.standing = standing;
     }
 
     fn take(&mut self, message: &Arc<Message>, topic: &Topic) {

@@ -9,7 +9,7 @@ use crate::begin::{Begun, begin};
 use crate::feed::{Feed, State};
 use crate::ring::{Bounds, Place};
 use crate::table::Table;
-use crate::{Driver, Encode, Lane, Reader, Upstream};
+use crate::{Driver, Encode, Lane, Reader, Standing, Upstream};
 
 /// The bounds of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,16 @@ impl Hub {
         self.write(topic, |feed| feed.lost(gap));
     }
 
+    /// The upstream lost touch with a topic's owner: every subscriber is told, once it is level.
+    pub fn stale(&self, topic: &Topic) {
+        self.write(topic, |feed| feed.stand(Standing::Stale));
+    }
+
+    /// It hears of the topic again. [`Hub::live`] says so as well.
+    pub fn fresh(&self, topic: &Topic) {
+        self.write(topic, |feed| feed.stand(Standing::Live));
+    }
+
     /// What nobody here is interested in is dropped: it is on its way since before the last one went.
     fn write(&self, topic: &Topic, act: impl FnOnce(&Feed) -> usize) {
         if let Some(feed) = self.shared.table.get(topic) {
@@ -84,8 +94,8 @@ impl Hub {
         }
     }
 
-    /// The newest `n` messages of a topic: from its ring if that has them, else from upstream, which
-    /// is asked once however many ask at the same time.
+    /// The newest `n` messages of a topic: from its ring if that has them and is not stale, else from
+    /// upstream, which is asked once however many ask at the same time.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] when upstream cannot be asked, or does not answer in time.
@@ -133,7 +143,7 @@ fn unanswered(timeout: Duration) -> FetchError {
 
 /// The newest `n`, if they are all in the ring.
 fn newest(state: &State, n: u32) -> Option<Page> {
-    if !state.is_open() {
+    if !state.is_open() || state.standing() == Standing::Stale {
         return None;
     }
     let ring = &state.ring;

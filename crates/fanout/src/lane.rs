@@ -112,9 +112,10 @@ impl Lane {
         }
     }
 
-    /// How far each started subscription was brought, for heartbeats: the newest position that the
-    /// outlet has taken, or where the subscription began.
-    pub fn positions(&self, session: SessionKey) -> Vec<(Topic, Position)> {
+    /// How far each started subscription was brought, for heartbeats, with its token: the newest
+    /// position that the outlet has taken, or where the subscription began. Those of topics that are
+    /// stale are left out.
+    pub fn positions(&self, session: SessionKey) -> Vec<(u32, Topic, Position)> {
         self.roster().positions(session)
     }
 

@@ -7,7 +7,8 @@
 //!
 //! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
 //! place it asked for, and where messages are missing it meets a gap that names them instead. A
-//! frame is made once per message and [`Wire`], however many take it. A subscriber that does not
+//! frame is made once per message and [`Wire`], however many take it. When upstream has lost touch
+//! with a topic's owner, every subscriber that is level is told so, and told when it is over. A subscriber that does not
 //! keep up costs no memory and delays nobody.
 //!
 //! *What does it refuse?* Wire formats (the [`Encode`] port makes the frames), sockets (the
@@ -20,7 +21,7 @@
 //! that is blocked is marked and passed over until [`Lane::writable`]. What is older than the ring
 //! is fetched from upstream, once for all who ask, and joins the ring at its old end.
 //!
-//! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`] and [`Hub::lost`] of one topic
+//! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`], [`Hub::lost`], [`Hub::stale`] and [`Hub::fresh`] of one topic
 //! from two tasks at once; call back into the hub from within an [`Upstream`], or
 //! into the lane from within an [`Outlet`]; make a hub before the process has
 //! its metrics recorder, for the hub's meters would count into nothing.
@@ -40,5 +41,5 @@ mod wakes;
 pub use hub::Hub;
 pub use lane::{Driver, Lane, SessionKey, SubscribeError};
 pub use outlet::{Closed, Offered, Outlet};
-pub use port::{Encode, Subscribed, Upstream, Wire};
+pub use port::{Encode, Standing, Subscribed, Upstream, Wire};
 pub use reader::Reader;

@@ -27,6 +27,20 @@ pub trait Encode: Send + Sync + 'static {
 
     /// The frame of a gap.
     fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes;
+
+    /// The frame that says that nothing is known of the topic any more, or again, for one who was
+    /// shown everything up to `reached`.
+    fn standing(&self, wire: Wire, topic: &Topic, standing: Standing, reached: Position) -> Bytes;
+}
+
+/// Whether this node hears of a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Live,
+    /// It lost touch with the owner; what is here stands, and there may be more.
+    Stale,
 }
 
 /// The index of an encoding in use, below [`Wire::COUNT`]. A frame of a wire beyond that is made

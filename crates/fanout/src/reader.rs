@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use pushonce_core::{Item, Position};
 
-use crate::Subscribed;
 use crate::begin::Begun;
 use crate::feed::{Due, Hold, Seat};
 use crate::table::Interest;
 use crate::wakes::Wakes;
+use crate::{Standing, Subscribed};
 
 /// How many messages are taken out of the ring at one look. More would let a reader that stopped
 /// keep more alive; fewer would take the topic's lock more often.
@@ -21,6 +21,7 @@ const BATCH: usize = 64;
 pub struct Reader {
     subscribed: Subscribed,
     cursor: Position,
+    standing: Standing,
     ready: VecDeque<Item>,
     /// Until it is level for the first time.
     hold: Option<Hold>,
@@ -36,6 +37,7 @@ impl Reader {
         Reader {
             subscribed: begun.start.answer(),
             cursor: begun.start.cursor,
+            standing: Standing::Live,
             ready: begun.start.gap.map(Item::Gap).into_iter().collect(),
             hold: Some(begun.hold),
             seat: begun.interest.feed().sit(Arc::clone(&wakes), 0),
@@ -50,7 +52,7 @@ impl Reader {
         self.subscribed
     }
 
-    /// The next message, or the gap before it. Waits for one; may be dropped while it waits, and
+    /// The next message, or the gap before it, or a word about how the topic stands. Waits for one; may be dropped while it waits, and
     /// nothing is lost.
     pub async fn next(&mut self) -> Item {
         loop {
@@ -58,12 +60,19 @@ impl Reader {
                 self.count(&item);
                 return item;
             }
-            let (due, changes) = {
+            let (due, standing, changes) = {
                 let state = self.interest.feed().state();
-                (state.due(self.cursor, BATCH), state.changes())
+                (state.due(self.cursor, BATCH), state.standing(), state.changes())
             };
             match due {
                 Some(due) => self.take(due),
+                None if standing != self.standing => {
+                    self.standing = standing;
+                    return match standing {
+                        Standing::Stale => Item::Stale(self.cursor),
+                        Standing::Live => Item::Live(self.cursor),
+                    };
+                }
                 None => self.wait(changes).await,
             }
         }
@@ -94,6 +103,7 @@ impl Reader {
         match item {
             Item::Message(_) => meters.deliveries.increment(1),
             Item::Gap(gap) => meters.gap(gap.reason),
+            Item::Stale(_) | Item::Live(_) => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use pushonce_core::{FetchError, From, Item, Position, Topic};
-use pushonce_fanout::{SubscribeError, Subscribed, hub};
+use pushonce_fanout::{Standing, SubscribeError, Subscribed, hub};
 use stage::{JSON, Stage, Viewer, at, play, topic, yields};
 
 /// Below what a ring of this size holds while somebody has not looked yet: a subscriber that was
@@ -34,6 +34,8 @@ enum Step {
     Expire(usize),
     /// A new epoch, with so many lost messages.
     Renew(u64),
+    /// The node loses touch with the owner, or hears of it again.
+    Stand(Standing),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,12 @@ enum Ask {
     Back(u64),
     /// After a message of the epoch before.
     Before(u64),
+    /// After a message that never was.
+    Forged,
 }
+
+/// How far beyond the newest a forged position is: further than anything that is published.
+const FORGED: u64 = 1_000;
 
 fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
@@ -54,6 +61,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         (0u32..20).prop_map(Ask::Last),
         (0u64..30).prop_map(Ask::Back),
         (0u64..9).prop_map(Ask::Before),
+        Just(Ask::Forged),
     ]
 }
 
@@ -68,6 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0usize..8, 0usize..9).prop_map(|(who, room)| Step::Room(who, room)),
         3 => (1usize..4).prop_map(Step::Answer),
         1 => (0usize..9).prop_map(Step::Expire),
+        2 => prop_oneof![Just(Standing::Stale), Just(Standing::Live)].prop_map(Step::Stand),
     ]
 }
 
@@ -99,6 +108,7 @@ fn from(ask: Ask, head: Position) -> From {
         Ask::Start => From::Start,
         Ask::Last(n) => From::Last(n),
         Ask::Back(n) => From::Position(at(head.epoch.0, head.offset.0.saturating_sub(n))),
+        Ask::Forged => From::Position(at(head.epoch.0, head.offset.0 + FORGED)),
         Ask::Before(n) => From::Position(at(head.epoch.0.saturating_sub(1), n)),
     }
 }
@@ -133,6 +143,8 @@ fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
                 Item::Gap(gap) => {
                     format!("{a} gap {} {} {}", gap.from, gap.to, gap.reason.as_str())
                 }
+                Item::Stale(since) => format!("{a} stale {since}"),
+                Item::Live(position) => format!("{a} live {position}"),
             };
             items.borrow_mut().push(item);
         }
@@ -167,6 +179,7 @@ async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Exc
                     viewer.go_on(room);
                 }
             }
+            Step::Stand(standing) => stage.owner.stand(a, standing),
             Step::Answer(n) => stage.owner.answer(n),
             Step::Expire(keep) => {
                 excuses.expired = true;
@@ -182,13 +195,24 @@ async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Exc
 }
 
 /// Everything heals: what waits is answered and brought, what is blocked goes on.
-async fn heal(stage: &Stage, watches: &[Watch]) {
+async fn heal(stage: &Stage, a: &Topic, watches: &[Watch]) {
+    stage.owner.stand(a, Standing::Live);
     stage.owner.answer(1_000);
     stage.settle().await;
     for viewer in watches.iter().filter_map(|watch| watch.viewer.as_ref()) {
         viewer.go_on(usize::MAX);
     }
     stage.settle().await;
+}
+
+/// Whether a frame says that the topic is stale, or live, and up to where everything was shown.
+fn standing(frame: &str) -> Option<(bool, Position)> {
+    let words: Vec<&str> = frame.split(' ').collect();
+    match words[1..] {
+        ["stale", since] => Some((true, since.parse().expect("a position"))),
+        ["live", position] => Some((false, position.parse().expect("a position"))),
+        _ => None,
+    }
 }
 
 /// The positions a frame brings a viewer from and to; a message's are the same.
@@ -200,6 +224,10 @@ fn parse(frame: &str) -> (bool, Position, Position) {
         ["gap", from, to, _] => (true, position(from), position(to)),
         _ => panic!("not a frame: {frame}"),
     }
+}
+
+fn is_forged(from: From) -> bool {
+    matches!(from, From::Position(position) if position.offset.0 >= FORGED)
 }
 
 /// Whether nothing can lie between. Who has seen nothing at all misses nothing of an empty epoch.
@@ -217,6 +245,9 @@ fn check(watch: &Watch, head: Position, excuses: &Excuses) {
         Ok(subscribed) => *subscribed,
         Err(SubscribeError::Gone) if watch.ended => return,
         Err(SubscribeError::Fetch(FetchError::Unavailable(_))) if excuses.renewed => return,
+        Err(SubscribeError::Fetch(FetchError::Future { .. })) if is_forged(watch.from) => {
+            return assert!(frames.is_empty(), "shown to one who was refused: {frames:?}");
+        }
         Err(why) => panic!("refused: {why}"),
     };
     let mut reached = match watch.from {
@@ -224,13 +255,23 @@ fn check(watch: &Watch, head: Position, excuses: &Excuses) {
         From::Now => Some(subscribed.position),
         From::Start | From::Last(_) => None,
     };
-    let mut gaps = Vec::new();
-    for (index, frame) in frames.iter().enumerate() {
+    assert!(!is_forged(watch.from) || excuses.renewed, "{:?} was taken", watch.from);
+    let (mut gaps, mut stale) = (Vec::new(), false);
+    let mut index = 0;
+    for frame in &frames {
+        if let Some((now_stale, at)) = standing(frame) {
+            assert_ne!(stale, now_stale, "told what it knows: {frames:?}");
+            stale = now_stale;
+            let so = reached.is_none_or(|reached| level(reached, at));
+            assert!(so, "{frame} is not what was shown: {frames:?}");
+            continue;
+        }
         let (gap, first, last) = parse(frame);
         if gap {
             assert!(first <= last || last.offset.0 == 0, "{frame}: ends before it begins");
             gaps.push(index);
         }
+        index += 1;
         if let Some(reached) = reached {
             // Before a topic's first message, a gap may begin before its first epoch.
             let next = first.follows(reached) || (gap && first == reached.next());
@@ -238,6 +279,8 @@ fn check(watch: &Watch, head: Position, excuses: &Excuses) {
         }
         reached = Some(last);
     }
+    assert!(!stale || watch.ended, "it never hears that it is over: {frames:?}");
+    let frames: Vec<String> = frames.into_iter().filter(|f| standing(f).is_none()).collect();
     if !watch.ended {
         let reached = reached.unwrap_or(subscribed.position);
         assert!(level(reached, head), "{reached} is not the end, {head}: {frames:?}");
@@ -267,7 +310,7 @@ fn run(steps: Vec<Step>) {
         }
         stage.owner.hold_answers();
         let (watches, excuses) = perform(&stage, &a, steps).await;
-        heal(&stage, &watches).await;
+        heal(&stage, &a, &watches).await;
         for watch in &watches {
             check(watch, stage.owner.head(&a), &excuses);
         }

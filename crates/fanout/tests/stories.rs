@@ -5,7 +5,7 @@ mod stage;
 use std::time::Duration;
 
 use pushonce_core::{FetchError, From, Gap, GapReason, Item, Position};
-use pushonce_fanout::{SubscribeError, hub};
+use pushonce_fanout::{Standing, SubscribeError, hub};
 use stage::{JSON, PROTO, Stage, at, frames, play, topic};
 
 fn small_rings() -> hub::Config {
@@ -372,7 +372,7 @@ fn no_frame_overtakes_the_answer() {
         stage.lane.start(viewer.key, &a);
         stage.settle().await;
         assert_eq!(viewer.got(), frames(&a, 1..=2));
-        assert_eq!(stage.lane.positions(viewer.key), [(a, at(1, 2))]);
+        assert_eq!(stage.lane.positions(viewer.key), [(7, a, at(1, 2))]);
     });
 }
 
@@ -462,5 +462,95 @@ fn readers_and_snapshots_may_move_between_threads() {
         moves(&reader);
         let (reader, ()) = futures::join!(reader, stage.settle());
         moves(&reader.expect("a reader").next());
+    });
+}
+
+#[test]
+fn who_is_level_is_told_that_the_topic_is_stale_and_when_that_is_over() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let (fast, slow) = (stage.viewer(JSON), stage.viewer(JSON));
+        for viewer in [&fast, &slow] {
+            viewer.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        }
+        slow.socket.borrow_mut().room = 1;
+        stage.publish(&a, 3).await;
+        stage.owner.stand(&a, Standing::Stale);
+        stage.settle().await;
+        assert_eq!(fast.got(), [frames(&a, 1..=3), vec!["a stale 1:3".to_owned()]].concat());
+        assert_eq!(slow.got(), frames(&a, 1..=1), "first it gets what is there");
+        slow.go_on(usize::MAX);
+        stage.settle().await;
+        assert_eq!(slow.got(), [frames(&a, 2..=3), vec!["a stale 1:3".to_owned()]].concat());
+
+        stage.owner.publish(&a);
+        stage.owner.stand(&a, Standing::Live);
+        stage.settle().await;
+        for viewer in [&fast, &slow] {
+            assert_eq!(viewer.got(), ["a 1:4", "a live 1:4"]);
+        }
+    });
+}
+
+#[test]
+fn a_heartbeat_leaves_out_what_is_stale_and_the_newest_is_asked_for_again() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        viewer.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        stage.publish(&a, 2).await;
+        assert_eq!(stage.lane.positions(viewer.key), [(7, a.clone(), at(1, 2))]);
+        assert_eq!(stage.hub.latest(&a, 1).await.expect("a page").head, at(1, 2));
+        assert_eq!(stage.owner.fetches(), 0);
+        stage.owner.stand(&a, Standing::Stale);
+        stage.settle().await;
+        assert!(stage.lane.positions(viewer.key).is_empty());
+        assert_eq!(stage.hub.latest(&a, 1).await.expect("a page").head, at(1, 2));
+        assert_eq!(stage.owner.fetches(), 1, "the ring does not know what is newest");
+    });
+}
+
+#[test]
+fn who_comes_to_a_stale_topic_is_told_at_once_and_a_moment_of_it_is_not_told() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let first = stage.viewer(JSON);
+        first.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        stage.publish(&a, 2).await;
+        stage.owner.stand(&a, Standing::Stale);
+        stage.owner.stand(&a, Standing::Live);
+        stage.settle().await;
+        assert_eq!(first.got(), frames(&a, 1..=2));
+        stage.owner.stand(&a, Standing::Stale);
+        stage.settle().await;
+        let late = stage.viewer(JSON);
+        late.subscribe(&stage, &a, From::Last(1)).await.expect("subscribed");
+        assert_eq!(late.got(), ["a 1:2", "a stale 1:2"]);
+        let mut reader = stage.hub.reader(a.clone(), From::Last(1)).await.expect("begun");
+        assert!(matches!(reader.next().await, Item::Message(_)));
+        assert_eq!(reader.next().await, Item::Stale(at(1, 2)));
+        stage.owner.stand(&a, Standing::Live);
+        stage.settle().await;
+        assert_eq!(reader.next().await, Item::Live(at(1, 2)));
+    });
+}
+
+#[test]
+fn an_answer_that_ends_before_what_a_subscriber_has_never_takes_it_back() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let early = stage.viewer(JSON);
+        early.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        // Acknowledged, and not brought here yet.
+        for _ in 0..3 {
+            stage.owner.publish(&a);
+        }
+        let viewer = stage.viewer(JSON);
+        let from = From::Position(at(1, 3));
+        let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), from).await;
+        assert_eq!(subscribed.expect("subscribed").position, at(1, 3));
+        stage.lane.start(viewer.key, &a);
+        stage.publish(&a, 1).await;
+        assert_eq!(viewer.got(), ["a 1:4"]);
     });
 }

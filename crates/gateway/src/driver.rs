@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use pushonce_core::{From, Topic};
+use pushonce_core::{From, Position, Topic};
 use pushonce_fanout::{Outlet, SessionKey, Subscribed, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -37,6 +37,10 @@ pub(crate) trait Transport: 'static {
 
     /// Queues the answer to a request, whole as it goes onto the wire.
     fn reply(&self, frame: Bytes);
+
+    /// Queues the heartbeat: each position, of a subscription known by its token, behind every frame
+    /// that it counts.
+    fn beat(&self, positions: Vec<(u32, Topic, Position)>);
 
     /// Asks whether the other side is there.
     fn ping(&self);
@@ -183,8 +187,7 @@ impl<T: Transport> Driver<T> {
     }
 
     fn heartbeat(&self) {
-        let positions = self.local.fanout.positions(self.key);
-        self.reply(&Event::Heartbeat { positions });
+        self.transport.beat(self.local.fanout.positions(self.key));
     }
 }
 

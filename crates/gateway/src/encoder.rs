@@ -1,9 +1,9 @@
 //! Frames as they go onto a wire, whole, for everybody the same.
 
 use bytes::Bytes;
-use pushonce_core::{Gap, Message, Topic};
-use pushonce_fanout::{Encode, Wire};
-use pushonce_proto::client::{self, Encoding};
+use pushonce_core::{Gap, Message, Position, Topic};
+use pushonce_fanout::{Encode, Standing, Wire};
+use pushonce_proto::client::{self, Encoding, Event};
 use pushonce_proto::delimited;
 
 use crate::ws::frame;
@@ -26,6 +26,15 @@ impl Encode for Encoder {
 
     fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes {
         whole(wire, &client::encode_gap(encoding(wire), topic, gap))
+    }
+
+    fn standing(&self, wire: Wire, topic: &Topic, standing: Standing, reached: Position) -> Bytes {
+        let topic = topic.clone();
+        let event = match standing {
+            Standing::Stale => Event::Stale { topic, since: reached },
+            Standing::Live => Event::Live { topic, position: reached },
+        };
+        whole(wire, &encoding(wire).encode_event(&event))
     }
 }
 

@@ -37,6 +37,7 @@ mod publisher;
 mod route;
 pub mod router;
 pub mod server;
+mod subscription;
 
 pub use ordered::Ordered;
 pub use ports::{Feed, Overview, Peers, Shards, Snapshot, Subscribed};

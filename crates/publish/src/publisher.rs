@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::future;
 use futures::stream::{self, BoxStream};
@@ -10,15 +11,16 @@ use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{From as Begin, Publish, PublishError, Topic};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server;
-use pushonce_proto::publisher::{Event, fetch_status, publish_status};
+use pushonce_proto::publisher::{fetch_status, publish_status};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Feed, Router};
+use crate::{Feed, Router, subscription};
 
 pub(crate) struct Publisher {
     pub router: Router,
     pub feed: Arc<dyn Feed>,
+    pub heartbeat: Duration,
     /// Cancelled when the node goes down: streams end, and say why.
     pub closing: CancellationToken,
 }
@@ -73,8 +75,7 @@ impl publisher_server::Publisher for Publisher {
         let from = Begin::try_from(from).map_err(|why| invalid(&why))?;
         let begun = self.feed.subscribe(topic, from).await;
         let (begun, items) = begun.map_err(|why| fetch_status(&why))?;
-        let first = Event::Subscribed { position: begun.position, recovered: begun.recovered };
-        let events = stream::iter([first]).chain(items.map(Event::Item));
+        let events = subscription::events(from, begun, items, self.heartbeat);
         let events = events.map(|event| Ok(event.into()));
         let events = events.take_until(self.closing.clone().cancelled_owned());
         Ok(Response::new(events.chain(stream::iter([Err(going_down())])).boxed()))

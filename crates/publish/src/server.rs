@@ -53,6 +53,8 @@ pub struct Parts {
     pub router: Router,
     /// Answers subscriptions.
     pub feed: Arc<dyn Feed>,
+    /// How often a subscriber hears that the node lives.
+    pub heartbeat: Duration,
     /// Answers operators.
     pub overview: Arc<dyn Overview>,
 }
@@ -100,13 +102,13 @@ impl Server {
     /// # Errors
     /// [`Error::Taken`] and [`Error::Bind`] say which address and what to do.
     pub async fn bind(parts: Parts) -> Result<Server, Error> {
-        let Parts { addr, router, feed, overview } = parts;
+        let Parts { addr, router, feed, heartbeat, overview } = parts;
         let listener =
             tokio::net::TcpListener::bind(addr).await.map_err(|why| refused(addr, why))?;
         let addr = listener.local_addr().map_err(|why| refused(addr, why))?;
         let closing = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let publisher = Publisher { router, feed, closing: closing.clone() };
+        let publisher = Publisher { router, feed, heartbeat, closing: closing.clone() };
         let publisher =
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterServer::new(Cluster { overview });

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
@@ -21,6 +22,7 @@ use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
+use pushonce_proto::publisher;
 use pushonce_publish::{
     Feed, Overview, Peers, Router, Server, Shards, Snapshot, Subscribed, router, server,
 };
@@ -140,8 +142,12 @@ async fn bind(addr: &str) -> Result<Server, server::Error> {
     };
     let router = Router::new(router::Config::default(), parts);
     let addr = addr.parse().expect("an address");
-    Server::bind(server::Parts { addr, router, feed: world.clone(), overview: world }).await
+    let (feed, overview) = (world.clone(), world);
+    Server::bind(server::Parts { addr, router, feed, heartbeat: HEARTBEAT, overview }).await
 }
+
+/// Short, so that the tests that wait for one do not take long.
+const HEARTBEAT: Duration = Duration::from_millis(100);
 
 impl Node {
     async fn start() -> Node {
@@ -324,4 +330,20 @@ async fn health_and_reflection_answer() {
     assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
     let between_nodes = |service: &ServiceResponse| service.name.starts_with("pushonce.peer.");
     assert!(!services.service.iter().any(between_nodes), "{services:?} is not served here");
+}
+
+#[tokio::test]
+async fn a_heartbeat_says_up_to_where_everything_was_sent() {
+    let mut publisher = Node::start().await.publisher().await;
+    let request = SubscribeRequest { topic: "a".to_owned(), from: None };
+    let mut events = publisher.subscribe(request).await.expect("begun").into_inner();
+    let mut said = Vec::new();
+    while said.len() < 4 {
+        let event = events.message().await.expect("readable").expect("it goes on");
+        said.push(publisher::Event::try_from(event).expect("an event"));
+    }
+    assert!(matches!(said[0], publisher::Event::Subscribed { .. }));
+    assert!(matches!(said[2], publisher::Event::Item(Item::Message(_))));
+    let position = Some(Position::new(7, 3));
+    assert_eq!(said[3], publisher::Event::Heartbeat { position });
 }

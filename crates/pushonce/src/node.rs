@@ -113,20 +113,22 @@ impl Node {
                 peers: Arc::new(handle.clone()),
             },
         );
+        let doors = pushonce_gateway::Config {
+            http: config.http,
+            quic: config.quic,
+            lanes: config.lanes,
+            ..Default::default()
+        };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
             addr: config.grpc,
             router: router.clone(),
             feed: Arc::new(ports::Feed(hub.clone())),
+            heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
         })
         .await?;
         let gateway = Gateway::bind(
-            pushonce_gateway::Config {
-                http: config.http,
-                quic: config.quic,
-                lanes: config.lanes,
-                ..Default::default()
-            },
+            doors,
             hub,
             Arc::new(ports::ClientPublisher(router)),
             web::router(overview, metrics).merge(pages),

@@ -113,6 +113,20 @@ pub enum Event {
         /// Which messages, and why.
         gap: Gap,
     },
+    /// The server has lost touch with the topic's owner, and cannot say whether there is more.
+    Stale {
+        /// Which topic.
+        topic: Topic,
+        /// Everything up to here was sent.
+        since: Position,
+    },
+    /// The server hears of the topic again; what it missed follows.
+    Live {
+        /// Which topic.
+        topic: Topic,
+        /// Everything up to here was sent.
+        position: Position,
+    },
     /// A request was refused.
     Error {
         /// Of the request, if it could be read.
@@ -126,7 +140,7 @@ pub enum Event {
     },
     /// The server lives, and this is what it has sent so far.
     Heartbeat {
-        /// The newest position sent of each topic of the session.
+        /// The position up to which everything was sent before; a stale topic is left out.
         positions: Vec<(Topic, Position)>,
     },
     /// The session will be closed: connect to another server.

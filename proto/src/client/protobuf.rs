@@ -170,6 +170,14 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
                 reason: field::reason("gap.reason", &gap.reason)?,
             },
         },
+        WireEvent::Stale(stale) => Event::Stale {
+            topic: field::topic("stale.topic", &stale.topic)?,
+            since: field::position("stale.since", &stale.since)?,
+        },
+        WireEvent::Live(live) => Event::Live {
+            topic: field::topic("live.topic", &live.topic)?,
+            position: field::position("live.position", &live.position)?,
+        },
         WireEvent::Error(error) => Event::Error {
             id,
             code: ErrorCode::read(&error.code, error.retry),
@@ -223,6 +231,14 @@ pub(super) fn encode_event(event: &Event) -> Bytes {
         }
         Event::Message { topic, message } => return encode_message(topic, message),
         Event::Gap { topic, gap } => return encode_gap(topic, gap),
+        Event::Stale { topic, since } => {
+            let (topic, since) = (topic.to_string(), since.to_string());
+            (None, WireEvent::Stale(pb::Stale { topic, since }))
+        }
+        Event::Live { topic, position } => {
+            let (topic, position) = (topic.to_string(), position.to_string());
+            (None, WireEvent::Live(pb::Live { topic, position }))
+        }
         Event::Error { id, code, message, retry } => {
             let (code, message) = (code.as_str().to_owned(), message.clone());
             (*id, WireEvent::Error(pb::Error { code, message, retry: *retry }))

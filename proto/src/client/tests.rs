@@ -51,6 +51,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
         (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),
         (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
+        (topic(), position()).prop_map(|(topic, since)| Event::Stale { topic, since }),
+        (topic(), position()).prop_map(|(topic, position)| Event::Live { topic, position }),
         (id(), select(&ErrorCode::ALL[..]), any::<String>())
             .prop_map(|(id, code, message)| Event::error(id, code, message)),
         vec((topic(), position()), 0..3).prop_map(|mut positions| {

@@ -102,9 +102,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         (any::<u64>(), part()).prop_map(|(id, part)| Frame::Fetched { id, part }),
         (vec((any::<u32>(), position()), 0..3), vec((any::<u16>(), any::<u32>()), 0..3)).prop_map(
             |(heads, doubts)| {
-                let doubt = |(shard, ms): (u16, u32)| {
-                    (ShardId(shard), Duration::from_millis(ms.into()))
-                };
+                let doubt =
+                    |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
                 Frame::Heartbeat { heads, doubts: doubts.into_iter().map(doubt).collect() }
             }
         ),

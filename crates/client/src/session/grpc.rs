@@ -94,7 +94,12 @@ async fn call(
         };
         let over = !matches!(
             event,
-            Ok(Event::Subscribed { .. } | Event::Message { .. } | Event::Gap { .. })
+            Ok(Event::Subscribed { .. }
+                | Event::Message { .. }
+                | Event::Gap { .. }
+                | Event::Stale { .. }
+                | Event::Live { .. }
+                | Event::Heartbeat { .. })
         );
         subscribed = true;
         if events.send(event).await.is_err() || over {
@@ -127,5 +132,10 @@ fn on(id: u64, topic: &Topic, event: publisher::Event) -> Event {
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },
+        publisher::Event::Item(Item::Stale(since)) => Event::Stale { topic, since },
+        publisher::Event::Item(Item::Live(position)) => Event::Live { topic, position },
+        publisher::Event::Heartbeat { position } => {
+            Event::Heartbeat { positions: position.map(|at| (topic, at)).into_iter().collect() }
+        }
     }
 }

@@ -6,7 +6,7 @@ use pushonce_core::{GapReason, Position};
 use super::roster::{Session, Subscription};
 use crate::feed::Feed;
 use crate::hub::Shared;
-use crate::{Closed, Wire};
+use crate::{Closed, Standing, Wire};
 
 /// The most messages of one offer. Enough that a write of small frames is bounded by bytes and not
 /// by calls; few enough that one subscriber's past does not hold up the others' present.
@@ -38,6 +38,8 @@ struct Batch {
     /// Of the first frame, if that tells a gap.
     gap: Option<GapReason>,
     more: bool,
+    /// What holds once all of it was shown.
+    standing: Standing,
 }
 
 /// The batches of one look at one topic. Subscribers that keep up all stand at the same cursor, so
@@ -83,7 +85,10 @@ impl Batches {
 
 impl Batch {
     fn make(wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> Batch {
-        let due = feed.state().due(after, MESSAGES_MAX).unwrap_or_default();
+        let (due, standing) = {
+            let state = feed.state();
+            (state.due(after, MESSAGES_MAX).unwrap_or_default(), state.standing())
+        };
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
         let gap = due.gap.map(|gap| (encode.gap(wire, &feed.topic, &gap), gap.to));
@@ -93,7 +98,7 @@ impl Batch {
             .map(|entry| (entry.frame(wire, &feed.topic, encode), entry.message.position));
         let (frames, ends) = gap.into_iter().chain(messages).unzip();
         let more = due.entries.len() == MESSAGES_MAX;
-        Batch { wire, after, frames, ends, gap: due.gap.map(|gap| gap.reason), more }
+        Batch { wire, after, frames, ends, gap: due.gap.map(|gap| gap.reason), more, standing }
     }
 }
 
@@ -109,7 +114,13 @@ pub(super) fn offer(
         Some(step) => step,
         None => {
             let batch = batches.get(session.wire, subscription.cursor, feed, shared);
-            offer_batch(subscription, session, batch, shared)
+            let standing = batch.standing;
+            match offer_batch(subscription, session, batch, shared) {
+                step @ (Step::Level | Step::Taken { more: false }) => {
+                    tell_standing(subscription, session, standing, feed, shared).unwrap_or(step)
+                }
+                step => step,
+            }
         }
     };
     if matches!(step, Step::Level | Step::Taken { more: false } | Step::Blocked) {
@@ -134,6 +145,28 @@ fn tell_gap(
         Ok((_, blocked)) => {
             shared.table.meters.gap(gap.reason);
             subscription.gap = None;
+            blocked.then_some(Step::Blocked)
+        }
+    }
+}
+
+/// Tells one who is level how the topic stands, unless it knows.
+fn tell_standing(
+    subscription: &mut Subscription,
+    session: &Session,
+    standing: Standing,
+    feed: &Feed,
+    shared: &Shared,
+) -> Option<Step> {
+    if subscription.standing == standing {
+        return None;
+    }
+    let frame = shared.encode.standing(session.wire, &feed.topic, standing, subscription.cursor);
+    match write(subscription.token, session, &[frame]) {
+        Err(Closed) => Some(Step::Closed),
+        Ok((0, _)) => Some(Step::Blocked),
+        Ok((_, blocked)) => {
+            subscription.standing = standing;
             blocked.then_some(Step::Blocked)
         }
     }

@@ -13,7 +13,7 @@ use crate::begin::Begun;
 use crate::feed::{Feed, Hold, Seat};
 use crate::table::Interest;
 use crate::wakes::Wakes;
-use crate::{Hub, Outlet, Wire};
+use crate::{Hub, Outlet, Standing, Wire};
 
 /// A session of a lane. Never given out twice by the same lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +63,8 @@ pub(super) struct Subscription {
     /// Stands in `ready`.
     queued: bool,
     pub(super) cursor: Position,
+    /// What it was told last.
+    pub(super) standing: Standing,
     /// To be told first; boxed because hardly any subscription has one.
     pub(super) gap: Option<Box<Gap>>,
     /// Until it is level or blocked for the first time.
@@ -155,6 +157,7 @@ impl Roster {
             blocked: false,
             queued: false,
             cursor: start.cursor,
+            standing: Standing::Live,
             gap: start.gap.map(Box::new),
             hold: Some(hold),
         };
@@ -246,15 +249,20 @@ impl Roster {
         any
     }
 
-    pub(super) fn positions(&mut self, key: SessionKey) -> Vec<(Topic, Position)> {
+    pub(super) fn positions(&mut self, key: SessionKey) -> Vec<(u32, Topic, Position)> {
         let Some(session) = self.session(key) else { return Vec::new() };
         let entries: Vec<_> = session.subscriptions.iter().map(|(l, e)| (*l, *e)).collect();
         let position = |(local, entry): (usize, usize)| {
             let local = self.topics.get(local)?;
             let subscription = local.subscriptions.get(entry)?;
-            // With a gap to be told first, nothing was brought yet.
-            let brought = subscription.started && subscription.gap.is_none();
-            brought.then(|| (local.seat.feed().topic.clone(), subscription.cursor))
+            let feed = local.seat.feed();
+            // With a gap to be told first, nothing was brought yet; and who cannot say whether there
+            // is more does not speak of where the topic stands.
+            let brought = subscription.started
+                && subscription.gap.is_none()
+                && subscription.standing == Standing::Live
+                && feed.state().standing() == Standing::Live;
+            brought.then(|| (subscription.token, feed.topic.clone(), subscription.cursor))
         };
         entries.into_iter().filter_map(position).collect()
     }

@@ -174,6 +174,9 @@ fn a_frame_is_made_once_per_wire() {
         fn gap(&self, _: Wire, _: &Topic, _: &pushonce_core::Gap) -> Bytes {
             Bytes::new()
         }
+        fn standing(&self, _: Wire, _: &Topic, _: crate::Standing, _: Position) -> Bytes {
+            Bytes::new()
+        }
     }
     let (made, topic) = (Count(Default::default()), Topic::new("a").expect("valid"));
     let mut ring = Ring::new(Position::ZERO);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{Gap, Message, Position, Topic};
-use pushonce_fanout::{Encode, Hub, Lane, Wire, hub};
+use pushonce_fanout::{Encode, Hub, Lane, Standing, Wire, hub};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use owner::Owner;
@@ -72,6 +72,13 @@ impl Encode for Words {
 
     fn gap(&self, _: Wire, topic: &Topic, gap: &Gap) -> Bytes {
         format!("{topic} gap {} {} {}", gap.from, gap.to, gap.reason.as_str()).into()
+    }
+
+    fn standing(&self, _: Wire, topic: &Topic, standing: Standing, reached: Position) -> Bytes {
+        match standing {
+            Standing::Stale => format!("{topic} stale {reached}").into(),
+            Standing::Live => format!("{topic} live {reached}").into(),
+        }
     }
 }
 

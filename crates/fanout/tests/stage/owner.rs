@@ -9,7 +9,7 @@ use pushonce_core::{
     ContentType, Epoch, FetchError, Gap, GapReason, Message, Offset, Page, Position, Timestamp,
     Topic, Want,
 };
-use pushonce_fanout::{Hub, Upstream};
+use pushonce_fanout::{Hub, Standing, Upstream};
 use tokio::sync::Semaphore;
 
 pub(crate) struct Owner {
@@ -36,6 +36,7 @@ enum Event {
     Live(Position),
     Message(Arc<Message>),
     Lost(Gap),
+    Stand(Standing),
 }
 
 impl Log {
@@ -132,6 +133,14 @@ impl Owner {
         }
     }
 
+    /// The link loses touch with the owner, or hears of it again.
+    pub(crate) fn stand(&self, topic: &Topic, standing: Standing) {
+        let mut state = self.state();
+        if state.watched.contains(topic) {
+            state.link.push_back((topic.clone(), Event::Stand(standing)));
+        }
+    }
+
     /// Brings the next `n` things that wait on the link; neighbouring messages come together.
     pub(crate) fn bring(&self, hub: &Hub, n: usize) {
         let events: Vec<_> = {
@@ -145,6 +154,8 @@ impl Owner {
             match event {
                 Event::Live(head) => hub.live(&topic, head),
                 Event::Lost(gap) => hub.lost(&topic, gap),
+                Event::Stand(Standing::Stale) => hub.stale(&topic),
+                Event::Stand(Standing::Live) => hub.fresh(&topic),
                 Event::Message(message) => {
                     messages.push(message);
                     if !matches!(events.peek(), Some((t, Event::Message(_))) if *t == topic) {

@@ -50,6 +50,8 @@ impl Transport for Narrow {
         self.0.send(Told::Refused(code)).unwrap();
     }
 
+    fn beat(&self, _: Vec<(u32, Topic, Position)>) {}
+
     fn ping(&self) {}
 
     fn leave(&self, _: &'static Close, _: &str) {}

@@ -152,6 +152,19 @@ impl Outlet {
         }
     }
 
+    /// Sends a heartbeat on the stream of a subscription, if there is room: one that waits is late.
+    pub(super) fn beat(&mut self, token: u32, frame: Bytes) {
+        let Some(Subscription { way, .. }) = self.subscriptions.get_mut(&token) else { return };
+        if self.state != State::Open || !way.queue.is_empty() {
+            return;
+        }
+        // A stream that has ended is noticed by the flush.
+        let _ = way.push(&mut Context::from_waker(&self.waker), &[frame]);
+        if !way.queue.is_empty() {
+            self.refused.insert(token);
+        }
+    }
+
     /// Takes no more; answers that are queued are still sent.
     pub(super) fn leave(&mut self) {
         if self.state == State::Open {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pushonce_core::Topic;
+use pushonce_core::{Position, Topic};
 use pushonce_fanout::Wire;
 use pushonce_proto::client::{Command, Encoding, Event, Request};
 use pushonce_proto::close::{self, Close};
@@ -216,6 +216,19 @@ impl Transport for Streams {
 
     fn reply(&self, frame: Bytes) {
         self.outlet.borrow_mut().answer(frame);
+    }
+
+    /// Nothing orders the streams, so each topic has its position on its own.
+    fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
+        let frame = |positions| {
+            let frame = Encoding::Proto.encode_event(&Event::Heartbeat { positions });
+            encoder::whole(encoder::QUIC_PROTO, &frame)
+        };
+        let mut outlet = self.outlet.borrow_mut();
+        for (token, topic, position) in positions {
+            outlet.beat(token, frame(vec![(topic, position)]));
+        }
+        outlet.answer(frame(Vec::new()));
     }
 
     /// The transport keeps the connection alive and notices its end by itself.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pushonce_core::Topic;
+use pushonce_core::{Position, Topic};
 use pushonce_fanout::Wire;
-use pushonce_proto::client::Encoding;
+use pushonce_proto::client::{Encoding, Event};
 use pushonce_proto::close::{self, Close};
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -274,6 +274,13 @@ impl Transport for Socket {
 
     fn reply(&self, frame: Bytes) {
         self.outlet.borrow_mut().push(frame);
+    }
+
+    /// One queue, so all of them behind everything.
+    fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
+        let positions = positions.into_iter().map(|(_, topic, at)| (topic, at)).collect();
+        let frame = self.encoding.encode_event(&Event::Heartbeat { positions });
+        self.reply(encoder::whole(self.wire(), &frame));
     }
 
     fn ping(&self) {

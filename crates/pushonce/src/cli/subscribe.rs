@@ -121,6 +121,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
                     return Ok(());
                 }
             }
+            Event::Stale { topic, since } => {
+                tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
+            }
+            Event::Live { topic, .. } => tracing::info!(%topic, "the server hears of it again"),
             Event::Gap { topic, gap } => tracing::warn!(%topic, "missing: {gap}"),
             Event::Refused { code, message } => bail!("{code}: {message}"),
             Event::Disconnected { why, retry_in: Some(_), .. } => {

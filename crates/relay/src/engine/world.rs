@@ -368,7 +368,8 @@ impl World {
             Effect::Stale(topic) => self.observer(node, topic).stale(),
             Effect::Fresh(topic) => self.observer(node, topic).fresh(),
             Effect::Read { purpose, topic, want } => {
-                let reads = self.owner(&topic) == node && !self.doubted.contains(&self.shard(&topic));
+                let reads =
+                    self.owner(&topic) == node && !self.doubted.contains(&self.shard(&topic));
                 let result = match reads {
                     true => self.logs.get(&topic).unwrap_or(&Log::default()).page(want),
                     false => Err(FetchError::Unavailable("not the owner".to_owned())),

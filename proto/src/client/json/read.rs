@@ -123,10 +123,12 @@ fn delivery(value: &RawValue) -> Result<Delivery, InvalidFrame> {
 
 type ReadEvent = fn(Option<u64>, &mut Fields<'_>) -> Result<Event, InvalidFrame>;
 
-const EVENTS: [(&str, ReadEvent); 9] = [
+const EVENTS: [(&str, ReadEvent); 11] = [
     ("message", message),
     ("gap", gap),
     ("heartbeat", heartbeat),
+    ("stale", stale),
+    ("live", live),
     ("subscribed", subscribed),
     ("unsubscribed", unsubscribed),
     ("published", published),
@@ -183,6 +185,14 @@ fn gap(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
         .ok_or_else(|| InvalidFrame::new(ErrorCode::BadRequest, "`reason` is unknown"))?;
     let (from, to) = (position(body, "from")?, position(body, "to")?);
     Ok(Event::Gap { topic: topic(body)?, gap: Gap { from, to, reason } })
+}
+
+fn stale(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
+    Ok(Event::Stale { topic: topic(body)?, since: position(body, "since")? })
+}
+
+fn live(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
+    Ok(Event::Live { topic: topic(body)?, position: position(body, "position")? })
 }
 
 fn error(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {

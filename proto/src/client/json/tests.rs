@@ -273,6 +273,14 @@ fn news() {
         r#"{"gap":{"topic":"a\"b","from":"12:4053","to":"12:4090","reason":"conflated"}}"#
     );
     assert_eq!(
+        written(&Event::Stale { topic: topic.clone(), since: from }),
+        r#"{"stale":{"topic":"a\"b","since":"12:4053"}}"#
+    );
+    assert_eq!(
+        written(&Event::Live { topic: topic.clone(), position: to }),
+        r#"{"live":{"topic":"a\"b","position":"12:4090"}}"#
+    );
+    assert_eq!(
         written(&Event::Heartbeat {
             positions: vec![(topic, from), (super::tests::topic("b"), to)]
         }),

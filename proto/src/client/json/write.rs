@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pushonce_core::{From, Gap, Message, Topic};
+use pushonce_core::{From, Gap, Message, Position, Topic};
 
 use super::data;
 use crate::client::{Command, Delivery, Event, Request};
@@ -66,6 +66,8 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
         }
         Event::Message { topic, message } => encode_message(topic, message),
         Event::Gap { topic, gap } => encode_gap(topic, gap),
+        Event::Stale { topic, since } => standing("stale", topic, "since", since),
+        Event::Live { topic, position } => standing("live", topic, "position", position),
         Event::Error { id, code, message, retry } => {
             let mut object = Object::new(*id, "error", FRAME_BYTES + message.len());
             object.string("code", code.as_str());
@@ -90,6 +92,13 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
         }
         Event::Stream { .. } => Bytes::from_static(b"{}"),
     }
+}
+
+fn standing(name: &str, topic: &Topic, field: &str, position: &Position) -> Bytes {
+    let mut object = Object::new(None, name, FRAME_BYTES);
+    object.string("topic", topic.as_str());
+    object.quoted(field, position);
+    object.finish()
 }
 
 pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
