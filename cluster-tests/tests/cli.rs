@@ -1,9 +1,9 @@
 //! Set-up: two nodes, and somebody at a terminal.
 //! Fault: typing errors.
 //! Claim: lines that are piped in come out of a pipe on another node, by every transport, as text
-//! or as JSON; the cluster can be looked at; what is typed wrong is told.
+//! or as JSON; the cluster can be looked at, and its namespaces set; what is typed wrong is told.
 
-use pushonce_cluster_tests::{Cluster, tool::pushonce};
+use pushonce_cluster_tests::{Cluster, secs, tool::pushonce, until};
 use serde_json::{Value, json};
 
 const TOPIC: &str = "chat/7";
@@ -15,6 +15,7 @@ async fn the_commands_do_what_they_say() {
     messages_come_as_json(&cluster).await;
     a_subscriber_waits_for_what_comes(&cluster).await;
     the_cluster_can_be_looked_at(&cluster).await;
+    namespaces_are_set_and_unset(&cluster).await;
     a_configuration_can_be_checked().await;
     what_is_typed_wrong_is_told(&cluster).await;
 }
@@ -89,6 +90,35 @@ async fn the_cluster_can_be_looked_at(cluster: &Cluster) {
     let place: Value = serde_json::from_str(&pushonce(explain, "").await.ok()).expect("JSON");
     let shard = &status["shards"][place["shard"].as_u64().expect("a shard") as usize];
     assert_eq!(place["owner"], shard["owner"]);
+}
+
+async fn namespaces_are_set_and_unset(cluster: &Cluster) {
+    let (here, there) = (grpc(cluster, 0), grpc(cluster, 1));
+    let set = ["namespace", "set", "short", "--history-count", "2", "--server", &here];
+    let text = pushonce(set, "").await.ok();
+    assert!(text.contains("short") && text.contains("replicated"), "{text}");
+    let set = ["namespace", "set", "short", "--history-age=2h", "--json", "--server", &there];
+    let settings: Value = serde_json::from_str(&pushonce(set, "").await.ok()).expect("JSON");
+    assert_eq!(settings["history"]["count"], 2, "what was not said stays");
+    assert_eq!(settings["history"]["age_ms"], 2 * 3_600_000);
+
+    let publish = ["publish", "short/a", "--server", &here];
+    assert_eq!(pushonce(publish, "one\ntwo\nthree\n").await.ok().lines().count(), 3);
+    let ws = ws(cluster, 1);
+    let subscribe = ["subscribe", "short/a", "--from", "start", "--count", "1", "--server", &ws];
+    let first = pushonce(subscribe, "").await.ok();
+    assert!(first.contains("two"), "the history has the last two: {first}");
+
+    let over = ["namespace", "set", "--default", "--payload-max", "2000000", "--server", &here];
+    pushonce(over, "").await.failed(&["1 to 1048576"]);
+    pushonce(["namespace", "unset", "short", "--server", &there], "").await.ok();
+    let list = ["namespace", "list", "--json", "--server", &there];
+    until("the namespace has no settings of its own", secs(10), async || {
+        let said = pushonce(list, "").await.ok();
+        let list: Value = serde_json::from_str(&said).expect("JSON");
+        if list.as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(said) }
+    })
+    .await;
 }
 
 async fn a_configuration_can_be_checked() {

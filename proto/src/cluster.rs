@@ -1,5 +1,7 @@
 //! What an operator sees of the cluster, as domain.
 
+mod namespace;
+
 use std::collections::BTreeSet;
 
 use pushonce_core::{

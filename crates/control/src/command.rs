@@ -2,7 +2,9 @@
 //! postcard, behind a version.
 
 use bytes::Bytes;
-use pushonce_core::{ClusterId, Namespaces, NodeId, ShardCount, Spread};
+use pushonce_core::{
+    ClusterId, InvalidNamespace, Namespace, NamespaceChange, Namespaces, NodeId, ShardCount, Spread,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Incarnation, InvalidProfile, Profile};
@@ -26,6 +28,14 @@ pub enum Command {
     },
     /// A member is gone for good.
     Remove(NodeId),
+    /// Changes the settings of a namespace.
+    SetNamespace {
+        /// Which; `None` for those of every name that has none of its own.
+        name: Option<String>,
+        /// What of them, beginning with the default's for a name that has none; `None` for back to the
+        /// default.
+        change: Option<NamespaceChange>,
+    },
 }
 
 /// A new cluster of one node.
@@ -78,6 +88,8 @@ pub enum Answer {
     Joined(Joined),
     /// Nothing changed.
     Refused(Refusal),
+    /// To [`Command::SetNamespace`]: what the namespace has now.
+    Namespace(Namespace),
 }
 
 /// Why nothing changed. The text says what to do.
@@ -143,6 +155,15 @@ pub enum Refusal {
     /// Another table was committed in between, or the members changed under it.
     #[error("the table does not follow the present one: propose again from the newest view")]
     StaleTable,
+    /// Settings no namespace can have.
+    #[error(transparent)]
+    Namespace(InvalidNamespace),
+    /// There are as many as there may be.
+    #[error("{max} namespaces have settings of their own: unset one that does not need them")]
+    TooManyNamespaces {
+        /// The most.
+        max: u32,
+    },
     /// The entry is of a newer version, or no entry at all.
     #[error("this command is not known here: bring every node to the same version")]
     Unreadable,

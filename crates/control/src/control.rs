@@ -6,7 +6,7 @@ use std::time::Duration;
 use pushonce_consensus::{
     Engine, Group, GroupId, InitializeError, ProposeError, StartError, Status,
 };
-use pushonce_core::{ClusterView, NodeId};
+use pushonce_core::{ClusterView, Namespace, NamespaceChange, NodeId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -131,6 +131,21 @@ impl Control {
     /// others. Saying it again changes nothing.
     pub async fn remove(&self, node: NodeId) -> Result<(), AskError> {
         self.ask(Command::Remove(node)).await.map(drop)
+    }
+
+    /// Changes the settings of a namespace, or of every name that has none (`None`); without a change,
+    /// back to the default. Says what it has now; every node acts on it as soon as it sees the view.
+    ///
+    /// Any node takes this and brings it to the leader, as [`Control::join`].
+    pub async fn set_namespace(
+        &self,
+        name: Option<String>,
+        change: Option<NamespaceChange>,
+    ) -> Result<Namespace, AskError> {
+        match self.ask(Command::SetNamespace { name, change }).await? {
+            Answer::Namespace(settings) => Ok(settings),
+            _ => Err(AskError::Unknown("the leader answered something else".to_owned())),
+        }
     }
 
     /// Proposes here or not at all: what a leader decided is void when it leads no more.

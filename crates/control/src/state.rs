@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pushonce_core::{
-    ClusterId, ClusterView, Member, MemberState, Namespaces, NodeId, Placement, ShardCount, Spread,
+    ClusterId, ClusterView, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
+    Placement, ShardCount, Spread,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,9 @@ pub(crate) const FOUNDER: NodeId = NodeId(1);
 /// Every node holds the view and a link to each other: a thousand is more than was ever tried, and
 /// keeps who joins in a loop from filling every disk.
 const MEMBERS_MAX: usize = 1_000;
+
+/// Every node holds them all, and gets them all with every change of the cluster: some 100 KiB.
+const NAMESPACES_MAX: usize = 1_000;
 
 impl State {
     /// Applies the command committed at `index`.
@@ -131,6 +135,9 @@ impl Cluster {
             Command::Activate(node) => self.activate(node),
             Command::Place { version, replicas } => self.place(version, replicas),
             Command::Remove(node) => self.remove(node),
+            Command::SetNamespace { name, change } => {
+                self.set_namespace(name, change).map(Answer::Namespace)
+            }
         }
     }
 
@@ -221,6 +228,32 @@ impl Cluster {
         let known = self.members.remove(&node).ok_or(Refusal::NotAMember(node))?;
         self.gone.insert(known.incarnation, node);
         Ok(Answer::Done)
+    }
+
+    fn set_namespace(
+        &mut self,
+        name: Option<String>,
+        change: Option<NamespaceChange>,
+    ) -> Result<Namespace, Refusal> {
+        let Namespaces { default, named } = &mut self.namespaces;
+        let Some(name) = name else {
+            let settings = change.map_or_else(Namespace::default, |change| default.with(change));
+            settings.check().map_err(Refusal::Namespace)?;
+            *default = settings.clone();
+            return Ok(settings);
+        };
+        Namespaces::check_name(&name).map_err(Refusal::Namespace)?;
+        let Some(change) = change else {
+            named.remove(&name);
+            return Ok(default.clone());
+        };
+        let settings = named.get(&name).unwrap_or(default).with(change);
+        settings.check().map_err(Refusal::Namespace)?;
+        if !named.contains_key(&name) && named.len() >= NAMESPACES_MAX {
+            return Err(Refusal::TooManyNamespaces { max: NAMESPACES_MAX as u32 });
+        }
+        named.insert(name, settings.clone());
+        Ok(settings)
     }
 
     fn view(&self) -> ClusterView {

@@ -33,7 +33,9 @@ pub use claim::{Claim, Owners};
 pub use error::{PublishError, Refusal};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};
-pub use namespace::{Durability, History, Namespace, Namespaces};
+pub use namespace::{
+    Durability, History, InvalidNamespace, Namespace, NamespaceChange, Namespaces,
+};
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};
 pub use resume::{FetchError, From, Gap, GapReason, Item, Page, Want};

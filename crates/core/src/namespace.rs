@@ -1,6 +1,7 @@
 //! The settings of a namespace: cluster-wide, one default for every name that has none.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,12 +19,15 @@ pub enum Durability {
 /// How much of the past a topic remembers. Whichever bound is met first forgets the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// Messages.
+    /// Messages; none, and a topic has no past at all.
     pub count_max: u32,
     /// Payload bytes.
     pub bytes_max: u32,
     /// Age of a message, in milliseconds.
     pub age_max_ms: u64,
+    /// How long a topic that has no past and gets no message is kept, in milliseconds. Made again, it
+    /// begins a new epoch.
+    pub expire_after_ms: u64,
 }
 
 /// The settings of one namespace.
@@ -37,6 +41,23 @@ pub struct Namespace {
     pub payload_bytes_max: u32,
 }
 
+/// Some of the settings; what is not said stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceChange {
+    /// See [`Namespace::durability`].
+    pub durability: Option<Durability>,
+    /// See [`History::count_max`].
+    pub history_count_max: Option<u32>,
+    /// See [`History::bytes_max`].
+    pub history_bytes_max: Option<u32>,
+    /// See [`History::age_max_ms`].
+    pub history_age_max_ms: Option<u64>,
+    /// See [`History::expire_after_ms`].
+    pub expire_after_ms: Option<u64>,
+    /// See [`Namespace::payload_bytes_max`].
+    pub payload_bytes_max: Option<u32>,
+}
+
 /// Every namespace that has settings of its own, and those of all the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
@@ -46,19 +67,139 @@ pub struct Namespaces {
     pub named: BTreeMap<String, Namespace>,
 }
 
+/// Settings that no namespace can have. Says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum InvalidNamespace {
+    /// Not the first segment of any topic that may be published to.
+    #[error(
+        "a namespace is the first segment of its topics' names: \
+         neither empty nor with a '/', a '$' in front or a control character, in form C"
+    )]
+    Name,
+    /// More than a page of history may have.
+    #[error("the history may have {max} messages at most")]
+    HistoryCount {
+        /// Messages.
+        max: u32,
+    },
+    /// More than a page of history may have.
+    #[error("the history may have {max} bytes of payload at most")]
+    HistoryBytes {
+        /// Bytes.
+        max: u32,
+    },
+    /// Too short to mean anything, or longer than any clock is right.
+    #[error("messages may be kept, and unused topics wait, between a second and {max_days} days")]
+    Age {
+        /// Days.
+        max_days: u32,
+    },
+    /// Nothing, or more than a frame carries.
+    #[error("the largest payload must be 1 to {max} bytes")]
+    Payload {
+        /// Bytes.
+        max: u32,
+    },
+}
+
+impl History {
+    /// No namespace may allow more messages of history.
+    pub const COUNT_CAP: u32 = 1 << 16;
+    /// No namespace may allow more payload bytes of history, 16 MiB: a page of all of it goes over a
+    /// link at once, and waits there with what else there is.
+    pub const BYTES_CAP: u32 = 16 << 20;
+    const DAYS_CAP: u32 = 366;
+    const AGES_MS: RangeInclusive<u64> = 1_000..=Self::DAYS_CAP as u64 * DAY_MS;
+
+    fn check(&self) -> Result<(), InvalidNamespace> {
+        if self.count_max > Self::COUNT_CAP {
+            return Err(InvalidNamespace::HistoryCount { max: Self::COUNT_CAP });
+        }
+        if self.bytes_max > Self::BYTES_CAP {
+            return Err(InvalidNamespace::HistoryBytes { max: Self::BYTES_CAP });
+        }
+        let ages = [self.age_max_ms, self.expire_after_ms];
+        if !ages.iter().all(|age| Self::AGES_MS.contains(age)) {
+            return Err(InvalidNamespace::Age { max_days: Self::DAYS_CAP });
+        }
+        Ok(())
+    }
+}
+
+impl Namespace {
+    /// Says what is wrong, if anything is.
+    ///
+    /// # Errors
+    /// [`InvalidNamespace`] for the first bound that is not kept.
+    pub fn check(&self) -> Result<(), InvalidNamespace> {
+        let max = Publish::PAYLOAD_BYTES_CAP as u32;
+        if !(1..=max).contains(&self.payload_bytes_max) {
+            return Err(InvalidNamespace::Payload { max });
+        }
+        self.history.check()
+    }
+
+    /// These settings with a change.
+    pub fn with(&self, change: NamespaceChange) -> Namespace {
+        let Namespace { durability, history, payload_bytes_max } = self;
+        Namespace {
+            durability: change.durability.unwrap_or(*durability),
+            history: History {
+                count_max: change.history_count_max.unwrap_or(history.count_max),
+                bytes_max: change.history_bytes_max.unwrap_or(history.bytes_max),
+                age_max_ms: change.history_age_max_ms.unwrap_or(history.age_max_ms),
+                expire_after_ms: change.expire_after_ms.unwrap_or(history.expire_after_ms),
+            },
+            payload_bytes_max: change.payload_bytes_max.unwrap_or(*payload_bytes_max),
+        }
+    }
+}
+
 impl Namespaces {
     /// The settings that `topic` lives under.
     pub fn of(&self, topic: &Topic) -> &Namespace {
         self.named.get(topic.namespace()).unwrap_or(&self.default)
     }
+
+    /// Whether there can be topics in a namespace of that name.
+    ///
+    /// # Errors
+    /// [`InvalidNamespace::Name`].
+    pub fn check_name(name: &str) -> Result<(), InvalidNamespace> {
+        match Topic::new(name) {
+            Ok(topic) if topic.namespace() == name && !topic.is_system() => Ok(()),
+            _ => Err(InvalidNamespace::Name),
+        }
+    }
 }
+
+impl Durability {
+    /// As it stands on a screen and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Replicated => "replicated",
+        }
+    }
+
+    /// Reads what [`Durability::as_str`] writes.
+    pub fn parse(word: &str) -> Option<Durability> {
+        [Durability::Replicated].into_iter().find(|known| known.as_str() == word)
+    }
+}
+
+const DAY_MS: u64 = 24 * 3_600_000;
 
 impl Default for History {
     /// A thousand messages, a mebibyte, a day: what a viewer who was away may want to catch up on. A
     /// topic that is full of small messages takes some 400 KiB of each replica's memory, so a node
-    /// with many busy topics wants less.
+    /// with many busy topics wants less. Unused topics are kept a week: one that is used weekly stays.
     fn default() -> History {
-        History { count_max: 1_000, bytes_max: 1 << 20, age_max_ms: 24 * 3_600_000 }
+        History {
+            count_max: 1_000,
+            bytes_max: 1 << 20,
+            age_max_ms: DAY_MS,
+            expire_after_ms: 7 * DAY_MS,
+        }
     }
 }
 
@@ -68,6 +209,50 @@ impl Default for Namespace {
             durability: Durability::default(),
             history: History::default(),
             payload_bytes_max: Publish::PAYLOAD_BYTES_DEFAULT as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: NamespaceChange) -> Option<String> {
+        Namespace::default().with(change).check().err().map(|why| why.to_string())
+    }
+
+    #[test]
+    fn what_is_not_said_stays_as_it_is() {
+        let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
+        let changed = Namespace::default().with(change);
+        assert_eq!(changed.history, History { count_max: 3, ..History::default() });
+        assert_eq!(changed.with(NamespaceChange::default()), changed);
+    }
+
+    #[test]
+    fn every_bound_is_kept_and_named() {
+        let none = NamespaceChange::default();
+        assert_eq!(refused(none), None);
+        assert_eq!(refused(NamespaceChange { history_count_max: Some(0), ..none }), None);
+        for (change, hint) in [
+            (NamespaceChange { history_count_max: Some(65_537), ..none }, "65536 messages"),
+            (NamespaceChange { history_bytes_max: Some(u32::MAX), ..none }, "16777216 bytes"),
+            (NamespaceChange { history_age_max_ms: Some(999), ..none }, "between a second"),
+            (NamespaceChange { expire_after_ms: Some(u64::MAX), ..none }, "366 days"),
+            (NamespaceChange { payload_bytes_max: Some(0), ..none }, "1 to 1048576"),
+            (NamespaceChange { payload_bytes_max: Some(2 << 20), ..none }, "1 to 1048576"),
+        ] {
+            assert!(refused(change).is_some_and(|why| why.contains(hint)), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_called_by_a_first_segment() {
+        for name in ["chat", "köln", "a b"] {
+            assert_eq!(Namespaces::check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "$sys", "a/b", "a/", "\n"] {
+            assert_eq!(Namespaces::check_name(name), Err(InvalidNamespace::Name), "{name}");
         }
     }
 }

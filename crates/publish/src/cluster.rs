@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use pushonce_core::Topic;
+use pushonce_core::{NamespaceChange, Topic};
 use pushonce_proto::cluster::{self, Explained, Seen, Shard};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_server;
 use tonic::{Request, Response, Status};
 
-use crate::{Overview, Snapshot};
+use crate::{OperationError, Operations, Overview, Snapshot};
 
 pub(crate) struct Cluster {
     pub overview: Arc<dyn Overview>,
+    pub operations: Arc<dyn Operations>,
 }
 
 #[tonic::async_trait]
@@ -30,6 +31,32 @@ impl cluster_server::Cluster for Cluster {
         let topic = Topic::new(&request.into_inner().topic)
             .map_err(|why| Status::invalid_argument(why.to_string()))?;
         Ok(Response::new(explain(topic, &self.overview.snapshot()).into()))
+    }
+
+    async fn namespaces(
+        &self,
+        _: Request<pb::NamespacesRequest>,
+    ) -> Result<Response<pb::NamespacesResponse>, Status> {
+        Ok(Response::new((&self.overview.snapshot().view.namespaces).into()))
+    }
+
+    async fn set_namespace(
+        &self,
+        request: Request<pb::SetNamespaceRequest>,
+    ) -> Result<Response<pb::SetNamespaceResponse>, Status> {
+        let pb::SetNamespaceRequest { name, change } = request.into_inner();
+        let change = change.map(NamespaceChange::try_from).transpose();
+        let change = change.map_err(|why| Status::invalid_argument(why.to_string()))?;
+        let settings = self.operations.set_namespace(name, change).await.map_err(refused)?;
+        Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
+    }
+}
+
+fn refused(why: OperationError) -> Status {
+    match why {
+        OperationError::Invalid(text) => Status::invalid_argument(text),
+        OperationError::Refused(text) => Status::failed_precondition(text),
+        OperationError::Unavailable(text) => Status::unavailable(text),
     }
 }
 

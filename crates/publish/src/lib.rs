@@ -19,8 +19,8 @@
 //!
 //! *How does data move?* Door ([`Server`], or the gateway's) → [`Router::ordered`] → per shard one
 //! line → [`Shards`] if this node owns the shard, else [`Peers`] over the link. Acknowledgements
-//! come back the same way, in the order of the stream. [`Feed`] and [`Overview`] are asked, and
-//! answered.
+//! come back the same way, in the order of the stream. [`Feed`], [`Overview`] and [`Operations`] are
+//! asked, and answered.
 //!
 //! *What must a caller not do?* Implement [`Shards`] or [`Peers`] so that the first poll of the
 //! future does not put the message in line: order is lost there and nowhere else. Drop the future
@@ -40,6 +40,6 @@ pub mod server;
 mod subscription;
 
 pub use ordered::Ordered;
-pub use ports::{Feed, Overview, Peers, Shards, Snapshot, Subscribed};
+pub use ports::{Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed};
 pub use router::Router;
 pub use server::Server;

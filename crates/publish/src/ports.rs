@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterView, FetchError, From, Item, NodeId, Owners, Placed, Position, Publish, PublishError,
-    ShardId, Topic,
+    ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Owners, Placed,
+    Position, Publish, PublishError, ShardId, Topic,
 };
 use pushonce_proto::cluster::Control;
 
@@ -91,4 +91,30 @@ pub struct Snapshot {
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
     pub control: Control,
+}
+
+/// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the
+/// second time changes nothing.
+pub trait Operations: Send + Sync + 'static {
+    /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
+    /// without a change, back to the default. Says what it has now.
+    fn set_namespace(
+        &self,
+        name: Option<String>,
+        change: Option<NamespaceChange>,
+    ) -> BoxFuture<'static, Result<Namespace, OperationError>>;
+}
+
+/// Why the cluster did not change as asked. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperationError {
+    /// Nobody may ask for that.
+    #[error("{0}")]
+    Invalid(String),
+    /// The cluster is not in the state for it.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody can say now; asking again is safe.
+    #[error("{0}")]
+    Unavailable(String),
 }

@@ -12,19 +12,22 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     Claim, ClusterId, ClusterView, ContentType, FetchError, From, Gap, GapReason, Item, Message,
-    Namespaces, NodeId, Owners, Placed, Placement, Position, Publish, PublishError, ShardCount,
-    ShardId, Spread, Term, Timestamp, Topic,
+    Namespace, NamespaceChange, Namespaces, NodeId, Owners, Placed, Placement, Position, Publish,
+    PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
 };
 use pushonce_proto::cluster::Control;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
-use pushonce_proto::pb::cluster::v1::{ExplainRequest, StatusRequest};
+use pushonce_proto::pb::cluster::v1::{
+    ExplainRequest, NamespacesRequest, SetNamespaceRequest, StatusRequest,
+};
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
 use pushonce_proto::publisher;
 use pushonce_publish::{
-    Feed, Overview, Peers, Router, Server, Shards, Snapshot, Subscribed, router, server,
+    Feed, OperationError, Operations, Overview, Peers, Router, Server, Shards, Snapshot,
+    Subscribed, router, server,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -106,6 +109,23 @@ impl Overview for World {
     }
 }
 
+impl Operations for World {
+    fn set_namespace(
+        &self,
+        name: Option<String>,
+        change: Option<NamespaceChange>,
+    ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
+        let settings = Namespace::default().with(change.unwrap_or_default());
+        future::ready(match (settings.check(), name.as_deref()) {
+            (Err(why), _) => Err(OperationError::Invalid(why.to_string())),
+            (_, Some("one more")) => Err(OperationError::Refused("too many".to_owned())),
+            (_, Some("later")) => Err(OperationError::Unavailable("no leader".to_owned())),
+            _ => Ok(settings),
+        })
+        .boxed()
+    }
+}
+
 fn world() -> Arc<World> {
     let view = ClusterView {
         cluster: ClusterId(1),
@@ -142,8 +162,9 @@ async fn bind(addr: &str) -> Result<Server, server::Error> {
     };
     let router = Router::new(router::Config::default(), parts);
     let addr = addr.parse().expect("an address");
-    let (feed, overview) = (world.clone(), world);
-    Server::bind(server::Parts { addr, router, feed, heartbeat: HEARTBEAT, overview }).await
+    let (feed, overview, operations) = (world.clone(), world.clone(), world);
+    let heartbeat = HEARTBEAT;
+    Server::bind(server::Parts { addr, router, feed, heartbeat, overview, operations }).await
 }
 
 /// Short, so that the tests that wait for one do not take long.
@@ -346,4 +367,30 @@ async fn a_heartbeat_says_up_to_where_everything_was_sent() {
     assert!(matches!(said[2], publisher::Event::Item(Item::Message(_))));
     let position = Some(Position::new(7, 3));
     assert_eq!(said[3], publisher::Event::Heartbeat { position });
+}
+
+#[tokio::test]
+async fn the_settings_of_a_namespace_are_changed_and_told() {
+    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+    let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
+    let set = |name: Option<&str>, change: NamespaceChange| SetNamespaceRequest {
+        name: name.map(str::to_owned),
+        change: Some(change.into()),
+    };
+    let answer = cluster.set_namespace(set(Some("chat"), change)).await.expect("taken");
+    let settings = answer.into_inner().settings.expect("told");
+    assert_eq!((settings.history_count_max, settings.history_bytes_max), (3, 1 << 20));
+
+    let known = cluster.namespaces(NamespacesRequest {}).await.expect("answered").into_inner();
+    assert_eq!(Namespaces::try_from(known), Ok(Namespaces::default()));
+
+    let over = NamespaceChange { payload_bytes_max: Some(2 << 20), ..change };
+    for (refused, code) in [
+        (set(None, over), Code::InvalidArgument),
+        (set(Some("one more"), change), Code::FailedPrecondition),
+        (set(Some("later"), change), Code::Unavailable),
+    ] {
+        let status = cluster.set_namespace(refused).await.expect_err("refused");
+        assert_eq!(status.code(), code, "{status:?}");
+    }
 }

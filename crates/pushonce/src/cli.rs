@@ -3,6 +3,8 @@
 mod bench;
 mod check_config;
 mod cluster;
+mod duration;
+mod namespace;
 mod publish;
 mod serve;
 mod subscribe;
@@ -41,6 +43,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Look at a cluster
     Cluster(cluster::Args),
+    /// Settings of namespaces: how much history topics have, how large payloads may be
+    Namespace(namespace::Args),
     /// Put load on a cluster and measure what comes of it
     Bench(bench::Args),
     /// Say what a node would run with, or what is wrong with it
@@ -76,6 +80,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
+            Command::Namespace(args) => namespace::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),
         }

@@ -125,6 +125,7 @@ impl Node {
             feed: Arc::new(ports::Feed(hub.clone())),
             heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
+            operations: Arc::new(ports::Operations(control.clone())),
         })
         .await?;
         let gateway = Gateway::bind(

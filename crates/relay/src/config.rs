@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, History, NodeId};
+use pushonce_proto::peer::MESSAGE_BYTES;
+
+use crate::outbox::HEAVY_PART;
 
 /// Who this node is, and the bounds it keeps.
 #[derive(Clone, Debug)]
@@ -51,13 +54,20 @@ pub struct Config {
     pub connect_timeout: Duration,
 }
 
+/// A page of the longest history fits, behind as much as may wait before pages are refused.
+const LINK_BYTES_MAX: usize = 64 << 20;
+const _: () = {
+    let page = History::BYTES_CAP as usize + History::COUNT_CAP as usize * MESSAGE_BYTES;
+    assert!(page <= LINK_BYTES_MAX - LINK_BYTES_MAX / HEAVY_PART);
+};
+
 impl Config {
     /// The bounds of a node in a data centre.
     pub fn new(me: NodeId, cluster: ClusterId) -> Config {
         Config {
             me,
             cluster,
-            link_bytes_max: 64 << 20,
+            link_bytes_max: LINK_BYTES_MAX,
             committed_bytes_max: 64 << 20,
             pending_max: 65_536,
             pending_bytes_max: 16 << 20,

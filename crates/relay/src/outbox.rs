@@ -40,7 +40,7 @@ pub(crate) enum Load {
 
 /// Heavy is more than the bound by this. Half of the bound would leave new messages little room on a
 /// link that catches up; a tenth would stop and go.
-const HEAVY_PART: usize = 4;
+pub(crate) const HEAVY_PART: usize = 4;
 
 /// The bound was met; the queue is closed and empty.
 #[derive(Debug, PartialEq, Eq)]

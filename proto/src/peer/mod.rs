@@ -125,7 +125,7 @@ pub enum FetchedPart {
 }
 
 /// What a message costs on a link beside its payload: position, time, content type, key, tags.
-const MESSAGE_BYTES: usize = 64;
+pub const MESSAGE_BYTES: usize = 64;
 /// What any other frame costs at most in practice: a topic and some numbers.
 const FRAME_BYTES: usize = 64;
 

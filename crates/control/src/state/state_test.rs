@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use pushonce_core::ShardId;
+use pushonce_core::{History, InvalidNamespace, ShardId, Topic};
 
 use super::*;
 use crate::member::tests::profile;
@@ -80,7 +80,7 @@ impl Log {
         match self.apply(Command::Join(joining)) {
             Answer::Joined(joined) => Ok(joined),
             Answer::Refused(refusal) => Err(refusal),
-            Answer::Done => panic!("a join is answered with an id"),
+            answer => panic!("a join is answered with an id, not {answer:?}"),
         }
     }
 
@@ -250,6 +250,59 @@ fn a_table_is_taken_once_and_only_if_it_follows_the_present_one() {
     assert_eq!(log.refused(place(3, &replicas[1..].to_vec())), Refusal::StaleTable);
 }
 
+/// Changes the bound of the history in messages, and nothing else.
+fn count(history_count_max: u32) -> NamespaceChange {
+    NamespaceChange { history_count_max: Some(history_count_max), ..NamespaceChange::default() }
+}
+
+fn set(name: Option<&str>, change: Option<NamespaceChange>) -> Command {
+    Command::SetNamespace { name: name.map(str::to_owned), change }
+}
+
+#[test]
+fn a_namespace_has_the_defaults_settings_until_it_has_its_own_and_again_after() {
+    let mut log = Log::founded();
+    let of = |log: &Log, topic: &str| {
+        log.view().namespaces.of(&Topic::new(topic).unwrap()).history.count_max
+    };
+    log.apply(set(None, Some(count(7))));
+    log.apply(set(Some("chat"), Some(count(3))));
+    assert_eq!((of(&log, "chat/7"), of(&log, "score")), (3, 7));
+    let bytes = NamespaceChange { history_bytes_max: Some(9), ..NamespaceChange::default() };
+    let history = History { count_max: 3, bytes_max: 9, ..History::default() };
+    let settings = Namespace { history, ..Namespace::default() };
+    assert_eq!(log.apply(set(Some("chat"), Some(bytes))), Answer::Namespace(settings));
+    log.apply(set(Some("chat"), None));
+    assert_eq!(of(&log, "chat/7"), 7);
+    log.apply(set(None, None));
+    assert_eq!(log.view().namespaces, Namespaces::default());
+}
+
+#[test]
+fn settings_no_namespace_can_have_are_refused() {
+    let mut log = Log::founded();
+    let refusal = log.refused(set(Some("a/b"), Some(count(1))));
+    assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::Name));
+    for name in [None, Some("chat")] {
+        let refusal = log.refused(set(name, Some(count(u32::MAX))));
+        let max = History::COUNT_CAP;
+        assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::HistoryCount { max }));
+    }
+}
+
+#[test]
+fn only_so_many_namespaces_have_settings_of_their_own() {
+    let mut log = Log::founded();
+    for nth in 0..NAMESPACES_MAX {
+        log.apply(set(Some(&nth.to_string()), Some(count(1))));
+    }
+    let refusal = log.refused(set(Some("one more"), Some(count(1))));
+    assert_eq!(refusal, Refusal::TooManyNamespaces { max: 1_000 });
+    assert!(matches!(log.apply(set(Some("0"), Some(count(2)))), Answer::Namespace(_)));
+    log.apply(set(Some("1"), None));
+    assert!(matches!(log.apply(set(Some("one more"), Some(count(1)))), Answer::Namespace(_)));
+}
+
 #[test]
 fn a_snapshot_restores_what_it_was_made_of_and_nothing_else_is_taken() {
     let mut log = Log::founded();
@@ -270,6 +323,10 @@ fn the_encoding_of_commands_is_frozen() {
     let place = Command::Place { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
     assert_eq!(encoded(place), [0, 3, 3, 1, 2, 1, 2]);
     assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 4, 172, 2]);
+    let unset = Command::SetNamespace { name: Some("a".to_owned()), change: None };
+    assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0]);
+    let set = Command::SetNamespace { name: None, change: Some(count(3)) };
+    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0]);
 }
 
 /// Commands that often meet: few directories, few names, few ids.
@@ -291,6 +348,8 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (1..6u64).prop_map(|node| Command::Remove(NodeId(node))),
         2 => place,
         1 => Just(Command::Found(founding())),
+        1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
+            .prop_map(|(name, change)| Command::SetNamespace { name, change }),
     ]
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
+pub(super) async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
     let mut last = None;
     for server in servers {
         match ClusterClient::connect(server.clone()).await {
@@ -65,12 +65,12 @@ async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
     Err(last.context("no --server was given")?)
 }
 
-fn refused(status: tonic::Status) -> anyhow::Error {
+pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }
 
 #[allow(clippy::print_stdout)]
-fn print(json: bool, machine: impl Fn() -> Value, person: impl Fn() -> String) {
+pub(super) fn print(json: bool, machine: impl Fn() -> Value, person: impl Fn() -> String) {
     if json { println!("{}", machine()) } else { print!("{}", person()) }
 }
 
@@ -143,7 +143,7 @@ fn shard_row(shard: &Shard) -> [String; 7] {
 }
 
 /// Columns as wide as their widest cell.
-fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
     let head = head.map(str::to_owned);
     let width = |column: usize| {
         let cells = rows.iter().chain([&head]).map(|row| row[column].chars().count());

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
+use pushonce_control::{AskError, Control};
 use pushonce_core::{
-    ClusterView, FetchError, From, Gap, Item, Message, Page, Placed, Position, Publish,
-    PublishError, Refusal, ShardId, Topic, Want,
+    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, Page, Placed,
+    Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
 };
 use pushonce_fanout::Hub;
-use pushonce_proto::cluster::Control;
-use pushonce_publish::{Router, Snapshot, Subscribed};
+use pushonce_proto::cluster;
+use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
 use super::host::Hosted;
@@ -168,7 +169,7 @@ impl pushonce_publish::Overview for Overview {
             view: self.view.borrow().clone(),
             owners: self.owners.borrow().clone(),
             reachable: self.reachable.borrow().clone(),
-            control: Control {
+            control: cluster::Control {
                 leader: control.leader,
                 term: control.term,
                 voters: control.voters.into_iter().collect(),
@@ -176,5 +177,29 @@ impl pushonce_publish::Overview for Overview {
                 applied: control.applied,
             },
         }
+    }
+}
+
+/// What operators change, at the control group.
+pub(super) struct Operations(pub(super) Control);
+
+impl pushonce_publish::Operations for Operations {
+    fn set_namespace(
+        &self,
+        name: Option<String>,
+        change: Option<NamespaceChange>,
+    ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
+        let control = self.0.clone();
+        Box::pin(async move { control.set_namespace(name, change).await.map_err(not_done) })
+    }
+}
+
+fn not_done(why: AskError) -> OperationError {
+    use pushonce_control::Refusal;
+    let text = why.to_string();
+    match why {
+        AskError::Refused(Refusal::Namespace(_)) => OperationError::Invalid(text),
+        _ if why.retryable() => OperationError::Unavailable(text),
+        _ => OperationError::Refused(text),
     }
 }

@@ -19,7 +19,7 @@ fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
 /// Entries whose histories are bounded tightly, and whose times go back and forth.
 fn entries(age_max_ms: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Vec<Batch>> {
     let history = (0..6u32, 0..40u32, age_max_ms).prop_map(|(count_max, bytes_max, age_max_ms)| {
-        History { count_max, bytes_max, age_max_ms }
+        History { count_max, bytes_max, age_max_ms, ..History::default() }
     });
     let item = (0..NAMES.len(), vec(any::<u8>(), 0..12), history)
         .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));

@@ -7,7 +7,7 @@ const EPOCH: u64 = 7;
 
 /// A topic of epoch 7 with messages at the times given, whose history keeps `count_max` of them.
 fn log(count_max: u32, times: &[u64]) -> Log {
-    let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000 };
+    let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000, ..History::default() };
     let mut log = Log::begin(EPOCH);
     for &time in times {
         log.append(Timestamp(time), item(b"pay", history));

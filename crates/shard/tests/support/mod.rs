@@ -99,7 +99,12 @@ async fn serve(engine: &Engine, id: NodeId, book: &AddressBook) -> JoinHandle<()
 }
 
 fn long_history() -> Namespaces {
-    let history = History { count_max: u32::MAX, bytes_max: u32::MAX, age_max_ms: u64::MAX };
+    let history = History {
+        count_max: u32::MAX,
+        bytes_max: u32::MAX,
+        age_max_ms: u64::MAX,
+        ..History::default()
+    };
     let default = Namespace { history, ..Namespace::default() };
     Namespaces { default, ..Namespaces::default() }
 }
