@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::claim::{self, Lead};
 use crate::commit::{Commit, Intake};
 use crate::machine::{Replica, Shared};
+use crate::sweep::keep_swept;
 use crate::{Clock, Committed, Info};
 
 /// What a replica of a shard is made of.
@@ -149,7 +150,12 @@ impl Runner {
     /// way then is waited for, at most for the deadline of a proposal; what still waits is refused.
     pub async fn run(self, shutdown: CancellationToken) {
         let Runner { shared, group, commit, claim } = self;
-        tokio::join!(commit.run(&shutdown), keep_claim(&shared, &group, claim, &shutdown));
+        let (permits, clock) = (commit.permits.clone(), commit.clock.clone());
+        tokio::join!(
+            commit.run(&shutdown),
+            keep_claim(&shared, &group, claim, &shutdown),
+            keep_swept(&shared, &group, &permits, &*clock, &shutdown),
+        );
     }
 }
 

@@ -16,7 +16,9 @@
 //! *How does data move?* [`Handle::publish`] queues; the [`Runner`] takes a permit of the node,
 //! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
 //! the state machine on every replica; the answer carries the positions back to those who wait.
-//! No timer takes part: what comes while an entry is under way makes the next one.
+//! No timer takes part: what comes while an entry is under way makes the next one. Every entry also
+//! looks at a few topics beside its own, and drops messages past their age, and topics that are empty
+//! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
 //!
 //! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
 //! [`Runner`] and go on publishing (it is refused); block in [`Committed`] or call back from it;
@@ -33,6 +35,7 @@ mod machine;
 mod port;
 mod queue;
 mod state;
+mod sweep;
 mod topic;
 
 pub use entry::{Batch, InvalidEntry, Item};

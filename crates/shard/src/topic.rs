@@ -31,6 +31,8 @@ pub(crate) struct Log {
     history: History,
     messages: VecDeque<Arc<Message>>,
     bytes: u64,
+    /// The time of the newest entry that had a message for it.
+    used: Timestamp,
 }
 
 impl Log {
@@ -42,6 +44,7 @@ impl Log {
             history: History::default(),
             messages: VecDeque::new(),
             bytes: 0,
+            used: Timestamp(0),
         }
     }
 
@@ -51,6 +54,7 @@ impl Log {
         let Item { topic: _, content_type, key, stamp: _, payload, history } = item;
         self.head = self.head.next();
         self.history = history;
+        self.used = time;
         self.bytes += payload.len() as u64;
         let message = Message { position: self.head, time, content_type, key, payload };
         let message = Arc::new(message);
@@ -77,6 +81,11 @@ impl Log {
                 || self.bytes > u64::from(self.history.bytes_max)
                 || now.0.saturating_sub(oldest.time.0) > self.history.age_max_ms
         })
+    }
+
+    /// Whether it has no past, and nobody has published to it for so long that it is dropped.
+    pub(crate) fn is_unused(&self, now: Timestamp) -> bool {
+        self.messages.is_empty() && now.0.saturating_sub(self.used.0) > self.history.expire_after_ms
     }
 
     /// Answers a question about the past.

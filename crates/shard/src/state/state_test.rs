@@ -17,13 +17,20 @@ fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
 }
 
 /// Entries whose histories are bounded tightly, and whose times go back and forth.
-fn entries(age_max_ms: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Vec<Batch>> {
-    let history = (0..6u32, 0..40u32, age_max_ms).prop_map(|(count_max, bytes_max, age_max_ms)| {
-        History { count_max, bytes_max, age_max_ms, ..History::default() }
-    });
+///
+/// `ages` are those of messages and of unused topics.
+fn entries(ages: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Vec<Batch>> {
+    let history = (0..6u32, 0..40u32, ages.clone(), ages).prop_map(
+        |(count_max, bytes_max, age_max_ms, expire_after_ms)| History {
+            count_max,
+            bytes_max,
+            age_max_ms,
+            expire_after_ms,
+        },
+    );
     let item = (0..NAMES.len(), vec(any::<u8>(), 0..12), history)
         .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));
-    let batch = (0..100u64, vec(item, 1..6))
+    let batch = (0..100u64, vec(item, 0..6))
         .prop_map(|(time, items)| Batch { time: Timestamp(time), items });
     vec(batch, 1..30)
 }
@@ -104,13 +111,15 @@ proptest! {
     }
 
     #[test]
-    fn every_place_is_the_next_of_its_topic(entries in entries(0..50u64)) {
+    fn every_place_is_the_next_of_its_topic_or_begins_a_later_epoch(entries in entries(0..50u64)) {
         let mut state = State::default();
         let mut reached = BTreeMap::<Topic, Position>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
             for (name, message) in state.apply(index(nth), batch) {
-                let before = reached.insert(name, message.position);
-                prop_assert!(message.position.follows(before.unwrap_or(Position::ZERO)));
+                let place = message.position;
+                let before = reached.insert(name, place).unwrap_or(Position::ZERO);
+                let begins = place.epoch > before.epoch && place.offset == Offset(1);
+                prop_assert!(place.follows(before) || begins, "{place} after {before}");
             }
         }
     }
@@ -208,6 +217,75 @@ fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
     let left: Vec<_> = state.topics(None).filter(|info| info.bytes > 0).map(|i| i.topic).collect();
     assert_eq!(left, [topic("busy")]);
     assert_eq!(state.topic(&topic("idle/7")).unwrap().head, Position::new(1, 1));
+}
+
+/// An entry without messages.
+fn sweep(state: &mut State, index: u64, time: u64) {
+    state.apply(index, Batch { time: Timestamp(time), items: vec![] });
+}
+
+/// A shard at whose index 4 the topic "a" had two messages, at time 0, that are kept for 10 ms; and
+/// it for 100.
+fn used_once() -> State {
+    let history = History { age_max_ms: 10, expire_after_ms: 100, ..History::default() };
+    let items = vec![item("a", b"one".to_vec(), history), item("a", b"two".to_vec(), history)];
+    let mut state = State::default();
+    state.apply(4, Batch { time: Timestamp(0), items });
+    state
+}
+
+#[test]
+fn a_topic_is_dropped_when_it_is_empty_and_unused_for_long() {
+    let mut state = used_once();
+    sweep(&mut state, 5, 100);
+    assert_eq!(
+        state.topic(&topic("a")).map(|info| (info.count, info.head.offset)),
+        Some((0, Offset(2)))
+    );
+    sweep(&mut state, 6, 101);
+    assert_eq!(state.topic(&topic("a")), None);
+}
+
+#[test]
+fn a_topic_that_has_a_past_is_kept_however_long_nobody_uses_it() {
+    let history = History { age_max_ms: 1_000, expire_after_ms: 100, ..History::default() };
+    let mut state = State::default();
+    let items = vec![item("a", b"one".to_vec(), history)];
+    state.apply(4, Batch { time: Timestamp(0), items });
+    sweep(&mut state, 5, 999);
+    assert_eq!(state.topic(&topic("a")).map(|info| info.count), Some(1));
+}
+
+#[test]
+fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
+    let mut state = used_once();
+    sweep(&mut state, 5, 200);
+    let asked = Position::new(4, 1);
+    let page = state.page(&topic("a"), Want::After(asked));
+    assert_eq!(page, Err(FetchError::Future { asked, head: Position::ZERO }));
+
+    let items = vec![item("a", b"three".to_vec(), History::default())];
+    state.apply(9, Batch { time: Timestamp(200), items });
+    let page = state.page(&topic("a"), Want::After(asked)).unwrap();
+    let (from, to) = (Position::new(4, 2), Position::new(9, 0));
+    assert_eq!(page.gap, Some(Gap { from, to, reason: GapReason::Epoch }));
+    let places: Vec<_> = page.messages.iter().map(|message| message.position).collect();
+    assert_eq!(places, [Position::new(9, 1)]);
+    let (asked, head) = (Position::new(10, 1), Position::new(9, 1));
+    let page = state.page(&topic("a"), Want::After(asked));
+    assert_eq!(page, Err(FetchError::Future { asked, head }), "of an epoch that never was");
+}
+
+#[test]
+fn a_sweep_is_due_exactly_when_it_would_drop_something() {
+    let mut state = used_once();
+    assert!(!state.is_sweep_due(Timestamp(10)));
+    assert!(state.is_sweep_due(Timestamp(11)), "messages are past their age");
+    sweep(&mut state, 5, 11);
+    assert!(!state.is_sweep_due(Timestamp(100)));
+    assert!(state.is_sweep_due(Timestamp(101)), "the topic is unused");
+    sweep(&mut state, 6, 101);
+    assert!(!state.is_sweep_due(Timestamp(u64::MAX)));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Nodes in one process that hold one shard, each with a log on disk and a peer port on loopback.
 
+#![allow(dead_code, reason = "each story uses a part of it")]
+
 use std::sync::{Arc, Mutex};
 
 use pushonce_consensus::{AddressBook, Engine, Settings};
@@ -7,7 +9,7 @@ use pushonce_core::{
     Claim, ClusterId, ContentType, History, Message, Namespace, Namespaces, NodeId, Publish,
     ShardId, Term, Timestamp, Topic,
 };
-use pushonce_shard::{Committed, Handle, Shard};
+use pushonce_shard::{Clock, Committed, Handle, Shard};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -45,11 +47,25 @@ impl Heard {
 }
 
 impl Node {
+    /// Remembers everything, at a time that stands still.
     pub(crate) async fn start(
         id: u64,
         dir: &TempDir,
         book: &AddressBook,
         settings: Settings,
+    ) -> Node {
+        let namespaces = watch::channel(long_history()).1;
+        let clock = Arc::new(|| Timestamp(1_790_000_000_000));
+        Node::start_with(id, dir, book, settings, namespaces, clock).await
+    }
+
+    pub(crate) async fn start_with(
+        id: u64,
+        dir: &TempDir,
+        book: &AddressBook,
+        settings: Settings,
+        namespaces: watch::Receiver<Namespaces>,
+        clock: Arc<dyn Clock>,
     ) -> Node {
         let id = NodeId(id);
         Engine::create(dir.path(), ClusterId(9), id).await.unwrap();
@@ -61,9 +77,9 @@ impl Node {
             id: SHARD,
             me: id,
             permits: Arc::new(Semaphore::new(8)),
-            namespaces: watch::channel(long_history()).1,
+            namespaces,
             committed: heard.clone(),
-            clock: Arc::new(|| Timestamp(1_790_000_000_000)),
+            clock,
         };
         let (shard, runner) = shard.open(&engine).await.unwrap();
         let shutdown = CancellationToken::new();

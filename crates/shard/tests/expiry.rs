@@ -1,0 +1,59 @@
+//! One node, a topic that nobody uses any more, and no publish that would bring an entry.
+//!
+//! Claims: the owner drops the topic all the same, and only when it is empty and unused for as long
+//! as its namespace says; it comes back in a higher epoch, and an old cursor is told so.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pushonce_consensus::{AddressBook, Settings};
+use pushonce_core::{
+    Gap, GapReason, History, Namespace, Namespaces, Offset, Position, Term, Timestamp, Topic, Want,
+};
+use support::{Node, publish};
+use tokio::sync::watch;
+
+mod support;
+
+const AGE_MS: u64 = 60_000;
+const EXPIRE_AFTER_MS: u64 = 600_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_shard_drops_an_unused_topic_and_an_old_cursor_is_told() {
+    let now = Arc::new(AtomicU64::new(1_790_000_000_000));
+    let clock = now.clone();
+    let clock = Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)));
+    let history =
+        History { age_max_ms: AGE_MS, expire_after_ms: EXPIRE_AFTER_MS, ..History::default() };
+    let default = Namespace { history, ..Namespace::default() };
+    let namespaces = watch::channel(Namespaces { default, ..Namespaces::default() }).1;
+    let (dir, book) = (support::dir(), AddressBook::default());
+    let node = Node::start_with(1, &dir, &book, Settings::lan(), namespaces, clock).await;
+    node.shard.group().initialize().await.unwrap();
+    node.claim_after(Term(0)).await;
+    let topic = Topic::new("match/57").unwrap();
+    let first = node.shard.publish(publish(topic.clone(), "goal!".to_owned())).await.unwrap();
+    let count = || node.shard.topic(&topic).map(|info| info.count);
+    let becomes = async |wanted| {
+        while count() != wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+
+    now.fetch_add(AGE_MS + 1, Ordering::Relaxed);
+    becomes(Some(0)).await;
+    now.fetch_add(EXPIRE_AFTER_MS, Ordering::Relaxed);
+    becomes(None).await;
+
+    let again = node.shard.publish(publish(topic.clone(), "again".to_owned())).await.unwrap();
+    assert!(again.position.epoch > first.position.epoch);
+    assert_eq!(again.position.offset, Offset(1));
+    let page = node.shard.page(&topic, Want::After(first.position)).unwrap();
+    let to = Position { offset: Offset(0), ..again.position };
+    let gap = Gap { from: first.position.next(), to, reason: GapReason::Epoch };
+    assert_eq!((page.gap, page.messages.len()), (Some(gap), 1));
+    node.stop().await;
+}
