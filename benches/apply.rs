@@ -14,7 +14,12 @@ use pushonce_core::{ContentType, History, Publish, Timestamp, Topic, Want};
 use pushonce_shard::{Batch, Item, State};
 
 const TOPICS: usize = 10_000;
-const HISTORY: History = History { count_max: 16, bytes_max: 1 << 20, age_max_ms: 3_600_000 };
+const HISTORY: History = History {
+    count_max: 16,
+    bytes_max: 1 << 20,
+    age_max_ms: 3_600_000,
+    expire_after_ms: 3_600_000,
+};
 const TIME: Timestamp = Timestamp(1_790_000_000_000);
 
 fn topics() -> Vec<Topic> {

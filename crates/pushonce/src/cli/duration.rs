@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// Writes milliseconds in the largest unit that leaves no rest.
 pub(super) fn print(millis: u64) -> String {
-    let whole = UNITS.iter().find(|(_, unit)| millis != 0 && millis % unit == 0);
+    let whole = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
