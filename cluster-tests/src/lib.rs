@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod binary;
+pub mod checker;
 mod cluster;
 pub mod faults;
 mod ground;

@@ -128,8 +128,12 @@ pub struct Effect {
     pub majority: bool,
     /// Nodes that run meanwhile, can be asked, and cannot commit, apply or deliver: they must say so.
     pub unready: Vec<usize>,
-    /// Nodes that lose what was not on their disks.
-    pub power_cut: Vec<usize>,
+    /// Nodes that sleep, or are cut off, and may take themselves for an owner when another is one.
+    pub deposed: Vec<usize>,
+    /// Nodes whose files were changed behind their backs.
+    pub damaged: Vec<usize>,
+    /// More load than the cluster can bear.
+    pub flood: bool,
 }
 
 /// A message in a log.

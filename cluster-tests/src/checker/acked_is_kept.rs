@@ -1,0 +1,38 @@
+//! I1: what was acknowledged is in the log of every node, where it was told to stand, or is older
+//! than the history that was promised.
+
+use pushonce_core::Position;
+
+use super::run::Log;
+use super::{Evidence, Judgement, Promises, Run, Violation};
+
+pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
+    let mut looked = 0;
+    for (name, topic) in &run.topics {
+        for (publish, position, acknowledged) in topic.placed() {
+            for log in &topic.logs {
+                looked += 1;
+                let lost = match log.entries.get(&position) {
+                    Some(payload) if *payload == publish.payload => continue,
+                    Some(_) => "another payload stands there",
+                    None if expired(log, position, promises) => continue,
+                    None => "it is not there",
+                };
+                let Log { node, transport, .. } = log;
+                let what = format!(
+                    "{name}: {position} was acknowledged, and in the log of node {node} over \
+                     {transport} {lost}"
+                );
+                return Err(Violation::new(what, [log.record, publish.invoked, acknowledged]));
+            }
+        }
+    }
+    Ok(Evidence::of(looked, "nothing was acknowledged, or no log was read"))
+}
+
+/// Whether a log that lacks a position has forgotten it, as it may: it is full of what came after.
+pub(super) fn expired(log: &Log<'_>, position: Position, promises: &Promises) -> bool {
+    let first = log.entries.keys().next();
+    let before = first.is_some_and(|first| position.epoch == first.epoch && position < *first);
+    before && log.entries.len() >= promises.history
+}
