@@ -1,11 +1,13 @@
 //! One node: a process of the binary.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 
+use pushonce_client::{Server, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary;
@@ -34,6 +36,8 @@ pub struct Node {
     index: usize,
     data: PathBuf,
     log: PathBuf,
+    /// Where the ids of all processes of the story are written, for whoever cleans up after it.
+    pids: PathBuf,
     ground: Arc<dyn Ground>,
     flags: Vec<String>,
     process: Option<Child>,
@@ -44,6 +48,16 @@ impl Ports {
     pub fn at(ip: Ipv4Addr) -> Ports {
         let port = |port| SocketAddr::from((ip, port));
         Ports { http: port(7080), quic: port(7443), grpc: port(7090), peer: port(7091) }
+    }
+
+    /// The address of the door for a transport.
+    pub fn server(&self, transport: Transport) -> Server {
+        let text = match transport {
+            Transport::Ws => format!("ws://{}", self.http),
+            Transport::Quic => format!("quic://{}", self.quic),
+            Transport::Grpc => format!("http://{}", self.grpc),
+        };
+        text.parse().expect("a good address")
     }
 
     /// As flags of the binary.
@@ -69,7 +83,8 @@ impl Node {
         let name = format!("node-{index}");
         let data = ground.volume(index).unwrap_or_else(|| home.to_owned()).join(&name);
         let log = home.join(format!("{name}.log"));
-        Node { name, ports, index, data, log, ground, flags, process: None }
+        let pids = home.join("pids");
+        Node { name, ports, index, data, log, pids, ground, flags, process: None }
     }
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
@@ -87,6 +102,9 @@ impl Node {
             .stderr(log)
             .spawn()
             .expect("the binary starts");
+        let pids = File::options().create(true).append(true).open(&self.pids);
+        writeln!(pids.expect("a file of process ids"), "{}", child.id())
+            .expect("it can be written");
         self.process = Some(child);
     }
 
@@ -132,6 +150,17 @@ impl Node {
         .await;
         self.process = None;
         status
+    }
+
+    /// Whether the process has ended by itself, at this moment.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.process.as_mut();
+        let ended =
+            child.is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        if ended {
+            self.process = None;
+        }
+        ended
     }
 
     /// Removes all it has kept. It must not run.

@@ -41,13 +41,7 @@ impl Cluster {
 
     /// The address of the `i`th node's door for a transport.
     pub fn server(&self, i: usize, transport: Transport) -> Server {
-        let ports = self.node(i).ports;
-        let text = match transport {
-            Transport::Ws => format!("ws://{}", ports.http),
-            Transport::Quic => format!("quic://{}", ports.quic),
-            Transport::Grpc => format!("http://{}", ports.grpc),
-        };
-        text.parse().expect("a good address")
+        self.node(i).ports.server(transport)
     }
 }
 

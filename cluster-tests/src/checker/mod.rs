@@ -185,7 +185,7 @@ const AROUND: usize = 8;
 
 fn topic_of(record: &Record) -> Option<&str> {
     use crate::history::Event::{
-        Delivered, Gap, Heartbeat, Log, Placed, Publish, Refused, Sample, Stale, Subscribe,
+        Delivered, Gap, Heartbeat, Hole, Log, Placed, Publish, Refused, Sample, Stale, Subscribe,
         SubscribeRefused, Subscribed, Unknown,
     };
     match &record.event {
@@ -195,6 +195,7 @@ fn topic_of(record: &Record) -> Option<&str> {
         | SubscribeRefused { topic, .. }
         | Delivered { topic, .. }
         | Gap { topic, .. }
+        | Hole { topic, .. }
         | Heartbeat { topic, .. }
         | Stale { topic, .. }
         | Log { topic, .. } => Some(topic),

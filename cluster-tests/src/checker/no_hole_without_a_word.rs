@@ -17,6 +17,10 @@ pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
                 let (from, to) = match run.event(index) {
                     Event::Delivered { position, .. } => (*position, *position),
                     Event::Gap { from, to, .. } => (*from, *to),
+                    Event::Hole { why, .. } => {
+                        let what = format!("{name}: {process} left its node: {why}");
+                        return Err(Violation::new(what, [index]));
+                    }
                     _ => continue,
                 };
                 looked += 1;

@@ -134,6 +134,7 @@ impl<'a> Run<'a> {
             | Event::SubscribeRefused { topic, .. }
             | Event::Delivered { topic, .. }
             | Event::Gap { topic, .. }
+            | Event::Hole { topic, .. }
             | Event::Heartbeat { topic, .. }
             | Event::Stale { topic, .. } => {
                 self.topic(topic).subscriptions.entry(process).or_default().push(index);

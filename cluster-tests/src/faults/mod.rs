@@ -5,15 +5,26 @@
 //! then it injects it again, until the time is over. A fault that cannot take place says why, and a
 //! run in which it never did is no pass.
 
+mod damage;
+mod flood;
+mod kill;
+mod membership;
+mod none;
+mod pause;
+mod rolling;
+mod wipe;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
-use crate::ground::Ground;
+use crate::ground::{Ground, Loopback};
 use crate::history::Scribe;
+use crate::wait::{secs, until};
+use crate::web;
 
 pub use crate::history::Effect;
 
@@ -45,16 +56,22 @@ pub trait Fault: Send {
     /// How long it stays, each time, at most.
     fn hold(&self) -> Duration;
 
+    /// How often it can be done to one cluster.
+    fn rounds(&self) -> usize {
+        usize::MAX
+    }
+
     /// Makes it happen, and says what it does to the cluster. `Err` says why it cannot: nothing was
     /// changed. It may last as long as the fault takes to happen, a rolling restart for instance.
-    fn inject<'a>(&'a mut self, stage: &'a mut Stage) -> BoxFuture<'a, Result<Effect, String>>;
+    fn inject<'a>(&'a mut self, stage: &'a mut Stage)
+    -> LocalBoxFuture<'a, Result<Effect, String>>;
 
     /// Looks whether it really is there, by something other than that injecting it did not fail.
-    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> BoxFuture<'a, Confirmed>;
+    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed>;
 
     /// Puts right what it broke: all nodes run again and reach each other. Called also when
     /// confirming failed.
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> BoxFuture<'a, ()>;
+    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()>;
 }
 
 /// One row of the table: a fault, and where it can take place.
@@ -77,4 +94,72 @@ pub struct Prepared {
     pub ground: Arc<dyn Ground>,
     /// What is done to them.
     pub fault: Box<dyn Fault>,
+}
+
+/// Every fault that needs no more than processes on loopback.
+pub const ON_LOOPBACK: &[Row] = &[
+    none::ROW,
+    kill::OWNER,
+    kill::LEADER,
+    kill::MAJORITY,
+    kill::ALL,
+    pause::ROW,
+    wipe::ROW,
+    damage::FLIPPED,
+    damage::TORN,
+    membership::ROW,
+    rolling::ROW,
+    flood::ROW,
+];
+
+impl Stage {
+    /// The node that owns the hot topic.
+    pub async fn owner(&self) -> usize {
+        self.cluster.owner(&self.hot).await
+    }
+
+    /// The node that leads the control group.
+    pub async fn leader(&self) -> usize {
+        until("a leader of the control group", secs(20), async || {
+            let asked = self.cluster.running().next().ok_or("no node runs")?;
+            let leader = self.cluster.status(asked).await?.control_leader;
+            self.cluster.index_of(asked, leader).await
+        })
+        .await
+    }
+
+    /// Waits until every node that runs says that it is ready.
+    pub async fn whole(&self) {
+        for i in self.cluster.running() {
+            let http = self.cluster.node(i).ports.http;
+            until(&format!("node {i} is ready"), secs(60), async || {
+                let answer = web::get(http, "/health/ready", &[]).await?;
+                if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+            })
+            .await;
+        }
+    }
+
+    /// Starts a node again, and does not wait for it.
+    fn restart(&mut self, node: usize) {
+        if !self.cluster.node(node).runs() {
+            self.cluster.restart(node);
+        }
+    }
+}
+
+/// What happens on loopback.
+fn loopback(fault: impl Fault + 'static) -> Result<Prepared, String> {
+    Ok(Prepared { ground: Arc::new(Loopback::new()), fault: Box::new(fault) })
+}
+
+/// Whether nobody listens at the doors of these nodes any more.
+async fn closed(stage: &Stage, nodes: &[usize]) -> Confirmed {
+    for &node in nodes {
+        let door = stage.cluster.node(node).ports.http;
+        if tokio::net::TcpStream::connect(door).await.is_ok() {
+            return Confirmed::Indeterminate(format!("somebody listens at {door}"));
+        }
+    }
+    Confirmed::Installed
 }

@@ -64,6 +64,8 @@ pub enum Event {
     Delivered { topic: Name, position: Position, payload: Hash, key: Option<Name> },
     /// The word that messages are missing.
     Gap { topic: Name, from: Position, to: Position, reason: Name },
+    /// The client's own word that something was left out without a gap.
+    Hole { topic: Name, why: Name },
     /// The word that everything up to `position` was sent.
     Heartbeat { topic: Name, position: Position },
     /// The word that the node is cut off from the owner of the topic, or no longer is.

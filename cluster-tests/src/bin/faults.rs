@@ -1,0 +1,138 @@
+//! Runs faults against real clusters and judges what clients saw; see the library's `runner`.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use pushonce_cluster_tests::checker::Promises;
+use pushonce_cluster_tests::faults::Row;
+use pushonce_cluster_tests::history::file;
+use pushonce_cluster_tests::runner::{self, Options, Report, SHORT, Verdict, Watchdog};
+
+const USAGE: &str = "\
+faults --list                 every row
+faults check FILE             judges a history again
+faults [--tier short|full]    runs the rows of a tier (full unless said)
+       [--only NAME]...       only these rows
+       [--seed N]             of everything that is drawn (1 unless said)
+       [--seconds S]          how long faults come and go in each row (20 unless said)
+       [--dir DIR]            where histories and logs are kept (a new folder in the temporary one)
+       [--keep]               keep them also when all is well
+       [--patient]            times as for a machine that has other things to do
+       [--results FILE]       writes the table there";
+
+struct Asked {
+    options: Options,
+    rows: Vec<&'static Row>,
+    results: Option<PathBuf>,
+}
+
+enum Ask {
+    List,
+    Check(PathBuf),
+    Run(Asked),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match ask(std::env::args().skip(1)) {
+        Ok(Ask::List) => {
+            for row in runner::rows() {
+                println!("{:<18} {}", row.name, row.story);
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(Ask::Check(path)) => check(&path),
+        Ok(Ask::Run(asked)) => run(asked).await,
+        Err(why) => {
+            eprintln!("{why}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
+    let dir = std::env::temp_dir().join(format!("pushonce-faults-{}", std::process::id()));
+    let promises = Promises::STATED;
+    let mut options = Options { seed: 1, seconds: 20, promises, dir, keep: false };
+    let (mut only, mut short, mut results) = (Vec::new(), false, None);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
+        match arg.as_str() {
+            "--list" => return Ok(Ask::List),
+            "check" => return Ok(Ask::Check(value()?.into())),
+            "--seed" => options.seed = number(value()?)?,
+            "--seconds" => options.seconds = number(value()?)?,
+            "--dir" => options.dir = value()?.into(),
+            "--keep" => options.keep = true,
+            "--patient" => options.promises = Promises::PATIENT,
+            "--only" => only.push(value()?),
+            "--results" => results = Some(value()?.into()),
+            "--tier" => match value()?.as_str() {
+                "short" => short = true,
+                "full" => short = false,
+                other => return Err(format!("there is no tier {other}")),
+            },
+            other => return Err(format!("{other} is unknown")),
+        }
+    }
+    let all = runner::rows();
+    if let Some(unknown) = only.iter().find(|name| !all.iter().any(|row| row.name == **name)) {
+        return Err(format!("there is no row {unknown}"));
+    }
+    let wanted = |row: &&Row| {
+        if only.is_empty() {
+            !short || SHORT.contains(&row.name)
+        } else {
+            only.iter().any(|n| n == row.name)
+        }
+    };
+    let rows = all.into_iter().filter(wanted).collect();
+    Ok(Ask::Run(Asked { options, rows, results }))
+}
+
+fn check(path: &Path) -> ExitCode {
+    let records = match file::read(path) {
+        Ok(records) => records,
+        Err(why) => {
+            eprintln!("{}: {why}", path.display());
+            return ExitCode::from(2);
+        }
+    };
+    let (good, text) = runner::again(&records, &Promises::STATED);
+    print!("{text}");
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(Asked { options, rows, results }: Asked) -> ExitCode {
+    std::fs::create_dir_all(&options.dir).expect("the directory can be made");
+    let _watchdog = Watchdog::over(&options.dir).expect("a watchdog can be started");
+    println!("histories and logs: {}; seed {}", options.dir.display(), options.seed);
+    let mut reports = Vec::new();
+    for row in rows {
+        let report = runner::run(row, &options).await;
+        println!("{report}");
+        reports.push(report);
+        // After each: a run that is cut short leaves what it has.
+        if let Some(path) = &results {
+            std::fs::write(path, page(&reports, &options)).expect("the results can be written");
+        }
+    }
+    let failed = reports.iter().filter(|r| matches!(r.verdict, Verdict::Fail(_))).count();
+    let unknown = reports.iter().filter(|r| matches!(r.verdict, Verdict::Unknown(_))).count();
+    println!("{} rows: {failed} failed, {unknown} unknown", reports.len());
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn page(reports: &[Report], options: &Options) -> String {
+    let Options { seed, seconds, .. } = options;
+    format!(
+        "# Faults and promises\n\n\
+         Written by `scripts/faults`: seed {seed}, {seconds} s of faults a row. ✓ held, ✗ broken, ? \
+         what the promise is about did not take place. The promises are those of the page of \
+         `src/checker`; a row in which the fault never took place, or with less than half of the \
+         usual publishes tried meanwhile, is unknown.\n\n{}",
+        runner::table(reports)
+    )
+}

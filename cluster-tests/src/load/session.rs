@@ -1,0 +1,124 @@
+//! A session with nothing in between: whatever the node says, in its order.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use pushonce_client::Transport;
+use pushonce_core::{From, Item, Topic};
+use pushonce_proto::client::{Command, Delivery, Encoding, ErrorCode, Event, Request};
+use pushonce_proto::pb::publisher::v1 as pb;
+use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::publisher;
+use tokio::net::TcpStream;
+use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use crate::node::Ports;
+
+/// What a node that is there needs at most to take a session.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// One subscription of one topic at one node.
+pub(super) enum Session {
+    /// By JSON frames, as a browser has it.
+    Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    /// By a call.
+    Grpc(Box<Streaming<pb::SubscribeResponse>>, Topic),
+    /// By a call that was refused.
+    Refused(Option<Event>),
+}
+
+impl Session {
+    /// Connects, and asks.
+    pub(super) async fn open(
+        ports: Ports,
+        transport: Transport,
+        topic: &str,
+        from: From,
+    ) -> Result<Session, String> {
+        let topic = Topic::new(topic).expect("a valid topic");
+        let opening = async {
+            match transport {
+                Transport::Grpc => grpc(ports, topic, from).await,
+                _ => ws(ports, topic, from).await,
+            }
+        };
+        tokio::time::timeout(CONNECT, opening).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
+
+    /// The next thing that is said; `Err` when nothing more will be.
+    pub(super) async fn next(&mut self) -> Result<Event, String> {
+        match self {
+            Session::Ws(socket) => next_frame(socket).await,
+            Session::Grpc(answers, topic) => match answers.message().await {
+                Ok(Some(response)) => match publisher::Event::try_from(response) {
+                    Ok(event) => Ok(on(topic, event)),
+                    Err(why) => Err(why.to_string()),
+                },
+                Ok(None) => Err("the call ended".to_owned()),
+                Err(status) => Err(told(&status)),
+            },
+            Session::Refused(event) => event.take().ok_or_else(|| "refused".to_owned()),
+        }
+    }
+}
+
+async fn ws(ports: Ports, topic: Topic, from: From) -> Result<Session, String> {
+    let uri = format!("ws://{}/ws", ports.http);
+    let builder = ClientBuilder::new().uri(&uri).map_err(|why| why.to_string())?;
+    let (mut socket, _) = builder.connect().await.map_err(|why| why.to_string())?;
+    let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+    let frame = Encoding::Json.encode_request(&Request { id: Some(1), command });
+    socket.send(Message::text(frame)).await.map_err(|why| why.to_string())?;
+    Ok(Session::Ws(Box::new(socket)))
+}
+
+async fn next_frame(
+    socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>,
+) -> Result<Event, String> {
+    loop {
+        let message = socket.next().await.ok_or("the connection ended")?;
+        let message = message.map_err(|why| why.to_string())?;
+        if let Some((code, reason)) = message.as_close() {
+            return Err(format!("closed: {} {reason}", u16::from(code)));
+        }
+        if message.is_text() {
+            let payload = message.into_payload().into();
+            return Encoding::Json.decode_event(&payload).map_err(|why| why.to_string());
+        }
+    }
+}
+
+async fn grpc(ports: Ports, topic: Topic, from: From) -> Result<Session, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", ports.grpc))
+        .map_err(|why| why.to_string())?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5));
+    let channel = endpoint.connect().await.map_err(|why| why.to_string())?;
+    let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
+    match PublisherClient::new(channel).subscribe(request).await {
+        Ok(answers) => Ok(Session::Grpc(Box::new(answers.into_inner()), topic)),
+        Err(status) if status.code() == Code::OutOfRange => {
+            let event = Event::error(Some(1), ErrorCode::FuturePosition, status.message());
+            Ok(Session::Refused(Some(event)))
+        }
+        Err(status) => Err(told(&status)),
+    }
+}
+
+fn on(topic: &Topic, event: publisher::Event) -> Event {
+    let topic = topic.clone();
+    match event {
+        publisher::Event::Subscribed { position, recovered } => {
+            Event::Subscribed { id: Some(1), topic, position, recovered }
+        }
+        publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
+        publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },
+    }
+}
+
+fn told(status: &Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}
