@@ -105,6 +105,15 @@ impl Viewer {
                 let position = own.map(|(_, position)| *position)?;
                 Event::Heartbeat { topic: topic(), position }
             }
+            // What a stale notice and its end name is a bookmark as well.
+            client::Event::Stale { since: position, .. } => {
+                self.scribe.write(Event::Stale { topic: topic(), stale: true });
+                Event::Heartbeat { topic: topic(), position }
+            }
+            client::Event::Live { position, .. } => {
+                self.scribe.write(Event::Stale { topic: topic(), stale: false });
+                Event::Heartbeat { topic: topic(), position }
+            }
             client::Event::Error { retry: true, message, .. } => return Some(message),
             client::Event::Error { code, .. } => {
                 self.scribe

@@ -62,6 +62,8 @@ fn hear(
             *reached = (*reached).max(Some(gap.to));
             Event::gap(&topic(), &gap)
         }
+        client::Event::Stale { .. } => Event::Stale { topic: topic(), stale: true },
+        client::Event::Live { .. } => Event::Stale { topic: topic(), stale: false },
         client::Event::Refused { code, .. } => {
             Event::SubscribeRefused { topic: topic(), code: code.as_str().into() }
         }
@@ -71,7 +73,5 @@ fn hear(
             }
             Event::Ended { why: why.into() }
         }
-        #[allow(unreachable_patterns)]
-        _ => return,
     });
 }

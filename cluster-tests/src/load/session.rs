@@ -116,6 +116,11 @@ fn on(topic: &Topic, event: publisher::Event) -> Event {
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },
+        publisher::Event::Item(Item::Stale(since)) => Event::Stale { topic, since },
+        publisher::Event::Item(Item::Live(position)) => Event::Live { topic, position },
+        publisher::Event::Heartbeat { position } => {
+            Event::Heartbeat { positions: position.map(|at| (topic, at)).into_iter().collect() }
+        }
     }
 }
 

@@ -102,6 +102,7 @@ impl Doors {
             topic: Topic::new(&message.topic).expect("a valid topic"),
             content_type: ContentType::Text,
             key: Some(Key::new(&message.key).expect("a valid key")),
+            stamp: None,
             payload: message.payload.clone(),
         };
         let answer = tokio::time::timeout(ATTEMPT, self.publishers[node].publish(publish)).await;
