@@ -61,6 +61,9 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
         let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
         match arg.as_str() {
             "--list" => return Ok(Ask::List),
+            "--help" => {
+                return Err("faults: breaks clusters and judges what clients saw".to_owned());
+            }
             "check" => return Ok(Ask::Check(value()?.into())),
             "--seed" => options.seed = number(value()?)?,
             "--seconds" => options.seconds = number(value()?)?,

@@ -180,6 +180,16 @@ pub fn key(key: &Key) -> Name {
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>10.6} s  {:<14} {:?}", self.at as f64 / 1e6, self.process, self.event)
+        let (at, process) = (self.at as f64 / 1e6, &self.process);
+        write!(f, "{at:>10.6} s  {process:<14} ")?;
+        match &self.event {
+            // Its ends say enough; the file has the rest.
+            Event::Log { topic, node, transport, log } => {
+                let end = |entry: Option<&Entry>| entry.map_or(Position::ZERO, |e| e.position);
+                let (first, last) = (end(log.first()), end(log.last()));
+                write!(f, "Log {{ {topic}, node {node} over {transport}: {first} to {last} }}")
+            }
+            event => write!(f, "{event:?}"),
+        }
     }
 }
