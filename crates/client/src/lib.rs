@@ -6,10 +6,11 @@
 //! without an [`Event::Gap`], also over a reconnect: it turns to the next node, after a pause that
 //! grows and is drawn at random so that a million clients do not come back in one moment, and
 //! resumes each topic behind the last message it saw. A node that leaves a hole is left, too. A
-//! publish has three outcomes: placed, refused, unknown.
+//! publish has three outcomes: placed, refused, unknown; it is retried by itself until it is placed or
+//! refused for good, or until its deadline, and stands once however often it was sent.
 //!
-//! *What does it refuse?* To retry a publish whose outcome is unknown: that is the caller's to
-//! decide, and safe only with a key, once keys are recognised (see the README's table).
+//! *What does it refuse?* To retry a publish past its deadline: an outcome that is unknown by then is
+//! told, and a caller that wants to go on does so under a key of its own.
 //!
 //! *How does data move?* A task of its own keeps the session; its events wait in a bounded queue
 //! until [`Subscriber::next`] takes them. A caller that does not take them stops the session's

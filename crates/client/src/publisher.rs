@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{InvalidPublish, Placed, Publish, PublishError};
+use pushonce_core::{InvalidPublish, Placed, Publish, PublishError, Stamp};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher::Failure;
@@ -41,6 +41,10 @@ impl Publisher {
     /// a new owner (2 s) and the node's own deadline (5 s).
     pub const DEADLINE: Duration = Duration::from_secs(8);
 
+    /// How long one server may take to answer before another is asked as well: longer than a shard
+    /// takes to get a new owner, and a server that hangs leaves time for two more.
+    const PATIENCE: Duration = Duration::from_millis(2_500);
+
     /// Publishes through `servers` (`http://HOST:PORT` of their gRPC ports); connects when needed.
     pub fn new(servers: Vec<Server>) -> Publisher {
         let current = Mutex::default();
@@ -49,25 +53,35 @@ impl Publisher {
 
     /// Publishes one message and waits for its place.
     ///
-    /// A server that cannot be reached, or that refuses for now, is no outcome: nothing happened, so
-    /// the next server is asked, until the deadline. An unknown outcome is told at once, with or
-    /// without a key: a cluster of this version does not recognise a key yet.
+    /// No single server's failure is the outcome: the next is asked, until the deadline. That is safe
+    /// also where it is unknown what the one before did, because the cluster knows the message again,
+    /// by its key or, if it has none, by a nonce that is drawn for it here and that no subscriber
+    /// sees.
     ///
     /// # Errors
     /// [`Failure::Refused`] when nothing happened; [`Failure::Unknown`] when it may have.
-    pub async fn publish(&self, publish: Publish) -> Result<Placed, Failure> {
+    pub async fn publish(&self, mut publish: Publish) -> Result<Placed, Failure> {
         publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
+        if !publish.is_repeatable() {
+            publish.stamp = Some(Stamp::Nonce(rand::rng().random()));
+        }
         let request = pb::PublishRequest::from(publish);
         let deadline = tokio::time::Instant::now() + self.shared.deadline;
         let mut bound = Duration::from_millis(20);
+        let mut doubt = None;
         loop {
-            let refused = match self.try_once(request.clone(), deadline).await {
-                Err(refused @ Failure::Refused { retry: true, .. }) => refused,
-                ended => return ended,
+            let failure = match self.try_once(request.clone(), deadline).await {
+                Ok(placed) => return Ok(placed),
+                Err(failure) => failure,
             };
+            let again = !matches!(failure, Failure::Refused { retry: false, .. });
+            if matches!(failure, Failure::Unknown(_)) {
+                doubt = Some(failure.clone());
+            }
             let pause = bound.mul_f64(rand::rng().random());
-            if tokio::time::Instant::now() + pause >= deadline {
-                return Err(refused);
+            if !again || tokio::time::Instant::now() + pause >= deadline {
+                // What one server refused another may have placed before.
+                return Err(doubt.unwrap_or(failure));
             }
             tokio::time::sleep(pause).await;
             // Far below a subscriber's: somebody waits for this one message.
@@ -83,6 +97,7 @@ impl Publisher {
         let found = tokio::time::timeout_at(deadline, self.shared.channel()).await;
         let (server, channel) = found.unwrap_or_else(|_| Err(unreachable("none answers")))?;
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let left = left.min(Self::PATIENCE);
         let mut request = Request::new(request);
         request.set_timeout(left);
         let call = async { PublisherClient::new(channel).publish(request).await };
@@ -102,7 +117,7 @@ impl Publisher {
             }
             Err(_) => {
                 self.shared.leave(server).await;
-                return Err(Failure::Unknown("no answer within the deadline".to_owned()));
+                return Err(Failure::Unknown("the server did not answer in time".to_owned()));
             }
         };
         Placed::try_from(answer).map_err(|why| Failure::Unknown(why.to_string()))

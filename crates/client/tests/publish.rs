@@ -1,17 +1,17 @@
 //! Set-up: a publisher and gRPC servers that answer as they are told. Claim: it asks the next server
-//! only when nothing happened at the one before, and the three outcomes come through.
+//! for the same message, under the same name, and the three outcomes come through.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use pushonce_client::{Failure, Publisher, Server};
 use pushonce_core::{
-    ContentType, Placed, Position, Publish, PublishError, Refusal, Timestamp, Topic,
+    ContentType, InvalidPublish, Key, Placed, Position, Publish, PublishError, Refusal, Timestamp,
+    Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
@@ -19,11 +19,13 @@ use pushonce_proto::publisher::publish_status;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Answers every publish alike, and counts them.
+/// Answers every publish alike, and keeps them.
 struct Fake {
     answer: Result<Placed, PublishError>,
-    asked: Arc<AtomicU32>,
+    asked: Asked,
 }
+
+type Asked = Arc<Mutex<Vec<pb::PublishRequest>>>;
 
 #[tonic::async_trait]
 impl publisher_server::Publisher for Fake {
@@ -32,9 +34,9 @@ impl publisher_server::Publisher for Fake {
 
     async fn publish(
         &self,
-        _: Request<pb::PublishRequest>,
+        request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.asked.lock().unwrap().push(request.into_inner());
         match &self.answer {
             Ok(placed) => Ok(Response::new((*placed).into())),
             Err(error) => Err(publish_status(error)),
@@ -61,10 +63,10 @@ impl publisher_server::Publisher for Fake {
     }
 }
 
-async fn serve(answer: Result<Placed, PublishError>) -> (Server, Arc<AtomicU32>) {
+async fn serve(answer: Result<Placed, PublishError>) -> (Server, Asked) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let asked = Arc::new(AtomicU32::new(0));
+    let asked = Asked::default();
     let fake = PublisherServer::new(Fake { answer, asked: asked.clone() });
     let serving = tonic::transport::Server::builder().add_service(fake);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -107,22 +109,47 @@ async fn a_server_that_cannot_now_is_passed_over_because_nothing_happened() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_told_and_not_tried_again() {
+async fn an_unknown_outcome_is_asked_for_again_under_the_same_name() {
+    for key in [None, Some(Key::new("k").unwrap())] {
+        let (unsure, first) = serve(Err(PublishError::unknown("the link broke"))).await;
+        let (other, second) = serve(Ok(placed())).await;
+        let publisher = Publisher::new(vec![unsure, other]);
+        let outcome = publisher.publish(Publish { key: key.clone(), ..message() }).await;
+        assert_eq!(outcome, Ok(placed()));
+        let (first, second) = (first.lock().unwrap(), second.lock().unwrap());
+        assert_eq!(first[..], second[..], "not the same request");
+        let named = Publish::try_from(first[0].clone()).unwrap();
+        assert_eq!((named.is_repeatable(), named.key), (true, key));
+    }
+}
+
+#[tokio::test]
+async fn no_two_messages_get_the_same_nonce() {
+    let (server, asked) = serve(Ok(placed())).await;
+    let publisher = Publisher::new(vec![server]);
+    for _ in 0..2 {
+        publisher.publish(message()).await.unwrap();
+    }
+    let asked = asked.lock().unwrap();
+    assert_ne!(asked[0].nonce, asked[1].nonce);
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unknown_outcome_does_not_settle_it() {
     let (unsure, _) = serve(Err(PublishError::unknown("the link broke"))).await;
-    let (other, asked) = serve(Ok(placed())).await;
-    let publisher = Publisher::new(vec![unsure, other]);
+    let (refuses, _) = serve(Err(InvalidPublish::SystemTopic.into())).await;
+    let publisher = Publisher::new(vec![unsure, refuses]);
     assert!(matches!(publisher.publish(message()).await, Err(Failure::Unknown(_))));
-    assert_eq!(asked.load(Ordering::Relaxed), 0, "the message might be there twice");
 }
 
 #[tokio::test]
 async fn a_message_that_breaks_a_rule_is_refused_once() {
-    let refusal = pushonce_core::InvalidPublish::SystemTopic;
+    let refusal = InvalidPublish::SystemTopic;
     let (server, asked) = serve(Err(refusal.into())).await;
     let publisher = Publisher::new(vec![server]);
     let refused = publisher.publish(message()).await;
     assert!(matches!(refused, Err(Failure::Refused { retry: false, .. })), "{refused:?}");
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(asked.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

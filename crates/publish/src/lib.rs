@@ -6,8 +6,8 @@
 //!
 //! *What does it promise?* A publish has three outcomes: acknowledged, refused (nothing happened),
 //! unknown. A refusal for want of an owner is not yet an outcome: the message waits for one, and
-//! follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here,
-//! because only the caller knows whether its key makes that safe. The messages that one
+//! follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here: it
+//! says whether the caller, who knows how long it still matters, may do so. The messages that one
 //! [`Router::ordered`] stream carries to one topic stand in the topic in the order of the stream,
 //! whoever owned it meanwhile; where that cannot be kept, the earlier message is refused and never
 //! put behind the later one.

@@ -170,7 +170,9 @@ fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
         Err(ProposeError::Unknown(why)) => return all(unknown(&why)),
     };
     match decode_answer(&answer) {
-        Ok(Some(placed)) if placed.len() == count => placed.into_iter().map(Ok).collect(),
+        Ok(Some(outcomes)) if outcomes.len() == count => {
+            outcomes.into_iter().map(|outcome| Ok(outcome?)).collect()
+        }
         Ok(None) => {
             all(Refusal::Unavailable("the replicas cannot read the entry".to_owned()).into())
         }
@@ -195,15 +197,16 @@ fn refusal(rejected: Rejected) -> PublishError {
 fn count(outcomes: &[Outcome]) {
     metrics::counter!("pushonce_shard_entries_total").increment(1);
     metrics::histogram!("pushonce_shard_batch_messages").record(outcomes.len() as f64);
-    // An entry ends in one way for all that are in it.
-    let outcome = match outcomes.first() {
-        Some(Ok(_)) => "acknowledged",
-        Some(Err(PublishError::Refused(_))) => "refused",
-        Some(Err(PublishError::Unknown { .. })) => "unknown",
-        None => return,
+    let counted = |outcome: &'static str, is: fn(&Outcome) -> bool| {
+        let count = outcomes.iter().filter(|outcome| is(outcome)).count() as u64;
+        if count > 0 {
+            metrics::counter!("pushonce_shard_publishes_total", "outcome" => outcome)
+                .increment(count);
+        }
     };
-    let count = outcomes.len() as u64;
-    metrics::counter!("pushonce_shard_publishes_total", "outcome" => outcome).increment(count);
+    counted("acknowledged", |outcome| outcome.is_ok());
+    counted("refused", |outcome| matches!(outcome, Err(PublishError::Refused(_))));
+    counted("unknown", |outcome| matches!(outcome, Err(PublishError::Unknown { .. })));
 }
 
 #[cfg(test)]

@@ -5,8 +5,12 @@
 //! older view of the namespaces come to the same state.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, History, Key, Placed, Publish, Stamp, Timestamp, Topic};
+use pushonce_core::{
+    ContentType, History, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::Rejected;
 
 /// The version this code writes, and the only one it reads.
 const VERSION: u8 = 2;
@@ -82,11 +86,19 @@ impl Item {
         let Publish { topic, content_type, key, stamp, payload } = publish;
         Item { topic, content_type, key, stamp, payload, history }
     }
+
+    /// Its number, if its producer gave it one.
+    pub(crate) fn sequence(&self) -> Option<Sequence> {
+        match self.stamp {
+            Some(Stamp::Sequence(sequence)) => Some(sequence),
+            Some(Stamp::Nonce(_)) | None => None,
+        }
+    }
 }
 
-/// What applying an entry answers to its proposer: a place for each item, or `None` when the entry
-/// could not be read.
-pub(crate) type Answer = Option<Vec<Placed>>;
+/// What applying an entry answers to its proposer: an outcome for each item, or `None` when the
+/// entry could not be read.
+pub(crate) type Answer = Option<Vec<Result<Placed, Rejected>>>;
 
 pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
     postcard::to_stdvec(answer).expect("a growing buffer takes every answer").into()

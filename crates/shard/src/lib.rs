@@ -7,7 +7,10 @@
 //! *What does it promise?* Within one epoch the offsets of a topic rise by one, from 1, and are never
 //! given out twice. What is acknowledged is on disk on a majority. [`Committed`] hears in log order
 //! what is applied while this node leads, each message before its publisher does; whoever reads a
-//! page and has listened since before misses nothing. Equal entries make equal states.
+//! page and has listened since before misses nothing. Equal entries make equal states. A publish that
+//! is repeated, by its key, its nonce or its producer's number, gets the first answer and places
+//! nothing, also at the next owner; within the bounds of `keys` and `producers`, which say what is
+//! forgotten when.
 //!
 //! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
 //! lead with an unexpired lease or has not applied what its predecessors committed. More publishes
@@ -22,24 +25,29 @@
 //!
 //! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
 //! [`Runner`] and go on publishing (it is refused); block in [`Committed`] or call back from it;
-//! retry an unknown outcome and expect the first answer: keys travel and are kept with the message,
-//! but are not yet looked at.
+//! retry an unknown outcome of a publish that is not [repeatable] and expect the first answer.
 //!
 //! [`Publish::check`]: pushonce_core::Publish::check
+//! [repeatable]: pushonce_core::Publish::is_repeatable
 
 mod claim;
 mod commit;
+mod dedupe;
 mod entry;
 mod handle;
+mod keys;
 mod machine;
+mod passing;
 mod port;
+mod producers;
 mod queue;
 mod state;
 mod sweep;
 mod topic;
 
+pub use dedupe::Rejected;
 pub use entry::{Batch, InvalidEntry, Item};
 pub use handle::{Handle, OpenError, Runner, Shard};
 pub use port::{Clock, Committed};
-pub use state::{InvalidSnapshot, State};
+pub use state::{Applied, InvalidSnapshot, State};
 pub use topic::Info;

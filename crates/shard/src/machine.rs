@@ -5,13 +5,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 
 use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
-use pushonce_core::{
-    FetchError, Message, NodeId, Page, Placed, PublishError, Refusal, ShardId, Term, Topic, Want,
-};
+use pushonce_core::{FetchError, NodeId, Page, PublishError, Refusal, ShardId, Term, Topic, Want};
 use tokio::sync::watch;
 
 use crate::entry::encode_answer;
-use crate::{Batch, Committed, State};
+use crate::{Applied, Batch, Committed, State};
 
 /// What a handle and the group's task share.
 pub(crate) struct Shared {
@@ -113,10 +111,6 @@ impl Shared {
     }
 }
 
-fn place(message: &Message) -> Placed {
-    Placed { position: message.position, time: message.time }
-}
-
 impl Replica {
     pub(crate) fn new(shared: Arc<Shared>) -> Replica {
         Replica { shared }
@@ -134,13 +128,12 @@ impl Machine for Replica {
                 return encode_answer(&None);
             }
         };
-        let (messages, tells) = {
+        let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
             (state.apply(at.index, batch), shared.tells())
         };
-        let answer =
-            encode_answer(&Some(messages.iter().map(|(_, placed)| place(placed)).collect()));
-        if tells {
+        let answer = encode_answer(&Some(outcomes));
+        if tells && !messages.is_empty() {
             shared.committed.committed(shared.id, messages);
         }
         answer

@@ -9,15 +9,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{FetchError, Message, Page, Position, Timestamp, Topic, Want};
+use pushonce_core::{FetchError, Message, Page, Placed, Position, Timestamp, Topic, Want};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::dedupe::{Dedupe, Look};
 use crate::topic::{Info, Log};
-use crate::{Batch, Item};
+use crate::{Batch, Item, Rejected};
 
 /// The version of snapshots this code writes, and the only one it reads.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
 /// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
@@ -29,13 +30,24 @@ const SWEPT_PER_ENTRY: usize = 16;
 /// which the state is locked.
 const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 
-/// The topics of one shard. A clone shares them, and costs some pointers a topic: it is what a
-/// snapshot is made of, while entries go on being applied.
+/// The topics of one shard, and what it knows of retries. A clone shares the topics, and costs some
+/// pointers a topic and a known publish: it is what a snapshot is made of, while entries go on being
+/// applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     topics: BTreeMap<Topic, Arc<Log>>,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
+    dedupe: Dedupe,
+}
+
+/// What an entry came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// For each item, in order, where its message stands: just now, or since it was first taken.
+    pub outcomes: Vec<Result<Placed, Rejected>>,
+    /// The messages that were placed just now, in order.
+    pub messages: Vec<(Topic, Arc<Message>)>,
 }
 
 /// A snapshot that cannot be restored. The state is as it was.
@@ -55,14 +67,39 @@ pub enum InvalidSnapshot {
 }
 
 impl State {
-    /// Applies the entry at `index` of the shard's log, from 1. Gives each message its place, in the
-    /// order of the batch.
-    pub fn apply(&mut self, index: u64, batch: Batch) -> Vec<(Topic, Arc<Message>)> {
+    /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
+    /// place, in the order of the batch.
+    pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
         let Batch { time, items } = batch;
         let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
-        let placed = items.into_iter().map(|item| self.place(index, time, item)).collect();
+        let mut applied = Applied::default();
+        self.dedupe.advance(time);
+        for item in items {
+            let outcome = self.take(index, time, item, &mut applied.messages);
+            applied.outcomes.push(outcome);
+        }
         self.sweep(time, swept);
-        placed
+        applied
+    }
+
+    fn take(
+        &mut self,
+        index: u64,
+        time: Timestamp,
+        item: Item,
+        messages: &mut Vec<(Topic, Arc<Message>)>,
+    ) -> Result<Placed, Rejected> {
+        let marks = match self.dedupe.look(&item) {
+            Look::Settled(outcome) => return outcome,
+            Look::New(marks) => marks,
+        };
+        let (topic, message) = self.place(index, time, item);
+        let placed = Placed { position: message.position, time: message.time };
+        if let Some(marks) = marks {
+            self.dedupe.remember(marks, &topic, placed);
+        }
+        messages.push((topic, message));
+        Ok(placed)
     }
 
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
@@ -170,12 +207,13 @@ impl State {
 
     /// A snapshot from a disk or a peer may be readable and wrong.
     fn checked(state: State) -> Result<State, InvalidSnapshot> {
-        match state.topics.iter().find(|(_, log)| !log.is_whole()) {
-            None => Ok(state),
-            Some((topic, _)) => {
-                Err(InvalidSnapshot::Damaged(format!("the history of {topic} has a hole")))
-            }
+        if let Some((topic, _)) = state.topics.iter().find(|(_, log)| !log.is_whole()) {
+            let why = format!("the history of {topic} has a hole");
+            return Err(InvalidSnapshot::Damaged(why));
         }
+        let State { topics, swept, dedupe } = state;
+        let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
+        Ok(State { topics, swept, dedupe: dedupe.restored().ok_or_else(torn)? })
     }
 }
 

@@ -10,7 +10,7 @@ use pushonce_consensus::{AddressBook, Settings};
 use pushonce_core::{
     FetchError, Message, Page, Placed, Position, Publish, PublishError, Refusal, Term, Topic, Want,
 };
-use support::{Node, publish};
+use support::{Node, keyed, publish};
 use tempfile::TempDir;
 
 mod support;
@@ -109,11 +109,17 @@ async fn a_log_that_was_cut_behind_snapshots_restores_the_same() {
     for round in 0..20 {
         publish_all(&node, round * 50..(round + 1) * 50).await;
     }
+    let first = node.shard.publish(keyed(topic(0), "k", "goal")).await.unwrap();
+    for round in 0..20 {
+        publish_all(&node, round * 50..(round + 1) * 50).await;
+    }
     let before = pages(&node);
     node.stop().await;
 
     let node = owner(&dir, settings).await;
     assert_eq!(pages(&node), before);
+    assert_eq!(node.shard.publish(keyed(topic(0), "k", "goal")).await, Ok(first));
+    assert_eq!(pages(&node), before, "a repeat was placed");
     node.stop().await;
 }
 

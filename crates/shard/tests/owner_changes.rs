@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use pushonce_consensus::{AddressBook, Settings, Status};
-use pushonce_core::{Message, NodeId, Placed, Position, PublishError, Term, Topic, Want};
+use pushonce_core::{
+    InvalidPublish, Message, NodeId, Placed, Position, PublishError, Term, Topic, Want,
+};
 use pushonce_shard::Handle;
-use support::{Node, publish};
+use support::{Node, keyed, publish};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -130,6 +132,27 @@ async fn acknowledged_messages_and_listeners_survive_changes_of_the_owner() {
     end.cancel();
     let acknowledged: Vec<_> = publishers.join_all().await.into_iter().flatten().collect();
     are_kept(&acknowledged, &tenure.node.shard.page(&topic(), Want::All).unwrap().messages);
+    join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_key_gets_the_first_answer_from_the_next_owner() {
+    let (mut nodes, _dirs) = three().await;
+    let tenure = Tenure::begin(&nodes, Term(0)).await;
+    let first = tenure.node.shard.publish(keyed(topic(), "k", "goal")).await.unwrap();
+    tenure.node.shard.publish(publish(topic(), "another".to_owned())).await.unwrap();
+
+    let (owner, term) = (tenure.node.id, tenure.term);
+    let stopped = nodes.extract_if(.., |node| node.id == owner).next().unwrap();
+    stopped.stop().await;
+    let tenure = Tenure::begin(&nodes, term).await;
+    let next = &tenure.node.shard;
+    assert_eq!(next.publish(keyed(topic(), "k", "goal")).await, Ok(first));
+    let conflict = next.publish(keyed(topic(), "k", "foul")).await;
+    assert_eq!(conflict, Err(InvalidPublish::KeyReused.into()));
+    assert_eq!(next.page(&topic(), Want::All).unwrap().messages.len(), 2);
+    let heard = tenure.node.heard.all();
+    assert!(heard[tenure.listened_from..].is_empty(), "a repeat was handed on: {heard:?}");
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 

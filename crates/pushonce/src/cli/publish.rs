@@ -18,7 +18,7 @@ pub(super) struct Args {
     topic: Topic,
     /// The payload; without it every line of standard input is one message
     data: Option<String>,
-    /// A name for the message [only with DATA]
+    /// A name for the message: published again under it, it stands once [only with DATA]
     #[arg(long, value_parser = |text: &str| Key::new(text), requires = "data")]
     key: Option<Key>,
     /// What the payload is [default: JSON if it is JSON, else text]

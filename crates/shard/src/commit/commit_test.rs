@@ -1,11 +1,12 @@
 use std::pin::Pin;
 
 use futures::FutureExt;
-use pushonce_core::{ContentType, NodeId, Position, Timestamp, Topic};
+use pushonce_core::{ContentType, InvalidPublish, NodeId, Position, Timestamp, Topic};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
+use crate::Rejected;
 use crate::entry::encode_answer;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
@@ -79,7 +80,7 @@ fn placed(offset: u64) -> Placed {
 }
 
 fn answer(offsets: &[u64]) -> Result<Bytes, ProposeError> {
-    Ok(encode_answer(&Some(offsets.iter().map(|&offset| placed(offset)).collect())))
+    Ok(encode_answer(&Some(offsets.iter().map(|&offset| Ok(placed(offset))).collect())))
 }
 
 #[tokio::test]
@@ -145,6 +146,13 @@ async fn an_entry_whose_end_nobody_knows_is_unknown_and_the_next_goes_on() {
     let (_, end) = rig.proposed().await;
     end.send(answer(&[7])).unwrap();
     assert_eq!(b.await, Ok(placed(7)));
+}
+
+#[test]
+fn messages_of_one_entry_end_each_in_its_own_way() {
+    let end = encode_answer(&Some(vec![Ok(placed(1)), Err(Rejected::KeyReused)]));
+    let refused = Err(InvalidPublish::KeyReused.into());
+    assert_eq!(outcomes(Ok(end), 2), [Ok(placed(1)), refused]);
 }
 
 #[test]

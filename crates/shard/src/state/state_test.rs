@@ -11,9 +11,17 @@ fn topic(name: &str) -> Topic {
 }
 
 fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
-    let key = (payload.len() > 3).then(|| Key::new("k").unwrap());
-    let content_type = ContentType::Binary;
-    Item { topic: topic(name), content_type, key, stamp: None, payload: payload.into(), history }
+    let (content_type, key, stamp) = (ContentType::Binary, None, None);
+    Item { topic: topic(name), content_type, key, stamp, payload: payload.into(), history }
+}
+
+/// Some with keys, no two alike.
+fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
+    let items = entries.iter_mut().flat_map(|batch| &mut batch.items);
+    for (nth, item) in items.enumerate().filter(|(_, item)| item.payload.len() > 3) {
+        item.key = Some(Key::new(&nth.to_string()).unwrap());
+    }
+    entries
 }
 
 /// Entries whose histories are bounded tightly, and whose times go back and forth.
@@ -32,7 +40,7 @@ fn entries(ages: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Ve
         .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));
     let batch = (0..100u64, vec(item, 0..6))
         .prop_map(|(time, items)| Batch { time: Timestamp(time), items });
-    vec(batch, 1..30)
+    vec(batch, 1..30).prop_map(keyed)
 }
 
 /// Applies entries as a log gives them: encoded, with holes between their indexes.
@@ -87,7 +95,7 @@ proptest! {
         let mut state = State::default();
         let mut naive = BTreeMap::<Topic, Naive>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
-            let placed = state.apply(index(nth), batch.clone());
+            let placed = state.apply(index(nth), batch.clone()).messages;
             prop_assert_eq!(placed.len(), batch.items.len());
             for ((name, message), item) in placed.iter().zip(batch.items) {
                 prop_assert_eq!((name, &message.payload, &message.key), (&item.topic, &item.payload, &item.key));
@@ -115,7 +123,7 @@ proptest! {
         let mut state = State::default();
         let mut reached = BTreeMap::<Topic, Position>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
-            for (name, message) in state.apply(index(nth), batch) {
+            for (name, message) in state.apply(index(nth), batch).messages {
                 let place = message.position;
                 let before = reached.insert(name, place).unwrap_or(Position::ZERO);
                 let begins = place.epoch > before.epoch && place.offset == Offset(1);
@@ -184,7 +192,7 @@ fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
         items: names.iter().map(|name| item(name, vec![], History::default())).collect(),
     };
     state.apply(5, batch(&["a"]));
-    let placed = state.apply(9, batch(&["a", "b", "b"]));
+    let placed = state.apply(9, batch(&["a", "b", "b"])).messages;
     let positions: Vec<_> = placed.iter().map(|(_, message)| message.position).collect();
     assert_eq!(positions, [Position::new(5, 2), Position::new(9, 1), Position::new(9, 2)]);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use pushonce_consensus::{AddressBook, Engine, Settings};
 use pushonce_core::{
-    Claim, ClusterId, ContentType, History, Message, Namespace, Namespaces, NodeId, Publish,
+    Claim, ClusterId, ContentType, History, Key, Message, Namespace, Namespaces, NodeId, Publish,
     ShardId, Term, Timestamp, Topic,
 };
 use pushonce_shard::{Clock, Committed, Handle, Shard};
@@ -127,6 +127,11 @@ fn long_history() -> Namespaces {
 
 pub(crate) fn dir() -> TempDir {
     TempDir::new().unwrap()
+}
+
+/// Under a key, so that it may be repeated.
+pub(crate) fn keyed(topic: Topic, key: &str, payload: &str) -> Publish {
+    Publish { key: Some(Key::new(key).unwrap()), ..publish(topic, payload.to_owned()) }
 }
 
 pub(crate) fn publish(topic: Topic, payload: String) -> Publish {

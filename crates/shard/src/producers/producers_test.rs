@@ -1,0 +1,192 @@
+use pushonce_core::{ContentType, History, Position, Timestamp};
+
+use super::*;
+use crate::Item;
+use crate::passing::{Passing, WINDOW_MS};
+
+const P: ProducerId = ProducerId(7);
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn at(epoch: u32, number: u64) -> Sequence {
+    Sequence { producer: P, epoch, number }
+}
+
+fn fingerprint(payload: &'static str) -> Fingerprint {
+    let (key, stamp, history) = (None, None, History::default());
+    let (content_type, payload) = (ContentType::Text, payload.into());
+    Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload, history })
+}
+
+fn placed(offset: u64) -> Placed {
+    Placed { position: Position::new(1, offset), time: Timestamp(5) }
+}
+
+/// A time, in minutes.
+fn minute(minute: u64) -> Moment {
+    let mut passing = Passing::default();
+    (0..=minute).map(|minute| passing.at(Timestamp(minute * 60_000))).last().unwrap()
+}
+
+fn look(producers: &Producers, name: &str, sequence: Sequence) -> Option<Result<Placed, Rejected>> {
+    producers.look(&topic(name), sequence, fingerprint("pay"))
+}
+
+fn take(producers: &mut Producers, name: &str, sequence: Sequence, now: Moment) {
+    assert_eq!(look(producers, name, sequence), None);
+    let at = placed(sequence.number);
+    producers.remember(&topic(name), sequence, fingerprint("pay"), at, now);
+}
+
+fn out_of_sequence(
+    asked: Sequence,
+    expected: Option<Sequence>,
+) -> Option<Result<Placed, Rejected>> {
+    Some(Err(Rejected::OutOfSequence { asked, expected }))
+}
+
+#[test]
+fn an_unknown_producer_begins_with_its_first() {
+    let producers = Producers::default();
+    assert_eq!(look(&producers, "a", at(3, 1)), None);
+    assert_eq!(look(&producers, "a", at(3, 2)), out_of_sequence(at(3, 2), None));
+}
+
+#[test]
+fn only_the_next_is_taken_and_a_repeat_gets_the_first_answer() {
+    let mut producers = Producers::default();
+    for number in 1..=3 {
+        take(&mut producers, "a", at(0, number), minute(0));
+    }
+    for number in 1..=3 {
+        assert_eq!(look(&producers, "a", at(0, number)), Some(Ok(placed(number))));
+    }
+    assert_eq!(look(&producers, "a", at(0, 4)), None);
+    assert_eq!(look(&producers, "a", at(0, 5)), out_of_sequence(at(0, 5), Some(at(0, 4))));
+    assert_eq!(look(&producers, "b", at(0, 1)), None, "each topic has numbers of its own");
+}
+
+#[test]
+fn another_payload_of_a_number_is_refused() {
+    let mut producers = Producers::default();
+    take(&mut producers, "a", at(0, 1), minute(0));
+    let other = producers.look(&topic("a"), at(0, 1), fingerprint("other"));
+    assert_eq!(other, Some(Err(Rejected::SequenceReused)));
+}
+
+#[test]
+fn a_higher_epoch_begins_with_one_and_ends_the_lower() {
+    let mut producers = Producers::default();
+    take(&mut producers, "a", at(0, 1), minute(0));
+    assert_eq!(look(&producers, "a", at(2, 2)), out_of_sequence(at(2, 2), Some(at(0, 2))));
+    take(&mut producers, "a", at(2, 1), minute(0));
+    for number in 1..=3 {
+        let lower = at(1, number);
+        assert_eq!(look(&producers, "a", lower), out_of_sequence(lower, Some(at(2, 2))));
+    }
+    assert_eq!(look(&producers, "a", at(0, 1)), out_of_sequence(at(0, 1), Some(at(2, 2))));
+    assert_eq!(look(&producers, "a", at(2, 1)), Some(Ok(placed(1))));
+}
+
+#[test]
+fn what_is_older_than_the_places_that_are_kept_is_known_but_not_where() {
+    let mut producers = Producers::default();
+    for number in 1..=PLACES_OF_ONE as u64 + 2 {
+        take(&mut producers, "a", at(0, number), minute(0));
+    }
+    assert_eq!(look(&producers, "a", at(0, 2)), Some(Err(Rejected::Forgotten)));
+    assert_eq!(look(&producers, "a", at(0, 3)), Some(Ok(placed(3))));
+    assert_eq!(producers.turns, PLACES_OF_ONE);
+}
+
+#[test]
+fn a_window_of_messages_to_many_topics_is_remembered_whole() {
+    let mut producers = Producers::default();
+    let names: Vec<_> = (0..50).map(|nth| format!("t/{nth}")).collect();
+    for nth in 0..2 * PLACES_OF_ONE {
+        let number = (nth / names.len()) as u64 + 1;
+        take(&mut producers, &names[nth % names.len()], at(0, number), minute(0));
+    }
+    for nth in PLACES_OF_ONE..2 * PLACES_OF_ONE {
+        let number = (nth / names.len()) as u64 + 1;
+        let again = look(&producers, &names[nth % names.len()], at(0, number));
+        assert_eq!(again, Some(Ok(placed(number))));
+    }
+}
+
+#[test]
+fn a_shard_full_of_places_takes_from_who_has_most() {
+    let mut producers = Producers::default();
+    let of = |producer: u128, number| Sequence { producer: ProducerId(producer), ..at(0, number) };
+    take(&mut producers, "quiet", of(99, 1), minute(0));
+    for producer in 0..9 {
+        for number in 1..=PLACES_OF_ONE as u64 {
+            take(&mut producers, "busy", of(producer, number), minute(0));
+        }
+    }
+    assert_eq!(producers.turns, PLACES_MAX);
+    assert_eq!(look(&producers, "quiet", of(99, 1)), Some(Ok(placed(1))));
+    let last = PLACES_OF_ONE as u64;
+    assert!((0..9).all(|one| look(&producers, "busy", of(one, last)) == Some(Ok(placed(last)))));
+}
+
+#[test]
+fn a_topic_that_rests_is_forgotten_and_one_in_use_is_not() {
+    let mut producers = Producers::default();
+    take(&mut producers, "rests", at(0, 1), minute(0));
+    take(&mut producers, "used", at(0, 1), minute(0));
+    take(&mut producers, "used", at(0, 2), minute(5));
+    producers.forget(minute(5));
+    assert_eq!(look(&producers, "rests", at(0, 1)), Some(Ok(placed(1))), "not yet");
+    producers.forget(minute(6));
+    assert_eq!(look(&producers, "rests", at(0, 2)), out_of_sequence(at(0, 2), None));
+    assert_eq!(look(&producers, "used", at(0, 2)), Some(Ok(placed(2))));
+    producers.forget(minute(11));
+    assert_eq!((producers.known.len(), producers.resting.len(), producers.turns), (0, 0, 0));
+    assert!(WINDOW_MS < 6 * 60_000);
+}
+
+#[test]
+fn past_so_many_topics_those_that_rest_longest_begin_anew() {
+    let mut producers = Producers::default();
+    for nth in 0..TOPICS_MAX + 1 {
+        take(&mut producers, &format!("t/{nth}"), at(0, 1), minute(0));
+        if nth == 0 {
+            take(&mut producers, "t/0", at(0, 2), minute(1));
+        }
+    }
+    assert_eq!(producers.resting.len(), TOPICS_MAX);
+    assert_eq!(look(&producers, "t/0", at(0, 3)), None, "it was used since");
+    assert_eq!(look(&producers, "t/1", at(0, 2)), out_of_sequence(at(0, 2), None));
+}
+
+#[test]
+fn past_so_many_producers_those_that_rest_longest_begin_anew() {
+    let mut producers = Producers::default();
+    for nth in 0..=PRODUCERS_MAX as u128 {
+        take(&mut producers, "a", Sequence { producer: ProducerId(nth), ..at(0, 1) }, minute(0));
+    }
+    assert_eq!(producers.known.len(), PRODUCERS_MAX);
+    assert!(!producers.known.contains_key(&ProducerId(0)));
+}
+
+#[test]
+fn a_table_whose_parts_do_not_fit_is_not_restored() {
+    let mut good = Producers::default();
+    take(&mut good, "a", at(0, 1), minute(0));
+    take(&mut good, "b", at(0, 1), minute(0));
+    assert_eq!(good.clone().restored(), Some(good.clone()));
+    let broken: [fn(&mut Producers); 4] = [
+        |producers| drop(producers.resting.pop_front()),
+        |producers| producers.resting[0].topic = topic("b"),
+        |producers| producers.resting[0].topic = topic("c"),
+        |producers| drop(producers.known.insert(ProducerId(9), Producer::default())),
+    ];
+    for breaks in broken {
+        let mut producers = good.clone();
+        breaks(&mut producers);
+        assert_eq!(producers.restored(), None);
+    }
+}
