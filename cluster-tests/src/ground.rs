@@ -1,8 +1,9 @@
 //! Where the nodes of a cluster live.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What a cluster stands on: an address for each node, a place for its data, and the world its
@@ -22,6 +23,11 @@ pub trait Ground: Send + Sync {
     /// Signals go to the process of this command, so a wrapper must replace itself by the node.
     fn command(&self, _: usize, node: Command) -> Command {
         node
+    }
+
+    /// Starts that command, its input and output told, in the `i`th node's world.
+    fn start(&self, _: usize, mut node: Command) -> io::Result<Child> {
+        node.spawn()
     }
 }
 

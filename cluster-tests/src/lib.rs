@@ -1,10 +1,12 @@
-//! The stage for stories of a whole cluster: real processes of the built binary, on loopback.
+//! The stage for stories of a whole cluster: real processes of the built binary, on this machine.
 //!
 //! *What is it?* [`Cluster`] starts nodes as an operator would and hands out what a story needs: a
 //! publisher, a viewer, the owner of a topic, a kill. One file in `tests` is one story. Beside the
 //! stories stands the proof: [`runner`] does one of the [`faults`] after the other to a cluster under
 //! [`load`], the [`history`] has what every client saw, and the [`checker`] holds it against the
-//! promises. `scripts/faults` runs all of it, `tests/promises.rs` the short tier.
+//! promises. `scripts/faults` runs all of it, `tests/promises.rs` the short tier. Faults of the network,
+//! of disks and of clocks take place on a [`rig`], where each node has a machine of its own as far as
+//! it can tell.
 //!
 //! *What does it promise?* A cluster of its own for each story: addresses that no other story uses,
 //! data in a directory that goes when the story ends well and stays, with the logs, when it does not.

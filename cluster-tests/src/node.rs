@@ -94,14 +94,9 @@ impl Node {
         let mut command = binary::command();
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
-        let child = self
-            .ground
-            .command(self.index, command)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
+        let mut command = self.ground.command(self.index, command);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let child = self.ground.start(self.index, command).expect("the binary starts");
         let pids = File::options().create(true).append(true).open(&self.pids);
         writeln!(pids.expect("a file of process ids"), "{}", child.id())
             .expect("it can be written");

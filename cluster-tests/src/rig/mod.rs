@@ -14,6 +14,7 @@
 //!
 //! *What must a caller not do?* Keep files of a volume open over a power cut.
 
+pub mod faults;
 mod home;
 mod host;
 mod kernel;
@@ -25,11 +26,13 @@ mod switch;
 mod tests;
 mod volume;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::ground::Ground;
 
 use home::Home;
 use host::Host;
@@ -110,12 +113,6 @@ impl Rig {
         self.switch.count(from.host(), to.host())
     }
 
-    /// The address of the `i`th node.
-    pub fn address(&self, i: usize) -> Ipv4Addr {
-        let [a, b, c] = self.network;
-        Ipv4Addr::new(a, b, c, Spot::Node(i).host())
-    }
-
     fn len(&self) -> usize {
         self.berths.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -131,9 +128,29 @@ impl Rig {
     }
 }
 
+impl Ground for Rig {
+    fn address(&self, i: usize) -> Ipv4Addr {
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, Spot::Node(i).host())
+    }
+
+    fn volume(&self, i: usize) -> Option<PathBuf> {
+        Some(self.berth(i).path())
+    }
+
+    fn command(&self, i: usize, mut node: Command) -> Command {
+        // It is no loopback address, and the switch keeps strangers out.
+        self.berth(i).command(node.arg("--insecure"))
+    }
+
+    fn start(&self, i: usize, node: Command) -> io::Result<Child> {
+        self.berth(i).start(node)
+    }
+}
+
 /// Says, past what catches the output of tests, that something could not be tried here.
 pub fn left_out(what: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}: {why}");
+    let _ = writeln!(io::stderr(), "LEFT OUT: {what}: {why}");
 }
 
 /// An interface of the machine, for a network of 256 that no other rig has now, and its number.
@@ -196,7 +213,7 @@ impl Berth {
     }
 
     /// Starts a command in this host's network and with its mounts.
-    pub fn start(&self, mut command: Command) -> std::io::Result<Child> {
+    pub fn start(&self, mut command: Command) -> io::Result<Child> {
         self.host.run(move || command.spawn())
     }
 

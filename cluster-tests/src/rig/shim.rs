@@ -26,6 +26,7 @@ enum Word {
     Fsyncs,
     FsyncsFailed,
     FsyncsDelayed,
+    FalseTimes,
 }
 
 /// How the library comes to be in `home`.
@@ -51,7 +52,7 @@ impl Shim {
         let path = home.join(format!("{name}.shim"));
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|why| format!("{name}.shim: {why}"))?;
-        file.set_len((Word::FsyncsDelayed as u64 + 1) * 8).map_err(|why| why.to_string())?;
+        file.set_len((Word::FalseTimes as u64 + 1) * 8).map_err(|why| why.to_string())?;
         Ok(Shim { library, path, file })
     }
 
@@ -76,6 +77,11 @@ impl Shim {
         self.write(Word::FsyncDelayUs, by.as_micros().try_into().unwrap_or(u64::MAX));
     }
 
+    /// How many are still to fail.
+    pub fn fsyncs_to_fail(&self) -> u64 {
+        self.read(Word::FsyncsToFail)
+    }
+
     /// How many fsyncs there were.
     pub fn fsyncs(&self) -> u64 {
         self.read(Word::Fsyncs)
@@ -89,6 +95,11 @@ impl Shim {
     /// How many of them were made slow.
     pub fn delayed_fsyncs(&self) -> u64 {
         self.read(Word::FsyncsDelayed)
+    }
+
+    /// How often the wall clock was read and was wrong.
+    pub fn false_times(&self) -> u64 {
+        self.read(Word::FalseTimes)
     }
 
     fn write(&self, word: Word, value: u64) {

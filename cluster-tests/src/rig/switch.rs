@@ -15,6 +15,7 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::process::setpriority_process;
 
 use super::link::{Link, Way};
 use super::packet::Packet;
@@ -32,6 +33,8 @@ pub struct Count {
     pub sent: u64,
     /// Those of them that came out: later ones too, and doubled ones once.
     pub carried: u64,
+    /// Those of them that took their time.
+    pub late: u64,
 }
 
 struct Shared {
@@ -136,6 +139,7 @@ impl State {
         let arrivals = way.carry(packet, now);
         count.sent += 1;
         count.carried += u64::from(!arrivals.is_empty());
+        count.late += u64::from(arrivals.iter().any(|&at| at > now));
         arrivals
     }
 }
@@ -155,6 +159,8 @@ const LONGEST: usize = 65_535;
 
 /// Carries packets until the switch is dropped.
 fn run(shared: &Shared) {
+    // A network is not slow because the machines on it are busy. Of this thread alone.
+    let _ = setpriority_process(None, -10);
     let (plugs, held, buffer) = (Vec::new(), BinaryHeap::new(), vec![0; LONGEST]);
     let mut carrier = Carrier { shared, plugs, held, number: 0, buffer };
     loop {

@@ -2,9 +2,12 @@
 //! sees it. It can lose its power, and be full.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::host::{self, Host};
 use super::kernel;
@@ -71,28 +74,22 @@ impl Volume {
         cut.map_err(|why| format!("no shutdown of {}: {why}", self.at.display()))
     }
 
-    /// Takes all the room there is, to the last block; says how many bytes.
+    /// Takes all the room there is, to the last block; says how many bytes that was this time.
     pub(super) fn fill(&self, host: &Host) -> Result<u64, String> {
         self.take_all(host).map_err(|why| format!("filling {}: {why}", self.at.display()))
     }
 
     fn take_all(&self, host: &Host) -> std::io::Result<u64> {
         let path = host.outside(&self.at.join(BALLAST));
-        let mut file = File::options().create(true).append(true).open(path)?;
-        for block in [vec![1u8; 1 << 20], vec![1; 4096]] {
-            loop {
-                match file.write(&block) {
-                    Ok(_) => {}
-                    Err(why) if why.kind() == ErrorKind::StorageFull => break,
-                    Err(why) => return Err(why),
-                }
+        let file = File::options().create(true).append(true).open(path)?;
+        let before = file.metadata()?.len();
+        let mut length = before;
+        for block in [64 << 20, 1 << 20, 64 << 10, 4 << 10] {
+            while takes(&file, length, block)? {
+                length += block;
             }
         }
-        // Blocks are given out late: only now it is sure.
-        match file.sync_all() {
-            Err(why) if why.kind() != ErrorKind::StorageFull => Err(why),
-            _ => Ok(file.metadata()?.len()),
-        }
+        Ok(length - before)
     }
 
     /// Gives the room back.
@@ -101,5 +98,15 @@ impl Volume {
             Err(why) if why.kind() != ErrorKind::NotFound => Err(why.to_string()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Gives a file so much more; whether there was room for it.
+fn takes(file: &File, length: u64, more: u64) -> std::io::Result<bool> {
+    match fallocate(file, FallocateFlags::empty(), length, more) {
+        Ok(()) => Ok(true),
+        // A part of it may have been given all the same.
+        Err(Errno::NOSPC) => file.set_len(length).map(|()| false),
+        Err(why) => Err(why.into()),
     }
 }

@@ -20,10 +20,11 @@ pub use table::table;
 pub use watchdog::Watchdog;
 
 use crate::faults::{ON_LOOPBACK, Row};
+use crate::rig::faults::ON_THE_RIG;
 
 /// Every row, in the order of the table.
 pub fn rows() -> Vec<&'static Row> {
-    ON_LOOPBACK.iter().collect()
+    ON_LOOPBACK.iter().chain(ON_THE_RIG).collect()
 }
 
 /// The rows of the short tier: those that break most when something is wrong.
