@@ -122,6 +122,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets a packet arrive. Who was plugged in before it was sent gets it, so nothing is kept here of
+    /// who that is.
+    fn give(&self, to: u8, bytes: &[u8]) {
+        let tun = self.state().plugs.iter().find(|plug| plug.host == to).map(|p| p.tun.clone());
+        if let Some(tun) = tun {
+            // A host that takes nothing now loses it, as on any network.
+            let _ = rustix::io::write(&*tun, bytes);
+        }
+    }
+
     fn wake(&self) {
         // It fails only when it is full of wakes, and one is enough.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -220,7 +230,7 @@ impl Carrier<'_> {
         let bytes = &self.buffer[..packet.length];
         for at in arrivals {
             if at <= now {
-                give(&self.plugs, packet.to, bytes);
+                self.shared.give(packet.to, bytes);
             } else if self.held.len() < HELD {
                 self.number += 1;
                 let (number, to, bytes) = (self.number, packet.to, bytes.to_vec());
@@ -234,15 +244,8 @@ impl Carrier<'_> {
         let now = Instant::now();
         while self.held.peek().is_some_and(|Reverse(held)| held.at <= now) {
             if let Some(Reverse(held)) = self.held.pop() {
-                give(&self.plugs, held.to, &held.bytes);
+                self.shared.give(held.to, &held.bytes);
             }
         }
-    }
-}
-
-fn give(plugs: &[Plug], to: u8, bytes: &[u8]) {
-    if let Some(plug) = plugs.iter().find(|plug| plug.host == to) {
-        // A host that takes nothing now loses it, as on any network.
-        let _ = rustix::io::write(&*plug.tun, bytes);
     }
 }
