@@ -43,6 +43,17 @@ impl Adapter {
         }
     }
 
+    /// Restores the snapshot on disk, if there is one. With an error the machine is as it was.
+    pub(crate) async fn load(&mut self) -> io::Result<()> {
+        let Some(image) = self.shelf.current().await else { return Ok(()) };
+        let meta = image.meta().clone();
+        self.install_snapshot(&meta, image).await
+    }
+
+    pub(crate) fn into_machine(self) -> Box<dyn Machine> {
+        self.machine.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn machine(&mut self) -> &mut dyn Machine {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }

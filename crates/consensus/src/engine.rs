@@ -1,5 +1,6 @@
 //! All groups of a node: opening, starting, stopping.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,9 +18,13 @@ use crate::group::Inner as GroupInner;
 use crate::log::Log;
 use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
 use crate::observer;
+use crate::recovery::{self, Recovery};
 use crate::snapshot::Shelf;
+use crate::space::{Probe, Room, Space};
 use crate::store::{Disk, Fatal, Writer};
-use crate::{AddressBook, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status};
+use crate::{
+    AddressBook, DiskFull, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status,
+};
 
 /// All groups of this node: one store, one writer, one stream to each peer. Clones share it.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ struct Inner {
     settings: Arc<Settings>,
     config: Arc<Config>,
     writer: Writer,
+    space: Space,
     found: Vec<GroupId>,
     links: Links,
     service: Service,
@@ -38,6 +44,24 @@ struct Inner {
     gate: Mutex<()>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// What an engine learns from, and says to, the machine it runs on.
+#[derive(Clone)]
+pub struct Outside {
+    /// How much room the data directory's disk has.
+    pub room: Probe,
+    /// Called once, on the writer's thread, when the disk has failed, with the reason. After it no
+    /// group of the engine makes progress, and the process must not go on.
+    pub fatal: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+/// A replica as it was read.
+struct Replica {
+    log: Log,
+    shelf: Arc<Shelf>,
+    adapter: Adapter,
+    recovery: Option<Recovery>,
 }
 
 /// Why a data directory cannot be opened.
@@ -76,6 +100,12 @@ pub enum OpenError {
         /// What is wrong.
         why: String,
     },
+    /// There is no room to open it: redb notes in the file that it is open.
+    #[error("{} cannot be opened: its disk is full; free some space there and start again", path.display())]
+    Full {
+        /// The store.
+        path: PathBuf,
+    },
     /// The system said no.
     #[error("{} cannot be opened: {why}", path.display())]
     Io {
@@ -92,8 +122,12 @@ pub enum StartError {
     /// It runs.
     #[error("group {0} is already running on this node")]
     AlreadyRunning(GroupId),
-    /// Its log or snapshot cannot be read; nothing was deleted.
-    #[error("group {group} cannot be restored ({why}); nothing was deleted")]
+    /// Its vote cannot be read, or its log or snapshot and there is nobody to get them from.
+    #[error(
+        "group {group} cannot be restored ({why}); nothing was deleted: restore the data \
+         directory, or remove this node from the cluster and join again as a new node with an \
+         empty one"
+    )]
     Damaged {
         /// The group.
         group: GroupId,
@@ -134,30 +168,32 @@ impl Engine {
         settings: Settings,
         book: AddressBook,
     ) -> Result<Engine, OpenError> {
-        Engine::open_with(dir, cluster, me, settings, book, |why| {
+        let fatal = |why: &str| {
             tracing::error!(why, "the node stops: its disk failed");
             std::process::exit(74);
-        })
-        .await
+        };
+        let outside = Outside { room: Arc::new(Room::of), fatal: Arc::new(fatal) };
+        Engine::open_with(dir, cluster, me, settings, book, outside).await
     }
 
-    /// As [`Engine::open`], with something else to do when the disk fails. It is called once, on
-    /// the writer's thread; after it no group of this engine makes progress.
+    /// As [`Engine::open`], on another machine than this one.
     pub async fn open_with(
         dir: &Path,
         cluster: ClusterId,
         me: NodeId,
         settings: Settings,
         book: AddressBook,
-        fatal: impl Fn(&str) + Send + Sync + 'static,
+        outside: Outside,
     ) -> Result<Engine, OpenError> {
         for warning in settings.check()? {
             tracing::warn!(why = warning.0, "consensus settings");
         }
         let config = Arc::new(settings.raft()?);
-        let (writer, found) = open_store(dir, cluster, me, Arc::new(fatal)).await?;
+        let space = Space::new(dir, settings.disk_reserve, outside.room);
+        let (writer, found) = open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
         let settings = Arc::new(settings);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(space.clone().run(shutdown.clone()));
         let groups = Groups::default();
         let links =
             Links::new(cluster, Arc::clone(&settings), book, tasks.clone(), shutdown.clone());
@@ -174,6 +210,7 @@ impl Engine {
             settings,
             config,
             writer,
+            space,
             found,
             links,
             service,
@@ -183,6 +220,14 @@ impl Engine {
             shutdown,
         };
         Ok(Engine(Arc::new(inner)))
+    }
+
+    /// Whether there is room to publish on this node's disk.
+    ///
+    /// # Errors
+    /// [`DiskFull`] while there is less than the reserve.
+    pub fn room(&self) -> Result<(), DiskFull> {
+        self.0.space.refused().map_or(Ok(()), Err)
     }
 
     /// The groups of which this node had a replica when the engine was opened. Each must be started
@@ -213,15 +258,9 @@ impl Engine {
             return Err(StartError::AlreadyRunning(id));
         }
         let damaged = |why: String| StartError::Damaged { group: id, why };
-        let (writer, stored) =
-            self.0.writer.open(id).await.map_err(|error| damaged(error.to_string()))?;
-        let log = Log::restore(writer.clone(), &stored, &self.0.settings)
-            .map_err(|error| damaged(error.to_string()))?;
-        let shelf = Shelf::restore(writer, &stored, log.snapshot_bytes())
-            .map_err(|error| damaged(error.to_string()))?;
-        let shelf = Arc::new(shelf);
-        let adapter = Adapter::new(Box::new(machine), Arc::clone(&shelf));
-        let group = self.build(id, log, shelf, adapter).await.map_err(damaged)?;
+        let replica = self.restore(id, Box::new(machine)).await;
+        let replica = replica.map_err(|error| damaged(error.to_string()))?;
+        let group = self.build(id, replica).await.map_err(damaged)?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(observer::run(group.clone()));
@@ -231,6 +270,45 @@ impl Engine {
         let _ = group.raft().is_initialized().await;
         group.0.status.send_replace(group.look());
         Ok(group)
+    }
+
+    /// Reads what is on disk. Where that cannot be read and others have it, the replica begins
+    /// without it, and recovers.
+    async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> io::Result<Replica> {
+        let settings = &self.0.settings;
+        let (writer, stored) = self.0.writer.open(id).await?;
+        // Without its vote a replica could vote twice in one term: it must not start.
+        let bare = Log::restore(writer.clone(), &recovery::remains(&stored), settings)?;
+        let read = Log::restore(writer.clone(), &stored, settings).and_then(|log| {
+            let shelf = Shelf::restore(writer.clone(), &stored, log.snapshot_bytes())?;
+            Ok((log, Arc::new(shelf)))
+        });
+        let (why, machine) = match read {
+            Err(why) => (why, machine),
+            Ok((log, shelf)) => {
+                let mut adapter = Adapter::new(machine, Arc::clone(&shelf));
+                match adapter.load().await {
+                    Err(why) => (why, adapter.into_machine()),
+                    Ok(()) => {
+                        let recovery = match stored.recovering {
+                            Some(_) => Some(Recovery::begin(writer, false).await?),
+                            None => None,
+                        };
+                        return Ok(Replica { log, shelf, adapter, recovery });
+                    }
+                }
+            }
+        };
+        let damaged = why.kind() == io::ErrorKind::InvalidData;
+        if !damaged || !recovery::has_others(self.0.me.0, &writer, &stored, bare.vote()).await {
+            return Err(why);
+        }
+        tracing::error!(group = %id, %why, "a replica is damaged: it recovers from the others, and does not vote until it has");
+        metrics::counter!("pushonce_damaged_replicas_total").increment(1);
+        let recovery = Some(Recovery::begin(writer.clone(), true).await?);
+        let shelf = Arc::new(Shelf::empty(writer, &stored, bare.snapshot_bytes()));
+        let adapter = Adapter::new(machine, Arc::clone(&shelf));
+        Ok(Replica { log: bare, shelf, adapter, recovery })
     }
 
     /// Deletes log, vote and snapshot of a replica that was removed from its group and is stopped.
@@ -249,6 +327,7 @@ impl Engine {
     pub async fn stop(&self) {
         let _gate = self.0.gate.lock().await;
         self.0.shutdown.cancel();
+        self.0.writer.give_up();
         let groups = self.0.groups.all();
         futures::future::join_all(groups.iter().map(Group::stop)).await;
         self.0.tasks.close();
@@ -256,16 +335,16 @@ impl Engine {
         self.0.writer.close().await;
     }
 
-    async fn build(
-        &self,
-        id: GroupId,
-        log: Log,
-        shelf: Arc<Shelf>,
-        adapter: Adapter,
-    ) -> Result<Group, String> {
-        let Inner { me, settings, config, links, groups, .. } = &*self.0;
-        let dialer =
-            Dialer { me: *me, group: id, links: links.clone(), settings: Arc::clone(settings) };
+    async fn build(&self, id: GroupId, replica: Replica) -> Result<Group, String> {
+        let Replica { log, shelf, adapter, recovery } = replica;
+        let Inner { me, settings, config, links, space, groups, .. } = &*self.0;
+        let dialer = Dialer {
+            me: *me,
+            group: id,
+            log: log.clone(),
+            links: links.clone(),
+            settings: Arc::clone(settings),
+        };
         let raft = Raft::build(me.0, Arc::clone(config), dialer, log.clone(), adapter)
             .await
             .map_err(|error| error.to_string())?;
@@ -273,15 +352,17 @@ impl Engine {
         // run out, this replica elects nobody else. openraft forgets the lease.
         let silent_until =
             log.follows_another(me.0).then(|| Instant::now() + settings.election_max);
-        raft.runtime_config().elect(silent_until.is_none());
+        raft.runtime_config().elect(silent_until.is_none() && recovery.is_none());
         Ok(Group(Arc::new(GroupInner {
             id,
             me: *me,
             raft,
             log,
             shelf,
+            recovery,
             incoming: Mutex::default(),
             links: links.clone(),
+            space: space.clone(),
             settings: Arc::clone(settings),
             groups: groups.clone(),
             status: watch::Sender::new(Status::default()),
@@ -306,12 +387,13 @@ async fn open_store(
     dir: &Path,
     cluster: ClusterId,
     me: NodeId,
+    space: Space,
     fatal: Fatal,
 ) -> Result<(Writer, Vec<GroupId>), OpenError> {
     let io = |error: std::io::Error| OpenError::Io { path: dir.to_owned(), why: error.to_string() };
-    let disk = with_disk(dir, move |dir| Disk::open(dir, cluster, me)).await?;
+    let mut disk = with_disk(dir, move |dir| Disk::open(dir, cluster, me)).await?;
     let found = disk.groups().map_err(io)?;
-    let writer = Writer::start(disk, fatal).map_err(io)?;
+    let writer = Writer::start(disk, space, fatal).map_err(io)?;
     Ok((writer, found))
 }
 

@@ -17,9 +17,11 @@ use tokio_util::task::TaskTracker;
 use crate::adapter::Adapter;
 use crate::log::Log;
 use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
+use crate::recovery::Recovery;
 use crate::snapshot::{Draft, Shelf};
+use crate::space::Space;
 use crate::types::{Data, Types};
-use crate::{Settings, Status};
+use crate::{DiskFull, Settings, Status};
 
 /// A group of the node: 0 is control, shard s is s + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,9 +61,12 @@ pub(crate) struct Inner {
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) log: Log,
     pub(crate) shelf: Arc<Shelf>,
+    /// What this replica had lost when it was started; `None` for nothing.
+    pub(crate) recovery: Option<Recovery>,
     /// The snapshot that is coming in, if one is. There is one at most: only a leader sends any.
     pub(crate) incoming: tokio::sync::Mutex<Option<Draft>>,
     pub(crate) links: Links,
+    pub(crate) space: Space,
     pub(crate) settings: Arc<Settings>,
     pub(crate) groups: Groups,
     pub(crate) status: watch::Sender<Status>,
@@ -154,6 +159,15 @@ impl Group {
         self.0.status.subscribe()
     }
 
+    /// Whether there is room on this node's disk for what its users publish. Elections and changes of
+    /// members need so little that they have no need to ask.
+    ///
+    /// # Errors
+    /// [`DiskFull`] while there is less than the reserve.
+    pub fn room(&self) -> Result<(), DiskFull> {
+        self.0.space.refused().map_or(Ok(()), Err)
+    }
+
     /// The term under which this node leads now, with an unexpired lease.
     ///
     /// Exact at the moment of the call: no other node can have led in between. Two nodes never get
@@ -171,6 +185,11 @@ impl Group {
 
     pub(crate) fn raft(&self) -> &Raft<Types, Adapter> {
         &self.0.raft
+    }
+
+    /// The recovery, while this replica has not got back all that it had lost.
+    pub(crate) fn recovering(&self) -> Option<&Recovery> {
+        self.0.recovery.as_ref().filter(|recovery| recovery.is_on())
     }
 
     /// The unexpired lease of this node as the leader.

@@ -10,11 +10,15 @@
 //! replica applies the same entries in the same order. A vote is on disk before it is given. What
 //! [`Group::leads`] says holds when it is said: a leader without a quorum loses its lease before
 //! another can be elected, and no two nodes lead under one term. A record that fails its checksum is
-//! never served. Every queue is bounded in bytes.
+//! never served: a replica with a damaged entry or snapshot gets what it lost from the others, and
+//! elects nobody before it has it. On a full disk nothing that was written is lost, and all goes on
+//! by itself when there is room. A snapshot holds up entries for one piece at most. Every queue is
+//! bounded in bytes.
 //!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
-//! another node or cluster, or cannot be read; nothing is ever deleted to get going. To go on after
-//! a failed write: the process ends. Peers that mean another node. Absent on purpose: reads (the
+//! another node or cluster, or cannot be read; a replica whose vote cannot be read, or whose entries
+//! nobody else has; nothing is ever deleted to get going. To go on after a failed write or fsync: the
+//! process ends. Peers that mean another node. Absent on purpose: reads (the
 //! machine's owner reads its own state while it leads), TLS (a later layer of the dialler and of
 //! the server the service is mounted on), and retries of proposals (the caller knows which are safe).
 //!
@@ -34,16 +38,19 @@ mod machine;
 mod members;
 mod network;
 mod observer;
+mod recovery;
 mod settings;
 mod snapshot;
+mod space;
 mod status;
 mod store;
 mod types;
 
-pub use engine::{DestroyError, Engine, OpenError, StartError};
+pub use engine::{DestroyError, Engine, OpenError, Outside, StartError};
 pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
 pub use settings::{InvalidSettings, Settings, Warning};
+pub use space::{DiskFull, Probe, Room};
 pub use status::Status;

@@ -69,6 +69,16 @@ impl Log {
         })))
     }
 
+    /// The vote.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.memory().vote
+    }
+
+    /// The last entry there is, or was before it was purged.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.memory().last()
+    }
+
     /// Whether this replica had promised to follow another node when it was last written: it may
     /// be part of that leader's lease.
     pub(crate) fn follows_another(&self, me: u64) -> bool {

@@ -43,6 +43,12 @@ async fn observe(group: &Group) {
             return;
         }
         purge(group, &mut purged_behind).await;
+        recover(group).await;
+        if group.0.shelf.take_damage() {
+            tracing::error!(group = %group.id(), "a snapshot is damaged on disk: another is taken");
+            // As below.
+            let _ = group.raft().trigger().snapshot().await;
+        }
 
         let earliest = Instant::now() + PAUSE;
         let lapse = group.lease().map(|lease| lease.until);
@@ -65,11 +71,26 @@ async fn observe(group: &Group) {
     }
 }
 
-/// Lets the replica ask for votes once its silence is over.
+/// Lets the replica ask for votes once its silence is over, and it has all that it had.
 async fn speak(group: &Group) {
     if let Some(at) = group.0.silent_until {
         sleep_until(at).await;
-        group.raft().runtime_config().elect(true);
+    }
+    if let Some(recovery) = &group.0.recovery {
+        recovery.over().await;
+    }
+    group.raft().runtime_config().elect(true);
+}
+
+/// Ends the recovery of a replica that has all again.
+async fn recover(group: &Group) {
+    let Some(recovery) = group.recovering() else { return };
+    match recovery.end(group.0.log.last()).await {
+        Ok(true) => tracing::info!(group = %group.id(), "a replica has recovered, and votes again"),
+        Ok(false) => {}
+        Err(why) => {
+            tracing::error!(group = %group.id(), %why, "a replica cannot say that it has recovered")
+        }
     }
 }
 
@@ -126,6 +147,7 @@ impl Group {
                 .flatten()
                 .map(|(node, matched)| (NodeId(*node), index(*matched)))
                 .collect(),
+            recovering: self.recovering().is_some(),
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

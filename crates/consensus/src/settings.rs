@@ -32,6 +32,9 @@ pub struct Settings {
     /// How many bytes may wait for one peer. When full, the request is refused at once and openraft
     /// backs off.
     pub link_bytes_max: usize,
+    /// How many bytes of the disk are kept for elections and snapshots: with less nothing is
+    /// published here. `None`: 256 MiB, or a twentieth of the disk if that is less.
+    pub disk_reserve: Option<u64>,
 }
 
 /// Settings that work, but not as well as they should.
@@ -61,6 +64,7 @@ impl Settings {
             log_bytes_kept: 2 << 20,
             append_bytes_max: 1 << 20,
             link_bytes_max: 32 << 20,
+            disk_reserve: None,
         }
     }
 
@@ -137,6 +141,9 @@ impl Settings {
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             // A restarted owner must not believe for a moment that it still owns its shards.
             enable_leader_restore: Some(false),
+            // A replica whose disk was damaged comes back with less than it had acknowledged: see
+            // `recovery`, which keeps that safe.
+            allow_log_reversion: Some(true),
             broadcast_submitted_on_append: Some(true),
             backoff: "50ms 100ms ...500ms".to_owned(),
             install_snapshot_timeout: millis(self.snapshot_timeout),

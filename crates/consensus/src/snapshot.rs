@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::Capture;
 use crate::store::{self, Change, GroupWriter, Key, Stored};
-use crate::types::{LogId, SnapshotMeta};
+use crate::types::{LogId, SnapshotMeta, StoredMembership};
 
 /// What one piece holds of the state. With its checksum and its meta it stays under 256 KiB, of
 /// which redb would make 512. Twice as much, and a publish would wait twice as long; half as much,
@@ -31,6 +31,8 @@ pub(crate) struct Shelf {
     generation: AtomicU64,
     /// Bytes of the snapshot on disk, for whoever decides when to take the next.
     bytes: Arc<AtomicU64>,
+    /// A piece of the snapshot that counts could not be read.
+    damaged: Arc<AtomicBool>,
     /// The snapshot that counts. Held while another takes its place.
     current: Mutex<Option<Image>>,
 }
@@ -72,6 +74,10 @@ struct Kept {
     writer: GroupWriter,
     generation: u64,
     counts: AtomicBool,
+    /// A piece could not be read.
+    damaged: AtomicBool,
+    /// Tells the shelf.
+    told: Arc<AtomicBool>,
 }
 
 impl Shelf {
@@ -86,16 +92,40 @@ impl Shelf {
             manifest.map(|record| store::open(writer.group(), record)).transpose()?;
         let counts = manifest.as_ref().map(|manifest| manifest.generation);
         for &generation in stored.generations.iter().filter(|found| Some(**found) != counts) {
-            drop(Kept { writer: writer.clone(), generation, counts: AtomicBool::new(false) });
+            writer.forget(generation);
         }
+        let damaged = Arc::<AtomicBool>::default();
         let last = stored.generations.iter().copied().chain(counts).max().unwrap_or_default();
         let current = manifest.map(|manifest| {
             bytes.store(manifest.bytes, Ordering::Relaxed);
-            let (writer, generation) = (writer.clone(), manifest.generation);
-            let counts = AtomicBool::new(true);
-            Image { kept: Arc::new(Kept { writer, generation, counts }), manifest }
+            let kept = Kept::new(&writer, manifest.generation, true, &damaged);
+            Image { kept: Arc::new(kept), manifest }
         });
-        Ok(Shelf { writer, generation: AtomicU64::new(last), bytes, current: Mutex::new(current) })
+        Ok(Shelf {
+            writer,
+            generation: AtomicU64::new(last),
+            bytes,
+            damaged,
+            current: Mutex::new(current),
+        })
+    }
+
+    /// Nothing that counts yet. What is on disk stays.
+    pub(crate) fn empty(writer: GroupWriter, stored: &Stored, bytes: Arc<AtomicU64>) -> Shelf {
+        let last = stored.generations.iter().copied().max().unwrap_or_default();
+        Shelf {
+            writer,
+            generation: AtomicU64::new(last),
+            bytes,
+            damaged: Arc::default(),
+            current: Mutex::default(),
+        }
+    }
+
+    /// Whether a piece of the snapshot was found damaged since this was last asked. Another is to be
+    /// taken then.
+    pub(crate) fn take_damage(&self) -> bool {
+        self.damaged.swap(false, Ordering::Relaxed)
     }
 
     /// The snapshot that counts.
@@ -106,8 +136,7 @@ impl Shelf {
     /// Begins a snapshot.
     pub(crate) fn draft(&self, meta: SnapshotMeta) -> Draft {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let counts = AtomicBool::new(false);
-        let kept = Kept { writer: self.writer.clone(), generation, counts };
+        let kept = Kept::new(&self.writer, generation, false, &self.damaged);
         Draft { kept, meta, pieces: 0, bytes: 0 }
     }
 
@@ -132,10 +161,14 @@ impl Shelf {
     /// that is durable.
     pub(crate) async fn publish(&self, image: Image) -> io::Result<Image> {
         let mut current = self.current.lock().await;
-        if let Some(current) = current.as_ref()
-            && current.last() >= image.last()
-        {
-            return Ok(current.clone());
+        if let Some(current) = current.as_ref() {
+            let better = match current.kept.damaged.load(Ordering::Relaxed) {
+                true => image.last() >= current.last(),
+                false => image.last() > current.last(),
+            };
+            if !better {
+                return Ok(current.clone());
+            }
         }
         let image =
             if image.kept.writer.is(&self.writer) { image } else { self.copy(&image).await? };
@@ -224,9 +257,16 @@ impl Image {
         let Kept { writer, generation, .. } = &*self.kept;
         let missing =
             || io::Error::new(io::ErrorKind::InvalidData, "a piece of the snapshot is missing");
-        let record = writer.piece(*generation, number).await?.ok_or_else(missing)?;
-        open(writer, &record, self.meta(), number)?;
-        Ok(record)
+        let record = writer.piece(*generation, number).await?.ok_or_else(missing);
+        let opened = record.and_then(|record| {
+            open(writer, &record, self.meta(), number)?;
+            Ok(record)
+        });
+        if opened.is_err() {
+            self.kept.damaged.store(true, Ordering::Relaxed);
+            self.kept.told.store(true, Ordering::Relaxed);
+        }
+        opened
     }
 
     /// The whole state.
@@ -253,6 +293,25 @@ fn open<'a>(
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(data)
+}
+
+/// The membership of which a piece of a snapshot tells, though its manifest may not be readable.
+pub(crate) async fn membership(writer: &GroupWriter, generation: u64) -> Option<StoredMembership> {
+    for number in 0.. {
+        let record = writer.piece(generation, number).await.ok().flatten()?;
+        if let Ok((place, _)) = store::open_with::<Place>(writer.group(), &record) {
+            return Some(place.meta.last_membership);
+        }
+    }
+    None
+}
+
+impl Kept {
+    fn new(writer: &GroupWriter, generation: u64, counts: bool, told: &Arc<AtomicBool>) -> Kept {
+        let (writer, told) = (writer.clone(), Arc::clone(told));
+        let (counts, damaged) = (AtomicBool::new(counts), AtomicBool::new(false));
+        Kept { writer, generation, counts, damaged, told }
+    }
 }
 
 impl Drop for Kept {
@@ -296,3 +355,7 @@ impl Write for Cutter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot/snapshot_test.rs"]
+mod tests;

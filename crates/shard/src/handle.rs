@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
-    Claim, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError, ShardId, Topic,
-    Want,
+    Claim, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
+    Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -98,10 +98,12 @@ impl Handle {
     /// bounds the wait. Dropping the future does not take the message back.
     ///
     /// # Errors
-    /// Refused when this node does not own the shard, the queue is full or the node is stopping;
+    /// Refused when this node does not own the shard, its disk has no room, the queue is full or the
+    /// node is stopping;
     /// unknown when the message was proposed and nobody can say how that ended.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
         self.shared.owns()?;
+        self.group.room().map_err(|full| Refusal::Overloaded(full.to_string()))?;
         self.intake.publish(publish).await
     }
 

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests say what they expect")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
-use pushonce_consensus::{AddressBook, Settings};
+use pushonce_consensus::{AddressBook, Room, Settings};
 use pushonce_core::{
     FetchError, Message, Page, Placed, Position, Publish, PublishError, Refusal, Term, Topic, Want,
 };
@@ -149,5 +151,34 @@ async fn a_shard_that_stopped_running_refuses_what_still_comes() {
         }
     };
     assert!(matches!(refused, PublishError::Refused(Refusal::Unavailable(_))), "{refused}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_room_refuses_publishes_answers_for_the_past_and_resumes_by_itself() {
+    let (dir, free) = (support::dir(), Arc::new(AtomicU64::new(u64::MAX)));
+    let probed = free.clone();
+    let room = move |_: &Path| Ok(Room { free: probed.load(Ordering::SeqCst), total: u64::MAX });
+    let book = AddressBook::default();
+    let node = Node::start_with_room(1, &dir, &book, Settings::lan(), Arc::new(room)).await;
+    node.shard.group().initialize().await.unwrap();
+    node.claim_after(Term(0)).await;
+    publish_all(&node, 0..5).await;
+    let before = pages(&node);
+
+    free.store(1 << 20, Ordering::SeqCst);
+    let mut more = 5;
+    let refused = loop {
+        match node.shard.publish(message(more)).await {
+            Ok(_) => more += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(&refused, PublishError::Refused(Refusal::Overloaded(why))
+        if why.contains("has 1 MiB left") && why.contains(dir.path().to_str().unwrap())));
+    assert!(pages(&node).iter().zip(&before).all(|(now, before)| now.head >= before.head));
+
+    free.store(u64::MAX, Ordering::SeqCst);
+    while node.shard.publish(message(more)).await.is_err() {}
     node.stop().await;
 }

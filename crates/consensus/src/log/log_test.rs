@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::adapter::Adapter;
 use crate::snapshot::Shelf;
+use crate::space::Space;
 use crate::store::{Disk, Writer};
 use crate::types::Data;
 use crate::{At, Capture, Damaged, Machine};
@@ -54,7 +55,12 @@ async fn log_in(dir: &TempDir, settings: &Settings) -> (Log, GroupWriter) {
 fn writer_in(dir: &TempDir) -> Writer {
     Disk::create(dir.path(), ClusterId(7), NodeId(1)).unwrap();
     let disk = Disk::open(dir.path(), ClusterId(7), NodeId(1)).unwrap();
-    Writer::start(disk, Arc::new(|why: &str| panic!("{why}"))).unwrap()
+    Writer::start(
+        disk,
+        Space::new(dir.path(), None, Arc::new(crate::Room::of)),
+        Arc::new(|why: &str| panic!("{why}")),
+    )
+    .unwrap()
 }
 
 fn entry(index: u64, bytes: usize) -> Entry {

@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
 use super::wire::{self, Chunk, Kind};
+use crate::log::Log;
 use crate::snapshot::Image;
 use crate::types::{LogId, Snapshot, Types, Vote};
 use crate::{GroupId, Settings};
@@ -43,6 +44,7 @@ const APPEND_PATIENCE: u32 = 4;
 pub(crate) struct Dialer {
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
+    pub(crate) log: Log,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
 }
@@ -52,6 +54,7 @@ pub(crate) struct Peer {
     me: NodeId,
     group: GroupId,
     to: NodeId,
+    log: Log,
     link: Arc<Link>,
     rpc_timeout: Duration,
     snapshot_timeout: Duration,
@@ -68,6 +71,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             me: self.me,
             group: self.group,
             to,
+            log: self.log.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -114,7 +118,8 @@ impl Peer {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
-        let pending = self.send(Kind::Append, &request, Bytes::new());
+        let message: wire::Append = (request, self.log.last());
+        let pending = self.send(Kind::Append, &message, Bytes::new());
         async move {
             let answer = pending?.within(self.rpc_timeout * patience).await;
             let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
@@ -135,7 +140,8 @@ impl Peer {
                 0 => Bytes::new(),
                 _ => snapshot.snapshot.piece(number).await.map_err(|e| unreadable(&e))?,
             };
-            let chunk = Chunk { vote, meta: snapshot.meta.clone(), number, pieces };
+            let (meta, last) = (snapshot.meta.clone(), self.log.last());
+            let chunk = Chunk { vote, meta, number, pieces, last };
             // One at a time, so that heartbeats never wait behind more than one.
             let pending = self.send(Kind::Snapshot, &chunk, piece)?;
             let answer = pending.within(self.snapshot_timeout).await;

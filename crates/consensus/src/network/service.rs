@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use pushonce_core::{ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::wire::{self, CLUSTER, Chunk, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
 use crate::snapshot::Draft;
-use crate::types::{Snapshot, Types};
+use crate::types::{Entry, LogId, Snapshot, Types, Vote};
 use crate::{Group, GroupId, ProposeError};
 
 /// How many requests of one peer are worked on at once. When full, the stream is not read on, and
@@ -163,7 +164,9 @@ fn refuse(why: String) -> Answer {
 fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
     let body = request.body.clone();
     match request.kind() {
-        Kind::Append => with(body, move |append: AppendEntriesRequest<Types>| async move {
+        Kind::Append => with(body, move |(append, last): wire::Append| async move {
+            group.may_append(&append)?;
+            group.meet(&append.vote, last).await?;
             group.raft().append_entries(append).await.map_err(|error| error.to_string())
         }),
         Kind::Vote => with(body, move |vote: VoteRequest<Types>| async move {
@@ -176,6 +179,7 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
         }),
         Kind::TransferLeader => {
             with(body, move |transfer: TransferLeaderRequest<Types>| async move {
+                group.has_all()?;
                 group
                     .raft()
                     .handle_transfer_leader(transfer)
@@ -193,9 +197,40 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
 }
 
 impl Group {
+    /// Refuses what was published while there is no room for it. What carries nothing, or an
+    /// election, goes through; and the control group, by which a cluster gets out of trouble.
+    fn may_append(&self, append: &AppendEntriesRequest<Types>) -> Result<(), String> {
+        let carries = |entry: &Entry| matches!(entry.payload, EntryPayload::Normal(_));
+        if self.id() == GroupId::CONTROL || !append.entries.iter().any(carries) {
+            return Ok(());
+        }
+        self.0.space.closed().map_or(Ok(()), |full| Err(full.to_string()))
+    }
+
+    /// Refuses while something is lost that this replica had acknowledged.
+    fn has_all(&self) -> Result<(), String> {
+        match self.recovering() {
+            Some(_) => Err("recovers from damage, and has not got everything back".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells a replica that recovers of its leader, before it hears of anything else from there.
+    async fn meet(&self, vote: &Vote, last: Option<LogId>) -> Result<(), String> {
+        let Some(recovery) = self.recovering() else { return Ok(()) };
+        if self.0.log.vote().is_some_and(|known| known > *vote) {
+            // It leads no more, and openraft says so.
+            return Ok(());
+        }
+        recovery.meet(last).await.map_err(|error| error.to_string())?;
+        self.0.nudge.notify_one();
+        Ok(())
+    }
+
     /// Refuses while the lease of a leader may run that this replica followed before it restarted.
     /// A leader that hands over says itself that its lease is over.
     fn may_vote(&self, request: &VoteRequest<Types>) -> Result<(), String> {
+        self.has_all()?;
         let silent = self.0.silent_until.is_some_and(|until| Instant::now() < until);
         if silent && !request.leadership_transfer {
             return Err("restarted a moment ago, and may be bound to another leader".to_owned());
@@ -229,6 +264,7 @@ async fn propose(group: Group, entry: Bytes) -> Result<Bytes, String> {
 
 /// Puts the piece on disk; the last one makes a snapshot of them all.
 async fn take_chunk(group: Group, chunk: Chunk, piece: Bytes) -> Result<Bytes, String> {
+    group.meet(&chunk.vote, chunk.last).await?;
     let mut incoming = group.0.incoming.lock().await;
     if chunk.number == 0 {
         // What was cut short before goes with it.

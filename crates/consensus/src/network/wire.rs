@@ -1,11 +1,12 @@
 //! How openraft's messages travel: postcard in the bodies of the peer protocol.
 
 use bytes::Bytes;
+use openraft::raft::AppendEntriesRequest;
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{SnapshotMeta, Vote};
+use crate::types::{LogId, SnapshotMeta, Types, Vote};
 
 pub(crate) use pb::raft_request::Kind;
 
@@ -33,7 +34,12 @@ pub(super) struct Chunk {
     pub(super) number: u32,
     /// How many there are.
     pub(super) pieces: u32,
+    /// The last entry that the leader holds.
+    pub(super) last: Option<LogId>,
 }
+
+/// An append, and the last entry that the leader holds.
+pub(super) type Append = (AppendEntriesRequest<Types>, Option<LogId>);
 
 /// The answer to an entry that was forwarded to the leader.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use pushonce_core::{ClusterId, NodeId};
+use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
     TableDefinition, WriteTransaction,
 };
 
+use super::backend::{Failed, Watched, is_full};
 use super::{Change, Key, Store, Stored};
 use crate::{GroupId, OpenError};
 
@@ -37,8 +39,15 @@ const CACHE_BYTES: usize = 32 << 20;
 
 /// The redb file of a node, locked while it is open.
 pub(crate) struct Disk {
-    database: Database,
+    open: Box<Opener>,
+    /// Closed after a write that found no room: redb refuses everything then, and what it has in
+    /// memory is of a commit that never was.
+    database: Option<Database>,
+    failed: Failed,
 }
+
+/// Opens the file again, noting what fails.
+type Opener = dyn Fn(Failed) -> Result<Database, DatabaseError> + Send;
 
 impl Disk {
     /// Makes `raft.redb` in a directory for this node of this cluster, whole or not at all. `Ok` when
@@ -58,9 +67,8 @@ impl Disk {
             _ => {}
         }
         let database = builder().create(&draft).map_err(|error| refused(&draft, error))?;
-        let disk = Disk { database };
-        disk.claim(cluster, me).map_err(|error| damaged(&draft, &error))?;
-        drop(disk);
+        claim(&database, cluster, me).map_err(|error| damaged(&draft, error))?;
+        drop(database);
         put_in_place(&draft, &path).map_err(|error| io_at(&path, &error))
     }
 
@@ -73,42 +81,84 @@ impl Disk {
         if !fs::exists(&path).map_err(|error| io_at(&path, &error))? {
             return Err(OpenError::Missing { path });
         }
-        let database = builder().open(&path).map_err(|error| refused(&path, error))?;
-        let disk = Disk { database };
-        let found = disk.identity().map_err(|error| damaged(&path, &error))?;
+        let file = path.clone();
+        let disk = Disk::over(move |failed| open_file(&file, failed));
+        let mut disk = disk.map_err(|error| refused(&path, error))?;
+        let found = disk.ready().and_then(|database| owner(database).map_err(io::Error::other));
+        let found = found.map_err(|error| io_at(&path, &error))?;
         check(&path, found.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
         Ok(disk)
     }
 
+    pub(super) fn over(
+        open: impl Fn(Failed) -> Result<Database, DatabaseError> + Send + 'static,
+    ) -> Result<Disk, DatabaseError> {
+        let failed = Failed::default();
+        let database = Some(open(failed.clone())?);
+        Ok(Disk { open: Box::new(open), database, failed })
+    }
+
     /// The groups there is anything of.
-    pub(crate) fn groups(&self) -> io::Result<Vec<GroupId>> {
-        groups(&self.database).map_err(io::Error::other)
+    pub(crate) fn groups(&mut self) -> io::Result<Vec<GroupId>> {
+        groups(self.ready()?).map_err(io::Error::other)
     }
 
-    fn identity(&self) -> Result<Option<String>, redb::Error> {
-        let read = self.database.begin_read()?;
-        let table = match read.open_table(IDENTITY) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let owner = table.get("owner")?;
-        Ok(owner.map(|value| String::from_utf8_lossy(value.value()).into_owned()))
-    }
-
-    fn claim(&self, cluster: ClusterId, me: NodeId) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
-        // Made here, so that no reader has to care whether they exist.
-        write.open_table(ENTRIES)?;
-        write.open_table(VALUES)?;
-        write.open_table(PIECES)?;
-        write.commit()?;
-        Ok(())
+    /// The database, opened again if need be.
+    fn ready(&mut self) -> io::Result<&Database> {
+        if self.database.is_none() {
+            self.failed = Failed::default();
+            let opened = (self.open)(self.failed.clone());
+            self.database = Some(opened.map_err(|error| failure(&self.failed, error.into()))?);
+        }
+        self.database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
     }
 }
 
-fn builder() -> redb::Builder {
+fn owner(database: &Database) -> Result<Option<String>, redb::Error> {
+    let read = database.begin_read()?;
+    let table = match read.open_table(IDENTITY) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let owner = table.get("owner")?;
+    Ok(owner.map(|value| String::from_utf8_lossy(value.value()).into_owned()))
+}
+
+pub(super) fn claim(
+    database: &Database,
+    cluster: ClusterId,
+    me: NodeId,
+) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
+    // Made here, so that no reader has to care whether they exist.
+    write.open_table(ENTRIES)?;
+    write.open_table(VALUES)?;
+    write.open_table(PIECES)?;
+    write.commit()?;
+    Ok(())
+}
+
+/// Opens a file that is there: an empty one is a file that was cut off, and redb would begin anew in
+/// it.
+fn open_file(path: &Path, failed: Failed) -> Result<Database, DatabaseError> {
+    let file = File::options().read(true).write(true).open(path).map_err(StorageError::Io)?;
+    if file.metadata().map_err(StorageError::Io)?.len() == 0 {
+        return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
+    }
+    builder().create_with_backend(Watched::new(FileBackend::new(file)?, failed))
+}
+
+/// What went wrong, as whoever writes has to know it.
+fn failure(failed: &Failed, error: redb::Error) -> io::Error {
+    match failed.for_want_of_room() {
+        true => io::Error::new(io::ErrorKind::StorageFull, error.to_string()),
+        false => io::Error::other(error),
+    }
+}
+
+pub(super) fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder
@@ -123,14 +173,15 @@ fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
 
 impl Store for Disk {
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
-        // redb's default durability: `commit` returns after the fsync.
-        let write = self.database.begin_write().map_err(io::Error::other)?;
-        apply(&write, changes).map_err(io::Error::other)?;
-        write.commit().map_err(io::Error::other)
+        let written = commit(self.ready()?, changes);
+        written.map_err(|error| {
+            self.database = None;
+            failure(&self.failed, error)
+        })
     }
 
     fn read(&mut self, group: GroupId) -> io::Result<Stored> {
-        stored(&self.database, group).map_err(io::Error::other)
+        stored(self.ready()?, group).map_err(io::Error::other)
     }
 
     fn read_piece(
@@ -139,8 +190,16 @@ impl Store for Disk {
         generation: u64,
         number: u32,
     ) -> io::Result<Option<Bytes>> {
-        piece(&self.database, (group.0, generation, number)).map_err(io::Error::other)
+        piece(self.ready()?, (group.0, generation, number)).map_err(io::Error::other)
     }
+}
+
+fn commit(database: &Database, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    apply(&write, changes)?;
+    // redb's default durability: `commit` returns after the fsync.
+    write.commit()?;
+    Ok(())
 }
 
 fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
@@ -167,6 +226,16 @@ fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), 
             Change::Forget { generation } => {
                 let all = (id, *generation, 0)..=(id, *generation, u32::MAX);
                 pieces.retain_in(all, |_, _| false)?;
+            }
+            Change::Clear => {
+                drop_entries(&mut entries, id, 0, u64::MAX)?;
+                for key in [Key::Committed, Key::Purged, Key::Snapshot] {
+                    values.remove((id, key as u8))?;
+                }
+                pieces.retain_in((id, 0, 0)..=(id, u64::MAX, u32::MAX), |_, _| false)?;
+            }
+            Change::Unset { key } => {
+                values.remove((id, *key as u8))?;
             }
             Change::Destroy => {
                 drop_entries(&mut entries, id, 0, u64::MAX)?;
@@ -217,6 +286,7 @@ fn stored(database: &Database, group: GroupId) -> Result<Stored, redb::Error> {
         committed: value(&values, group, Key::Committed)?,
         purged: value(&values, group, Key::Purged)?,
         snapshot: value(&values, group, Key::Snapshot)?,
+        recovering: value(&values, group, Key::Recovering)?,
         generations: generations(&read, group)?,
         entries,
     })
@@ -278,16 +348,24 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
             if error.kind() != io::ErrorKind::InvalidData
                 && error.kind() != io::ErrorKind::UnexpectedEof =>
         {
-            OpenError::Io { path, why: error.to_string() }
+            io_at(&path, &error)
         }
         error => OpenError::Damaged { path, why: error.to_string() },
     }
 }
 
 fn io_at(path: &Path, error: &io::Error) -> OpenError {
-    OpenError::Io { path: path.to_owned(), why: error.to_string() }
+    let path = path.to_owned();
+    if is_full(error) {
+        OpenError::Full { path }
+    } else {
+        OpenError::Io { path, why: error.to_string() }
+    }
 }
 
-fn damaged(path: &Path, error: &redb::Error) -> OpenError {
-    OpenError::Damaged { path: PathBuf::from(path), why: error.to_string() }
+fn damaged(path: &Path, error: redb::Error) -> OpenError {
+    match error {
+        redb::Error::Io(error) => io_at(path, &error),
+        error => OpenError::Damaged { path: PathBuf::from(path), why: error.to_string() },
+    }
 }

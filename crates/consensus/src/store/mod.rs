@@ -1,5 +1,6 @@
 //! What is on disk, behind a narrow seam: everything a store has to do for all groups of a node.
 
+mod backend;
 mod disk;
 mod record;
 mod writer;
@@ -16,8 +17,10 @@ use crate::GroupId;
 
 /// Keeps the logs of all groups. Records are opaque to it.
 pub(crate) trait Store: Send + 'static {
-    /// Makes all changes durable, in order, or none. After an error nothing more is asked of the
-    /// store: what is on disk is no longer known.
+    /// Makes all changes durable, in order, or none. After an error of the kind `StorageFull` they
+    /// are to be tried again: all of them are seen or none, and to make them twice is as to make them
+    /// once. After any other error nothing more is asked of the store: what is on disk is no longer
+    /// known.
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()>;
 
     /// Reads all of a group but the pieces of its snapshot.
@@ -47,6 +50,11 @@ pub(crate) enum Change {
     Piece { generation: u64, number: u32, record: Bytes },
     /// Drops all pieces of a snapshot.
     Forget { generation: u64 },
+    /// Removes a single value.
+    Unset { key: Key },
+    /// Drops what a damaged replica gets from the others again: all but its vote and the mark that
+    /// it recovers.
+    Clear,
     /// Drops all there is.
     Destroy,
 }
@@ -58,6 +66,8 @@ pub(crate) enum Key {
     Committed,
     Purged,
     Snapshot,
+    /// The replica has lost something it had acknowledged.
+    Recovering,
 }
 
 /// A group as it lies on disk: sealed records, not yet checked.
@@ -67,6 +77,7 @@ pub(crate) struct Stored {
     pub(crate) committed: Option<Bytes>,
     pub(crate) purged: Option<Bytes>,
     pub(crate) snapshot: Option<Bytes>,
+    pub(crate) recovering: Option<Bytes>,
     /// The snapshots of which there are pieces.
     pub(crate) generations: Vec<u64>,
     /// By index, rising.
@@ -81,7 +92,14 @@ impl Change {
             | Change::Purge { record, .. }
             | Change::Piece { record, .. }
             | Change::Set { record, .. } => record.len() + 64,
-            Change::Truncate { .. } | Change::Forget { .. } | Change::Destroy => 64,
+            Change::Truncate { .. }
+            | Change::Forget { .. }
+            | Change::Unset { .. }
+            | Change::Clear
+            | Change::Destroy => 64,
         }
     }
 }
+
+#[cfg(test)]
+mod faults_test;

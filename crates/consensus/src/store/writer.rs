@@ -1,20 +1,24 @@
 //! The one thread that writes: whatever waits, of all groups, goes to disk in one commit.
 //!
 //! What was handed over first is durable first. The queue is bounded in bytes; when it is full,
-//! handing over waits. After a failed write nobody is told that anything is durable: the fatal hook
-//! runs, and the node has to end.
+//! handing over waits. A write that finds no room is kept and tried again until there is some; nobody
+//! is told anything meanwhile. After any other failed write nobody is told that anything is durable:
+//! the fatal hook runs, and the node has to end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::backend::is_full;
 use super::{Change, Store, Stored};
 use crate::GroupId;
+use crate::space::Space;
 use crate::types::Types;
 
 /// What may wait for the disk, in units of [`UNIT`]: 64 MiB. A second of a slow disk.
@@ -23,6 +27,11 @@ const UNIT: usize = 1 << 10;
 
 /// One commit holds no more than about this: more would only make everybody wait longer.
 const COMMIT_BYTES: usize = 8 << 20;
+
+/// How long a write that found no room waits before it is tried again, and how often whoever reads
+/// is looked after meanwhile.
+const RETRY: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Called once when the disk has failed, with the reason. The process must not go on.
 pub(crate) type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
@@ -34,6 +43,8 @@ pub(crate) struct Writer {
     room: Arc<Semaphore>,
     /// One piece of a snapshot of the whole node waits at a time: more would make one long commit.
     pieces: Arc<Semaphore>,
+    /// What waits for room on the disk is given up.
+    given_up: Arc<AtomicBool>,
 }
 
 /// The writer for one group, until the group is destroyed: what a leftover of a destroyed group
@@ -77,19 +88,32 @@ struct Write {
 struct Thread<S> {
     store: S,
     queue: mpsc::UnboundedReceiver<Job>,
+    /// What came while a write waited for room: it is looked at before the queue.
+    backlog: VecDeque<Job>,
     fatal: Fatal,
+    space: Space,
+    given_up: Arc<AtomicBool>,
     /// How often each group was destroyed since the start.
     lives: HashMap<GroupId, u64>,
 }
 
 impl Writer {
     /// Starts the thread on a store. It ends with [`Writer::close`], or after a failure.
-    pub(crate) fn start<S: Store>(store: S, fatal: Fatal) -> io::Result<Writer> {
+    pub(crate) fn start<S: Store>(store: S, space: Space, fatal: Fatal) -> io::Result<Writer> {
         let (queue, jobs) = mpsc::unbounded_channel();
-        let thread = Thread { store, queue: jobs, fatal, lives: HashMap::new() };
+        let given_up = Arc::<AtomicBool>::default();
+        let thread = Thread {
+            store,
+            queue: jobs,
+            backlog: VecDeque::new(),
+            fatal,
+            space,
+            given_up: Arc::clone(&given_up),
+            lives: HashMap::new(),
+        };
         std::thread::Builder::new().name("pushonce-log".to_owned()).spawn(move || thread.run())?;
         let room = Arc::new(Semaphore::new(QUEUE_UNITS as usize));
-        Ok(Writer { queue, room, pieces: Arc::new(Semaphore::new(1)) })
+        Ok(Writer { queue, room, pieces: Arc::new(Semaphore::new(1)), given_up })
     }
 
     /// Reads a group, and gives the writer for it.
@@ -101,6 +125,12 @@ impl Writer {
     /// Drops all of a group, after everything that was handed over before.
     pub(crate) async fn destroy(&self, group: GroupId) -> io::Result<()> {
         self.ask(|reply| Job::Destroy { group, reply }).await?
+    }
+
+    /// Ends the wait for room on a full disk: what waits for it fails, unacknowledged, and nothing
+    /// more is written.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
     }
 
     /// Writes what waits, closes the store and ends the thread.
@@ -174,15 +204,16 @@ impl GroupWriter {
 
 impl<S: Store> Thread<S> {
     fn run(mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
+        while let Some(first) = self.backlog.pop_front().or_else(|| self.queue.blocking_recv()) {
             let (writes, other) = self.collect(first);
-            if self.commit(writes).is_err() {
-                return;
-            }
             match other {
+                Some(job) if !writes.is_empty() => self.backlog.push_front(job),
                 Some(Job::Close { reply }) => return self.close(reply),
                 Some(job) => self.answer(job),
                 None => {}
+            }
+            if self.commit(writes).is_err() {
+                return;
             }
         }
     }
@@ -203,7 +234,7 @@ impl<S: Store> Thread<S> {
             if bytes >= COMMIT_BYTES {
                 break;
             }
-            next = self.queue.try_recv().ok();
+            next = self.backlog.pop_front().or_else(|| self.queue.try_recv().ok());
         }
         (writes, None)
     }
@@ -223,7 +254,7 @@ impl<S: Store> Thread<S> {
             return Ok(());
         }
         let begun = Instant::now();
-        let written = self.store.write(&changes);
+        let written = self.write(&changes);
         metrics::histogram!("pushonce_log_commit_seconds").record(begun.elapsed());
         match written {
             Ok(()) => {
@@ -235,6 +266,44 @@ impl<S: Store> Thread<S> {
                 waiting.into_iter().for_each(|(done, _)| done.tell(Err(copy(&error))));
                 Err(error)
             }
+        }
+    }
+
+    /// Writes, and waits for room as long as there is none.
+    fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+        loop {
+            match self.store.write(changes) {
+                Err(error) if is_full(&error) && !self.given_up.load(Ordering::SeqCst) => {
+                    self.space.set_stuck(true);
+                    self.wait_for_room(changes);
+                }
+                written => {
+                    self.space.set_stuck(false);
+                    return written;
+                }
+            }
+        }
+    }
+
+    /// Meanwhile whoever reads is answered, unless what is read is about to change.
+    fn wait_for_room(&mut self, stuck: &[(GroupId, Change)]) {
+        let until = Instant::now() + RETRY;
+        let waits = |group: GroupId, backlog: &VecDeque<Job>| {
+            let queued = |job: &Job| matches!(job, Job::Write(Write { group: g, .. }) | Job::Destroy { group: g, .. } if *g == group);
+            stuck.iter().any(|(g, _)| *g == group) || backlog.iter().any(queued)
+        };
+        while Instant::now() < until && !self.given_up.load(Ordering::SeqCst) {
+            let mut jobs = std::mem::take(&mut self.backlog);
+            jobs.extend(std::iter::from_fn(|| self.queue.try_recv().ok()));
+            for job in jobs {
+                match job {
+                    Job::Read { group, .. } if !waits(group, &self.backlog) => self.answer(job),
+                    // A piece that is asked for is durable already.
+                    Job::Piece { .. } => self.answer(job),
+                    job => self.backlog.push_back(job),
+                }
+            }
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -257,7 +326,7 @@ impl<S: Store> Thread<S> {
 
     fn destroy(&mut self, group: GroupId) -> io::Result<()> {
         *self.lives.entry(group).or_default() += 1;
-        let destroyed = self.store.write(&[(group, Change::Destroy)]);
+        let destroyed = self.write(&[(group, Change::Destroy)]);
         if let Err(error) = &destroyed {
             self.fail(error);
         }
@@ -271,6 +340,10 @@ impl<S: Store> Thread<S> {
     }
 
     fn fail(&self, error: &io::Error) {
+        if is_full(error) {
+            // Given up: nothing is half written.
+            return;
+        }
         (self.fatal)(&format!("the log could not be written: {error}"));
     }
 

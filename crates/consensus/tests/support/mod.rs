@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Damaged, Engine, Group, GroupId, Machine, Settings, Status,
+    AddressBook, At, Capture, Damaged, Engine, Group, GroupId, Machine, Outside, Room, Settings,
+    Status,
 };
 use pushonce_core::{ClusterId, NodeId};
 use tempfile::TempDir;
@@ -82,9 +83,23 @@ impl Node {
         book: &AddressBook,
         settings: Settings,
     ) -> Node {
+        let fatal = |why: &str| panic!("the disk failed: {why}");
+        let outside = Outside { room: Arc::new(Room::of), fatal: Arc::new(fatal) };
+        Node::start_on(outside, dir, id, book, settings).await
+    }
+
+    pub(crate) async fn start_on(
+        outside: Outside,
+        dir: Arc<TempDir>,
+        id: u64,
+        book: &AddressBook,
+        settings: Settings,
+    ) -> Node {
         let id = NodeId(id);
         Engine::create(dir.path(), CLUSTER, id).await.unwrap();
-        let engine = Engine::open(dir.path(), CLUSTER, id, settings, book.clone()).await.unwrap();
+        let engine = Engine::open_with(dir.path(), CLUSTER, id, settings, book.clone(), outside)
+            .await
+            .unwrap();
         let (address, server, stopping) = serve(&engine).await;
         book.set(id, address.to_string());
         let sum = Sum::default();
@@ -143,15 +158,20 @@ pub(crate) async fn cluster(n: u64, settings: &Settings) -> (Vec<Node>, AddressB
     for id in 1..=n {
         nodes.push(Node::start(id, &book, settings.clone()).await);
     }
+    found(&nodes).await;
+    (nodes, book)
+}
+
+/// Makes all of these nodes voters of one group that the first leads.
+pub(crate) async fn found(nodes: &[Node]) {
     let first = &nodes[0];
     first.group.initialize().await.unwrap();
     first.until("leads", |status| status.leads).await;
-    for id in 2..=n {
-        first.group.add_learner(NodeId(id)).await.unwrap();
-        level(first, id).await;
+    for node in &nodes[1..] {
+        first.group.add_learner(node.id).await.unwrap();
+        level(first, node.id.0).await;
     }
-    first.group.change_voters((1..=n).map(NodeId).collect()).await.unwrap();
-    (nodes, book)
+    first.group.change_voters(nodes.iter().map(|node| node.id).collect()).await.unwrap();
 }
 
 /// Waits until a replica holds what the leader holds.

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use pushonce_consensus::{AddressBook, Engine, Settings};
+use pushonce_consensus::{AddressBook, Engine, Outside, Probe, Room, Settings};
 use pushonce_core::{
     Claim, ClusterId, ContentType, History, Key, Message, Namespace, Namespaces, NodeId, Publish,
     ShardId, Term, Timestamp, Topic,
@@ -67,9 +67,36 @@ impl Node {
         namespaces: watch::Receiver<Namespaces>,
         clock: Arc<dyn Clock>,
     ) -> Node {
+        Node::start_on(Arc::new(Room::of), id, dir, book, settings, namespaces, clock).await
+    }
+
+    /// On a disk with as much room as is said.
+    pub(crate) async fn start_with_room(
+        id: u64,
+        dir: &TempDir,
+        book: &AddressBook,
+        settings: Settings,
+        room: Probe,
+    ) -> Node {
+        let namespaces = watch::channel(long_history()).1;
+        let clock = Arc::new(|| Timestamp(1_790_000_000_000));
+        Node::start_on(room, id, dir, book, settings, namespaces, clock).await
+    }
+
+    async fn start_on(
+        room: Probe,
+        id: u64,
+        dir: &TempDir,
+        book: &AddressBook,
+        settings: Settings,
+        namespaces: watch::Receiver<Namespaces>,
+        clock: Arc<dyn Clock>,
+    ) -> Node {
         let id = NodeId(id);
         Engine::create(dir.path(), ClusterId(9), id).await.unwrap();
-        let engine = Engine::open(dir.path(), ClusterId(9), id, settings, book.clone());
+        let outside = Outside { room, fatal: Arc::new(|why: &str| panic!("{why}")) };
+        let engine =
+            Engine::open_with(dir.path(), ClusterId(9), id, settings, book.clone(), outside);
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, book).await;
         let heard = Arc::new(Heard::default());

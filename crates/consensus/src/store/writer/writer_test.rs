@@ -9,10 +9,14 @@ use crate::store::Key;
 struct Slow {
     allowed: gate::Receiver<io::Result<()>>,
     commits: Arc<Mutex<Vec<usize>>>,
+    full: Arc<AtomicBool>,
 }
 
 impl Store for Slow {
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.allowed.recv().unwrap_or(Ok(()))?;
         self.commits.lock().unwrap().push(changes.len());
         Ok(())
@@ -32,6 +36,7 @@ struct Rig {
     allow: gate::Sender<io::Result<()>>,
     commits: Arc<Mutex<Vec<usize>>>,
     said: Arc<Mutex<Vec<String>>>,
+    full: Arc<AtomicBool>,
 }
 
 fn rig() -> Rig {
@@ -39,8 +44,14 @@ fn rig() -> Rig {
     let (commits, said) = (Arc::default(), Arc::<Mutex<Vec<String>>>::default());
     let heard = Arc::clone(&said);
     let fatal: Fatal = Arc::new(move |why: &str| heard.lock().unwrap().push(why.to_owned()));
-    let store = Slow { allowed, commits: Arc::clone(&commits) };
-    Rig { writer: Writer::start(store, fatal).unwrap(), allow, commits, said }
+    let full = Arc::<AtomicBool>::default();
+    let store = Slow { allowed, commits: Arc::clone(&commits), full: Arc::clone(&full) };
+    Rig { writer: Writer::start(store, roomy(), fatal).unwrap(), allow, commits, said, full }
+}
+
+fn roomy() -> Space {
+    let room = |_: &std::path::Path| Ok(crate::Room { free: 1 << 40, total: 1 << 40 });
+    Space::new(std::path::Path::new("/data"), None, Arc::new(room))
 }
 
 fn vote() -> Vec<Change> {
@@ -103,4 +114,32 @@ async fn a_full_queue_makes_writers_wait() {
     assert!(early.is_err(), "the queue has no bound");
     rig.allow.send(Ok(())).unwrap();
     group.submit(vote(), Done::Unheard).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_without_room_is_kept_and_tried_again_and_reads_are_answered_meanwhile() {
+    let rig = rig();
+    let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
+    rig.full.store(true, Ordering::SeqCst);
+    let (told, mut durable) = oneshot::channel();
+    group.submit(vote(), Done::Told(told)).await.unwrap();
+    rig.writer.open(GroupId(2)).await.unwrap();
+    assert!(durable.try_recv().is_err(), "told before it was durable");
+    rig.full.store(false, Ordering::SeqCst);
+    rig.allow.send(Ok(())).unwrap();
+    durable.await.unwrap().unwrap();
+    assert_eq!((rig.commits.lock().unwrap().len(), rig.said.lock().unwrap().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_writer_that_waits_for_room_can_be_closed_and_acknowledges_nothing() {
+    let rig = rig();
+    let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
+    rig.full.store(true, Ordering::SeqCst);
+    let (told, durable) = oneshot::channel();
+    group.submit(vote(), Done::Told(told)).await.unwrap();
+    rig.writer.give_up();
+    assert!(durable.await.unwrap().is_err());
+    rig.writer.close().await;
+    assert!(rig.said.lock().unwrap().is_empty(), "a full disk is no reason to end the process");
 }

@@ -1,0 +1,121 @@
+//! A replica that has lost something it had acknowledged, and gets it from the others again.
+//!
+//! It has a part in every majority it was ever counted in, so until it holds all of that again it
+//! must not vote: two that have forgotten could elect a leader that never knew. Its leader holds
+//! whatever was committed, and more; so the replica is whole again when it holds all that its leader
+//! held when they first met. Its vote it still has, so it never votes twice under one term.
+//!
+//! That it recovers is on disk before anything else is done, and for as long as it does. What cannot
+//! be read stays where it is until a leader is there: where all are damaged, or nobody else is,
+//! nothing is deleted.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use tokio::sync::{Mutex, watch};
+
+use crate::store::{self, Change, GroupWriter, Key, Stored};
+use crate::types::{Entry, LogId, StoredMembership, Vote};
+use crate::{GroupId, snapshot};
+
+/// The recovery of one replica.
+pub(crate) struct Recovery {
+    writer: GroupWriter,
+    /// What is on disk cannot be read. Held while it is dropped.
+    stale: Mutex<bool>,
+    /// What it has to hold to be whole; `None` before it has met a leader.
+    target: watch::Sender<Option<LogId>>,
+    met: AtomicBool,
+    over: watch::Sender<bool>,
+}
+
+impl Recovery {
+    /// Puts the mark on disk.
+    pub(crate) async fn begin(writer: GroupWriter, stale: bool) -> io::Result<Recovery> {
+        let record = store::seal(writer.group(), &())?;
+        writer.write(vec![Change::Set { key: Key::Recovering, record }]).await?;
+        Ok(Recovery {
+            writer,
+            stale: Mutex::new(stale),
+            target: watch::Sender::new(None),
+            met: AtomicBool::new(false),
+            over: watch::Sender::new(false),
+        })
+    }
+
+    /// Whether it is still going on.
+    pub(crate) fn is_on(&self) -> bool {
+        !*self.over.borrow()
+    }
+
+    /// A leader that holds everything up to `last` is about to send something. What could not be read
+    /// goes first, so that it never mixes with what comes.
+    pub(crate) async fn meet(&self, last: Option<LogId>) -> io::Result<()> {
+        let mut stale = self.stale.lock().await;
+        if *stale {
+            self.writer.write(vec![Change::Clear]).await?;
+            *stale = false;
+        }
+        drop(stale);
+        if !self.met.swap(true, Ordering::SeqCst) {
+            self.target.send_replace(last);
+        }
+        Ok(())
+    }
+
+    /// Takes the mark off the disk if a replica that holds everything up to `last` is whole again;
+    /// says whether it is.
+    pub(crate) async fn end(&self, last: Option<LogId>) -> io::Result<bool> {
+        if !self.met.load(Ordering::SeqCst) || last < *self.target.borrow() {
+            return Ok(false);
+        }
+        // Queued behind the entries themselves: durable after them.
+        self.writer.write(vec![Change::Unset { key: Key::Recovering }]).await?;
+        self.over.send_replace(true);
+        Ok(true)
+    }
+
+    /// Waits until it is over.
+    pub(crate) async fn over(&self) {
+        // The sender lives as long as this does.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+}
+
+/// What is left of a replica of which something cannot be read.
+pub(crate) fn remains(stored: &Stored) -> Stored {
+    Stored { vote: stored.vote.clone(), recovering: stored.recovering.clone(), ..Stored::default() }
+}
+
+/// Whether others than `me` can help: so say the newest membership that is still readable, or the
+/// leader that was followed last.
+pub(crate) async fn has_others(
+    me: u64,
+    writer: &GroupWriter,
+    stored: &Stored,
+    vote: Option<Vote>,
+) -> bool {
+    let group = writer.group();
+    let in_log = stored.entries.iter().filter_map(|record| membership(group, record));
+    let mut newest = in_log.max_by_key(|membership| *membership.log_id());
+    for &generation in &stored.generations {
+        let found = snapshot::membership(writer, generation).await;
+        newest = newest.into_iter().chain(found).max_by_key(|membership| *membership.log_id());
+    }
+    match newest {
+        Some(membership) => membership.voter_ids().any(|voter| voter != me),
+        None => vote.is_some_and(|vote| vote.committed && vote.leader_id.voted_for != me),
+    }
+}
+
+fn membership(group: GroupId, record: &Bytes) -> Option<StoredMembership> {
+    let entry: Entry = store::open(group, record).ok()?;
+    match entry.payload {
+        EntryPayload::Membership(membership) => {
+            Some(StoredMembership::new(Some(entry.log_id), membership))
+        }
+        _ => None,
+    }
+}
