@@ -126,6 +126,24 @@ impl Viewer {
         while !matches!(self.next(limit).await, Event::Disconnected { .. }) {}
     }
 
+    /// Waits until it is told that its topic is stale; says up to where it has everything.
+    pub async fn stale(&mut self, limit: Duration) -> Position {
+        loop {
+            if let Event::Stale { since, .. } = self.next(limit).await {
+                return since;
+            }
+        }
+    }
+
+    /// Waits until it is told that its topic is live again; says up to where it has everything.
+    pub async fn fresh(&mut self, limit: Duration) -> Position {
+        loop {
+            if let Event::Live { position, .. } = self.next(limit).await {
+                return position;
+            }
+        }
+    }
+
     /// The next gap; messages before it are passed over.
     pub async fn gap(&mut self, limit: Duration) -> Gap {
         loop {

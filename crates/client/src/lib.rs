@@ -5,9 +5,10 @@
 //! *What does it promise?* A subscriber sees each topic in order, no message twice, and no hole
 //! without an [`Event::Gap`], also over a reconnect: it turns to the next node, after a pause that
 //! grows and is drawn at random so that a million clients do not come back in one moment, and
-//! resumes each topic behind the last message it saw. A node that leaves a hole is left, too. A
-//! publish has three outcomes: placed, refused, unknown; it is retried by itself until it is placed or
-//! refused for good, or until its deadline, and stands once however often it was sent.
+//! resumes each topic behind the last message it saw. A node that leaves a hole is left, too, and
+//! so is, after a moment, one that has lost touch with a topic's owner ([`Event::Stale`]), if there is
+//! another. A publish has three outcomes: placed, refused, unknown; it is retried by itself until it
+//! is placed or refused for good, or until its deadline, and stands once however often it was sent.
 //!
 //! *What does it refuse?* To retry a publish past its deadline: an outcome that is unknown by then is
 //! told, and a caller that wants to go on does so under a key of its own.

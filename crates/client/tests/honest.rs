@@ -218,3 +218,46 @@ async fn a_server_that_speaks_something_else_is_not_tried_again() {
     assert_eq!(subscriber.next().await, None);
     drop(client.await);
 }
+
+#[tokio::test]
+async fn a_server_that_has_lost_touch_is_left_for_another_and_nothing_is_missed() {
+    let (first, second) = (Door::open().await, Door::open().await);
+    let mut subscriber = watch(&[&first, &second], From::Start);
+    let mut client = first.client().await;
+    client.asks_from().await;
+    client.subscribed(at(1)).await;
+    client.message(1).await;
+    client.say(client::Event::Stale { topic: topic(), since: at(1) }).await;
+    let since = |event| match event {
+        Event::Stale { since, .. } => Some(since),
+        _ => None,
+    };
+    assert_eq!(find(&mut subscriber, since).await, at(1));
+    assert!(find(&mut subscriber, why).await.contains("lost touch"));
+
+    let mut client = second.client().await;
+    assert_eq!(client.asks_from().await, From::Position(at(1)));
+    client.subscribed(at(2)).await;
+    client.message(2).await;
+    assert_eq!(find(&mut subscriber, offset).await, 2);
+}
+
+#[tokio::test]
+async fn a_server_that_has_lost_touch_is_kept_when_there_is_no_other() {
+    let door = Door::open().await;
+    let mut subscriber = watch(&[&door], From::Start);
+    let mut client = door.client().await;
+    client.asks_from().await;
+    client.subscribed(at(1)).await;
+    client.say(client::Event::Stale { topic: topic(), since: at(1) }).await;
+    // Longer than it would bear it if there were another.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    client.message(1).await;
+    client.say(client::Event::Live { topic: topic(), position: at(1) }).await;
+    let live = |event| match event {
+        Event::Live { position, .. } => Some(position),
+        Event::Disconnected { why, .. } => panic!("{why}"),
+        _ => None,
+    };
+    assert_eq!(find(&mut subscriber, live).await, at(1));
+}

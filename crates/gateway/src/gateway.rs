@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
 use crate::lane::{self, Parts};
-use crate::{BindError, Certificate, Config, Publisher, bind, quic};
+use crate::{BindError, Certificate, Config, Publisher, Rounds, bind, quic};
 
 /// The doors of one node: bound, and open once it runs.
 pub struct Gateway {
@@ -24,6 +24,7 @@ pub struct Gateway {
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
     quic: quic::Socket,
+    rounds: Rounds,
 }
 
 /// Why the doors closed before they were told to.
@@ -67,7 +68,8 @@ impl Gateway {
         };
         let router = http::router(routes, extra);
         let config = Arc::new(config);
-        Ok(Gateway { config, hub, publisher, router, listeners, http_addr, quic })
+        let rounds = Rounds::new(listeners.len());
+        Ok(Gateway { config, hub, publisher, router, listeners, http_addr, quic, rounds })
     }
 
     /// Where HTTP and WebSocket are, with the port that was taken.
@@ -78,6 +80,11 @@ impl Gateway {
     /// Where QUIC is, with the port that was taken.
     pub fn quic_addr(&self) -> SocketAddr {
         self.quic.address()
+    }
+
+    /// Whether the lanes go round, once it runs.
+    pub fn rounds(&self) -> Rounds {
+        self.rounds.clone()
     }
 
     /// Serves until `shutdown`, then takes in nobody, sends every session `goaway` and close code
@@ -122,6 +129,7 @@ impl Gateway {
                 incoming,
                 endpoint: quic.take(),
                 room: room.clone(),
+                rounds: self.rounds.clone(),
             };
             let (tell, ended) = oneshot::channel();
             lane::start(index, parts, stop.clone(), tell)?;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::STUCK_INTERVALS;
 use crate::metrics::Meters;
 use crate::registry::Registry;
-use crate::{Config, Publisher, connection, quic};
+use crate::{Config, Publisher, Rounds, connection, quic};
 
 /// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
 /// client. Smaller means more reads of large frames, larger is never filled.
@@ -62,6 +62,7 @@ pub(crate) struct Parts {
     /// The UDP socket, if this lane is the one that reads it.
     pub(crate) endpoint: Option<quic::Socket>,
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) rounds: Rounds,
 }
 
 /// Starts the thread of lane `index`. `ended` hears how it went; it is dropped if the lane panics.
@@ -73,17 +74,18 @@ pub(crate) fn start(
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
         // Nobody listens when the gateway was dropped.
-        let _ = ended.send(live(parts, shutdown));
+        let _ = ended.send(live(index, parts, shutdown));
     })
 }
 
-fn live(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
+fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    runtime.block_on(run(parts, shutdown))
+    runtime.block_on(run(index, parts, shutdown))
 }
 
-async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room } = parts;
+async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
+    let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room, rounds } =
+        parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local::new(config, fanout, publisher, room, leaving.clone()));
@@ -96,7 +98,7 @@ async fn run(parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
         () = accept_quic(&local, &mut incoming) => {}
         () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
         () = quic::renew(endpoint.as_ref()) => {}
-        () = beat(&local) => {}
+        () = beat(&local, || rounds.count(index)) => {}
         () = leaving.cancelled() => {}
     }
     take_leave(&local).await;
@@ -178,12 +180,13 @@ async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Inc
     std::future::pending().await
 }
 
-async fn beat(local: &Local) {
+async fn beat(local: &Local, round: impl Fn()) {
     let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         local.sessions.tick();
+        round();
     }
 }
 

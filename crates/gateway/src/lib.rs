@@ -38,6 +38,7 @@ mod pulse;
 mod quic;
 mod refusal;
 mod registry;
+mod rounds;
 mod session;
 #[cfg(test)]
 mod testing;
@@ -49,3 +50,4 @@ pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Gateway, RunError};
 pub use publisher::Publisher;
+pub use rounds::Rounds;

@@ -45,6 +45,7 @@ session_suite!(
     a_position_that_was_never_given_out_is_refused,
     nothing_to_unsubscribe_is_said,
     heartbeats_carry_what_was_sent,
+    a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats,
     a_server_that_goes_says_so_and_closes,
     a_client_that_pauses_reading_misses_nothing,
 );
@@ -223,6 +224,34 @@ async fn heartbeats_carry_what_was_sent(via: Via) {
     server.origin.say("a", "x").await;
     let told = Event::Heartbeat { positions: vec![(topic("a"), at(1))] };
     client.find(|event| *event == told).await;
+}
+
+async fn a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats(via: Via) {
+    let server =
+        Server::with(|config| config.heartbeat = std::time::Duration::from_millis(256)).await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a", From::Now).await;
+    server.origin.say("a", "x").await;
+    let at = at(1);
+    let beats =
+        |event: &Event| matches!(event, Event::Heartbeat { positions } if !positions.is_empty());
+    client.find(beats).await;
+    server.origin.stand("a", false);
+    let stale = Event::Stale { topic: topic("a"), since: at };
+    client.find(|event| *event == stale).await;
+    client.kept.clear();
+    for _ in 0..3 {
+        let Event::Heartbeat { positions } =
+            client.find(|event| matches!(event, Event::Heartbeat { .. })).await
+        else {
+            unreachable!("it was found")
+        };
+        assert_eq!(positions, []);
+    }
+    server.origin.stand("a", true);
+    let live = Event::Live { topic: topic("a"), position: at };
+    client.find(|event| *event == live).await;
+    client.find(beats).await;
 }
 
 async fn a_server_that_goes_says_so_and_closes(via: Via) {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_server::ClusterServer;
 use pushonce_proto::pb::publisher::v1::publisher_server::PublisherServer;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService as _;
 use tonic::transport::server::{Router as Services, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub overview: Arc<dyn Overview>,
     /// Changes the cluster for them.
     pub operations: Arc<dyn Operations>,
+    /// Whether the node can do its work: what the health service says.
+    pub ready: watch::Receiver<bool>,
 }
 
 /// The port is bound; calls are answered once it runs.
@@ -68,6 +72,7 @@ pub struct Server {
     incoming: TcpIncoming,
     services: Services,
     health: HealthReporter,
+    ready: watch::Receiver<bool>,
     closing: CancellationToken,
 }
 
@@ -104,7 +109,7 @@ impl Server {
     /// # Errors
     /// [`Error::Taken`] and [`Error::Bind`] say which address and what to do.
     pub async fn bind(parts: Parts) -> Result<Server, Error> {
-        let Parts { addr, router, feed, heartbeat, overview, operations } = parts;
+        let Parts { addr, router, feed, heartbeat, overview, operations, ready } = parts;
         let listener =
             tokio::net::TcpListener::bind(addr).await.map_err(|why| refused(addr, why))?;
         let addr = listener.local_addr().map_err(|why| refused(addr, why))?;
@@ -121,7 +126,7 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(Server { addr, incoming, services, health, closing })
+        Ok(Server { addr, incoming, services, health, ready, closing })
     }
 
     /// Where it listens, with the port that was given out if none was asked for.
@@ -135,15 +140,16 @@ impl Server {
     /// # Errors
     /// [`Error::Serve`] when connections cannot be accepted any more.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, incoming, services, health, closing } = self;
+        let Server { addr, incoming, services, health, ready, closing } = self;
         let closed = closing.clone().cancelled_owned();
         let serve = services.serve_with_incoming_shutdown(incoming, closed);
         tokio::pin!(serve);
         tokio::select! {
             ended = &mut serve => return Ok(ended?),
             () = shutdown.cancelled() => {}
+            () = tell_health(&health, ready) => {}
         }
-        health.set_service_status("", ServingStatus::NotServing).await;
+        say_health(&health, false).await;
         closing.cancel();
         match tokio::time::timeout(GRACE, serve).await {
             Ok(ended) => Ok(ended?),
@@ -152,6 +158,26 @@ impl Server {
                 Ok(())
             }
         }
+    }
+}
+
+/// Has the health service say what the node thinks of itself, for ever.
+async fn tell_health(health: &HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let is_ready = *ready.borrow_and_update();
+        say_health(health, is_ready).await;
+        if ready.changed().await.is_err() {
+            // Whoever knew has gone: the node is about to go down.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Of the node as a whole and of its one service for clients, which needs all of it.
+async fn say_health(health: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", PublisherServer::<Publisher>::NAME] {
+        health.set_service_status(service, status).await;
     }
 }
 

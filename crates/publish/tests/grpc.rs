@@ -151,7 +151,7 @@ struct Node {
     running: JoinHandle<Result<(), server::Error>>,
 }
 
-async fn bind(addr: &str) -> Result<Server, server::Error> {
+async fn bind(addr: &str, ready: watch::Receiver<bool>) -> Result<Server, server::Error> {
     let world = world();
     let parts = router::Parts {
         me: ME,
@@ -164,7 +164,8 @@ async fn bind(addr: &str) -> Result<Server, server::Error> {
     let addr = addr.parse().expect("an address");
     let (feed, overview, operations) = (world.clone(), world.clone(), world);
     let heartbeat = HEARTBEAT;
-    Server::bind(server::Parts { addr, router, feed, heartbeat, overview, operations }).await
+    let parts = server::Parts { addr, router, feed, heartbeat, overview, operations, ready };
+    Server::bind(parts).await
 }
 
 /// Short, so that the tests that wait for one do not take long.
@@ -172,7 +173,12 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 
 impl Node {
     async fn start() -> Node {
-        let server = bind("127.0.0.1:0").await.expect("a free port");
+        Node::that_is(watch::channel(true).1).await
+    }
+
+    /// As ready as that says.
+    async fn that_is(ready: watch::Receiver<bool>) -> Node {
+        let server = bind("127.0.0.1:0", ready).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
         Node { addr, running: tokio::spawn(server.run(shutdown.clone())), shutdown }
     }
@@ -320,7 +326,7 @@ async fn operators_see_the_cluster_and_where_a_topic_falls() {
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let node = Node::start().await;
-    let refused = bind(&node.addr.to_string()).await.err().expect("taken");
+    let refused = bind(&node.addr.to_string(), watch::channel(true).1).await.err().expect("taken");
     let text = refused.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }
@@ -392,5 +398,23 @@ async fn the_settings_of_a_namespace_are_changed_and_told() {
     ] {
         let status = cluster.set_namespace(refused).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_service_says_what_the_node_thinks_of_itself() {
+    use pushonce_proto::pb::publisher::v1::publisher_server::SERVICE_NAME;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    let (thinks, ready) = watch::channel(true);
+    let node = Node::that_is(ready).await;
+    for service in ["", SERVICE_NAME] {
+        let mut health = HealthClient::new(node.channel().await);
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let mut told = health.watch(request).await.expect("answered").into_inner();
+        for (is_ready, status) in [(true, 1), (false, 2), (true, 1)] {
+            thinks.send_replace(is_ready);
+            while told.message().await.expect("readable").expect("it goes on").status != status {}
+        }
     }
 }

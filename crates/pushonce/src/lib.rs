@@ -3,7 +3,7 @@
 //! *What is it?* [`Node`] builds the engines out of a [`Config`], plugs their ports into each other
 //! and runs them; [`cli`] is what a person types. The folder `node` holds the wiring: who the node is
 //! (`identity`), how it comes in (`membership`), which shards live on it (`host`), which port goes
-//! where (`ports`).
+//! where (`ports`), and whether it can do its work (`health` decides, `watch` looks).
 //!
 //! *What does it promise?* Settings are checked before anything is opened. A part that ends ends
 //! the node. A shutdown closes the doors first, then the links, and leaves the groups last.

@@ -2,12 +2,14 @@
 
 mod enter;
 mod founding;
+mod health;
 mod host;
 mod identity;
 mod membership;
 mod overview;
 mod ports;
 mod stage;
+mod watch;
 mod web;
 
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use pushonce_fanout::Hub;
 use pushonce_gateway::{Gateway, certificate};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::watch::{Receiver, Sender, channel};
 
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -36,6 +38,7 @@ use host::{Host, Hosted};
 use identity::DataDir;
 use overview::Overview;
 use stage::Stage;
+use watch::{Health, Watch};
 
 /// A node with all its doors bound, not serving yet.
 pub struct Node {
@@ -46,8 +49,9 @@ pub struct Node {
     book: AddressBook,
     relay: Relay,
     handle: pushonce_relay::Handle,
-    view: watch::Sender<Arc<ClusterView>>,
+    view: Sender<Arc<ClusterView>>,
     host: Host,
+    watch: Watch,
     peers: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
@@ -80,7 +84,7 @@ impl Node {
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
-        let (view, views) = watch::channel(first.unwrap_or_else(|| Arc::new(unknown(cluster))));
+        let (view, views) = channel(first.unwrap_or_else(|| Arc::new(unknown(cluster))));
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
@@ -96,12 +100,15 @@ impl Node {
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
+        let (health, thought) = channel(Health::unknown());
+        let (ready, is_ready) = channel(false);
         let overview = Overview {
             me,
             view: views.clone(),
             owners: handle.owners(),
             reachable: handle.reachable(),
             control: control.status(),
+            health: thought,
         };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
@@ -126,15 +133,25 @@ impl Node {
             heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
             operations: Arc::new(ports::Operations(control.clone())),
+            ready: is_ready,
         })
         .await?;
         let gateway = Gateway::bind(
             doors,
             hub,
             Arc::new(ports::ClientPublisher(router)),
-            web::router(overview, metrics).merge(pages),
+            web::router(overview.clone(), metrics).merge(pages),
             certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
+        let watch = Watch {
+            overview,
+            hosted: hosted.clone(),
+            engine: engine.clone(),
+            relay: handle.clone(),
+            lanes: gateway.rounds(),
+            health,
+            ready,
+        };
         let host = Host {
             me,
             engine: engine.clone(),
@@ -154,6 +171,7 @@ impl Node {
             handle,
             view,
             host,
+            watch,
             peers,
             gateway,
             publish,
@@ -183,20 +201,21 @@ impl Node {
         inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
+        inside.spawn(self.watch.run(token.clone()).map(Ok));
         inside.spawn(enter::introduce(self.entry.clone(), self.control, token));
 
         let mut doors = Stage::new("clients and publishers");
-        let opened = taken_in(self.view.subscribe(), self.entry, doors.token()).shared();
-        let (gateway, publish) = (self.gateway, self.publish);
-        let (open, token) = (opened.clone(), doors.token());
+        // Open before the node is taken in: whoever asks is told that it is not ready, and why.
+        let (gateway, token) = (self.gateway, doors.token());
+        doors.spawn(async move { Ok(gateway.run(token).await?) });
+        let (publish, token) = (self.publish, doors.token());
+        doors.spawn(async move { Ok(publish.run(token).await?) });
+        let (entry, token) = (self.entry, doors.token());
+        let welcome = taken_in(self.view.subscribe(), entry, token.clone());
         doors.spawn(async move {
-            open.await;
-            Ok(gateway.run(token).await?)
-        });
-        let token = doors.token();
-        doors.spawn(async move {
-            opened.await;
-            Ok(publish.run(token).await?)
+            welcome.await;
+            token.cancelled().await;
+            Ok(())
         });
 
         let ended = tokio::select! {
@@ -213,12 +232,9 @@ impl Node {
     }
 }
 
-/// Waits until the cluster counts this node as one of its own: before that it can serve nobody.
-async fn taken_in(
-    mut view: watch::Receiver<Arc<ClusterView>>,
-    entry: Entry,
-    stop: CancellationToken,
-) {
+/// Waits until the cluster counts this node as one of its own, and says so: before that it can serve
+/// nobody.
+async fn taken_in(mut view: Receiver<Arc<ClusterView>>, entry: Entry, stop: CancellationToken) {
     let (config, me) = (&entry.config, entry.identity.node);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -251,8 +267,8 @@ fn unknown(cluster: ClusterId) -> ClusterView {
 
 /// Carries each new view to the engines, and its addresses to the book that consensus dials by.
 async fn follow(
-    mut views: watch::Receiver<Option<Arc<ClusterView>>>,
-    view: watch::Sender<Arc<ClusterView>>,
+    mut views: Receiver<Option<Arc<ClusterView>>>,
+    view: Sender<Arc<ClusterView>>,
     book: AddressBook,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

@@ -99,6 +99,11 @@ impl Handle {
         async move { answered.await.unwrap_or_else(|_| ended()) }.boxed()
     }
 
+    /// Rises several times a second as long as the relay goes round and takes what it is told.
+    pub fn rounds(&self) -> u64 {
+        self.inbox.rounds()
+    }
+
     /// Who leads each shard, as far as this node has heard.
     pub fn owners(&self) -> watch::Receiver<Arc<Owners>> {
         self.owners.clone()

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::{
@@ -23,6 +24,8 @@ pub(crate) struct Inbox {
     news: Notify,
     bytes_max: usize,
     calls_max: usize,
+    /// Counted by the relay as it goes round.
+    rounds: AtomicU64,
 }
 
 /// Everything said since the last time the relay looked.
@@ -51,7 +54,8 @@ pub(crate) enum Call {
 
 impl Inbox {
     pub(crate) fn new(bytes_max: usize, calls_max: usize) -> Inbox {
-        Inbox { waiting: Mutex::default(), news: Notify::new(), bytes_max, calls_max }
+        let (waiting, news, rounds) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
+        Inbox { waiting, news, bytes_max, calls_max, rounds }
     }
 
     pub(crate) fn committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
@@ -91,6 +95,15 @@ impl Inbox {
         drop(waiting);
         self.news.notify_one();
         true
+    }
+
+    /// The relay goes round once more.
+    pub(crate) fn round(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
     }
 
     /// Drops what waits and what will be said.

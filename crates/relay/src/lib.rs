@@ -10,7 +10,9 @@
 //! message exactly the next, or a [`Sink::lost`] between that names what is missing and why. One copy
 //! of a message goes to each interested node of the owner's region and one into each other interested
 //! region, however many clients want it. A publish that was sent ends once: acknowledged, refused or
-//! unknown. A node behind is noticed within a heartbeat.
+//! unknown. A node behind is noticed within a heartbeat. A sink that this node cannot vouch for is told
+//! so ([`Sink::stale`]) some three seconds after the last moment when it could, whichever part of the
+//! way to the owner is broken, and told when it is over.
 //!
 //! *What does it refuse?* Client sockets, Raft, and any word about who should own what; links from
 //! other clusters, of nodes that are gone, and those opened by the higher node id. It stores nothing:
@@ -21,7 +23,9 @@
 //! of its region, which asks in turn. The upstream first takes the interest, then reads what is
 //! missing, so that nothing falls between; the one that asked drops what it has. When the owner moves,
 //! the head dies, a link breaks, or a hole shows, the same question is asked again, and nothing later
-//! is shown before the answer. The sink is served like one more link.
+//! is shown before the answer. The sink is served like one more link. Heartbeats carry, beside where
+//! topics stand, for how long the sender has not been able to vouch for a shard: an owner without a
+//! lease says so, and so does the head of a region that hears nothing.
 //!
 //! Inside, `engine` is pure: events in, effects out. `run` is the loop around it; `dial`, `door` and
 //! `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
@@ -30,8 +34,8 @@
 //!
 //! *What must a caller not do?* Hand over committed messages of one topic out of order, or before
 //! [`Source::page`] shows them; block in a port; claim a shard that this node does not lead; pass to
-//! [`Handle::watch`] a position that the cluster never gave out; allow a topic more history than
-//! [`Config::link_bytes_max`].
+//! [`Handle::watch`] a position that the cluster never gave out; keep a claim to itself that has become
+//! doubtful ([`Handle::disclaim`]); allow a topic more history than [`Config::link_bytes_max`].
 
 mod config;
 mod crossing;

@@ -125,6 +125,7 @@ impl Running {
             self.on(event);
         }
         self.on(Event::Tick);
+        self.relay.inbox.0.round();
     }
 
     /// Brings the engine an event, and does what comes of it, to the end.

@@ -28,7 +28,7 @@ pub enum Via {
 pub struct Client {
     encoding: Encoding,
     wire: Wire,
-    kept: Vec<Event>,
+    pub kept: Vec<Event>,
 }
 
 enum Wire {

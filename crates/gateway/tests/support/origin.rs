@@ -32,6 +32,7 @@ pub struct Feed {
 }
 
 enum Ask {
+    Stand(Topic, bool),
     Watch(Topic),
     Unwatch(Topic),
     Fetch(Topic, Want, oneshot::Sender<Result<Page, FetchError>>),
@@ -59,6 +60,12 @@ impl Origin {
         let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
         let publish = Publish { topic, content_type, key: None, stamp: None, payload };
         Publisher::publish(self, publish).await.expect("published").position
+    }
+
+    /// The node hears of a topic, or does not.
+    pub fn stand(&self, name: &str, live: bool) {
+        let topic = Topic::new(name).expect("valid");
+        self.asks.send(Ask::Stand(topic, live)).ok();
     }
 
     /// Ends when nobody on the node wants any topic.
@@ -108,6 +115,8 @@ impl Feed {
                 Ask::Unwatch(topic) => {
                     self.watched.send_modify(|watched| _ = watched.remove(&topic));
                 }
+                Ask::Stand(topic, true) => hub.fresh(&topic),
+                Ask::Stand(topic, false) => hub.stale(&topic),
                 Ask::Fetch(topic, want, tell) => {
                     tell.send(self.page(&topic, want)).ok();
                 }

@@ -73,6 +73,11 @@ impl Hosted {
         hosted.iter().map(|(&shard, handle)| (shard, standing(handle))).collect()
     }
 
+    /// Every replica that runs here.
+    pub(super) fn all(&self) -> Vec<Handle> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     fn insert(&self, handle: Handle) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(handle.id(), handle);
     }

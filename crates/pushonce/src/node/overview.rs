@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pushonce_consensus::Status;
 use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
+
+use super::watch::Health;
 
 /// The newest of everything, for those who ask. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +24,8 @@ pub(super) struct Overview {
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
     /// The control group as it looks from here.
     pub(super) control: watch::Receiver<Status>,
+    /// What this node thinks of itself.
+    pub(super) health: watch::Receiver<Health>,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
@@ -108,29 +113,6 @@ impl Overview {
 
     /// Why the node cannot do its work; empty when it can.
     pub(super) fn obstacles(&self) -> Vec<String> {
-        obstacles(self.me, &self.view.borrow(), &self.owners.borrow(), self.control.borrow().leader)
+        self.health.borrow().obstacles(Instant::now())
     }
-}
-
-fn obstacles(
-    me: NodeId,
-    view: &ClusterView,
-    owners: &Owners,
-    leader: Option<NodeId>,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    match view.member(me).map(|m| m.state) {
-        None => found.push("this node has not been taken into the cluster yet".to_owned()),
-        Some(MemberState::Joining) => found.push("this node is still joining".to_owned()),
-        Some(_) => {}
-    }
-    if leader.is_none() {
-        found.push("the control group has no leader that this node can hear".to_owned());
-    }
-    let lost: Vec<_> = view.shards.ids().filter(|&s| owners.of(s).is_none()).collect();
-    if !lost.is_empty() {
-        let names: Vec<_> = lost.iter().map(ShardId::to_string).collect();
-        found.push(format!("no owner is known of {}", names.join(", ")));
-    }
-    found
 }

@@ -1,0 +1,268 @@
+//! Whether the node can do its work: what a look at it finds, how long that has been so, and what an
+//! operator is told. Pure; the time comes in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use pushonce_consensus::Status;
+use pushonce_core::{MemberState, NodeId, ShardId};
+
+/// What one look found.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// This node.
+    pub(super) me: NodeId,
+    /// What the cluster counts it as.
+    pub(super) state: Option<MemberState>,
+    /// The control group, as it looks from here.
+    pub(super) control: Standing,
+    /// The replicas that run here.
+    pub(super) replicas: BTreeMap<ShardId, Standing>,
+    /// Who owns each shard, as far as is known.
+    pub(super) owners: BTreeMap<ShardId, Option<NodeId>>,
+    /// The nodes that were heard of on their links, and this node.
+    pub(super) reachable: BTreeSet<NodeId>,
+    /// Why nothing is written for publishers here, if that is so.
+    pub(super) disk: Option<String>,
+    /// Counts that rise as long as a part of the node goes round.
+    pub(super) rounds: BTreeMap<Part, u64>,
+}
+
+/// How a group stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Who leads it.
+    pub(super) leader: Option<NodeId>,
+    /// This node does, with a lease.
+    pub(super) leads: bool,
+    /// The end of the log here.
+    pub(super) last_log: u64,
+    /// What of it was applied.
+    pub(super) applied: u64,
+}
+
+/// A part of the node that goes round by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// The thread that serves some of the clients.
+    Lane(usize),
+    /// What delivers to and from other nodes.
+    Relay,
+}
+
+/// Something that keeps the node from its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Obstacle {
+    Outside,
+    Joining,
+    Control(Lack),
+    Shard(ShardId, Lack),
+    Unowned(ShardId),
+    OwnerOutOfReach(ShardId, NodeId),
+    NotApplying(ShardId),
+    Stopped(Part),
+}
+
+/// What a group lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lack {
+    Leader,
+    LeaderOutOfReach(NodeId),
+    Majority,
+}
+
+/// Looks again and again, and remembers since when it has found what it finds.
+#[derive(Debug, Default)]
+pub(super) struct Watchman {
+    since: BTreeMap<Obstacle, Instant>,
+    /// By part, and by shard whose entries wait to be applied: the last count, and since when it is.
+    rounds: BTreeMap<Part, (u64, Instant)>,
+    applied: BTreeMap<ShardId, (u64, Instant)>,
+}
+
+/// A group without a leader elects one, and a shard without an owner gets one, within two seconds:
+/// what is over by then is no reason to send clients away.
+const ELECTION: Duration = Duration::from_secs(2);
+
+/// A link is given up after three seconds of silence; with this and a look every quarter of a second
+/// it is told within five.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What has not gone round, or on, for so long stands still: a busy machine may take one second.
+const STILL: Duration = Duration::from_secs(3);
+
+impl Watchman {
+    /// What keeps the node from its work, in words; nothing when it can do it.
+    pub(super) fn look(&mut self, facts: &Facts, now: Instant) -> Vec<String> {
+        let mut found = found(facts);
+        found.extend(self.still(facts, now));
+        self.since.retain(|obstacle, _| found.contains(obstacle));
+        for &obstacle in &found {
+            self.since.entry(obstacle).or_insert(now);
+        }
+        let lasts = |(&obstacle, &since): (&Obstacle, &Instant)| {
+            (now.saturating_duration_since(since) >= obstacle.borne()).then_some(obstacle)
+        };
+        let told = told(self.since.iter().filter_map(lasts).collect());
+        // The disk has a reserve: what it says is no matter of a moment.
+        told.into_iter().chain(facts.disk.clone()).collect()
+    }
+
+    /// What has stood still for too long.
+    fn still(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
+        let stands = |known: &mut (u64, Instant), count: u64| {
+            if known.0 != count {
+                *known = (count, now);
+            }
+            now.saturating_duration_since(known.1) >= STILL
+        };
+        let mut still = Vec::new();
+        for (&part, &count) in &facts.rounds {
+            if stands(self.rounds.entry(part).or_insert((count, now)), count) {
+                still.push(Obstacle::Stopped(part));
+            }
+        }
+        self.applied.retain(|shard, _| facts.replicas.contains_key(shard));
+        for (&shard, replica) in &facts.replicas {
+            let known = self.applied.entry(shard).or_insert((replica.applied, now));
+            if replica.applied >= replica.last_log {
+                *known = (replica.applied, now);
+            } else if stands(known, replica.applied) {
+                still.push(Obstacle::NotApplying(shard));
+            }
+        }
+        still
+    }
+}
+
+/// What a look finds, however long it may have been so.
+fn found(facts: &Facts) -> BTreeSet<Obstacle> {
+    let mut found = BTreeSet::new();
+    match facts.state {
+        None => _ = found.insert(Obstacle::Outside),
+        Some(MemberState::Joining) => _ = found.insert(Obstacle::Joining),
+        Some(_) => {}
+    }
+    found.extend(facts.lack(&facts.control).map(Obstacle::Control));
+    for (&shard, replica) in &facts.replicas {
+        found.extend(facts.lack(replica).map(|lack| Obstacle::Shard(shard, lack)));
+    }
+    for (&shard, owner) in &facts.owners {
+        match owner {
+            None => _ = found.insert(Obstacle::Unowned(shard)),
+            Some(owner) if !facts.reachable.contains(owner) => {
+                found.insert(Obstacle::OwnerOutOfReach(shard, *owner));
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+impl Facts {
+    fn lack(&self, group: &Standing) -> Option<Lack> {
+        match group.leader {
+            None => Some(Lack::Leader),
+            // A leader without a majority goes on naming itself.
+            Some(leader) if leader == self.me => (!group.leads).then_some(Lack::Majority),
+            Some(leader) => {
+                (!self.reachable.contains(&leader)).then_some(Lack::LeaderOutOfReach(leader))
+            }
+        }
+    }
+}
+
+impl From<&Status> for Standing {
+    fn from(status: &Status) -> Standing {
+        let &Status { leader, leads, last_log, applied, .. } = status;
+        Standing { leader, leads, last_log, applied }
+    }
+}
+
+impl Obstacle {
+    /// How long it may be so before it is told.
+    fn borne(self) -> Duration {
+        match self {
+            Obstacle::Outside | Obstacle::Joining => Duration::ZERO,
+            Obstacle::Control(Lack::Leader | Lack::Majority)
+            | Obstacle::Shard(_, Lack::Leader | Lack::Majority)
+            | Obstacle::Unowned(_) => ELECTION,
+            Obstacle::Control(Lack::LeaderOutOfReach(_))
+            | Obstacle::Shard(_, Lack::LeaderOutOfReach(_))
+            | Obstacle::OwnerOutOfReach(..) => SILENCE,
+            // It was long enough already.
+            Obstacle::NotApplying(_) | Obstacle::Stopped(_) => Duration::ZERO,
+        }
+    }
+
+    /// The same thing of another shard has the same words.
+    fn text(self) -> String {
+        match self {
+            Obstacle::Outside => "this node has not been taken into the cluster yet".to_owned(),
+            Obstacle::Joining => "this node is still joining".to_owned(),
+            Obstacle::Control(lack) => {
+                format!("the control group {lack}: no node can join, leave or move")
+            }
+            Obstacle::Shard(_, lack) => format!("cannot commit, for the shard {lack}"),
+            Obstacle::Unowned(_) => "no owner is known".to_owned(),
+            Obstacle::OwnerOutOfReach(_, owner) => {
+                format!("cannot deliver, for nothing is heard of the owner, {owner}")
+            }
+            Obstacle::NotApplying(_) => {
+                format!("cannot apply: entries have waited for {} s", STILL.as_secs())
+            }
+            Obstacle::Stopped(Part::Lane(lane)) => format!(
+                "the thread lane-{lane}, which serves clients, has not moved for {} s",
+                STILL.as_secs()
+            ),
+            Obstacle::Stopped(Part::Relay) => {
+                format!("what delivers between nodes has not moved for {} s", STILL.as_secs())
+            }
+        }
+    }
+
+    fn shard(self) -> Option<ShardId> {
+        match self {
+            Obstacle::Shard(shard, _)
+            | Obstacle::Unowned(shard)
+            | Obstacle::OwnerOutOfReach(shard, _)
+            | Obstacle::NotApplying(shard) => Some(shard),
+            _ => None,
+        }
+    }
+}
+
+/// One line for each kind: sixty-four shards that lack the same have one.
+fn told(obstacles: Vec<Obstacle>) -> Vec<String> {
+    let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+    for obstacle in obstacles {
+        let (text, shard) = (obstacle.text(), obstacle.shard().map(|shard| shard.to_string()));
+        match lines.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, shards)) => shards.extend(shard),
+            None => lines.push((text, shard.into_iter().collect())),
+        }
+    }
+    let line = |(text, shards): (String, Vec<String>)| match shards.is_empty() {
+        true => text,
+        false => format!("{}: {text}", shards.join(", ")),
+    };
+    lines.into_iter().map(line).collect()
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Leader => f.write_str("has no leader that this node can hear"),
+            Lack::LeaderOutOfReach(leader) => {
+                write!(f, "is led by {leader}, of which nothing is heard")
+            }
+            Lack::Majority => {
+                f.write_str("is led by this node, and a majority of it does not answer")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod health_test;

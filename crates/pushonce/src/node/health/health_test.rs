@@ -1,0 +1,122 @@
+use super::*;
+
+const ME: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
+const SHARD: ShardId = ShardId(3);
+
+/// A node that leads one shard and follows another's control group, and lacks nothing.
+fn well() -> Facts {
+    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9 };
+    Facts {
+        me: ME,
+        state: Some(MemberState::Active),
+        control: Standing { leader: Some(OTHER), leads: false, last_log: 4, applied: 4 },
+        replicas: [(SHARD, leading)].into(),
+        owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
+        reachable: [ME, OTHER].into(),
+        disk: None,
+        rounds: [(Part::Lane(0), 1), (Part::Relay, 1)].into(),
+    }
+}
+
+/// What is told of these facts, which do not change for so long.
+fn after(facts: &Facts, time: Duration) -> String {
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    let mut moving = well();
+    watchman.look(&moving, start);
+    for quarter in 1..=time.as_millis() / 250 {
+        let now = start + Duration::from_millis(250) * u32::try_from(quarter).unwrap();
+        moving = facts.clone();
+        // What goes round goes on, unless it is what the facts are about.
+        for (part, count) in &mut moving.rounds {
+            *count = if facts.rounds[part] == 0 { 1 } else { u64::try_from(quarter).unwrap() + 1 };
+        }
+        watchman.look(&moving, now);
+    }
+    watchman.look(&moving, start + time).join("\n")
+}
+
+const FIVE: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_node_that_lacks_nothing_is_ready_and_stays_so() {
+    assert_eq!(after(&well(), Duration::from_secs(30)), "");
+}
+
+#[test]
+fn what_is_over_within_an_election_is_not_told() {
+    let mut facts = well();
+    facts.control.leader = None;
+    facts.replicas.get_mut(&SHARD).unwrap().leads = false;
+    facts.owners.insert(SHARD, None);
+    assert_eq!(after(&facts, Duration::from_millis(1_750)), "");
+}
+
+#[test]
+fn within_five_seconds_it_is_said_what_is_wrong() {
+    let cases: [(fn(&mut Facts), &str); 9] = [
+        (|facts| facts.control.leader = None, "the control group has no leader"),
+        (
+            |facts| facts.control.leader = Some(NodeId(7)),
+            "the control group is led by n7, of which nothing is heard",
+        ),
+        (
+            |facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false,
+            "s3: cannot commit, for the shard is led by this node, and a majority",
+        ),
+        (
+            |facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None,
+            "s3: cannot commit, for the shard has no leader",
+        ),
+        (|facts| _ = facts.owners.insert(ShardId(4), None), "s4: no owner is known"),
+        (
+            |facts| _ = facts.owners.insert(ShardId(4), Some(NodeId(7))),
+            "s4: cannot deliver, for nothing is heard of the owner, n7",
+        ),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().last_log = 10, "s3: cannot apply"),
+        (|facts| _ = facts.rounds.insert(Part::Lane(0), 0), "lane-0, which serves clients"),
+        (|facts| _ = facts.rounds.insert(Part::Relay, 0), "what delivers between nodes"),
+    ];
+    for (spoil, words) in cases {
+        let mut facts = well();
+        spoil(&mut facts);
+        let told = after(&facts, FIVE);
+        assert!(told.contains(words), "{words:?} is not in {told:?}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_in_its_own_words() {
+    let full = Facts { disk: Some("the disk is full".to_owned()), ..well() };
+    assert_eq!(Watchman::default().look(&full, Instant::now()), ["the disk is full"]);
+}
+
+#[test]
+fn a_node_that_is_no_member_is_not_ready_at_once() {
+    for (state, words) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")] {
+        let told = Watchman::default().look(&Facts { state, ..well() }, Instant::now());
+        assert!(told[0].contains(words), "{told:?}");
+    }
+}
+
+#[test]
+fn shards_that_lack_the_same_are_told_in_one_line() {
+    let mut facts = well();
+    facts.owners.extend([(ShardId(5), None), (ShardId(6), None)]);
+    assert_eq!(after(&facts, FIVE), "s5, s6: no owner is known");
+}
+
+#[test]
+fn what_is_busy_is_not_what_stands_still() {
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    for quarter in 0..40_u32 {
+        let mut facts = well();
+        let replica = facts.replicas.get_mut(&SHARD).unwrap();
+        // Always behind, and going on.
+        (replica.applied, replica.last_log) = (u64::from(quarter), u64::from(quarter) + 90);
+        facts.rounds.values_mut().for_each(|count| *count = u64::from(quarter));
+        let told = watchman.look(&facts, start + Duration::from_millis(250) * quarter);
+        assert_eq!(told, [] as [String; 0]);
+    }
+}
