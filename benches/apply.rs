@@ -35,7 +35,7 @@ fn batch(topics: &[Topic], nth: usize, messages: usize) -> Batch {
             Publish { topic, content_type: ContentType::Text, key: None, stamp: None, payload };
         Item::new(publish, HISTORY)
     };
-    Batch { time: TIME, items: (0..messages).map(item).collect() }
+    Batch::new(TIME, (0..messages).map(item).collect())
 }
 
 fn full(topics: &[Topic]) -> State {

@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use pushonce_core::{
-    ContentType, Gap, GapReason, Key, Message, Position, ProducerId, Publish, Sequence, Stamp,
-    Timestamp, Topic,
+    ContentType, Durability, Gap, GapReason, Key, Message, Position, ProducerId, Publish, Sequence,
+    Stamp, Timestamp, Topic,
 };
 
 pub(crate) fn topic() -> impl Strategy<Value = Topic> {
@@ -18,6 +18,10 @@ pub(crate) fn topic() -> impl Strategy<Value = Topic> {
 
 pub(crate) fn position() -> impl Strategy<Value = Position> {
     (any::<u64>(), any::<u64>()).prop_map(|(epoch, offset)| Position::new(epoch, offset))
+}
+
+pub(crate) fn durability() -> impl Strategy<Value = Durability> {
+    proptest::sample::select(vec![Durability::Replicated, Durability::Memory])
 }
 
 pub(crate) fn gap() -> impl Strategy<Value = Gap> {

@@ -1,7 +1,7 @@
 //! Fields that several contracts share, and the one error of reading a frame that another of our
 //! own programs wrote.
 
-use pushonce_core::{ContentType, GapReason, InvalidStamp, Key, Position, Topic};
+use pushonce_core::{ContentType, Durability, GapReason, InvalidStamp, Key, Position, Topic};
 
 /// A field of a frame is missing or wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +62,21 @@ pub(crate) fn written_drawn(id: u128) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
+/// The numbers are the same in every contract.
+pub(crate) fn durability(field: &'static str, number: i32) -> Result<Durability, InvalidField> {
+    [Durability::Replicated, Durability::Memory]
+        .into_iter()
+        .find(|&durability| durability_number(durability) == number)
+        .ok_or_else(|| InvalidField::wrong(field, format!("no durability is {number}")))
+}
+
+pub(crate) fn durability_number(durability: Durability) -> i32 {
+    match durability {
+        Durability::Replicated => 0,
+        Durability::Memory => 1,
+    }
+}
+
 pub(crate) fn gap_reason(word: &str) -> Option<GapReason> {
     [GapReason::Expired, GapReason::Epoch, GapReason::Slow, GapReason::Conflated]
         .into_iter()
@@ -76,4 +91,21 @@ fn written_content_type(text: &str) -> Option<ContentType> {
     [ContentType::Json, ContentType::Text, ContentType::Binary]
         .into_iter()
         .find(|known| known.as_str() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb;
+
+    #[test]
+    fn every_contract_has_the_same_numbers() {
+        let memory = durability_number(Durability::Memory);
+        assert_eq!(memory, pb::publisher::v1::Durability::Memory as i32);
+        assert_eq!(memory, pb::client::v1::Durability::Memory as i32);
+        assert_eq!(memory, pb::peer::v1::Durability::Memory as i32);
+        assert_eq!(durability("d", memory), Ok(Durability::Memory));
+        assert_eq!(durability("d", 0), Ok(Durability::Replicated));
+        assert!(durability("d", 9).is_err());
+    }
 }

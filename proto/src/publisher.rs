@@ -10,7 +10,9 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::InvalidField;
-use crate::field::{content_type, drawn, key, position, reason, written_drawn};
+use crate::field::{
+    content_type, drawn, durability, durability_number, key, position, reason, written_drawn,
+};
 use crate::pb::publisher::v1 as pb;
 
 /// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it was made on
@@ -157,7 +159,11 @@ impl From<Publish> for pb::PublishRequest {
 
 impl From<Placed> for pb::PublishResponse {
     fn from(placed: Placed) -> pb::PublishResponse {
-        pb::PublishResponse { position: placed.position.to_string(), time_ms: placed.time.0 }
+        pb::PublishResponse {
+            position: placed.position.to_string(),
+            time_ms: placed.time.0,
+            durability: durability_number(placed.durability),
+        }
     }
 }
 
@@ -166,7 +172,8 @@ impl TryFrom<pb::PublishResponse> for Placed {
 
     fn try_from(response: pb::PublishResponse) -> Result<Placed, InvalidField> {
         let position = position("position", &response.position)?;
-        Ok(Placed { position, time: Timestamp(response.time_ms) })
+        let durability = durability("durability", response.durability)?;
+        Ok(Placed { position, time: Timestamp(response.time_ms), durability })
     }
 }
 

@@ -97,7 +97,7 @@ fn topic() -> Topic {
 }
 
 fn placed() -> Placed {
-    Placed { position: Position::new(3, 4), time: Timestamp(5) }
+    Placed { position: Position::new(3, 4), time: Timestamp(5), durability: Default::default() }
 }
 
 fn goal(content_type: ContentType) -> Publish {

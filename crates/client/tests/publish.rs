@@ -79,7 +79,7 @@ async fn nobody() -> Server {
 }
 
 fn placed() -> Placed {
-    Placed { position: Position::new(3, 4), time: Timestamp(5) }
+    Placed { position: Position::new(3, 4), time: Timestamp(5), durability: Default::default() }
 }
 
 fn message() -> Publish {

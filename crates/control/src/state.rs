@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pushonce_core::{
-    ClusterId, ClusterView, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
-    Placement, ShardCount, Spread,
+    ClusterId, ClusterView, Durability, InvalidNamespace, Member, MemberState, Namespace,
+    NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
 };
 use serde::{Deserialize, Serialize};
 
@@ -239,6 +239,9 @@ impl Cluster {
         let Some(name) = name else {
             let settings = change.map_or_else(Namespace::default, |change| default.with(change));
             settings.check().map_err(Refusal::Namespace)?;
+            if settings.durability == Durability::Memory {
+                return Err(Refusal::Namespace(InvalidNamespace::DefaultInMemory));
+            }
             *default = settings.clone();
             return Ok(settings);
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidStamp, InvalidTopic, Position, Stamp, Topic};
+use crate::{Durability, InvalidStamp, InvalidTopic, Position, Stamp, Topic};
 
 /// Milliseconds since the Unix epoch, UTC. Of a message: when its owner proposed it.
 #[derive(
@@ -70,6 +70,8 @@ pub struct Placed {
     pub position: Position,
     /// When its owner proposed it.
     pub time: Timestamp,
+    /// What it survives.
+    pub durability: Durability,
 }
 
 /// Why a publish is refused before anything happens. Each says what to change.

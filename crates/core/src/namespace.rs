@@ -1,6 +1,6 @@
 //! The settings of a namespace: cluster-wide, one default for every name that has none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ pub enum Durability {
     /// On disk on a majority of the topic's replicas.
     #[default]
     Replicated,
+    /// In the memory of the topic's owner, and on its way to the subscribers. It goes with the owner:
+    /// the next one begins a new epoch.
+    Memory,
 }
 
 /// How much of the past a topic remembers. Whichever bound is met first forgets the oldest.
@@ -63,7 +66,7 @@ pub struct NamespaceChange {
 pub struct Namespaces {
     /// For every name not in `named`.
     pub default: Namespace,
-    /// By first segment.
+    /// By first segment. Only these may be kept in memory: what may be lost is said by name.
     pub named: BTreeMap<String, Namespace>,
 }
 
@@ -94,6 +97,9 @@ pub enum InvalidNamespace {
         /// Days.
         max_days: u32,
     },
+    /// Every topic nobody thought of would be lost with its owner.
+    #[error("the default is replicated: name the namespaces whose messages may be lost")]
+    DefaultInMemory,
     /// Nothing, or more than a frame carries.
     #[error("the largest payload must be 1 to {max} bytes")]
     Payload {
@@ -161,6 +167,13 @@ impl Namespaces {
         self.named.get(topic.namespace()).unwrap_or(&self.default)
     }
 
+    /// The names of those that are kept in memory.
+    pub fn in_memory(&self) -> BTreeSet<String> {
+        let in_memory = |settings: &Namespace| settings.durability == Durability::Memory;
+        let named = self.named.iter().filter(|(_, settings)| in_memory(settings));
+        named.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Whether there can be topics in a namespace of that name.
     ///
     /// # Errors
@@ -178,12 +191,15 @@ impl Durability {
     pub fn as_str(self) -> &'static str {
         match self {
             Durability::Replicated => "replicated",
+            Durability::Memory => "memory",
         }
     }
 
     /// Reads what [`Durability::as_str`] writes.
     pub fn parse(word: &str) -> Option<Durability> {
-        [Durability::Replicated].into_iter().find(|known| known.as_str() == word)
+        [Durability::Replicated, Durability::Memory]
+            .into_iter()
+            .find(|known| known.as_str() == word)
     }
 }
 
@@ -244,6 +260,14 @@ mod tests {
         ] {
             assert!(refused(change).is_some_and(|why| why.contains(hint)), "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_durability_reads_back_what_it_prints() {
+        for known in [Durability::Replicated, Durability::Memory] {
+            assert_eq!(Durability::parse(known.as_str()), Some(known));
+        }
+        assert_eq!(Durability::parse("forever"), None);
     }
 
     #[test]

@@ -228,7 +228,9 @@ impl Session {
     fn published(&mut self, answer: Result<Placed, PublishError>, effects: &mut Effects) {
         let Some(Sent(id)) = self.publishes.sent.take() else { return };
         effects.push(match answer {
-            Ok(placed) => Effect::Reply(Event::Published { id, position: placed.position }),
+            Ok(Placed { position, durability, .. }) => {
+                Effect::Reply(Event::Published { id, position, durability })
+            }
             Err(why) => Effect::Reply(Event::unpublished(id, &why)),
         });
         if let Some((id, publish)) = self.publishes.waiting.pop_front() {

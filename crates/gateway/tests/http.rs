@@ -66,7 +66,12 @@ async fn what_is_posted_is_read_back_as_it_was() {
     )
     .await;
     assert_eq!(posted.status, StatusCode::OK);
-    assert_eq!(posted.json(), json!({"position": "7:1", "time": 1_790_000_000_000_u64}));
+    assert_eq!(
+        posted.json(),
+        json!({
+            "position": "7:1", "time": 1_790_000_000_000_u64, "durability": "replicated",
+        })
+    );
     let newest = get(&server, "/topics/a/b").await;
     assert_eq!(newest.status, StatusCode::OK);
     assert_eq!(&newest.body[..], b"\x89PNG");

@@ -4,7 +4,7 @@
 mod support;
 
 use bytes::Bytes;
-use pushonce_core::{From, Position};
+use pushonce_core::{Durability, From, Position};
 use pushonce_proto::client::{Command, ErrorCode, Event};
 use pushonce_proto::close;
 
@@ -134,10 +134,14 @@ async fn publishes_are_acknowledged_in_order(via: Via) {
     }
     for id in 1..=10 {
         let answer = client.answer().await;
-        assert_eq!(answer, Event::Published { id: Some(id), position: at(id) });
+        assert_eq!(answer, published(id, id));
     }
     let expected: Vec<String> = (1..=10).map(|id| id.to_string()).collect();
     assert_eq!(client.texts(10).await, expected);
+}
+
+fn published(id: u64, offset: u64) -> Event {
+    Event::Published { id: Some(id), position: at(offset), durability: Durability::Replicated }
 }
 
 async fn a_malformed_topic_is_answered_and_the_session_goes_on(via: Via) {
@@ -146,7 +150,7 @@ async fn a_malformed_topic_is_answered_and_the_session_goes_on(via: Via) {
     client.send_raw(malformed_topic(via)).await;
     assert_eq!(client.refused().await, (Some(5), ErrorCode::BadTopic));
     client.send(6, publish("a", "goes on")).await;
-    assert_eq!(client.answer().await, Event::Published { id: Some(6), position: at(1) });
+    assert_eq!(client.answer().await, published(6, 1));
 }
 
 /// No encoder would write this.

@@ -54,7 +54,8 @@ impl Shards for World {
         let offset = placed.entry(publish.topic).or_default();
         *offset += 1;
         let position = Position::new(7, *offset);
-        future::ready(Ok(Placed { position, time: Timestamp(1) })).boxed()
+        future::ready(Ok(Placed { position, time: Timestamp(1), durability: Default::default() }))
+            .boxed()
     }
 }
 

@@ -76,7 +76,7 @@ impl Source for Shards {
         if let Some(handle) = &*self.handle.lock().expect("no panic") {
             handle.committed(vec![(topic, message)]);
         }
-        async move { Ok(Placed { position, time }) }.boxed()
+        async move { Ok(Placed { position, time, durability: Default::default() }) }.boxed()
     }
 
     fn page(&self, _topic: &Topic, want: Want) -> Result<Page, FetchError> {

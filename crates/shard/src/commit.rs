@@ -134,7 +134,7 @@ impl<P: Propose> Commit<P> {
 
     async fn commit(&self, waiting: Vec<Waiting>) {
         let (items, replies) = self.items(waiting);
-        let batch = Batch { time: self.clock.now(), items };
+        let batch = Batch::new(self.clock.now(), items);
         let outcome = self.proposer.propose(batch.encode()).await;
         let outcomes = outcomes(outcome, replies.len());
         count(&outcomes);

@@ -4,6 +4,8 @@
 //! applied travels in it (the time, the history bounds), so that replicas with other clocks or an
 //! older view of the namespaces come to the same state.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use pushonce_core::{
     ContentType, History, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic,
@@ -22,6 +24,9 @@ pub struct Batch {
     pub time: Timestamp,
     /// What it carries.
     pub items: Vec<Item>,
+    /// The namespaces that live in the memory of the owner that proposes it, if it says anything of
+    /// that: what begins there from now on has the index of this entry as epoch.
+    pub memory: Option<BTreeSet<String>>,
 }
 
 /// One publish, with the bounds its topic's history has from now on.
@@ -56,6 +61,11 @@ pub enum InvalidEntry {
 }
 
 impl Batch {
+    /// Publishes, and no word about what lives in memory.
+    pub fn new(time: Timestamp, items: Vec<Item>) -> Batch {
+        Batch { time, items, memory: None }
+    }
+
     /// The entry to propose.
     pub fn encode(&self) -> Bytes {
         let entry = postcard::to_extend(self, vec![VERSION]);
@@ -124,6 +134,7 @@ mod tests {
         Batch {
             time: Timestamp(1_790_000_000_000),
             items: vec![item("a/b", b"one"), item("c", b"")],
+            memory: Some(["chat".to_owned()].into()),
         }
     }
 

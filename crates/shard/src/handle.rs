@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
-    Claim, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
-    Topic, Want,
+    Claim, Durability, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError,
+    Refusal, ShardId, Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::claim::{self, Lead};
 use crate::commit::{Commit, Intake};
 use crate::machine::{Replica, Shared};
-use crate::sweep::keep_swept;
+use crate::upkeep::Upkeep;
 use crate::{Clock, Committed, Info};
 
 /// What a replica of a shard is made of.
@@ -38,6 +38,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     group: Group,
     intake: Arc<Intake>,
+    namespaces: watch::Receiver<Namespaces>,
+    clock: Arc<dyn Clock>,
     claim: watch::Receiver<Option<Claim>>,
 }
 
@@ -77,9 +79,15 @@ impl Shard {
 
         let intake = Arc::new(Intake::default());
         let (claimed, claim) = watch::channel(None);
-        let commit =
-            Commit { proposer: group.clone(), intake: intake.clone(), permits, namespaces, clock };
-        let handle = Handle { shared: shared.clone(), group: group.clone(), intake, claim };
+        let handle = Handle {
+            shared: shared.clone(),
+            group: group.clone(),
+            intake: intake.clone(),
+            namespaces: namespaces.clone(),
+            clock: clock.clone(),
+            claim,
+        };
+        let commit = Commit { proposer: group.clone(), intake, permits, namespaces, clock };
         Ok((handle, Runner { shared, group, commit, claim: claimed }))
     }
 }
@@ -94,15 +102,34 @@ impl Handle {
         self.shared.id()
     }
 
-    /// Commits a checked message and says where it stands. The owner's own deadline of a proposal
-    /// bounds the wait. Dropping the future does not take the message back.
+    /// Takes a checked message and says where it stands: committed, or, when its namespace lives in
+    /// the owner's memory, handed on at once. The owner's own deadline of a proposal bounds the wait.
+    /// Dropping the future does not take the message back.
     ///
     /// # Errors
     /// Refused when this node does not own the shard, its disk has no room, the queue is full or the
-    /// node is stopping;
-    /// unknown when the message was proposed and nobody can say how that ended.
+    /// node is stopping; unknown when the message was proposed, or handed on, and nobody can say how
+    /// that ended.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
         self.shared.owns()?;
+        let (history, durability) = {
+            let namespaces = self.namespaces.borrow();
+            let settings = namespaces.of(&publish.topic);
+            (settings.history, settings.durability)
+        };
+        let publish = match durability {
+            Durability::Replicated => publish,
+            Durability::Memory => {
+                match self.shared.place_in_memory(publish, history, self.clock.now()) {
+                    Ok(outcome) => return outcome,
+                    // The memory is about to be opened, and would take it back out of the log.
+                    Err(_) if !self.shared.is_ready() => {
+                        return Err(Refusal::NotOwner { owner: None }.into());
+                    }
+                    Err(publish) => publish,
+                }
+            }
+        };
         self.group.room().map_err(|full| Refusal::Overloaded(full.to_string()))?;
         self.intake.publish(publish).await
     }
@@ -135,13 +162,17 @@ impl Handle {
         state.digest()
     }
 
-    /// What this replica holds of a topic. On a replica that does not lead it may be behind.
+    /// What this replica holds of a topic. On a replica that does not lead it may be behind, and of one
+    /// that lives in the owner's memory it has nothing.
     pub fn topic(&self, topic: &Topic) -> Option<Info> {
-        self.shared.read().topic(topic)
+        let state = self.shared.read();
+        let remembered = self.shared.memory().topic(topic);
+        remembered.or_else(|| state.topic(topic))
     }
 
     /// The topics after `after`, in the order of their names: `count_max` of them at most, and
-    /// [`Handle::TOPICS_MAX`]. On a replica that does not lead they may be behind.
+    /// [`Handle::TOPICS_MAX`], without those that live in the owner's memory. On a replica that does not
+    /// lead they may be behind.
     pub fn topics(&self, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
         self.shared.read().topics(after).take(count_max.min(Self::TOPICS_MAX)).collect()
     }
@@ -152,11 +183,18 @@ impl Runner {
     /// way then is waited for, at most for the deadline of a proposal; what still waits is refused.
     pub async fn run(self, shutdown: CancellationToken) {
         let Runner { shared, group, commit, claim } = self;
-        let (permits, clock) = (commit.permits.clone(), commit.clock.clone());
+        let upkeep = Upkeep {
+            shared: shared.clone(),
+            group: group.clone(),
+            permits: commit.permits.clone(),
+            namespaces: commit.namespaces.clone(),
+            clock: commit.clock.clone(),
+        };
+        let namespaces = commit.namespaces.clone();
         tokio::join!(
             commit.run(&shutdown),
-            keep_claim(&shared, &group, claim, &shutdown),
-            keep_swept(&shared, &group, &permits, &*clock, &shutdown),
+            upkeep.run(&shutdown),
+            keep_claim(&shared, &group, &namespaces, claim, &shutdown),
         );
     }
 }
@@ -165,16 +203,23 @@ impl Runner {
 async fn keep_claim(
     shared: &Shared,
     group: &Group,
+    namespaces: &watch::Receiver<Namespaces>,
     claimed: watch::Sender<Option<Claim>>,
     shutdown: &CancellationToken,
 ) {
     let mut status = group.status();
-    let mut lead = Lead::default();
+    let (mut lead, mut spoken) = (Lead::default(), None);
     loop {
         let claim = {
             let status = status.borrow_and_update();
-            let ready = lead.observe(&status);
+            let ready = lead.observe(&status).filter(|&term| {
+                // Who has spoken goes on: what namespaces become, its memory follows.
+                spoken == Some(term)
+                    || shared.memory().is_open(term)
+                    || namespaces.borrow().in_memory().is_empty()
+            });
             shared.set_ready(ready);
+            spoken = ready.or(spoken);
             let before = claimed.borrow().clone();
             ready.and_then(|term| claim::of(shared.id(), shared.me(), term, &status, before))
         };

@@ -166,7 +166,11 @@ mod tests {
     }
 
     fn placed(offset: u64) -> Placed {
-        Placed { position: Position::new(1, offset), time: Timestamp(5) }
+        Placed {
+            position: Position::new(1, offset),
+            time: Timestamp(5),
+            durability: Default::default(),
+        }
     }
 
     fn moment(time: u64) -> Moment {

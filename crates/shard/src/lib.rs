@@ -5,11 +5,12 @@
 //! The replica that leads is the owner; its [`Handle`] takes publishes and answers for the past.
 //!
 //! *What does it promise?* Within one epoch the offsets of a topic rise by one, from 1, and are never
-//! given out twice. What is acknowledged is on disk on a majority. [`Committed`] hears in log order
-//! what is applied while this node leads, each message before its publisher does; whoever reads a
-//! page and has listened since before misses nothing. Equal entries make equal states. A publish that
+//! given out twice. What is acknowledged is on disk on a majority; in a namespace that lives in the
+//! owner's memory it is with the owner and on its way, and the acknowledgement says so. [`Committed`]
+//! hears in order what is placed while this node leads, each message before its publisher does;
+//! whoever reads a page and has listened since before misses nothing. Equal entries make equal states. A publish that
 //! is repeated, by its key, its nonce or its producer's number, gets the first answer and places
-//! nothing, also at the next owner; within the bounds of `keys` and `producers`, which say what is
+//! nothing, also at the next owner (in memory: at the same); within the bounds of `keys` and `producers`, which say what is
 //! forgotten when.
 //!
 //! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
@@ -22,6 +23,13 @@
 //! No timer takes part: what comes while an entry is under way makes the next one. Every entry also
 //! looks at a few topics beside its own, and drops messages past their age, and topics that are empty
 //! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
+//!
+//! Messages of `memory` namespaces are in no entry: [`Handle::publish`] places them in the owner's
+//! memory, under the lease of its term, and hands them on. An entry says which namespaces these are, and
+//! its index is the epoch of their topics: so a new owner, which begins with nothing and says it anew
+//! before it claims the shard, has a higher one than any before it, and tells a gap to whoever comes
+//! with a position of an earlier one. A namespace that goes from the log into memory, or back, begins a
+//! later epoch as well.
 //!
 //! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
 //! [`Runner`] and go on publishing (it is refused); block in [`Committed`] or call back from it;
@@ -37,13 +45,14 @@ mod entry;
 mod handle;
 mod keys;
 mod machine;
+mod memory;
 mod passing;
 mod port;
 mod producers;
 mod queue;
 mod state;
-mod sweep;
 mod topic;
+mod upkeep;
 
 pub use dedupe::Rejected;
 pub use entry::{Batch, InvalidEntry, Item};

@@ -1,21 +1,29 @@
 //! The state between its two users: the group that applies entries, and those who ask.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
-use pushonce_core::{FetchError, NodeId, Page, PublishError, Refusal, ShardId, Term, Topic, Want};
+use pushonce_core::{
+    FetchError, History, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId, Term,
+    Timestamp, Topic, Want,
+};
 use tokio::sync::watch;
 
 use crate::entry::encode_answer;
-use crate::{Applied, Batch, Committed, State};
+use crate::memory::Memory;
+use crate::{Applied, Batch, Committed, Item, State};
 
 /// What a handle and the group's task share.
 pub(crate) struct Shared {
     id: ShardId,
     me: NodeId,
     state: RwLock<State>,
+    /// Locked after the state, by who locks both.
+    memory: Mutex<Memory>,
     committed: Arc<dyn Committed>,
     /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
     /// of a group that elected somebody are never 0.
@@ -35,6 +43,7 @@ impl Shared {
             id,
             me,
             state: RwLock::default(),
+            memory: Mutex::default(),
             committed,
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
@@ -75,7 +84,14 @@ impl Shared {
     pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
         let state = self.read();
         match self.leads() {
-            Some(term) if term.0 == self.ready.load(Ordering::Acquire) => state.page(topic, want),
+            Some(term) if term == self.ready() => {
+                let memory = self.memory();
+                if memory.holds(term, topic) {
+                    memory.page(topic, want)
+                } else {
+                    state.page(topic, want)
+                }
+            }
             Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
             None => Err(FetchError::Unavailable(match self.leader() {
                 Some(owner) if owner != self.me => format!("{owner} owns it"),
@@ -83,6 +99,48 @@ impl Shared {
                 None => "no owner is elected".to_owned(),
             })),
         }
+    }
+
+    /// Gives a message the next place in this owner's memory, hands it on, and says so; gives it back
+    /// when its topic does not live there.
+    ///
+    /// Ownership is looked at before anybody sees the message, and again before it is acknowledged: a
+    /// node that slept in between may have lost the shard, and what it has shown then is of an epoch
+    /// that has ended.
+    pub(crate) fn place_in_memory(
+        &self,
+        publish: Publish,
+        history: History,
+        now: Timestamp,
+    ) -> Result<Result<Placed, PublishError>, Publish> {
+        let state = self.read();
+        let mut memory = self.memory();
+        let term = self.ready();
+        if self.leads() != Some(term) || !memory.holds(term, &publish.topic) {
+            return Err(publish);
+        }
+        let (outcome, message) = memory.take(now, Item::new(publish, history));
+        if let Some(placed) = message {
+            self.committed.committed(self.id, vec![placed]);
+        }
+        drop((memory, state));
+        if self.leads() != Some(term) {
+            return Ok(Err(PublishError::unknown("the shard may have another owner since")));
+        }
+        Ok(outcome.map_err(PublishError::from))
+    }
+
+    /// Whether this node owns the shard and has caught up.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.leads() == Some(self.ready())
+    }
+
+    fn ready(&self) -> Term {
+        Term(self.ready.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No step of an apply can fail between two changes, so what a panic elsewhere left behind the
@@ -130,7 +188,14 @@ impl Machine for Replica {
         };
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
-            (state.apply(at.index, batch), shared.tells())
+            let (time, opened) = (batch.time, batch.memory.clone());
+            let applied = state.apply(at.index, batch);
+            let mut memory = shared.memory();
+            match opened {
+                Some(names) => memory.open(at, time, names),
+                None => applied.messages.iter().for_each(|(topic, _)| memory.stray(topic)),
+            }
+            (applied, shared.tells())
         };
         let answer = encode_answer(&Some(outcomes));
         if tells && !messages.is_empty() {

@@ -3,13 +3,15 @@
 //! No clock, no randomness, no order that differs between nodes: replicas that applied the same
 //! entries are equal, and so are their snapshots, byte for byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{FetchError, Message, Page, Placed, Position, Timestamp, Topic, Want};
+use pushonce_core::{
+    Durability, FetchError, Message, Page, Placed, Position, Timestamp, Topic, Want,
+};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -39,6 +41,11 @@ pub struct State {
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
     dedupe: Dedupe,
+    /// The namespaces that live in the owner's memory.
+    in_memory: BTreeSet<String>,
+    /// Of each namespace that ever did, the index of the last entry that gave the owner an epoch for
+    /// it, or took it back. What is here of its topics from before is of an earlier life.
+    lent: BTreeMap<String, u64>,
 }
 
 /// What an entry came to.
@@ -70,7 +77,10 @@ impl State {
     /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
     /// place, in the order of the batch.
     pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
-        let Batch { time, items } = batch;
+        let Batch { time, items, memory } = batch;
+        if let Some(names) = memory {
+            self.lend(index, names);
+        }
         let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
         let mut applied = Applied::default();
         self.dedupe.advance(time);
@@ -94,7 +104,11 @@ impl State {
             Look::New(marks) => marks,
         };
         let (topic, message) = self.place(index, time, item);
-        let placed = Placed { position: message.position, time: message.time };
+        let placed = Placed {
+            position: message.position,
+            time: message.time,
+            durability: Durability::Replicated,
+        };
         if let Some(marks) = marks {
             self.dedupe.remember(marks, &topic, placed);
         }
@@ -105,9 +119,23 @@ impl State {
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let message =
-            Arc::make_mut(entry.or_insert_with(|| Arc::new(Log::begin(index)))).append(time, item);
-        (topic, message)
+        let log = entry.or_insert_with(|| Arc::new(Log::begin(index)));
+        if Some(log.epoch().0) <= self.lent.get(topic.namespace()).copied() {
+            *log = Arc::new(Log::begin(index));
+        }
+        (topic, Arc::make_mut(log).append(time, item))
+    }
+
+    fn lend(&mut self, index: u64, names: BTreeSet<String>) {
+        for name in self.in_memory.union(&names) {
+            self.lent.insert(name.clone(), index);
+        }
+        self.in_memory = names;
+    }
+
+    /// The namespaces that live in the owner's memory, as the newest entry about that has it.
+    pub(crate) fn in_memory(&self) -> &BTreeSet<String> {
+        &self.in_memory
     }
 
     /// Looks at the next `count` topics after those it looked at last; at the end, the next entry begins
@@ -139,14 +167,20 @@ impl State {
     }
 
     /// Answers a question about the past of a topic. A topic that has never had a message, or was
-    /// dropped and not made again, has an empty page with the head [`Position::ZERO`].
+    /// dropped and not made again, has an empty page with the head [`Position::ZERO`]; one that lived in
+    /// an owner's memory since, an empty page that begins after that.
     ///
     /// # Errors
     /// [`FetchError::Future`] for a position that was never given out here, or whose topic was dropped
     /// since and not made again: nobody remembers which of them it is.
     pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+        let lent = self.lent.get(topic.namespace()).copied();
+        let live = self.topics.get(topic).filter(|log| Some(log.epoch().0) > lent);
+        if let (None, Some(lent)) = (live, lent) {
+            return Log::begin(lent).page(want);
+        }
         let head = Position::ZERO;
-        match (self.topics.get(topic), want) {
+        match (live, want) {
             (Some(log), want) => log.page(want),
             (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
@@ -211,9 +245,9 @@ impl State {
             let why = format!("the history of {topic} has a hole");
             return Err(InvalidSnapshot::Damaged(why));
         }
-        let State { topics, swept, dedupe } = state;
         let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
-        Ok(State { topics, swept, dedupe: dedupe.restored().ok_or_else(torn)? })
+        let dedupe = state.dedupe.restored().ok_or_else(torn)?;
+        Ok(State { dedupe, ..state })
     }
 }
 
@@ -231,7 +265,7 @@ impl Write for Digest {
 }
 
 /// Every name after `topic`, or every name.
-fn past(topic: Option<&Topic>) -> (Bound<&str>, Bound<&str>) {
+pub(crate) fn past(topic: Option<&Topic>) -> (Bound<&str>, Bound<&str>) {
     (topic.map_or(Bound::Unbounded, |topic| Bound::Excluded(topic.as_str())), Bound::Unbounded)
 }
 

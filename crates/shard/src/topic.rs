@@ -83,6 +83,11 @@ impl Log {
         })
     }
 
+    /// Which life of the topic it is.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.head.epoch
+    }
+
     /// Whether it has no past, and nobody has published to it for so long that it is dropped.
     pub(crate) fn is_unused(&self, now: Timestamp) -> bool {
         self.messages.is_empty() && now.0.saturating_sub(self.used.0) > self.history.expire_after_ms

@@ -8,7 +8,7 @@ mod protobuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{From, Gap, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{Durability, From, Gap, Message, Position, Publish, Timestamp, Topic};
 
 pub use error::{ErrorCode, InvalidFrame};
 
@@ -91,6 +91,8 @@ pub enum Event {
         id: Option<u64>,
         /// Where it stands.
         position: Position,
+        /// What it survives.
+        durability: Durability,
     },
     /// A token is taken.
     Authenticated {

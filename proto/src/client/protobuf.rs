@@ -154,6 +154,7 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
         WireEvent::Published(published) => Event::Published {
             id,
             position: field::position("published.position", &published.position)?,
+            durability: field::durability("published.durability", published.durability)?,
         },
         WireEvent::Authenticated(authenticated) => {
             Event::Authenticated { id, expires: Timestamp(authenticated.expires_ms) }
@@ -223,8 +224,12 @@ pub(super) fn encode_event(event: &Event) -> Bytes {
         Event::Unsubscribed { id, topic } => {
             (*id, WireEvent::Unsubscribed(pb::Unsubscribed { topic: topic.to_string() }))
         }
-        Event::Published { id, position } => {
-            (*id, WireEvent::Published(pb::Published { position: position.to_string() }))
+        Event::Published { id, position, durability } => {
+            let durability = field::durability_number(*durability);
+            (
+                *id,
+                WireEvent::Published(pb::Published { position: position.to_string(), durability }),
+            )
         }
         Event::Authenticated { id, expires } => {
             (*id, WireEvent::Authenticated(pb::Authenticated { expires_ms: expires.0 }))

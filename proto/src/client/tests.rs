@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::arbitrary::{gap, message, position, publish, topic};
+use crate::arbitrary::{durability, gap, message, position, publish, topic};
 
 fn encoding() -> impl Strategy<Value = Encoding> {
     select(&Encoding::ALL[..])
@@ -46,7 +46,9 @@ fn event() -> impl Strategy<Value = Event> {
             Event::Subscribed { id, topic, position, recovered }
         }),
         (id(), topic()).prop_map(|(id, topic)| Event::Unsubscribed { id, topic }),
-        (id(), position()).prop_map(|(id, position)| Event::Published { id, position }),
+        (id(), position(), durability()).prop_map(|(id, position, durability)| {
+            Event::Published { id, position, durability }
+        }),
         (id(), any::<u64>())
             .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
         (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),

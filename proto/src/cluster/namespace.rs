@@ -86,7 +86,10 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
 
 fn durability(word: &str) -> Result<Durability, InvalidField> {
     Durability::parse(word).ok_or_else(|| {
-        InvalidField::new("durability", format!("is wrong: it is replicated, not {word:?}"))
+        InvalidField::new(
+            "durability",
+            format!("is wrong: it is replicated or memory, not {word:?}"),
+        )
     })
 }
 

@@ -7,7 +7,7 @@ use pushonce_core::{
 
 use super::read::{at, node};
 use crate::InvalidField;
-use crate::field::{content_type, drawn, key, topic, written_drawn};
+use crate::field::{content_type, drawn, durability, durability_number, key, topic, written_drawn};
 use crate::pb::peer::v1 as pb;
 use pb::publish_response::Outcome as Wire;
 use pb::refused::Reason;
@@ -68,6 +68,7 @@ pub(super) fn response(id: u64, outcome: Result<Placed, PublishError>) -> pb::Pu
         Ok(placed) => Wire::Placed(pb::Placed {
             position: Some(placed.position.into()),
             time_ms: placed.time.0,
+            durability: durability_number(placed.durability),
         }),
         Err(PublishError::Refused(refusal)) => Wire::Refused(refused(&refusal)),
         Err(PublishError::Unknown { why, .. }) => Wire::Unknown(why),
@@ -82,6 +83,7 @@ pub(super) fn outcome(
         Wire::Placed(placed) => Ok(Placed {
             position: at("published.placed.position", placed.position)?,
             time: Timestamp(placed.time_ms),
+            durability: durability("published.placed.durability", placed.durability)?,
         }),
         Wire::Refused(refused) => Err(PublishError::Refused(refusal(refused)?)),
         Wire::Unknown(why) => Err(PublishError::unknown(why)),

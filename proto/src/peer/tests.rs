@@ -8,7 +8,7 @@ use prost::Message as _;
 use pushonce_core::{Addresses, InvalidPublish, Refusal, Roles, ShardId, Term, Timestamp};
 
 use super::*;
-use crate::arbitrary::{gap, message, position, publish, sequence, topic};
+use crate::arbitrary::{durability, gap, message, position, publish, sequence, topic};
 
 fn node() -> impl Strategy<Value = NodeId> {
     (1..=u64::MAX).prop_map(NodeId)
@@ -31,8 +31,9 @@ fn claim() -> impl Strategy<Value = Claim> {
 fn outcome() -> impl Strategy<Value = Result<Placed, PublishError>> {
     let refused = |refusal: Refusal| Err(PublishError::Refused(refusal));
     prop_oneof![
-        (position(), any::<u64>())
-            .prop_map(|(position, time)| Ok(Placed { position, time: Timestamp(time) })),
+        (position(), any::<u64>(), durability()).prop_map(|(position, time, durability)| {
+            Ok(Placed { position, time: Timestamp(time), durability })
+        }),
         option::of(node()).prop_map(move |owner| refused(Refusal::NotOwner { owner })),
         any::<String>().prop_map(move |why| refused(Refusal::Overloaded(why))),
         any::<String>().prop_map(move |why| refused(Refusal::Unavailable(why))),

@@ -291,6 +291,19 @@ fn settings_no_namespace_can_have_are_refused() {
 }
 
 #[test]
+fn only_by_name_may_topics_live_in_memory() {
+    let mut log = Log::founded();
+    let memory =
+        NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
+    let refusal = log.refused(set(None, Some(memory)));
+    assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::DefaultInMemory));
+    log.apply(set(Some("chat"), Some(memory)));
+    assert!(log.view().namespaces.in_memory().iter().eq(["chat"]));
+    log.apply(set(Some("chat"), None));
+    assert!(log.view().namespaces.in_memory().is_empty());
+}
+
+#[test]
 fn only_so_many_namespaces_have_settings_of_their_own() {
     let mut log = Log::founded();
     for nth in 0..NAMESPACES_MAX {

@@ -34,7 +34,11 @@ pub(super) async fn post(
     let content_type = content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, stamp: None, payload };
     let placed = http.publisher.publish(publish).await?;
-    Ok(Json(json!({"position": placed.position.to_string(), "time": placed.time.0})))
+    Ok(Json(json!({
+        "position": placed.position.to_string(),
+        "time": placed.time.0,
+        "durability": placed.durability.as_str(),
+    })))
 }
 
 /// `None`: the header is not there. `Some(None)`: it is no text.

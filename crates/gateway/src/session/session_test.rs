@@ -40,7 +40,11 @@ fn subscribed(name: &str) -> Input {
 }
 
 fn placed(offset: u64) -> Input {
-    Input::Published(Ok(Placed { position: Position::new(1, offset), time: Timestamp(0) }))
+    Input::Published(Ok(Placed {
+        position: Position::new(1, offset),
+        time: Timestamp(0),
+        durability: Default::default(),
+    }))
 }
 
 /// Effects in short, so that a story reads as one line each.
@@ -52,7 +56,9 @@ fn short(effects: Vec<Effect>) -> Vec<String> {
             format!("{} subscribed {topic}", id(of))
         }
         Effect::Reply(Event::Unsubscribed { id: of, .. }) => format!("{} unsubscribed", id(of)),
-        Effect::Reply(Event::Published { id: of, position }) => format!("{} at {position}", id(of)),
+        Effect::Reply(Event::Published { id: of, position, .. }) => {
+            format!("{} at {position}", id(of))
+        }
         Effect::Subscribe { token, topic, .. } => format!("subscribe {topic} as {token}"),
         Effect::Start(topic) => format!("start {topic}"),
         Effect::Stop { token, .. } => format!("stop {token}"),

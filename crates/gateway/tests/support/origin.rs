@@ -157,7 +157,11 @@ impl Feed {
             payload: publish.payload,
         });
         messages.push(message.clone());
-        let placed = Placed { position: message.position, time: message.time };
+        let placed = Placed {
+            position: message.position,
+            time: message.time,
+            durability: Default::default(),
+        };
         if self.watched.borrow().contains(&publish.topic) {
             hub.deliver(&publish.topic, &[message]);
         }

@@ -35,7 +35,11 @@ fn owned_by(owner: u64, term: u64) -> Owners {
 }
 
 fn placed(offset: u64) -> Result<Placed, PublishError> {
-    Ok(Placed { position: Position::new(1, offset), time: Timestamp(0) })
+    Ok(Placed {
+        position: Position::new(1, offset),
+        time: Timestamp(0),
+        durability: Default::default(),
+    })
 }
 
 fn not_owner(owner: Option<u64>) -> Result<Placed, PublishError> {

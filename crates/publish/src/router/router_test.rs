@@ -36,7 +36,8 @@ impl World {
         let mut taken = self.taken.lock().expect("whole");
         taken.push((node, publish.payload));
         let position = Position::new(1, taken.len() as u64);
-        async move { Ok(Placed { position, time: Timestamp(0) }) }.boxed()
+        async move { Ok(Placed { position, time: Timestamp(0), durability: Default::default() }) }
+            .boxed()
     }
 
     fn then(&self, result: Result<Placed, PublishError>) {

@@ -57,7 +57,8 @@ struct Which {
 #[derive(clap::Args)]
 #[group(required = true, multiple = true)]
 struct Change {
-    /// What an acknowledgement means: replicated
+    /// What an acknowledgement means: replicated (on a majority's disks), or memory (in that of the
+    /// topic's owner alone)
     #[arg(long, value_name = "WORD", value_parser = durability)]
     durability: Option<Durability>,
     /// Messages of history a topic has at most
@@ -98,7 +99,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 }
 
 fn durability(word: &str) -> Result<Durability, String> {
-    Durability::parse(word).ok_or_else(|| "replicated".to_owned())
+    Durability::parse(word).ok_or_else(|| "replicated or memory".to_owned())
 }
 
 impl From<Change> for NamespaceChange {

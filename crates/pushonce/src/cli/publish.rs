@@ -102,8 +102,12 @@ async fn report_all(
 #[allow(clippy::print_stdout)]
 fn report(json: bool, placed: &Placed) {
     if json {
-        let position = placed.position.to_string();
-        println!("{}", json!({"position": position, "time": placed.time.0}));
+        let acknowledged = json!({
+            "position": placed.position.to_string(),
+            "time": placed.time.0,
+            "durability": placed.durability.as_str(),
+        });
+        println!("{acknowledged}");
     } else {
         println!("{}", placed.position);
     }

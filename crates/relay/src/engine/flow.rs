@@ -204,6 +204,11 @@ impl Flow {
             outlet.lose(to, gap, out);
         }
         let Standing::At(mut position) = outlet.standing else { return false };
+        if replay.messages.is_empty() {
+            // Between nothing and the beginning of an epoch there is nothing to be told.
+            position = position.max(replay.end);
+            outlet.standing = Standing::At(position);
+        }
         let part = chunks(&replay.messages, bytes_max).next().map_or_else(Vec::new, <[_]>::to_vec);
         let accepted = accept(&mut position, part);
         outlet.deliver(to, &accepted.messages, out);
@@ -309,6 +314,20 @@ mod tests {
         let mut flow = reading(2, 7);
         assert!(catch_up(&mut flow, 6, &[6, 7, 8], 1_000).is_empty());
         assert_eq!(flow.outlets[&ME].reads(7), Some(Position::new(1, 2)));
+    }
+
+    #[test]
+    fn who_stands_before_everything_is_level_with_an_epoch_without_messages() {
+        let mut flow = reading(0, 7);
+        let (head, topic, mut effects) = (Position::new(9, 0), topic("a"), Vec::new());
+        flow.reached = Some(head);
+        let sink = flow.outlets.get_mut(&ME).expect("it is there");
+        sink.standing = Standing::Reading { after: Position::ZERO, ticket: 7 };
+        let page = Page { messages: vec![], head, gap: None };
+        let mut out = Out { me: ME, topic: &topic, effects: &mut effects };
+        flow.catch_up(ME, 7, page, 1_000, &mut out);
+        assert_eq!(flow.outlets[&ME].standing, Standing::At(head));
+        assert!(matches!(&effects[..], [Effect::Live(..)]), "no gap: {effects:?}");
     }
 
     #[test]

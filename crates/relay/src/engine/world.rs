@@ -391,7 +391,11 @@ impl World {
                     owner if owner == node => {
                         self.commit(&publish.topic, true);
                         let position = self.logs[&publish.topic].head();
-                        Ok(Placed { position, time: Default::default() })
+                        Ok(Placed {
+                            position,
+                            time: Default::default(),
+                            durability: Default::default(),
+                        })
                     }
                     owner => Err(Refusal::NotOwner { owner: Some(owner) }.into()),
                 };

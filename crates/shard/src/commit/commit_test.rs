@@ -76,7 +76,7 @@ fn publish(payload: &'static [u8]) -> Publish {
 }
 
 fn placed(offset: u64) -> Placed {
-    Placed { position: Position::new(1, offset), time: NOW }
+    Placed { position: Position::new(1, offset), time: NOW, durability: Default::default() }
 }
 
 fn answer(offsets: &[u64]) -> Result<Bytes, ProposeError> {

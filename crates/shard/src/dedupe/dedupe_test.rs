@@ -162,7 +162,7 @@ proptest! {
                 naive.passing.at(Timestamp(time));
                 let item = item(topic, payload, &mark, &naive);
                 index += 1;
-                let batch = Batch { time: Timestamp(time), items: vec![item.clone()] };
+                let batch = Batch::new(Timestamp(time), vec![item.clone()]);
                 let applied = state.apply(index, batch);
                 let outcome = applied.outcomes[0];
                 let settled = |known| naive.expected(&item, known);
@@ -207,9 +207,9 @@ proptest! {
                 messages.iter().map(|(topic, payload, mark)| item(*topic, *payload, mark, &naive)).collect();
             let one_by_one: Vec<_> = items
                 .iter()
-                .flat_map(|item| apart.apply(index, Batch { time, items: vec![item.clone()] }).outcomes)
+                .flat_map(|item| apart.apply(index, Batch::new(time, vec![item.clone()])).outcomes)
                 .collect();
-            prop_assert_eq!(together.apply(index, Batch { time, items }).outcomes, one_by_one);
+            prop_assert_eq!(together.apply(index, Batch::new(time, items)).outcomes, one_by_one);
         }
     }
 }
@@ -228,8 +228,12 @@ fn keyed(key: &str, payload: &'static str, stamp: Option<Sequence>) -> Item {
 #[test]
 fn a_key_twice_in_one_entry_is_placed_once() {
     let items = vec![keyed("k", "x", None), keyed("k", "x", None), keyed("k", "y", None)];
-    let applied = State::default().apply(3, Batch { time: Timestamp(5), items });
-    let first = Placed { position: Position::new(3, 1), time: Timestamp(5) };
+    let applied = State::default().apply(3, Batch::new(Timestamp(5), items));
+    let first = Placed {
+        position: Position::new(3, 1),
+        time: Timestamp(5),
+        durability: Default::default(),
+    };
     assert_eq!(applied.outcomes, [Ok(first), Ok(first), Err(Rejected::KeyReused)]);
     assert_eq!(applied.messages.len(), 1, "delivered once");
 }
@@ -246,8 +250,14 @@ fn a_stream_goes_on_behind_a_message_that_its_key_shows_to_be_there() {
         keyed("k", "z", numbered(3)),
         keyed("l", "z", numbered(3)),
     ];
-    let applied = state.apply(3, Batch { time: Timestamp(5), items });
-    let at = |offset| Ok(Placed { position: Position::new(3, offset), time: Timestamp(5) });
+    let applied = state.apply(3, Batch::new(Timestamp(5), items));
+    let at = |offset| {
+        Ok(Placed {
+            position: Position::new(3, offset),
+            time: Timestamp(5),
+            durability: Default::default(),
+        })
+    };
     let refused = Err(Rejected::KeyReused);
     assert_eq!(applied.outcomes, [at(1), at(1), at(2), at(1), refused, at(3)]);
 }

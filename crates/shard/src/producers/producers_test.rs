@@ -21,7 +21,11 @@ fn fingerprint(payload: &'static str) -> Fingerprint {
 }
 
 fn placed(offset: u64) -> Placed {
-    Placed { position: Position::new(1, offset), time: Timestamp(5) }
+    Placed {
+        position: Position::new(1, offset),
+        time: Timestamp(5),
+        durability: Default::default(),
+    }
 }
 
 /// A time, in minutes.

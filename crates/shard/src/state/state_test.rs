@@ -26,8 +26,12 @@ fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
 
 /// Entries whose histories are bounded tightly, and whose times go back and forth.
 ///
-/// `ages` are those of messages and of unused topics.
-fn entries(ages: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Vec<Batch>> {
+/// `ages` are those of messages and of unused topics; `lent`: namespaces go to and fro between the log
+/// and the owner's memory.
+fn entries(
+    ages: impl Strategy<Value = u64> + Clone + 'static,
+    lent: bool,
+) -> impl Strategy<Value = Vec<Batch>> {
     let history = (0..6u32, 0..40u32, ages.clone(), ages).prop_map(
         |(count_max, bytes_max, age_max_ms, expire_after_ms)| History {
             count_max,
@@ -38,8 +42,15 @@ fn entries(ages: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Ve
     );
     let item = (0..NAMES.len(), vec(any::<u8>(), 0..12), history)
         .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));
-    let batch = (0..100u64, vec(item, 0..6))
-        .prop_map(|(time, items)| Batch { time: Timestamp(time), items });
+    let names = prop::collection::btree_set("a|b|news".prop_map(String::from), 0..3);
+    let publishes =
+        (0..100u64, vec(item, 0..6)).prop_map(|(time, items)| Batch::new(Timestamp(time), items));
+    let lends = (0..100u64, names).prop_map(|(time, names)| Batch {
+        memory: Some(names),
+        ..Batch::new(Timestamp(time), vec![])
+    });
+    let batch =
+        if lent { prop_oneof![9 => publishes, 1 => lends].boxed() } else { publishes.boxed() };
     vec(batch, 1..30).prop_map(keyed)
 }
 
@@ -91,7 +102,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX))) {
+    fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX), false)) {
         let mut state = State::default();
         let mut naive = BTreeMap::<Topic, Naive>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
@@ -119,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn every_place_is_the_next_of_its_topic_or_begins_a_later_epoch(entries in entries(0..50u64)) {
+    fn every_place_is_the_next_of_its_topic_or_begins_a_later_epoch(entries in entries(0..50u64, true)) {
         let mut state = State::default();
         let mut reached = BTreeMap::<Topic, Position>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
@@ -134,7 +145,7 @@ proptest! {
 
     #[test]
     fn a_snapshot_and_the_rest_of_the_log_make_the_same_state(
-        entries in entries(0..50u64), cut in 0..30usize,
+        entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
         let mut whole = State::default();
@@ -151,7 +162,7 @@ proptest! {
 
     #[test]
     fn a_clone_stays_what_it_was_while_entries_are_applied(
-        entries in entries(0..50u64), cut in 0..30usize,
+        entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
         let mut state = State::default();
@@ -165,7 +176,7 @@ proptest! {
 
     #[test]
     fn nothing_read_off_a_disk_or_a_wire_panics(
-        bytes in vec(any::<u8>(), 0..200), entries in entries(0..50u64), hit in any::<(usize, u8)>(),
+        bytes in vec(any::<u8>(), 0..200), entries in entries(0..50u64, true), hit in any::<(usize, u8)>(),
         epoch in any::<u64>(), offset in any::<u64>(),
     ) {
         let mut state = State::default();
@@ -187,9 +198,9 @@ proptest! {
 #[test]
 fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
     let mut state = State::default();
-    let batch = |names: &[&str]| Batch {
-        time: Timestamp(1),
-        items: names.iter().map(|name| item(name, vec![], History::default())).collect(),
+    let batch = |names: &[&str]| {
+        let items = names.iter().map(|name| item(name, vec![], History::default())).collect();
+        Batch::new(Timestamp(1), items)
     };
     state.apply(5, batch(&["a"]));
     let placed = state.apply(9, batch(&["a", "b", "b"])).messages;
@@ -212,9 +223,9 @@ fn a_topic_nobody_knows_is_empty_and_never_gave_out_a_position() {
 #[test]
 fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
     let history = History { age_max_ms: 1_000, ..History::default() };
-    let entry = |time, names: &[String]| Batch {
-        time: Timestamp(time),
-        items: names.iter().map(|name| item(name, b"pay".to_vec(), history)).collect(),
+    let entry = |time, names: &[String]| {
+        let items = names.iter().map(|name| item(name, b"pay".to_vec(), history)).collect();
+        Batch::new(Timestamp(time), items)
     };
     let idle: Vec<String> = (0..100).map(|nth| format!("idle/{nth}")).collect();
     let mut state = State::default();
@@ -229,7 +240,7 @@ fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
 
 /// An entry without messages.
 fn sweep(state: &mut State, index: u64, time: u64) {
-    state.apply(index, Batch { time: Timestamp(time), items: vec![] });
+    state.apply(index, Batch::new(Timestamp(time), vec![]));
 }
 
 /// A shard at whose index 4 the topic "a" had two messages, at time 0, that are kept for 10 ms; and
@@ -238,7 +249,7 @@ fn used_once() -> State {
     let history = History { age_max_ms: 10, expire_after_ms: 100, ..History::default() };
     let items = vec![item("a", b"one".to_vec(), history), item("a", b"two".to_vec(), history)];
     let mut state = State::default();
-    state.apply(4, Batch { time: Timestamp(0), items });
+    state.apply(4, Batch::new(Timestamp(0), items));
     state
 }
 
@@ -259,7 +270,7 @@ fn a_topic_that_has_a_past_is_kept_however_long_nobody_uses_it() {
     let history = History { age_max_ms: 1_000, expire_after_ms: 100, ..History::default() };
     let mut state = State::default();
     let items = vec![item("a", b"one".to_vec(), history)];
-    state.apply(4, Batch { time: Timestamp(0), items });
+    state.apply(4, Batch::new(Timestamp(0), items));
     sweep(&mut state, 5, 999);
     assert_eq!(state.topic(&topic("a")).map(|info| info.count), Some(1));
 }
@@ -273,7 +284,7 @@ fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
     assert_eq!(page, Err(FetchError::Future { asked, head: Position::ZERO }));
 
     let items = vec![item("a", b"three".to_vec(), History::default())];
-    state.apply(9, Batch { time: Timestamp(200), items });
+    state.apply(9, Batch::new(Timestamp(200), items));
     let page = state.page(&topic("a"), Want::After(asked)).unwrap();
     let (from, to) = (Position::new(4, 2), Position::new(9, 0));
     assert_eq!(page.gap, Some(Gap { from, to, reason: GapReason::Epoch }));
@@ -296,11 +307,40 @@ fn a_sweep_is_due_exactly_when_it_would_drop_something() {
     assert!(!state.is_sweep_due(Timestamp(u64::MAX)));
 }
 
+/// An entry that says which namespaces live in the owner's memory.
+fn lend(state: &mut State, index: u64, names: &[&str]) {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    state.apply(index, Batch { memory: Some(names), ..Batch::new(Timestamp(0), vec![]) });
+}
+
+#[test]
+fn what_lived_in_memory_begins_after_it_when_it_comes_back() {
+    let publish = |state: &mut State, index| {
+        let items = vec![item("a/b", vec![], History::default())];
+        state.apply(index, Batch::new(Timestamp(0), items)).messages.remove(0).1.position
+    };
+    let mut state = State::default();
+    assert_eq!(publish(&mut state, 2), Position::new(2, 1));
+    lend(&mut state, 5, &["a"]);
+    lend(&mut state, 8, &[]);
+    // The owner's memory gave out up to 5:…; nobody here knows how far it came.
+    let told = |asked: Position, to: Position, state: &State| {
+        let gap = Gap { from: asked.next(), to, reason: GapReason::Epoch };
+        let page = state.page(&topic("a/b"), Want::After(asked)).unwrap();
+        assert_eq!((page.gap, page.messages.len()), (Some(gap), usize::from(to.epoch.0 == 9)));
+    };
+    told(Position::new(2, 1), Position::new(8, 0), &state);
+    told(Position::new(5, 77), Position::new(8, 0), &state);
+    assert_eq!(publish(&mut state, 9), Position::new(9, 1));
+    told(Position::new(5, 77), Position::new(9, 0), &state);
+    assert_eq!(publish(&mut state, 10), Position::new(9, 2));
+}
+
 #[test]
 fn topics_are_listed_by_name_and_from_any_name_on() {
     let mut state = State::default();
     let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4], History::default())).collect();
-    state.apply(1, Batch { time: Timestamp(1), items });
+    state.apply(1, Batch::new(Timestamp(1), items));
     let names: Vec<_> = state.topics(None).map(|info| info.topic).collect();
     assert_eq!(names, NAMES.map(topic));
     let info = state.topics(Some(&topic("a/zz"))).next().unwrap();
@@ -316,7 +356,7 @@ fn what_is_no_snapshot_of_this_version_is_refused() {
     assert_eq!(State::restore(b"\x09"), Err(InvalidSnapshot::Version(9)));
     let mut state = State::default();
     let items = vec![item("a", b"pay".to_vec(), History::default())];
-    state.apply(1, Batch { time: Timestamp(1), items });
+    state.apply(1, Batch::new(Timestamp(1), items));
     let snapshot = state.snapshot();
     for end in 1..snapshot.len() {
         assert!(State::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{From, Gap, Key, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{Durability, From, Gap, Key, Message, Position, Publish, Timestamp, Topic};
 use serde_json::value::RawValue;
 
 use super::data;
@@ -162,7 +162,14 @@ fn unsubscribed(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, Invalid
 }
 
 fn published(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
-    Ok(Event::Published { id, position: position(body, "position")? })
+    let kind = "replicated or memory";
+    let durability = match body.take::<String>("durability", kind)? {
+        None => Durability::Replicated,
+        Some(word) => Durability::parse(&word).ok_or_else(|| {
+            InvalidFrame::new(ErrorCode::BadRequest, format!("`durability` must be {kind}"))
+        })?,
+    };
+    Ok(Event::Published { id, position: position(body, "position")?, durability })
 }
 
 fn authenticated(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    ContentType, From, Gap, GapReason, Key, Message, Position, Publish, Timestamp, Topic,
+    ContentType, Durability, From, Gap, GapReason, Key, Message, Position, Publish, Timestamp,
+    Topic,
 };
 
 use super::*;
@@ -211,8 +212,12 @@ fn answers() {
         r#"{"id":1,"subscribed":{"topic":"multiball/gb-usa/score","position":"12:4051","recovered":true}}"#
     );
     assert_eq!(
-        written(&Event::Published { id: Some(2), position: Position::new(3, 17) }),
-        r#"{"id":2,"published":{"position":"3:17"}}"#
+        written(&Event::Published {
+            id: Some(2),
+            position: Position::new(3, 17),
+            durability: Durability::Memory
+        }),
+        r#"{"id":2,"published":{"position":"3:17","durability":"memory"}}"#
     );
     assert_eq!(
         written(&Event::Unsubscribed { id: Some(3), topic }),
@@ -300,7 +305,8 @@ fn news() {
 fn a_client_passes_over_what_a_newer_server_adds_but_not_over_what_it_cannot_read() {
     let event = |text: &'static str| decode_event(&Bytes::from_static(text.as_bytes()));
     let newer = event(r#"{"published":{"position":"1:1","shard":3},"trace":"x"}"#);
-    assert_eq!(newer, Ok(Event::Published { id: None, position: Position::new(1, 1) }));
+    let (position, durability) = (Position::new(1, 1), Durability::Replicated);
+    assert_eq!(newer, Ok(Event::Published { id: None, position, durability }));
     assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").broken);
     assert!(!event("{}").expect_err("empty").broken);
     assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").broken);

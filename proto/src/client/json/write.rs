@@ -54,9 +54,10 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             object.string("topic", topic.as_str());
             object.finish()
         }
-        Event::Published { id, position } => {
+        Event::Published { id, position, durability } => {
             let mut object = Object::new(*id, "published", FRAME_BYTES);
             object.quoted("position", position);
+            object.string("durability", durability.as_str());
             object.finish()
         }
         Event::Authenticated { id, expires } => {

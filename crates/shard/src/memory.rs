@@ -1,0 +1,165 @@
+//! Topics that live in the owner's memory alone: those of `memory` namespaces.
+//!
+//! Their messages are in no entry. What is in entries is which namespaces they are
+//! ([`Batch::memory`](crate::Batch::memory)), and the index of such an entry is the epoch of what begins
+//! then: higher than every epoch that was given out before, in memory or on disk, by this owner or by
+//! another. An owner of another term begins with nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pushonce_consensus::At;
+use pushonce_core::{Durability, FetchError, Message, Page, Placed, Term, Timestamp, Topic, Want};
+
+use crate::dedupe::{Dedupe, Look};
+use crate::topic::{Info, Log};
+use crate::{Item, Rejected};
+
+/// How many names of dropped topics are remembered, so that those made again begin a higher epoch and
+/// nobody else has to. Past it all topics without messages do, and who listens to one is told a gap.
+/// Some two mebibytes.
+const RENEWED_MAX: usize = 16_384;
+
+/// How many topics an entry looks at; as many as one without messages does on disk.
+const SWEPT_PER_ENTRY: usize = 4_096;
+
+/// What one owner keeps in memory. A replica that does not own keeps one, too, and nothing in it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The term of the owner that opened it; 0 before the first.
+    term: Term,
+    /// The namespaces it is for.
+    names: BTreeSet<String>,
+    /// That of every topic which has no message and is not in `renewed`.
+    epoch: u64,
+    topics: BTreeMap<Topic, Log>,
+    /// The epochs of topics that were dropped since it was opened.
+    renewed: BTreeMap<Topic, u64>,
+    /// Topics that had a publish by way of the log meanwhile: that of somebody who did not know yet.
+    /// Until the next entry, which gives them a later epoch, they are not in memory.
+    strayed: BTreeSet<Topic>,
+    /// The last topic the sweep looked at.
+    swept: Option<Topic>,
+    dedupe: Dedupe,
+}
+
+impl Memory {
+    /// Whether the owner of `term` has opened it.
+    pub(crate) fn is_open(&self, term: Term) -> bool {
+        self.term == term
+    }
+
+    /// Whether the owner of `term` keeps `topic` here.
+    pub(crate) fn holds(&self, term: Term, topic: &Topic) -> bool {
+        self.is_open(term) && self.is_named(topic) && !self.strayed.contains(topic)
+    }
+
+    fn is_named(&self, topic: &Topic) -> bool {
+        self.names.contains(topic.namespace())
+    }
+
+    /// An entry says which namespaces its proposer keeps. Saying the same again drops what is past its
+    /// age, and topics that are empty and unused.
+    pub(crate) fn open(&mut self, at: At, now: Timestamp, names: BTreeSet<String>) {
+        if !self.is_open(at.term) {
+            *self = Memory { term: at.term, names, epoch: at.index, ..Memory::default() };
+            return;
+        }
+        if names != self.names {
+            self.topics.retain(|topic, _| names.contains(topic.namespace()));
+            self.names = names;
+            self.renew(at.index);
+            return;
+        }
+        let strayed = std::mem::take(&mut self.strayed);
+        self.renewed.extend(strayed.into_iter().map(|topic| (topic, at.index)));
+        self.sweep(at.index, now);
+        if self.renewed.len() > RENEWED_MAX {
+            self.renew(at.index);
+        }
+    }
+
+    fn renew(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.renewed.clear();
+        self.strayed.clear();
+    }
+
+    fn sweep(&mut self, index: u64, now: Timestamp) {
+        let after = self.swept.take();
+        let mut unused = Vec::new();
+        let rest = self.topics.range_mut::<str, _>(crate::state::past(after.as_ref()));
+        for (topic, log) in rest.take(SWEPT_PER_ENTRY) {
+            log.forget(now);
+            if log.is_unused(now) {
+                unused.push(topic.clone());
+            }
+            self.swept = Some(topic.clone());
+        }
+        for topic in unused {
+            self.topics.remove(&topic);
+            self.renewed.insert(topic, index);
+        }
+    }
+
+    /// A message of `topic` came by way of the log: whatever is here of the topic is of the past.
+    pub(crate) fn stray(&mut self, topic: &Topic) {
+        if self.is_named(topic) {
+            self.topics.remove(topic);
+            self.strayed.insert(topic.clone());
+        }
+    }
+
+    /// Gives a message of a topic that it holds the next place, if it is new: what this owner knows of
+    /// repeats goes with it, as the messages do. Says where it stands, and what is to be handed on.
+    pub(crate) fn take(
+        &mut self,
+        time: Timestamp,
+        item: Item,
+    ) -> (Result<Placed, Rejected>, Option<(Topic, Arc<Message>)>) {
+        self.dedupe.advance(time);
+        let marks = match self.dedupe.look(&item) {
+            Look::Settled(outcome) => return (outcome, None),
+            Look::New(marks) => marks,
+        };
+        let topic = item.topic.clone();
+        let message = self.append(time, item);
+        let (position, time) = (message.position, message.time);
+        let placed = Placed { position, time, durability: Durability::Memory };
+        if let Some(marks) = marks {
+            self.dedupe.remember(marks, &topic, placed);
+        }
+        (Ok(placed), Some((topic, message)))
+    }
+
+    fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
+        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch));
+        self.topics.entry(item.topic.clone()).or_insert_with(begin).append(time, item)
+    }
+
+    /// Answers a question about the past of a topic that it holds. One without messages stands before
+    /// the first of its epoch, so whoever was told of another is told a gap.
+    pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+        match self.topics.get(topic) {
+            Some(log) => log.page(want),
+            None => {
+                let epoch = self.renewed.get(topic).copied().unwrap_or(self.epoch);
+                Log::begin(epoch).page(want)
+            }
+        }
+    }
+
+    /// What is held of a topic.
+    pub(crate) fn topic(&self, topic: &Topic) -> Option<Info> {
+        self.topics.get(topic).map(|log| log.info(topic))
+    }
+
+    /// Whether an entry that says the same again would change anything.
+    pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
+        !self.strayed.is_empty()
+            || self.topics.values().any(|log| log.is_over(now) || log.is_unused(now))
+    }
+}
+
+#[cfg(test)]
+mod memory_test;

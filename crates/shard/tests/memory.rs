@@ -1,0 +1,128 @@
+//! Three nodes, and a namespace that lives in the owner's memory.
+//!
+//! Claims: its messages are acknowledged and handed on without an entry of the log; the next owner
+//! begins a higher epoch, and whoever comes with a position of the one before is told a gap; a
+//! namespace that goes back into the log begins after what was in memory.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join_all, select_all};
+use pushonce_consensus::{AddressBook, Settings, Status};
+use pushonce_core::{
+    Durability, Gap, GapReason, Namespace, Namespaces, NodeId, Offset, Position, PublishError,
+    Term, Timestamp, Topic, Want,
+};
+use support::{Node, publish};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+mod support;
+
+fn topic() -> Topic {
+    Topic::new("chat/7").unwrap()
+}
+
+fn namespaces(durability: Durability) -> Namespaces {
+    let chat = Namespace { durability, ..Namespace::default() };
+    let named = BTreeMap::from([("chat".to_owned(), chat)]);
+    Namespaces { named, ..Namespaces::default() }
+}
+
+/// Three replicas that vote, and what decides how they keep `chat`.
+async fn three() -> (Vec<Node>, watch::Sender<Namespaces>, [TempDir; 3]) {
+    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
+    let (settings, known) = watch::channel(namespaces(Durability::Memory));
+    let mut nodes = Vec::new();
+    for (id, dir) in (1..).zip(&dirs) {
+        let clock = Arc::new(|| Timestamp(1_790_000_000_000));
+        let node = Node::start_with(id, dir, &book, Settings::lan(), known.clone(), clock);
+        nodes.push(node.await);
+    }
+    let group = nodes[0].shard.group();
+    group.initialize().await.unwrap();
+    nodes[0].claim_after(Term(0)).await;
+    for id in [2, 3].map(NodeId) {
+        group.add_learner(id).await.unwrap();
+        let level = |status: &Status| status.matched.contains_key(&id);
+        group.status().wait_for(level).await.unwrap();
+    }
+    group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
+    (nodes, settings, dirs)
+}
+
+/// The node that owns under a later term than `after`.
+async fn owner(nodes: &[Node], after: Term) -> (usize, Term) {
+    let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
+    let (term, nth, _) = select_all(claims).await;
+    (nth, term)
+}
+
+async fn say(node: &Node, text: &str) -> Result<(Position, Durability), PublishError> {
+    let placed = node.shard.publish(publish(topic(), text.to_owned())).await?;
+    Ok((placed.position, placed.durability))
+}
+
+fn entries(node: &Node) -> u64 {
+    node.shard.group().status().borrow().last_log
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_in_memory_are_handed_on_without_an_entry_and_end_with_their_owner() {
+    let (mut nodes, _settings, _dirs) = three().await;
+    let (first, term) = owner(&nodes, Term(0)).await;
+    let (before, mut last) = (entries(&nodes[first]), Position::ZERO);
+    for nth in 0..200 {
+        let (position, durability) = say(&nodes[first], &nth.to_string()).await.unwrap();
+        assert!(position.follows(last), "{position} after {last}");
+        assert_eq!(durability, Durability::Memory);
+        last = position;
+    }
+    assert_eq!(entries(&nodes[first]), before);
+    let heard: Vec<_> = nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
+    assert!((1..=200).map(Offset).eq(heard));
+    let page = nodes[first].shard.page(&topic(), Want::Last(3)).unwrap();
+    assert_eq!((page.head, page.messages.len()), (last, 3));
+
+    nodes.remove(first).stop().await;
+    let (second, _) = owner(&nodes, term).await;
+    let page = nodes[second].shard.page(&topic(), Want::After(last)).unwrap();
+    let gap = page.gap.unwrap();
+    assert_eq!((gap.from, gap.reason, page.messages.len()), (last.next(), GapReason::Epoch, 0));
+    assert!(gap.to.epoch > last.epoch);
+    let (position, durability) = say(&nodes[second], "anew").await.unwrap();
+    assert!(position.follows(gap.to) && durability == Durability::Memory);
+    join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_goes_from_memory_into_the_log_and_back_and_epochs_rise() {
+    let (nodes, settings, _dirs) = three().await;
+    let (nth, _) = owner(&nodes, Term(0)).await;
+    let (mut last, mut epochs) = (Position::ZERO, Vec::new());
+    for wanted in [Durability::Memory, Durability::Replicated, Durability::Memory] {
+        settings.send_replace(namespaces(wanted));
+        // The owner takes some milliseconds to hear of it.
+        loop {
+            let (position, durability) = say(&nodes[nth], "x").await.unwrap();
+            assert!(position > last, "{position} after {last}");
+            if position.epoch != last.epoch {
+                let page = nodes[nth].shard.page(&topic(), Want::After(last)).unwrap();
+                let to = Position { offset: Offset(0), ..position };
+                let told = Gap { from: last.next(), to, reason: GapReason::Epoch };
+                assert_eq!(page.gap, (last != Position::ZERO).then_some(told));
+                epochs.push(position.epoch);
+            }
+            last = position;
+            if durability == wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(epochs.len() >= 3 && epochs.is_sorted(), "{epochs:?}");
+    join_all(nodes.into_iter().map(Node::stop)).await;
+}
