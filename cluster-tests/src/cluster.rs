@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
+use pushonce_client::Trust;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, ExplainResponse, Shard, StatusRequest, StatusResponse,
@@ -113,6 +114,11 @@ impl Cluster {
         node.start();
         self.nodes.push(node);
         i
+    }
+
+    /// Whose certificate to trust at the QUIC doors.
+    pub fn trust(&self) -> Trust {
+        self.ground.trust()
     }
 
     /// Where the `i`th node listens, whether there is one or not.

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use pushonce_client::Trust;
 
 /// What a cluster stands on: an address for each node, a place for its data, and the world its
 /// process runs in.
@@ -17,6 +19,15 @@ pub trait Ground: Send + Sync {
     /// Else its data lies in the directory of the story, beside the logs.
     fn volume(&self, _: usize) -> Option<PathBuf> {
         None
+    }
+
+    /// Puts into the `i`th node's data directory what has to be there before it starts, whether there
+    /// is that directory or not.
+    fn furnish(&self, _: usize, _: &Path) {}
+
+    /// Whose certificate clients of its QUIC doors are to trust.
+    fn trust(&self) -> Trust {
+        Trust::Development
     }
 
     /// The command that starts the `i`th node in its world, made of the one that would start it here.

@@ -94,6 +94,7 @@ impl Node {
         let mut command = binary::command();
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        self.ground.furnish(self.index, &self.data);
         let mut command = self.ground.command(self.index, command);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = self.ground.start(self.index, command).expect("the binary starts");

@@ -20,7 +20,7 @@ mod unary;
 
 use std::time::Duration;
 
-use pushonce_client::Transport;
+use pushonce_client::{Transport, Trust};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -61,6 +61,7 @@ pub struct Load {
 struct Part {
     plan: Plan,
     nodes: Vec<Ports>,
+    trust: Trust,
     recorder: Recorder,
     goes_on: watch::Receiver<bool>,
 }
@@ -93,13 +94,15 @@ impl Plan {
 }
 
 impl Load {
-    /// Begins, at these nodes.
-    pub fn start(plan: Plan, nodes: Vec<Ports>, recorder: &Recorder) -> Load {
+    /// Begins, at these nodes, with this trust in their certificates.
+    pub fn start(plan: Plan, nodes: Vec<Ports>, trust: &Trust, recorder: &Recorder) -> Load {
         let (publishing, publish) = watch::channel(true);
         let (watching, watch) = watch::channel(true);
         let (mut publishers, mut others) = (JoinSet::new(), JoinSet::new());
-        let part =
-            |goes_on| Part { plan, nodes: nodes.clone(), recorder: recorder.clone(), goes_on };
+        let part = |goes_on| {
+            let (nodes, trust, recorder) = (nodes.clone(), trust.clone(), recorder.clone());
+            Part { plan, nodes, trust, recorder, goes_on }
+        };
         for i in 0..nodes.len() {
             publishers.spawn(unary::publish(part(publish.clone()), i));
             publishers.spawn(stream::publish(part(publish.clone()), i));

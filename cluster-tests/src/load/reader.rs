@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_client::{Event as Heard, Subscriber, Transport};
+use pushonce_client::{Event as Heard, Subscriber, Transport, Trust};
 use pushonce_core::{From, Position, Topic};
 use pushonce_proto::client::{self, Encoding};
 
@@ -29,7 +29,12 @@ pub async fn head(ports: Ports, topic: &str) -> Result<Position, String> {
 ///
 /// # Errors
 /// When one cannot be read.
-pub async fn read(scribe: &Scribe, node: usize, ports: Ports, topic: &str) -> Result<(), String> {
+pub async fn read(
+    scribe: &Scribe,
+    node: usize,
+    (ports, trust): (Ports, &Trust),
+    topic: &str,
+) -> Result<(), String> {
     let last = head(ports, topic).await?;
     let told = |transport, log| {
         let (topic, transport) = (topic.into(), transport);
@@ -42,7 +47,7 @@ pub async fn read(scribe: &Scribe, node: usize, ports: Ports, topic: &str) -> Re
         let log = tokio::time::timeout(LIMIT, bare(ports, transport, topic, last)).await;
         told(word(transport).into(), log.unwrap_or_else(limit(word(transport)))?);
     }
-    let log = tokio::time::timeout(LIMIT, quic(ports, topic, last)).await;
+    let log = tokio::time::timeout(LIMIT, quic(ports, trust, topic, last)).await;
     told("quic".into(), log.unwrap_or_else(limit("quic"))?);
     Ok(())
 }
@@ -82,10 +87,15 @@ async fn bare(
     Ok(log)
 }
 
-async fn quic(ports: Ports, topic: &str, last: Position) -> Result<Vec<Entry>, String> {
+async fn quic(
+    ports: Ports,
+    trust: &Trust,
+    topic: &str,
+    last: Position,
+) -> Result<Vec<Entry>, String> {
     let name = Topic::new(topic).expect("a valid topic");
     let servers = [ports.server(Transport::Quic)];
-    let builder = Subscriber::builder(servers).transport(Transport::Quic);
+    let builder = Subscriber::builder(servers).transport(Transport::Quic).trust(trust.clone());
     let mut subscriber = builder.topic(name, From::Start).connect();
     let mut log: Vec<Entry> = Vec::new();
     while last != Position::ZERO && log.last().is_none_or(|entry| entry.position < last) {

@@ -16,6 +16,7 @@ pub(super) async fn watch(part: Part, topic: String, home: usize) {
     let servers: Vec<_> = nodes.iter().map(|&i| part.nodes[i].server(TRANSPORT)).collect();
     let name = Topic::new(&topic).expect("a valid topic");
     let builder = Subscriber::builder(servers.clone()).transport(TRANSPORT);
+    let builder = builder.trust(part.trust.clone());
     let mut subscriber = builder.topic(name, From::Start).connect();
     let mut reached = None;
     loop {

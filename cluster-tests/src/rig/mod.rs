@@ -14,6 +14,7 @@
 //!
 //! *What must a caller not do?* Keep files of a volume open over a power cut.
 
+mod certificate;
 pub mod faults;
 mod home;
 mod host;
@@ -34,6 +35,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::ground::Ground;
 
+use pushonce_client::Trust;
+
+use certificate::Certificate;
 use home::Home;
 use host::Host;
 use switch::Switch;
@@ -48,6 +52,7 @@ pub struct Rig {
     berths: Mutex<Vec<Arc<Berth>>>,
     switch: Switch,
     network: [u8; 3],
+    certificate: Certificate,
     home: Home,
 }
 
@@ -79,11 +84,12 @@ impl Rig {
             return Err("it needs root".to_owned());
         }
         let home = Home::new(&std::env::temp_dir())?;
+        let certificate = Certificate::new(home.path())?;
         let (third, tun) = network()?;
         let network = [10, 77, third];
         let switch = Switch::new(network, seed)?;
         switch.plug(CLIENTS, tun);
-        let rig = Rig { berths: Mutex::default(), switch, network, home };
+        let rig = Rig { berths: Mutex::default(), switch, network, certificate, home };
         // What the machine lacks is told now, and not in the middle of a story.
         rig.try_berth(0)?;
         Ok(rig)
@@ -136,6 +142,14 @@ impl Ground for Rig {
 
     fn volume(&self, i: usize) -> Option<PathBuf> {
         Some(self.berth(i).path())
+    }
+
+    fn furnish(&self, _: usize, data: &Path) {
+        self.certificate.put(data).expect("a volume has room for a certificate");
+    }
+
+    fn trust(&self) -> Trust {
+        self.certificate.trust()
     }
 
     fn command(&self, i: usize, mut node: Command) -> Command {

@@ -89,7 +89,7 @@ async fn story(
 
     let nodes = (0..stage.cluster.len()).map(|i| stage.cluster.node(i).ports).collect();
     let plan = Plan::of(options.seed);
-    let mut load = Load::start(plan, nodes, &recorder);
+    let mut load = Load::start(plan, nodes, &stage.cluster.trust(), &recorder);
     until("every subscriber gets messages", secs(30), async || {
         recorder.look(|records| level_with(records, |_| None))
     })
@@ -212,12 +212,13 @@ fn level_with(
 
 /// Every log, from every node that runs, over every transport.
 async fn read(stage: &Stage, plan: &Plan, scribe: &Scribe) {
+    let trust = &stage.cluster.trust();
     for node in stage.cluster.running() {
-        let ports = stage.cluster.node(node).ports;
+        let doors = (stage.cluster.node(node).ports, trust);
         for topic in plan.names() {
             let what = format!("the log of {topic} at node {node}");
             // What was written by an attempt that failed half way is read again, and the same.
-            until(&what, secs(60), async || load::read(scribe, node, ports, &topic).await).await;
+            until(&what, secs(60), async || load::read(scribe, node, doors, &topic).await).await;
         }
     }
 }
