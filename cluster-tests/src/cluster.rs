@@ -107,8 +107,10 @@ impl Cluster {
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
         }
-        if let Some(first) = self.nodes.first() {
-            flags.extend(["--join".to_owned(), first.ports.peer.to_string()]);
+        // Any of them may be dead.
+        let peers: Vec<_> = self.nodes.iter().map(|node| node.ports.peer.to_string()).collect();
+        if !peers.is_empty() {
+            flags.extend(["--join".to_owned(), peers.join(",")]);
         }
         let mut node = Node::new(i, ports, self.home(), self.ground.clone(), flags);
         node.start();

@@ -13,7 +13,8 @@ use pushonce_cluster_tests::runner::{self, Options, SHORT, Verdict};
 async fn no_fault_of_the_short_tier_breaks_a_promise() {
     let dir = tempfile::tempdir().expect("a directory").keep();
     let promises = Promises::PATIENT;
-    let options = Options { seed: 7, seconds: 10, promises, dir: dir.clone(), keep: false };
+    let (dir_of_all, planted) = (dir.clone(), None);
+    let options = Options { seed: 7, seconds: 10, promises, dir: dir_of_all, keep: false, planted };
     let mut failed = Vec::new();
     for row in runner::rows().into_iter().filter(|row| SHORT.contains(&row.name)) {
         let report = runner::run(row, &options).await;

@@ -185,8 +185,8 @@ const AROUND: usize = 8;
 
 fn topic_of(record: &Record) -> Option<&str> {
     use crate::history::Event::{
-        Delivered, Gap, Heartbeat, Hole, Log, Placed, Publish, Refused, Sample, Stale, Subscribe,
-        SubscribeRefused, Subscribed, Unknown,
+        Delivered, Gap, Heartbeat, Hole, Left, Log, Placed, Publish, Refused, Sample, Stale,
+        Subscribe, SubscribeRefused, Subscribed, Unknown,
     };
     match &record.event {
         Publish { topic, .. }
@@ -196,6 +196,7 @@ fn topic_of(record: &Record) -> Option<&str> {
         | Delivered { topic, .. }
         | Gap { topic, .. }
         | Hole { topic, .. }
+        | Left { topic }
         | Heartbeat { topic, .. }
         | Stale { topic, .. }
         | Log { topic, .. } => Some(topic),

@@ -58,9 +58,11 @@ fn level(
         };
         let in_time = indices.iter().filter(|&&index| run.at(index) <= limit);
         let reached: Option<Position> = in_time.filter_map(|&index| shown(index)).max();
-        // One that was refused for good has nothing to be level with.
-        let refused = |&&index: &&usize| matches!(run.event(index), Event::SubscribeRefused { .. });
-        if indices.last().as_ref().is_some_and(refused) {
+        // One that was refused, or left, has nothing to be level with.
+        let gone = indices.last().is_some_and(|&index| {
+            matches!(run.event(index), Event::SubscribeRefused { .. } | Event::Left { .. })
+        });
+        if gone {
             continue;
         }
         looked += 1;

@@ -29,6 +29,7 @@ pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
                     Event::Gap { from, .. } => *from,
                     Event::Subscribed { position, .. } => {
                         if let Some((forged, request)) = asked
+                            && forged != Position::ZERO
                             && Some(forged) > newest
                         {
                             let what = format!(

@@ -135,6 +135,7 @@ impl<'a> Run<'a> {
             | Event::Delivered { topic, .. }
             | Event::Gap { topic, .. }
             | Event::Hole { topic, .. }
+            | Event::Left { topic }
             | Event::Heartbeat { topic, .. }
             | Event::Stale { topic, .. } => {
                 self.topic(topic).subscriptions.entry(process).or_default().push(index);

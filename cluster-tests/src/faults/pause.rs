@@ -1,7 +1,7 @@
 //! The owner sleeps for longer than an election takes, with publishes waiting in its sockets, and
 //! wakes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -42,11 +42,18 @@ impl Fault for Pause {
         async move {
             let Some(pid) = pid else { return Confirmed::Skipped("no process".to_owned()) };
             let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-            let stat = std::fs::read_to_string(stat).unwrap_or_default();
-            // pid (name) state …
-            match stat.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
-                Some('T') => Confirmed::Installed,
-                state => Confirmed::Indeterminate(format!("the process is in state {state:?}")),
+            let begun = Instant::now();
+            // A signal takes its time to reach a process that waits for a processor.
+            loop {
+                let text = std::fs::read_to_string(&stat).unwrap_or_default();
+                // pid (name) state …
+                match text.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
+                    Some('T') => return Confirmed::Installed,
+                    state if begun.elapsed() > secs(2) => {
+                        return Confirmed::Indeterminate(format!("it is in state {state:?}"));
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
             }
         }
         .boxed_local()

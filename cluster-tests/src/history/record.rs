@@ -58,6 +58,8 @@ pub enum Event {
     Subscribed { topic: Name, position: Position, recovered: bool },
     /// Fail: it was refused, with a word to branch on.
     SubscribeRefused { topic: Name, code: Name },
+    /// It is left for good, by the subscriber's own will.
+    Left { topic: Name },
     /// The session is over. What comes next to this process comes by another.
     Ended { why: Name },
     /// A message came.

@@ -8,12 +8,14 @@
 //! meanwhile, is unknown.
 
 mod carried;
+mod planted;
 mod report;
 mod run;
 mod table;
 mod watchdog;
 
 pub use carried::Carried;
+pub use planted::{PLANTED, Planted};
 pub use report::{Report, Verdict, again};
 pub use run::{Options, run};
 pub use table::table;

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -9,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::Report;
+use super::planted::Infested;
 use crate::checker::Promises;
 use crate::cluster::Cluster;
 use crate::faults::{Confirmed, Fault, Prepared, Row, Stage};
@@ -29,6 +31,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Keep it also when all is well.
     pub keep: bool,
+    /// The bug that every node has, if the binary was built with it.
+    pub planted: Option<&'static str>,
 }
 
 impl Options {
@@ -48,6 +52,10 @@ pub async fn run(row: &'static Row, options: &Options) -> Report {
     let Prepared { ground, fault } = match (row.prepare)(options.seed) {
         Ok(prepared) => prepared,
         Err(why) => return Report::left_out(row, options, why),
+    };
+    let ground = match options.planted {
+        Some(bug) => Arc::new(Infested { ground, bug }),
+        None => ground,
     };
     let dir = options.dir.join(format!("{}-{}", row.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);

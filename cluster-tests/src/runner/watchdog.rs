@@ -19,7 +19,7 @@ cat > /dev/null
 for file in "$0"/*/pids; do
   [ -f "$file" ] || continue
   while read -r pid; do
-    if tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -qF "$(dirname "$file")"; then
+    if grep -qaF "$(dirname "$file")" "/proc/$pid/cmdline" 2> /dev/null; then
       kill -9 "$pid"
     fi
   done < "$file"

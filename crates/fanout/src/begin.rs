@@ -79,6 +79,8 @@ fn here(state: &State, from: From) -> Result<Start, Want> {
         }
         From::Position(p) => p,
     };
+    #[cfg(feature = "planted-bugs")]
+    let cursor = crate::planted::resumed(from, cursor);
     Ok(Start { cursor, gap: None, head: ring.head() })
 }
 
@@ -101,6 +103,8 @@ fn joined(state: &mut State, want: Want, page: &Page, bounds: Bounds) -> Option<
         Want::Last(_) | Want::All => oldest,
     };
     let start = Start { cursor, gap: page.gap, head: state.ring.head().max(page.head) };
+    #[cfg(feature = "planted-bugs")]
+    let start = crate::planted::silent(start);
     (state.ring.place(oldest) != Place::Passed).then_some(start)
 }
 

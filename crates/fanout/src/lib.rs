@@ -32,6 +32,8 @@ pub mod hub;
 mod lane;
 mod metrics;
 mod outlet;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod port;
 mod reader;
 mod ring;

@@ -195,6 +195,8 @@ impl Machine for Replica {
                 Some(names) => memory.open(at, time, names),
                 None => applied.messages.iter().for_each(|(topic, _)| memory.stray(topic)),
             }
+            #[cfg(feature = "planted-bugs")]
+            state.forget_repeats(shared.tells());
             (applied, shared.tells())
         };
         let answer = encode_answer(&Some(outcomes));

@@ -3,6 +3,9 @@
 //! No clock, no randomness, no order that differs between nodes: replicas that applied the same
 //! entries are equal, and so are their snapshots, byte for byte.
 
+#[cfg(feature = "planted-bugs")]
+pub(crate) mod planted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::ops::Bound;

@@ -2,6 +2,8 @@
 
 mod backend;
 mod disk;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod record;
 mod writer;
 

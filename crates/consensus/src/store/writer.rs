@@ -101,6 +101,8 @@ impl Writer {
     /// Starts the thread on a store. It ends with [`Writer::close`], or after a failure.
     pub(crate) fn start<S: Store>(store: S, space: Space, fatal: Fatal) -> io::Result<Writer> {
         let (queue, jobs) = mpsc::unbounded_channel();
+        #[cfg(feature = "planted-bugs")]
+        let store = super::planted::Behind::over(store);
         let given_up = Arc::<AtomicBool>::default();
         let thread = Thread {
             store,

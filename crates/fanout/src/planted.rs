@@ -1,0 +1,23 @@
+//! Bugs for the tests of the tests: the proof must catch them. In no build that anybody uses.
+
+use pushonce_core::{From, Position};
+
+use crate::begin::Start;
+
+fn is_planted(bug: &str) -> bool {
+    std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok(bug)
+}
+
+/// `off-by-one-resume`: whoever comes back misses the next message.
+pub(crate) fn resumed(from: From, cursor: Position) -> Position {
+    let resumes = matches!(from, From::Position(_)) && is_planted("off-by-one-resume");
+    if resumes { cursor.next() } else { cursor }
+}
+
+/// `gap-not-signalled`: what is missing at the beginning is not told.
+pub(crate) fn silent(mut start: Start) -> Start {
+    if is_planted("gap-not-signalled") {
+        start.gap = None;
+    }
+    start
+}
