@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::Event;
+use crate::history::{Event, Phase};
 
 use super::{Evidence, Judgement, Promises, Run, Violation};
 
@@ -31,6 +31,11 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
                 return Err(Violation::new(what, [fault.confirmed]));
             }
         }
+    }
+    // A run that broke off has no end to be ready in.
+    let whole = Event::Phase { phase: Phase::Reading };
+    if !run.records.iter().any(|record| record.event == whole) {
+        return Ok(Evidence::of(looked, "the run broke off"));
     }
     let mut last = BTreeMap::new();
     for (index, record) in run.records.iter().enumerate() {

@@ -62,14 +62,18 @@ impl Report {
             let violation = judgement.as_ref().err()?;
             Some(format!("{} {}: {}", property.id, property.title, violation.what))
         });
-        let verdict = match failed.or(broken) {
-            Some(why) => Verdict::Fail(why),
-            None if carried.rounds == 0 => Verdict::Unknown(never(records)),
-            None if carried.share < SHARE_MIN => Verdict::Unknown(format!(
+        // A cluster that never got going, on a machine that is too busy for instance, proves nothing.
+        let verdict = match (failed, broken) {
+            (Some(why), _) => Verdict::Fail(why),
+            (None, broken) if carried.rounds == 0 => {
+                Verdict::Unknown(broken.unwrap_or_else(|| never(records)))
+            }
+            (None, Some(why)) => Verdict::Fail(why),
+            (None, None) if carried.share < SHARE_MIN => Verdict::Unknown(format!(
                 "only {:.0} % of the usual load was tried while the fault was there",
                 carried.share * 100.0
             )),
-            None => Verdict::Pass,
+            (None, None) => Verdict::Pass,
         };
         let again = options.command(row);
         Report { row, verdict, judged, carried, dir, again, told }

@@ -68,6 +68,8 @@ pub(crate) async fn begin(
 /// The start, if the ring has all that was asked for; else what to ask upstream for.
 fn here(state: &State, from: From) -> Result<Start, Want> {
     let ring = &state.ring;
+    #[cfg(feature = "planted-bugs")]
+    let from = crate::planted::of_this_life(from, ring.head());
     let cursor = match from {
         From::Now => ring.head(),
         From::Last(n) => ring.last(n as usize).ok_or(Want::Last(n))?,

@@ -4,7 +4,7 @@
 //! entries are equal, and so are their snapshots, byte for byte.
 
 #[cfg(feature = "planted-bugs")]
-pub(crate) mod planted;
+mod planted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};

@@ -109,8 +109,6 @@ impl Log {
     }
 
     fn after(&self, reached: Position) -> Result<Page, FetchError> {
-        #[cfg(feature = "planted-bugs")]
-        let reached = crate::state::planted::reached(reached, self.head);
         let Position { epoch, offset } = reached;
         let before_any_epoch = epoch == Epoch(0) && reached != Position::ZERO;
         if reached > self.head || before_any_epoch {
