@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use pushonce_client::{Failure, Publisher, Transport};
+use pushonce_client::{Acknowledgement, Failure, Publisher, Transport};
 use pushonce_core::{ContentType, Placed, Position, Publish, Topic};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -67,6 +67,18 @@ impl Cluster {
         log
     }
 
+    /// As [`Cluster::load`], over one stream a topic, without waiting for each message.
+    pub fn streams(&self, i: usize, topics: &[String]) -> Load {
+        let (stop, stopped) = watch::channel(false);
+        let mut load = Load { stop, topics: JoinSet::new(), placed: Vec::new() };
+        for topic in topics {
+            let (placed, count) = watch::channel(0);
+            load.placed.push(count);
+            load.topics.spawn(stream(self.publisher(i), topic.clone(), placed, stopped.clone()));
+        }
+        load
+    }
+
     /// Publishes on `topics` through the `i`th node, turning to others when it must, until the load
     /// is ended.
     pub fn load(&self, i: usize, topics: &[String]) -> Load {
@@ -80,6 +92,37 @@ impl Cluster {
         }
         load
     }
+}
+
+/// As [`publish`], over one stream, without waiting for each.
+async fn stream(
+    publisher: Publisher,
+    topic: String,
+    placed: watch::Sender<usize>,
+    stopped: watch::Receiver<bool>,
+) -> (String, Vec<Sent>) {
+    let mut stream = publisher.stream().await.expect("a stream");
+    let (sent, mut answers) = tokio::sync::mpsc::unbounded_channel::<(String, Acknowledgement)>();
+    let collected = tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Some((text, answer)) = answers.recv().await {
+            let outcome = answer.await.expect("an answer");
+            placed.send_modify(|count| *count += usize::from(outcome.is_ok()));
+            all.push(Sent { text, outcome });
+        }
+        all
+    });
+    for number in 0.. {
+        if *stopped.borrow() {
+            break;
+        }
+        let line = number.to_string();
+        let answer = stream.send(text(&topic, &line)).await.expect("sent");
+        sent.send((line, answer)).expect("somebody collects");
+        tokio::time::sleep(PACE).await;
+    }
+    drop(sent);
+    (topic, collected.await.expect("collected"))
 }
 
 async fn publish(

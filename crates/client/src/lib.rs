@@ -8,7 +8,9 @@
 //! resumes each topic behind the last message it saw. A node that leaves a hole is left, too, and
 //! so is, after a moment, one that has lost touch with a topic's owner ([`Event::Stale`]), if there is
 //! another. A publish has three outcomes: placed, refused, unknown; it is retried by itself until it
-//! is placed or refused for good, or until its deadline, and stands once however often it was sent.
+//! is placed or refused for good, or until its deadline, and stands once however often it was sent. The
+//! messages of a [`PublishStream`] also stand in the order of the sending, topic by topic. Both hold
+//! within the windows that `publisher.proto` names, which are many times the deadline.
 //!
 //! *What does it refuse?* To retry a publish past its deadline: an outcome that is unknown by then is
 //! told, and a caller that wants to go on does so under a key of its own.

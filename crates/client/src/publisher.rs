@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 
 use crate::server::{Scheme, Server};
 use crate::session::grpc_connect;
-use crate::stream::PublishStream;
+use crate::stream::{Call, PublishStream};
 
 /// Publishes to whichever of its servers answers. Cheap to clone; clones share the connection.
 #[derive(Clone)]
@@ -23,9 +23,10 @@ pub struct Publisher {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+/// What publishers and their streams share.
+pub(crate) struct Shared {
     servers: Vec<Server>,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
     current: Mutex<Current>,
 }
 
@@ -123,26 +124,17 @@ impl Publisher {
         Placed::try_from(answer).map_err(|why| Failure::Unknown(why.to_string()))
     }
 
-    /// Opens a stream: messages are sent without waiting for each other and acknowledged in order.
+    /// Opens a stream: messages are sent without waiting for each other, and placed in order and once,
+    /// over whatever connections that takes.
     ///
     /// # Errors
-    /// [`Failure::Refused`] when no server can be reached.
+    /// [`Failure::Refused`] when no server can be reached now.
     pub async fn stream(&self) -> Result<PublishStream, Failure> {
         let mut last = nowhere();
         for _ in &self.shared.servers {
-            let (server, channel) = match self.shared.channel().await {
-                Ok(found) => found,
-                Err(why) => {
-                    last = why;
-                    continue;
-                }
-            };
-            match PublishStream::open(PublisherClient::new(channel)).await {
-                Ok(stream) => return Ok(stream),
-                Err(status) => {
-                    self.shared.leave(server).await;
-                    last = unreachable(status.message());
-                }
+            match Call::open(&self.shared).await {
+                Ok(call) => return Ok(PublishStream::open(self.shared.clone(), call)),
+                Err(why) => last = why,
             }
         }
         Err(last)
@@ -151,7 +143,7 @@ impl Publisher {
 
 impl Shared {
     /// The connection in use, or one to the next server that answers.
-    async fn channel(&self) -> Result<(usize, Channel), Failure> {
+    pub(crate) async fn channel(&self) -> Result<(usize, Channel), Failure> {
         let mut current = self.current.lock().await;
         if let Some(channel) = &current.channel {
             return Ok((current.server, channel.clone()));
@@ -177,7 +169,7 @@ impl Shared {
     }
 
     /// Turns to the next server, unless somebody did already.
-    async fn leave(&self, server: usize) {
+    pub(crate) async fn leave(&self, server: usize) {
         let mut current = self.current.lock().await;
         if current.server == server {
             current.server = (server + 1) % self.servers.len().max(1);
@@ -212,7 +204,7 @@ fn nowhere() -> Failure {
     }
 }
 
-fn unreachable(why: &str) -> Failure {
+pub(crate) fn unreachable(why: &str) -> Failure {
     Failure::Refused {
         code: Code::Unavailable,
         message: format!("no server can be reached: {why}"),

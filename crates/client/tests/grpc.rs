@@ -146,16 +146,27 @@ async fn a_message_that_no_server_would_take_is_refused_without_asking_one() {
 }
 
 #[tokio::test]
-async fn acknowledgements_out_of_turn_break_the_stream() {
+async fn a_server_that_acknowledges_out_of_turn_is_left() {
     let door = Door::open().await;
     let mut stream = Publisher::new(vec![door.server]).stream().await.unwrap();
     let first = stream.send(goal(ContentType::Text)).await.unwrap();
     let second = stream.send(goal(ContentType::Text)).await.unwrap();
     assert_eq!(first.await.unwrap(), Ok(placed()));
-    assert!(matches!(second.await.unwrap(), Err(Failure::Unknown(_))));
-    // What comes after was never sent, and is safe to send again.
-    let refused = stream.send(goal(ContentType::Text)).await;
-    assert!(matches!(refused, Err(Failure::Refused { retry: true, .. })), "{refused:?}");
+    // The next call acknowledges its first message, which is the second by now.
+    assert_eq!(second.await.unwrap(), Ok(placed()));
+}
+
+#[tokio::test]
+async fn a_stream_whose_server_dies_goes_on_at_another() {
+    let process = Runtime::new().unwrap();
+    let (first, second) = (Door::open_on(process.handle()).await, Door::open().await);
+    let publisher = Publisher::new(vec![first.server, second.server]);
+    let mut stream = publisher.stream().await.unwrap();
+    let before = stream.send(goal(ContentType::Text)).await.unwrap();
+    assert_eq!(before.await.unwrap(), Ok(placed()));
+    process.shutdown_background();
+    let after = stream.send(goal(ContentType::Text)).await.unwrap();
+    assert_eq!(after.await.unwrap(), Ok(placed()));
 }
 
 #[tokio::test]

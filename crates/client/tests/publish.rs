@@ -48,8 +48,9 @@ impl publisher_server::Publisher for Fake {
         &self,
         requests: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let answer = self.answer.clone();
-        let answers = requests.into_inner().take(2).enumerate().map(move |(index, _)| {
+        let (answer, asked) = (self.answer.clone(), self.asked.clone());
+        let answers = requests.into_inner().take(2).enumerate().map(move |(index, request)| {
+            asked.lock().unwrap().push(request?);
             Ok(pb::PublishStreamResponse::of(index as u64 + 1, answer.clone()))
         });
         Ok(Response::new(answers.boxed()))
@@ -153,20 +154,24 @@ async fn a_message_that_breaks_a_rule_is_refused_once() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_leaves_the_unacknowledged_unknown() {
-    let (server, _) = serve(Ok(placed())).await;
-    let mut stream = Publisher::new(vec![server]).stream().await.unwrap();
+async fn a_stream_that_breaks_goes_on_at_the_next_server_with_the_same_numbers() {
+    let (first, asked_first) = serve(Ok(placed())).await;
+    let (second, asked_second) = serve(Ok(placed())).await;
+    let mut stream = Publisher::new(vec![first, second]).stream().await.unwrap();
     let mut acknowledgements = Vec::new();
-    for _ in 0..3 {
-        acknowledgements.push(stream.send(message()).await);
+    for _ in 0..4 {
+        acknowledgements.push(stream.send(message()).await.unwrap());
     }
-    let mut outcomes = Vec::new();
+    // Each server answers two requests and ends its call.
     for acknowledgement in acknowledgements {
-        outcomes.push(match acknowledgement {
-            Ok(waiting) => waiting.await.unwrap(),
-            Err(failure) => Err(failure),
-        });
+        assert_eq!(acknowledgement.await.unwrap(), Ok(placed()));
     }
-    assert_eq!(outcomes[..2], [Ok(placed()), Ok(placed())]);
-    assert!(matches!(outcomes[2], Err(Failure::Unknown(_))), "{:?}", outcomes[2]);
+    let numbers = |asked: &Asked| -> Vec<_> {
+        let asked = asked.lock().unwrap();
+        asked.iter().map(|request| request.producer.clone().unwrap()).collect()
+    };
+    let (first, second) = (numbers(&asked_first), numbers(&asked_second));
+    assert_eq!(first.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 1), (1, 2)]);
+    assert_eq!(second.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 3), (1, 4)]);
+    assert_eq!(first[0].id, second[0].id);
 }

@@ -10,7 +10,8 @@
 //! says whether the caller, who knows how long it still matters, may do so. The messages that one
 //! [`Router::ordered`] stream carries to one topic stand in the topic in the order of the stream,
 //! whoever owned it meanwhile; where that cannot be kept, the earlier message is refused and never
-//! put behind the later one.
+//! put behind the later one. With numbers of their producer's the shard itself keeps their order,
+//! over any number of streams.
 //!
 //! *What does it refuse?* Messages that break a rule ([`Publish::check`]); more than
 //! [`Ordered::WAITING_MAX`] messages or [`Ordered::WAITING_BYTES_MAX`] bytes of one stream without

@@ -7,12 +7,15 @@
 //! that was under way has come back, and then one message at a time until one is taken. What was
 //! refused is tried again, in its place, unless a later message of the same topic may have its
 //! place already: then it is refused for good. Nothing happened to it, and its publisher knows
-//! better than this line whether it still matters.
+//! better than this line whether it still matters. A message with a number of its producer's cannot
+//! be overtaken, since the shard takes none behind it before it: so it is tried again all the same.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use pushonce_core::{NodeId, Owners, Placed, Publish, PublishError, Refusal, ShardId, Topic};
+use pushonce_core::{
+    NodeId, Owners, Placed, Publish, PublishError, Refusal, ShardId, Stamp, Topic,
+};
 use tokio::time::Instant;
 
 use crate::route::{self, Asked, Next, Refused};
@@ -46,6 +49,12 @@ struct Entry {
     publish: Publish,
     until: Instant,
     state: State,
+}
+
+impl Entry {
+    fn is_numbered(&self) -> bool {
+        matches!(self.publish.stamp, Some(Stamp::Sequence(_)))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -213,7 +222,9 @@ impl Line {
                 State::Settled { may_be_placed: true } => {
                     overtaken.insert(topic);
                 }
-                State::Refused if overtaken.contains(&topic) => {
+                State::Refused
+                    if overtaken.contains(&topic) && !self.entries[index].is_numbered() =>
+                {
                     let why = "the topic's owner changed, and a later message of this stream to it \
                                came first";
                     self.settle(index, Err(Refusal::Unavailable(why.to_owned()).into()), out);

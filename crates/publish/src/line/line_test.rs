@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use pushonce_core::{Claim, ContentType, Position, Term, Timestamp};
+use pushonce_core::{Claim, ContentType, Position, ProducerId, Sequence, Stamp, Term, Timestamp};
 
 use super::*;
 
@@ -84,6 +84,22 @@ fn a_message_that_was_overtaken_is_refused_and_not_tried_again() {
     assert_eq!(out[0], (1, placed(1)));
     assert!(matches!(out[1], (0, Err(PublishError::Refused(Refusal::Unavailable(_))))));
     assert_eq!(numbers(&mut line, &owners, now), Vec::<u64>::new());
+}
+
+#[test]
+fn a_message_with_a_number_is_tried_again_since_nothing_can_overtake_it() {
+    let (mut line, now, mut out) = (Line::new(SHARD), Instant::now(), vec![]);
+    let owners = owned_by(2, 1);
+    for ticket in 0..2 {
+        let (producer, epoch, number) = (ProducerId(7), 1, ticket + 1);
+        let stamp = Some(Stamp::Sequence(Sequence { producer, epoch, number }));
+        line.push(ticket, Publish { stamp, ..publish("a") }, now + Duration::from_secs(5));
+    }
+    assert_eq!(numbers(&mut line, &owners, now), [0, 1]);
+    line.landed(0, not_owner(Some(3)), now, &mut out);
+    line.landed(1, Err(PublishError::unknown("the link broke")), now, &mut out);
+    assert!(matches!(out[..], [(1, Err(PublishError::Unknown { .. }))]), "{out:?}");
+    assert_eq!(numbers(&mut line, &owners, now), [0]);
 }
 
 #[test]

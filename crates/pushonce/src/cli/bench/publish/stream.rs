@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pushonce_client::{Acknowledgement, Failure, PublishStream};
 use pushonce_core::Placed;
 
 use super::Load;
 use crate::cli::bench::pace::Pace;
-
-/// A stream that broke is opened anew after this; the server may be away for long.
-const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
 /// What waits for its acknowledgement, oldest first, with the moment it was meant to go.
 type Waiting = VecDeque<(Instant, Acknowledgement)>;
@@ -31,12 +28,7 @@ pub(super) async fn run(mut load: Load, mut stream: PublishStream, mut pace: Pac
                 load.tally.sent();
                 match stream.send(load.message()).await {
                     Ok(acknowledgement) => waiting.push_back((meant, acknowledgement)),
-                    Err(why) => {
-                        load.tally.failed(&why);
-                        let Some(next) = stop.run_until_cancelled(reopen(&load)).await else { break };
-                        load.drain(&mut waiting).await;
-                        stream = next;
-                    }
+                    Err(why) => load.tally.failed(&why),
                 }
             }
         }
@@ -51,16 +43,6 @@ async fn first(waiting: &mut Waiting) -> Result<Placed, Failure> {
             .await
             .unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned()))),
         None => std::future::pending().await,
-    }
-}
-
-/// Tries until it is dropped.
-async fn reopen(load: &Load) -> PublishStream {
-    loop {
-        tokio::time::sleep(REOPEN_PAUSE).await;
-        if let Ok(stream) = load.publisher.stream().await {
-            return stream;
-        }
     }
 }
 
