@@ -42,9 +42,10 @@ impl Publisher {
     /// a new owner (2 s) and the node's own deadline (5 s).
     pub const DEADLINE: Duration = Duration::from_secs(8);
 
-    /// How long one server may take to answer before another is asked as well: longer than a shard
-    /// takes to get a new owner, and a server that hangs leaves time for two more.
-    const PATIENCE: Duration = Duration::from_millis(2_500);
+    /// How long one server may take to answer before another is asked as well: longer than a node
+    /// looks for an owner (5 s), so that its refusal is heard, which is a better answer than none; and
+    /// a server that hangs leaves time for another, and for a shard to get a new owner.
+    pub(crate) const PATIENCE: Duration = Duration::from_millis(5_250);
 
     /// Publishes through `servers` (`http://HOST:PORT` of their gRPC ports); connects when needed.
     pub fn new(servers: Vec<Server>) -> Publisher {

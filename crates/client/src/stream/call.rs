@@ -21,15 +21,14 @@ use tonic::{Status, Streaming};
 use super::window::{self, Window};
 use super::{Answer, Message};
 use crate::backoff::Backoff;
-use crate::publisher::Shared;
+use crate::publisher::{Publisher, Shared};
 
 /// Requests that wait for the connection to take them.
 const OUTGOING_MAX: usize = 256;
 
-/// A server that answers nothing for so long, while something is under way, is left. A topic without
-/// an owner holds up the answers behind it that long; another server then has the time that is left
-/// until the deadline of the messages.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A server that answers nothing for so long, while something is under way, is left: another then has
+/// the time that is left until the deadline of the messages.
+const SILENCE_MAX: Duration = Publisher::PATIENCE;
 
 /// How long a call may take to be opened.
 const OPENING_MAX: Duration = Duration::from_secs(3);

@@ -82,3 +82,25 @@ impl From<FetchError> for Fault {
         Fault::of(ErrorCode::from(&error), error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(error: PublishError) -> (u16, &'static str, bool) {
+        let Fault { status, code, retry, .. } = Fault::from(error);
+        (status.as_u16(), code, retry)
+    }
+
+    #[test]
+    fn an_unknown_outcome_may_be_retried_with_a_key_only() {
+        let unknown = PublishError::unknown("the owner died");
+        assert_eq!(said(unknown.clone()), (504, "unknown", false));
+        assert_eq!(said(unknown.of(true)), (504, "unknown", true));
+    }
+
+    #[test]
+    fn a_reused_key_is_an_error_of_its_own() {
+        assert_eq!(said(InvalidPublish::KeyReused.into()), (422, "key_reused", false));
+    }
+}

@@ -124,7 +124,7 @@ async fn outcome(
 }
 
 impl Load {
-    /// `None` when the stream is broken.
+    /// `None` when the message breaks a rule.
     async fn send(
         &mut self,
         stream: &mut PublishStream,
