@@ -31,6 +31,9 @@ pub struct Sent {
 /// Between two messages on one topic: twenty seconds of load fit in the history of a topic.
 const PACE: Duration = Duration::from_millis(20);
 
+/// The same for a stream, which goes on while nothing is acknowledged: a minute and a half fits.
+const STREAM_PACE: Duration = Duration::from_millis(100);
+
 /// A message of text.
 pub fn text(topic: &str, text: &str) -> Publish {
     Publish {
@@ -106,7 +109,8 @@ async fn stream(
     let collected = tokio::spawn(async move {
         let mut all = Vec::new();
         while let Some((text, answer)) = answers.recv().await {
-            let outcome = answer.await.expect("an answer");
+            // The stream ended before its answers: so does the story.
+            let Ok(outcome) = answer.await else { break };
             placed.send_modify(|count| *count += usize::from(outcome.is_ok()));
             all.push(Sent { text, outcome });
         }
@@ -118,8 +122,10 @@ async fn stream(
         }
         let line = number.to_string();
         let answer = stream.send(text(&topic, &line)).await.expect("sent");
-        sent.send((line, answer)).expect("somebody collects");
-        tokio::time::sleep(PACE).await;
+        if sent.send((line, answer)).is_err() {
+            break;
+        }
+        tokio::time::sleep(STREAM_PACE).await;
     }
     drop(sent);
     (topic, collected.await.expect("collected"))

@@ -5,10 +5,14 @@
 //! the sending; one of unknown outcome at most once. Publishing goes on after each kill.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{Cluster, Sent, secs};
 use pushonce_core::From;
+
+/// For what takes a second or two, on a machine that has other things to do.
+const LIMIT: Duration = secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_and_calls_outlive_the_owners_of_their_topics() {
@@ -19,19 +23,19 @@ async fn streams_and_calls_outlive_the_owners_of_their_topics() {
 }
 
 async fn kill_an_owner(cluster: &mut Cluster, round: &str) {
-    let topics = |kind: String| (0..3).map(|n| format!("{round}/{kind}/{n}")).collect::<Vec<_>>();
+    let topics = |kind: String| (0..2).map(|n| format!("{round}/{kind}/{n}")).collect::<Vec<_>>();
     let mut loads = Vec::new();
     for i in 0..3 {
         loads.push(cluster.streams(i, &topics(format!("stream{i}"))));
         loads.push(cluster.load(i, &topics(format!("call{i}"))));
     }
     for load in &mut loads {
-        load.goes_on(5, secs(10)).await;
+        load.goes_on(5, LIMIT).await;
     }
     let victim = cluster.owner(&format!("{round}/stream0/0")).await;
     cluster.kill(victim);
     for load in &mut loads {
-        load.goes_on(5, secs(10)).await;
+        load.goes_on(5, LIMIT).await;
     }
     let mut sent: HashMap<String, Vec<Sent>> = HashMap::new();
     for load in loads {
@@ -40,7 +44,7 @@ async fn kill_an_owner(cluster: &mut Cluster, round: &str) {
     let asked = (victim + 1) % 3;
     for (topic, sent) in &sent {
         let mut viewer = cluster.viewer(asked, Transport::Ws, topic, From::Start);
-        Sent::check(sent, &viewer.up_to(Sent::last(sent), secs(10)).await);
+        Sent::check(sent, &viewer.up_to(Sent::last(sent), LIMIT).await);
     }
     cluster.restart(victim);
     cluster.settled(3).await;
