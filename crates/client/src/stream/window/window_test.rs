@@ -240,7 +240,11 @@ fn id(publish: &Publish) -> u64 {
 }
 
 fn placed(offset: u64) -> Placed {
-    Placed { position: Position::new(1, offset), time: Timestamp(0) }
+    Placed {
+        position: Position::new(1, offset),
+        time: Timestamp(0),
+        durability: Default::default(),
+    }
 }
 
 fn failure(error: PublishError) -> Failure {
