@@ -3,12 +3,19 @@
 //! [`Partial`] is one source, each value said or not; [`Config::resolve`] lays the three over each
 //! other. Only `main` reads the real environment and the real file.
 
+mod measure;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
+use pushonce_consensus::Settings;
 use pushonce_core::{Roles, ShardCount};
 use serde::Deserialize;
+
+pub use measure::{InvalidMeasure, Size, Time};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +52,29 @@ pub struct Config {
     pub lanes: usize,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
+    /// Times of consensus, and the room it keeps on the disk.
+    pub consensus: Settings,
+}
+
+/// Times of consensus that fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// For nodes within a few milliseconds of each other.
+    Lan,
+    /// For nodes on different continents.
+    Wan,
+}
+
+impl FromStr for Preset {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Preset, &'static str> {
+        match text {
+            "lan" => Ok(Preset::Lan),
+            "wan" => Ok(Preset::Wan),
+            _ => Err("must be lan or wan"),
+        }
+    }
 }
 
 /// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
@@ -101,6 +131,43 @@ pub struct Partial {
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
+    /// Times of consensus: lan (nodes some milliseconds apart) or wan (up to 250 ms) [default: lan]
+    #[arg(long, value_name = "lan|wan")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub consensus: Option<Preset>,
+    /// How often an owner says that it lives [lan: 150ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub heartbeat: Option<Time>,
+    /// The shortest wait of a replica before it asks to replace a silent owner [lan: 400ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub election_min: Option<Time>,
+    /// The longest such wait, and the length of an owner's lease [lan: 800ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub election_max: Option<Time>,
+    /// How long a small request to another node may take [lan: 250ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub rpc_timeout: Option<Time>,
+    /// How long dialling another node may take [lan: 100ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub connect_timeout: Option<Time>,
+    /// How long a publish waits for its commit before its outcome is unknown [lan: 5s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub proposal_deadline: Option<Time>,
+    /// How long the sending of one shard's snapshot may take [lan: 60s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub snapshot_timeout: Option<Time>,
+    /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
+    /// or a twentieth of the disk]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub disk_reserve: Option<Size>,
 }
 
 /// What is wrong with the settings, and what to change.
@@ -125,6 +192,9 @@ pub enum InvalidConfig {
         /// What it must be.
         why: String,
     },
+    /// Times that cannot work together.
+    #[error("the times of consensus do not fit together: {0}")]
+    Consensus(String),
     /// An open door where others can reach it.
     #[error(
         "{flag} {address} can be reached by others and there is no authentication yet; \
@@ -170,6 +240,15 @@ impl Partial {
             replicas: env.parsed("REPLICAS")?,
             lanes: env.parsed("LANES")?,
             insecure: env.parsed("INSECURE")?,
+            consensus: env.parsed("CONSENSUS")?,
+            heartbeat: env.parsed("HEARTBEAT")?,
+            election_min: env.parsed("ELECTION_MIN")?,
+            election_max: env.parsed("ELECTION_MAX")?,
+            rpc_timeout: env.parsed("RPC_TIMEOUT")?,
+            connect_timeout: env.parsed("CONNECT_TIMEOUT")?,
+            proposal_deadline: env.parsed("PROPOSAL_DEADLINE")?,
+            snapshot_timeout: env.parsed("SNAPSHOT_TIMEOUT")?,
+            disk_reserve: env.parsed("DISK_RESERVE")?,
         })
     }
 
@@ -192,6 +271,15 @@ impl Partial {
             replicas: self.replicas.or(other.replicas),
             lanes: self.lanes.or(other.lanes),
             insecure: self.insecure.or(other.insecure),
+            consensus: self.consensus.or(other.consensus),
+            heartbeat: self.heartbeat.or(other.heartbeat),
+            election_min: self.election_min.or(other.election_min),
+            election_max: self.election_max.or(other.election_max),
+            rpc_timeout: self.rpc_timeout.or(other.rpc_timeout),
+            connect_timeout: self.connect_timeout.or(other.connect_timeout),
+            proposal_deadline: self.proposal_deadline.or(other.proposal_deadline),
+            snapshot_timeout: self.snapshot_timeout.or(other.snapshot_timeout),
+            disk_reserve: self.disk_reserve.or(other.disk_reserve),
         }
     }
 }
@@ -234,6 +322,7 @@ impl Config {
     /// [`InvalidConfig`] for the first setting that cannot be.
     pub fn resolve(flags: Partial, env: Partial, file: Partial) -> Result<Config, InvalidConfig> {
         let said = flags.or(env).or(file);
+        let consensus = consensus(&said)?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let [http, quic, grpc, peer] = Self::PORTS.map(local);
         let peer = said.peer.unwrap_or(peer);
@@ -255,6 +344,7 @@ impl Config {
             replicas: said.replicas.unwrap_or(3),
             lanes: said.lanes.unwrap_or_else(cores),
             insecure: said.insecure.unwrap_or(false),
+            consensus,
             name,
         };
         config.check()?;
@@ -329,6 +419,30 @@ fn advertised(peer: SocketAddr) -> Result<String, InvalidConfig> {
         SocketAddr::V4(v4) => v4.ip().to_string(),
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
     })
+}
+
+/// The preset, with the times that were said in the place of its own.
+fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
+    let preset = match said.consensus {
+        None | Some(Preset::Lan) => Settings::lan(),
+        Some(Preset::Wan) => Settings::wan(),
+    };
+    let time = |said: Option<Time>, preset: Duration| said.map_or(preset, |time| time.0);
+    let settings = Settings {
+        heartbeat: time(said.heartbeat, preset.heartbeat),
+        election_min: time(said.election_min, preset.election_min),
+        election_max: time(said.election_max, preset.election_max),
+        rpc_timeout: time(said.rpc_timeout, preset.rpc_timeout),
+        connect_timeout: time(said.connect_timeout, preset.connect_timeout),
+        proposal_deadline: time(said.proposal_deadline, preset.proposal_deadline),
+        snapshot_timeout: time(said.snapshot_timeout, preset.snapshot_timeout),
+        disk_reserve: said.disk_reserve.map(|size| size.0),
+        ..preset
+    };
+    // Settings are called as their flags are, but for the hyphens.
+    let refused = |why: String| InvalidConfig::Consensus(why.replace('_', "-"));
+    settings.check().map_err(|why| refused(why.to_string()))?;
+    Ok(settings)
 }
 
 fn shards(count: u16) -> Result<ShardCount, InvalidConfig> {
@@ -437,5 +551,37 @@ mod tests {
             let refused = resolve(partial, Partial::default(), Partial::default());
             assert!(matches!(refused, Err(InvalidConfig::Value { flag, .. }) if flag == wanted));
         }
+    }
+
+    #[test]
+    fn times_of_consensus_are_set_one_by_one_over_a_preset() {
+        let file = "consensus = \"wan\"\nheartbeat = \"400ms\"\ndisk-reserve = \"1GiB\"";
+        let file = Partial::from_toml(file).expect("good");
+        let env =
+            Partial::from_env(|key| (key == "PUSHONCE_ELECTION_MAX").then(|| "5s".to_owned()));
+        let config = resolve(Partial::default(), env.expect("good"), file).expect("they fit");
+        let wanted = Settings {
+            heartbeat: Duration::from_millis(400),
+            election_max: Duration::from_secs(5),
+            disk_reserve: Some(1 << 30),
+            ..Settings::wan()
+        };
+        assert_eq!(config.consensus, wanted);
+        assert_eq!(
+            resolve(Partial::default(), Partial::default(), Partial::default())
+                .map(|config| config.consensus),
+            Ok(Settings::lan())
+        );
+    }
+
+    #[test]
+    fn times_that_do_not_fit_together_are_refused_by_the_names_of_their_flags() {
+        let time = |text: &str| text.parse().ok();
+        let slow = Partial { rpc_timeout: time("350ms"), ..Partial::default() };
+        let refused = resolve(slow, Partial::default(), Partial::default());
+        let why = refused.expect_err("an election ends before its votes arrive").to_string();
+        assert!(why.contains("election-min") && why.contains("rpc-timeout"), "{why}");
+        let swapped = Partial { election_max: time("300ms"), ..Partial::default() };
+        assert!(resolve(swapped, Partial::default(), Partial::default()).is_err());
     }
 }

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use axum::Router as Pages;
 use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushonce_consensus::{AddressBook, Engine, Settings};
+use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
 use pushonce_core::{ClusterId, ClusterView, Namespaces, Placement, ShardCount, Spread, Timestamp};
 use pushonce_fanout::Hub;
@@ -80,7 +80,8 @@ impl Node {
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
-        let engine = Engine::open(data.path(), cluster, me, Settings::lan(), book.clone()).await?;
+        let engine =
+            Engine::open(data.path(), cluster, me, config.consensus.clone(), book.clone()).await?;
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();

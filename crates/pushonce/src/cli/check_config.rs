@@ -7,6 +7,7 @@ use super::serve;
 #[allow(clippy::print_stdout)]
 pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
     let config = args.resolve()?;
+    let times = &config.consensus;
     let fields = json!({
         "name": config.name,
         "data": config.data,
@@ -24,6 +25,14 @@ pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
         "replicas": config.replicas,
         "lanes": config.lanes,
         "insecure": config.insecure,
+        "heartbeat": format!("{:?}", times.heartbeat),
+        "election-min": format!("{:?}", times.election_min),
+        "election-max": format!("{:?}", times.election_max),
+        "rpc-timeout": format!("{:?}", times.rpc_timeout),
+        "connect-timeout": format!("{:?}", times.connect_timeout),
+        "proposal-deadline": format!("{:?}", times.proposal_deadline),
+        "snapshot-timeout": format!("{:?}", times.snapshot_timeout),
+        "disk-reserve": times.disk_reserve,
     });
     if as_json {
         println!("{fields}");
