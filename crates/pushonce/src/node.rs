@@ -110,6 +110,7 @@ impl Node {
             reachable: handle.reachable(),
             control: control.status(),
             health: thought,
+            engine: engine.clone(),
         };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),

@@ -150,7 +150,9 @@ impl Host {
     async fn caught_up(&mut self) {
         let mut status = self.control.status();
         let end = status.borrow().last_log;
-        let level = |now: &Status| now.leader.is_some() && now.applied >= end.min(now.last_log);
+        let level = |now: &Status| {
+            now.leader.is_some() && !now.recovering && now.applied >= end.min(now.last_log)
+        };
         // The senders live as long as the engine; when they end, so does this node.
         let _ = status.wait_for(level).await;
         let version = self.control.view().borrow().as_ref().map_or(0, |view| view.version);

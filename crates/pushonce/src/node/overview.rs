@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::Status;
+use pushonce_consensus::{Engine, Status};
 use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ pub(super) struct Overview {
     pub(super) control: watch::Receiver<Status>,
     /// What this node thinks of itself.
     pub(super) health: watch::Receiver<Health>,
+    /// Its disk.
+    pub(super) engine: Engine,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
@@ -113,6 +115,8 @@ impl Overview {
 
     /// Why the node cannot do its work; empty when it can.
     pub(super) fn obstacles(&self) -> Vec<String> {
-        self.health.borrow().obstacles(Instant::now())
+        let mut found = self.health.borrow().obstacles(Instant::now());
+        found.extend(self.engine.room().err().map(|full| full.to_string()));
+        found
     }
 }
