@@ -9,7 +9,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::{Options, Report};
+use crate::checker::Promises;
 use crate::ground::Ground;
+use crate::wait::secs;
 
 /// A bug, and where it shows.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +49,9 @@ impl Planted {
     /// The options of a run with the bug.
     pub fn options(&self, options: &Options) -> Options {
         let dir = options.dir.join(self.bug);
-        Options { planted: Some(self.bug), dir, ..options.clone() }
+        // What a bug keeps from ever being level is not waited for.
+        let promises = Promises { level: secs(10), ..options.promises };
+        Options { planted: Some(self.bug), dir, promises, ..options.clone() }
     }
 }
 

@@ -112,7 +112,7 @@ async fn story(
 
     load.hush().await;
     phase(Phase::Drain);
-    drain(&stage, &plan, &recorder).await;
+    drain(&stage, &plan, &recorder, options.promises.level + secs(1)).await;
     phase(Phase::Reading);
     read(&stage, &plan, &scribe).await;
     load.end().await;
@@ -166,8 +166,7 @@ async fn nemesis(fault: &mut dyn Fault, stage: &mut Stage, name: &'static str, s
 
 /// Waits until every subscriber has what the nodes say is the newest, or the checker's limit for it
 /// is over: then it is the checker's to say so.
-async fn drain(stage: &Stage, plan: &Plan, recorder: &Recorder) {
-    let limit = Promises::PATIENT.level + secs(1);
+async fn drain(stage: &Stage, plan: &Plan, recorder: &Recorder, limit: Duration) {
     let begun = Instant::now();
     let node = stage.cluster.running().next().expect("some node runs");
     let ports = stage.cluster.node(node).ports;
