@@ -272,7 +272,7 @@ impl TryFrom<pb::ExplainResponse> for Explained {
 }
 
 fn state(word: &str) -> Result<MemberState, InvalidField> {
-    [MemberState::Joining, MemberState::Active, MemberState::Draining, MemberState::Gone]
+    [MemberState::Joining, MemberState::Active, MemberState::Draining]
         .into_iter()
         .find(|state| state.as_str() == word)
         .ok_or_else(|| {

@@ -195,11 +195,18 @@ impl Engine {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(space.clone().run(shutdown.clone()));
         let groups = Groups::default();
-        let links =
-            Links::new(cluster, Arc::clone(&settings), book, tasks.clone(), shutdown.clone());
+        let links = Links::new(
+            cluster,
+            me,
+            Arc::clone(&settings),
+            book.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        );
         let service = Service {
             cluster,
             me,
+            book,
             groups: groups.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),

@@ -247,6 +247,32 @@ async fn a_peer_of_another_cluster_is_not_listened_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_gone_is_not_listened_to_and_its_stream_ends() {
+    let book = AddressBook::default();
+    let node = Node::start(1, &book, quick()).await;
+    let address = book.get(NodeId(1)).unwrap();
+    let url = format!("http://{address}");
+    let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(url);
+    let mut client = link.await.unwrap();
+    let request = || {
+        let mut request = tonic::Request::new(futures::stream::pending());
+        let metadata = request.metadata_mut();
+        metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());
+        metadata.insert("pushonce-to", "n1".parse().unwrap());
+        metadata.insert("pushonce-from", "n2".parse().unwrap());
+        request
+    };
+    let mut answers = client.exchange(request()).await.unwrap().into_inner();
+
+    book.replace(BTreeMap::from([(NodeId(1), address)]), NodeId(3));
+
+    assert!(answers.message().await.unwrap().is_none(), "it ends");
+    let refused = client.exchange(request()).await.unwrap_err();
+    assert!(refused.message().contains("not in the cluster any more"), "{refused}");
+    node.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_groups_share_the_store_and_the_links() {
     let (nodes, _) = cluster(3, &quick()).await;
     let mut groups = Vec::new();

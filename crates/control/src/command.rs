@@ -7,7 +7,7 @@ use pushonce_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, InvalidProfile, Profile};
+use crate::{Incarnation, InvalidProfile, Profile, Run};
 
 /// A change of the cluster. Each may be said twice: the second time changes nothing, so that a
 /// proposal of unknown outcome can be repeated.
@@ -36,6 +36,10 @@ pub enum Command {
         /// default.
         change: Option<NamespaceChange>,
     },
+    /// A member gives its share away.
+    Drain(NodeId),
+    /// A member that gives its share away takes it back.
+    Undrain(NodeId),
 }
 
 /// A new cluster of one node.
@@ -45,6 +49,8 @@ pub struct Founding {
     pub cluster: ClusterId,
     /// Of the founder's data directory.
     pub incarnation: Incarnation,
+    /// Of the founder's process.
+    pub run: Run,
     /// The founder.
     pub profile: Profile,
     /// For ever.
@@ -62,6 +68,8 @@ pub struct Founding {
 pub struct Joining {
     /// Of its data directory.
     pub incarnation: Incarnation,
+    /// Of its process.
+    pub run: Run,
     /// The cluster its data directory belongs to, if it does already.
     pub cluster: Option<ClusterId>,
     /// The id its data directory has, if it does already.
@@ -126,10 +134,24 @@ pub enum Refusal {
          use the one {0} was made with, or an empty one"
     )]
     NotThatNode(NodeId),
+    /// The directory is an old copy, or another process runs on a newer one.
+    #[error(
+        "the data directory is not what {node} has now: it counts {run} starts, and the cluster has \
+         heard of start {known} by another process. Start {node} from the directory it ran on last; \
+         if that is lost, remove {node} and let a new node join with an empty directory"
+    )]
+    Superseded {
+        /// Who the directory is.
+        node: NodeId,
+        /// How often it was started, as it says.
+        run: u64,
+        /// How often it was, as the cluster knows.
+        known: u64,
+    },
     /// The name is in use.
     #[error(
-        "{holder} has the name {name:?}: choose another --name, \
-         or start {holder} again with the data directory it had"
+        "{holder} has the name {name:?}: choose another --name, start {holder} again with the data \
+         directory it had, or, if that is lost, remove {holder} first"
     )]
     NameTaken {
         /// Which name.

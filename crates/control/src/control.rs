@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::machine::{Replica, View};
 use crate::state::FOUNDER;
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Runner};
+use crate::{
+    Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run, Runner,
+};
 
 /// This node's part of the control group. Clones share it.
 #[derive(Clone)]
@@ -109,22 +111,31 @@ impl Control {
         }
     }
 
-    /// Tells the cluster what this node says of itself now, if that differs from what the cluster
-    /// knows. Waits for the first view, for as long as that takes.
+    /// Tells the cluster that this process runs, and what it says of itself now. Waits for the first
+    /// view, for as long as that takes.
     ///
     /// A node whose *peer* address changed may not be reachable for the leader, and so may not know
     /// it: such a node joins again, through another node.
     pub async fn announce(
         &self,
         incarnation: Incarnation,
+        run: Run,
         profile: Profile,
     ) -> Result<(), AskError> {
         let view = self.first_view().await?;
-        if view.member(self.me).is_some_and(|known| profile.describes(known)) {
-            return Ok(());
-        }
         let (cluster, node) = (Some(view.cluster), Some(self.me));
-        self.join(Joining { incarnation, cluster, node, profile }).await.map(drop)
+        self.join(Joining { incarnation, run, cluster, node, profile }).await.map(drop)
+    }
+
+    /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a
+    /// member, and serves its clients. Saying it again changes nothing.
+    pub async fn drain(&self, node: NodeId) -> Result<(), AskError> {
+        self.ask(Command::Drain(node)).await.map(drop)
+    }
+
+    /// Lets a member that gives its share away take it back. Saying it again changes nothing.
+    pub async fn undrain(&self, node: NodeId) -> Result<(), AskError> {
+        self.ask(Command::Undrain(node)).await.map(drop)
     }
 
     /// Declares a node lost for good: its id and directory never come back, its shards move to the

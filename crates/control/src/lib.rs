@@ -10,8 +10,8 @@
 //! by one replica at a time, a newcomer votes only when it is level, and leadership is handed only
 //! to a living voter that is level.
 //!
-//! *What does it refuse?* A directory of another cluster, a node the cluster removed, a name that is
-//! taken. It knows no payload, subscription or client: none of these costs the group an entry. It
+//! *What does it refuse?* A directory of another cluster, a node the cluster removed, an old copy of a
+//! directory, a name that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
 //! draws no random number and dials nobody.
 //!
 //! *How does data move?* A command goes through [`Control`] to the leader, is committed, applied on
@@ -37,7 +37,7 @@ mod voters;
 
 pub use command::{Answer, Command, Founding, Joined, Joining, Refusal};
 pub use control::{AskError, Control, FoundError};
-pub use member::{Incarnation, InvalidProfile, Profile};
+pub use member::{Incarnation, InvalidProfile, Profile, Run};
 pub use runner::Runner;
 pub use state::State;
 pub use voters::voters;

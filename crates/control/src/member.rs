@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Incarnation(pub u128);
 
+/// One process on a data directory. The directory counts them, on disk before anything else is done
+/// with it, so that an old copy of a directory is told from the directory by a count that the cluster
+/// has heard already, or a lower one.
+///
+/// What a copy cannot be told by: one made while the last process of the directory ran, and started
+/// after that has ended for good, looks like the directory itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Which start of the directory it is: from 1.
+    pub count: u64,
+    /// Drawn at that start: two that count the same are told apart.
+    pub token: u64,
+}
+
 /// What a node says of itself when it joins or starts again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {

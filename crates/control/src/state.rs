@@ -9,7 +9,7 @@ use pushonce_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::command::{decode, encode};
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal};
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal, Run};
 
 /// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
 /// same commands are equal.
@@ -35,6 +35,8 @@ struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Registered {
     incarnation: Incarnation,
+    /// The last that said it runs on that directory.
+    run: Run,
     member: Member,
 }
 
@@ -100,7 +102,7 @@ impl State {
 
 impl Cluster {
     fn new(founding: Founding) -> Cluster {
-        let Founding { cluster, incarnation, profile, shards, replicas, spread, namespaces } =
+        let Founding { cluster, incarnation, run, profile, shards, replicas, spread, namespaces } =
             founding;
         let member = profile.into_member(FOUNDER, MemberState::Active);
         Cluster {
@@ -110,7 +112,7 @@ impl Cluster {
             replicas,
             spread,
             next_id: FOUNDER.0 + 1,
-            members: BTreeMap::from([(FOUNDER, Registered { incarnation, member })]),
+            members: BTreeMap::from([(FOUNDER, Registered { incarnation, run, member })]),
             gone: BTreeMap::new(),
             placement: Placement {
                 version: 1,
@@ -138,16 +140,19 @@ impl Cluster {
             Command::SetNamespace { name, change } => {
                 self.set_namespace(name, change).map(Answer::Namespace)
             }
+            Command::Drain(node) => self.drain(node),
+            Command::Undrain(node) => self.undrain(node),
         }
     }
 
     fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
-        let Joining { incarnation, cluster, node: said, profile } = joining;
+        let Joining { incarnation, run, cluster, node: said, profile } = joining;
         if let Some(theirs) = cluster.filter(|&theirs| theirs != self.id) {
             return Err(Refusal::Foreign { theirs, ours: self.id });
         }
         profile.check().map_err(Refusal::Profile)?;
         let known = self.identify(incarnation, said)?;
+        self.is_the_newest(known, run)?;
         self.name_is_free(&profile.name, known)?;
         if known.is_none() && self.members.len() >= MEMBERS_MAX {
             return Err(Refusal::Full { max: MEMBERS_MAX as u32 });
@@ -159,7 +164,7 @@ impl Cluster {
         };
         self.next_id = self.next_id.max(node.0 + 1);
         let member = profile.into_member(node, state);
-        self.members.insert(node, Registered { incarnation, member });
+        self.members.insert(node, Registered { incarnation, run, member });
         Ok(Joined { cluster: self.id, node })
     }
 
@@ -180,6 +185,19 @@ impl Cluster {
             (known, Some(said)) if known != Some(said) => Err(Refusal::NotThatNode(said)),
             (known, _) => Ok(known),
         }
+    }
+
+    /// Of two runs that count the same one began from a copy, and of two that do not the one with
+    /// the lower count did: what the cluster heard from the other since is not in its log.
+    fn is_the_newest(&self, node: Option<NodeId>, run: Run) -> Result<(), Refusal> {
+        let Some((node, known)) = node.and_then(|node| Some((node, self.members.get(&node)?.run)))
+        else {
+            return Ok(());
+        };
+        if run.count > known.count || run == known {
+            return Ok(());
+        }
+        Err(Refusal::Superseded { node, run: run.count, known: known.count })
     }
 
     fn name_is_free(&self, name: &str, except: Option<NodeId>) -> Result<(), Refusal> {
@@ -259,6 +277,23 @@ impl Cluster {
         Ok(settings)
     }
 
+    fn drain(&mut self, node: NodeId) -> Result<Answer, Refusal> {
+        if self.view().shard_holders().keys().eq([&node]) {
+            return Err(Refusal::LastHolder(node));
+        }
+        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+        known.member.state = MemberState::Draining;
+        Ok(Answer::Done)
+    }
+
+    fn undrain(&mut self, node: NodeId) -> Result<Answer, Refusal> {
+        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+        if known.member.state == MemberState::Draining {
+            known.member.state = MemberState::Active;
+        }
+        Ok(Answer::Done)
+    }
+
     fn view(&self) -> ClusterView {
         let members = self.members.iter().map(|(&id, known)| (id, known.member.clone()));
         ClusterView {
@@ -268,6 +303,7 @@ impl Cluster {
             replicas: self.replicas,
             spread: self.spread,
             members: members.collect(),
+            next_id: NodeId(self.next_id),
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
         }

@@ -71,6 +71,7 @@ mod tests {
             replicas: 3,
             spread: Spread::Zones,
             members: regions.iter().enumerate().map(member).collect(),
+            next_id: NodeId(regions.len() as u64 + 1),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
         }

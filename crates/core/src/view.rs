@@ -21,8 +21,10 @@ pub struct ClusterView {
     pub replicas: u8,
     /// What the replicas should survive.
     pub spread: Spread,
-    /// Every node that has ever joined and is not gone.
+    /// Every node that has ever joined and was not removed.
     pub members: BTreeMap<NodeId, Member>,
+    /// The id of the next node to join: every lower one has been given out.
+    pub next_id: NodeId,
     /// Who holds which shard.
     pub placement: Placement,
     /// The settings of the namespaces.
@@ -46,7 +48,7 @@ pub struct Member {
     pub roles: Roles,
     /// Its share of the shards, beside the others' weights.
     pub weight: u32,
-    /// Where it stands between joining and gone.
+    /// Where it stands.
     pub state: MemberState,
 }
 
@@ -82,14 +84,18 @@ pub enum MemberState {
     Active,
     /// Gives its share away.
     Draining,
-    /// Left, or was removed; its id is never used again.
-    Gone,
 }
 
 impl ClusterView {
-    /// The member `id`, unless it is gone.
+    /// The member `id`.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.get(&id).filter(|m| m.state != MemberState::Gone)
+        self.members.get(&id)
+    }
+
+    /// Whether a node was a member and was removed: its id is never used again. A stranger is not
+    /// gone: it may have joined after this view was made.
+    pub fn is_gone(&self, id: NodeId) -> bool {
+        id < self.next_id && !self.members.contains_key(&id)
     }
 
     /// The region of a member; empty for a node without label and for a stranger.
@@ -157,7 +163,6 @@ impl MemberState {
             MemberState::Joining => "joining",
             MemberState::Active => "active",
             MemberState::Draining => "draining",
-            MemberState::Gone => "gone",
         }
     }
 }

@@ -135,6 +135,7 @@ fn world() -> Arc<World> {
         replicas: 3,
         spread: Spread::Zones,
         members: BTreeMap::new(),
+        next_id: NodeId(0),
         placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
         namespaces: Namespaces::default(),
     };

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::demo;
+use crate::node::membership::Expelled;
 
 /// Publish once, and every viewer has it: a clustered broker for real-time push.
 #[derive(Parser)]
@@ -55,6 +56,9 @@ enum Command {
 /// every step of every election of every shard.
 const SERVING: &str = "info,openraft=error";
 
+/// How a node ends that the cluster has no place for: to start it again is of no use. (`EX_NOPERM`.)
+const EXPELLED: u8 = 77;
+
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,7 +66,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             complain(&why);
-            ExitCode::FAILURE
+            if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
         }
     }
 }

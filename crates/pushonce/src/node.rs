@@ -5,9 +5,10 @@ mod founding;
 mod health;
 mod host;
 mod identity;
-mod membership;
+pub(crate) mod membership;
 mod overview;
 mod ports;
+mod presence;
 mod stage;
 mod watch;
 mod web;
@@ -21,7 +22,9 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterId, ClusterView, Namespaces, Placement, ShardCount, Spread, Timestamp};
+use pushonce_core::{
+    ClusterId, ClusterView, Member, Namespaces, NodeId, Placement, ShardCount, Spread, Timestamp,
+};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Gateway, certificate};
 use pushonce_relay::Relay;
@@ -37,12 +40,14 @@ use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
 use overview::Overview;
+use presence::Presence;
 use stage::Stage;
 use watch::{Health, Watch};
 
 /// A node with all its doors bound, not serving yet.
 pub struct Node {
     entry: Entry,
+    data: Arc<DataDir>,
     engine: Engine,
     control: Control,
     control_runner: pushonce_control::Runner,
@@ -75,7 +80,7 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
-        let data = DataDir::open(&config.data)?;
+        let data = Arc::new(DataDir::open(&config.data)?);
         let peers = bind(config.peer, "--peer").await?;
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
@@ -161,10 +166,11 @@ impl Node {
             control: control.clone(),
             relay: handle.clone(),
             view: views,
-            founding: Founding::new(entry.identity.clone(), data),
+            founding: Founding::new(entry.identity.clone(), data.clone()),
         };
         Ok(Node {
             entry,
+            data,
             engine,
             control,
             control_runner,
@@ -191,7 +197,7 @@ impl Node {
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
-            .add_service(membership::Door::service(self.control.clone()));
+            .add_service(membership::Door::service(self.control.clone(), self.handle.reachable()));
         let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
         port.spawn(async move { Ok(ended.await?) });
@@ -204,7 +210,14 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
-        inside.spawn(enter::introduce(self.entry.clone(), self.control, token));
+        let presence = Presence {
+            entry: self.entry.clone(),
+            data: self.data,
+            control: self.control,
+            view: self.view.subscribe(),
+            reachable: self.handle.reachable(),
+        };
+        inside.spawn(presence.run(token));
 
         let mut doors = Stage::new("clients and publishers");
         // Open before the node is taken in: whoever asks is told that it is not ready, and why.
@@ -262,12 +275,14 @@ fn unknown(cluster: ClusterId) -> ClusterView {
         replicas: 0,
         spread: Spread::default(),
         members: Default::default(),
+        next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }
 }
 
-/// Carries each new view to the engines, and its addresses to the book that consensus dials by.
+/// Carries each new view to the engines, and to the book that consensus dials by where the members
+/// are and who is none any more.
 async fn follow(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
@@ -277,9 +292,8 @@ async fn follow(
     loop {
         let newest = views.borrow_and_update().clone();
         if let Some(newest) = newest {
-            for member in newest.members.values() {
-                book.set(member.id, member.addresses.peer.clone());
-            }
+            let address = |member: &Member| (member.id, member.addresses.peer.clone());
+            book.replace(newest.members.values().map(address).collect(), newest.next_id);
             view.send_replace(newest);
         }
         tokio::select! {

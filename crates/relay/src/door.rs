@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use pushonce_core::{ClusterView, MemberState, NodeId};
+use pushonce_core::{ClusterView, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
 use tokio::sync::{mpsc, watch};
@@ -29,10 +29,9 @@ impl Service {
     fn admit(&self, hello: &Frame) -> Result<NodeId, Misdialled> {
         let me = self.config.me;
         let node = greeted(self.config.cluster, me, hello)?;
-        let gone = |state: MemberState| state == MemberState::Gone;
         if node >= me {
             Err(Misdialled::WrongWay { me, node })
-        } else if self.view.borrow().members.get(&node).is_some_and(|member| gone(member.state)) {
+        } else if self.view.borrow().is_gone(node) {
             Err(Misdialled::Gone { node })
         } else {
             // A node that this node has not heard of yet may have just joined.

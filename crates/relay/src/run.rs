@@ -6,9 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use pushonce_core::{
-    FetchError, MemberState, NodeId, Page, Placed, Publish, PublishError, Refusal,
-};
+use pushonce_core::{FetchError, NodeId, Page, Placed, Publish, PublishError, Refusal};
 use pushonce_proto::peer::Frame;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -297,9 +295,8 @@ impl Running {
         for (&node, up) in &mut self.links {
             up.crossing = Crossing::new(&view, me, node);
         }
-        let state = |node| view.members.get(node).map(|member| member.state);
-        let gone = self.links.keys().filter(|node| state(node) == Some(MemberState::Gone));
-        for node in gone.copied().collect::<Vec<_>>() {
+        let gone = self.links.keys().copied().filter(|&node| view.is_gone(node));
+        for node in gone.collect::<Vec<_>>() {
             if let Some(event) = self.drop_link(node, "gone") {
                 self.on(event);
             }

@@ -253,6 +253,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
         replicas: 3,
         spread: Spread::Zones,
         members: nodes.map(member).collect(),
+        next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }

@@ -25,6 +25,12 @@ pub struct Join {
     pub roles: Roles,
     /// Its share of the shards, beside the others' weights.
     pub weight: u32,
+    /// How often its data directory was started, this process included.
+    pub run: u64,
+    /// Drawn by this process.
+    pub run_token: u64,
+    /// Nothing of the directory is in use yet.
+    pub starting: bool,
 }
 
 /// Who a node is.
@@ -49,6 +55,9 @@ impl From<Join> for pb::JoinRequest {
             zone: join.zone,
             roles: join.roles.to_string(),
             weight: join.weight,
+            run: join.run,
+            run_token: join.run_token,
+            starting: join.starting,
         }
     }
 }
@@ -77,6 +86,9 @@ impl TryFrom<pb::JoinRequest> for Join {
                 .parse()
                 .map_err(|why| InvalidField::new("roles", format!("is wrong: {why}")))?,
             weight: join.weight,
+            run: join.run,
+            run_token: join.run_token,
+            starting: join.starting,
         })
     }
 }

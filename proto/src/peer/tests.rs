@@ -169,6 +169,9 @@ fn joining_reads_back_as_it_was_written() {
             zone: String::new(),
             roles: Roles::default(),
             weight: 2,
+            run: 4,
+            run_token: 9,
+            starting: true,
         };
         assert_eq!(Join::try_from(pb::JoinRequest::from(join.clone())), Ok(join));
     }

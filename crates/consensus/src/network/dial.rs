@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
 
 use super::link::Link;
-use super::wire::{CLUSTER, FRAME_BYTES_MAX, TO};
+use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, TO};
 use crate::{AddressBook, Settings};
 
 /// The first and the longest pause between two attempts.
@@ -31,6 +31,7 @@ pub(crate) struct Links(Arc<Shared>);
 
 struct Shared {
     cluster: ClusterId,
+    me: NodeId,
     settings: Arc<Settings>,
     book: AddressBook,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
@@ -41,13 +42,14 @@ struct Shared {
 impl Links {
     pub(crate) fn new(
         cluster: ClusterId,
+        me: NodeId,
         settings: Arc<Settings>,
         book: AddressBook,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Links {
         let links = Mutex::default();
-        Links(Arc::new(Shared { cluster, settings, book, links, tasks, shutdown }))
+        Links(Arc::new(Shared { cluster, me, settings, book, links, tasks, shutdown }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
@@ -72,14 +74,17 @@ impl Shared {
         let mut book = self.book.watch();
         let mut backoff = BACKOFF_MIN;
         loop {
-            let address = book.borrow_and_update().get(&link.to()).cloned();
+            let address = book.borrow_and_update().get(link.to());
             if let Some(address) = address {
                 match self.dial(link, &address).await {
                     Ok(answers) => {
                         tracing::debug!(peer = %link.to(), address, "consensus link is up");
                         backoff = BACKOFF_MIN;
                         link.up();
-                        let why = listen(link, answers).await;
+                        let why = tokio::select! {
+                            why = listen(link, answers) => why,
+                            () = self.book.until_gone(link.to()) => "it was removed".to_owned(),
+                        };
                         tracing::info!(peer = %link.to(), why, "consensus link broke");
                     }
                     Err(why) => {
@@ -138,6 +143,7 @@ impl Shared {
         let text = |text: String| text.parse().map_err(|_| "not a header value".to_owned());
         metadata.insert(CLUSTER, text(self.cluster.to_string())?);
         metadata.insert(TO, text(link.to().to_string())?);
+        metadata.insert(FROM, text(self.me.to_string())?);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         match timeout(settings.rpc_timeout, client.exchange(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),

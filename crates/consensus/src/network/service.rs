@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::wire::{self, CLUSTER, Chunk, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
+use super::wire::{self, CLUSTER, Chunk, FROM, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
 use crate::snapshot::Draft;
 use crate::types::{Entry, LogId, Snapshot, Types, Vote};
-use crate::{Group, GroupId, ProposeError};
+use crate::{AddressBook, Group, GroupId, ProposeError};
 
 /// How many requests of one peer are worked on at once. When full, the stream is not read on, and
 /// HTTP/2 makes the peer wait.
@@ -45,6 +45,7 @@ pub(crate) struct Groups(Arc<RwLock<HashMap<GroupId, Group>>>);
 pub struct Service {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
+    pub(crate) book: AddressBook,
     pub(crate) groups: Groups,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -84,18 +85,40 @@ impl pb::raft_server::Raft for Service {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         self.meant(&request, CLUSTER, &self.cluster.to_string())?;
         self.meant(&request, TO, &self.me.to_string())?;
+        let from = self.admit(&request)?;
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
             // A budget that runs out would make a first poll return early, and order would be lost.
             let serving = unconstrained(service.serve(request.into_inner(), answers));
-            service.shutdown.run_until_cancelled(serving).await;
+            tokio::select! {
+                () = service.shutdown.cancelled() => {}
+                () = service.book.until_gone(from) => {
+                    tracing::info!(peer = %from, "it was removed, and is listened to no more");
+                }
+                () = serving => {}
+            }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
 impl Service {
+    /// Refuses a node that is gone: it may have forgotten, or never heard, what it voted for. A node
+    /// that was not heard of yet may know more than this one.
+    fn admit<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let said = request.metadata().get(FROM).and_then(|value| value.to_str().ok());
+        let from = said.and_then(|said| said.strip_prefix('n')?.parse().ok()).map(NodeId);
+        let from = from.ok_or_else(|| Status::invalid_argument(format!("{FROM} names no node")))?;
+        if self.book.watch().borrow().is_gone(from) {
+            return Err(Status::failed_precondition(format!(
+                "{from} is not in the cluster any more, and an id is never used again: \
+                 join as a new node, with an empty directory"
+            )));
+        }
+        Ok(from)
+    }
+
     /// Refuses a peer that means another cluster or node: an address may have changed hands.
     fn meant<T>(&self, request: &Request<T>, key: &str, mine: &str) -> Result<(), Status> {
         let meant = request.metadata().get(key).and_then(|value| value.to_str().ok());

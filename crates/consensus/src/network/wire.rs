@@ -23,6 +23,8 @@ pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 pub(super) const CLUSTER: &str = "pushonce-cluster";
 /// Names the node that is meant.
 pub(super) const TO: &str = "pushonce-to";
+/// Names the node that asks.
+pub(super) const FROM: &str = "pushonce-from";
 
 /// One piece of a snapshot; it travels in `data` as it lies on the leader's disk, checksum and all.
 /// Of an empty snapshot there is one chunk without a piece.

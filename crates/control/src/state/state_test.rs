@@ -3,7 +3,7 @@ use pushonce_core::{History, InvalidNamespace, ShardId, Topic};
 
 use super::*;
 use crate::member::tests::profile;
-use crate::{InvalidProfile, Profile};
+use crate::{InvalidProfile, Profile, Run};
 
 const CLUSTER: ClusterId = ClusterId(77);
 
@@ -11,6 +11,7 @@ pub(crate) fn founding() -> Founding {
     Founding {
         cluster: CLUSTER,
         incarnation: Incarnation(1),
+        run: Run::default(),
         profile: profile("n1"),
         shards: ShardCount::DEFAULT,
         replicas: 3,
@@ -22,6 +23,7 @@ pub(crate) fn founding() -> Founding {
 fn newcomer(incarnation: u128, name: &str) -> Joining {
     Joining {
         incarnation: Incarnation(incarnation),
+        run: Run::default(),
         cluster: None,
         node: None,
         profile: profile(name),
@@ -225,6 +227,65 @@ fn the_last_holder_of_shards_cannot_be_removed_and_a_stranger_neither() {
 }
 
 #[test]
+fn a_drained_node_is_a_member_that_holds_nothing_until_it_takes_its_share_back() {
+    let mut log = Log::founded();
+    let node = log.join(newcomer(2, "n2")).unwrap().node;
+    log.done(Command::Activate(node));
+    log.done(Command::Drain(node));
+    let version = log.view().version;
+    log.done(Command::Drain(node));
+    assert_eq!(log.view().version, version, "said again it changes nothing");
+    assert_eq!(log.view().members[&node].state, MemberState::Draining);
+    assert!(Placement::propose(&log.view()).iter().all(|list| list == &[NodeId(1)]));
+    // That it is level makes it active only once.
+    log.done(Command::Activate(node));
+    assert_eq!(log.view().members[&node].state, MemberState::Draining);
+    log.done(Command::Undrain(node));
+    log.done(Command::Undrain(node));
+    assert_eq!(log.view().members[&node].state, MemberState::Active);
+}
+
+#[test]
+fn the_last_holder_cannot_be_drained_and_who_is_gone_neither() {
+    let mut log = Log::founded();
+    let node = log.join(newcomer(2, "n2")).unwrap().node;
+    assert_eq!(log.refused(Command::Drain(NodeId(1))), Refusal::LastHolder(NodeId(1)));
+    log.done(Command::Activate(node));
+    log.done(Command::Drain(NodeId(1)));
+    assert_eq!(log.refused(Command::Drain(node)), Refusal::LastHolder(node));
+    log.done(Command::Remove(NodeId(1)));
+    for command in [Command::Drain(NodeId(1)), Command::Undrain(NodeId(1))] {
+        assert_eq!(log.refused(command), Refusal::NotAMember(NodeId(1)));
+    }
+}
+
+#[test]
+fn who_is_gone_is_told_from_a_stranger() {
+    let mut log = Log::founded();
+    let node = log.join(newcomer(2, "n2")).unwrap().node;
+    assert!(!log.view().is_gone(node));
+    log.done(Command::Remove(node));
+    assert!(log.view().is_gone(node));
+    assert!(!log.view().is_gone(NodeId(3)), "the next to join");
+}
+
+#[test]
+fn an_old_copy_of_a_directory_is_refused_and_the_process_that_repeats_itself_is_not() {
+    let mut log = Log::founded();
+    let run = |count, token| Joining { run: Run { count, token }, ..newcomer(2, "n2") };
+    let node = log.join(run(1, 11)).unwrap().node;
+    log.join(run(3, 33)).unwrap();
+    assert_eq!(log.join(run(3, 33)).unwrap().node, node);
+    // A copy of the directory as it was before its last start, and one from before that.
+    for copy in [run(3, 34), run(2, 22)] {
+        let refusal = log.refused(Command::Join(copy.clone()));
+        let run = copy.run.count;
+        assert_eq!(refusal, Refusal::Superseded { node, run, known: 3 });
+    }
+    log.join(run(4, 44)).unwrap();
+}
+
+#[test]
 fn a_table_is_taken_once_and_only_if_it_follows_the_present_one() {
     let mut log = Log::founded();
     log.join(newcomer(2, "n2")).unwrap();
@@ -340,6 +401,8 @@ fn the_encoding_of_commands_is_frozen() {
     assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0]);
     let set = Command::SetNamespace { name: None, change: Some(count(3)) };
     assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0]);
+    assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 6, 3]);
+    assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 7, 3]);
 }
 
 /// Commands that often meet: few directories, few names, few ids.
@@ -359,6 +422,8 @@ fn command() -> impl Strategy<Value = Command> {
         4 => join,
         2 => (1..6u64).prop_map(|node| Command::Activate(NodeId(node))),
         1 => (1..6u64).prop_map(|node| Command::Remove(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| Command::Drain(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| Command::Undrain(NodeId(node))),
         2 => place,
         1 => Just(Command::Found(founding())),
         1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pushonce_consensus::{
     AddressBook, At, Capture, Damaged, Engine, Group, Machine, ProposeError, Settings, Status,
 };
-use pushonce_control::{Control, Founding, Incarnation, Joining, Profile};
+use pushonce_control::{Control, Founding, Incarnation, Joining, Profile, Run};
 use pushonce_core::{
     Addresses, ClusterId, ClusterView, Namespaces, NodeId, Roles, ShardCount, Spread,
 };
@@ -54,6 +54,7 @@ impl World {
         let founding = Founding {
             cluster: CLUSTER,
             incarnation: Incarnation(1),
+            run: Run::default(),
             profile,
             shards: ShardCount::DEFAULT,
             replicas: 3,
@@ -131,7 +132,8 @@ pub(crate) async fn until(
 /// The same name has the same directory.
 pub(crate) fn joining(name: &str, profile: Profile) -> Joining {
     let incarnation = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
-    Joining { incarnation: Incarnation(incarnation), cluster: None, node: None, profile }
+    let (incarnation, run) = (Incarnation(incarnation), Run::default());
+    Joining { incarnation, run, cluster: None, node: None, profile }
 }
 
 pub(crate) fn profile(name: &str, peer: &str) -> Profile {

@@ -26,6 +26,7 @@ fn view(shards: u16, members: Vec<Member>) -> ClusterView {
         replicas: 3,
         spread: Spread::Zones,
         members: members.into_iter().map(|m| (m.id, m)).collect(),
+        next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }

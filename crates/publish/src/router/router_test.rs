@@ -87,6 +87,7 @@ fn stage() -> Stage {
         replicas: 3,
         spread: Spread::Zones,
         members: Default::default(),
+        next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }));

@@ -1,12 +1,10 @@
-//! How a node begins: it finds out who it is, and tells the cluster.
+//! How a node begins: it finds out who it is.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_consensus::Engine;
-use pushonce_control::{
-    Control, FoundError, Founding as NewCluster, Incarnation, Joining, Profile,
-};
+use pushonce_control::{Control, FoundError, Founding, Incarnation, Joining, Profile, Run};
 use pushonce_core::{Addresses, ClusterId, Namespaces, NodeId, Spread};
 use tokio_util::sync::CancellationToken;
 
@@ -14,16 +12,16 @@ use super::identity::{DataDir, Identity};
 use super::membership;
 use crate::config::Config;
 
-/// Between two tries to tell the cluster; each try waits some seconds for a leader by itself.
-const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries to make the cluster; each waits some seconds for a leader by itself.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who the node is, and what it says of itself.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) config: Config,
     pub(super) identity: Identity,
-    incarnation: Incarnation,
-    profile: Profile,
+    /// What it says to the cluster.
+    pub(super) joining: Joining,
 }
 
 impl Entry {
@@ -33,15 +31,19 @@ impl Entry {
         data: &DataDir,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Entry> {
-        let incarnation = Incarnation(u128::from_be_bytes(data.incarnation()));
-        let profile = profile(&config);
-        let mut joining =
-            Joining { incarnation, cluster: None, node: None, profile: profile.clone() };
+        let mut joining = Joining {
+            incarnation: Incarnation(u128::from_be_bytes(data.incarnation())),
+            run: Run { count: data.starts(), token: rand::random() },
+            cluster: None,
+            node: None,
+            profile: profile(&config),
+        };
         let identity = match data.identity()? {
             Some(known) => {
                 joining.cluster = Some(known.cluster);
                 joining.node = Some(known.node);
-                membership::confirm(&config.join, &joining).await?;
+                let others = [data.peers()?, config.join.clone()].concat();
+                membership::confirm(&others, &joining).await?;
                 known
             }
             None => {
@@ -56,7 +58,8 @@ impl Entry {
                 new
             }
         };
-        Ok(Entry { config, identity, incarnation, profile })
+        (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
+        Ok(Entry { config, identity, joining })
     }
 }
 
@@ -85,62 +88,24 @@ fn profile(config: &Config) -> Profile {
     }
 }
 
-/// Founds the cluster, or tells it what this node is called and where it is now; then there is
-/// nothing more to say until `stop`.
-pub(super) async fn introduce(
-    entry: Entry,
-    control: Control,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let Entry { config, identity, incarnation, profile } = entry;
-    let saying = async {
-        if !identity.founding {
-            return announce(&control, incarnation, profile).await;
-        }
-        let founding = NewCluster {
-            cluster: identity.cluster,
-            incarnation,
-            profile,
-            shards: config.shards,
-            replicas: config.replicas,
-            spread: Spread::default(),
-            namespaces: Namespaces::default(),
-        };
-        found(&control, founding).await
+/// Makes the cluster. A slow disk is no reason to give up: saying it again changes nothing.
+pub(super) async fn found(entry: &Entry, control: &Control) -> anyhow::Result<()> {
+    let Entry { config, identity, joining } = entry;
+    let founding = Founding {
+        cluster: identity.cluster,
+        incarnation: joining.incarnation,
+        run: joining.run,
+        profile: joining.profile.clone(),
+        shards: config.shards,
+        replicas: config.replicas,
+        spread: Spread::default(),
+        namespaces: Namespaces::default(),
     };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        said = saying => {
-            said?;
-            stop.cancelled().await;
-        }
-    }
-    Ok(())
-}
-
-/// A slow disk is no reason to give up: saying it again changes nothing.
-async fn found(control: &Control, founding: NewCluster) -> anyhow::Result<()> {
     loop {
         match control.found(founding.clone()).await {
             Err(FoundError::Ask(why)) if why.retryable() => tracing::warn!("{why}"),
             told => return told.context("the cluster cannot be founded"),
         }
-        tokio::time::sleep(ANNOUNCE_PAUSE).await;
-    }
-}
-
-/// Says it until the cluster takes it: without a leader it cannot be told anything, which is no
-/// reason to stop.
-async fn announce(
-    control: &Control,
-    incarnation: Incarnation,
-    profile: Profile,
-) -> anyhow::Result<()> {
-    loop {
-        match control.announce(incarnation, profile.clone()).await {
-            Err(why) if why.retryable() => tracing::warn!("{why}"),
-            told => return told.context("the cluster does not take this node back"),
-        }
-        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -3,6 +3,8 @@
 //! Two beginnings of one group would be two histories, so the right to begin is kept on disk, with
 //! the one founder, and given up when every group has begun.
 
+use std::sync::Arc;
+
 use pushonce_core::ClusterView;
 
 use super::host::Hosted;
@@ -11,12 +13,12 @@ use super::identity::{DataDir, Identity};
 /// The right to begin shard groups, or its absence.
 pub(super) struct Founding {
     identity: Identity,
-    data: DataDir,
+    data: Arc<DataDir>,
 }
 
 impl Founding {
     /// As the data directory remembers it.
-    pub(super) fn new(identity: Identity, data: DataDir) -> Founding {
+    pub(super) fn new(identity: Identity, data: Arc<DataDir>) -> Founding {
         Founding { identity, data }
     }
 

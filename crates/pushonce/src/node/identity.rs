@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(super) struct DataDir {
     path: PathBuf,
     incarnation: [u8; 16],
+    starts: u64,
     /// Held for as long as the node lives; the system lets go of it when the process dies.
     _lock: File,
 }
@@ -81,7 +82,36 @@ impl DataDir {
             Err(TryLockError::Error(why)) => return Err(io(&lock_path)(why)),
         }
         let incarnation = incarnation(&path.join("incarnation"))?;
-        Ok(DataDir { path: path.to_owned(), incarnation, _lock: lock })
+        let starts = count(&path.join("starts"))?;
+        Ok(DataDir { path: path.to_owned(), incarnation, starts, _lock: lock })
+    }
+
+    /// How often the directory was opened, this time included; on disk before anything else is done
+    /// with it.
+    pub(super) fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// Where the other members were last, as `host:port` of their peer ports.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub(super) fn peers(&self) -> Result<Vec<String>, DataError> {
+        let path = self.path.join("peers");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(why) => Err(io(&path)(why)),
+        }
+    }
+
+    /// Remembers where the other members are, so that they can be asked before anything of the
+    /// directory is used.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub(super) fn keep_peers(&self, peers: &[String]) -> Result<(), DataError> {
+        write_whole(&self.path.join("peers"), peers.join("\n").as_bytes())
     }
 
     /// Where it is.
@@ -147,6 +177,19 @@ fn incarnation(path: &Path) -> Result<[u8; 16], DataError> {
     }
 }
 
+/// One more than it says there, and now it says so there.
+fn count(path: &Path) -> Result<u64, DataError> {
+    let damaged = || DataError::Damaged { path: path.to_owned(), why: "it is no count".to_owned() };
+    let before: u64 = match fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map_err(|_| damaged())?,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(why) => return Err(io(path)(why)),
+    };
+    let now = before.checked_add(1).ok_or_else(damaged)?;
+    write_whole(path, now.to_string().as_bytes())?;
+    Ok(now)
+}
+
 /// Beside it, synced, then renamed over it, then the directory synced: whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     let draft = path.with_extension("new");
@@ -187,6 +230,27 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let _held = DataDir::open(dir.path()).expect("opens");
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::InUse(_))));
+    }
+
+    #[test]
+    fn every_start_is_counted_and_a_copy_counts_on_from_where_it_was_made() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let starts = || DataDir::open(dir.path()).expect("opens").starts();
+        assert_eq!((starts(), starts()), (1, 2));
+        fs::write(dir.path().join("starts"), "1").expect("writes");
+        assert_eq!(starts(), 2);
+        fs::write(dir.path().join("starts"), "many").expect("writes");
+        assert!(matches!(DataDir::open(dir.path()), Err(DataError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_directory_remembers_where_the_others_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        assert_eq!(data.peers().expect("reads"), Vec::<String>::new());
+        let peers = ["a:1".to_owned(), "b:2".to_owned()];
+        data.keep_peers(&peers).expect("writes");
+        assert_eq!(data.peers().expect("reads"), peers);
     }
 
     #[test]

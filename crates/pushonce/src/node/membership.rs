@@ -1,12 +1,16 @@
 //! How a node comes in: the question, and the door it is asked at.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pushonce_control::{AskError, Control, Incarnation, Joining, Profile, Refusal};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use pushonce_control::{AskError, Control, Incarnation, Joining, Profile, Refusal, Run};
 use pushonce_core::{Addresses, ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -23,6 +27,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// may be waiting for this very node's vote.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A link to the process before this one, when that lost its power, is given up within this.
+const LINK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How many are asked at once whether they know this node: one that lives is enough.
+const ASKED_MAX: usize = 8;
+
+/// The cluster does not take the directory, now and for ever: the node ends with a code of its own,
+/// so that nobody starts it again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Expelled(pub(crate) String);
+
+/// A question, as far as it was answered.
+enum Told {
+    /// The cluster knows this process as its member.
+    Taken,
+    /// A process of this node runs, it seems.
+    RunsAlready(String),
+    /// Nobody could say.
+    Nothing,
+}
+
 /// Asks the nodes at `addresses`, round after round, until one lets this node in.
 ///
 /// # Errors
@@ -35,7 +61,7 @@ pub(super) async fn ask(
     let mut last = String::new();
     loop {
         for address in addresses {
-            match ask_one(address, joining).await {
+            match ask_one(address, joining, true).await {
                 Ok(identity) => return Ok(identity),
                 Err(why) if refused_for_good(why.code()) => {
                     anyhow::bail!("{address} does not let this node join: {}", why.message())
@@ -57,34 +83,62 @@ pub(super) async fn ask(
     }
 }
 
-/// Asks once whether the cluster at `addresses` is the one that this node's directory belongs to.
-/// Nobody there is no objection: the others may start later.
+/// Asks, before anything of the directory is used, whether the cluster at `addresses` still has this
+/// node. Nobody there is no objection: the others may start later.
 ///
 /// # Errors
-/// When one of them knows that it is not.
+/// When one of them knows that it has not, or sees another process run as this node.
 pub(super) async fn confirm(addresses: &[String], joining: &Joining) -> anyhow::Result<()> {
-    let until = Instant::now() + CONFIRM_PATIENCE;
-    for address in addresses {
-        let Ok(answer) = timeout_at(until, ask_one(address, joining)).await else { break };
-        match answer {
-            Ok(_) => return Ok(()),
-            Err(why) if refused_for_good(why.code()) => {
-                anyhow::bail!("{address} does not take this node back: {}", why.message())
-            }
-            Err(_) => {}
+    let until = Instant::now() + LINK_PATIENCE;
+    loop {
+        match remind(addresses, joining, true).await? {
+            Told::RunsAlready(why) if Instant::now() >= until => anyhow::bail!(why),
+            Told::RunsAlready(_) => tokio::time::sleep(PAUSE).await,
+            Told::Taken | Told::Nothing => return Ok(()),
         }
     }
-    Ok(())
 }
 
-async fn ask_one(address: &str, joining: &Joining) -> Result<Identity, Status> {
+/// Asks at the doors of `addresses` whether the cluster still has this node, for one that hears
+/// nothing of it any more.
+///
+/// # Errors
+/// When one of them knows that it has not.
+pub(super) async fn still_in(addresses: &[String], joining: &Joining) -> anyhow::Result<()> {
+    remind(addresses, joining, false).await.map(drop)
+}
+
+async fn remind(addresses: &[String], joining: &Joining, starting: bool) -> anyhow::Result<Told> {
+    let until = Instant::now() + CONFIRM_PATIENCE;
+    let asked = addresses.iter().take(ASKED_MAX);
+    let mut answers: FuturesUnordered<_> =
+        asked.map(async |address| (address, ask_one(address, joining, starting).await)).collect();
+    while let Ok(Some((address, answer))) = timeout_at(until, answers.next()).await {
+        match answer {
+            Ok(_) => return Ok(Told::Taken),
+            Err(why) => {
+                let said = format!("{address} does not take this node back: {}", why.message());
+                match why.code() {
+                    Code::FailedPrecondition => return Err(Expelled(said).into()),
+                    code if refused_for_good(code) => anyhow::bail!(said),
+                    Code::Aborted => return Ok(Told::RunsAlready(said)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(Told::Nothing)
+}
+
+async fn ask_one(address: &str, joining: &Joining, starting: bool) -> Result<Identity, Status> {
     let unreachable = |why: &dyn std::fmt::Display| Status::unavailable(why.to_string());
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(|why| Status::invalid_argument(format!("{address} is no HOST:PORT: {why}")))?
         .connect_timeout(PATIENCE)
         .timeout(PATIENCE);
     let channel = endpoint.connect().await.map_err(|why| unreachable(&why))?;
-    let answer = MembershipClient::new(channel).join(request(joining)).await?.into_inner();
+    let answer =
+        MembershipClient::new(channel).join(request(joining, starting)).await?.into_inner();
     let cluster = id(&answer.cluster_id).ok_or_else(|| unreachable(&"it sent no cluster id"))?;
     Ok(Identity { cluster: ClusterId(cluster), node: NodeId(answer.node_id), founding: false })
 }
@@ -93,7 +147,7 @@ fn refused_for_good(code: Code) -> bool {
     matches!(code, Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument)
 }
 
-fn request(joining: &Joining) -> pb::JoinRequest {
+fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
     let Profile { name, addresses, region, zone, roles, weight } = joining.profile.clone();
     let Addresses { peer, grpc, http, quic } = addresses;
     pb::JoinRequest {
@@ -106,16 +160,35 @@ fn request(joining: &Joining) -> pb::JoinRequest {
         zone,
         roles: roles.to_string(),
         weight,
+        run: joining.run.count,
+        run_token: joining.run.token,
+        starting,
     }
 }
 
 /// The door: brings the question to the control leader.
-pub(super) struct Door(pub(super) Control);
+pub(super) struct Door {
+    control: Control,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+}
 
 impl Door {
-    /// To be mounted on the peer port.
-    pub(super) fn service(control: Control) -> MembershipServer<Door> {
-        MembershipServer::new(Door(control))
+    /// To be mounted on the peer port. `reachable` are the nodes that this one has a link to.
+    pub(super) fn service(
+        control: Control,
+        reachable: watch::Receiver<BTreeSet<NodeId>>,
+    ) -> MembershipServer<Door> {
+        MembershipServer::new(Door { control, reachable })
+    }
+
+    /// Refuses a second process of a node: two that vote under one id would elect two leaders.
+    fn runs_once(&self, node: NodeId) -> Result<(), Status> {
+        if !self.reachable.borrow().contains(&node) {
+            return Ok(());
+        }
+        Err(Status::aborted(format!(
+            "{node} is running: stop that process first; if it has just died, wait some seconds"
+        )))
     }
 }
 
@@ -125,8 +198,13 @@ impl Membership for Door {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        let joining = joining(request.into_inner())?;
-        let joined = self.0.join(joining).await.map_err(status)?;
+        let request = request.into_inner();
+        let starting = request.starting;
+        let joining = joining(request)?;
+        if let Some(node) = joining.node.filter(|_| starting) {
+            self.runs_once(node)?;
+        }
+        let joined = self.control.join(joining).await.map_err(status)?;
         Ok(Response::new(pb::JoinResponse {
             cluster_id: bytes_of(joined.cluster),
             node_id: joined.node.0,
@@ -145,6 +223,7 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
     let pb::Addresses { peer, grpc, http, quic } = addresses;
     Ok(Joining {
         incarnation: Incarnation(incarnation),
+        run: Run { count: request.run, token: request.run_token },
         cluster: cluster.map(ClusterId),
         node: (request.node_id != 0).then_some(NodeId(request.node_id)),
         profile: Profile {

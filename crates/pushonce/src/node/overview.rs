@@ -102,12 +102,7 @@ impl Overview {
             cluster: view.cluster.to_string(),
             version: view.version,
             leader: self.control.borrow().leader.map(|id| id.to_string()),
-            members: view
-                .members
-                .values()
-                .filter(|m| m.state != MemberState::Gone)
-                .map(member)
-                .collect(),
+            members: view.members.values().map(member).collect(),
             shards: view.shards.ids().map(shard).collect(),
             topics: topics.iter().map(place).collect(),
         }

@@ -48,6 +48,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
         replicas: 3,
         spread: Spread::Zones,
         members: regions.iter().enumerate().map(member).collect(),
+        next_id: NodeId(regions.len() as u64 + 1),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
     }
