@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pushonce_consensus::Status;
 use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
 
-use crate::reconcile::{self, Step, Wanted};
+use crate::reconcile::{self, Nodes, Step, Wanted};
 use crate::voters;
 
 /// One thing to do.
@@ -30,7 +30,9 @@ pub(crate) fn next(
     if !status.leads {
         return None;
     }
-    let change = || reconcile::plan(status, me, &wanted(me, view, status, reachable), reachable);
+    // The lead of this group goes only to who stays: nobody is preferred, so nobody is doubted.
+    let nodes = || Nodes { reachable: reachable.clone(), ..Nodes::default() };
+    let change = || reconcile::plan(status, me, &wanted(me, view, status, reachable), &nodes());
     activate(view, status).or_else(|| change().map(Duty::Change)).or_else(|| place(view))
 }
 

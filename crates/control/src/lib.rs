@@ -3,7 +3,8 @@
 //! *What is it?* One Raft group over the whole cluster, in which every node votes or follows. Its
 //! state is small: members and their ids, the table of shards, the namespaces. Beside it stand the
 //! pure plans that follow from that state: which members vote ([`voters`]), how one group gets from
-//! its replicas to the wanted ones ([`reconcile`]), which replicas this node runs ([`hosting`]).
+//! its replicas to the wanted ones ([`reconcile`]), which replicas this node runs ([`hosting`]), whether
+//! a member may go ([`leave`]).
 //!
 //! *What does it promise?* Every node sees the same versions of the cluster in the same order. A
 //! node id is given out once. A table is committed before anybody moves towards it. A group changes
@@ -28,6 +29,7 @@ mod command;
 mod control;
 mod duty;
 pub mod hosting;
+pub mod leave;
 mod machine;
 mod member;
 pub mod reconcile;

@@ -3,9 +3,11 @@
 //! The order is what makes it safe: a newcomer follows before it votes, votes only when it lives and
 //! is level, and only then does somebody else leave; one change at a time; leadership moves last, or
 //! before the leader itself has to leave, and only to a living voter that is level, because the
-//! engine below would hand it to a dead one.
+//! engine below would hand it to a dead one, and that did not lose it a moment ago.
 
 mod mover;
+mod progress;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,6 +17,7 @@ use pushonce_core::NodeId;
 
 pub(crate) use mover::perform;
 pub use mover::run;
+pub use progress::Progress;
 
 /// The replicas a group should have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,15 @@ pub struct Wanted {
     /// reachable or not: a node that joins has no links before it has the view, and it gets the view
     /// by following.
     pub learners: BTreeSet<NodeId>,
+}
+
+/// What the leader knows of the other nodes. `me` is reachable and trusted, whatever they say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// Those it has a link to.
+    pub reachable: BTreeSet<NodeId>,
+    /// Those that lost the lead of this group a moment ago.
+    pub doubted: BTreeSet<NodeId>,
 }
 
 /// One change of a group.
@@ -84,20 +96,15 @@ pub(crate) fn level(status: &Status, node: NodeId) -> bool {
 /// The next step of `me` as the leader of the group; `None` when it does not lead, when nothing is
 /// left to do, or when what is left has to wait for a node to come up or to become level.
 ///
-/// A voter that is not reachable keeps its vote while it is wanted. `me` counts as reachable.
-pub fn plan(
-    status: &Status,
-    me: NodeId,
-    wanted: &Wanted,
-    reachable: &BTreeSet<NodeId>,
-) -> Option<Step> {
+/// A voter that is not reachable keeps its vote while it is wanted.
+pub fn plan(status: &Status, me: NodeId, wanted: &Wanted, nodes: &Nodes) -> Option<Step> {
     if !status.leads || wanted.voters.is_empty() {
         return None;
     }
     if status.joint {
         return Some(Step::Settle { voters: status.voters.clone() });
     }
-    let group = Shape { status, me, wanted, reachable };
+    let group = Shape { status, me, wanted, nodes };
     group
         .retire_lost()
         .or_else(|| group.retire_surplus())
@@ -107,17 +114,17 @@ pub fn plan(
         .or_else(|| group.transfer())
 }
 
-/// Whether a living replica follows that is to vote. When no step is left, it is not level yet.
-pub(crate) fn catching_up(status: &Status, wanted: &Wanted, reachable: &BTreeSet<NodeId>) -> bool {
-    let follows = |node: &&NodeId| status.learners.contains(*node);
-    wanted.voters.iter().filter(follows).any(|node| reachable.contains(node))
+/// A living replica that follows and is to vote. When no step is left, it is not level yet.
+pub(crate) fn catching_up(status: &Status, wanted: &Wanted, nodes: &Nodes) -> Option<NodeId> {
+    let follows = |node: &NodeId| status.learners.contains(node) && nodes.reachable.contains(node);
+    wanted.voters.iter().copied().find(follows)
 }
 
 struct Shape<'a> {
     status: &'a Status,
     me: NodeId,
     wanted: &'a Wanted,
-    reachable: &'a BTreeSet<NodeId>,
+    nodes: &'a Nodes,
 }
 
 impl Shape<'_> {
@@ -166,7 +173,7 @@ impl Shape<'_> {
     fn transfer(&self) -> Option<Step> {
         let preferred = self.wanted.voters.first().copied()?;
         if self.votes_later(self.me) {
-            let settled = !catching_up(self.status, self.wanted, self.reachable);
+            let settled = catching_up(self.status, self.wanted, self.nodes).is_none();
             return (settled && self.may_lead(preferred)).then_some(Step::Transfer(preferred));
         }
         let complete = self.wanted.voters.iter().all(|node| self.status.voters.contains(node));
@@ -199,10 +206,11 @@ impl Shape<'_> {
             && self.status.voters.contains(&node)
             && self.lives(node)
             && level(self.status, node)
+            && !self.nodes.doubted.contains(&node)
     }
 
     fn lives(&self, node: NodeId) -> bool {
-        node == self.me || self.reachable.contains(&node)
+        node == self.me || self.nodes.reachable.contains(&node)
     }
 }
 

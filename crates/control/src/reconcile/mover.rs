@@ -11,7 +11,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Step, Wanted, catching_up, plan};
+use super::progress::progress;
+use super::trust::Losses;
+use super::{Nodes, Progress, Step, Wanted, catching_up, plan};
 
 /// After a step that failed, and at most after one that worked until its effect is seen.
 const STEP_PAUSE: Duration = Duration::from_millis(500);
@@ -30,16 +32,19 @@ const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// it; otherwise waits. Returns when it is cancelled, or when the group or a watch has ended.
 ///
 /// A move holds one of the node-wide `moves`, so that only so many groups copy their state at once.
+/// What it does or waits for is said to `said`: `None` while there is nothing to do here.
 pub async fn run(
     group: Group,
     me: NodeId,
     wanted: watch::Receiver<Vec<NodeId>>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     moves: Arc<Semaphore>,
+    said: watch::Sender<Option<Progress>>,
     shutdown: CancellationToken,
 ) {
     let status = group.status();
-    let mover = Mover { group, me, status, wanted, reachable, moves, permit: None };
+    let losses = Losses::default();
+    let mover = Mover { group, me, status, wanted, reachable, losses, moves, permit: None, said };
     shutdown.run_until_cancelled(mover.run()).await;
 }
 
@@ -49,8 +54,10 @@ struct Mover {
     status: watch::Receiver<Status>,
     wanted: watch::Receiver<Vec<NodeId>>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
+    losses: Losses,
     moves: Arc<Semaphore>,
     permit: Option<Permit>,
+    said: watch::Sender<Option<Progress>>,
 }
 
 struct Permit {
@@ -91,15 +98,29 @@ impl Mover {
         }
         self.permit = None;
         sleep(LOOK_PAUSE).await;
-        self.changed().await
+        match self.losses.next_trust(Instant::now()) {
+            Some(until) => timeout_at(until, self.changed()).await.unwrap_or(Ok(())),
+            None => self.changed().await,
+        }
     }
 
     fn look(&mut self) -> (Option<Step>, bool) {
         let status = self.status.borrow_and_update();
         let wanted = Wanted::from(self.wanted.borrow_and_update().as_slice());
-        let reachable = self.reachable.borrow_and_update();
-        let moving = status.leads && catching_up(&status, &wanted, &reachable);
-        (plan(&status, self.me, &wanted, &reachable), moving)
+        let now = Instant::now();
+        self.losses.see(status.leader, now);
+        let nodes = Nodes {
+            reachable: self.reachable.borrow_and_update().clone(),
+            doubted: self.losses.doubted(now),
+        };
+        let news = progress(&status, self.me, &wanted, &nodes);
+        self.said.send_if_modified(|said| {
+            let changed = *said != news;
+            *said = news;
+            changed
+        });
+        let moving = status.leads && catching_up(&status, &wanted, &nodes).is_some();
+        (plan(&status, self.me, &wanted, &nodes), moving)
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), Ended> {

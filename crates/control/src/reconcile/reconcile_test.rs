@@ -10,6 +10,11 @@ fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
     ids.iter().copied().map(NodeId).collect()
 }
 
+/// Links to these, and no doubt.
+fn links(to: &[u64]) -> Nodes {
+    Nodes { reachable: ids(to), ..Nodes::default() }
+}
+
 /// A group as its leader sees it, on which steps can be done.
 #[derive(Clone, Debug)]
 struct Model {
@@ -18,6 +23,7 @@ struct Model {
     learners: BTreeSet<NodeId>,
     level: BTreeSet<NodeId>,
     living: BTreeSet<NodeId>,
+    doubted: BTreeSet<NodeId>,
 }
 
 impl Model {
@@ -28,6 +34,7 @@ impl Model {
             learners: ids(learners),
             level: ids(voters),
             living: (1..=9).map(NodeId).collect(),
+            doubted: BTreeSet::new(),
         }
     }
 
@@ -63,7 +70,15 @@ impl Model {
     }
 
     fn plan(&self, wanted: &Wanted) -> Option<Step> {
-        plan(&self.status(), self.leader, wanted, &self.living)
+        plan(&self.status(), self.leader, wanted, &self.nodes())
+    }
+
+    fn nodes(&self) -> Nodes {
+        Nodes { reachable: self.living.clone(), doubted: self.doubted.clone() }
+    }
+
+    fn progress(&self, wanted: &Wanted) -> Option<Progress> {
+        progress::progress(&self.status(), self.leader, wanted, &self.nodes())
     }
 
     fn next(&self, wanted: &[u64]) -> Option<Step> {
@@ -100,12 +115,20 @@ impl Model {
             Step::Transfer(node) => {
                 assert!(self.voters.contains(&node) && self.living.contains(&node));
                 assert!(self.level.contains(&node) && node != self.leader);
+                assert!(!self.doubted.contains(&node));
                 self.leader = node;
             }
             Step::Settle { .. } => panic!("nothing is half done here"),
         }
         assert!(self.has_quorum(), "the living cannot decide any more: {self:?}");
         assert!(self.voters.contains(&self.leader));
+    }
+
+    /// At rest it is what it should be, or says what it waits for.
+    fn is_explained(&self, wanted: &Wanted) {
+        let voters = wanted.voters.iter().copied().collect();
+        let done = self.voters == voters && wanted.voters.first() == Some(&self.leader);
+        assert_eq!(self.progress(wanted).is_none(), done || !self.has_quorum(), "{self:?}");
     }
 
     /// Steps until nothing is left to do; living followers become level whenever it waits.
@@ -119,6 +142,7 @@ impl Model {
             let level: BTreeSet<_> =
                 members.copied().filter(|node| self.living.contains(node)).collect();
             if level.is_subset(&self.level) {
+                self.is_explained(wanted);
                 return;
             }
             self.level.extend(level);
@@ -140,7 +164,7 @@ fn who_does_not_lead_does_nothing() {
     let mut status = Model::of(1, &[1], &[]).status();
     status.leads = false;
     let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2]).as_slice());
-    assert_eq!(plan(&status, NodeId(1), &wanted, &ids(&[1, 2])), None);
+    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2])), None);
 }
 
 #[test]
@@ -195,7 +219,7 @@ fn a_dead_voter_that_is_not_wanted_leaves_at_once_unless_one_copy_would_be_left(
     // The link is down, Raft's own is not: the group still has its quorum.
     two.leads = true;
     let wanted = Wanted::from(ids::<Vec<_>>(&[1, 4]).as_slice());
-    assert_eq!(plan(&two, NodeId(1), &wanted, &ids(&[1, 4])), None);
+    assert_eq!(plan(&two, NodeId(1), &wanted, &links(&[1, 4])), None);
 }
 
 #[test]
@@ -205,7 +229,7 @@ fn a_living_voter_does_not_leave_when_the_others_could_not_decide_without_it() {
     let mut status = Model::of(1, &[1, 2, 3, 4], &[]).dead(&[2, 3]).status();
     status.leads = true;
     let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
-    assert_eq!(plan(&status, NodeId(1), &wanted, &ids(&[1, 4])), None);
+    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 4])), None);
 }
 
 #[test]
@@ -220,6 +244,34 @@ fn the_preferred_owner_leads_when_everything_else_is_done() {
 fn leadership_never_goes_to_a_voter_that_is_dead_or_behind() {
     assert_eq!(Model::of(1, &[1, 2, 3], &[]).dead(&[2]).next(&[2, 1, 3]), None);
     assert_eq!(Model::of(1, &[1, 2, 3], &[]).level(&[1, 3]).next(&[2, 1, 3]), None);
+}
+
+#[test]
+fn who_lost_the_lead_a_moment_ago_is_not_handed_it_again() {
+    let mut group = Model::of(1, &[1, 2, 3], &[]);
+    group.doubted = ids(&[2]);
+    assert_eq!(group.next(&[2, 1, 3]), None);
+    assert_eq!(group.next(&[2, 3]), Some(Step::Transfer(NodeId(3))), "who has to go asks another");
+}
+
+#[test]
+fn a_group_that_waits_says_for_what() {
+    let says = |group: &Model, wanted: &[u64]| {
+        let progress = group.progress(&Wanted::from(ids::<Vec<_>>(wanted).as_slice()));
+        progress.map(|progress| progress.to_string())
+    };
+    let says_of = |group: &Model, wanted: &[u64]| says(group, wanted).unwrap_or_default();
+    assert_eq!(says(&Model::of(1, &[1, 2, 3], &[]), &[1, 2, 3]), None);
+    assert_eq!(says_of(&Model::of(1, &[1], &[]), &[1, 2]), "n2 begins to follow");
+    let behind = Model::of(1, &[1], &[4]);
+    assert_eq!(says_of(&behind, &[1, 4]), "n4 catches up: 1 of 100");
+    let dead = "waits for n2, which cannot be reached";
+    assert_eq!(says_of(&Model::of(1, &[1], &[]).dead(&[2]), &[1, 2]), dead);
+    assert_eq!(says_of(&Model::of(1, &[1, 2, 3], &[]).dead(&[2]), &[2, 1, 3]), dead);
+    let mut doubted = Model::of(1, &[1, 2, 3], &[]);
+    assert_eq!(says_of(&doubted, &[2, 1, 3]), "n2 is to lead");
+    doubted.doubted = ids(&[2]);
+    assert_eq!(says_of(&doubted, &[2, 1, 3]), "n2 will lead; it lost the lead just now");
 }
 
 #[test]
@@ -238,7 +290,7 @@ fn a_change_left_half_done_is_ended_before_another_begins() {
     status.joint = true;
     let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2]).as_slice());
     let settle = Some(Step::Settle { voters: ids(&[1, 2, 3]) });
-    assert_eq!(plan(&status, NodeId(1), &wanted, &ids(&[1, 2, 3])), settle);
+    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3])), settle);
 }
 
 #[test]
@@ -266,7 +318,8 @@ prop_compose! {
         let leader = voters[0];
         let voters: BTreeSet<_> = voters.into_iter().collect();
         let learners = &learners - &voters;
-        let mut group = Model { leader, voters, learners, level, living: ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]) };
+        let (living, doubted) = (ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), BTreeSet::new());
+        let mut group = Model { leader, voters, learners, level, living, doubted };
         group.level.insert(leader);
         for node in dead {
             group.living.remove(&node);

@@ -212,6 +212,7 @@ pub(crate) fn keep(
         wanted.subscribe(),
         world.reachable(),
         Arc::clone(moves),
+        watch::Sender::default(),
         node.shutdown.clone(),
     ));
 }

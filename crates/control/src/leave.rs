@@ -1,0 +1,176 @@
+//! Whether a member may be removed now.
+//!
+//! What is removed is not listened to any more, and its replicas count against every majority until
+//! each group has let go of it. So the living members of every group it votes in must be a majority
+//! without it. The control group cannot see that: whoever is asked does, by claims and links.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId};
+
+/// What the node that is asked sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The members and the table.
+    pub view: &'a ClusterView,
+    /// The groups of the shards.
+    pub owners: &'a Owners,
+    /// Who votes in the control group.
+    pub control: &'a [NodeId],
+    /// Who lives, as far as links tell; the node itself is among them.
+    pub reachable: &'a BTreeSet<NodeId>,
+}
+
+/// Groups: those of shards, and the control group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups {
+    /// By id.
+    pub shards: Vec<ShardId>,
+    /// Whether the control group is among them.
+    pub control: bool,
+}
+
+/// Why a member should not be removed now. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
+    /// Nobody has that id.
+    #[error("{0} is not a member: `pushonce cluster status` lists them")]
+    NotAMember(NodeId),
+    /// It lives, and has not given away what it holds.
+    #[error(
+        "{node} is up and still in {groups}: drain it first (`pushonce cluster drain {node}`). \
+         With --force it ends at once, and each of these has one copy fewer until another node has \
+         caught up"
+    )]
+    StillHolds {
+        /// Who.
+        node: NodeId,
+        /// What it is in.
+        groups: Groups,
+    },
+    /// Nobody else has what it holds.
+    #[error(
+        "{node} has the only copy of {groups}, which would be lost: start {node} again and drain it \
+         (`pushonce cluster drain {node}`)"
+    )]
+    OnlyCopy {
+        /// Who.
+        node: NodeId,
+        /// Of what.
+        groups: Groups,
+    },
+    /// The living could not decide without it.
+    #[error(
+        "without {node} there is no majority of {groups} while {} cannot be reached: bring that back \
+         first. With --force {node} is gone for ever all the same, and they accept nothing until then, \
+         or never again if that is lost too",
+        listed(missing)
+    )]
+    NoMajority {
+        /// Who.
+        node: NodeId,
+        /// Of what.
+        groups: Groups,
+        /// Who would have to come back; one of them may be enough.
+        missing: BTreeSet<NodeId>,
+    },
+}
+
+/// What a member is in: the groups it votes or follows in, as their owners say. A follower of the
+/// control group is every member, and counts as nothing.
+pub fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
+    let named = |shard: &ShardId| {
+        let claim = seen.owners.claim(*shard);
+        claim.is_some_and(|claim| claim.voters.contains(&node) || claim.learners.contains(&node))
+    };
+    Groups {
+        shards: seen.view.shards.ids().filter(named).collect(),
+        control: seen.control.contains(&node),
+    }
+}
+
+/// Says whether a member may be removed now. One that is gone already may.
+///
+/// With `force` it may as long as nothing is lost for certain.
+pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+    if seen.view.is_gone(node) {
+        return Ok(());
+    }
+    if seen.view.member(node).is_none() {
+        return Err(Objection::NotAMember(node));
+    }
+    let groups = holding(seen, node);
+    if seen.reachable.contains(&node) && !groups.is_empty() && !force {
+        return Err(Objection::StillHolds { node, groups });
+    }
+    let only = seen.those(node, |others, _| others.is_empty());
+    if !only.is_empty() {
+        return Err(Objection::OnlyCopy { node, groups: only });
+    }
+    let lives = |other: &&NodeId| seen.reachable.contains(other);
+    let undecided =
+        seen.those(node, |others, voters| others.iter().filter(lives).count() <= voters.len() / 2);
+    if undecided.is_empty() || force {
+        return Ok(());
+    }
+    let missing = seen.silent(node, &undecided);
+    Err(Objection::NoMajority { node, groups: undecided, missing })
+}
+
+/// Whether a member gives its share away and has none left.
+pub fn is_drained(seen: &Seen<'_>, node: NodeId) -> bool {
+    let draining = seen.view.member(node).is_some_and(|m| m.state == MemberState::Draining);
+    draining && holding(seen, node).is_empty()
+}
+
+impl Seen<'_> {
+    /// As the owner says; where none is known, as the table has it.
+    fn voters(&self, shard: ShardId) -> &[NodeId] {
+        let claim = self.owners.claim(shard);
+        claim.map_or_else(|| self.view.placement.of(shard), |claim| &claim.voters)
+    }
+
+    /// The groups in which `node` votes and that are so without it: asked with the others, and all.
+    fn those(&self, node: NodeId, is_so: impl Fn(&[NodeId], &[NodeId]) -> bool) -> Groups {
+        let is_so = |voters: &[NodeId]| {
+            let others: Vec<_> = voters.iter().copied().filter(|&other| other != node).collect();
+            others.len() < voters.len() && is_so(&others, voters)
+        };
+        Groups {
+            shards: self.view.shards.ids().filter(|&shard| is_so(self.voters(shard))).collect(),
+            control: is_so(self.control),
+        }
+    }
+
+    /// The voters of some groups that cannot be reached, but for `node`.
+    fn silent(&self, node: NodeId, groups: &Groups) -> BTreeSet<NodeId> {
+        let control = if groups.control { self.control } else { &[] };
+        let shards = groups.shards.iter().flat_map(|&shard| self.voters(shard));
+        let voters = shards.chain(control).copied();
+        voters.filter(|voter| *voter != node && !self.reachable.contains(voter)).collect()
+    }
+}
+
+impl Groups {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty() && !self.control
+    }
+}
+
+impl fmt::Display for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let control = self.control.then(|| "the control group".to_owned());
+        let groups = control.into_iter().chain(self.shards.iter().map(ShardId::to_string));
+        f.write_str(&groups.collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn listed(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "leave/leave_test.rs"]
+mod leave_test;
