@@ -74,6 +74,21 @@ pub struct Shard {
     pub wanted: Vec<NodeId>,
     /// Whether the group is known to differ from that.
     pub moving: bool,
+    /// What its owner does about that or waits for, if it said.
+    pub progress: Option<Progress>,
+}
+
+/// What the owner of a shard does on the way to the wanted replicas, or waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// For people.
+    pub text: String,
+    /// The node that it is about.
+    pub node: Option<NodeId>,
+    /// Of a node that catches up: the last entry of the log that it holds; else 0.
+    pub has: u64,
+    /// And the last there is; else 0.
+    pub of: u64,
 }
 
 /// Where a topic falls.
@@ -103,6 +118,7 @@ impl Shard {
                 learners,
                 wanted,
                 moving: false,
+                progress: None,
             };
         };
         let set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<_>>();
@@ -117,6 +133,7 @@ impl Shard {
             learners: claim.learners.clone(),
             wanted,
             moving: !settled,
+            progress: None,
         }
     }
 }
@@ -163,6 +180,8 @@ impl From<Seen> for pb::Member {
 
 impl From<Shard> for pb::Shard {
     fn from(shard: Shard) -> pb::Shard {
+        let nothing = Progress { text: String::new(), node: None, has: 0, of: 0 };
+        let progress = shard.progress.unwrap_or(nothing);
         pb::Shard {
             id: u32::from(shard.id.0),
             owner: number(shard.owner),
@@ -171,6 +190,10 @@ impl From<Shard> for pb::Shard {
             learners: numbers(shard.learners),
             wanted: numbers(shard.wanted),
             moving: shard.moving,
+            progress: progress.text,
+            progress_node: number(progress.node),
+            progress_has: progress.has,
+            progress_of: progress.of,
         }
     }
 }
@@ -254,6 +277,12 @@ impl TryFrom<pb::Shard> for Shard {
             learners: nodes(shard.learners),
             wanted: nodes(shard.wanted),
             moving: shard.moving,
+            progress: (!shard.progress.is_empty()).then_some(Progress {
+                text: shard.progress,
+                node: node(shard.progress_node),
+                has: shard.progress_has,
+                of: shard.progress_of,
+            }),
         })
     }
 }
@@ -353,7 +382,18 @@ mod tests {
                 ..Control::default()
             },
             members: vec![Seen { member, reachable: true }],
-            shards: vec![Shard::of(ShardId(3), &[NodeId(1)], Some(&claim(&[1])))],
+            shards: vec![
+                Shard::of(ShardId(3), &[NodeId(1)], Some(&claim(&[1]))),
+                Shard {
+                    progress: Some(Progress {
+                        text: "n2 catches up: 3 of 7".to_owned(),
+                        node: Some(NodeId(2)),
+                        has: 3,
+                        of: 7,
+                    }),
+                    ..Shard::of(ShardId(4), &[NodeId(1)], None)
+                },
+            ],
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

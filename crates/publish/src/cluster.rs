@@ -1,9 +1,10 @@
 //! The gRPC service of operators.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pushonce_core::{NamespaceChange, Topic};
-use pushonce_proto::cluster::{self, Explained, Seen, Shard};
+use pushonce_core::{NamespaceChange, ShardId, Topic};
+use pushonce_proto::cluster::{self, Explained, Progress, Seen, Shard};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_server;
 use tonic::{Request, Response, Status};
@@ -21,7 +22,8 @@ impl cluster_server::Cluster for Cluster {
         &self,
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        Ok(Response::new(status(self.overview.snapshot()).into()))
+        let progress = self.overview.progress().await;
+        Ok(Response::new(status(self.overview.snapshot(), progress).into()))
     }
 
     async fn explain(
@@ -60,13 +62,16 @@ fn refused(why: OperationError) -> Status {
     }
 }
 
-fn status(snapshot: Snapshot) -> cluster::Status {
+fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> cluster::Status {
     let Snapshot { me, view, owners, reachable, control } = snapshot;
     let seen = |member: &pushonce_core::Member| Seen {
         reachable: member.id == me || reachable.contains(&member.id),
         member: member.clone(),
     };
-    let shard = |id| Shard::of(id, view.placement.of(id), owners.claim(id));
+    let mut shard = |id| Shard {
+        progress: progress.remove(&id),
+        ..Shard::of(id, view.placement.of(id), owners.claim(id))
+    };
     cluster::Status {
         cluster: view.cluster,
         node: me,
@@ -75,7 +80,7 @@ fn status(snapshot: Snapshot) -> cluster::Status {
         replicas: view.replicas,
         control,
         members: view.members.values().map(seen).collect(),
-        shards: view.shards.ids().map(shard).collect(),
+        shards: view.shards.ids().map(&mut shard).collect(),
     }
 }
 

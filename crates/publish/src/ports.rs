@@ -1,6 +1,6 @@
 //! What the way in needs from the rest of the node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -9,7 +9,7 @@ use pushonce_core::{
     ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Owners, Placed,
     Position, Publish, PublishError, ShardId, Topic,
 };
-use pushonce_proto::cluster::Control;
+use pushonce_proto::cluster::{Control, Progress};
 
 /// The shards that live on this node.
 pub trait Shards: Send + Sync + 'static {
@@ -76,6 +76,9 @@ pub struct Subscribed {
 pub trait Overview: Send + Sync + 'static {
     /// As it is now.
     fn snapshot(&self) -> Snapshot;
+
+    /// What the owners of the shards that move do or wait for, as far as they answer within a second.
+    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>>;
 }
 
 /// What operators are shown.

@@ -15,7 +15,7 @@ use pushonce_core::{
     Namespace, NamespaceChange, Namespaces, NodeId, Owners, Placed, Placement, Position, Publish,
     PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
 };
-use pushonce_proto::cluster::Control;
+use pushonce_proto::cluster::{Control, Progress};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, NamespacesRequest, SetNamespaceRequest, StatusRequest,
@@ -107,6 +107,12 @@ impl Overview for World {
             reachable: BTreeSet::from([ME]),
             control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
         }
+    }
+
+    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {
+        let text = "n2 is to lead".to_owned();
+        let progress = Progress { text, node: Some(NodeId(2)), has: 0, of: 0 };
+        future::ready(BTreeMap::from([(ShardId(3), progress)])).boxed()
     }
 }
 

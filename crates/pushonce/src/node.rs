@@ -6,6 +6,7 @@ mod health;
 mod host;
 mod identity;
 pub(crate) mod membership;
+mod moves;
 mod overview;
 mod ports;
 mod presence;
@@ -116,6 +117,7 @@ impl Node {
             control: control.status(),
             health: thought,
             engine: engine.clone(),
+            hosted: hosted.clone(),
         };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
@@ -197,7 +199,11 @@ impl Node {
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
-            .add_service(membership::Door::service(self.control.clone(), self.handle.reachable()));
+            .add_service(membership::Door::service(
+                self.control.clone(),
+                self.handle.reachable(),
+                self.host.hosted.clone(),
+            ));
         let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
         port.spawn(async move { Ok(ended.await?) });

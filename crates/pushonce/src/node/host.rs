@@ -5,9 +5,10 @@
 //! herald that tells its claim to the links.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use pushonce_consensus::{Engine, Group, GroupId, Status};
+use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
 use pushonce_shard::{Clock, Committed, Handle, Shard};
@@ -27,7 +28,14 @@ const MOVES_MAX: usize = 2;
 
 /// The replicas that run on this node, by shard. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Hosted(Arc<RwLock<BTreeMap<ShardId, Handle>>>);
+pub(super) struct Hosted(Arc<RwLock<BTreeMap<ShardId, Held>>>);
+
+/// A replica that runs here, and what its group does or waits for while this node leads it.
+#[derive(Clone)]
+struct Held {
+    handle: Handle,
+    progress: watch::Receiver<Option<Progress>>,
+}
 
 /// Keeps [`Hosted`] what it should be.
 pub(super) struct Host {
@@ -57,33 +65,49 @@ struct Replica {
 impl Hosted {
     /// The replica of a shard, if it runs here.
     pub(super) fn get(&self, shard: ShardId) -> Option<Handle> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+        self.read().get(&shard).map(|held| held.handle.clone())
+    }
+
+    /// What the groups that this node leads do or wait for; those that are as they should be are
+    /// left out.
+    pub(super) fn progress(&self) -> BTreeMap<ShardId, Progress> {
+        let hosted = self.read();
+        let progress = |(&shard, held): (&ShardId, &Held)| {
+            held.progress.borrow().clone().map(|progress| (shard, progress))
+        };
+        hosted.iter().filter_map(progress).collect()
     }
 
     /// The shards that run here, with the newest membership of each group, as this node's own disk
     /// has it, that names `me`; `None` where it does not.
     fn standing(&self, me: NodeId) -> BTreeMap<ShardId, Option<u64>> {
-        let hosted = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let standing = |handle: &Handle| {
-            let status = handle.group().status();
+        let hosted = self.read();
+        let standing = |held: &Held| {
+            let status = held.handle.group().status();
             let status = status.borrow();
             let inside = status.voters.contains(&me) || status.learners.contains(&me);
             inside.then_some(status.membership)
         };
-        hosted.iter().map(|(&shard, handle)| (shard, standing(handle))).collect()
+        hosted.iter().map(|(&shard, held)| (shard, standing(held))).collect()
     }
 
     /// Every replica that runs here.
     pub(super) fn all(&self) -> Vec<Handle> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.read().values().map(|held| held.handle.clone()).collect()
     }
 
-    fn insert(&self, handle: Handle) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(handle.id(), handle);
+    fn insert(&self, held: Held) {
+        let shard = held.handle.id();
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shard, held);
     }
 
     fn remove(&self, shard: ShardId) -> Option<Handle> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&shard)
+        let held = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+        held.map(|held| held.handle)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Held>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,6 +202,7 @@ impl Host {
         let (handle, runner) = shard.open(&self.engine).await?;
         // Nobody is moved before the loop has said what is wanted.
         let (wanted, wanted_here) = watch::channel(Vec::new());
+        let (said, progress) = watch::channel(None);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run(stop.clone()));
@@ -187,11 +212,12 @@ impl Host {
             wanted_here,
             self.relay.reachable(),
             moves.clone(),
+            said,
             stop.clone(),
         ));
         tasks.spawn(herald(id, handle.claim(), self.relay.clone(), stop.clone()));
         tasks.spawn(mourn(handle.group().clone(), id, failures.clone(), stop.clone()));
-        self.hosted.insert(handle);
+        self.hosted.insert(Held { handle, progress });
         tracing::info!(shard = %id, "holding a replica");
         Ok(Replica { wanted, stop, tasks })
     }

@@ -15,7 +15,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
+use super::host::Hosted;
 use super::identity::Identity;
+use super::moves;
 
 /// Between two rounds through the addresses, when none of them could let us in.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -170,6 +172,7 @@ fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
 pub(super) struct Door {
     control: Control,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
+    hosted: Hosted,
 }
 
 impl Door {
@@ -177,8 +180,9 @@ impl Door {
     pub(super) fn service(
         control: Control,
         reachable: watch::Receiver<BTreeSet<NodeId>>,
+        hosted: Hosted,
     ) -> MembershipServer<Door> {
-        MembershipServer::new(Door { control, reachable })
+        MembershipServer::new(Door { control, reachable, hosted })
     }
 
     /// Refuses a second process of a node: two that vote under one id would elect two leaders.
@@ -209,6 +213,13 @@ impl Membership for Door {
             cluster_id: bytes_of(joined.cluster),
             node_id: joined.node.0,
         }))
+    }
+
+    async fn moves(
+        &self,
+        _: Request<pb::MovesRequest>,
+    ) -> Result<Response<pb::MovesResponse>, Status> {
+        Ok(Response::new(moves::answer(moves::local(self.hosted.progress()))))
     }
 }
 

@@ -9,6 +9,7 @@ use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::host::Hosted;
 use super::watch::Health;
 
 /// The newest of everything, for those who ask. Cheap to clone.
@@ -28,6 +29,8 @@ pub(super) struct Overview {
     pub(super) health: watch::Receiver<Health>,
     /// Its disk.
     pub(super) engine: Engine,
+    /// The shards of this node.
+    pub(super) hosted: Hosted,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.

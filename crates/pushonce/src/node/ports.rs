@@ -1,6 +1,7 @@
 //! The ports between the engines: each is a small trait of the crate that needs it, and here is
 //! what it is plugged into.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
@@ -12,11 +13,12 @@ use pushonce_core::{
     Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
 };
 use pushonce_fanout::Hub;
-use pushonce_proto::cluster;
+use pushonce_proto::cluster::{self, Progress};
 use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
 use super::host::Hosted;
+use super::moves;
 use super::overview::Overview;
 
 /// The shards of this node, for the way in and for the links.
@@ -177,6 +179,13 @@ impl pushonce_publish::Overview for Overview {
                 applied: control.applied,
             },
         }
+    }
+
+    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {
+        let (view, owners) = (self.view.borrow().clone(), self.owners.borrow().clone());
+        let reachable = self.reachable.borrow().clone();
+        let local = moves::local(self.hosted.progress());
+        Box::pin(async move { moves::gather(&view, &owners, &reachable, local).await })
     }
 }
 

@@ -1,0 +1,86 @@
+//! What the shards of the whole cluster do on their way: each owner says it of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use pushonce_control::reconcile;
+use pushonce_core::{Claim, ClusterView, NodeId, Owners, ShardId};
+use pushonce_proto::cluster::{Progress, Shard};
+use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Endpoint;
+
+/// An operator waits for the slowest: who has not answered within this is left out.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What this node says of the shards it leads.
+pub(super) fn local(
+    progress: BTreeMap<ShardId, reconcile::Progress>,
+) -> BTreeMap<ShardId, Progress> {
+    let said = |(shard, progress): (ShardId, reconcile::Progress)| {
+        let (has, of) = match progress {
+            reconcile::Progress::CatchesUp { has, of, .. } => (has, of),
+            _ => (0, 0),
+        };
+        let (text, node) = (progress.to_string(), progress.node());
+        (shard, Progress { text, node, has, of })
+    };
+    progress.into_iter().map(said).collect()
+}
+
+/// What the owners of shards that are not where the table wants them say, `known` among them.
+pub(super) async fn gather(
+    view: &ClusterView,
+    owners: &Owners,
+    reachable: &BTreeSet<NodeId>,
+    mut known: BTreeMap<ShardId, Progress>,
+) -> BTreeMap<ShardId, Progress> {
+    let until = Instant::now() + PATIENCE;
+    let mut asked: FuturesUnordered<_> = movers(view, owners)
+        .into_iter()
+        .filter(|node| reachable.contains(node))
+        .filter_map(|node| view.member(node))
+        .map(|member| ask(member.addresses.peer.clone()))
+        .collect();
+    while let Ok(Some(moves)) = timeout_at(until, asked.next()).await {
+        // Who cannot answer says nothing.
+        known.extend(moves.unwrap_or_default());
+    }
+    known
+}
+
+/// Who owns a shard that moves.
+fn movers(view: &ClusterView, owners: &Owners) -> BTreeSet<NodeId> {
+    let moves = |claim: &&Claim| {
+        let wanted = view.placement.of(claim.shard);
+        Shard::of(claim.shard, wanted, Some(claim)).moving
+    };
+    owners.claims().filter(moves).map(|claim| claim.owner).collect()
+}
+
+async fn ask(address: String) -> Result<BTreeMap<ShardId, Progress>, anyhow::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE);
+    let mut client = MembershipClient::new(endpoint.connect().await?);
+    let answer = client.moves(pb::MovesRequest {}).await?.into_inner();
+    let progress = |said: pb::Move| {
+        let shard = ShardId(u16::try_from(said.shard).ok()?);
+        let node = (said.node != 0).then_some(NodeId(said.node));
+        Some((shard, Progress { text: said.text, node, has: said.has, of: said.of }))
+    };
+    Ok(answer.moves.into_iter().filter_map(progress).collect())
+}
+
+/// For those who ask this node.
+pub(super) fn answer(moves: BTreeMap<ShardId, Progress>) -> pb::MovesResponse {
+    let said = |(shard, progress): (ShardId, Progress)| pb::Move {
+        shard: u32::from(shard.0),
+        text: progress.text,
+        node: progress.node.map_or(0, |node| node.0),
+        has: progress.has,
+        of: progress.of,
+    };
+    pb::MovesResponse { moves: moves.into_iter().map(said).collect() }
+}
