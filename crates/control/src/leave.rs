@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId};
+use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
 
 /// What the node that is asked sees.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub enum Objection {
 
 /// What a member is in: the groups it votes or follows in, as their owners say. A follower of the
 /// control group is every member, and counts as nothing.
-pub fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
+fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
     let named = |shard: &ShardId| {
         let claim = seen.owners.claim(*shard);
         claim.is_some_and(|claim| claim.voters.contains(&node) || claim.learners.contains(&node))
@@ -116,12 +116,6 @@ pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Obje
     }
     let missing = seen.silent(node, &undecided);
     Err(Objection::NoMajority { node, groups: undecided, missing })
-}
-
-/// Whether a member gives its share away and has none left.
-pub fn is_drained(seen: &Seen<'_>, node: NodeId) -> bool {
-    let draining = seen.view.member(node).is_some_and(|m| m.state == MemberState::Draining);
-    draining && holding(seen, node).is_empty()
 }
 
 impl Seen<'_> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pushonce_core::{NamespaceChange, ShardId, Topic};
+use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
 use pushonce_proto::cluster::{self, Explained, Progress, Seen, Shard};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_server;
@@ -24,6 +24,33 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let progress = self.overview.progress().await;
         Ok(Response::new(status(self.overview.snapshot(), progress).into()))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainResponse>, Status> {
+        let node = NodeId(request.into_inner().node);
+        self.operations.drain(node).await.map_err(refused)?;
+        Ok(Response::new(pb::DrainResponse {}))
+    }
+
+    async fn undrain(
+        &self,
+        request: Request<pb::UndrainRequest>,
+    ) -> Result<Response<pb::UndrainResponse>, Status> {
+        let node = NodeId(request.into_inner().node);
+        self.operations.undrain(node).await.map_err(refused)?;
+        Ok(Response::new(pb::UndrainResponse {}))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<pb::RemoveRequest>,
+    ) -> Result<Response<pb::RemoveResponse>, Status> {
+        let pb::RemoveRequest { node, force } = request.into_inner();
+        self.operations.remove(NodeId(node), force).await.map_err(refused)?;
+        Ok(Response::new(pb::RemoveResponse {}))
     }
 
     async fn explain(

@@ -99,6 +99,15 @@ pub struct Snapshot {
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the
 /// second time changes nothing.
 pub trait Operations: Send + Sync + 'static {
+    /// Lets a member give away what it holds.
+    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>>;
+
+    /// Lets a member that gives away what it holds take its share again.
+    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>>;
+
+    /// Takes a member out for ever; with `force` also one that others cannot do without now.
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
+
     /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
     /// without a change, back to the default. Says what it has now.
     fn set_namespace(

@@ -18,7 +18,8 @@ use pushonce_core::{
 use pushonce_proto::cluster::{Control, Progress};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
-    ExplainRequest, NamespacesRequest, SetNamespaceRequest, StatusRequest,
+    DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
+    StatusRequest, UndrainRequest,
 };
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -117,6 +118,20 @@ impl Overview for World {
 }
 
 impl Operations for World {
+    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+        let refused = OperationError::Refused(format!("{node} is the last"));
+        future::ready(if node == ME { Err(refused) } else { Ok(()) }).boxed()
+    }
+
+    fn undrain(&self, _: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+        future::ready(Ok(())).boxed()
+    }
+
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
+        let held = OperationError::Refused(format!("{node} holds s3"));
+        future::ready(if force { Ok(()) } else { Err(held) }).boxed()
+    }
+
     fn set_namespace(
         &self,
         name: Option<String>,
@@ -329,6 +344,21 @@ async fn operators_see_the_cluster_and_where_a_topic_falls() {
     assert_eq!((explained.shard, explained.owner, explained.wanted), (9, 1, vec![1]));
     let refused = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
     assert_eq!(refused.expect_err("malformed").code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn operators_drain_and_remove_and_are_told_why_not() {
+    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+    cluster.drain(DrainRequest { node: 2 }).await.expect("decided");
+    cluster.undrain(UndrainRequest { node: 2 }).await.expect("decided");
+    let last = cluster.drain(DrainRequest { node: 1 }).await.expect_err("the last");
+    assert_eq!((last.code(), last.message()), (Code::FailedPrecondition, "n1 is the last"));
+    let held = cluster.remove(RemoveRequest { node: 2, force: false }).await.expect_err("holds");
+    assert_eq!((held.code(), held.message()), (Code::FailedPrecondition, "n2 holds s3"));
+    cluster.remove(RemoveRequest { node: 2, force: true }).await.expect("meant");
+    let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
+    let shard = &status.shards[3];
+    assert_eq!((shard.progress.as_str(), shard.progress_node), ("n2 is to lead", 2));
 }
 
 #[tokio::test]

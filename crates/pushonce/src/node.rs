@@ -119,6 +119,7 @@ impl Node {
             engine: engine.clone(),
             hosted: hosted.clone(),
         };
+        let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
             pushonce_publish::router::Parts {
@@ -141,7 +142,7 @@ impl Node {
             feed: Arc::new(ports::Feed(hub.clone())),
             heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
-            operations: Arc::new(ports::Operations(control.clone())),
+            operations: Arc::new(operations),
             ready: is_ready,
         })
         .await?;

@@ -107,16 +107,6 @@ fn who_is_gone_may_go_again_and_a_stranger_is_told_apart() {
     assert_eq!(world.may_remove(9), Err(Objection::NotAMember(NodeId(9))));
 }
 
-#[test]
-fn a_draining_node_is_drained_when_no_group_has_it() {
-    let mut world = World::of(&[&[1, 2, 4]], &[1, 2, 4], &[1, 2, 3, 4, 5]);
-    assert!(!is_drained(&world.seen(), NODE), "it does not drain");
-    world.view.members.get_mut(&NODE).unwrap().state = MemberState::Draining;
-    assert!(is_drained(&world.seen(), NODE));
-    world.control.push(NODE);
-    assert!(!is_drained(&world.seen(), NODE));
-}
-
 fn nodes(least: usize) -> impl Strategy<Value = Vec<u64>> {
     prop::collection::btree_set(1..=5u64, least..=5)
         .prop_map(|nodes| nodes.into_iter().collect::<Vec<_>>())

@@ -1,15 +1,23 @@
-//! `pushonce cluster`: look at a cluster.
+//! `pushonce cluster`: look at a cluster, and say who belongs to it.
+
+mod text;
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
-    ExplainRequest, ExplainResponse, Member, Shard, StatusRequest, StatusResponse,
+    DrainRequest, ExplainRequest, ExplainResponse, Member, RemoveRequest, Shard, StatusRequest,
+    StatusResponse, UndrainRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-/// What to look at, and whom to ask.
+pub(super) use text::table;
+use text::{explain_text, holding, node, status_text};
+
+/// What to look at or to change, and whom to ask.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -34,6 +42,25 @@ enum Command {
         /// The topic
         topic: String,
     },
+    /// Let a node give away what it holds; it goes on serving its clients
+    Drain {
+        /// Its id or its name
+        node: String,
+    },
+    /// Let a node that gives away what it holds take its share again
+    Undrain {
+        /// Its id or its name
+        node: String,
+    },
+    /// Take a node out for ever: a living one when it has given away what it holds, a dead one at once
+    Remove {
+        /// Its id or its name
+        node: String,
+        /// Also a living one that still holds shards, and one without which a majority is missing;
+        /// without it you are told which, and what it costs
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
@@ -48,8 +75,84 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let place = client.explain(request).await.map_err(refused)?.into_inner();
             print(json, || explain_json(&place), || explain_text(&place));
         }
+        Command::Drain { node: name } => {
+            let id = find(&mut client, &name).await?;
+            client.drain(DrainRequest { node: id }).await.map_err(refused)?;
+            done(json, id, "draining", "gives away what it holds: `pushonce cluster status`");
+        }
+        Command::Undrain { node: name } => {
+            let id = find(&mut client, &name).await?;
+            client.undrain(UndrainRequest { node: id }).await.map_err(refused)?;
+            done(json, id, "active", "takes its share");
+        }
+        Command::Remove { node: name, force } => {
+            let id = find(&mut client, &name).await?;
+            if !force {
+                empty(&mut client, id).await?;
+            }
+            client.remove(RemoveRequest { node: id, force }).await.map_err(refused)?;
+            done(json, id, "removed", "is removed");
+        }
     }
     Ok(())
+}
+
+/// How often the progress of a node that gives away what it holds is looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+
+#[allow(clippy::print_stderr, reason = "who waits is told for what, and the answer stands alone")]
+fn tell(what: &str) {
+    eprintln!("{what}");
+}
+
+/// Drains a node that lives, and waits until it holds nothing: stopped while it waits, it goes on
+/// draining, and the same command finishes it.
+async fn empty(client: &mut ClusterClient<Channel>, id: u64) -> anyhow::Result<()> {
+    let mut drains = false;
+    let mut last = String::new();
+    loop {
+        let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
+        let lives = status.members.iter().any(|member| member.id == id && member.reachable);
+        let held = holding(&status, id);
+        if !lives || held.is_empty() {
+            return Ok(());
+        }
+        if !drains {
+            client.drain(DrainRequest { node: id }).await.map_err(refused)?;
+            drains = true;
+        }
+        if held != last {
+            tell(&format!("{} gives away what it holds: still in {held}", node(id)));
+            last = held;
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// The id that an operator means: `n3`, or the name of a member.
+async fn find(client: &mut ClusterClient<Channel>, name: &str) -> anyhow::Result<u64> {
+    let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
+    meant(&status.members, name)
+}
+
+fn meant(members: &[Member], name: &str) -> anyhow::Result<u64> {
+    let by_id = name.strip_prefix('n').and_then(|id| id.parse().ok());
+    let by_name = members.iter().find(|member| member.name == name).map(|member| member.id);
+    match (by_id, by_name) {
+        (Some(id), Some(other)) if id != other => anyhow::bail!(
+            "{name} is the name of {}, and may mean the id too: rename that node first, or say {}",
+            node(other),
+            node(other)
+        ),
+        (_, Some(id)) | (Some(id), None) => Ok(id),
+        (None, None) => anyhow::bail!(
+            "no member is called {name:?}: `pushonce cluster status` lists their ids and names"
+        ),
+    }
+}
+
+fn done(json: bool, id: u64, state: &str, said: &str) {
+    print(json, || json!({"node": id, "state": state}), || format!("{} {said}\n", node(id)));
 }
 
 pub(super) async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
@@ -74,91 +177,6 @@ pub(super) fn print(json: bool, machine: impl Fn() -> Value, person: impl Fn() -
     if json { println!("{}", machine()) } else { print!("{}", person()) }
 }
 
-fn node(id: u64) -> String {
-    if id == 0 { "-".to_owned() } else { format!("n{id}") }
-}
-
-fn nodes(ids: &[u64]) -> String {
-    if ids.is_empty() {
-        "-".to_owned()
-    } else {
-        ids.iter().map(|&id| node(id)).collect::<Vec<_>>().join(" ")
-    }
-}
-
-fn status_text(status: &StatusResponse) -> String {
-    let mut text = format!(
-        "cluster {}  (asked {}, view {}, placement {})\n\nmembers\n",
-        status.cluster_id,
-        node(status.node_id),
-        status.version,
-        status.placement_version,
-    );
-    let rows = status.members.iter().map(member_row).collect();
-    text +=
-        &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc", "http"], rows);
-    text += &format!(
-        "\ncontrol  leader {}, term {}, voters {}, learners {}, applied {}\n\nshards\n",
-        node(status.control_leader),
-        status.control_term,
-        nodes(&status.control_voters),
-        nodes(&status.control_learners),
-        status.control_applied,
-    );
-    let rows = status.shards.iter().map(shard_row).collect();
-    text += &table(["shard", "owner", "term", "replicas", "learning", "wanted", ""], rows);
-    let moving = status.shards.iter().filter(|shard| shard.moving).count();
-    text += &match moving {
-        0 => "\nnothing is moving\n".to_owned(),
-        n => format!("\n{n} of {} shards are moving\n", status.shards.len()),
-    };
-    text
-}
-
-fn member_row(member: &Member) -> [String; 9] {
-    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    [
-        node(member.id),
-        member.name.clone(),
-        member.state.clone(),
-        if member.reachable { "up" } else { "down" }.to_owned(),
-        or_dash(&member.region),
-        or_dash(&member.zone),
-        member.roles.clone(),
-        member.grpc_address.clone(),
-        member.http_address.clone(),
-    ]
-}
-
-fn shard_row(shard: &Shard) -> [String; 7] {
-    [
-        format!("s{}", shard.id),
-        node(shard.owner),
-        shard.term.to_string(),
-        nodes(&shard.voters),
-        nodes(&shard.learners),
-        nodes(&shard.wanted),
-        if shard.moving { "moving" } else { "" }.to_owned(),
-    ]
-}
-
-/// Columns as wide as their widest cell.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
-    let head = head.map(str::to_owned);
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&head]).map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in std::iter::once(&head).chain(&rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text += format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end();
-        text.push('\n');
-    }
-    text
-}
-
 fn status_json(status: &StatusResponse) -> Value {
     let member = |m: &Member| {
         json!({
@@ -172,6 +190,7 @@ fn status_json(status: &StatusResponse) -> Value {
         json!({
             "id": s.id, "owner": s.owner, "term": s.term, "voters": s.voters,
             "learners": s.learners, "wanted": s.wanted, "moving": s.moving,
+            "progress": progress_json(s),
         })
     };
     json!({
@@ -190,14 +209,14 @@ fn status_json(status: &StatusResponse) -> Value {
     })
 }
 
-fn explain_text(place: &ExplainResponse) -> String {
-    format!(
-        "{}  shard s{}, owner {}, wanted {}\n",
-        place.topic,
-        place.shard,
-        node(place.owner),
-        nodes(&place.wanted)
-    )
+fn progress_json(shard: &Shard) -> Value {
+    if shard.progress.is_empty() {
+        return Value::Null;
+    }
+    json!({
+        "text": shard.progress, "node": shard.progress_node,
+        "has": shard.progress_has, "of": shard.progress_of,
+    })
 }
 
 fn explain_json(place: &ExplainResponse) -> Value {
@@ -210,16 +229,27 @@ fn explain_json(place: &ExplainResponse) -> Value {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_table_is_as_wide_as_its_widest_cell() {
-        let rows = vec![["n1".to_owned(), "eu".to_owned()], ["n12".to_owned(), String::new()]];
-        assert_eq!(table(["id", "region"], rows), "  id   region\n  n1   eu\n  n12\n");
+    fn members(names: &[(u64, &str)]) -> Vec<Member> {
+        let member = |&(id, name): &(u64, &str)| {
+            let name = name.to_owned();
+            Member { id, name, ..Member::default() }
+        };
+        names.iter().map(member).collect()
     }
 
     #[test]
-    fn nobody_is_a_dash() {
-        assert_eq!(node(0), "-");
-        assert_eq!(nodes(&[]), "-");
-        assert_eq!(nodes(&[1, 3]), "n1 n3");
+    fn a_node_is_meant_by_its_id_or_its_name() {
+        let known = members(&[(1, "n1"), (2, "paris")]);
+        assert_eq!(meant(&known, "n1").ok(), Some(1));
+        assert_eq!(meant(&known, "paris").ok(), Some(2));
+        assert_eq!(meant(&known, "n7").ok(), Some(7), "one that is gone has an id still");
+        assert!(meant(&known, "rome").is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_the_id_of_another_is_no_guess() {
+        let known = members(&[(1, "a"), (2, "n3"), (3, "b")]);
+        let why = meant(&known, "n3").unwrap_err().to_string();
+        assert!(why.contains("n3 is the name of n2"), "{why}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pushonce_consensus::{Engine, Status};
-use pushonce_core::{ClusterView, MemberState, NodeId, Owners, ShardId, Topic};
+use pushonce_core::{ClusterView, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
 

@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
-use pushonce_control::{AskError, Control};
+use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, Page, Placed,
-    Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
+    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Page,
+    Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
 };
 use pushonce_fanout::Hub;
 use pushonce_proto::cluster::{self, Progress};
-use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
+use pushonce_publish::{OperationError, Overview as _, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
 use super::host::Hosted;
@@ -189,16 +189,41 @@ impl pushonce_publish::Overview for Overview {
     }
 }
 
-/// What operators change, at the control group.
-pub(super) struct Operations(pub(super) Control);
+/// What operators change, at the control group; what may not be changed now, this node sees.
+pub(super) struct Operations {
+    pub(super) control: Control,
+    pub(super) overview: Overview,
+}
 
 impl pushonce_publish::Operations for Operations {
+    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move { control.drain(node).await.map_err(not_done) })
+    }
+
+    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move { control.undrain(node).await.map_err(not_done) })
+    }
+
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
+        let Snapshot { view, owners, reachable, control: group, .. } = self.overview.snapshot();
+        let control = self.control.clone();
+        Box::pin(async move {
+            let (owners, reachable, group) = (&*owners, &reachable, &*group.voters);
+            let seen = leave::Seen { view: &view, owners, control: group, reachable };
+            leave::may_remove(&seen, node, force)
+                .map_err(|why| OperationError::Refused(why.to_string()))?;
+            control.remove(node).await.map_err(not_done)
+        })
+    }
+
     fn set_namespace(
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
     ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
-        let control = self.0.clone();
+        let control = self.control.clone();
         Box::pin(async move { control.set_namespace(name, change).await.map_err(not_done) })
     }
 }

@@ -54,7 +54,8 @@ fn what_is_over_within_an_election_is_not_told() {
 
 #[test]
 fn within_five_seconds_it_is_said_what_is_wrong() {
-    let cases: [(fn(&mut Facts), &str); 9] = [
+    type Change = fn(&mut Facts);
+    let cases: [(Change, &str); 9] = [
         (|facts| facts.control.leader = None, "the control group has no leader"),
         (
             |facts| facts.control.leader = Some(NodeId(7)),

@@ -1,0 +1,184 @@
+//! The answers of a cluster, for people.
+
+use pushonce_proto::pb::cluster::v1::{ExplainResponse, Member, Shard, StatusResponse};
+
+pub(super) fn node(id: u64) -> String {
+    if id == 0 { "-".to_owned() } else { format!("n{id}") }
+}
+
+fn nodes(ids: &[u64]) -> String {
+    if ids.is_empty() {
+        "-".to_owned()
+    } else {
+        ids.iter().map(|&id| node(id)).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The cluster on a screen of 80 columns, as long as names and addresses are short.
+pub(super) fn status_text(status: &StatusResponse) -> String {
+    let mut text = format!(
+        "cluster {}  (asked {}, view {}, placement {})\n\nmembers\n",
+        status.cluster_id,
+        node(status.node_id),
+        status.version,
+        status.placement_version,
+    );
+    let rows = status.members.iter().map(member_row).collect();
+    text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc"], rows);
+    text += &format!(
+        "\ncontrol  leader {}, term {}, voters {}, learners {}, applied {}\n\nshards\n",
+        node(status.control_leader),
+        status.control_term,
+        nodes(&status.control_voters),
+        nodes(&status.control_learners),
+        status.control_applied,
+    );
+    let rows = status.shards.iter().map(shard_row).collect();
+    text += &table(["shard", "owner", "replicas", "wanted", ""], rows);
+    let moving = status.shards.iter().filter(|shard| shard.moving).count();
+    text += &match moving {
+        0 => "\nnothing is moving\n".to_owned(),
+        n => format!("\n{n} of {} shards are moving\n", status.shards.len()),
+    };
+    let draining = status.members.iter().filter(|member| member.state == "draining");
+    text.extend(draining.map(|member| drain_line(status, member.id)));
+    text
+}
+
+/// What a draining node still holds.
+fn drain_line(status: &StatusResponse, id: u64) -> String {
+    let (held, name) = (holding(status, id), node(id));
+    if held.is_empty() {
+        return format!("{name} is drained: `pushonce cluster remove {name}` takes it out\n");
+    }
+    format!("{name} is draining: still in {held}\n")
+}
+
+/// The groups that a node is in; empty for none. That it follows the control group is no matter.
+pub(super) fn holding(status: &StatusResponse, id: u64) -> String {
+    let control = status.control_voters.contains(&id).then(|| "the control group".to_owned());
+    let named = |shard: &&Shard| shard.voters.contains(&id) || shard.learners.contains(&id);
+    let shards = status.shards.iter().filter(named).map(|shard| format!("s{}", shard.id));
+    control.into_iter().chain(shards).collect::<Vec<_>>().join(" ")
+}
+
+fn member_row(member: &Member) -> [String; 8] {
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    [
+        node(member.id),
+        member.name.clone(),
+        member.state.clone(),
+        if member.reachable { "up" } else { "down" }.to_owned(),
+        or_dash(&member.region),
+        or_dash(&member.zone),
+        member.roles.clone(),
+        member.grpc_address.clone(),
+    ]
+}
+
+/// Who follows and does not vote yet has a plus.
+fn shard_row(shard: &Shard) -> [String; 5] {
+    let learners = shard.learners.iter().map(|&id| format!(" +{}", node(id)));
+    let said = match shard.progress.as_str() {
+        "" if shard.moving => "moving",
+        said => said,
+    };
+    [
+        format!("s{}", shard.id),
+        node(shard.owner),
+        nodes(&shard.voters) + &learners.collect::<String>(),
+        nodes(&shard.wanted),
+        said.to_owned(),
+    ]
+}
+
+/// Columns as wide as their widest cell.
+pub(in crate::cli) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    let head = head.map(str::to_owned);
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&head]).map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in std::iter::once(&head).chain(&rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text += format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+pub(super) fn explain_text(place: &ExplainResponse) -> String {
+    format!(
+        "{}  shard s{}, owner {}, wanted {}\n",
+        place.topic,
+        place.shard,
+        node(place.owner),
+        nodes(&place.wanted)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_as_wide_as_its_widest_cell() {
+        let rows = vec![["n1".to_owned(), "eu".to_owned()], ["n12".to_owned(), String::new()]];
+        assert_eq!(table(["id", "region"], rows), "  id   region\n  n1   eu\n  n12\n");
+    }
+
+    #[test]
+    fn a_moving_cluster_fits_on_a_screen_and_says_what_is_left() {
+        let address = "127.100.200.1:7090".to_owned();
+        let member = |id, state: &str| Member {
+            id,
+            name: format!("node-{id}"),
+            state: state.to_owned(),
+            region: "eu-west".to_owned(),
+            zone: "a".to_owned(),
+            roles: "core,edge".to_owned(),
+            reachable: true,
+            grpc_address: address.clone(),
+            ..Member::default()
+        };
+        let shard = |id, voters: &[u64], progress: &str| Shard {
+            id,
+            owner: 1,
+            voters: voters.to_vec(),
+            learners: vec![4],
+            wanted: vec![1, 2, 4],
+            moving: true,
+            progress: progress.to_owned(),
+            ..Shard::default()
+        };
+        let status = StatusResponse {
+            members: vec![member(1, "active"), member(3, "draining"), member(5, "draining")],
+            control_voters: vec![1, 2, 3],
+            shards: vec![
+                shard(0, &[1, 2, 3], "n4 catches up: 1200 of 5000"),
+                shard(15, &[1, 2, 3], "waits for n2, which cannot be reached"),
+            ],
+            ..StatusResponse::default()
+        };
+        let text = status_text(&status);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|columns| columns <= 80), "{widest:?}: {text}");
+        for line in [
+            "  s0     n1     n1 n2 n3 +n4  n1 n2 n4  n4 catches up: 1200 of 5000",
+            "2 of 2 shards are moving",
+            "n3 is draining: still in the control group s0 s15",
+            "n5 is drained: `pushonce cluster remove n5` takes it out",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_a_dash() {
+        assert_eq!(node(0), "-");
+        assert_eq!(nodes(&[]), "-");
+        assert_eq!(nodes(&[1, 3]), "n1 n3");
+    }
+}
