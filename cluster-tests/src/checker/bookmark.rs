@@ -64,10 +64,12 @@ fn told(
     if fault.effect.unready.is_empty() || over < limit {
         return Ok(0);
     }
-    let (mut at, mut told) = (None, false);
+    let (mut asked, mut at, mut told) = (None, None, false);
     for &index in indices.iter().take_while(|&&index| run.at(index) <= limit) {
         match run.event(index) {
-            Event::Subscribe { node, .. } => (at, told) = (*node, false),
+            Event::Subscribe { node, .. } => asked = *node,
+            // One that goes live meanwhile has its own time to be told in.
+            Event::Subscribed { .. } if index < fault.confirmed => (at, told) = (asked, false),
             Event::Stale { stale, .. } => told = *stale,
             Event::Ended { .. } => at = None,
             _ => {}
