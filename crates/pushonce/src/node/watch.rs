@@ -85,10 +85,13 @@ impl Watch {
     fn facts(&self) -> Facts {
         let Overview { me, view, owners, reachable, control, .. } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
+        // A founder has begun replicas before it was told how many shards there are.
+        let counted = |handle: &pushonce_shard::Handle| handle.id().0 < view.shards.get();
         let replicas = self
             .hosted
             .all()
             .into_iter()
+            .filter(counted)
             .map(|handle| (handle.id(), Standing::from(&*handle.group().status().borrow())));
         let lanes = self.lanes.counts().into_iter().enumerate();
         let mut rounds: BTreeMap<Part, u64> =
