@@ -126,7 +126,7 @@ impl Handle {
                     Err(_) if !self.shared.is_ready() => {
                         return Err(Refusal::NotOwner { owner: None }.into());
                     }
-                    Err(publish) => publish,
+                    Err(publish) => *publish,
                 }
             }
         };

@@ -112,12 +112,12 @@ impl Shared {
         publish: Publish,
         history: History,
         now: Timestamp,
-    ) -> Result<Result<Placed, PublishError>, Publish> {
+    ) -> Result<Result<Placed, PublishError>, Box<Publish>> {
         let state = self.read();
         let mut memory = self.memory();
         let term = self.ready();
         if self.leads() != Some(term) || !memory.holds(term, &publish.topic) {
-            return Err(publish);
+            return Err(Box::new(publish));
         }
         let (outcome, message) = memory.take(now, Item::new(publish, history));
         if let Some(placed) = message {

@@ -43,6 +43,9 @@ pub(crate) struct Memory {
     dedupe: Dedupe,
 }
 
+/// A message that is new, for whoever listens; none for a repeat.
+type HandedOn = Option<(Topic, Arc<Message>)>;
+
 impl Memory {
     /// Whether the owner of `term` has opened it.
     pub(crate) fn is_open(&self, term: Term) -> bool {
@@ -116,7 +119,7 @@ impl Memory {
         &mut self,
         time: Timestamp,
         item: Item,
-    ) -> (Result<Placed, Rejected>, Option<(Topic, Arc<Message>)>) {
+    ) -> (Result<Placed, Rejected>, HandedOn) {
         self.dedupe.advance(time);
         let marks = match self.dedupe.look(&item) {
             Look::Settled(outcome) => return (outcome, None),

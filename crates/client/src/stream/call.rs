@@ -51,7 +51,7 @@ enum Link {
 }
 
 enum Event {
-    Up(Call),
+    Up(Box<Call>),
     Answer(Result<Option<pb::PublishStreamResponse>, Status>),
     Room,
     Messages(usize),
@@ -118,7 +118,7 @@ pub(super) async fn drive(
                     driver.window.push(publish, answer, now);
                 }
             }
-            Event::Up(call) => driver.link = Link::Up(Box::new(call)),
+            Event::Up(call) => driver.link = Link::Up(call),
             Event::Answer(answer) => driver.hear(answer),
             Event::Room => {}
             Event::Alarm => driver.wake(),
@@ -141,7 +141,7 @@ impl Link {
     /// May be dropped and called again.
     async fn next(&mut self, is_ready: bool) -> Event {
         match self {
-            Link::Down(opening) => Event::Up(opening.await),
+            Link::Down(opening) => Event::Up(Box::new(opening.await)),
             Link::Up(call) => {
                 let Call { requests, answers, .. } = &mut **call;
                 tokio::select! {

@@ -367,9 +367,8 @@ impl<W> Window<W> {
         for index in course.open.clone() {
             let Some(entry) = entry(&mut self.entries, self.first, index) else { continue };
             let certain = anew.unplaced.is_some_and(|unplaced| index >= unplaced);
-            match entry.doubt.take().filter(|_| !certain) {
-                Some(why) => self.settle(index, Err(Failure::Unknown(why)), out),
-                None => {}
+            if let Some(why) = entry.doubt.take().filter(|_| !certain) {
+                self.settle(index, Err(Failure::Unknown(why)), out);
             }
         }
         let Some(course) = self.courses.get_mut(topic) else { return };

@@ -139,7 +139,7 @@ impl Chance {
     fn two_of_three(&mut self) -> bool {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % 3 > 0
+        !(self.0 >> 33).is_multiple_of(3)
     }
 }
 
