@@ -186,10 +186,13 @@ impl Door {
     }
 
     /// Refuses a second process of a node: two that vote under one id would elect two leaders.
-    fn runs_once(&self, node: NodeId) -> Result<(), Status> {
-        if !self.reachable.borrow().contains(&node) {
+    /// A directory of another cluster is another matter.
+    fn runs_once(&self, joining: &Joining) -> Result<(), Status> {
+        let ours = self.control.view().borrow().as_ref().map(|view| view.cluster);
+        let node = joining.node.filter(|_| joining.cluster == ours);
+        let Some(node) = node.filter(|node| self.reachable.borrow().contains(node)) else {
             return Ok(());
-        }
+        };
         Err(Status::aborted(format!(
             "{node} is running: stop that process first; if it has just died, wait some seconds"
         )))
@@ -205,8 +208,8 @@ impl Membership for Door {
         let request = request.into_inner();
         let starting = request.starting;
         let joining = joining(request)?;
-        if let Some(node) = joining.node.filter(|_| starting) {
-            self.runs_once(node)?;
+        if starting {
+            self.runs_once(&joining)?;
         }
         let joined = self.control.join(joining).await.map_err(status)?;
         Ok(Response::new(pb::JoinResponse {
@@ -253,6 +256,8 @@ fn status(why: AskError) -> Status {
     match why {
         AskError::Refused(Refusal::NotFounded) => Status::unavailable(text),
         AskError::Refused(Refusal::NameTaken { .. }) => Status::already_exists(text),
+        // Of use elsewhere: the address is wrong, or the directory.
+        AskError::Refused(Refusal::Foreign { .. }) => Status::invalid_argument(text),
         AskError::Refused(_) => Status::failed_precondition(text),
         _ => Status::unavailable(text),
     }

@@ -127,11 +127,5 @@ impl Presence {
 
 /// Whether a node that is told so has no place in the cluster, whatever else is changed.
 fn expels(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Removed(_)
-            | Refusal::Superseded { .. }
-            | Refusal::NotThatNode(_)
-            | Refusal::Foreign { .. }
-    )
+    matches!(refusal, Refusal::Removed(_) | Refusal::Superseded { .. } | Refusal::NotThatNode(_))
 }
