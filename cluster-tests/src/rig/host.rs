@@ -24,9 +24,6 @@ pub(super) struct Host {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// What wraps a command whose process must not outlive the thread that starts it.
-pub(super) const LEASHED: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
-
 impl Host {
     /// A host with nothing but its loopback. Needs root.
     pub(super) fn new() -> Result<Host, String> {

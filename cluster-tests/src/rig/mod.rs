@@ -154,7 +154,8 @@ impl Ground for Rig {
 
     fn command(&self, i: usize, mut node: Command) -> Command {
         // It is no loopback address, and the switch keeps strangers out.
-        self.berth(i).command(node.arg("--insecure"))
+        node.arg("--insecure");
+        self.berth(i).command(node)
     }
 
     fn start(&self, i: usize, node: Command) -> io::Result<Child> {
@@ -211,19 +212,11 @@ impl Berth {
         self.host.outside(self.volume.path())
     }
 
-    /// A command of the machine as one that can be [started](Berth::start) here.
-    pub fn command(&self, inner: &Command) -> Command {
-        let [leash, words @ ..] = host::LEASHED;
-        let mut command = Command::new(leash);
-        command.args(words).arg(inner.get_program()).args(inner.get_args());
-        for (name, value) in inner.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command.envs(self.shim.environment());
-        command
+    /// A command as one that can be [started](Berth::start) here: it believes what the shim says, and
+    /// ends with this berth.
+    pub fn command(&self, mut inner: Command) -> Command {
+        inner.envs(self.shim.environment());
+        inner
     }
 
     /// Starts a command in this host's network and with its mounts.

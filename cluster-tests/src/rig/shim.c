@@ -1,4 +1,5 @@
-/* What a node believes of the clock and of the disk, by a small file that the test writes to.
+/* What a node believes of the clock and of the disk, by a small file that the test writes to; and its
+ * death with the test.
  *
  * Preloaded into the node. CLOCK_REALTIME is moved and nothing else: a step of the clock leaves the
  * monotonic one alone. fsync and fdatasync are made to fail or to take longer. */
@@ -6,9 +7,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -25,7 +28,18 @@ static volatile struct control {
     uint64_t false_times;
 } nothing, *control = &nothing;
 
+/* Dies with the thread that has started it. Asked for first and looked at then: a parent that is gone by
+ * now sends no signal any more. */
+static void leash(void) {
+    const char *parent = getenv("RIG_PARENT");
+    if (!parent) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != atoi(parent)) _exit(1);
+    unsetenv("RIG_PARENT");
+}
+
 __attribute__((constructor)) static void start(void) {
+    leash();
     const char *path = getenv("RIG_SHIM");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0) return;

@@ -56,10 +56,11 @@ impl Shim {
         Ok(Shim { library, path, file })
     }
 
-    /// What has to be in the environment of the node.
-    pub(crate) fn environment(&self) -> [(&'static str, OsString); 2] {
+    /// What has to be in the environment of the node, which then ends with the thread that starts it.
+    pub(crate) fn environment(&self) -> [(&'static str, OsString); 3] {
         let [library, path] = [&self.library, &self.path].map(|path| path.clone().into_os_string());
-        [("LD_PRELOAD", library), ("RIG_SHIM", path)]
+        let parent = std::process::id().to_string().into();
+        [("LD_PRELOAD", library), ("RIG_SHIM", path), ("RIG_PARENT", parent)]
     }
 
     /// Moves the node's wall clock so many seconds from the true time.

@@ -140,7 +140,8 @@ fn a_full_volume_takes_nothing_until_there_is_room_and_no_other_is_full() {
 fn output(berth: &Berth, line: &str) -> Result<String, String> {
     let mut words = line.split(' ');
     let mut command = Command::new(words.next().unwrap());
-    let mut command = berth.command(command.args(words));
+    command.args(words);
+    let mut command = berth.command(command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = berth.start(command).unwrap().wait_with_output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -223,7 +224,9 @@ fn a_run_that_is_killed_leaves_no_process_interface_or_loop_device_and_the_next_
 fn be_killed() -> ! {
     let rig = Rig::new(7).unwrap();
     let berth = rig.berth(0);
-    let mut sleeper = berth.start(berth.command(Command::new("sleep").arg("600"))).unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("600");
+    let mut sleeper = berth.start(berth.command(sleep)).unwrap();
     let mut out = std::io::stdout();
     writeln!(out, "home {}", rig.home.path().display()).unwrap();
     writeln!(out, "network {}\nprocess {}", rig.network[2], sleeper.id()).unwrap();
