@@ -119,7 +119,8 @@ async fn a_fresh_learner_gets_a_snapshot_when_the_log_is_gone_and_so_does_a_rest
     nodes.push(Node::start(2, &book, settings.clone()).await);
     nodes[0].group.add_learner(NodeId(2)).await.unwrap();
     level(&nodes[0], 2).await;
-    nodes[1].applied(nodes[0].group.status().borrow().applied).await;
+    let all = nodes[0].group.status().borrow().applied;
+    nodes[1].applied(all).await;
     assert_eq!(nodes[1].seen(), (1..=100).collect::<Vec<_>>());
 
     let dir = nodes.remove(0).kill().await;

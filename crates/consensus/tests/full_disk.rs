@@ -72,7 +72,8 @@ async fn a_follower_without_room_takes_nothing_but_votes_and_catches_up_when_the
     gauge.set(&nodes[1], PLENTY).await;
     let sum = nodes[0].group.propose(entry(11, 8)).await.unwrap();
     assert_eq!(number(&sum), (1..=11).sum::<u64>());
-    nodes[1].applied(nodes[0].group.status().borrow().applied).await;
+    let all = nodes[0].group.status().borrow().applied;
+    nodes[1].applied(all).await;
     nodes[1].until("level", |status| status.applied == status.last_log).await;
     assert_eq!(nodes[1].seen(), (1..=11).collect::<Vec<_>>());
 }

@@ -26,7 +26,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("redb", &["consensus"]),
     ("hashring", &["core"]),
     ("quinn", &["gateway", "client"]),
-    ("clap", &["pushonce"]),
+    ("clap", &["benches", "pushonce"]),
 ];
 
 /// What the pure words may never need.
