@@ -155,6 +155,8 @@ impl World {
     pub(super) fn doubt(&mut self, shard: ShardId) {
         let leader = self.leads.get(&shard).map(|(node, _)| *node);
         if let Some(leader) = leader.filter(|_| self.doubted.insert(shard)) {
+            // Its lease ran until now.
+            self.heard.insert((leader, shard), self.now);
             self.event(leader, Event::Disclaim(shard));
         }
     }
