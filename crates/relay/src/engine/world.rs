@@ -173,13 +173,6 @@ impl World {
         self.logs.remove(topic);
     }
 
-    /// The leader of a shard dies, and all it had in memory with it; another leads from here on.
-    pub(super) fn forget(&mut self, shard: ShardId, node: NodeId) {
-        let shards = self.view.shards;
-        self.logs.retain(|topic, _| topic.shard(shards) != shard);
-        self.lead(shard, node);
-    }
-
     /// Commits at the real owner, if it can; `told` whether its relay hears of it.
     pub(super) fn commit(&mut self, topic: &Topic, told: bool) {
         if self.doubted.contains(&self.shard(topic)) {
