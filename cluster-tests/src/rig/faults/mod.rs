@@ -6,7 +6,7 @@ mod links;
 mod partition;
 mod power;
 mod swizzle;
-#[cfg(test)]
+#[cfg(all(test, feature = "faults"))]
 mod tests;
 mod watch;
 
