@@ -5,6 +5,7 @@ mod check_config;
 mod cluster;
 mod duration;
 mod namespace;
+mod operator;
 mod publish;
 mod serve;
 mod subscribe;

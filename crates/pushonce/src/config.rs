@@ -4,18 +4,19 @@
 //! other. Only `main` reads the real environment and the real file.
 
 mod measure;
+mod partial;
+mod times;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use clap::Args;
 use pushonce_consensus::Settings;
 use pushonce_core::{Roles, ShardCount};
-use serde::Deserialize;
 
 pub use measure::{InvalidMeasure, Size, Time};
+pub use partial::Partial;
+pub use times::Preset;
+use times::consensus;
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,120 +57,6 @@ pub struct Config {
     pub consensus: Settings,
 }
 
-/// Times of consensus that fit together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preset {
-    /// For nodes within a few milliseconds of each other.
-    Lan,
-    /// For nodes on different continents.
-    Wan,
-}
-
-impl FromStr for Preset {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Preset, &'static str> {
-        match text {
-            "lan" => Ok(Preset::Lan),
-            "wan" => Ok(Preset::Wan),
-            _ => Err("must be lan or wan"),
-        }
-    }
-}
-
-/// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
-/// the file `name`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Partial {
-    /// The node's name, unique in the cluster [default: n1, or HOST-PORT of --peer when joining]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Directory for what the node must not lose [default: ./pushonce-data/NAME]
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// HTTP and WebSocket [default: 127.0.0.1:7080]
-    #[arg(long, value_name = "ADDR")]
-    pub http: Option<SocketAddr>,
-    /// QUIC, UDP [default: 127.0.0.1:7443]
-    #[arg(long, value_name = "ADDR")]
-    pub quic: Option<SocketAddr>,
-    /// gRPC for publishers and operators [default: 127.0.0.1:7090]
-    #[arg(long, value_name = "ADDR")]
-    pub grpc: Option<SocketAddr>,
-    /// gRPC between nodes [default: 127.0.0.1:7091]
-    #[arg(long, value_name = "ADDR")]
-    pub peer: Option<SocketAddr>,
-    /// The host that other nodes and clients dial [default: the address of --peer]
-    #[arg(long, value_name = "HOST")]
-    pub advertise: Option<String>,
-    /// Peer addresses (HOST:PORT,…) of a cluster to join; a used data directory remembers its own
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',')]
-    pub join: Option<Vec<String>>,
-    /// Label: a message crosses into a region once
-    #[arg(long)]
-    pub region: Option<String>,
-    /// Label within the region: replicas are spread over zones
-    #[arg(long)]
-    pub zone: Option<String>,
-    /// core (holds shards), edge (holds clients), or both [default: core,edge]
-    #[arg(long, value_parser = str::parse::<Roles>)]
-    #[serde(default, deserialize_with = "parsed")]
-    pub roles: Option<Roles>,
-    /// Share of the shards beside the other nodes' weights, 1 to 16 [default: 1]
-    #[arg(long)]
-    pub weight: Option<u32>,
-    /// Shards of a new cluster, for ever, 1 to 4096 [default: 16]
-    #[arg(long, value_name = "N")]
-    pub shards: Option<u16>,
-    /// Replicas of each shard of a new cluster: 1, 3 or 5 [default: 3]
-    #[arg(long, value_name = "N")]
-    pub replicas: Option<u8>,
-    /// Threads that carry client sessions [default: one a core]
-    #[arg(long, value_name = "N")]
-    pub lanes: Option<usize>,
-    /// Serve an address that others can reach although there is no authentication
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
-    pub insecure: Option<bool>,
-    /// Times of consensus: lan (nodes some milliseconds apart) or wan (up to 250 ms) [default: lan]
-    #[arg(long, value_name = "lan|wan")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub consensus: Option<Preset>,
-    /// How often an owner says that it lives [lan: 150ms]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub heartbeat: Option<Time>,
-    /// The shortest wait of a replica before it asks to replace a silent owner [lan: 400ms]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub election_min: Option<Time>,
-    /// The longest such wait, and the length of an owner's lease [lan: 800ms]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub election_max: Option<Time>,
-    /// How long a small request to another node may take [lan: 250ms]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub rpc_timeout: Option<Time>,
-    /// How long dialling another node may take [lan: 100ms]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub connect_timeout: Option<Time>,
-    /// How long a publish waits for its commit before its outcome is unknown [lan: 5s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub proposal_deadline: Option<Time>,
-    /// How long the sending of one shard's snapshot may take [lan: 60s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub snapshot_timeout: Option<Time>,
-    /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
-    /// or a twentieth of the disk]
-    #[arg(long, value_name = "SIZE")]
-    #[serde(default, deserialize_with = "parsed")]
-    pub disk_reserve: Option<Size>,
-}
-
 /// What is wrong with the settings, and what to change.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InvalidConfig {
@@ -206,110 +93,6 @@ pub enum InvalidConfig {
         /// The address.
         address: SocketAddr,
     },
-}
-
-impl Partial {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// [`InvalidConfig::File`] with the line for what is no TOML, unknown, or of the wrong kind.
-    pub fn from_toml(text: &str) -> Result<Partial, InvalidConfig> {
-        toml::from_str(text).map_err(|why| InvalidConfig::File(why.to_string()))
-    }
-
-    /// Reads `PUSHONCE_…` variables by name.
-    ///
-    /// # Errors
-    /// [`InvalidConfig::Environment`] for the first that cannot be read.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Partial, InvalidConfig> {
-        let env = Environment(lookup);
-        Ok(Partial {
-            name: env.parsed("NAME")?,
-            data: env.parsed("DATA")?,
-            http: env.parsed("HTTP")?,
-            quic: env.parsed("QUIC")?,
-            grpc: env.parsed("GRPC")?,
-            peer: env.parsed("PEER")?,
-            advertise: env.parsed("ADVERTISE")?,
-            join: env.text("JOIN").map(|list| list.split(',').map(str::to_owned).collect()),
-            region: env.parsed("REGION")?,
-            zone: env.parsed("ZONE")?,
-            roles: env.parsed("ROLES")?,
-            weight: env.parsed("WEIGHT")?,
-            shards: env.parsed("SHARDS")?,
-            replicas: env.parsed("REPLICAS")?,
-            lanes: env.parsed("LANES")?,
-            insecure: env.parsed("INSECURE")?,
-            consensus: env.parsed("CONSENSUS")?,
-            heartbeat: env.parsed("HEARTBEAT")?,
-            election_min: env.parsed("ELECTION_MIN")?,
-            election_max: env.parsed("ELECTION_MAX")?,
-            rpc_timeout: env.parsed("RPC_TIMEOUT")?,
-            connect_timeout: env.parsed("CONNECT_TIMEOUT")?,
-            proposal_deadline: env.parsed("PROPOSAL_DEADLINE")?,
-            snapshot_timeout: env.parsed("SNAPSHOT_TIMEOUT")?,
-            disk_reserve: env.parsed("DISK_RESERVE")?,
-        })
-    }
-
-    /// What `self` says, and what `other` says where `self` is silent.
-    fn or(self, other: Partial) -> Partial {
-        Partial {
-            name: self.name.or(other.name),
-            data: self.data.or(other.data),
-            http: self.http.or(other.http),
-            quic: self.quic.or(other.quic),
-            grpc: self.grpc.or(other.grpc),
-            peer: self.peer.or(other.peer),
-            advertise: self.advertise.or(other.advertise),
-            join: self.join.or(other.join),
-            region: self.region.or(other.region),
-            zone: self.zone.or(other.zone),
-            roles: self.roles.or(other.roles),
-            weight: self.weight.or(other.weight),
-            shards: self.shards.or(other.shards),
-            replicas: self.replicas.or(other.replicas),
-            lanes: self.lanes.or(other.lanes),
-            insecure: self.insecure.or(other.insecure),
-            consensus: self.consensus.or(other.consensus),
-            heartbeat: self.heartbeat.or(other.heartbeat),
-            election_min: self.election_min.or(other.election_min),
-            election_max: self.election_max.or(other.election_max),
-            rpc_timeout: self.rpc_timeout.or(other.rpc_timeout),
-            connect_timeout: self.connect_timeout.or(other.connect_timeout),
-            proposal_deadline: self.proposal_deadline.or(other.proposal_deadline),
-            snapshot_timeout: self.snapshot_timeout.or(other.snapshot_timeout),
-            disk_reserve: self.disk_reserve.or(other.disk_reserve),
-        }
-    }
-}
-
-struct Environment<F>(F);
-
-impl<F: Fn(&str) -> Option<String>> Environment<F> {
-    fn text(&self, key: &str) -> Option<String> {
-        (self.0)(&format!("PUSHONCE_{key}"))
-    }
-
-    fn parsed<T>(&self, key: &str) -> Result<Option<T>, InvalidConfig>
-    where
-        T: std::str::FromStr<Err: std::fmt::Display>,
-    {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|why: T::Err| InvalidConfig::Environment {
-            name: format!("PUSHONCE_{key}"),
-            why: format!("{why}, in {text:?}"),
-        })
-    }
-}
-
-fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 impl Config {
@@ -421,30 +204,6 @@ fn advertised(peer: SocketAddr) -> Result<String, InvalidConfig> {
     })
 }
 
-/// The preset, with the times that were said in the place of its own.
-fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
-    let preset = match said.consensus {
-        None | Some(Preset::Lan) => Settings::lan(),
-        Some(Preset::Wan) => Settings::wan(),
-    };
-    let time = |said: Option<Time>, preset: Duration| said.map_or(preset, |time| time.0);
-    let settings = Settings {
-        heartbeat: time(said.heartbeat, preset.heartbeat),
-        election_min: time(said.election_min, preset.election_min),
-        election_max: time(said.election_max, preset.election_max),
-        rpc_timeout: time(said.rpc_timeout, preset.rpc_timeout),
-        connect_timeout: time(said.connect_timeout, preset.connect_timeout),
-        proposal_deadline: time(said.proposal_deadline, preset.proposal_deadline),
-        snapshot_timeout: time(said.snapshot_timeout, preset.snapshot_timeout),
-        disk_reserve: said.disk_reserve.map(|size| size.0),
-        ..preset
-    };
-    // Settings are called as their flags are, but for the hyphens.
-    let refused = |why: String| InvalidConfig::Consensus(why.replace('_', "-"));
-    settings.check().map_err(|why| refused(why.to_string()))?;
-    Ok(settings)
-}
-
 fn shards(count: u16) -> Result<ShardCount, InvalidConfig> {
     ShardCount::new(count).ok_or_else(|| InvalidConfig::Value {
         flag: "--shards",
@@ -488,36 +247,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_flags_say() {
-        let file = "name = \"a\"\nhttp = \"127.0.0.1:1\"\nroles = \"edge\"\njoin = [\"b:7091\"]";
-        let partial = Partial::from_toml(file).expect("good");
-        assert_eq!(partial.roles, Some(Roles { core: false, edge: true }));
-        assert_eq!(partial.join, Some(vec!["b:7091".to_owned()]));
-    }
-
-    #[test]
-    fn an_unknown_key_in_the_file_is_refused_by_name() {
-        let why = Partial::from_toml("name = \"a\"\nport = 1").expect_err("unknown").to_string();
-        assert!(why.contains("port"), "{why}");
-    }
-
-    #[test]
-    fn the_environment_is_read_by_the_names_of_the_flags() {
-        let env = |key: &str| match key {
-            "PUSHONCE_GRPC" => Some("127.0.0.1:9".to_owned()),
-            "PUSHONCE_JOIN" => Some("a:1,b:2".to_owned()),
-            _ => None,
-        };
-        let partial = Partial::from_env(env).expect("good");
-        assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
-        assert_eq!(partial.join.map(|j| j.len()), Some(2));
-        let broken = Partial::from_env(|key| (key == "PUSHONCE_HTTP").then(|| "x".to_owned()));
-        assert!(
-            matches!(broken, Err(InvalidConfig::Environment { name, .. }) if name == "PUSHONCE_HTTP")
-        );
-    }
-
-    #[test]
     fn an_open_door_needs_a_word() {
         let open =
             Partial { http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))), ..Partial::default() };
@@ -551,37 +280,5 @@ mod tests {
             let refused = resolve(partial, Partial::default(), Partial::default());
             assert!(matches!(refused, Err(InvalidConfig::Value { flag, .. }) if flag == wanted));
         }
-    }
-
-    #[test]
-    fn times_of_consensus_are_set_one_by_one_over_a_preset() {
-        let file = "consensus = \"wan\"\nheartbeat = \"400ms\"\ndisk-reserve = \"1GiB\"";
-        let file = Partial::from_toml(file).expect("good");
-        let env =
-            Partial::from_env(|key| (key == "PUSHONCE_ELECTION_MAX").then(|| "5s".to_owned()));
-        let config = resolve(Partial::default(), env.expect("good"), file).expect("they fit");
-        let wanted = Settings {
-            heartbeat: Duration::from_millis(400),
-            election_max: Duration::from_secs(5),
-            disk_reserve: Some(1 << 30),
-            ..Settings::wan()
-        };
-        assert_eq!(config.consensus, wanted);
-        assert_eq!(
-            resolve(Partial::default(), Partial::default(), Partial::default())
-                .map(|config| config.consensus),
-            Ok(Settings::lan())
-        );
-    }
-
-    #[test]
-    fn times_that_do_not_fit_together_are_refused_by_the_names_of_their_flags() {
-        let time = |text: &str| text.parse().ok();
-        let slow = Partial { rpc_timeout: time("350ms"), ..Partial::default() };
-        let refused = resolve(slow, Partial::default(), Partial::default());
-        let why = refused.expect_err("an election ends before its votes arrive").to_string();
-        assert!(why.contains("election-min") && why.contains("rpc-timeout"), "{why}");
-        let swapped = Partial { election_max: time("300ms"), ..Partial::default() };
-        assert!(resolve(swapped, Partial::default(), Partial::default()).is_err());
     }
 }

@@ -4,7 +4,6 @@ mod text;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
@@ -14,6 +13,7 @@ use pushonce_proto::pb::cluster::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use super::operator::{Asked, print, refused};
 pub(super) use text::table;
 use text::{explain_text, holding, node, status_text};
 
@@ -22,15 +22,8 @@ use text::{explain_text, holding, node, status_text};
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
-    /// gRPC address of a node; may be given more than once, the first that answers is asked
-    #[arg(
-        long,
-        global = true,
-        env = "PUSHONCE_SERVER",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:7090"
-    )]
-    server: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Subcommand)]
@@ -64,7 +57,7 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
-    let mut client = connect(&args.server).await?;
+    let mut client = args.asked.connect().await?;
     match args.command {
         Command::Status => {
             let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
@@ -153,28 +146,6 @@ fn meant(members: &[Member], name: &str) -> anyhow::Result<u64> {
 
 fn done(json: bool, id: u64, state: &str, said: &str) {
     print(json, || json!({"node": id, "state": state}), || format!("{} {said}\n", node(id)));
-}
-
-pub(super) async fn connect(servers: &[String]) -> anyhow::Result<ClusterClient<Channel>> {
-    let mut last = None;
-    for server in servers {
-        match ClusterClient::connect(server.clone()).await {
-            Ok(client) => return Ok(client),
-            Err(why) => {
-                last = Some(anyhow::Error::new(why).context(format!("cannot reach {server}")))
-            }
-        }
-    }
-    Err(last.context("no --server was given")?)
-}
-
-pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
-}
-
-#[allow(clippy::print_stdout)]
-pub(super) fn print(json: bool, machine: impl Fn() -> Value, person: impl Fn() -> String) {
-    if json { println!("{}", machine()) } else { print!("{}", person()) }
 }
 
 fn status_json(status: &StatusResponse) -> Value {

@@ -7,23 +7,17 @@ use pushonce_core::{Durability, Namespace, NamespaceChange, Namespaces};
 use pushonce_proto::pb::cluster::v1::{NamespacesRequest, SetNamespaceRequest};
 use serde_json::{Value, json};
 
-use super::cluster::{connect, print, refused, table};
+use super::cluster::table;
 use super::duration;
+use super::operator::{Asked, print, refused};
 
 /// What to do, and whom to ask.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
-    /// gRPC address of a node; may be given more than once, the first that answers is asked
-    #[arg(
-        long,
-        global = true,
-        env = "PUSHONCE_SERVER",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:7090"
-    )]
-    server: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Subcommand)]
@@ -79,7 +73,7 @@ struct Change {
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
-    let mut client = connect(&args.server).await?;
+    let mut client = args.asked.connect().await?;
     let (which, change) = match args.command {
         Command::List => {
             let known = client.namespaces(NamespacesRequest {}).await.map_err(refused)?;
