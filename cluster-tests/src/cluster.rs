@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::ground::{Ground, Loopback};
 use crate::node::{Node, Ports};
+use crate::tool::{self, Done};
 use crate::wait::{secs, until};
 use crate::web;
 
@@ -116,6 +117,14 @@ impl Cluster {
         node.start();
         self.nodes.push(node);
         i
+    }
+
+    /// Takes the `i`th node out for ever, as an operator does who asks whichever of the others answers.
+    pub fn remove(&self, i: usize) -> impl Future<Output = Done> + Send + use<> {
+        let others = self.running().filter(|&other| other != i);
+        let servers: Vec<_> = others.map(|i| format!("http://{}", self.ports(i).grpc)).collect();
+        let (name, servers) = (self.nodes[i].name.clone(), servers.join(","));
+        async move { tool::pushonce(["cluster", "remove", &name, "--server", &servers], "").await }
     }
 
     /// Whose certificate to trust at the QUIC doors.

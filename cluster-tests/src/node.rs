@@ -43,6 +43,12 @@ pub struct Node {
     process: Option<Child>,
 }
 
+/// The exit status of a node that the cluster has no place for.
+pub const EXPELLED: i32 = 77;
+
+/// The exit status of a node that has stopped for its disk.
+pub const DISK_FAILED: i32 = 74;
+
 impl Ports {
     /// The usual ports of an address of its own: the whole of 127.0.0.0/8 is this machine.
     pub fn at(ip: Ipv4Addr) -> Ports {

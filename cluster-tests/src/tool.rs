@@ -32,7 +32,7 @@ pub async fn pushonce<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &
     // A command that has failed does not read to the end.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let ended = timeout(secs(20), child.wait_with_output()).await.expect("the command ends");
+    let ended = timeout(secs(60), child.wait_with_output()).await.expect("the command ends");
     let output = ended.expect("its output can be read");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Done { status: output.status, out: text(output.stdout), err: text(output.stderr) }

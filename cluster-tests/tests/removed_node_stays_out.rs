@@ -7,11 +7,8 @@
 use std::path::Path;
 
 use pushonce_client::Transport;
-use pushonce_cluster_tests::{Cluster, Sent, secs, tool};
+use pushonce_cluster_tests::{Cluster, EXPELLED, Sent, secs, tool};
 use pushonce_core::From;
-
-/// How a node ends that the cluster has no place for.
-const EXPELLED: Option<i32> = Some(77);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_removed_and_who_is_a_copy_stays_out() {
@@ -37,14 +34,14 @@ async fn a_living_node_gives_away_what_it_holds_and_ends(cluster: &mut Cluster) 
     for _ in 0..2 {
         remove(cluster, &format!("n{id}")).await.ok();
     }
-    assert_eq!(cluster.ended(2).await.code(), EXPELLED);
+    assert_eq!(cluster.ended(2).await.code(), Some(EXPELLED));
     assert!(cluster.node(2).log().contains(&format!("n{id} was removed from the cluster")));
     cluster.settled(2).await;
 }
 
 async fn its_directory_is_refused(cluster: &mut Cluster) {
     cluster.restart(2);
-    assert_eq!(cluster.ended(2).await.code(), EXPELLED);
+    assert_eq!(cluster.ended(2).await.code(), Some(EXPELLED));
     assert!(cluster.node(2).log().contains("use an empty data directory"));
 }
 
@@ -61,7 +58,7 @@ async fn an_old_copy_is_refused(cluster: &mut Cluster) {
 
     cluster.restart(1);
 
-    assert_eq!(cluster.ended(1).await.code(), EXPELLED);
+    assert_eq!(cluster.ended(1).await.code(), Some(EXPELLED));
     assert!(cluster.node(1).log().contains("the directory it ran on last"));
 }
 

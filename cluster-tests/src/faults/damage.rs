@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
@@ -61,6 +60,7 @@ fn tear(file: &File, rng: &mut StdRng) -> io::Result<String> {
     Ok(format!("{len} bytes were cut to {torn}"))
 }
 
+#[async_trait(?Send)]
 impl Fault for Damage {
     fn hold(&self) -> Duration {
         secs(5)
@@ -71,44 +71,31 @@ impl Fault for Damage {
         1
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async {
-            let victim = stage.owner().await;
-            stage.cluster.kill(victim);
-            self.victim = Some(victim);
-            let path: PathBuf = stage.cluster.node(victim).data().join("raft.redb");
-            let file = File::options().read(true).write(true).open(&path);
-            let done = file.and_then(|file| (self.harm)(&file, &mut stage.rng));
-            self.done = done.map_err(|why| format!("{}: {why}", path.display()));
-            stage.cluster.restart(victim);
-            let nodes = vec![victim];
-            Ok(Effect { damaged: nodes.clone(), nodes, majority: true, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let victim = stage.owner().await;
+        stage.cluster.kill(victim);
+        self.victim = Some(victim);
+        let path: PathBuf = stage.cluster.node(victim).data().join("raft.redb");
+        let file = File::options().read(true).write(true).open(&path);
+        let done = file.and_then(|file| (self.harm)(&file, &mut stage.rng));
+        self.done = done.map_err(|why| format!("{}: {why}", path.display()));
+        stage.cluster.restart(victim);
+        Ok(Effect { damaged: vec![victim], ..Effect::on(vec![victim]) })
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async {
-            match &self.done {
-                Ok(_) => Confirmed::Installed,
-                Err(why) => Confirmed::Skipped(why.clone()),
-            }
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        match &self.done {
+            Ok(_) => Confirmed::Installed,
+            Err(why) => Confirmed::Skipped(why.clone()),
         }
-        .boxed_local()
     }
 
     /// A node that noticed and ended stays away, and a new one takes its place: its file may have
     /// been written since, so an older copy must not come back.
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async {
-            let victim = self.victim.expect("it was injected");
-            if stage.cluster.node_mut(victim).has_ended() {
-                stage.cluster.join("");
-            }
+    async fn heal(&mut self, stage: &mut Stage) {
+        let victim = self.victim.expect("it was injected");
+        if stage.cluster.node_mut(victim).has_ended() {
+            stage.replace(victim).await;
         }
-        .boxed_local()
     }
 }

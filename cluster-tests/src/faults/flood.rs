@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use pushonce_client::Publisher;
 use tokio::task::JoinSet;
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
+use crate::Socket;
 use crate::origin::text;
 
 pub(super) const ROW: Row = Row {
@@ -21,50 +21,62 @@ pub(super) const ROW: Row = Row {
     prepare: |_| loopback(Flood::default()),
 };
 
+pub(super) const STOPPED: Row = Row {
+    name: "stopped-readers",
+    story: "a hundred viewers a node of what is flooded read nothing, and never say so",
+    nodes: 3,
+    flags: &[],
+    prepare: |_| loopback(Flood { stopped: 100, ..Flood::default() }),
+};
+
 #[derive(Default)]
 struct Flood {
+    /// Viewers a node that stop reading.
+    stopped: usize,
+    viewers: Vec<Socket>,
     streams: JoinSet<()>,
     sent: Arc<AtomicU64>,
 }
 
+/// Topics that are flooded.
+const TOPICS: usize = 64;
+
+#[async_trait(?Send)]
 impl Fault for Flood {
     fn hold(&self) -> Duration {
         secs(6)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async {
-            for node in stage.cluster.running() {
-                for _ in 0..2 {
-                    let publisher = stage.cluster.publisher(node);
-                    self.streams.spawn(pour(publisher, self.sent.clone()));
-                }
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        for node in stage.cluster.running() {
+            for n in 0..self.stopped {
+                let mut viewer = Socket::open(stage.cluster.ports(node).http, "").await;
+                viewer.subscribe(&format!("flood/{}", n % TOPICS)).await;
+                self.viewers.push(viewer);
             }
-            Ok(Effect { flood: true, majority: true, ..Effect::default() })
-        }
-        .boxed_local()
-    }
-
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async {
-            let before = self.sent.load(Ordering::Relaxed);
-            tokio::time::sleep(secs(1)).await;
-            let sent = self.sent.load(Ordering::Relaxed) - before;
-            // The usual load is some 240 a second.
-            if sent > 2_000 {
-                Confirmed::Installed
-            } else {
-                Confirmed::Indeterminate(format!("only {sent} publishes a second were sent"))
+            for _ in 0..2 {
+                let publisher = stage.cluster.publisher(node);
+                self.streams.spawn(pour(publisher, self.sent.clone()));
             }
         }
-        .boxed_local()
+        Ok(Effect { flood: true, ..Effect::on(Vec::new()) })
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async { self.streams.shutdown().await }.boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        let before = self.sent.load(Ordering::Relaxed);
+        tokio::time::sleep(secs(1)).await;
+        let sent = self.sent.load(Ordering::Relaxed) - before;
+        // The usual load is some 240 a second.
+        if sent > 2_000 {
+            Confirmed::Installed
+        } else {
+            Confirmed::Indeterminate(format!("only {sent} publishes a second were sent"))
+        }
+    }
+
+    async fn heal(&mut self, _: &mut Stage) {
+        self.viewers.clear();
+        self.streams.shutdown().await
     }
 }
 
@@ -77,7 +89,7 @@ async fn pour(publisher: Publisher, sent: Arc<AtomicU64>) {
             continue;
         };
         for n in 0u64.. {
-            let message = text(&format!("flood/{}", n % 64), &payload);
+            let message = text(&format!("flood/{}", n % TOPICS as u64), &payload);
             if stream.send(message).await.is_err() {
                 break;
             }

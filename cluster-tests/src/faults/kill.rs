@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use rand::seq::SliceRandom;
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, closed, loopback, secs};
 
@@ -77,6 +76,7 @@ impl Kill {
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for Kill {
     fn hold(&self) -> Duration {
         match self.who {
@@ -86,26 +86,20 @@ impl Fault for Kill {
         }
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async {
-            self.victims = self.victims(stage).await;
-            self.victims.iter().for_each(|&victim| stage.cluster.kill(victim));
-            let left: Vec<_> = stage.cluster.running().collect();
-            let majority = left.len() > self.victims.len();
-            let unready = if majority { Vec::new() } else { left };
-            Ok(Effect { nodes: self.victims.clone(), majority, unready, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        self.victims = self.victims(stage).await;
+        self.victims.iter().for_each(|&victim| stage.cluster.kill(victim));
+        let left: Vec<_> = stage.cluster.running().collect();
+        let majority = left.len() > self.victims.len();
+        let unready = if majority { Vec::new() } else { left };
+        Ok(Effect { majority, unready, ..Effect::on(self.victims.clone()) })
     }
 
-    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        closed(stage, &self.victims).boxed_local()
+    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+        closed(stage, &self.victims).await
     }
 
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async { self.victims.drain(..).for_each(|victim| stage.restart(victim)) }.boxed_local()
+    async fn heal(&mut self, stage: &mut Stage) {
+        self.victims.drain(..).for_each(|victim| stage.restart(victim))
     }
 }

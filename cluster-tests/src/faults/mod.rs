@@ -17,8 +17,8 @@ mod wipe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::LocalBoxFuture;
 use rand::rngs::StdRng;
+use tonic::async_trait;
 
 use crate::cluster::Cluster;
 use crate::ground::{Ground, Loopback};
@@ -52,6 +52,7 @@ pub enum Confirmed {
 }
 
 /// What goes wrong on purpose. One value is used for a whole run.
+#[async_trait(?Send)]
 pub trait Fault: Send {
     /// How long it stays, each time, at most.
     fn hold(&self) -> Duration;
@@ -63,15 +64,14 @@ pub trait Fault: Send {
 
     /// Makes it happen, and says what it does to the cluster. `Err` says why it cannot: nothing was
     /// changed. It may last as long as the fault takes to happen, a rolling restart for instance.
-    fn inject<'a>(&'a mut self, stage: &'a mut Stage)
-    -> LocalBoxFuture<'a, Result<Effect, String>>;
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String>;
 
     /// Looks whether it really is there, by something other than that injecting it did not fail.
-    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed>;
+    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed;
 
     /// Puts right what it broke: all nodes run again and reach each other. Called also when
     /// confirming failed.
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()>;
+    async fn heal(&mut self, stage: &mut Stage);
 }
 
 /// One row of the table: a fault, and where it can take place.
@@ -107,9 +107,11 @@ pub const ON_LOOPBACK: &[Row] = &[
     wipe::ROW,
     damage::FLIPPED,
     damage::TORN,
-    membership::ROW,
+    membership::JOIN,
+    membership::LEAVE,
     rolling::ROW,
     flood::ROW,
+    flood::STOPPED,
 ];
 
 impl Stage {
@@ -140,8 +142,24 @@ impl Stage {
         }
     }
 
+    /// Takes a node out of the cluster for ever, as an operator does.
+    async fn remove(&self, node: usize) {
+        let name = &self.cluster.node(node).name;
+        until(&format!("{name} is removed"), secs(60), async || {
+            let done = self.cluster.remove(node).await;
+            if done.status.success() { Ok(()) } else { Err(done.err) }
+        })
+        .await;
+    }
+
+    /// A new node takes the place of one that will not come back.
+    async fn replace(&mut self, node: usize) {
+        self.cluster.join("");
+        self.remove(node).await;
+    }
+
     /// Starts a node again, and does not wait for it.
-    fn restart(&mut self, node: usize) {
+    pub(crate) fn restart(&mut self, node: usize) {
         if !self.cluster.node(node).runs() {
             self.cluster.restart(node);
         }

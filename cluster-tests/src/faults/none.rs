@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{self, LocalBoxFuture};
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
@@ -17,21 +16,19 @@ pub(super) const ROW: Row = Row {
 
 struct None;
 
+#[async_trait(?Send)]
 impl Fault for None {
     fn hold(&self) -> Duration {
         secs(4)
     }
 
-    fn inject<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        let effect = Effect { majority: true, ..Effect::default() };
-        future::ready(Ok(effect)).boxed_local()
+    async fn inject(&mut self, _: &mut Stage) -> Result<Effect, String> {
+        Ok(Effect::on(Vec::new()))
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        future::ready(Confirmed::Installed).boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        Confirmed::Installed
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        future::ready(()).boxed_local()
-    }
+    async fn heal(&mut self, _: &mut Stage) {}
 }

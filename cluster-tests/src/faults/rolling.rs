@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
@@ -20,36 +19,29 @@ struct Rolling {
     failed: Option<String>,
 }
 
+#[async_trait(?Send)]
 impl Fault for Rolling {
     fn hold(&self) -> Duration {
         secs(1)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async {
-            let nodes: Vec<_> = stage.cluster.running().collect();
-            for &node in &nodes {
-                let status = stage.cluster.stop(node).await;
-                if !status.success() {
-                    self.failed = Some(format!("node {node} ended by {status}"));
-                }
-                stage.cluster.restart(node);
-                stage.whole().await;
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let nodes: Vec<_> = stage.cluster.running().collect();
+        for &node in &nodes {
+            let status = stage.cluster.stop(node).await;
+            if !status.success() {
+                self.failed = Some(format!("node {node} ended by {status}"));
             }
-            Ok(Effect { nodes, majority: true, ..Effect::default() })
+            stage.cluster.restart(node);
+            stage.whole().await;
         }
-        .boxed_local()
+        Ok(Effect::on(nodes))
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
         let failed = self.failed.take();
-        async move { failed.map_or(Confirmed::Installed, Confirmed::Indeterminate) }.boxed_local()
+        failed.map_or(Confirmed::Installed, Confirmed::Indeterminate)
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async {}.boxed_local()
-    }
+    async fn heal(&mut self, _: &mut Stage) {}
 }

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
 pub(super) const ROW: Row = Row {
     name: "wiped-node",
-    story: "a node is killed, loses its disk, is refused under its name, and a new one joins",
+    story: "a node is killed, loses its disk, is refused under its name, and is replaced",
     nodes: 3,
     flags: &[],
     prepare: |_| loopback(Wipe(None)),
@@ -18,6 +17,7 @@ pub(super) const ROW: Row = Row {
 
 struct Wipe(Option<usize>);
 
+#[async_trait(?Send)]
 impl Fault for Wipe {
     fn hold(&self) -> Duration {
         secs(3)
@@ -28,42 +28,30 @@ impl Fault for Wipe {
         1
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async {
-            // The first node made the cluster: without its data it would make another one, and only
-            // a node that joins can be refused.
-            let victim = 1.max(stage.owner().await);
-            stage.cluster.kill(victim);
-            stage.cluster.node(victim).wipe();
-            stage.cluster.restart(victim);
-            self.0 = Some(victim);
-            Ok(Effect { nodes: vec![victim], majority: true, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        // The first node made the cluster: without its data it would make another one, and only
+        // a node that joins can be refused.
+        let victim = 1.max(stage.owner().await);
+        stage.cluster.kill(victim);
+        stage.cluster.node(victim).wipe();
+        stage.cluster.restart(victim);
+        self.0 = Some(victim);
+        Ok(Effect::on(vec![victim]))
     }
 
-    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async {
-            let victim = self.0.expect("it was injected");
-            let status = stage.cluster.ended(victim).await;
-            let log = stage.cluster.node(victim).log();
-            match status.code() {
-                Some(1) if log.contains("does not let this node join") => Confirmed::Installed,
-                code => {
-                    Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}"))
-                }
-            }
+    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+        let victim = self.0.expect("it was injected");
+        let status = stage.cluster.ended(victim).await;
+        let log = stage.cluster.node(victim).log();
+        match status.code() {
+            Some(1) if log.contains("does not let this node join") => Confirmed::Installed,
+            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
         }
-        .boxed_local()
     }
 
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async {
-            stage.cluster.join("");
+    async fn heal(&mut self, stage: &mut Stage) {
+        if let Some(victim) = self.0.take() {
+            stage.replace(victim).await;
         }
-        .boxed_local()
     }
 }

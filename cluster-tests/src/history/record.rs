@@ -151,6 +151,13 @@ pub struct Entry {
     pub key: Option<Name>,
 }
 
+impl Effect {
+    /// Done to these nodes, and a majority is left without them.
+    pub fn on(nodes: Vec<usize>) -> Effect {
+        Effect { nodes, majority: true, ..Effect::default() }
+    }
+}
+
 impl Event {
     /// A gap, as an event.
     pub fn gap(topic: &Name, gap: &Gap) -> Event {

@@ -173,10 +173,10 @@ fn word(transport: Transport) -> &'static str {
 /// An outcome, as it is written down.
 fn outcome(
     op: crate::history::Op,
-    outcome: Result<pushonce_core::Placed, pushonce_client::Failure>,
+    outcome: Result<pushonce_core::Position, pushonce_client::Failure>,
 ) -> Event {
     match outcome {
-        Ok(placed) => Event::Placed { op, position: placed.position },
+        Ok(position) => Event::Placed { op, position },
         Err(pushonce_client::Failure::Refused { message, .. }) => {
             Event::Refused { op, why: message.into() }
         }

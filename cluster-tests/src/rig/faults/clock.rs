@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::super::Rig;
 use super::watch;
@@ -25,39 +24,30 @@ impl Step {
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for Step {
     fn hold(&self) -> Duration {
         secs(6)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let node = stage.owner().await;
-            self.node = Some(node);
-            self.rig.berth(node).shim.step_clock(self.seconds);
-            self.seconds = -self.seconds;
-            Ok(Effect { nodes: vec![node], majority: true, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let node = stage.owner().await;
+        self.node = Some(node);
+        self.rig.berth(node).shim.step_clock(self.seconds);
+        self.seconds = -self.seconds;
+        Ok(Effect::on(vec![node]))
     }
 
     /// The node has read the clock since.
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move {
-            let berth = self.rig.berth(self.node.expect("it was injected"));
-            let before = berth.shim.false_times();
-            watch::grows("false time read", before, || berth.shim.false_times()).await
-        }
-        .boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        let berth = self.rig.berth(self.node.expect("it was injected"));
+        let before = berth.shim.false_times();
+        watch::grows("false time read", before, || berth.shim.false_times()).await
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, _: &mut Stage) {
         if let Some(node) = self.node.take() {
             self.rig.berth(node).shim.step_clock(0);
         }
-        std::future::ready(()).boxed_local()
     }
 }

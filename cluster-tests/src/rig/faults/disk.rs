@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::super::{Berth, Rig};
 use super::watch;
+use crate::DISK_FAILED;
 use crate::faults::{Confirmed, Effect, Fault, Stage};
 use crate::wait::secs;
 
@@ -25,9 +25,6 @@ struct Hit {
     rig: Arc<Rig>,
     node: Option<usize>,
 }
-
-/// What a node says, by its exit status, that has stopped for its disk.
-const DISK_FAILED: i32 = 74;
 
 /// A disk that is busy with something else.
 const SLOW: Duration = Duration::from_millis(50);
@@ -63,119 +60,91 @@ impl Hit {
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for FsyncError {
     fn hold(&self) -> Duration {
         secs(3)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let (node, berth) = self.0.choose(stage).await;
-            berth.shim.fail_fsyncs(1);
-            Ok(Effect { nodes: vec![node], majority: true, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let (node, berth) = self.0.choose(stage).await;
+        berth.shim.fail_fsyncs(1);
+        Ok(Effect::on(vec![node]))
     }
 
     /// The fault is there when an fsync has failed; what the node has to do then is part of it.
-    fn confirm<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move {
-            let berth = self.0.berth();
-            // It is told once, so that none is left to fail means that one has failed.
-            let failed = || u64::from(berth.shim.fsyncs_to_fail() == 0);
-            let confirmed = watch::grows("failed fsync", 0, failed).await;
-            if confirmed == Confirmed::Installed {
-                let status = stage.cluster.ended(self.0.node.expect("it was injected")).await;
-                assert_eq!(status.code(), Some(DISK_FAILED), "a failed fsync stops the node");
-            }
-            confirmed
+    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+        let berth = self.0.berth();
+        // It is told once, so that none is left to fail means that one has failed.
+        let failed = || u64::from(berth.shim.fsyncs_to_fail() == 0);
+        let confirmed = watch::grows("failed fsync", 0, failed).await;
+        if confirmed == Confirmed::Installed {
+            let status = stage.cluster.ended(self.0.node.expect("it was injected")).await;
+            assert_eq!(status.code(), Some(DISK_FAILED), "a failed fsync stops the node");
         }
-        .boxed_local()
+        confirmed
     }
 
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, stage: &mut Stage) {
         if let Some(node) = self.0.node.take() {
             self.0.rig.berth(node).shim.fail_fsyncs(0);
-            if !stage.cluster.node(node).runs() {
-                stage.cluster.restart(node);
-            }
+            stage.restart(node);
         }
-        std::future::ready(()).boxed_local()
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for SlowFsync {
     fn hold(&self) -> Duration {
         secs(8)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let (node, berth) = self.0.choose(stage).await;
-            berth.shim.delay_fsyncs(SLOW);
-            Ok(Effect { nodes: vec![node], majority: true, ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let (node, berth) = self.0.choose(stage).await;
+        berth.shim.delay_fsyncs(SLOW);
+        Ok(Effect::on(vec![node]))
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move {
-            let berth = self.0.berth();
-            let before = berth.shim.delayed_fsyncs();
-            watch::grows("slow fsync", before, || berth.shim.delayed_fsyncs()).await
-        }
-        .boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        let berth = self.0.berth();
+        let before = berth.shim.delayed_fsyncs();
+        watch::grows("slow fsync", before, || berth.shim.delayed_fsyncs()).await
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, _: &mut Stage) {
         if let Some(node) = self.0.node.take() {
             self.0.rig.berth(node).shim.delay_fsyncs(Duration::ZERO);
         }
-        std::future::ready(()).boxed_local()
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for Full {
     fn hold(&self) -> Duration {
         secs(6)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let (node, berth) = self.0.choose(stage).await;
-            berth.fill()?;
-            // Whoever leads a shard and has no room refuses: publishing need not go on.
-            Ok(Effect { nodes: vec![node], ..Effect::default() })
-        }
-        .boxed_local()
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let (node, berth) = self.0.choose(stage).await;
+        berth.fill()?;
+        // Whoever leads a shard and has no room refuses: publishing need not go on.
+        Ok(Effect { nodes: vec![node], ..Effect::default() })
     }
 
     /// Not one block more is to be had. The node itself may have room left in the files it has.
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
         let confirmed = match self.0.berth().fill() {
             Ok(0) => Confirmed::Installed,
             Ok(room) => Confirmed::Indeterminate(format!("there was room for {room} bytes again")),
             Err(why) => Confirmed::Indeterminate(why),
         };
-        std::future::ready(confirmed).boxed_local()
+        confirmed
     }
 
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, stage: &mut Stage) {
         if let Some(node) = self.0.node.take() {
             self.0.rig.berth(node).free().expect("the ballast can be removed");
-            if !stage.cluster.node(node).runs() {
-                stage.cluster.restart(node);
-            }
+            stage.restart(node);
         }
-        std::future::ready(()).boxed_local()
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::super::{Count, Link, Rig, Spot};
 use super::watch;
@@ -55,29 +54,25 @@ impl Bad {
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for Bad {
     fn hold(&self) -> Duration {
         secs(10)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         self.nodes = stage.cluster.len();
         self.set(&self.link);
         let nodes = stage.cluster.running().collect();
-        let effect = Effect { nodes, majority: true, ..Effect::default() };
-        std::future::ready(Ok(effect)).boxed_local()
+        let effect = Effect::on(nodes);
+        Ok(effect)
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move { watch::grows("packet lost or late", self.hit(), || self.hit()).await }
-            .boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        watch::grows("packet lost or late", self.hit(), || self.hit()).await
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, _: &mut Stage) {
         self.set(&Link::default());
-        std::future::ready(()).boxed_local()
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use tonic::async_trait;
 
 use super::super::{Cut, Link, Rig, Spot};
 use super::{another, others, watch};
@@ -89,13 +88,9 @@ impl Shape {
 
     /// What that does to the cluster. With three nodes or more the others are a majority.
     fn effect(self, owner: usize, other: usize) -> Effect {
-        let majority = true;
-        let cut_off = |node| Effect {
-            nodes: vec![node],
-            majority,
-            unready: vec![node],
-            deposed: vec![node],
-            ..Effect::default()
+        let cut_off = |node| {
+            let nodes = vec![node];
+            Effect { unready: nodes.clone(), deposed: nodes.clone(), ..Effect::on(nodes) }
         };
         match self {
             Shape::OtherAlone => cut_off(other),
@@ -103,53 +98,44 @@ impl Shape {
                 cut_off(owner)
             }
             // It is as good a node as any; it just has no callers.
-            Shape::ClientPorts => Effect { nodes: vec![owner], majority, ..Effect::default() },
+            Shape::ClientPorts => Effect::on(vec![owner]),
             // Each of them has a majority with the third; whether one of them still owns is open.
             Shape::Partial => {
                 let deposed = vec![owner, other];
-                Effect { nodes: deposed.clone(), majority, deposed, ..Effect::default() }
+                Effect { deposed: deposed.clone(), ..Effect::on(deposed) }
             }
         }
     }
 }
 
+#[async_trait(?Send)]
 impl Fault for Cuts {
     fn hold(&self) -> Duration {
         secs(8)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let owner = stage.owner().await;
-            let other = another(stage, owner)?;
-            let all: Vec<_> = others(stage, owner).into_iter().chain([owner]).collect();
-            let (ways, cut) = self.shape.ways(owner, other, &all);
-            for (from, to) in ways {
-                self.cut.push(((from, to), self.lost((from, to))));
-                self.rig.set(from, to, Link { cut: cut.clone(), ..Link::default() });
-            }
-            Ok(self.shape.effect(owner, other))
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let owner = stage.owner().await;
+        let other = another(stage, owner)?;
+        let all: Vec<_> = others(stage, owner).into_iter().chain([owner]).collect();
+        let (ways, cut) = self.shape.ways(owner, other, &all);
+        for (from, to) in ways {
+            self.cut.push(((from, to), self.lost((from, to))));
+            self.rig.set(from, to, Link { cut: cut.clone(), ..Link::default() });
         }
-        .boxed_local()
+        Ok(self.shape.effect(owner, other))
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move {
-            let before = self.cut.iter().map(|&(_, lost)| lost).sum();
-            let lost = || self.cut.iter().map(|&(way, _)| self.lost(way)).sum();
-            watch::grows("packet lost at a cut", before, lost).await
-        }
-        .boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        let before = self.cut.iter().map(|&(_, lost)| lost).sum();
+        let lost = || self.cut.iter().map(|&(way, _)| self.lost(way)).sum();
+        watch::grows("packet lost at a cut", before, lost).await
     }
 
-    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
+    async fn heal(&mut self, _: &mut Stage) {
         for ((from, to), _) in self.cut.drain(..) {
             self.rig.set(from, to, Link::default());
         }
-        std::future::ready(()).boxed_local()
     }
 }
 

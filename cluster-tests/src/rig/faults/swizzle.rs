@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use rand::Rng;
 use rand::seq::SliceRandom;
+use tonic::async_trait;
 
 use super::super::{Link, Rig, Spot};
 use super::watch;
@@ -56,45 +55,36 @@ async fn pause(stage: &mut Stage) {
     tokio::time::sleep(Duration::from_millis(stage.rng.random_range(PAUSE_MS))).await;
 }
 
+#[async_trait(?Send)]
 impl Fault for Swizzle {
     fn hold(&self) -> Duration {
         secs(2)
     }
 
-    fn inject<'a>(
-        &'a mut self,
-        stage: &'a mut Stage,
-    ) -> LocalBoxFuture<'a, Result<Effect, String>> {
-        async move {
-            let mut nodes: Vec<_> = stage.cluster.running().collect();
-            self.nodes = stage.cluster.len();
-            self.lost = self.lost();
-            nodes.shuffle(&mut stage.rng);
-            for &node in &nodes {
-                self.off.push(node);
-                self.set();
-                pause(stage).await;
-            }
-            self.off.shuffle(&mut stage.rng);
-            // Nobody reaches anybody: each of them is cut off, and may take itself for an owner.
-            let (unready, deposed) = (nodes.clone(), nodes.clone());
-            Ok(Effect { nodes, unready, deposed, ..Effect::default() })
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        let mut nodes: Vec<_> = stage.cluster.running().collect();
+        self.nodes = stage.cluster.len();
+        self.lost = self.lost();
+        nodes.shuffle(&mut stage.rng);
+        for &node in &nodes {
+            self.off.push(node);
+            self.set();
+            pause(stage).await;
         }
-        .boxed_local()
+        self.off.shuffle(&mut stage.rng);
+        // Nobody reaches anybody: each of them is cut off, and may take itself for an owner.
+        let (unready, deposed) = (nodes.clone(), nodes.clone());
+        Ok(Effect { nodes, unready, deposed, ..Effect::default() })
     }
 
-    fn confirm<'a>(&'a mut self, _: &'a mut Stage) -> LocalBoxFuture<'a, Confirmed> {
-        async move { watch::grows("packet lost at a cut", self.lost, || self.lost()).await }
-            .boxed_local()
+    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+        watch::grows("packet lost at a cut", self.lost, || self.lost()).await
     }
 
-    fn heal<'a>(&'a mut self, stage: &'a mut Stage) -> LocalBoxFuture<'a, ()> {
-        async move {
-            while self.off.pop().is_some() {
-                self.set();
-                pause(stage).await;
-            }
+    async fn heal(&mut self, stage: &mut Stage) {
+        while self.off.pop().is_some() {
+            self.set();
+            pause(stage).await;
         }
-        .boxed_local()
     }
 }
