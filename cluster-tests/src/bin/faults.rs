@@ -20,13 +20,15 @@ faults [--tier short|full]    runs the rows of a tier (full unless said)
        [--keep]               keep them also when all is well
        [--patient]            times as for a machine that has other things to do
        [--results FILE]       writes the table there
-faults --planted              whether each planted bug is caught; needs a binary built with them";
+faults --planted              whether each planted bug is caught; needs a binary built with them
+faults --failovers N          kills the owner of a topic N times, and prints how long publishing stops";
 
 struct Asked {
     options: Options,
     rows: Vec<&'static Row>,
     results: Option<PathBuf>,
     planted: bool,
+    failovers: Option<usize>,
 }
 
 enum Ask {
@@ -58,7 +60,7 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
     let promises = Promises::STATED;
     let mut options = Options { seed: 1, seconds: 20, promises, dir, keep: false, planted: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
-    let mut planted = false;
+    let (mut planted, mut failovers) = (false, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
@@ -74,6 +76,7 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
             "--keep" => options.keep = true,
             "--patient" => options.promises = Promises::PATIENT,
             "--planted" => planted = true,
+            "--failovers" => failovers = usize::try_from(number(value()?)?).ok(),
             "--only" => only.push(value()?),
             "--results" => results = Some(value()?.into()),
             "--tier" => match value()?.as_str() {
@@ -96,7 +99,7 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
         }
     };
     let rows = all.into_iter().filter(wanted).collect();
-    Ok(Ask::Run(Asked { options, rows, results, planted }))
+    Ok(Ask::Run(Asked { options, rows, results, planted, failovers }))
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -113,12 +116,18 @@ fn check(path: &Path) -> ExitCode {
 }
 
 async fn run(asked: Asked) -> ExitCode {
-    let Asked { options, rows, results, planted } = asked;
+    let Asked { options, rows, results, planted, failovers } = asked;
     std::fs::create_dir_all(&options.dir).expect("the directory can be made");
     if planted {
         return catch_planted(&options).await;
     }
     let _watchdog = Watchdog::over(&options.dir).expect("a watchdog can be started");
+    if let Some(kills) = failovers {
+        let dir = options.dir.join("failovers");
+        std::fs::create_dir_all(&dir).expect("the directory can be made");
+        print!("{}", runner::failovers(kills, dir).await);
+        return ExitCode::SUCCESS;
+    }
     println!("histories and logs: {}; seed {}", options.dir.display(), options.seed);
     let mut reports = Vec::new();
     for row in rows {

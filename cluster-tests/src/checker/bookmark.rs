@@ -70,7 +70,9 @@ fn told(
             Event::Subscribe { node, .. } => asked = *node,
             // One that goes live meanwhile has its own time to be told in.
             Event::Subscribed { .. } if index < fault.confirmed => (at, told) = (asked, false),
-            Event::Stale { stale, .. } => told = *stale,
+            // Links that come back one by one let it go live again while the fault is still there.
+            Event::Stale { stale, .. } if index < fault.confirmed => told = *stale,
+            Event::Stale { stale, .. } => told |= stale,
             Event::Ended { .. } => at = None,
             _ => {}
         }

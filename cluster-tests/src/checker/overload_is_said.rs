@@ -2,7 +2,7 @@
 //! still placed, and after it all of it is again.
 
 use super::{Evidence, Judgement, Promises, Run, Violation};
-use crate::history::{Event, Phase};
+use crate::history::{Event, Phase, Record};
 
 /// Of the usual rate of accepted publishes, in percent.
 const GOODPUT: u64 = 80;
@@ -21,7 +21,9 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
         return Err(Violation::new(what, [flood.confirmed, ends]));
     }
     let settled = run.at(ends) + promises.accepted.as_micros() as u64;
-    let last = run.records.last().map_or(0, |record| record.at);
+    // The load ends at some time, and what is not asked for is not placed.
+    let begun = |record: &&Record| matches!(record.event, Event::Publish { .. });
+    let last = run.records.iter().rfind(begun).map_or(0, |record| record.at);
     let after = rate(run, run.at(ends), settled.min(last));
     if after * 100 < usual * GOODPUT {
         let what = format!("{after} publishes a second are accepted after the flood, not {usual}");

@@ -1,8 +1,8 @@
 //! The certificate that all nodes of a rig show: off loopback a client takes only one that it knows,
 //! and a subscriber that turns from node to node knows one.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -34,13 +34,16 @@ impl Certificate {
         Trust::Fingerprint(self.sha256)
     }
 
-    /// Gives it to a node that has none.
+    /// Gives it to a node, so that it is there after a power cut as well.
     pub(super) fn put(&self, data: &Path) -> io::Result<()> {
         let path = data.join(FILE);
-        if path.exists() {
+        if fs::read_to_string(&path).is_ok_and(|there| there == self.pem) {
             return Ok(());
         }
         fs::create_dir_all(data)?;
-        fs::write(path, &self.pem)
+        let mut file = File::create(path)?;
+        file.write_all(self.pem.as_bytes())?;
+        file.sync_all()?;
+        File::open(data)?.sync_all()
     }
 }

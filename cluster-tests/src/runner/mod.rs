@@ -8,6 +8,7 @@
 //! meanwhile, is unknown.
 
 mod carried;
+mod failover;
 mod planted;
 mod report;
 mod run;
@@ -15,6 +16,7 @@ mod table;
 mod watchdog;
 
 pub use carried::Carried;
+pub use failover::{Failovers, failovers};
 pub use planted::{PLANTED, Planted};
 pub use report::{Report, Verdict, again};
 pub use run::{Options, run};

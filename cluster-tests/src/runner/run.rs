@@ -184,7 +184,8 @@ async fn drain(stage: &Stage, plan: &Plan, recorder: &Recorder, limit: Duration)
     }
 }
 
-/// Whether every subscription has reached what `head` says of its topic, or anything at all.
+/// Whether every subscription has reached what `head` says of its topic, or anything at all. A forger
+/// leaves when it likes.
 fn level_with(
     records: &[Record],
     head: impl Fn(&str) -> Option<pushonce_core::Position>,
@@ -196,8 +197,9 @@ fn level_with(
                 reached.entry((process, topic)).or_insert(None);
             }
             Event::Delivered { topic, position, .. } | Event::Gap { topic, to: position, .. } => {
-                let place = reached.entry((process, topic)).or_insert(None);
-                *place = (*place).max(Some(*position));
+                if let Some(place) = reached.get_mut(&(process, topic)) {
+                    *place = (*place).max(Some(*position));
+                }
             }
             _ => {}
         }

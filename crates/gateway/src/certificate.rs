@@ -181,7 +181,9 @@ fn keep(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = options.open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&beside, path)
+    std::fs::rename(&beside, path)?;
+    // Its new name as well: clients that have pinned it must find it after a power cut.
+    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
 
 /// By the hash function inside a cipher suite: the cryptography is linked anyway.

@@ -1,0 +1,115 @@
+//! How long nobody can publish after an owner's death, and how long it takes to be level again.
+
+use std::fmt::{self, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::load::head;
+use crate::origin::text;
+use crate::wait::{secs, until};
+use crate::web;
+
+/// What was measured of each kill.
+#[derive(Default)]
+pub struct Failovers {
+    /// From the kill to the first acknowledgement of a publish that was begun after it, by another node.
+    accepted: Vec<Duration>,
+    /// From the start of the killed process to its readiness, with all that was acknowledged meanwhile.
+    level: Vec<Duration>,
+    /// From the same moment until the shards are at their preferred owners again.
+    settled: Vec<Duration>,
+}
+
+/// Kills the owner of a topic so many times, in a cluster of three that has the machine for itself.
+pub async fn failovers(kills: usize, dir: PathBuf) -> Failovers {
+    let mut cluster = Cluster::of(3).home(dir).start().await;
+    let mut measured = Failovers::default();
+    for number in 0..kills {
+        // Another topic each time: shards differ in who owns them and who comes next.
+        let topic = format!("failover/{number}");
+        let owner = cluster.owner(&topic).await;
+        let publisher = cluster.publisher((owner + 1) % 3);
+        publisher.publish(text(&topic, "before")).await.expect("a whole cluster takes it");
+
+        cluster.kill(owner);
+        let killed = Instant::now();
+        let placed = loop {
+            match publisher.publish(text(&topic, "after")).await {
+                Ok(placed) => break placed,
+                Err(why) => assert!(killed.elapsed() < secs(60), "{topic}: {why}"),
+            }
+        };
+        measured.accepted.push(killed.elapsed());
+
+        cluster.restart(owner);
+        let started = Instant::now();
+        while !is_level(&cluster, owner, &topic, placed.position).await {
+            assert!(started.elapsed() < secs(60), "node {owner} does not become level");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        measured.level.push(started.elapsed());
+        cluster.settled(3).await;
+        measured.settled.push(started.elapsed());
+        until("the owner is back", secs(30), async || match cluster.owner(&topic).await {
+            back if back == owner => Ok(()),
+            other => Err(format!("node {other} owns {topic}")),
+        })
+        .await;
+    }
+    measured
+}
+
+async fn is_level(
+    cluster: &Cluster,
+    node: usize,
+    topic: &str,
+    wanted: pushonce_core::Position,
+) -> bool {
+    let ports = cluster.ports(node);
+    let ready = web::get(ports.http, "/health/ready", &[]).await;
+    ready.is_ok_and(|answer| answer.status == 200)
+        && head(ports, topic).await.is_ok_and(|head| head >= wanted)
+}
+
+impl fmt::Display for Failovers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = self.accepted.iter().filter(|&&took| took <= secs(2)).count();
+        writeln!(f, "accepted again within 2 s: {within} of {} kills\n", self.accepted.len())?;
+        writeln!(f, "| after kill -9 of the owner | min | p50 | p90 | p99 | max |")?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
+        for (what, times) in [
+            ("publishing is accepted", &self.accepted),
+            ("restarted: ready and level", &self.level),
+            ("restarted: owners where they belong", &self.settled),
+        ] {
+            writeln!(f, "| {what} | {} |", quantiles(times))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nearest rank, in seconds.
+fn quantiles(times: &[Duration]) -> String {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let mut text = String::new();
+    for (n, quantile) in [0.0, 0.5, 0.9, 0.99, 1.0].into_iter().enumerate() {
+        let rank = (quantile * times.len() as f64).ceil() as usize;
+        let time = times.get(rank.max(1) - 1).map_or(0.0, Duration::as_secs_f64);
+        let _ = write!(text, "{}{time:.2} s", if n > 0 { " | " } else { "" });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_nearest_rank() {
+        let times: Vec<_> = (1..=100).rev().map(secs).collect();
+        assert_eq!(quantiles(&times), "1.00 s | 50.00 s | 90.00 s | 99.00 s | 100.00 s");
+        assert_eq!(quantiles(&times[..1]), "100.00 s | 100.00 s | 100.00 s | 100.00 s | 100.00 s");
+    }
+}
