@@ -73,7 +73,7 @@ fn told(
             // Links that come back one by one let it go live again while the fault is still there.
             Event::Stale { stale, .. } if index < fault.confirmed => told = *stale,
             Event::Stale { stale, .. } => told |= stale,
-            Event::Ended { .. } => at = None,
+            Event::Ended { .. } | Event::Left { .. } => at = None,
             _ => {}
         }
     }

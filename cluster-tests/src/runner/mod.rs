@@ -31,5 +31,7 @@ pub fn rows() -> Vec<&'static Row> {
     ON_LOOPBACK.iter().chain(ON_THE_RIG).collect()
 }
 
-/// The rows of the short tier: those that break most when something is wrong.
-pub const SHORT: &[&str] = &["none", "kill-owner", "pause-owner", "kill-majority"];
+/// The rows of the short tier: those that break most when something is wrong, a process, a disk and a
+/// network.
+pub const SHORT: &[&str] =
+    &["none", "kill-owner", "kill-majority", "pause-owner", "power-one", "minority"];

@@ -23,7 +23,8 @@ pub struct Settings {
     pub proposal_deadline: Duration,
     /// How long the sending of one snapshot may take.
     pub snapshot_timeout: Duration,
-    /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes.
+    /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes, or
+    /// by as many as its last snapshot had. Entries lie in memory until then, of every group of a node.
     pub log_bytes_max: u64,
     /// How many bytes of entries are kept behind a snapshot, for followers that lag a little.
     pub log_bytes_kept: u64,
@@ -60,8 +61,8 @@ impl Settings {
             connect_timeout: Duration::from_millis(100),
             proposal_deadline: Duration::from_secs(5),
             snapshot_timeout: Duration::from_secs(60),
-            log_bytes_max: 8 << 20,
-            log_bytes_kept: 2 << 20,
+            log_bytes_max: 2 << 20,
+            log_bytes_kept: 1 << 20,
             append_bytes_max: 1 << 20,
             link_bytes_max: 32 << 20,
             disk_reserve: None,

@@ -60,11 +60,9 @@ pub enum Item {
 /// Why a question about the past has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The position was never given out: it is forged, of another cluster, or damaged; or its topic was
-    /// dropped, unused for long, and has no message since.
+    /// The position was never given out: it is forged, of another cluster, or damaged.
     #[error(
-        "position {asked} was never given out, or its topic was dropped; the newest is {head}; \
-         begin from \"start\" or \"now\""
+        "position {asked} was never given out; the newest is {head}; begin from \"start\" or \"now\""
     )]
     Future {
         /// What was asked for.

@@ -23,7 +23,7 @@ use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
 
 /// The version of snapshots this code writes, and the only one it reads.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
 /// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
@@ -49,6 +49,9 @@ pub struct State {
     /// Of each namespace that ever did, the index of the last entry that gave the owner an epoch for
     /// it, or took it back. What is here of its topics from before is of an earlier life.
     lent: BTreeMap<String, u64>,
+    /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
+    /// earlier epoch in a topic that is not here may have been a reader of one that was.
+    dropped: Option<u64>,
 }
 
 /// What an entry came to.
@@ -91,7 +94,7 @@ impl State {
             let outcome = self.take(index, time, item, &mut applied.messages);
             applied.outcomes.push(outcome);
         }
-        self.sweep(time, swept);
+        self.sweep(index, time, swept);
         applied
     }
 
@@ -143,7 +146,7 @@ impl State {
 
     /// Looks at the next `count` topics after those it looked at last; at the end, the next entry begins
     /// from the start.
-    fn sweep(&mut self, now: Timestamp, count: usize) {
+    fn sweep(&mut self, index: u64, now: Timestamp, count: usize) {
         let after = self.swept.take();
         let (mut looked, mut unused) = (0, Vec::new());
         for (topic, log) in self.topics.range_mut::<str, _>(past(after.as_ref())).take(count) {
@@ -159,6 +162,9 @@ impl State {
                 self.swept = Some(topic.clone());
             }
         }
+        if !unused.is_empty() {
+            self.dropped = Some(index);
+        }
         for topic in unused {
             self.topics.remove(&topic);
         }
@@ -171,21 +177,22 @@ impl State {
 
     /// Answers a question about the past of a topic. A topic that has never had a message, or was
     /// dropped and not made again, has an empty page with the head [`Position::ZERO`]; one that lived in
-    /// an owner's memory since, an empty page that begins after that.
+    /// an owner's memory since, an empty page that begins after that. Who asks for what follows a
+    /// position that may be of a dropped topic is told of a gap: nobody remembers what was in it.
     ///
     /// # Errors
-    /// [`FetchError::Future`] for a position that was never given out here, or whose topic was dropped
-    /// since and not made again: nobody remembers which of them it is.
+    /// [`FetchError::Future`] for a position that was never given out here.
     pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
         let lent = self.lent.get(topic.namespace()).copied();
-        let live = self.topics.get(topic).filter(|log| Some(log.epoch().0) > lent);
-        if let (None, Some(lent)) = (live, lent) {
-            return Log::begin(lent).page(want);
+        if let Some(log) = self.topics.get(topic).filter(|log| Some(log.epoch().0) > lent) {
+            return log.page(want);
         }
         let head = Position::ZERO;
-        match (live, want) {
-            (Some(log), want) => log.page(want),
-            (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
+        let resumes = matches!(want, Want::After(asked) if asked != head);
+        let lost = if resumes { lent.max(self.dropped) } else { lent };
+        match (lost, want) {
+            (Some(index), want) => Log::begin(index).page(want),
+            (None, Want::After(asked)) if resumes => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
         }
     }

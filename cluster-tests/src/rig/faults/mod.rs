@@ -6,8 +6,6 @@ mod links;
 mod partition;
 mod power;
 mod swizzle;
-#[cfg(all(test, feature = "faults"))]
-mod tests;
 mod watch;
 
 use std::sync::Arc;

@@ -248,8 +248,8 @@ impl Engine {
     }
 }
 
-/// What history says of a position that it does not know although it was reached: the topic was
-/// dropped since. Nothing is newer, and what comes will be of another epoch.
+/// What is made of an answer that does not know a position although it was reached here: whoever gave
+/// it has nothing newer, and what comes will be of another epoch.
 pub(super) fn nothing_since(reached: Position) -> Page {
     Page { messages: Vec::new(), head: reached, gap: None }
 }

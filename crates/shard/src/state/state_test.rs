@@ -280,8 +280,17 @@ fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
     let mut state = used_once();
     sweep(&mut state, 5, 200);
     let asked = Position::new(4, 1);
-    let page = state.page(&topic("a"), Want::After(asked));
-    assert_eq!(page, Err(FetchError::Future { asked, head: Position::ZERO }));
+    let page = state.page(&topic("a"), Want::After(asked)).unwrap();
+    let head = Position::new(5, 0);
+    let gap = Some(Gap { from: Position::new(4, 2), to: head, reason: GapReason::Epoch });
+    assert_eq!(page, Page { messages: vec![], head, gap }, "dropped, and not made again");
+    let forged = Position::new(6, 1);
+    let page = state.page(&topic("a"), Want::After(forged));
+    assert_eq!(page, Err(FetchError::Future { asked: forged, head }));
+    let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
+    for want in [Want::All, Want::Last(3), Want::After(Position::ZERO)] {
+        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()), "who has seen nothing waits");
+    }
 
     let items = vec![item("a", b"three".to_vec(), History::default())];
     state.apply(9, Batch::new(Timestamp(200), items));
