@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pushonce_core::Position;
+
 use crate::cluster::Cluster;
 use crate::load::head;
 use crate::origin::text;
@@ -19,53 +21,80 @@ pub struct Failovers {
     level: Vec<Duration>,
     /// From the same moment until the shards are at their preferred owners again.
     settled: Vec<Duration>,
+    /// From the start of all three, killed in one moment, until each is ready and level.
+    cold: Vec<Duration>,
 }
 
-/// Kills the owner of a topic so many times, in a cluster of three that has the machine for itself.
+/// All nodes are killed once for so many owners.
+const COLD_STARTS: usize = 4;
+
+/// Kills the owner of a topic so many times, and then all nodes, in a cluster of three that has the
+/// machine for itself.
 pub async fn failovers(kills: usize, dir: PathBuf) -> Failovers {
     let mut cluster = Cluster::of(3).home(dir).start().await;
     let mut measured = Failovers::default();
     for number in 0..kills {
-        // Another topic each time: shards differ in who owns them and who comes next.
-        let topic = format!("failover/{number}");
-        let owner = cluster.owner(&topic).await;
-        let publisher = cluster.publisher((owner + 1) % 3);
-        publisher.publish(text(&topic, "before")).await.expect("a whole cluster takes it");
-
-        cluster.kill(owner);
-        let killed = Instant::now();
-        let placed = loop {
-            match publisher.publish(text(&topic, "after")).await {
-                Ok(placed) => break placed,
-                Err(why) => assert!(killed.elapsed() < secs(60), "{topic}: {why}"),
-            }
-        };
-        measured.accepted.push(killed.elapsed());
-
-        cluster.restart(owner);
-        let started = Instant::now();
-        while !is_level(&cluster, owner, &topic, placed.position).await {
-            assert!(started.elapsed() < secs(60), "node {owner} does not become level");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        measured.level.push(started.elapsed());
-        cluster.settled(3).await;
-        measured.settled.push(started.elapsed());
-        until("the owner is back", secs(30), async || match cluster.owner(&topic).await {
-            back if back == owner => Ok(()),
-            other => Err(format!("node {other} owns {topic}")),
-        })
-        .await;
+        kill_owner(&mut cluster, number, &mut measured).await;
+    }
+    for number in 0..kills / COLD_STARTS {
+        measured.cold.push(kill_all(&mut cluster, number).await);
     }
     measured
 }
 
-async fn is_level(
-    cluster: &Cluster,
-    node: usize,
-    topic: &str,
-    wanted: pushonce_core::Position,
-) -> bool {
+async fn kill_owner(cluster: &mut Cluster, number: usize, measured: &mut Failovers) {
+    // Another topic each time: shards differ in who owns them and who comes next.
+    let topic = format!("failover/{number}");
+    let owner = cluster.owner(&topic).await;
+    let publisher = cluster.publisher((owner + 1) % 3);
+    publisher.publish(text(&topic, "before")).await.expect("a whole cluster takes it");
+
+    cluster.kill(owner);
+    let killed = Instant::now();
+    let placed = loop {
+        match publisher.publish(text(&topic, "after")).await {
+            Ok(placed) => break placed,
+            Err(why) => assert!(killed.elapsed() < secs(60), "{topic}: {why}"),
+        }
+    };
+    measured.accepted.push(killed.elapsed());
+
+    cluster.restart(owner);
+    let started = Instant::now();
+    level(cluster, owner, &topic, placed.position, started).await;
+    measured.level.push(started.elapsed());
+    cluster.settled(3).await;
+    measured.settled.push(started.elapsed());
+    until("the owner is back", secs(30), async || match cluster.owner(&topic).await {
+        back if back == owner => Ok(()),
+        other => Err(format!("node {other} owns {topic}")),
+    })
+    .await;
+}
+
+async fn kill_all(cluster: &mut Cluster, number: usize) -> Duration {
+    let topic = format!("cold/{number}");
+    let placed = cluster.publisher(0).publish(text(&topic, "before")).await;
+    let wanted = placed.expect("a whole cluster takes it").position;
+    (0..3).for_each(|node| cluster.kill(node));
+    (0..3).for_each(|node| cluster.restart(node));
+    let started = Instant::now();
+    for node in 0..3 {
+        level(cluster, node, &topic, wanted, started).await;
+    }
+    let took = started.elapsed();
+    cluster.settled(3).await;
+    took
+}
+
+async fn level(cluster: &Cluster, node: usize, topic: &str, wanted: Position, started: Instant) {
+    while !is_level(cluster, node, topic, wanted).await {
+        assert!(started.elapsed() < secs(60), "node {node} does not become level");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn is_level(cluster: &Cluster, node: usize, topic: &str, wanted: Position) -> bool {
     let ports = cluster.ports(node);
     let ready = web::get(ports.http, "/health/ready", &[]).await;
     ready.is_ok_and(|answer| answer.status == 200)
@@ -82,6 +111,7 @@ impl fmt::Display for Failovers {
             ("publishing is accepted", &self.accepted),
             ("restarted: ready and level", &self.level),
             ("restarted: owners where they belong", &self.settled),
+            ("all killed and restarted: each ready and level", &self.cold),
         ] {
             writeln!(f, "| {what} | {} |", quantiles(times))?;
         }
