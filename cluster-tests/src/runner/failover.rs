@@ -9,7 +9,7 @@ use pushonce_core::Position;
 use crate::cluster::Cluster;
 use crate::load::head;
 use crate::origin::text;
-use crate::wait::{secs, until};
+use crate::wait::secs;
 use crate::web;
 
 /// What was measured of each kill.
@@ -19,8 +19,6 @@ pub struct Failovers {
     accepted: Vec<Duration>,
     /// From the start of the killed process to its readiness, with all that was acknowledged meanwhile.
     level: Vec<Duration>,
-    /// From the same moment until the shards are at their preferred owners again.
-    settled: Vec<Duration>,
     /// From the start of all three, killed in one moment, until each is ready and level.
     cold: Vec<Duration>,
 }
@@ -63,13 +61,9 @@ async fn kill_owner(cluster: &mut Cluster, number: usize, measured: &mut Failove
     let started = Instant::now();
     level(cluster, owner, &topic, placed.position, started).await;
     measured.level.push(started.elapsed());
-    cluster.settled(3).await;
-    measured.settled.push(started.elapsed());
-    until("the owner is back", secs(30), async || match cluster.owner(&topic).await {
-        back if back == owner => Ok(()),
-        other => Err(format!("node {other} owns {topic}")),
-    })
-    .await;
+    // A node that fell again and again is not handed the lead for a while: whoever owns the next topic
+    // is the next to fall. Only the links have to stand.
+    tokio::time::sleep(secs(2)).await;
 }
 
 async fn kill_all(cluster: &mut Cluster, number: usize) -> Duration {
@@ -82,9 +76,7 @@ async fn kill_all(cluster: &mut Cluster, number: usize) -> Duration {
     for node in 0..3 {
         level(cluster, node, &topic, wanted, started).await;
     }
-    let took = started.elapsed();
-    cluster.settled(3).await;
-    took
+    started.elapsed()
 }
 
 async fn level(cluster: &Cluster, node: usize, topic: &str, wanted: Position, started: Instant) {
@@ -110,7 +102,6 @@ impl fmt::Display for Failovers {
         for (what, times) in [
             ("publishing is accepted", &self.accepted),
             ("restarted: ready and level", &self.level),
-            ("restarted: owners where they belong", &self.settled),
             ("all killed and restarted: each ready and level", &self.cold),
         ] {
             writeln!(f, "| {what} | {} |", quantiles(times))?;

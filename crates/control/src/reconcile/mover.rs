@@ -66,6 +66,16 @@ struct Permit {
     since: Instant,
 }
 
+/// What a look at the group came to.
+struct Look {
+    step: Option<Step>,
+    /// Whether a replica is catching up.
+    moving: bool,
+    /// When to look again though nothing has changed: somebody is trusted again then. As of the moment
+    /// of the look, or a trust that comes back before the wait begins would not be heard of.
+    again: Option<Instant>,
+}
+
 /// A watch has ended, so there is nothing left to keep.
 struct Ended;
 
@@ -75,7 +85,7 @@ impl Mover {
     }
 
     async fn turn(&mut self) -> Result<(), Ended> {
-        let (step, moving) = self.look();
+        let Look { step, moving, again } = self.look();
         match step {
             Some(step) if self.permit.is_some() => self.perform(&step).await,
             Some(_) => {
@@ -85,12 +95,12 @@ impl Mover {
                 self.permit = Some(Permit { _held: permit, since: Instant::now() });
                 Ok(())
             }
-            None => self.wait(moving).await,
+            None => self.wait(moving, again).await,
         }
     }
 
     /// Until something changes; under the permit only while a replica catches up, and not for ever.
-    async fn wait(&mut self, moving: bool) -> Result<(), Ended> {
+    async fn wait(&mut self, moving: bool, again: Option<Instant>) -> Result<(), Ended> {
         let until = self.permit.as_ref().map(|permit| permit.since + PERMIT_MAX);
         if let Some(until) = until.filter(|&until| moving && Instant::now() < until) {
             sleep(MOVING_PAUSE).await;
@@ -98,13 +108,13 @@ impl Mover {
         }
         self.permit = None;
         sleep(LOOK_PAUSE).await;
-        match self.losses.next_trust(Instant::now()) {
+        match again {
             Some(until) => timeout_at(until, self.changed()).await.unwrap_or(Ok(())),
             None => self.changed().await,
         }
     }
 
-    fn look(&mut self) -> (Option<Step>, bool) {
+    fn look(&mut self) -> Look {
         let status = self.status.borrow_and_update();
         let wanted = Wanted::from(self.wanted.borrow_and_update().as_slice());
         let now = Instant::now();
@@ -120,7 +130,8 @@ impl Mover {
             changed
         });
         let moving = status.leads && catching_up(&status, &wanted, &nodes).is_some();
-        (plan(&status, self.me, &wanted, &nodes), moving)
+        let step = plan(&status, self.me, &wanted, &nodes);
+        Look { step, moving, again: self.losses.next_trust(now) }
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), Ended> {

@@ -95,6 +95,18 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_doubted_has_a_time_at_which_that_ends() {
+        let start = Instant::now();
+        let mut losses = Losses::default();
+        [A, B].map(|leader| losses.see(Some(leader), start));
+        for millis in 0..=2_100 {
+            let now = start + Duration::from_millis(millis);
+            let doubted = losses.doubted(now).contains(&A);
+            assert_eq!(losses.next_trust(now).is_some_and(|end| end > now), doubted);
+        }
+    }
+
+    #[test]
     fn the_first_leader_that_is_seen_has_lost_nothing() {
         let now = Instant::now();
         let mut losses = Losses::default();
