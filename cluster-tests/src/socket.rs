@@ -7,20 +7,25 @@ use pushonce_core::Position;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
+use tokio_websockets::{ClientBuilder, Message, WebSocketStream};
 
 use crate::wait::secs;
 
 /// A session that speaks JSON.
-pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Socket(WebSocketStream<TcpStream>);
 
 impl Socket {
     /// Connects to `/ws` at `server`; `query` may be empty.
     pub async fn open(server: SocketAddr, query: &str) -> Socket {
         let uri = format!("ws://{server}/ws{query}");
         let builder = ClientBuilder::new().uri(&uri).expect("a URL");
-        let connected = timeout(secs(10), builder.connect()).await.expect("an answer");
-        Socket(connected.expect("a session").0)
+        let connected = async {
+            let stream = TcpStream::connect(server).await.expect("an open door");
+            // A request must not wait for the acknowledgement of the one before.
+            stream.set_nodelay(true).expect("a TCP socket");
+            builder.connect_on(stream).await.expect("a session")
+        };
+        Socket(timeout(secs(10), connected).await.expect("an answer").0)
     }
 
     /// Sends a text frame, whatever it is.

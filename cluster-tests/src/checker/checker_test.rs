@@ -574,7 +574,7 @@ proptest! {
     #[test]
     fn silence_about_health_damage_panics_and_leaks_is_caught(
         mut records in good(),
-        what in 0usize..5,
+        what in 0usize..6,
     ) {
         let expected = match what {
             0 => {
@@ -604,6 +604,12 @@ proptest! {
                         log.pop();
                     }
                 }
+                "I21"
+            }
+            4 => {
+                let said = name("it ends, and says nothing of a file");
+                let ended = Event::Noticed { node: 0, said };
+                records.push(Record { event: ended, ..records.last().unwrap().clone() });
                 "I21"
             }
             _ => {

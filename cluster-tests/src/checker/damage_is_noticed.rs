@@ -1,4 +1,8 @@
-//! I21: after a node's files were damaged, nothing that it gives differs from what the others give.
+//! I21: a node whose files were damaged gives nothing that differs from what the others give; or it has
+//! ended by itself, and said which file it was.
+
+use crate::faults::STORE;
+use crate::history::Event;
 
 use super::{Evidence, Judgement, Promises, Run, Violation};
 
@@ -9,6 +13,15 @@ pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
     };
     let nodes: Vec<_> = damaged.iter().flat_map(|fault| &fault.effect.damaged).collect();
     let mut looked = 0;
+    for (index, record) in run.records.iter().enumerate() {
+        let Event::Noticed { node, said } = &record.event else { continue };
+        looked += 1;
+        if !said.contains(STORE) {
+            let what =
+                format!("node {node} has ended and does not say that {STORE} is damaged: {said}");
+            return Err(Violation::new(what, [first.confirmed, index]));
+        }
+    }
     for (name, topic) in &run.topics {
         let theirs = topic.logs.iter().filter(|log| nodes.contains(&&log.node));
         let pairs = theirs.flat_map(|bad| {

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use tonic::async_trait;
 
 use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
+use crate::history::Event;
 
 pub(super) const FLIPPED: Row = Row {
     name: "flipped-bits",
@@ -27,6 +28,9 @@ pub(super) const TORN: Row = Row {
     flags: &[],
     prepare: |_| loopback(Damage::of(tear)),
 };
+
+/// What is damaged.
+pub(crate) const STORE: &str = "raft.redb";
 
 type Harm = fn(&File, &mut StdRng) -> io::Result<String>;
 
@@ -75,7 +79,7 @@ impl Fault for Damage {
         let victim = stage.owner().await;
         stage.cluster.kill(victim);
         self.victim = Some(victim);
-        let path: PathBuf = stage.cluster.node(victim).data().join("raft.redb");
+        let path: PathBuf = stage.cluster.node(victim).data().join(STORE);
         let file = File::options().read(true).write(true).open(&path);
         let done = file.and_then(|file| (self.harm)(&file, &mut stage.rng));
         self.done = done.map_err(|why| format!("{}: {why}", path.display()));
@@ -95,6 +99,9 @@ impl Fault for Damage {
     async fn heal(&mut self, stage: &mut Stage) {
         let victim = self.victim.expect("it was injected");
         if stage.cluster.node_mut(victim).has_ended() {
+            let log = stage.cluster.node(victim).log();
+            let said = log.lines().last().unwrap_or_default().into();
+            stage.scribe.write(Event::Noticed { node: victim, said });
             stage.replace(victim).await;
         }
     }

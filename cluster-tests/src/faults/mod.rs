@@ -27,6 +27,7 @@ use crate::wait::{secs, until};
 use crate::web;
 
 pub use crate::history::Effect;
+pub(crate) use damage::STORE;
 
 /// What a fault is done to.
 pub struct Stage {

@@ -80,6 +80,8 @@ pub enum Event {
     Sample { node: usize, rss_kib: u64, descriptors: u64 },
     /// After the run: how often a node's log says that something panicked.
     Panics { node: usize, count: u64 },
+    /// A node whose files were damaged has ended by itself, and this is what it said last.
+    Noticed { node: usize, said: Name },
     /// Invoke: a fault is about to begin.
     FaultBegins { fault: Name, effect: Effect },
     /// The fault is there.
