@@ -133,12 +133,11 @@ impl Fault for Full {
 
     /// Not one block more is to be had. The node itself may have room left in the files it has.
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
-        let confirmed = match self.0.berth().fill() {
+        match self.0.berth().fill() {
             Ok(0) => Confirmed::Installed,
             Ok(room) => Confirmed::Indeterminate(format!("there was room for {room} bytes again")),
             Err(why) => Confirmed::Indeterminate(why),
-        };
-        confirmed
+        }
     }
 
     async fn heal(&mut self, stage: &mut Stage) {

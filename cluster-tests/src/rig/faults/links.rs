@@ -63,9 +63,7 @@ impl Fault for Bad {
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         self.nodes = stage.cluster.len();
         self.set(&self.link);
-        let nodes = stage.cluster.running().collect();
-        let effect = Effect::on(nodes);
-        Ok(effect)
+        Ok(Effect::on(stage.cluster.running().collect()))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
