@@ -1,6 +1,6 @@
 //! Set-up: three nodes under load.
-//! Fault: one is removed while it lives; then its directory, an old copy of another's, and a wiped
-//! one under a name that is taken come back.
+//! Fault: one is removed while it lives, or while it sleeps (SIGSTOP) and hears nothing of it; its
+//! directory, an old copy of another's, and a wiped one under a name that is taken come back.
 //! Claim: who is removed gives away what it holds, ends by itself and says why; none of the three is
 //! taken in again, each is told what to do; nothing that was published is lost meanwhile.
 
@@ -27,6 +27,27 @@ async fn who_was_removed_and_who_is_a_copy_stays_out() {
 
     an_old_copy_is_refused(&mut cluster).await;
     a_wiped_directory_under_a_taken_name_is_refused(&mut cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_while_it_slept_hears_of_it_and_ends() {
+    let mut cluster = Cluster::of(3).start().await;
+    let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
+    let mut load = cluster.streams(0, &topics);
+    load.goes_on(10, secs(10)).await;
+
+    cluster.node(2).pause();
+    load.goes_on(5, secs(15)).await;
+    cluster.remove(2).await.ok();
+    cluster.node(2).wake();
+
+    assert_eq!(cluster.ended(2).await.code(), Some(EXPELLED));
+    cluster.settled(2).await;
+    load.goes_on(10, secs(10)).await;
+    for (topic, sent) in load.end().await {
+        let mut viewer = cluster.viewer(0, Transport::Ws, &topic, From::Start);
+        Sent::check(&sent, &viewer.up_to(Sent::last(&sent), secs(10)).await);
+    }
 }
 
 async fn a_living_node_gives_away_what_it_holds_and_ends(cluster: &mut Cluster) {
