@@ -66,30 +66,18 @@ async fn say(node: &Node, text: &str) -> Result<(Position, Durability), PublishE
     Ok((placed.position, placed.durability))
 }
 
-/// How long the log is, once it has stood still for longer than the status may be behind.
-async fn entries(node: &Node) -> u64 {
-    let last_log = || node.shard.group().status().borrow().last_log;
-    loop {
-        let before = last_log();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if last_log() == before {
-            return before;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_in_memory_are_handed_on_without_an_entry_and_end_with_their_owner() {
     let (mut nodes, _settings, _dirs) = three().await;
     let (first, term) = owner(&nodes, Term(0)).await;
-    let (before, mut last) = (entries(&nodes[first]).await, Position::ZERO);
+    let (before, mut last) = (nodes[first].log_end().await, Position::ZERO);
     for nth in 0..200 {
         let (position, durability) = say(&nodes[first], &nth.to_string()).await.unwrap();
         assert!(position.follows(last), "{position} after {last}");
         assert_eq!(durability, Durability::Memory);
         last = position;
     }
-    assert_eq!(entries(&nodes[first]).await, before);
+    assert_eq!(nodes[first].log_end().await, before);
     let heard: Vec<_> = nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
     assert!((1..=200).map(Offset).eq(heard));
     let page = nodes[first].shard.page(&topic(), Want::Last(3)).unwrap();

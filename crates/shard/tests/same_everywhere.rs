@@ -33,10 +33,6 @@ async fn level(node: &Node, index: u64) {
     status.wait_for(|status: &Status| status.applied >= index).await.unwrap();
 }
 
-fn applied(node: &Node) -> u64 {
-    node.shard.group().status().borrow().applied
-}
-
 async fn all_ways(phases: Vec<Phase>, log_bytes_max: u64) {
     let settings = Settings { log_bytes_max, log_bytes_kept: 0, ..Settings::lan() };
     let book = AddressBook::default();
@@ -60,9 +56,8 @@ async fn all_ways(phases: Vec<Phase>, log_bytes_max: u64) {
     owner.shard.group().add_learner(NodeId(3)).await.unwrap();
     publish_phase(&owner, &phases[0]).await;
 
-    let mut status = owner.shard.group().status();
-    status.wait_for(|status| status.applied == status.last_log).await.unwrap();
-    let all = applied(&owner);
+    let all = owner.log_end().await;
+    level(&owner, all).await;
     for node in [&follower, &late] {
         level(node, all).await;
         assert_eq!(node.shard.digest(), owner.shard.digest(), "{} differs", node.id);

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each story uses a part of it")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pushonce_consensus::{AddressBook, Engine, Outside, Probe, Room, Settings};
 use pushonce_core::{
@@ -122,6 +123,18 @@ impl Node {
         assert_eq!((claim.shard, claim.owner), (SHARD, self.id));
         assert!(claim.voters.contains(&self.id));
         claim.term
+    }
+
+    /// How long the log is, once it has stood still for longer than the status may be behind.
+    pub(crate) async fn log_end(&self) -> u64 {
+        let last_log = || self.shard.group().status().borrow().last_log;
+        loop {
+            let before = last_log();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if last_log() == before {
+                return before;
+            }
+        }
     }
 
     pub(crate) async fn stop(self) {
