@@ -127,6 +127,19 @@ impl Node {
         self.until("applied", |status| status.applied >= index).await;
     }
 
+    /// Waits until this node has applied these numbers and no others. What its status says, or the
+    /// leader's, may be a moment behind it.
+    pub(crate) async fn sees(&self, numbers: impl IntoIterator<Item = u64>) {
+        let numbers: Vec<_> = numbers.into_iter().collect();
+        let seen = async {
+            while self.seen() != numbers {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(8), seen).await.is_ok();
+        assert!(in_time, "{} has applied {:?}, not {numbers:?}", self.id, self.seen());
+    }
+
     pub(crate) fn seen(&self) -> Vec<u64> {
         self.sum.0.lock().unwrap().clone()
     }
