@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{Namespaces, Placed, Publish, PublishError, Refusal};
+use pushonce_core::{Durability, History, Namespaces, Placed, Publish, PublishError, Refusal};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::decode_answer;
+use crate::machine::{Shared, Way};
 use crate::queue::{Bounds, Queue, Rejected};
 use crate::{Batch, Clock, Item};
 
@@ -56,8 +57,12 @@ struct Waiting {
     reply: oneshot::Sender<Outcome>,
 }
 
+/// What waits, with the bounds its topic's history has.
+type Bounded = (Waiting, History);
+
 /// The loop that empties an [`Intake`]. Dropped, it closes it.
 pub(crate) struct Commit<P> {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) proposer: P,
     pub(crate) intake: Arc<Intake>,
     pub(crate) permits: Arc<Semaphore>,
@@ -80,12 +85,40 @@ impl Default for Intake {
 impl Intake {
     /// Waits in the queue, and then for the entry.
     pub(crate) async fn publish(&self, publish: Publish) -> Outcome {
+        let outcome = self.line_up(&mut self.queue(), publish)?;
+        end(outcome).await
+    }
+
+    /// The same, unless it `may_pass` the queue: that is asked under the lock under which
+    /// [`Commit::keep`] allows it, so what stands in the queue is not overtaken.
+    pub(crate) async fn publish_unless(
+        &self,
+        publish: Publish,
+        may_pass: impl FnOnce(&Publish) -> bool,
+    ) -> Result<Outcome, Publish> {
+        let outcome = {
+            let mut queue = self.queue();
+            if may_pass(&publish) {
+                return Err(publish);
+            }
+            self.line_up(&mut queue, publish)
+        };
+        Ok(match outcome {
+            Ok(outcome) => end(outcome).await,
+            Err(refused) => Err(refused),
+        })
+    }
+
+    fn line_up(
+        &self,
+        queue: &mut Queue<Waiting>,
+        publish: Publish,
+    ) -> Result<oneshot::Receiver<Outcome>, PublishError> {
         let bytes = publish.payload.len() + publish.topic.as_str().len() + OVERHEAD_BYTES;
         let (reply, outcome) = oneshot::channel();
-        self.queue().push(bytes, Waiting { publish, reply }).map_err(refusal)?;
+        queue.push(bytes, Waiting { publish, reply }).map_err(refusal)?;
         self.arrived.notify_one();
-        // Whoever leaves the queue unproposed is told so; a reply that is gone went with its entry.
-        outcome.await.unwrap_or_else(|_| Err(unknown("the node stopped while it was committed")))
+        Ok(outcome)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<Waiting>> {
@@ -104,6 +137,11 @@ impl Intake {
             let _nobody_waits = reply.send(Err(refusal(Rejected::Closed)));
         }
     }
+}
+
+/// Whoever leaves the queue unproposed is told so; a reply that is gone went with its entry.
+async fn end(outcome: oneshot::Receiver<Outcome>) -> Outcome {
+    outcome.await.unwrap_or_else(|_| Err(unknown("the node stopped while it was committed")))
 }
 
 /// A proposal that takes longer waits for other nodes, not for this one, and its permit serves
@@ -132,8 +170,37 @@ impl<P: Propose> Commit<P> {
         shutdown.run_until_cancelled(turn).await.flatten()
     }
 
+    /// All that waits of one topic goes the same way, so each message keeps its turn.
     async fn commit(&self, waiting: Vec<Waiting>) {
-        let (items, replies) = self.items(waiting);
+        let (kept, logged) = self.parted(waiting);
+        if !logged.is_empty() {
+            self.log(logged).await;
+        }
+        if !kept.is_empty() {
+            self.keep(kept).await;
+        }
+    }
+
+    /// What is for the owner's memory, by now, and what is for the log.
+    fn parted(&self, waiting: Vec<Waiting>) -> (Vec<Bounded>, Vec<Bounded>) {
+        let namespaces = self.namespaces.borrow();
+        let bounded = |waiting: Waiting| {
+            let settings = namespaces.of(&waiting.publish.topic);
+            (settings.durability, (waiting, settings.history))
+        };
+        let (mut kept, mut logged) = (Vec::new(), Vec::new());
+        for (durability, one) in waiting.into_iter().map(bounded) {
+            match durability {
+                Durability::Memory => kept.push(one),
+                Durability::Replicated => logged.push(one),
+            }
+        }
+        (kept, logged)
+    }
+
+    async fn log(&self, waiting: Vec<Bounded>) {
+        let item = |(Waiting { publish, reply }, history)| (Item::new(publish, history), reply);
+        let (items, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(item).unzip();
         let batch = Batch::new(self.clock.now(), items);
         let outcome = self.proposer.propose(batch.encode()).await;
         let outcomes = outcomes(outcome, replies.len());
@@ -143,13 +210,33 @@ impl<P: Propose> Commit<P> {
         }
     }
 
-    fn items(&self, waiting: Vec<Waiting>) -> (Vec<Item>, Vec<oneshot::Sender<Outcome>>) {
-        let namespaces = self.namespaces.borrow();
-        let item = |Waiting { publish, reply }| {
-            let history = namespaces.of(&publish.topic).history;
-            (Item::new(publish, history), reply)
-        };
-        waiting.into_iter().map(item).unzip()
+    /// Places messages in memory, behind those that went into the log while nobody knew better. An
+    /// entry says what lives in memory first, unless it is said: when it fails, nothing is placed.
+    async fn keep(&self, waiting: Vec<Bounded>) {
+        if !waiting.iter().all(|(one, _)| self.shared.keeps(&one.publish.topic)) {
+            let names = self.namespaces.borrow().in_memory();
+            let entry = Batch::naming(self.clock.now(), names);
+            if let Err(why) = self.proposer.propose(entry.encode()).await {
+                tracing::debug!(shard = %self.shared.id(), %why, "the memory is not opened");
+            }
+        }
+        for (Waiting { publish, reply }, history) in waiting {
+            let now = self.clock.now();
+            let outcome = self.shared.place_in_memory(publish, history, now, Way::Through);
+            let outcome = outcome.unwrap_or_else(|_| Err(Refusal::NotOwner { owner: None }.into()));
+            let _nobody_waits = reply.send(outcome);
+        }
+        self.let_pass();
+    }
+
+    /// What comes from now on may pass the queue, if nothing for the memory stands there any more.
+    fn let_pass(&self) {
+        let (queue, namespaces) = (self.intake.queue(), self.namespaces.borrow());
+        let is_kept =
+            |one: &Waiting| namespaces.of(&one.publish.topic).durability == Durability::Memory;
+        if !queue.iter().any(is_kept) {
+            self.shared.memory().make_passable();
+        }
     }
 }
 

@@ -66,6 +66,11 @@ impl Batch {
         Batch { time, items, memory: None }
     }
 
+    /// No publishes, only which namespaces live in memory.
+    pub(crate) fn naming(time: Timestamp, memory: BTreeSet<String>) -> Batch {
+        Batch { time, items: Vec::new(), memory: Some(memory) }
+    }
+
     /// The entry to propose.
     pub fn encode(&self) -> Bytes {
         let entry = postcard::to_extend(self, vec![VERSION]);

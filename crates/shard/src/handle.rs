@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
-    Claim, Durability, FetchError, Namespaces, NodeId, Page, Placed, Publish, PublishError,
-    Refusal, ShardId, Topic, Want,
+    Claim, Durability, FetchError, History, Namespaces, NodeId, Page, Placed, Publish,
+    PublishError, Refusal, ShardId, Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::{self, Lead};
 use crate::commit::{Commit, Intake};
-use crate::machine::{Replica, Shared};
+use crate::machine::{Replica, Shared, Way};
 use crate::upkeep::Upkeep;
 use crate::{Clock, Committed, Info};
 
@@ -87,7 +87,14 @@ impl Shard {
             clock: clock.clone(),
             claim,
         };
-        let commit = Commit { proposer: group.clone(), intake, permits, namespaces, clock };
+        let commit = Commit {
+            shared: shared.clone(),
+            proposer: group.clone(),
+            intake,
+            permits,
+            namespaces,
+            clock,
+        };
         Ok((handle, Runner { shared, group, commit, claim: claimed }))
     }
 }
@@ -117,21 +124,32 @@ impl Handle {
             let settings = namespaces.of(&publish.topic);
             (settings.history, settings.durability)
         };
-        let publish = match durability {
-            Durability::Replicated => publish,
-            Durability::Memory => {
-                match self.shared.place_in_memory(publish, history, self.clock.now()) {
-                    Ok(outcome) => return outcome,
-                    // The memory is about to be opened, and would take it back out of the log.
-                    Err(_) if !self.shared.is_ready() => {
-                        return Err(Refusal::NotOwner { owner: None }.into());
-                    }
-                    Err(publish) => *publish,
-                }
-            }
-        };
+        if durability == Durability::Memory {
+            return self.keep(publish, history).await;
+        }
         self.group.room().map_err(|full| Refusal::Overloaded(full.to_string()))?;
         self.intake.publish(publish).await
+    }
+
+    /// Places a message in memory: at once, unless something stands in the queue that came before it.
+    async fn keep(&self, mut publish: Publish, history: History) -> Result<Placed, PublishError> {
+        loop {
+            let now = self.clock.now();
+            publish = match self.shared.place_in_memory(publish, history, now, Way::Past) {
+                Ok(outcome) => return outcome,
+                // The memory is about to be opened.
+                Err(_) if !self.shared.is_ready() => {
+                    return Err(Refusal::NotOwner { owner: None }.into());
+                }
+                Err(publish) => *publish,
+            };
+            self.group.room().map_err(|full| Refusal::Overloaded(full.to_string()))?;
+            let may_pass = |publish: &Publish| self.shared.may_pass(&publish.topic);
+            publish = match self.intake.publish_unless(publish, may_pass).await {
+                Ok(outcome) => return outcome,
+                Err(publish) => publish,
+            };
+        }
     }
 
     /// Answers a question about the past of a topic, out of memory. A topic that has never had a

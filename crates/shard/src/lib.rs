@@ -25,7 +25,8 @@
 //! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
 //!
 //! Messages of `memory` namespaces are in no entry: [`Handle::publish`] places them in the owner's
-//! memory, under the lease of its term, and hands them on. An entry says which namespaces these are, and
+//! memory, under the lease of its term, and hands them on: past the queue, once nothing stands there
+//! that came before its namespace went into memory. An entry says which namespaces these are, and
 //! its index is the epoch of their topics: so a new owner, which begins with nothing and says it anew
 //! before it claims the shard, has a higher one than any before it, and tells a gap to whoever comes
 //! with a position of an earlier one. A namespace that goes from the log into memory, or back, begins a

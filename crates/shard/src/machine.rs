@@ -32,6 +32,15 @@ pub(crate) struct Shared {
     group: OnceLock<(Group, watch::Receiver<Status>)>,
 }
 
+/// How a message comes to the owner's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Past the queue.
+    Past,
+    /// Through the queue, in its turn.
+    Through,
+}
+
 /// The group's end: a consensus machine.
 pub(crate) struct Replica {
     shared: Arc<Shared>,
@@ -101,8 +110,18 @@ impl Shared {
         }
     }
 
+    /// Whether this node owns the shard and keeps the topic in its memory.
+    pub(crate) fn keeps(&self, topic: &Topic) -> bool {
+        self.leads().is_some_and(|term| term == self.ready() && self.memory().holds(term, topic))
+    }
+
+    /// The same, and what comes now may pass the queue.
+    pub(crate) fn may_pass(&self, topic: &Topic) -> bool {
+        self.keeps(topic) && self.memory().is_passable()
+    }
+
     /// Gives a message the next place in this owner's memory, hands it on, and says so; gives it back
-    /// when its topic does not live there.
+    /// when its topic does not live there, or it would overtake what waits.
     ///
     /// Ownership is looked at before anybody sees the message, and again before it is acknowledged: a
     /// node that slept in between may have lost the shard, and what it has shown then is of an epoch
@@ -112,11 +131,14 @@ impl Shared {
         publish: Publish,
         history: History,
         now: Timestamp,
+        way: Way,
     ) -> Result<Result<Placed, PublishError>, Box<Publish>> {
         let state = self.read();
         let mut memory = self.memory();
         let term = self.ready();
-        if self.leads() != Some(term) || !memory.holds(term, &publish.topic) {
+        let may =
+            memory.holds(term, &publish.topic) && (way == Way::Through || memory.is_passable());
+        if self.leads() != Some(term) || !may {
             return Err(Box::new(publish));
         }
         let (outcome, message) = memory.take(now, Item::new(publish, history));

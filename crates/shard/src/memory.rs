@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     names: BTreeSet<String>,
     /// That of every topic which has no message and is not in `renewed`.
     epoch: u64,
+    /// The epoch since which nothing stands in the queue that may be overtaken.
+    passable: u64,
     topics: BTreeMap<Topic, Log>,
     /// The epochs of topics that were dropped since it was opened.
     renewed: BTreeMap<Topic, u64>,
@@ -55,6 +57,16 @@ impl Memory {
     /// Whether the owner of `term` keeps `topic` here.
     pub(crate) fn holds(&self, term: Term, topic: &Topic) -> bool {
         self.is_open(term) && self.is_named(topic) && !self.strayed.contains(topic)
+    }
+
+    /// Whether messages of topics that it holds may pass the queue.
+    pub(crate) fn is_passable(&self) -> bool {
+        self.passable == self.epoch
+    }
+
+    /// Nothing for it stands in the queue, not even what came before anybody knew that it was for it.
+    pub(crate) fn make_passable(&mut self) {
+        self.passable = self.epoch;
     }
 
     fn is_named(&self, topic: &Topic) -> bool {

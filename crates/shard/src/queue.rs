@@ -49,6 +49,11 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// What waits, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().map(|(_, one)| one)
+    }
+
     /// The oldest that fit into `most` together; at least one if any waits, or one that is larger
     /// would block the queue for ever.
     pub(crate) fn take(&mut self, most: Bounds) -> Vec<T> {

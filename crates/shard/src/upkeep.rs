@@ -73,9 +73,10 @@ impl Upkeep {
     /// the epochs of their topics come from there.
     async fn propose(&self, names: &BTreeSet<String>) {
         let said = !names.is_empty() || !self.shared.read().in_memory().is_empty();
-        let memory = said.then(|| names.clone());
         let Ok(_permit) = self.permits.acquire().await else { return };
-        let entry = Batch { time: self.clock.now(), items: Vec::new(), memory };
+        let now = self.clock.now();
+        let entry =
+            if said { Batch::naming(now, names.clone()) } else { Batch::new(now, Vec::new()) };
         if let Err(why) = self.group.propose(entry.encode()).await {
             tracing::debug!(shard = %self.shared.id(), %why, "no upkeep, looking again");
             sleep(RETRY).await;

@@ -8,9 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::{join_all, select_all};
+use futures::stream::FuturesOrdered;
 use pushonce_consensus::{AddressBook, Settings, Status};
 use pushonce_core::{
     Durability, Gap, GapReason, Namespace, Namespaces, NodeId, Offset, Position, PublishError,
@@ -123,5 +126,41 @@ async fn a_namespace_goes_from_memory_into_the_log_and_back_and_epochs_rise() {
         }
     }
     assert!(epochs.len() >= 3 && epochs.is_sorted(), "{epochs:?}");
+    join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_when_a_namespace_changes_keeps_its_order_and_does_not_hold_the_change_up()
+ {
+    let (nodes, settings, _dirs) = three().await;
+    let (nth, _) = owner(&nodes, Term(0)).await;
+    // As a stream does: many under way, their order is that of their first polls.
+    let mut under_way = FuturesOrdered::new();
+    let (mut last, mut published) = (Position::ZERO, 0);
+    for wanted in [Durability::Replicated, Durability::Memory].into_iter().cycle().take(8) {
+        settings.send_replace(namespaces(wanted));
+        let known_at = published;
+        loop {
+            while under_way.len() < 64 {
+                let mut next = Box::pin(say(&nodes[nth], "x"));
+                let answer = futures::poll!(&mut next);
+                under_way.push_back(async move {
+                    match answer {
+                        Poll::Ready(answer) => answer,
+                        Poll::Pending => next.await,
+                    }
+                });
+                published += 1;
+            }
+            let (position, durability) = under_way.next().await.unwrap().unwrap();
+            assert!(position > last, "{position} after {last}");
+            last = position;
+            if durability == wanted {
+                break;
+            }
+            assert!(published < known_at + 10_000, "it stays {durability:?}");
+        }
+    }
+    drop(under_way);
     join_all(nodes.into_iter().map(Node::stop)).await;
 }

@@ -1,13 +1,15 @@
 use std::pin::Pin;
 
 use futures::FutureExt;
-use pushonce_core::{ContentType, InvalidPublish, NodeId, Position, Timestamp, Topic};
+use pushonce_core::{
+    ContentType, InvalidPublish, Message, NodeId, Position, ShardId, Timestamp, Topic,
+};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
-use crate::Rejected;
 use crate::entry::encode_answer;
+use crate::{Committed, Rejected};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -24,6 +26,12 @@ impl Propose for Group {
     }
 }
 
+struct Nobody;
+
+impl Committed for Nobody {
+    fn committed(&self, _: ShardId, _: Vec<(Topic, Arc<Message>)>) {}
+}
+
 /// A commit loop that runs, and both of its ends.
 struct Rig {
     intake: Arc<Intake>,
@@ -37,7 +45,9 @@ impl Rig {
     fn start() -> Rig {
         let (group, proposed) = mpsc::unbounded_channel();
         let (intake, permits) = (Arc::new(Intake::default()), Arc::new(Semaphore::new(1)));
+        let shared = Arc::new(Shared::new(ShardId(0), NodeId(1), Arc::new(Nobody)));
         let commit = Commit {
+            shared,
             proposer: Group(group),
             intake: intake.clone(),
             permits: permits.clone(),
