@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushonce_core::{ContentType, From, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{ContentType, From, Message, Options, Position, Publish, Timestamp, Topic};
 use pushonce_fanout::{Encode as _, Wire};
 use pushonce_gateway::Encoder;
-use pushonce_proto::client::{Command, Delivery, Encoding, Request, encode_message};
+use pushonce_proto::client::{Command, Encoding, Request, encode_message};
 
 const SCORE: &[u8] = br#"{"home":"GER","away":"BRA","score":[2,1],"minute":57,"scorer":"Musiala"}"#;
 const TEXT: &[u8] =
@@ -78,7 +78,7 @@ fn request(c: &mut Criterion) {
         payload: Bytes::from_static(SCORE),
     };
     let subscribe =
-        Command::Subscribe { topic: topic(), from: From::Last(1), delivery: Delivery::All };
+        Command::Subscribe { topic: topic(), from: From::Last(1), options: Options::default() };
     let mut group = c.benchmark_group("decode request");
     for (name, command) in [("subscribe", subscribe), ("publish", Command::Publish(publish))] {
         let request = Request { id: Some(7), command };

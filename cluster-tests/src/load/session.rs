@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use pushonce_client::Transport;
-use pushonce_core::{From, Item, Topic};
-use pushonce_proto::client::{Command, Delivery, Encoding, ErrorCode, Event, Request};
+use pushonce_core::{From, Item, Options, Topic};
+use pushonce_proto::client::{Command, Encoding, ErrorCode, Event, Request};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher;
@@ -68,7 +68,7 @@ async fn ws(ports: Ports, topic: Topic, from: From) -> Result<Session, String> {
     let uri = format!("ws://{}/ws", ports.http);
     let builder = ClientBuilder::new().uri(&uri).map_err(|why| why.to_string())?;
     let (mut socket, _) = builder.connect().await.map_err(|why| why.to_string())?;
-    let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+    let command = Command::Subscribe { topic, from, options: Options::default() };
     let frame = Encoding::Json.encode_request(&Request { id: Some(1), command });
     socket.send(Message::text(frame)).await.map_err(|why| why.to_string())?;
     Ok(Session::Ws(Box::new(socket)))

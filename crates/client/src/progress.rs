@@ -132,6 +132,8 @@ impl Progress {
                 true => Step::Tell(Event::Live { topic, position }),
                 false => Step::Pass,
             },
+            // Not asked for.
+            client::Event::Audience { .. } => Step::Pass,
             client::Event::Error { id, code, message, retry } => {
                 let topic = id.and_then(|id| self.asked.remove(&id));
                 match topic {

@@ -7,7 +7,8 @@ mod ws;
 
 use std::time::Duration;
 
-use pushonce_proto::client::{Command, Delivery, Encoding, Event, Request};
+use pushonce_core::Options;
+use pushonce_proto::client::{Command, Encoding, Event, Request};
 use pushonce_proto::close::{self, Reconnect};
 
 use crate::progress::Ask;
@@ -120,7 +121,7 @@ impl Ended {
 
 impl From<Ask> for Request {
     fn from(Ask { id, topic, from }: Ask) -> Request {
-        let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+        let command = Command::Subscribe { topic, from, options: Options::default() };
         Request { id: Some(id), command }
     }
 }

@@ -16,6 +16,7 @@
 //! they are read off a wire or a disk, or given out by the control group.
 
 mod claim;
+mod delivery;
 mod error;
 mod ids;
 mod message;
@@ -30,6 +31,7 @@ mod topic;
 mod view;
 
 pub use claim::{Claim, Owners};
+pub use delivery::{Delivery, InvalidDelivery, Options};
 pub use error::{PublishError, Refusal};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 
-use pushonce_core::{From, Placed, Publish, PublishError, Topic};
+use pushonce_core::{Delivery, From, Options, Placed, Publish, PublishError, Topic};
 use pushonce_fanout::{SubscribeError, Subscribed};
 use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -130,9 +130,13 @@ impl Session {
 
     fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
         match command {
-            Command::Subscribe { topic, from, delivery: _ } => {
-                self.subscribe(id, topic, from, effects);
-            }
+            Command::Subscribe { topic, from, options } => match not_offered(&options) {
+                None => self.subscribe(id, topic, from, effects),
+                Some(what) => {
+                    let why = format!("this server does not offer {what}; leave it away");
+                    effects.push(error(id, ErrorCode::NotSupported, why));
+                }
+            },
             Command::Unsubscribe { topic } => self.unsubscribe(id, topic, effects),
             Command::Publish(publish) => self.publish(id, publish, effects),
             Command::Authenticate { .. } => effects.push(error(
@@ -251,6 +255,16 @@ impl Session {
         self.over = true;
         effects.push(Effect::Close(close, reason));
     }
+}
+
+/// The first wish of a subscriber that cannot be granted.
+fn not_offered(options: &Options) -> Option<&'static str> {
+    let wishes = [
+        (!matches!(options.delivery, None | Some(Delivery::All)), "this delivery"),
+        (options.audience, "the audience"),
+        (options.delta, "deltas"),
+    ];
+    wishes.into_iter().find_map(|(wished, what)| wished.then_some(what))
 }
 
 fn stop(id: Option<u64>, token: u32, topic: Topic, effects: &mut Effects) {

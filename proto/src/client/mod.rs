@@ -1,6 +1,7 @@
 //! The client protocol as domain types, and its two encodings. `README.md` beside this crate shows
 //! it to people who write a client.
 
+mod delta;
 mod error;
 mod json;
 mod protobuf;
@@ -8,7 +9,7 @@ mod protobuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{Durability, From, Gap, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{Durability, From, Gap, Message, Options, Position, Publish, Timestamp, Topic};
 
 pub use error::{ErrorCode, InvalidFrame};
 
@@ -39,8 +40,8 @@ pub enum Command {
         topic: Topic,
         /// Where to begin.
         from: From,
-        /// What a slow reader gets.
-        delivery: Delivery,
+        /// What else it wants.
+        options: Options,
     },
     /// Send a topic no more.
     Unsubscribe {
@@ -54,14 +55,6 @@ pub enum Command {
         /// As the issuer wrote it.
         token: String,
     },
-}
-
-/// What a subscriber gets that is slower than its topic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// Every message in order, while history has them; else a gap.
-    #[default]
-    All,
 }
 
 /// What a server says.
@@ -128,6 +121,13 @@ pub enum Event {
         topic: Topic,
         /// Everything up to here was sent.
         position: Position,
+    },
+    /// How many watch a topic, to one who asked for that.
+    Audience {
+        /// Which topic.
+        topic: Topic,
+        /// Sessions of the whole cluster, as far as is known; seconds old at most.
+        count: u64,
     },
     /// A request was refused.
     Error {

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use pushonce_core::{ContentType, From, Gap, Key, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{
+    ContentType, From, Gap, Key, Message, Options, Position, Publish, Timestamp, Topic,
+};
 
-use super::{Command, Delivery, ErrorCode, Event, InvalidFrame, Request};
+use super::delta::{FOSSIL, is_fossil};
+use super::{Command, ErrorCode, Event, InvalidFrame, Request};
 use crate::InvalidField;
 use crate::field;
 use crate::pb::client::v1 as pb;
@@ -32,8 +35,8 @@ fn command(request: WireRequest) -> Result<Command, InvalidFrame> {
     Ok(match request {
         WireRequest::Subscribe(subscribe) => Command::Subscribe {
             topic: topic(&subscribe.topic)?,
+            options: options(&subscribe)?,
             from: from(subscribe.from)?,
-            delivery: delivery(&subscribe.delivery)?,
         },
         WireRequest::Unsubscribe(unsubscribe) => {
             Command::Unsubscribe { topic: topic(&unsubscribe.topic)? }
@@ -70,14 +73,18 @@ fn from(from: Option<pb::From>) -> Result<From, InvalidFrame> {
     })
 }
 
-fn delivery(word: &str) -> Result<Delivery, InvalidFrame> {
-    match word {
-        "" | "all" => Ok(Delivery::All),
-        _ => Err(InvalidFrame::new(
-            ErrorCode::NotSupported,
-            "this delivery is not offered by this version; say \"all\" or leave it out",
-        )),
-    }
+fn options(subscribe: &pb::Subscribe) -> Result<Options, InvalidFrame> {
+    let bad = |why| InvalidFrame::new(ErrorCode::BadRequest, why);
+    let delivery = Some(subscribe.delivery.as_str()).filter(|word| !word.is_empty());
+    Ok(Options {
+        delivery: delivery.map(str::parse).transpose().map_err(bad)?,
+        conflated: subscribe.conflated,
+        audience: subscribe.audience,
+        delta: match subscribe.delta.as_str() {
+            "" => false,
+            kind => is_fossil(kind)?,
+        },
+    })
 }
 
 fn topic(name: &str) -> Result<Topic, InvalidFrame> {
@@ -91,13 +98,14 @@ fn id(number: u64) -> Option<u64> {
 
 pub(super) fn encode_request(request: &Request) -> Bytes {
     let wire = match &request.command {
-        Command::Subscribe { topic, from, delivery: Delivery::All } => {
-            WireRequest::Subscribe(pb::Subscribe {
-                topic: topic.to_string(),
-                from: Some(written_from(*from)),
-                delivery: String::new(),
-            })
-        }
+        Command::Subscribe { topic, from, options } => WireRequest::Subscribe(pb::Subscribe {
+            topic: topic.to_string(),
+            from: Some(written_from(*from)),
+            delivery: options.delivery.map_or_else(String::new, |delivery| delivery.to_string()),
+            conflated: options.conflated,
+            audience: options.audience,
+            delta: if options.delta { FOSSIL.to_owned() } else { String::new() },
+        }),
         Command::Unsubscribe { topic } => {
             WireRequest::Unsubscribe(pb::Unsubscribe { topic: topic.to_string() })
         }
@@ -179,6 +187,10 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
             topic: field::topic("live.topic", &live.topic)?,
             position: field::position("live.position", &live.position)?,
         },
+        WireEvent::Audience(audience) => Event::Audience {
+            topic: field::topic("audience.topic", &audience.topic)?,
+            count: audience.count,
+        },
         WireEvent::Error(error) => Event::Error {
             id,
             code: ErrorCode::read(&error.code, error.retry),
@@ -239,6 +251,10 @@ pub(super) fn encode_event(event: &Event) -> Bytes {
         Event::Stale { topic, since } => {
             let (topic, since) = (topic.to_string(), since.to_string());
             (None, WireEvent::Stale(pb::Stale { topic, since }))
+        }
+        Event::Audience { topic, count } => {
+            let audience = pb::Audience { topic: topic.to_string(), count: *count };
+            (None, WireEvent::Audience(audience))
         }
         Event::Live { topic, position } => {
             let (topic, position) = (topic.to_string(), position.to_string());

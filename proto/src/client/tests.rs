@@ -1,9 +1,12 @@
 //! What must hold in both encodings.
 
+use std::num::NonZeroU16;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use pushonce_core::Delivery;
 
 use super::*;
 use crate::arbitrary::{durability, gap, message, position, publish, topic};
@@ -25,12 +28,23 @@ fn from() -> impl Strategy<Value = From> {
     ]
 }
 
+fn options() -> impl Strategy<Value = Options> {
+    let delivery = prop_oneof![
+        Just(Delivery::All),
+        Just(Delivery::Latest),
+        any::<NonZeroU16>().prop_map(Delivery::Rate),
+    ];
+    (option::of(delivery), any::<[bool; 3]>()).prop_map(
+        |(delivery, [conflated, audience, delta])| Options { delivery, conflated, audience, delta },
+    )
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let command = prop_oneof![
-        (topic(), from()).prop_map(|(topic, from)| Command::Subscribe {
+        (topic(), from(), options()).prop_map(|(topic, from, options)| Command::Subscribe {
             topic,
             from,
-            delivery: Delivery::All
+            options
         }),
         topic().prop_map(|topic| Command::Unsubscribe { topic }),
         // A client has keys, and no stamps.
@@ -55,6 +69,7 @@ fn event() -> impl Strategy<Value = Event> {
         (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
         (topic(), position()).prop_map(|(topic, since)| Event::Stale { topic, since }),
         (topic(), position()).prop_map(|(topic, position)| Event::Live { topic, position }),
+        (topic(), any::<u64>()).prop_map(|(topic, count)| Event::Audience { topic, count }),
         (id(), select(&ErrorCode::ALL[..]), any::<String>())
             .prop_map(|(id, code, message)| Event::error(id, code, message)),
         vec((topic(), position()), 0..3).prop_map(|mut positions| {

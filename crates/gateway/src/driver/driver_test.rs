@@ -1,7 +1,7 @@
 use futures::FutureExt;
-use pushonce_core::Position;
+use pushonce_core::{Options, Position};
 use pushonce_fanout::{Closed, Offered};
-use pushonce_proto::client::{Command, Delivery, ErrorCode};
+use pushonce_proto::client::{Command, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -62,8 +62,8 @@ impl Transport for Narrow {
 }
 
 fn subscribe(topic: &Topic, from: From) -> Result<Request, InvalidFrame> {
-    let (topic, delivery) = (topic.clone(), Delivery::All);
-    Ok(Request { id: Some(1), command: Command::Subscribe { topic, from, delivery } })
+    let (topic, options) = (topic.clone(), Options::default());
+    Ok(Request { id: Some(1), command: Command::Subscribe { topic, from, options } })
 }
 
 #[tokio::test]

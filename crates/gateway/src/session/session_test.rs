@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use pushonce_core::{ContentType, Position, Timestamp};
+use pushonce_core::{ContentType, Options, Position, Timestamp};
 
 use super::*;
 
@@ -18,8 +18,8 @@ fn request(id: u64, command: Command) -> Input {
 }
 
 fn subscribe(id: u64, name: &str) -> Input {
-    let delivery = pushonce_proto::client::Delivery::All;
-    request(id, Command::Subscribe { topic: topic(name), from: From::Now, delivery })
+    let options = Options::default();
+    request(id, Command::Subscribe { topic: topic(name), from: From::Now, options })
 }
 
 fn unsubscribe(id: u64, name: &str) -> Input {

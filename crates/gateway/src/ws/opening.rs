@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::extract::Query;
 use http::{Request, Response, StatusCode};
-use pushonce_core::{From, Topic};
-use pushonce_proto::client::{self, Command, Delivery, Encoding, ErrorCode};
+use pushonce_core::{From, Options, Topic};
+use pushonce_proto::client::{self, Command, Encoding, ErrorCode};
 
 use super::handshake::Handshake;
 use crate::http::Fault;
@@ -65,7 +65,7 @@ fn subscription(pairs: &[(String, String)]) -> Result<Option<client::Request>, B
     let topic = topic.map(Topic::new).transpose();
     let topic = topic.map_err(|invalid| (ErrorCode::BadTopic, invalid.to_string()))?;
     Ok(topic.map(|topic| {
-        let command = Command::Subscribe { topic, from, delivery: Delivery::All };
+        let command = Command::Subscribe { topic, from, options: Options::default() };
         client::Request { id: None, command }
     }))
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use pushonce_core::{ContentType, From, Publish, Topic};
-use pushonce_proto::client::{Command, Delivery, Encoding, ErrorCode, Event, Request};
+use pushonce_core::{ContentType, From, Options, Publish, Topic};
+use pushonce_proto::client::{Command, Encoding, ErrorCode, Event, Request};
 use pushonce_proto::delimited;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -188,7 +188,7 @@ impl Client {
 }
 
 pub fn subscribe(name: &str, from: From) -> Command {
-    Command::Subscribe { topic: topic(name), from, delivery: Delivery::All }
+    Command::Subscribe { topic: topic(name), from, options: Options::default() }
 }
 
 pub fn unsubscribe(name: &str) -> Command {

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{Durability, From, Gap, Key, Message, Position, Publish, Timestamp, Topic};
+use pushonce_core::{
+    Delivery, Durability, From, Gap, Key, Message, Options, Position, Publish, Timestamp, Topic,
+};
 use serde_json::value::RawValue;
 
 use super::data;
 use super::fields::{Fields, unknown};
-use crate::client::{Command, Delivery, ErrorCode, Event, InvalidFrame, Request};
+use crate::client::delta::is_fossil;
+use crate::client::{Command, ErrorCode, Event, InvalidFrame, Request};
 use crate::field;
 
 /// Reads what a client sent.
@@ -69,7 +72,19 @@ fn subscribe(body: &mut Fields<'_>) -> Result<Command, InvalidFrame> {
     Ok(Command::Subscribe {
         topic: topic(body)?,
         from: body.raw("from").map(from).transpose()?.unwrap_or_default(),
-        delivery: body.raw("delivery").map(delivery).transpose()?.unwrap_or_default(),
+        options: options(body)?,
+    })
+}
+
+fn options(body: &mut Fields<'_>) -> Result<Options, InvalidFrame> {
+    Ok(Options {
+        delivery: body.raw("delivery").map(delivery).transpose()?,
+        conflated: body.take("conflated", "true or false")?.unwrap_or(false),
+        audience: body.take("audience", "true or false")?.unwrap_or(false),
+        delta: match body.take::<String>("delta", "a string")? {
+            None => false,
+            Some(kind) => is_fossil(&kind)?,
+        },
     })
 }
 
@@ -112,23 +127,30 @@ fn from(value: &RawValue) -> Result<From, InvalidFrame> {
 }
 
 fn delivery(value: &RawValue) -> Result<Delivery, InvalidFrame> {
-    if value.get() == r#""all""# {
-        return Ok(Delivery::All);
+    let why = r#"`delivery` is "all", "latest" or {"rate":N}, N messages a second, 1 to 65535"#;
+    let wrong = || InvalidFrame::new(ErrorCode::BadRequest, why);
+    match value.get() {
+        r#""all""# => return Ok(Delivery::All),
+        r#""latest""# => return Ok(Delivery::Latest),
+        _ => {}
     }
-    let why = "this delivery is not offered by this version; say \"all\" or leave it out";
-    Err(InvalidFrame::new(ErrorCode::NotSupported, why))
+    let mut body = Fields::of(value.get()).map_err(|_| wrong())?;
+    let rate = body.take("rate", "a whole number from 1 to 65535")?;
+    body.finish()?;
+    rate.map(Delivery::Rate).ok_or_else(wrong)
 }
 
 // === events ===
 
 type ReadEvent = fn(Option<u64>, &mut Fields<'_>) -> Result<Event, InvalidFrame>;
 
-const EVENTS: [(&str, ReadEvent); 11] = [
+const EVENTS: [(&str, ReadEvent); 12] = [
     ("message", message),
     ("gap", gap),
     ("heartbeat", heartbeat),
     ("stale", stale),
     ("live", live),
+    ("audience", audience),
     ("subscribed", subscribed),
     ("unsubscribed", unsubscribed),
     ("published", published),
@@ -200,6 +222,10 @@ fn stale(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
 
 fn live(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
     Ok(Event::Live { topic: topic(body)?, position: position(body, "position")? })
+}
+
+fn audience(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
+    Ok(Event::Audience { topic: topic(body)?, count: body.need("count", "a whole number")? })
 }
 
 fn error(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    ContentType, Durability, From, Gap, GapReason, Key, Message, Position, Publish, Timestamp,
-    Topic,
+    ContentType, Delivery, Durability, From, Gap, GapReason, Key, Message, Options, Position,
+    Publish, Timestamp, Topic,
 };
 
 use super::*;
-use crate::client::{Command, Delivery, ErrorCode, Event, InvalidFrame, Request};
+use crate::client::{Command, ErrorCode, Event, InvalidFrame, Request};
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).expect("valid")
@@ -46,12 +46,10 @@ fn written(event: &Event) -> String {
 
 #[test]
 fn subscribe() {
+    let options = Options { delivery: Some(Delivery::All), ..Options::default() };
     let subscribe = |from| {
         let topic = topic("multiball/gb-usa/score");
-        Request {
-            id: Some(1),
-            command: Command::Subscribe { topic, from, delivery: Delivery::All },
-        }
+        Request { id: Some(1), command: Command::Subscribe { topic, from, options } }
     };
     let frame = |from: &str| {
         format!(
@@ -106,9 +104,9 @@ fn requests_are_written_as_the_design_shows_them() {
         let frame = encode_request(&Request { id: Some(1), command });
         String::from_utf8(frame.to_vec()).expect("UTF-8")
     };
-    let (from, delivery) = (From::Last(1), Delivery::All);
+    let (from, options) = (From::Last(1), Options::default());
     assert_eq!(
-        written(Command::Subscribe { topic: topic("a"), from, delivery }),
+        written(Command::Subscribe { topic: topic("a"), from, options }),
         r#"{"id":1,"subscribe":{"topic":"a","from":{"last":1}}}"#
     );
     assert_eq!(
@@ -179,8 +177,11 @@ fn each_wrong_part_has_its_own_answer() {
         (r#"{"id":6,"subscribe":{"topic":"a","from":{}}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"subscribe":{"topic":"a","from":{"last":-1}}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"subscribe":{"topic":"a","from":{"position":"12"}}}"#, ErrorCode::BadPosition),
-        (r#"{"id":6,"subscribe":{"topic":"a","delivery":"latest"}}"#, ErrorCode::NotSupported),
-        (r#"{"id":6,"subscribe":{"topic":"a","delivery":{"rate":2}}}"#, ErrorCode::NotSupported),
+        (r#"{"id":6,"subscribe":{"topic":"a","delivery":"newest"}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","delivery":{"rate":0}}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","delivery":{}}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","audience":1}}"#, ErrorCode::BadRequest),
+        (r#"{"id":6,"subscribe":{"topic":"a","delta":"vcdiff"}}"#, ErrorCode::NotSupported),
         (r#"{"id":6,"publish":{"topic":"a"}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"publish":{"topic":"a","data":1,"key":""}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"publish":{"topic":"a","data":1,"encoding":"hex"}}"#, ErrorCode::BadRequest),

@@ -3,10 +3,11 @@
 use std::fmt::{self, Write as _};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pushonce_core::{From, Gap, Message, Position, Topic};
+use pushonce_core::{Delivery, From, Gap, Message, Options, Position, Topic};
 
 use super::data;
-use crate::client::{Command, Delivery, Event, Request};
+use crate::client::delta::FOSSIL;
+use crate::client::{Command, Event, Request};
 
 /// A frame being written: `{"id":1,"subscribed":{` and then its members.
 pub(super) struct Object {
@@ -69,6 +70,12 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
         Event::Gap { topic, gap } => encode_gap(topic, gap),
         Event::Stale { topic, since } => standing("stale", topic, "since", since),
         Event::Live { topic, position } => standing("live", topic, "position", position),
+        Event::Audience { topic, count } => {
+            let mut object = Object::new(None, "audience", FRAME_BYTES);
+            object.string("topic", topic.as_str());
+            object.plain("count", count);
+            object.finish()
+        }
         Event::Error { id, code, message, retry } => {
             let mut object = Object::new(*id, "error", FRAME_BYTES + message.len());
             object.string("code", code.as_str());
@@ -104,10 +111,11 @@ fn standing(name: &str, topic: &Topic, field: &str, position: &Position) -> Byte
 
 pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
     match &request.command {
-        Command::Subscribe { topic, from, delivery: Delivery::All } => {
+        Command::Subscribe { topic, from, options } => {
             let mut object = Object::new(request.id, "subscribe", FRAME_BYTES);
             object.string("topic", topic.as_str());
             put_from(&mut object, *from);
+            put_options(&mut object, options);
             object.finish()
         }
         Command::Unsubscribe { topic } => {
@@ -148,6 +156,27 @@ fn put_from(object: &mut Object, from: From) {
             object.quoted("position", position);
             object.close();
         }
+    }
+}
+
+fn put_options(object: &mut Object, options: &Options) {
+    match options.delivery {
+        None => {}
+        Some(Delivery::Rate(rate)) => {
+            object.open("delivery");
+            object.plain("rate", rate);
+            object.close();
+        }
+        Some(word) => object.quoted("delivery", word),
+    }
+    if options.conflated {
+        object.plain("conflated", true);
+    }
+    if options.audience {
+        object.plain("audience", true);
+    }
+    if options.delta {
+        object.string("delta", FOSSIL);
     }
 }
 
