@@ -36,7 +36,7 @@ pub use error::{PublishError, Refusal};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};
 pub use namespace::{
-    Durability, History, InvalidNamespace, Namespace, NamespaceChange, Namespaces,
+    Durability, History, InvalidNamespace, Namespace, NamespaceChange, Namespaces, TooFast,
 };
 pub use placement::{Placement, Spread};
 pub use position::{Epoch, InvalidPosition, Offset, Position};

@@ -1,11 +1,12 @@
 //! The settings of a namespace: cluster-wide, one default for every name that has none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Publish, Topic};
+use crate::{Delivery, Publish, Topic};
 
 /// What an acknowledgement of this namespace means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,11 @@ pub struct Namespace {
     pub history: History,
     /// The largest payload, in bytes; [`Publish::PAYLOAD_BYTES_CAP`] at most.
     pub payload_bytes_max: u32,
+    /// What a session gets that does not say.
+    pub delivery: Delivery,
+    /// How many messages a second of one topic a session gets at most, if there is a bound: whatever
+    /// it asks for, it gets the newest then.
+    pub rate_max: Option<NonZeroU16>,
 }
 
 /// Some of the settings; what is not said stays as it is.
@@ -59,6 +65,10 @@ pub struct NamespaceChange {
     pub expire_after_ms: Option<u64>,
     /// See [`Namespace::payload_bytes_max`].
     pub payload_bytes_max: Option<u32>,
+    /// See [`Namespace::delivery`].
+    pub delivery: Option<Delivery>,
+    /// See [`Namespace::rate_max`]; 0 takes the bound away.
+    pub rate_max: Option<u16>,
 }
 
 /// Every namespace that has settings of its own, and those of all the others.
@@ -108,6 +118,14 @@ pub enum InvalidNamespace {
     },
 }
 
+/// A session asks for more messages a second than its namespace gives anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this namespace gives {max} messages a second at most; ask for `latest`, or for a rate")]
+pub struct TooFast {
+    /// The bound.
+    pub max: NonZeroU16,
+}
+
 impl History {
     /// No namespace may allow more messages of history.
     pub const COUNT_CAP: u32 = 1 << 16;
@@ -147,7 +165,7 @@ impl Namespace {
 
     /// These settings with a change.
     pub fn with(&self, change: NamespaceChange) -> Namespace {
-        let Namespace { durability, history, payload_bytes_max } = self;
+        let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = self;
         Namespace {
             durability: change.durability.unwrap_or(*durability),
             history: History {
@@ -157,6 +175,25 @@ impl Namespace {
                 expire_after_ms: change.expire_after_ms.unwrap_or(history.expire_after_ms),
             },
             payload_bytes_max: change.payload_bytes_max.unwrap_or(*payload_bytes_max),
+            delivery: change.delivery.unwrap_or(*delivery),
+            rate_max: change.rate_max.map_or(*rate_max, NonZeroU16::new),
+        }
+    }
+
+    /// What a session gets that asks for `asked`, or does not say.
+    ///
+    /// # Errors
+    /// [`TooFast`] when it asks for every message and may not have them.
+    pub fn grant(&self, asked: Option<Delivery>) -> Result<Delivery, TooFast> {
+        let Some(max) = self.rate_max else { return Ok(asked.unwrap_or(self.delivery)) };
+        match asked {
+            Some(Delivery::All) => Err(TooFast { max }),
+            Some(Delivery::Rate(rate)) => Ok(Delivery::Rate(rate.min(max))),
+            Some(Delivery::Latest) => Ok(Delivery::Rate(max)),
+            None => match self.delivery {
+                Delivery::Rate(rate) => Ok(Delivery::Rate(rate.min(max))),
+                Delivery::All | Delivery::Latest => Ok(Delivery::Rate(max)),
+            },
         }
     }
 }
@@ -225,6 +262,8 @@ impl Default for Namespace {
             durability: Durability::default(),
             history: History::default(),
             payload_bytes_max: Publish::PAYLOAD_BYTES_DEFAULT as u32,
+            delivery: Delivery::All,
+            rate_max: None,
         }
     }
 }
@@ -260,6 +299,23 @@ mod tests {
         ] {
             assert!(refused(change).is_some_and(|why| why.contains(hint)), "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_session_gets_what_it_asks_for_within_the_bound() {
+        let rate = |rate| Delivery::Rate(NonZeroU16::new(rate).expect("above zero"));
+        let open = Namespace { delivery: Delivery::Latest, ..Namespace::default() };
+        assert_eq!(open.grant(None), Ok(Delivery::Latest));
+        assert_eq!(open.grant(Some(Delivery::All)), Ok(Delivery::All));
+        let bounded = NamespaceChange { rate_max: Some(10), ..NamespaceChange::default() };
+        let bounded = open.with(bounded);
+        assert_eq!(bounded.grant(None), Ok(rate(10)));
+        assert_eq!(bounded.grant(Some(Delivery::Latest)), Ok(rate(10)));
+        assert_eq!(bounded.grant(Some(rate(3))), Ok(rate(3)));
+        assert_eq!(bounded.grant(Some(rate(11))), Ok(rate(10)));
+        assert!(bounded.grant(Some(Delivery::All)).is_err_and(|why| why.max.get() == 10));
+        let unbound = NamespaceChange { rate_max: Some(0), ..NamespaceChange::default() };
+        assert_eq!(bounded.with(unbound), open);
     }
 
     #[test]

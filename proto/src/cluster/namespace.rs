@@ -1,6 +1,8 @@
 //! The settings of namespaces, to the wire and back.
 
-use pushonce_core::{Durability, History, Namespace, NamespaceChange, Namespaces};
+use std::num::NonZeroU16;
+
+use pushonce_core::{Delivery, Durability, History, Namespace, NamespaceChange, Namespaces};
 
 use crate::InvalidField;
 use crate::pb::cluster::v1 as pb;
@@ -13,7 +15,8 @@ impl From<&Namespaces> for pb::NamespacesResponse {
 }
 
 impl From<&Namespace> for pb::NamespaceSettings {
-    fn from(Namespace { durability, history, payload_bytes_max }: &Namespace) -> Self {
+    fn from(settings: &Namespace) -> Self {
+        let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
         let History { count_max, bytes_max, age_max_ms, expire_after_ms } = *history;
         pb::NamespaceSettings {
             durability: durability.as_str().to_owned(),
@@ -22,6 +25,8 @@ impl From<&Namespace> for pb::NamespaceSettings {
             history_age_max_ms: age_max_ms,
             expire_after_ms,
             payload_bytes_max: *payload_bytes_max,
+            delivery: delivery.to_string(),
+            rate_max: rate_max.map_or(0, |max| max.get().into()),
         }
     }
 }
@@ -35,6 +40,8 @@ impl From<NamespaceChange> for pb::NamespaceChange {
             history_age_max_ms: change.history_age_max_ms,
             expire_after_ms: change.expire_after_ms,
             payload_bytes_max: change.payload_bytes_max,
+            delivery: change.delivery.map(|delivery| delivery.to_string()),
+            rate_max: change.rate_max.map(u32::from),
         }
     }
 }
@@ -65,6 +72,8 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
                 expire_after_ms: settings.expire_after_ms,
             },
             payload_bytes_max: settings.payload_bytes_max,
+            delivery: delivery(&settings.delivery)?,
+            rate_max: NonZeroU16::new(rate(settings.rate_max)?),
         })
     }
 }
@@ -80,8 +89,19 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
             history_age_max_ms: change.history_age_max_ms,
             expire_after_ms: change.expire_after_ms,
             payload_bytes_max: change.payload_bytes_max,
+            delivery: change.delivery.as_deref().map(delivery).transpose()?,
+            rate_max: change.rate_max.map(rate).transpose()?,
         })
     }
+}
+
+fn delivery(word: &str) -> Result<Delivery, InvalidField> {
+    word.parse().map_err(|why| InvalidField::new("delivery", format!("is wrong: {why}")))
+}
+
+fn rate(number: u32) -> Result<u16, InvalidField> {
+    let wrong = |_| InvalidField::new("rate_max", "is wrong: it is 65535 at most, or 0 for none");
+    number.try_into().map_err(wrong)
 }
 
 fn durability(word: &str) -> Result<Durability, InvalidField> {
@@ -100,12 +120,28 @@ mod tests {
     #[test]
     fn settings_read_back_as_they_were_written() {
         let mut namespaces = Namespaces::default();
-        let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
+        let change = NamespaceChange {
+            history_count_max: Some(3),
+            delivery: Some(Delivery::Latest),
+            rate_max: Some(10),
+            ..NamespaceChange::default()
+        };
         let own = namespaces.default.with(change);
         namespaces.named.insert("chat".to_owned(), own);
         let wire = pb::NamespacesResponse::from(&namespaces);
         assert_eq!(Namespaces::try_from(wire), Ok(namespaces));
         assert_eq!(NamespaceChange::try_from(pb::NamespaceChange::from(change)), Ok(change));
+    }
+
+    #[test]
+    fn a_delivery_or_a_rate_that_is_none_is_refused_with_what_there_is() {
+        let newest = || Some("newest".to_owned());
+        let change = pb::NamespaceChange { delivery: newest(), ..pb::NamespaceChange::default() };
+        let why = NamespaceChange::try_from(change).expect_err("unknown").to_string();
+        assert!(why.contains("delivery") && why.contains("latest"), "{why}");
+        let change = pb::NamespaceChange { rate_max: Some(70_000), ..Default::default() };
+        let why = NamespaceChange::try_from(change).expect_err("too many").to_string();
+        assert!(why.contains("rate_max") && why.contains("65535"), "{why}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use pushonce_core::{Durability, Namespace, NamespaceChange, Namespaces};
+use pushonce_core::{Delivery, Durability, Namespace, NamespaceChange, Namespaces};
 use pushonce_proto::pb::cluster::v1::{NamespacesRequest, SetNamespaceRequest};
 use serde_json::{Value, json};
 
@@ -67,6 +67,13 @@ struct Change {
     /// The largest payload in bytes
     #[arg(long, value_name = "N")]
     payload_max: Option<u32>,
+    /// What a subscriber gets that does not say: all, latest, or rate:N (the newest, and N messages a
+    /// second at most)
+    #[arg(long, value_name = "WORD")]
+    delivery: Option<Delivery>,
+    /// Messages a second of one topic that a subscriber gets at most, whatever it asks for; 0: no bound
+    #[arg(long, value_name = "N")]
+    rate_max: Option<u16>,
     /// How long a topic without history that nobody publishes to is kept, as in 7d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     expire_after: Option<Duration>,
@@ -106,6 +113,8 @@ impl From<Change> for NamespaceChange {
             history_age_max_ms: change.history_age.map(millis),
             expire_after_ms: change.expire_after.map(millis),
             payload_bytes_max: change.payload_max,
+            delivery: change.delivery,
+            rate_max: change.rate_max,
         }
     }
 }
@@ -121,14 +130,22 @@ fn list_text(known: &Namespaces) -> String {
 }
 
 fn text<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Namespace)>) -> String {
-    let head = ["namespace", "durability", "messages", "bytes", "age", "payload", "expire after"];
+    let head = [
+        "namespace",
+        "durability",
+        "messages",
+        "bytes",
+        "age",
+        "payload",
+        "expire after",
+        "delivery",
+        "rate max",
+    ];
     table(head, rows.into_iter().map(|(name, settings)| row(name, settings)).collect())
 }
 
-fn row(
-    name: Option<&str>,
-    Namespace { durability, history, payload_bytes_max }: &Namespace,
-) -> [String; 7] {
+fn row(name: Option<&str>, settings: &Namespace) -> [String; 9] {
+    let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
     [
         name.unwrap_or("(default)").to_owned(),
         durability.as_str().to_owned(),
@@ -137,6 +154,8 @@ fn row(
         duration::print(history.age_max_ms),
         payload_bytes_max.to_string(),
         duration::print(history.expire_after_ms),
+        delivery.to_string(),
+        rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
     ]
 }
 
@@ -144,10 +163,8 @@ fn list_json(known: &Namespaces) -> Value {
     rows(known).map(|(name, settings)| row_json(name, settings)).collect()
 }
 
-fn row_json(
-    name: Option<&str>,
-    Namespace { durability, history, payload_bytes_max }: &Namespace,
-) -> Value {
+fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
+    let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
     json!({
         "namespace": name,
         "durability": durability.as_str(),
@@ -156,6 +173,8 @@ fn row_json(
         },
         "payload_max": payload_bytes_max,
         "expire_after_ms": history.expire_after_ms,
+        "delivery": delivery.to_string(),
+        "rate_max": rate_max,
     })
 }
 
