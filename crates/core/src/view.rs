@@ -87,6 +87,21 @@ pub enum MemberState {
 }
 
 impl ClusterView {
+    /// Before the control group has spoken: a cluster without members, which asks nobody anything.
+    pub fn unknown(cluster: ClusterId) -> ClusterView {
+        ClusterView {
+            cluster,
+            version: 0,
+            shards: ShardCount::DEFAULT,
+            replicas: 0,
+            spread: Spread::default(),
+            members: BTreeMap::new(),
+            next_id: NodeId(0),
+            placement: Placement::default(),
+            namespaces: Namespaces::default(),
+        }
+    }
+
     /// The member `id`.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         self.members.get(&id)

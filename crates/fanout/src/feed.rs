@@ -253,12 +253,36 @@ impl State {
     /// What a reader that has reached `cursor` is to be shown: at most `messages_max` messages, and
     /// before them the gap that lies between, if any. None: it is level.
     pub(crate) fn due(&self, cursor: Position, messages_max: usize) -> Option<Due> {
-        let (gap, index) = match self.ring.place(cursor) {
-            Place::At(index) => (None, index),
-            Place::Passed => (Some(self.gap_after(cursor)), 0),
-        };
+        let (gap, index) = self.follows(cursor);
         let entries: Vec<_> = self.ring.from(index).take(messages_max).cloned().collect();
         (gap.is_some() || !entries.is_empty()).then_some(Due { gap, entries })
+    }
+
+    /// The same for a reader that wants the newest message alone. The gap is all that it passes over.
+    pub(crate) fn newest(&self, cursor: Position) -> Option<Due> {
+        let (gap, index) = self.follows(cursor);
+        let mut entries = self.ring.from(index.max(self.ring.len().saturating_sub(1))).cloned();
+        let Some(newest) = entries.next() else {
+            return gap.map(|gap| Due { gap: Some(gap), entries: Vec::new() });
+        };
+        let first = gap.map_or_else(|| self.ring.from(index).next(), |_| None);
+        let from = first.map_or(cursor.next(), |first| first.message.position);
+        let reason = match gap {
+            Some(Gap { reason: GapReason::Epoch, .. }) => GapReason::Epoch,
+            _ => GapReason::Conflated,
+        };
+        let to = before(newest.message.position);
+        let passes_over = gap.is_some() || from < newest.message.position;
+        let gap = passes_over.then_some(Gap { from, to, reason });
+        Some(Due { gap, entries: vec![newest] })
+    }
+
+    /// Where a reader that has reached `cursor` goes on, and what lies between.
+    fn follows(&self, cursor: Position) -> (Option<Gap>, usize) {
+        match self.ring.place(cursor) {
+            Place::At(index) => (None, index),
+            Place::Passed => (Some(self.gap_after(cursor)), 0),
+        }
     }
 
     /// What a reader whose cursor the ring has passed does not get.

@@ -2,13 +2,14 @@
 
 mod batch;
 mod driver;
+mod pick;
 mod roster;
 
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pushonce_core::{FetchError, From, Position, Topic};
+use pushonce_core::{FetchError, From, Options, Position, Topic};
 
 pub use driver::Driver;
 pub use roster::SessionKey;
@@ -74,6 +75,9 @@ impl Lane {
     /// Subscribes a session to a topic, from where it wants. Frames flow after [`Lane::start`], and
     /// bear `token`. Dropped while it waits, it leaves nothing behind.
     ///
+    /// Where `options` name no delivery it is `all`: what a namespace says is the caller's to know.
+    /// Under `latest` and `rate` the newest message of the past that is asked for comes first.
+    ///
     /// # Errors
     /// [`SubscribeError`]; nothing was changed then.
     pub async fn subscribe(
@@ -82,13 +86,15 @@ impl Lane {
         token: u32,
         topic: Topic,
         from: From,
+        options: Options,
     ) -> Result<Subscribed, SubscribeError> {
         let hub = &self.shared.hub.shared;
         let ticket = self.roster().reserve(session, &topic, hub.config.subscriptions_max)?;
         let _opening = Opening { lane: self, session, ticket };
         let begun = hub.begin(&topic, from).await?;
         let subscribed = begun.start.answer();
-        let seated = self.roster().enter(session, ticket, token, begun, &self.shared.wakes);
+        let seated =
+            self.roster().enter(session, ticket, token, &options, begun, &self.shared.wakes);
         if seated { Ok(subscribed) } else { Err(SubscribeError::Gone) }
     }
 

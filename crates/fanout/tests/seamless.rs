@@ -1,5 +1,6 @@
 //! Whatever happens while somebody subscribes, what it is shown is one unbroken line of messages
-//! and gaps, from where it asked to the end of the topic.
+//! and gaps, from where it asked to the end of the topic; to one who wants the newest alone and not to
+//! be told what is passed over, a line that rises to the end.
 
 mod stage;
 
@@ -7,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use pushonce_core::{FetchError, From, Item, Position, Topic};
+use pushonce_core::{Delivery, FetchError, From, Item, Options, Position, Topic};
 use pushonce_fanout::{Standing, SubscribeError, Subscribed, hub};
 use stage::{JSON, Stage, Viewer, at, play, topic, yields};
 
@@ -23,7 +24,7 @@ enum Step {
     Bring(usize),
     /// Everything else gets so many turns.
     Turns(usize),
-    Subscribe(Ask),
+    Subscribe(Ask, Wish),
     Read(Ask),
     Unsubscribe(usize),
     /// A socket takes so many frames more, then blocks.
@@ -51,6 +52,15 @@ enum Ask {
     Forged,
 }
 
+/// Which of the messages a subscriber wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Every,
+    Newest,
+    /// And to be told what is passed over.
+    NewestTold,
+}
+
 /// How far beyond the newest a forged position is: further than anything that is published.
 const FORGED: u64 = 1_000;
 
@@ -65,12 +75,16 @@ fn ask() -> impl Strategy<Value = Ask> {
     ]
 }
 
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![3 => Just(Wish::Every), 1 => Just(Wish::Newest), 1 => Just(Wish::NewestTold)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => Just(Step::Publish),
         5 => (1usize..6).prop_map(Step::Bring),
         5 => (1usize..6).prop_map(Step::Turns),
-        4 => ask().prop_map(Step::Subscribe),
+        4 => (ask(), wish()).prop_map(|(ask, wish)| Step::Subscribe(ask, wish)),
         1 => ask().prop_map(Step::Read),
         1 => (0usize..8).prop_map(Step::Unsubscribe),
         2 => (0usize..8, 0usize..9).prop_map(|(who, room)| Step::Room(who, room)),
@@ -87,6 +101,7 @@ fn step_with_epochs() -> impl Strategy<Value = Step> {
 /// A subscription, and what is known of it.
 struct Watch {
     from: From,
+    wish: Wish,
     viewer: Option<Viewer>,
     answer: Rc<RefCell<Option<Result<Subscribed, SubscribeError>>>>,
     /// What a reader was told, in the words of a viewer's frames.
@@ -113,18 +128,21 @@ fn from(ask: Ask, head: Position) -> From {
     }
 }
 
-fn subscribe(stage: &Stage, a: &Topic, from: From) -> Watch {
+fn subscribe(stage: &Stage, a: &Topic, from: From, wish: Wish) -> Watch {
+    let delivery = (wish != Wish::Every).then_some(Delivery::Latest);
+    let conflated = wish == Wish::NewestTold;
+    let options = Options { delivery, conflated, ..Options::default() };
     let viewer = stage.viewer(JSON);
     let answer = Rc::new(RefCell::new(None));
     let (lane, key, a, told) = (stage.lane.clone(), viewer.key, a.clone(), Rc::clone(&answer));
     tokio::task::spawn_local(async move {
-        let subscribed = lane.subscribe(key, 7, a.clone(), from).await;
+        let subscribed = lane.subscribe(key, 7, a.clone(), from, options).await;
         yields(2).await;
         lane.start(key, &a);
         *told.borrow_mut() = Some(subscribed);
     });
     let read = Rc::default();
-    Watch { from, viewer: Some(viewer), answer, read, was_blocked: false, ended: false }
+    Watch { from, wish, viewer: Some(viewer), answer, read, was_blocked: false, ended: false }
 }
 
 fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
@@ -149,7 +167,7 @@ fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
             items.borrow_mut().push(item);
         }
     });
-    Watch { from, viewer: None, answer, read, was_blocked: false, ended: false }
+    Watch { from, wish: Wish::Every, viewer: None, answer, read, was_blocked: false, ended: false }
 }
 
 async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Excuses) {
@@ -164,7 +182,9 @@ async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Exc
             Step::Publish => {}
             Step::Bring(n) => stage.owner.bring(&stage.hub, n),
             Step::Turns(n) => yields(n).await,
-            Step::Subscribe(ask) => watches.push(subscribe(stage, a, from(ask, head))),
+            Step::Subscribe(ask, wish) => {
+                watches.push(subscribe(stage, a, from(ask, head), wish));
+            }
             Step::Read(ask) => watches.push(read(stage, a, from(ask, head))),
             Step::Unsubscribe(who) => {
                 let Some(watch) = watches.get_mut(who) else { continue };
@@ -274,7 +294,10 @@ fn check(watch: &Watch, head: Position, excuses: &Excuses) {
         index += 1;
         if let Some(reached) = reached {
             // Before a topic's first message, a gap may begin before its first epoch.
-            let next = first.follows(reached) || (gap && first == reached.next());
+            let next = match watch.wish {
+                Wish::Newest => first > reached,
+                _ => first.follows(reached) || (gap && first == reached.next()),
+            };
             assert!(next, "{frame} does not follow {reached}: {frames:?}");
         }
         reached = Some(last);
@@ -285,7 +308,7 @@ fn check(watch: &Watch, head: Position, excuses: &Excuses) {
         let reached = reached.unwrap_or(subscribed.position);
         assert!(level(reached, head), "{reached} is not the end, {head}: {frames:?}");
     }
-    let has_excuse = watch.was_blocked || excuses.renewed;
+    let has_excuse = watch.was_blocked || excuses.renewed || watch.wish != Wish::Every;
     let was_told_nothing = watch.ended && frames.is_empty();
     if !has_excuse && !was_told_nothing {
         let wanted: &[usize] = if subscribed.recovered { &[] } else { &[0] };

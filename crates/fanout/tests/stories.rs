@@ -2,9 +2,10 @@
 
 mod stage;
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
-use pushonce_core::{FetchError, From, Gap, GapReason, Item, Position};
+use pushonce_core::{Delivery, FetchError, From, Gap, GapReason, Item, Options, Position};
 use pushonce_fanout::{Standing, SubscribeError, hub};
 use stage::{JSON, PROTO, Stage, at, frames, play, topic};
 
@@ -346,7 +347,8 @@ fn an_upstream_that_says_nothing_is_an_answer_in_time() {
             hub::Config { upstream_timeout: Duration::from_millis(20), ..hub::Config::default() };
         let (stage, a) = (Stage::new(config), topic("a"));
         let viewer = stage.viewer(JSON);
-        let refused = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now).await;
+        let refused =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default()).await;
         let unavailable = |e: &FetchError| matches!(e, FetchError::Unavailable(_));
         assert!(matches!(refused, Err(SubscribeError::Fetch(why)) if unavailable(&why)));
         assert!(stage.owner.watched().is_empty());
@@ -364,7 +366,8 @@ fn no_frame_overtakes_the_answer() {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let (first, viewer) = (stage.viewer(JSON), stage.viewer(JSON));
         first.subscribe(&stage, &a, From::Now).await.expect("subscribed");
-        let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now).await;
+        let subscribed =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default()).await;
         assert!(subscribed.is_ok());
         stage.publish(&a, 2).await;
         assert!(viewer.got().is_empty());
@@ -385,7 +388,8 @@ fn thousands_of_subscribers_of_many_topics_all_get_everything_in_order() {
         for a in &topics {
             for _ in 0..100 {
                 let viewer = stage.viewer(JSON);
-                let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now);
+                let subscribed =
+                    stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default());
                 let (subscribed, ()) = futures::join!(subscribed, async {
                     stage::yields(1).await;
                     stage.owner.bring(&stage.hub, usize::MAX);
@@ -547,10 +551,114 @@ fn an_answer_that_ends_before_what_a_subscriber_has_never_takes_it_back() {
         }
         let viewer = stage.viewer(JSON);
         let from = From::Position(at(1, 3));
-        let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), from).await;
+        let subscribed =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), from, Options::default()).await;
         assert_eq!(subscribed.expect("subscribed").position, at(1, 3));
         stage.lane.start(viewer.key, &a);
         stage.publish(&a, 1).await;
         assert_eq!(viewer.got(), ["a 1:4"]);
+    });
+}
+
+fn newest(conflated: bool) -> Options {
+    Options { delivery: Some(Delivery::Latest), conflated, ..Options::default() }
+}
+
+#[test]
+fn who_wants_the_latest_sees_the_newest_of_what_is_due_together() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        stage.publish(&a, 3).await;
+        let (silent, told) = (stage.viewer(JSON), stage.viewer(JSON));
+        for (viewer, conflated) in [(&silent, false), (&told, true)] {
+            let subscribed =
+                viewer.subscribe_with(&stage, &a, From::Start, newest(conflated)).await;
+            assert!(subscribed.expect("subscribed").recovered);
+        }
+        assert_eq!(silent.got(), frames(&a, 3..=3));
+        assert_eq!(told.got(), ["a gap 1:1 1:2 conflated", "a 1:3"]);
+        stage.publish(&a, 1).await;
+        assert_eq!((silent.got(), told.got()), (frames(&a, 4..=4), frames(&a, 4..=4)));
+        stage.publish(&a, 3).await;
+        assert_eq!(silent.got(), frames(&a, 7..=7));
+        assert_eq!(told.got(), ["a gap 1:5 1:6 conflated", "a 1:7"]);
+    });
+}
+
+#[test]
+fn a_slow_reader_of_the_latest_goes_on_with_the_newest_also_behind_the_ring() {
+    play(async || {
+        let (stage, a) = (Stage::new(small_rings()), topic("a"));
+        let slow = stage.viewer(JSON);
+        slow.subscribe_with(&stage, &a, From::Now, newest(false)).await.expect("subscribed");
+        slow.socket.borrow_mut().room = 1;
+        for _ in 0..20 {
+            stage.publish(&a, 1).await;
+        }
+        assert_eq!(slow.got(), frames(&a, 1..=1));
+        slow.go_on(usize::MAX);
+        stage.settle().await;
+        assert_eq!(slow.got(), frames(&a, 20..=20));
+    });
+}
+
+#[test]
+fn a_new_epoch_is_told_also_to_who_wants_the_latest() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        viewer.subscribe_with(&stage, &a, From::Now, newest(false)).await.expect("subscribed");
+        stage.publish(&a, 2).await;
+        viewer.got();
+        stage.owner.renew(&a, 5);
+        stage.settle().await;
+        stage.publish(&a, 1).await;
+        let got = viewer.got();
+        assert!(got[0].starts_with("a gap 1:3") && got[0].ends_with("epoch"), "{got:?}");
+        assert_eq!(got.last().map(String::as_str), Some("a 2:6"));
+    });
+}
+
+#[test]
+fn who_wants_so_many_a_second_rests_after_each_and_then_sees_the_newest() {
+    play(async || {
+        tokio::time::pause();
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        let rate = NonZeroU16::new(10).map(Delivery::Rate);
+        let options = Options { delivery: rate, ..Options::default() };
+        viewer.subscribe_with(&stage, &a, From::Now, options).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        assert_eq!(viewer.got(), frames(&a, 1..=1), "the first comes at once");
+        stage.publish(&a, 5).await;
+        tokio::time::advance(Duration::from_millis(90)).await;
+        stage.settle().await;
+        assert!(viewer.got().is_empty(), "it rests");
+        tokio::time::advance(Duration::from_millis(20)).await;
+        stage.settle().await;
+        assert_eq!(viewer.got(), frames(&a, 6..=6));
+        tokio::time::advance(Duration::from_millis(110)).await;
+        stage.settle().await;
+        assert!(viewer.got().is_empty(), "nothing is shown twice");
+        stage.publish(&a, 1).await;
+        assert_eq!(viewer.got(), frames(&a, 7..=7), "who has rested waits for nothing");
+    });
+}
+
+#[test]
+fn who_leaves_while_it_rests_leaves_nothing() {
+    play(async || {
+        tokio::time::pause();
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        let rate = NonZeroU16::new(1).map(Delivery::Rate);
+        let options = Options { delivery: rate, ..Options::default() };
+        viewer.subscribe_with(&stage, &a, From::Now, options).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        stage.lane.close(viewer.key);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        stage.settle().await;
+        assert!(stage.owner.watched().is_empty());
+        assert_eq!(viewer.got(), frames(&a, 1..=1));
     });
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use axum::Router;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
@@ -20,6 +21,7 @@ pub struct Gateway {
     config: Arc<Config>,
     hub: Hub,
     publisher: Arc<dyn Publisher>,
+    view: watch::Receiver<Arc<ClusterView>>,
     router: Router,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
@@ -41,7 +43,8 @@ pub enum RunError {
 impl Gateway {
     /// Takes the ports. Clients that come from now on wait until [`Gateway::run`].
     ///
-    /// `hub` must encode with [`Encoder`](crate::Encoder). `extra` are the node's other pages, such
+    /// `hub` must encode with [`Encoder`](crate::Encoder). `view` says what sessions get of each
+    /// namespace; what it says when they subscribe holds for as long as they do. `extra` are the node's other pages, such
     /// as `/metrics`; it must not define anything under `/topics`, `/ws` or `/dev`. The process must
     /// have its metrics recorder before this is run.
     ///
@@ -51,6 +54,7 @@ impl Gateway {
         config: Config,
         hub: Hub,
         publisher: Arc<dyn Publisher>,
+        view: watch::Receiver<Arc<ClusterView>>,
         extra: Router,
         certificate: Certificate,
     ) -> Result<Gateway, BindError> {
@@ -69,7 +73,7 @@ impl Gateway {
         let router = http::router(routes, extra);
         let config = Arc::new(config);
         let rounds = Rounds::new(listeners.len());
-        Ok(Gateway { config, hub, publisher, router, listeners, http_addr, quic, rounds })
+        Ok(Gateway { config, hub, publisher, view, router, listeners, http_addr, quic, rounds })
     }
 
     /// Where HTTP and WebSocket are, with the port that was taken.
@@ -124,6 +128,7 @@ impl Gateway {
                 config: self.config.clone(),
                 hub: self.hub.clone(),
                 publisher: self.publisher.clone(),
+                view: self.view.clone(),
                 router: self.router.clone(),
                 listener,
                 incoming,

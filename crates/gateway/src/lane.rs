@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use pushonce_core::{ClusterView, Options, TooFast, Topic};
 use pushonce_fanout::Hub;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,8 @@ pub(crate) struct Local {
     pub(crate) config: Arc<Config>,
     pub(crate) fanout: pushonce_fanout::Lane,
     pub(crate) publisher: Arc<dyn Publisher>,
+    /// Of the settings of the namespaces.
+    view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) sessions: Registry,
     /// Filled and read within one poll of one task.
     pub(crate) scratch: RefCell<Box<[u8]>>,
@@ -55,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
     /// QUIC connections that are this lane's.
@@ -84,11 +88,11 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 }
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room, rounds } =
-        parts;
+    let Parts { config, hub, publisher, view, router, listener, .. } = parts;
+    let Parts { mut incoming, endpoint, room, rounds, .. } = parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
-    let local = Rc::new(Local::new(config, fanout, publisher, room, leaving.clone()));
+    let local = Rc::new(Local::new(config, fanout, publisher, view, room, leaving.clone()));
     let listener = TcpListener::from_std(listener)?;
     let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
     let over = CancellationToken::new();
@@ -197,6 +201,7 @@ impl Local {
         config: Arc<Config>,
         fanout: pushonce_fanout::Lane,
         publisher: Arc<dyn Publisher>,
+        view: watch::Receiver<Arc<ClusterView>>,
         room: Arc<Semaphore>,
         leaving: CancellationToken,
     ) -> Local {
@@ -204,6 +209,7 @@ impl Local {
             config,
             fanout,
             publisher,
+            view,
             sessions: Registry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             meters: Meters::new(),
@@ -221,6 +227,12 @@ impl Local {
     /// Runs a connection: the lane waits for it when it takes its leave.
     pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + 'static) {
         self.connections.spawn_local(task);
+    }
+
+    /// What a session gets of what it asks for, as the topic's namespace is now.
+    pub(crate) fn grant(&self, topic: &Topic, asked: Options) -> Result<Options, TooFast> {
+        let delivery = self.view.borrow().namespaces.of(topic).grant(asked.delivery)?;
+        Ok(Options { delivery: Some(delivery), ..asked })
     }
 
     fn permit(&self) -> Option<OwnedSemaphorePermit> {

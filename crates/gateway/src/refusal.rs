@@ -1,5 +1,6 @@
 //! The words of the protocol for a subscription that is refused.
 
+use pushonce_core::TooFast;
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
 
@@ -15,6 +16,11 @@ pub(crate) fn of_hub(error: &SubscribeError) -> Refusal {
         SubscribeError::Gone => ErrorCode::Unavailable,
     };
     (code, error.to_string())
+}
+
+/// Its namespace does not give so much.
+pub(crate) fn of_rate(error: &TooFast) -> Refusal {
+    (ErrorCode::NotAllowed, error.to_string())
 }
 
 /// The client did not allow the stream it needs.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    FetchError, Page, Placed, Position, Publish, PublishError, Refusal, Topic, Want,
+    ClusterId, ClusterView, FetchError, Page, Placed, Position, Publish, PublishError, Refusal,
+    Topic, Want,
 };
 use pushonce_fanout::{Hub, Upstream, hub};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +49,8 @@ impl Bench {
         let hub = Hub::new(hub::Config::default(), nowhere.clone(), Arc::new(Encoder));
         let (room, leaving) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         let config = Arc::new(Config::default());
-        let local = Rc::new(Local::new(config, hub.lane().0, nowhere, room, leaving));
+        let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
+        let local = Rc::new(Local::new(config, hub.lane().0, nowhere, view, room, leaving));
         Bench { local, hub, interests }
     }
 

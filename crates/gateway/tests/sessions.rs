@@ -4,12 +4,12 @@
 mod support;
 
 use bytes::Bytes;
-use pushonce_core::{Durability, From, Position};
+use pushonce_core::{Delivery, Durability, From, NamespaceChange, Position};
 use pushonce_proto::client::{Command, ErrorCode, Event};
 use pushonce_proto::close;
 
 use support::Server;
-use support::client::{Client, Via, publish, subscribe, topic, unsubscribe};
+use support::client::{Client, Via, publish, subscribe, subscribe_with, topic, unsubscribe};
 use support::origin::EPOCH;
 
 macro_rules! session_suite {
@@ -48,6 +48,8 @@ session_suite!(
     a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats,
     a_server_that_goes_says_so_and_closes,
     a_client_that_pauses_reading_misses_nothing,
+    who_wants_the_latest_gets_the_newest_of_the_past,
+    a_namespace_says_what_a_session_gets_and_how_much_at_most,
 );
 
 fn at(offset: u64) -> Position {
@@ -290,6 +292,36 @@ async fn a_client_that_pauses_reading_misses_nothing(via: Via) {
         assert_eq!(brisk.message().await.1, *text);
     }
     assert_eq!(paused.texts(900).await, texts);
+}
+
+async fn who_wants_the_latest_gets_the_newest_of_the_past(via: Via) {
+    let server = server_with_three_messages().await;
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, subscribe_with("a/b", From::Start, Delivery::Latest)).await;
+    assert!(matches!(client.answer().await, Event::Subscribed { recovered: true, .. }));
+    assert_eq!(client.texts(1).await, ["three"]);
+    server.origin.say("a/b", "four").await;
+    assert_eq!(client.texts(1).await, ["four"]);
+}
+
+async fn a_namespace_says_what_a_session_gets_and_how_much_at_most(via: Via) {
+    let server = server_with_three_messages().await;
+    let latest = Some(Delivery::Latest);
+    server.set(NamespaceChange { delivery: latest, ..NamespaceChange::default() });
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a/b", From::Start).await;
+    assert_eq!(client.texts(1).await, ["three"]);
+
+    server.set(NamespaceChange { rate_max: Some(2), ..NamespaceChange::default() });
+    let mut client = Client::connect(&server, via).await;
+    client.send(1, subscribe_with("a/b", From::Start, Delivery::All)).await;
+    assert_eq!(client.refused().await, (Some(1), ErrorCode::NotAllowed));
+    client.subscribe(2, "a/b", From::Last(1)).await;
+    assert_eq!(client.texts(1).await, ["three"]);
+    for text in ["four", "five", "six"] {
+        server.origin.say("a/b", text).await;
+    }
+    assert_eq!(client.texts(1).await, ["six"], "it rests for half a second");
 }
 
 #[tokio::test]

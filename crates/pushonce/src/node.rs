@@ -23,9 +23,7 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{
-    ClusterId, ClusterView, Member, Namespaces, NodeId, Placement, ShardCount, Spread, Timestamp,
-};
+use pushonce_core::{ClusterView, Member, Timestamp};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Gateway, certificate};
 use pushonce_relay::Relay;
@@ -91,7 +89,8 @@ impl Node {
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
-        let (view, views) = channel(first.unwrap_or_else(|| Arc::new(unknown(cluster))));
+        let (view, views) =
+            channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
@@ -150,6 +149,7 @@ impl Node {
             doors,
             hub,
             Arc::new(ports::ClientPublisher(router)),
+            views.clone(),
             web::router(overview.clone(), metrics).merge(pages),
             certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
@@ -271,21 +271,6 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpLi
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: stop what uses it, or choose another with {flag}")
     })
-}
-
-/// Before the control group has spoken: a cluster without members, which asks nobody anything.
-fn unknown(cluster: ClusterId) -> ClusterView {
-    ClusterView {
-        cluster,
-        version: 0,
-        shards: ShardCount::DEFAULT,
-        replicas: 0,
-        spread: Spread::default(),
-        members: Default::default(),
-        next_id: NodeId(0),
-        placement: Placement::default(),
-        namespaces: Namespaces::default(),
-    }
 }
 
 /// Carries each new view to the engines, and to the book that consensus dials by where the members

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pushonce_core::{GapReason, Position};
 
+use super::pick::Pick;
 use super::roster::{Session, Subscription};
 use crate::feed::Feed;
 use crate::hub::Shared;
@@ -31,6 +32,7 @@ pub(super) enum Step {
 /// Frames that follow a cursor.
 struct Batch {
     wire: Wire,
+    pick: Pick,
     after: Position,
     frames: Vec<Bytes>,
     /// The cursor behind each frame.
@@ -49,13 +51,13 @@ struct Batch {
 pub(super) struct Batches {
     /// Which topic, by its index in the lane.
     topic: usize,
-    /// The newest of each wire in use.
-    of_wire: Vec<Batch>,
+    /// The newest of each wire and pick in use.
+    known: Vec<Batch>,
 }
 
 impl Batches {
     pub(super) fn clear(&mut self) {
-        self.of_wire.clear();
+        self.known.clear();
     }
 
     /// Makes them those of `topic`.
@@ -67,27 +69,35 @@ impl Batches {
         self
     }
 
-    fn get(&mut self, wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> &Batch {
-        let index = match self.of_wire.iter().position(|batch| batch.wire == wire) {
-            Some(index) if self.of_wire[index].after == after => index,
+    fn get(
+        &mut self,
+        wire: Wire,
+        pick: Pick,
+        after: Position,
+        feed: &Feed,
+        shared: &Shared,
+    ) -> &Batch {
+        let same = |batch: &Batch| batch.wire == wire && batch.pick == pick;
+        let index = match self.known.iter().position(same) {
+            Some(index) if self.known[index].after == after => index,
             Some(index) => {
-                self.of_wire[index] = Batch::make(wire, after, feed, shared);
+                self.known[index] = Batch::make(wire, pick, after, feed, shared);
                 index
             }
             None => {
-                self.of_wire.push(Batch::make(wire, after, feed, shared));
-                self.of_wire.len() - 1
+                self.known.push(Batch::make(wire, pick, after, feed, shared));
+                self.known.len() - 1
             }
         };
-        &self.of_wire[index]
+        &self.known[index]
     }
 }
 
 impl Batch {
-    fn make(wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> Batch {
+    fn make(wire: Wire, pick: Pick, after: Position, feed: &Feed, shared: &Shared) -> Batch {
         let (due, standing) = {
             let state = feed.state();
-            (state.due(after, MESSAGES_MAX).unwrap_or_default(), state.standing())
+            (pick.due(&state, after, MESSAGES_MAX).unwrap_or_default(), state.standing())
         };
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
@@ -98,7 +108,8 @@ impl Batch {
             .map(|entry| (entry.frame(wire, &feed.topic, encode), entry.message.position));
         let (frames, ends) = gap.into_iter().chain(messages).unzip();
         let more = due.entries.len() == MESSAGES_MAX;
-        Batch { wire, after, frames, ends, gap: due.gap.map(|gap| gap.reason), more, standing }
+        let gap = due.gap.map(|gap| gap.reason);
+        Batch { wire, pick, after, frames, ends, gap, more, standing }
     }
 }
 
@@ -113,7 +124,8 @@ pub(super) fn offer(
     let step = match tell_gap(subscription, session, feed, shared) {
         Some(step) => step,
         None => {
-            let batch = batches.get(session.wire, subscription.cursor, feed, shared);
+            let Subscription { pick, cursor, .. } = *subscription;
+            let batch = batches.get(session.wire, pick, cursor, feed, shared);
             let standing = batch.standing;
             match offer_batch(subscription, session, batch, shared) {
                 step @ (Step::Level | Step::Taken { more: false }) => {

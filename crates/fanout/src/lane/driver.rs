@@ -1,8 +1,10 @@
 //! The loop that brings frames to a lane's sessions.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
 
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Lane;
@@ -53,7 +55,17 @@ impl Driver {
                 biased;
                 () = shutdown.cancelled() => {}
                 () = self.lane.shared.wakes.wait() => {}
+                () = self.rest() => {}
             }
+        }
+    }
+
+    /// Waits until a subscription has rested, if any rests.
+    async fn rest(&self) {
+        let until = self.lane.roster().rouses_at();
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => pending().await,
         }
     }
 
@@ -62,6 +74,7 @@ impl Driver {
         let lane = self.lane.clone();
         lane.shared.wakes.take(&mut self.due);
         let mut roster = lane.roster();
+        roster.rouse(Instant::now());
         self.batches.clear();
         let mut offers = self.go_on(&mut roster);
         while offers < OFFERS_PER_TURN && self.next_walk(&roster) {
@@ -114,13 +127,21 @@ impl Driver {
     /// One offer to one subscription of a topic.
     fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
         let shared = &self.lane.shared.hub.shared;
-        let Some((key, step)) = roster.with(topic, entry, |subscription, session, feed| {
+        let Some((key, (step, rest))) = roster.with(topic, entry, |subscription, session, feed| {
+            if !subscription.flows() {
+                return (Step::Level, None);
+            }
+            let before = subscription.cursor;
             let batches = self.batches.of(topic);
-            let flows = subscription.flows();
-            if flows { offer(subscription, session, feed, batches, shared) } else { Step::Level }
+            let step = offer(subscription, session, feed, batches, shared);
+            let moved = subscription.cursor != before;
+            (step, subscription.rest.time().filter(|_| moved))
         }) else {
             return;
         };
+        if let Some(rest) = rest {
+            roster.lay_down(key, topic, Instant::now() + rest);
+        }
         match step {
             Step::Taken { more: true } => roster.queue(key, topic),
             Step::Closed => roster.close(key),

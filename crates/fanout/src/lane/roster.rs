@@ -1,14 +1,17 @@
 //! The sessions of a lane and their subscriptions, found from either side in constant time.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pushonce_core::{Gap, Position, Topic};
+use pushonce_core::{Gap, Options, Position, Topic};
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::SubscribeError;
+use super::pick::{Pick, Rest};
 use crate::begin::Begun;
 use crate::feed::{Feed, Hold, Seat};
 use crate::table::Interest;
@@ -16,7 +19,7 @@ use crate::wakes::Wakes;
 use crate::{Hub, Outlet, Standing, Wire};
 
 /// A session of a lane. Never given out twice by the same lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     index: usize,
     /// Tells a session from an earlier one that had the same index.
@@ -35,6 +38,9 @@ pub(super) struct Roster {
     /// Subscriptions that go on by themselves, each at most once: new ones, those that were
     /// blocked, and those with more due than one offer takes.
     pub(super) ready: VecDeque<(SessionKey, usize)>,
+    /// Subscriptions that rest, and until when. One that ends meanwhile leaves its entry behind, for a
+    /// second at most.
+    resting: BinaryHeap<Reverse<(Instant, SessionKey, usize)>>,
     serials: u64,
 }
 
@@ -60,6 +66,10 @@ pub(super) struct Subscription {
     pub(super) token: u32,
     started: bool,
     pub(super) blocked: bool,
+    /// Had its share of messages for now.
+    rests: bool,
+    pub(super) pick: Pick,
+    pub(super) rest: Rest,
     /// Stands in `ready`.
     queued: bool,
     pub(super) cursor: Position,
@@ -74,7 +84,7 @@ pub(super) struct Subscription {
 impl Subscription {
     /// Whether frames may be offered.
     pub(super) fn flows(&self) -> bool {
-        self.started && !self.blocked
+        self.started && !self.blocked && !self.rests
     }
 }
 
@@ -86,6 +96,7 @@ impl Roster {
             topics: Slab::new(),
             by_name: HashMap::new(),
             ready: VecDeque::new(),
+            resting: BinaryHeap::new(),
             serials: 0,
         }
     }
@@ -142,6 +153,7 @@ impl Roster {
         key: SessionKey,
         ticket: Ticket,
         token: u32,
+        options: &Options,
         begun: Begun,
         wakes: &Arc<Wakes>,
     ) -> bool {
@@ -155,6 +167,9 @@ impl Roster {
             token,
             started: false,
             blocked: false,
+            rests: false,
+            pick: Pick::of(options),
+            rest: Rest::of(options),
             queued: false,
             cursor: start.cursor,
             standing: Standing::Live,
@@ -232,6 +247,31 @@ impl Roster {
         let entry = self.entry(key, local)?;
         self.topics.get_mut(local)?.subscriptions.get_mut(entry)?.queued = false;
         Some((local, entry))
+    }
+
+    /// Has a subscription rest.
+    pub(super) fn lay_down(&mut self, key: SessionKey, local: usize, until: Instant) {
+        if let Some(subscription) = self.subscription(key, local) {
+            subscription.rests = true;
+            self.resting.push(Reverse((until, key, local)));
+        }
+    }
+
+    /// Has those go on that have rested until `now`.
+    pub(super) fn rouse(&mut self, now: Instant) {
+        while self.rouses_at().is_some_and(|at| at <= now)
+            && let Some(Reverse((_, key, local))) = self.resting.pop()
+        {
+            if let Some(subscription) = self.subscription(key, local) {
+                subscription.rests = false;
+                self.queue(key, local);
+            }
+        }
+    }
+
+    /// When the next has rested.
+    pub(super) fn rouses_at(&self) -> Option<Instant> {
+        self.resting.peek().map(|Reverse((until, ..))| *until)
     }
 
     /// Says whether anything was blocked.

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::Query;
 use http::{Request, Response, StatusCode};
-use pushonce_core::{From, Options, Topic};
+use pushonce_core::{From, InvalidDelivery, Options, Topic};
 use pushonce_proto::client::{self, Command, Encoding, ErrorCode};
 
 use super::handshake::Handshake;
@@ -46,13 +46,14 @@ impl Opening {
 type Bad = (ErrorCode, String);
 
 fn subscription(pairs: &[(String, String)]) -> Result<Option<client::Request>, Bad> {
-    let (mut topic, mut from) = (None, None);
+    let (mut topic, mut from, mut delivery) = (None, None, None);
     for (name, value) in pairs {
         let place = match name.as_str() {
             "topic" => &mut topic,
             "from" => &mut from,
+            "delivery" => &mut delivery,
             _ => {
-                let text = format!("{name:?} is not known here; only topic and from are");
+                let text = format!("{name:?} is not known here; only topic, from and delivery are");
                 return Err((ErrorCode::UnknownField, text));
             }
         };
@@ -62,12 +63,19 @@ fn subscription(pairs: &[(String, String)]) -> Result<Option<client::Request>, B
         }
     }
     let from = from.map(begin).transpose()?.unwrap_or_default();
+    let delivery = delivery.map(str::parse).transpose();
+    let delivery = delivery.map_err(|why| bad_delivery(&why))?;
     let topic = topic.map(Topic::new).transpose();
     let topic = topic.map_err(|invalid| (ErrorCode::BadTopic, invalid.to_string()))?;
     Ok(topic.map(|topic| {
-        let command = Command::Subscribe { topic, from, options: Options::default() };
+        let options = Options { delivery, ..Options::default() };
+        let command = Command::Subscribe { topic, from, options };
         client::Request { id: None, command }
     }))
+}
+
+fn bad_delivery(why: &InvalidDelivery) -> Bad {
+    (ErrorCode::BadRequest, why.to_string())
 }
 
 fn begin(text: &str) -> Result<From, Bad> {
@@ -119,6 +127,7 @@ mod tests {
         assert_eq!(code(&[("topic", "a"), ("from", "last:x")]), ErrorCode::BadPosition);
         assert_eq!(code(&[("topic", "a"), ("from", "later")]), ErrorCode::BadPosition);
         assert_eq!(code(&[("topics", "a")]), ErrorCode::UnknownField);
+        assert_eq!(code(&[("topic", "a"), ("delivery", "rate:0")]), ErrorCode::BadRequest);
         assert_eq!(code(&[("topic", "a"), ("topic", "b")]), ErrorCode::BadRequest);
     }
 }

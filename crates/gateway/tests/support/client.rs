@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use pushonce_core::{ContentType, From, Options, Publish, Topic};
+use pushonce_core::{ContentType, Delivery, From, Options, Publish, Topic};
 use pushonce_proto::client::{Command, Encoding, ErrorCode, Event, Request};
 use pushonce_proto::delimited;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -189,6 +189,11 @@ impl Client {
 
 pub fn subscribe(name: &str, from: From) -> Command {
     Command::Subscribe { topic: topic(name), from, options: Options::default() }
+}
+
+pub fn subscribe_with(name: &str, from: From, delivery: Delivery) -> Command {
+    let options = Options { delivery: Some(delivery), ..Options::default() };
+    Command::Subscribe { topic: topic(name), from, options }
 }
 
 pub fn unsubscribe(name: &str) -> Command {

@@ -7,13 +7,16 @@ pub mod origin;
 pub mod raw;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::routing::get;
+use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
 use pushonce_gateway::{Config, Encoder, Gateway, RunError, certificate};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +30,7 @@ pub struct Server {
     pub http: SocketAddr,
     pub quic: SocketAddr,
     pub directory: TempDir,
+    view: watch::Sender<Arc<ClusterView>>,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
 }
@@ -43,16 +47,25 @@ impl Server {
         let directory = tempfile::tempdir().expect("a directory");
         let certificate = certificate::load_or_make(directory.path(), SystemTime::now());
         let (origin, feed) = Origin::new();
-        let hub = Hub::new(hub::Config::default(), origin.upstream(), std::sync::Arc::new(Encoder));
+        let hub = Hub::new(hub::Config::default(), origin.upstream(), Arc::new(Encoder));
         tokio::spawn(feed.run(hub.clone()));
         let extra = Router::new().route("/health/live", get(|| async { "ok" }));
         let certificate = certificate.expect("a certificate");
-        let gateway = Gateway::bind(config, hub, origin.publisher(), extra, certificate);
+        let (view, seen) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
+        let gateway = Gateway::bind(config, hub, origin.publisher(), seen, extra, certificate);
         let gateway = gateway.expect("free ports");
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());
         let running = tokio::spawn(gateway.run(shutdown.clone()));
-        Server { origin, http, quic, directory, shutdown, running }
+        Server { origin, http, quic, directory, view, shutdown, running }
+    }
+
+    /// Changes the default of all namespaces.
+    pub fn set(&self, change: NamespaceChange) {
+        self.view.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            view.namespaces.default = view.namespaces.default.with(change);
+        });
     }
 
     /// Tells the gateway to end. [`Server::ended`] is when it has.
