@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use pushonce_client::Transport;
-use pushonce_core::{From, Item, Options, Topic};
+use pushonce_core::{Delivery, From, Item, Options, Topic};
 use pushonce_proto::client::{Command, Encoding, ErrorCode, Event, Request};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -112,7 +112,7 @@ fn on(topic: &Topic, event: publisher::Event) -> Event {
     let topic = topic.clone();
     match event {
         publisher::Event::Subscribed { position, recovered } => {
-            Event::Subscribed { id: Some(1), topic, position, recovered }
+            Event::Subscribed { id: Some(1), topic, position, recovered, delivery: Delivery::All }
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },

@@ -1,6 +1,6 @@
 //! Where a subscription stands, over all its sessions.
 
-use pushonce_core::{From, Gap, Position};
+use pushonce_core::{Delivery, From, Gap, Position};
 
 /// The progress of one topic: what was seen decides where the next session begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,6 +8,8 @@ pub(crate) struct Cursor {
     begin: From,
     /// The last position that was seen or told as missing.
     reached: Option<Position>,
+    /// What this session gives.
+    delivery: Delivery,
 }
 
 /// What a message is to a cursor.
@@ -30,7 +32,7 @@ impl Cursor {
             From::Position(position) => Some(position),
             From::Now | From::Last(_) | From::Start => None,
         };
-        Cursor { begin, reached }
+        Cursor { begin, reached, delivery: Delivery::All }
     }
 
     /// Where the next session is to begin.
@@ -42,7 +44,8 @@ impl Cursor {
     /// come, everything from here on is owed, even when no message has come yet: else a session that
     /// broke before the first one would skip what came in between. So for whoever asked for `now`,
     /// and for everybody on a topic without any message: everything follows 0:0.
-    pub(crate) fn subscribed(&mut self, position: Position) {
+    pub(crate) fn subscribed(&mut self, position: Position, delivery: Delivery) {
+        self.delivery = delivery;
         let nothing_before =
             matches!(self.begin, From::Now | From::Last(0)) || position == Position::ZERO;
         if nothing_before && self.reached.is_none() {
@@ -54,12 +57,19 @@ impl Cursor {
     pub(crate) fn see(&mut self, position: Position) -> Seen {
         match self.reached {
             Some(reached) if position <= reached => Seen::Old,
-            Some(reached) if !position.follows(reached) => Seen::Hole { reached },
+            Some(reached) if self.owes_each() && !position.follows(reached) => {
+                Seen::Hole { reached }
+            }
             _ => {
                 self.reached = Some(position);
                 Seen::New
             }
         }
+    }
+
+    /// Whether no message may be passed over in silence.
+    fn owes_each(&self) -> bool {
+        self.delivery == Delivery::All
     }
 
     /// Messages up to `gap.to` will not come. Whether that is news.
@@ -106,11 +116,22 @@ mod tests {
     }
 
     #[test]
+    fn where_the_server_gives_the_newest_alone_a_hole_is_none() {
+        let mut cursor = Cursor::new(From::Position(at(3)));
+        cursor.subscribed(at(3), Delivery::Latest);
+        assert_eq!(cursor.see(at(5)), Seen::New);
+        assert_eq!(cursor.see(at(5)), Seen::Old);
+        assert_eq!(cursor.from(), From::Position(at(5)));
+        cursor.subscribed(at(5), Delivery::All);
+        assert_eq!(cursor.see(at(7)), Seen::Hole { reached: at(5) });
+    }
+
+    #[test]
     fn now_is_the_moment_of_the_first_session_also_on_an_empty_topic() {
         for position in [at(9), Position::ZERO] {
             let mut cursor = Cursor::new(From::Now);
-            cursor.subscribed(position);
-            cursor.subscribed(at(12));
+            cursor.subscribed(position, Delivery::All);
+            cursor.subscribed(at(12), Delivery::All);
             assert_eq!(cursor.from(), From::Position(position));
         }
     }
@@ -119,11 +140,11 @@ mod tests {
     fn on_a_topic_without_any_message_everybody_resumes_from_nothing() {
         for begin in [From::Now, From::Last(1), From::Start] {
             let mut cursor = Cursor::new(begin);
-            cursor.subscribed(Position::ZERO);
+            cursor.subscribed(Position::ZERO, Delivery::All);
             assert_eq!(cursor.from(), From::Position(Position::ZERO), "{begin:?}");
         }
         let mut past = Cursor::new(From::Last(1));
-        past.subscribed(at(9));
+        past.subscribed(at(9), Delivery::All);
         assert_eq!(past.from(), From::Last(1), "the last message is still to come");
     }
 

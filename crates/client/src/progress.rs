@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use pushonce_core::{From, Topic};
+use pushonce_core::{From, Options, Topic};
 use pushonce_proto::client;
 
 use crate::cursor::{Cursor, Seen};
@@ -13,7 +13,7 @@ use crate::subscriber::Event;
 /// Every topic and how far it got, over all sessions, and what this session was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    topics: BTreeMap<Topic, Cursor>,
+    topics: BTreeMap<Topic, (Cursor, Options)>,
     /// Requests of this session without an answer yet, by id.
     asked: HashMap<u64, Topic>,
     /// The last id of this session.
@@ -55,11 +55,12 @@ pub(crate) struct Ask {
     pub(crate) id: u64,
     pub(crate) topic: Topic,
     pub(crate) from: From,
+    pub(crate) options: Options,
 }
 
 impl Progress {
-    pub(crate) fn add(&mut self, topic: Topic, from: From) {
-        self.topics.insert(topic, Cursor::new(from));
+    pub(crate) fn add(&mut self, topic: Topic, from: From, options: Options) {
+        self.topics.insert(topic, (Cursor::new(from), options));
     }
 
     /// A session begins: what to ask it for.
@@ -76,10 +77,11 @@ impl Progress {
     pub(crate) fn again(&mut self) -> Vec<Ask> {
         let waiting = std::mem::take(&mut self.waiting);
         let asks = waiting.into_iter().filter_map(|topic| {
-            let from = self.topics.get(&topic)?.from();
+            let (cursor, options) = self.topics.get(&topic)?;
+            let (from, options) = (cursor.from(), *options);
             self.last_id += 1;
             self.asked.insert(self.last_id, topic.clone());
-            Some(Ask { id: self.last_id, topic, from })
+            Some(Ask { id: self.last_id, topic, from, options })
         });
         asks.collect()
     }
@@ -101,15 +103,15 @@ impl Progress {
 
     pub(crate) fn step(&mut self, event: client::Event) -> Step {
         match event {
-            client::Event::Subscribed { topic, position, recovered, .. } => {
+            client::Event::Subscribed { topic, position, recovered, delivery, .. } => {
                 self.asked.retain(|_, asked| *asked != topic);
-                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
-                cursor.subscribed(position);
+                let Some((cursor, _)) = self.topics.get_mut(&topic) else { return Step::Pass };
+                cursor.subscribed(position, delivery);
                 self.live.insert(topic.clone());
-                Step::Tell(Event::Subscribed { topic, position, recovered })
+                Step::Tell(Event::Subscribed { topic, position, recovered, delivery })
             }
             client::Event::Message { topic, message } => {
-                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
+                let Some((cursor, _)) = self.topics.get_mut(&topic) else { return Step::Pass };
                 match cursor.see(message.position) {
                     Seen::New => Step::Tell(Event::Message { topic, message }),
                     Seen::Old => Step::Pass,
@@ -121,7 +123,7 @@ impl Progress {
                 }
             }
             client::Event::Gap { topic, gap } => {
-                let news = self.topics.get_mut(&topic).is_some_and(|cursor| cursor.skip(&gap));
+                let news = self.topics.get_mut(&topic).is_some_and(|(cursor, _)| cursor.skip(&gap));
                 if news { Step::Tell(Event::Gap { topic, gap }) } else { Step::Pass }
             }
             client::Event::Stale { topic, since } => {
@@ -175,7 +177,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use pushonce_core::{ContentType, Message, Position, Timestamp};
+    use pushonce_core::{ContentType, Delivery, Message, Position, Timestamp};
     use pushonce_proto::client::ErrorCode;
 
     use super::*;
@@ -186,8 +188,8 @@ mod tests {
 
     fn progress() -> Progress {
         let mut progress = Progress::default();
-        progress.add(topic("a"), From::Start);
-        progress.add(topic("b"), From::Last(2));
+        progress.add(topic("a"), From::Start, Options::default());
+        progress.add(topic("b"), From::Last(2), Options::default());
         progress
     }
 
@@ -204,13 +206,15 @@ mod tests {
 
     fn subscribed(id: u64, name: &str) -> client::Event {
         let (topic, position) = (topic(name), Position::new(7, 0));
-        client::Event::Subscribed { id: Some(id), topic, position, recovered: true }
+        let (id, delivery) = (Some(id), Delivery::All);
+        client::Event::Subscribed { id, topic, position, recovered: true, delivery }
     }
 
     #[test]
     fn each_session_asks_for_what_the_last_one_did_not_show() {
         let mut progress = progress();
-        let ask = |id, name, from| Ask { id, topic: topic(name), from };
+        let options = Options::default();
+        let ask = |id, name, from| Ask { id, topic: topic(name), from, options };
         assert_eq!(progress.begin(), [ask(1, "a", From::Start), ask(2, "b", From::Last(2))]);
         assert!(matches!(progress.step(message("b", 4)), Step::Tell(Event::Message { .. })));
         assert!(matches!(progress.step(message("b", 4)), Step::Pass));
@@ -263,7 +267,8 @@ mod tests {
         assert!(matches!(progress.step(unavailable(2)), Step::Wait { .. }));
         assert!(!progress.is_settled());
         let again = progress.again();
-        assert_eq!(again, [Ask { id: 3, topic: topic("b"), from: From::Last(2) }]);
+        let (from, options) = (From::Last(2), Options::default());
+        assert_eq!(again, [Ask { id: 3, topic: topic("b"), from, options }]);
         progress.step(subscribed(3, "b"));
         assert!(progress.is_settled());
     }

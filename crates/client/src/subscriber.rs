@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{From, Gap, Message, Position, Topic};
+use pushonce_core::{Delivery, From, Gap, Message, Options, Position, Topic};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,6 +29,9 @@ pub enum Event {
         position: Position,
         /// Whether everything since the last session follows.
         recovered: bool,
+        /// What the server gives: under `latest` and `rate` messages are passed over, and that is no
+        /// loss.
+        delivery: Delivery,
     },
     /// The next message of a topic.
     Message {
@@ -133,8 +136,13 @@ impl Builder {
 
     /// One more topic. At least one is needed: a server does not keep a QUIC connection on which
     /// nothing is said.
-    pub fn topic(mut self, topic: Topic, from: From) -> Builder {
-        self.progress.add(topic, from);
+    pub fn topic(self, topic: Topic, from: From) -> Builder {
+        self.topic_with(topic, from, Options::default())
+    }
+
+    /// The same, with wishes. gRPC has none: it brings every message.
+    pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
+        self.progress.add(topic, from, options);
         self
     }
 

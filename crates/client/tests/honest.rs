@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
 use pushonce_client::{Encoding, ErrorCode, Event, Server, Subscriber};
-use pushonce_core::{From, Gap, GapReason};
+use pushonce_core::{Delivery, From, Gap, GapReason};
 use pushonce_proto::client;
 use stage::{Door, at, topic};
 use tokio::net::TcpListener;
@@ -138,7 +138,13 @@ async fn a_topic_without_an_owner_does_not_take_the_others_with_it() {
 
     assert_eq!(client.asks_from().await, From::Last(1), "on the same session");
     let (id, position) = (Some(3), at(4));
-    let subscribed = client::Event::Subscribed { id, topic: other, position, recovered: true };
+    let subscribed = client::Event::Subscribed {
+        id,
+        topic: other,
+        position,
+        recovered: true,
+        delivery: Delivery::All,
+    };
     client.say(subscribed).await;
     let told = find(&mut subscriber, |event| match event {
         Event::Subscribed { topic, .. } => Some(topic.to_string()),

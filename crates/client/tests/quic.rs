@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_client::{Event, Server, Subscriber, Transport, Trust};
-use pushonce_core::{ContentType, From, Message, Position, Timestamp, Topic};
+use pushonce_core::{ContentType, Delivery, From, Message, Position, Timestamp, Topic};
 use pushonce_proto::client::{self, Command, Encoding};
 use pushonce_proto::delimited::{self, Decoder};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -81,7 +81,13 @@ impl Client {
     async fn subscribed(&mut self, offset: u64) {
         let position = Position::new(5, offset);
         let (id, topic) = (Some(1), topic());
-        let subscribed = client::Event::Subscribed { id, topic, position, recovered: true };
+        let subscribed = client::Event::Subscribed {
+            id,
+            topic,
+            position,
+            recovered: true,
+            delivery: Delivery::All,
+        };
         say(&mut self.answers, &subscribed).await;
     }
 

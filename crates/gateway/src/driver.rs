@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{From, Options, Position, Topic};
-use pushonce_fanout::{Outlet, SessionKey, Subscribed, Wire};
+use pushonce_fanout::{Outlet, SessionKey, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
 
@@ -16,7 +16,7 @@ use crate::metrics::{self, Door};
 use crate::pulse::{Pulse, Verdict, Vitals};
 use crate::refusal::{self, Refusal};
 use crate::registry::{Member, Seat};
-use crate::session::{Effect, Input, Limits, Session};
+use crate::session::{Effect, Granted, Input, Limits, Session};
 
 /// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
 pub(crate) trait Transport: 'static {
@@ -183,16 +183,18 @@ impl<T: Transport> Driver<T> {
         topic: &Topic,
         from: From,
         options: Options,
-    ) -> Result<Subscribed, Refusal> {
+    ) -> Result<Granted, Refusal> {
         let lane = &self.local.fanout;
-        let options = self.local.grant(topic, options).map_err(|why| refusal::of_rate(&why))?;
+        let granted = self.local.grant(topic, options.delivery);
+        let delivery = granted.map_err(|why| refusal::of_rate(&why))?;
+        let options = Options { delivery: Some(delivery), ..options };
         let subscribed = lane.subscribe(self.key, token, topic.clone(), from, options).await;
         let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
         if let Err(NoWay) = self.transport.open(token, topic).await {
             lane.unsubscribe(self.key, topic);
             return Err(refusal::of_stream());
         }
-        Ok(subscribed)
+        Ok(Granted { subscribed, delivery })
     }
 
     fn heartbeat(&self) {

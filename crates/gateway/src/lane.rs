@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, Options, TooFast, Topic};
+use pushonce_core::{ClusterView, Delivery, TooFast, Topic};
 use pushonce_fanout::Hub;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
@@ -230,9 +230,12 @@ impl Local {
     }
 
     /// What a session gets of what it asks for, as the topic's namespace is now.
-    pub(crate) fn grant(&self, topic: &Topic, asked: Options) -> Result<Options, TooFast> {
-        let delivery = self.view.borrow().namespaces.of(topic).grant(asked.delivery)?;
-        Ok(Options { delivery: Some(delivery), ..asked })
+    pub(crate) fn grant(
+        &self,
+        topic: &Topic,
+        asked: Option<Delivery>,
+    ) -> Result<Delivery, TooFast> {
+        self.view.borrow().namespaces.of(topic).grant(asked)
     }
 
     fn permit(&self) -> Option<OwnedSemaphorePermit> {

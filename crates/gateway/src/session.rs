@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 
-use pushonce_core::{From, Options, Placed, Publish, PublishError, Topic};
+use pushonce_core::{Delivery, From, Options, Placed, Publish, PublishError, Topic};
 use pushonce_fanout::{SubscribeError, Subscribed};
 use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -30,11 +30,18 @@ pub(crate) struct Limits {
 pub(crate) enum Input {
     Request(Result<Request, InvalidFrame>),
     /// The answer to [`Effect::Subscribe`]; a refusal by its code and text.
-    Subscribed(Topic, Result<Subscribed, Refusal>),
+    Subscribed(Topic, Result<Granted, Refusal>),
     /// The answer to [`Effect::Publish`].
     Published(Result<Placed, PublishError>),
     /// The session is to end.
     Leave(&'static Close, String),
+}
+
+/// A subscription that was made, and what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Granted {
+    pub(crate) subscribed: Subscribed,
+    pub(crate) delivery: Delivery,
 }
 
 /// What is to be done, in this order.
@@ -175,19 +182,20 @@ impl Session {
     fn subscribed(
         &mut self,
         topic: Topic,
-        answer: Result<Subscribed, Refusal>,
+        answer: Result<Granted, Refusal>,
         effects: &mut Effects,
     ) {
         let Some(Subscription::Asked(asked)) = self.subscriptions.remove(&topic) else { return };
         let Asked { id, token, ended } = *asked;
         match answer {
-            Ok(Subscribed { position, recovered }) => {
+            Ok(Granted { subscribed: Subscribed { position, recovered }, delivery }) => {
                 let live = topic.clone();
                 effects.push(Effect::Reply(Event::Subscribed {
                     id,
                     topic: live,
                     position,
                     recovered,
+                    delivery,
                 }));
                 match ended {
                     None => {

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::num::NonZeroU16;
+
 use bytes::Bytes;
 use pushonce_core::{Delivery, Durability, From, NamespaceChange, Position};
 use pushonce_proto::client::{Command, ErrorCode, Event};
@@ -68,8 +70,9 @@ async fn a_subscription_from_now_gets_what_comes_next(via: Via) {
     let server = server_with_three_messages().await;
     let mut client = Client::connect(&server, via).await;
     let answer = client.subscribe(1, "a/b", From::Now).await;
-    let (id, recovered) = (Some(1), true);
-    assert_eq!(answer, Event::Subscribed { id, topic: topic("a/b"), position: at(3), recovered });
+    let (id, topic, position) = (Some(1), topic("a/b"), at(3));
+    let delivery = Delivery::All;
+    assert_eq!(answer, Event::Subscribed { id, topic, position, recovered: true, delivery });
     server.origin.say("a/b", "four").await;
     assert_eq!(client.message().await, ("a/b".to_owned(), "four".to_owned()));
 }
@@ -316,7 +319,9 @@ async fn a_namespace_says_what_a_session_gets_and_how_much_at_most(via: Via) {
     let mut client = Client::connect(&server, via).await;
     client.send(1, subscribe_with("a/b", From::Start, Delivery::All)).await;
     assert_eq!(client.refused().await, (Some(1), ErrorCode::NotAllowed));
-    client.subscribe(2, "a/b", From::Last(1)).await;
+    let granted = client.subscribe(2, "a/b", From::Last(1)).await;
+    let rate = Delivery::Rate(NonZeroU16::new(2).expect("two"));
+    assert!(matches!(granted, Event::Subscribed { delivery, .. } if delivery == rate));
     assert_eq!(client.texts(1).await, ["three"]);
     for text in ["four", "five", "six"] {
         server.origin.say("a/b", text).await;

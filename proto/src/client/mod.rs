@@ -9,7 +9,9 @@ mod protobuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushonce_core::{Durability, From, Gap, Message, Options, Position, Publish, Timestamp, Topic};
+use pushonce_core::{
+    Delivery, Durability, From, Gap, Message, Options, Position, Publish, Timestamp, Topic,
+};
 
 pub use error::{ErrorCode, InvalidFrame};
 
@@ -70,6 +72,8 @@ pub enum Event {
         position: Position,
         /// Whether everything that was asked for follows without a gap.
         recovered: bool,
+        /// What the subscription gets: what was asked for, within what the namespace gives.
+        delivery: Delivery,
     },
     /// A subscription has ended; nothing of the topic follows.
     Unsubscribed {

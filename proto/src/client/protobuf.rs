@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use pushonce_core::{
-    ContentType, From, Gap, Key, Message, Options, Position, Publish, Timestamp, Topic,
+    ContentType, Delivery, From, Gap, Key, Message, Options, Position, Publish, Timestamp, Topic,
 };
 
 use super::delta::{FOSSIL, is_fossil};
@@ -154,6 +154,7 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
             topic: field::topic("subscribed.topic", &subscribed.topic)?,
             position: field::position("subscribed.position", &subscribed.position)?,
             recovered: subscribed.recovered,
+            delivery: read_delivery("subscribed.delivery", &subscribed.delivery)?,
         },
         WireEvent::Unsubscribed(unsubscribed) => Event::Unsubscribed {
             id,
@@ -209,6 +210,14 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
     })
 }
 
+/// Absent is `all`.
+fn read_delivery(field: &'static str, word: &str) -> Result<Delivery, InvalidField> {
+    match word {
+        "" => Ok(Delivery::All),
+        word => word.parse().map_err(|why| InvalidField::new(field, format!("is wrong: {why}"))),
+    }
+}
+
 fn read_message(message: pb::Message) -> Result<Message, InvalidField> {
     Ok(Message {
         position: field::position("message.position", &message.position)?,
@@ -229,9 +238,14 @@ fn read_positions(heartbeat: pb::Heartbeat) -> Result<Vec<(Topic, Position)>, In
 
 pub(super) fn encode_event(event: &Event) -> Bytes {
     let (id, wire) = match event {
-        Event::Subscribed { id, topic, position, recovered } => {
-            let (topic, position) = (topic.to_string(), position.to_string());
-            (*id, WireEvent::Subscribed(pb::Subscribed { topic, position, recovered: *recovered }))
+        Event::Subscribed { id, topic, position, recovered, delivery } => {
+            let (topic, position, recovered) =
+                (topic.to_string(), position.to_string(), *recovered);
+            let delivery = match delivery {
+                Delivery::All => String::new(),
+                other => other.to_string(),
+            };
+            (*id, WireEvent::Subscribed(pb::Subscribed { topic, position, recovered, delivery }))
         }
         Event::Unsubscribed { id, topic } => {
             (*id, WireEvent::Unsubscribed(pb::Unsubscribed { topic: topic.to_string() }))

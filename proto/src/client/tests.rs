@@ -6,7 +6,6 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use pushonce_core::Delivery;
 
 use super::*;
 use crate::arbitrary::{durability, gap, message, position, publish, topic};
@@ -28,13 +27,16 @@ fn from() -> impl Strategy<Value = From> {
     ]
 }
 
-fn options() -> impl Strategy<Value = Options> {
-    let delivery = prop_oneof![
+fn delivery() -> impl Strategy<Value = Delivery> {
+    prop_oneof![
         Just(Delivery::All),
         Just(Delivery::Latest),
         any::<NonZeroU16>().prop_map(Delivery::Rate),
-    ];
-    (option::of(delivery), any::<[bool; 3]>()).prop_map(
+    ]
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    (option::of(delivery()), any::<[bool; 3]>()).prop_map(
         |(delivery, [conflated, audience, delta])| Options { delivery, conflated, audience, delta },
     )
 }
@@ -56,9 +58,11 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        (id(), topic(), position(), any::<bool>()).prop_map(|(id, topic, position, recovered)| {
-            Event::Subscribed { id, topic, position, recovered }
-        }),
+        (id(), topic(), position(), any::<bool>(), delivery()).prop_map(
+            |(id, topic, position, recovered, delivery)| {
+                Event::Subscribed { id, topic, position, recovered, delivery }
+            }
+        ),
         (id(), topic()).prop_map(|(id, topic)| Event::Unsubscribed { id, topic }),
         (id(), position(), durability()).prop_map(|(id, position, durability)| {
             Event::Published { id, position, durability }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{Item, Topic};
+use pushonce_core::{Delivery, Item, Topic};
 use pushonce_proto::client::{ErrorCode, Event};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -73,7 +73,7 @@ impl Session {
 
 async fn call(
     mut client: PublisherClient<Channel>,
-    Ask { id, topic, from }: Ask,
+    Ask { id, topic, from, options: _ }: Ask,
     events: mpsc::Sender<Result<Event, Ended>>,
 ) {
     let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
@@ -128,7 +128,7 @@ fn on(id: u64, topic: &Topic, event: publisher::Event) -> Event {
     let topic = topic.clone();
     match event {
         publisher::Event::Subscribed { position, recovered } => {
-            Event::Subscribed { id: Some(id), topic, position, recovered }
+            Event::Subscribed { id: Some(id), topic, position, recovered, delivery: Delivery::All }
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },

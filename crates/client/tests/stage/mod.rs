@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
 use pushonce_client::Server;
-use pushonce_core::{ContentType, From, Message as Published, Position, Timestamp, Topic};
+use pushonce_core::{
+    ContentType, Delivery, From, Message as Published, Position, Timestamp, Topic,
+};
 use pushonce_proto::client::{Command, Encoding, Event};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
@@ -62,8 +64,14 @@ impl Client {
     }
 
     pub(crate) async fn subscribed(&mut self, position: Position) {
-        self.say(Event::Subscribed { id: Some(1), topic: topic(), position, recovered: true })
-            .await;
+        self.say(Event::Subscribed {
+            id: Some(1),
+            topic: topic(),
+            position,
+            recovered: true,
+            delivery: Delivery::All,
+        })
+        .await;
     }
 
     pub(crate) async fn message(&mut self, offset: u64) {

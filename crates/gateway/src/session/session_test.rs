@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use pushonce_core::{ContentType, Options, Position, Timestamp};
+use pushonce_core::{ContentType, Delivery, Options, Position, Timestamp};
 
 use super::*;
 
@@ -35,7 +35,10 @@ fn publish(id: u64, payload: &'static [u8]) -> Input {
 fn subscribed(name: &str) -> Input {
     Input::Subscribed(
         topic(name),
-        Ok(Subscribed { position: Position::new(1, 7), recovered: true }),
+        Ok(Granted {
+            subscribed: Subscribed { position: Position::new(1, 7), recovered: true },
+            delivery: Delivery::All,
+        }),
     )
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{Event, Scheme, Server, Subscriber, Transport, Trust};
-use pushonce_core::{From, Message, Topic};
+use pushonce_core::{Delivery, From, Message, Options, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,13 @@ pub(super) struct Args {
     /// Where to begin: now, start, last:N, or a position EPOCH:OFFSET
     #[arg(long, default_value = "now", value_parser = from)]
     from: From,
+    /// Which messages: all, latest (the newest there is when this can take one), or rate:N (the newest,
+    /// N a second at most) [default: as the namespace has it]
+    #[arg(long, value_name = "WORD")]
+    delivery: Option<Delivery>,
+    /// Also tell which messages latest and rate pass over
+    #[arg(long)]
+    conflated: bool,
     /// End after so many messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -102,8 +109,15 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
+    let Args { delivery, conflated, .. } = args;
+    if carrier == Carrier::Grpc && (delivery.is_some() || conflated) {
+        bail!(
+            "gRPC brings every message: leave --delivery and --conflated away, or take ws or quic"
+        );
+    }
+    let options = Options { delivery, conflated, ..Options::default() };
     for topic in &args.topics {
-        builder = builder.topic(topic.clone(), args.from);
+        builder = builder.topic_with(topic.clone(), args.from, options);
     }
     let mut subscriber = builder.connect();
     let mut left = args.count.unwrap_or(u64::MAX);

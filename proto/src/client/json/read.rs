@@ -176,6 +176,7 @@ fn subscribed(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFr
         topic: topic(body)?,
         position: position(body, "position")?,
         recovered: body.need("recovered", "true or false")?,
+        delivery: body.raw("delivery").map(delivery).transpose()?.unwrap_or_default(),
     })
 }
 

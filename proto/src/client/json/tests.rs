@@ -209,7 +209,13 @@ fn answers() {
     let (id, topic) = (Some(1), topic("multiball/gb-usa/score"));
     let position = Position::new(12, 4051);
     assert_eq!(
-        written(&Event::Subscribed { id, topic: topic.clone(), position, recovered: true }),
+        written(&Event::Subscribed {
+            id,
+            topic: topic.clone(),
+            position,
+            recovered: true,
+            delivery: Delivery::All,
+        }),
         r#"{"id":1,"subscribed":{"topic":"multiball/gb-usa/score","position":"12:4051","recovered":true}}"#
     );
     assert_eq!(

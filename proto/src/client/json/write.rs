@@ -43,11 +43,14 @@ pub(in crate::client) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
 
 pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
     match event {
-        Event::Subscribed { id, topic, position, recovered } => {
+        Event::Subscribed { id, topic, position, recovered, delivery } => {
             let mut object = Object::new(*id, "subscribed", FRAME_BYTES);
             object.string("topic", topic.as_str());
             object.quoted("position", position);
             object.plain("recovered", recovered);
+            if *delivery != Delivery::All {
+                put_delivery(&mut object, *delivery);
+            }
             object.finish()
         }
         Event::Unsubscribed { id, topic } => {
@@ -160,14 +163,8 @@ fn put_from(object: &mut Object, from: From) {
 }
 
 fn put_options(object: &mut Object, options: &Options) {
-    match options.delivery {
-        None => {}
-        Some(Delivery::Rate(rate)) => {
-            object.open("delivery");
-            object.plain("rate", rate);
-            object.close();
-        }
-        Some(word) => object.quoted("delivery", word),
+    if let Some(delivery) = options.delivery {
+        put_delivery(object, delivery);
     }
     if options.conflated {
         object.plain("conflated", true);
@@ -177,6 +174,17 @@ fn put_options(object: &mut Object, options: &Options) {
     }
     if options.delta {
         object.string("delta", FOSSIL);
+    }
+}
+
+fn put_delivery(object: &mut Object, delivery: Delivery) {
+    match delivery {
+        Delivery::Rate(rate) => {
+            object.open("delivery");
+            object.plain("rate", rate);
+            object.close();
+        }
+        word => object.quoted("delivery", word),
     }
 }
 
