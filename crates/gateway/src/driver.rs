@@ -16,7 +16,7 @@ use crate::metrics::{self, Door};
 use crate::pulse::{Pulse, Verdict, Vitals};
 use crate::refusal::{self, Refusal};
 use crate::registry::{Member, Seat};
-use crate::session::{Effect, Granted, Input, Limits, Session};
+use crate::session::{Effect, Granted, Input, Session};
 
 /// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
 pub(crate) trait Transport: 'static {
@@ -68,13 +68,6 @@ pub(crate) struct Driver<T: Transport> {
 impl<T: Transport> Driver<T> {
     /// Seats a session at the lane. [`Driver::end`] must follow.
     pub(crate) fn begin(local: Rc<Local>, transport: T) -> Rc<Driver<T>> {
-        let config = &local.config;
-        let limits = Limits {
-            subscriptions_max: config.subscriptions_max,
-            publishes_max: config.publishes_max,
-            // Two of the largest: one that waits does not refuse the next.
-            publish_bytes_max: 2 * config.frame_bytes_max,
-        };
         let key = local.fanout.open(transport.wire(), transport.outlet());
         let meters = local.meters.of(T::DOOR);
         meters.accepted.increment(1);
@@ -82,7 +75,7 @@ impl<T: Transport> Driver<T> {
         let driver = Rc::new(Driver {
             key,
             transport,
-            session: RefCell::new(Session::new(limits)),
+            session: RefCell::new(Session::new(local.limits.clone())),
             pulse: Cell::default(),
             seat: Cell::new(None),
             local,

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::STUCK_INTERVALS;
 use crate::metrics::Meters;
 use crate::registry::Registry;
+use crate::session::Limits;
 use crate::{Config, Publisher, Rounds, connection, quic};
 
 /// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
@@ -38,6 +39,8 @@ pub(crate) const INCOMING_MAX: usize = 256;
 /// What the sessions of a lane share. Never leaves the lane's thread.
 pub(crate) struct Local {
     pub(crate) config: Arc<Config>,
+    /// Of each session.
+    pub(crate) limits: Rc<Limits>,
     pub(crate) fanout: pushonce_fanout::Lane,
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Of the settings of the namespaces.
@@ -205,8 +208,15 @@ impl Local {
         room: Arc<Semaphore>,
         leaving: CancellationToken,
     ) -> Local {
+        let limits = Limits {
+            subscriptions_max: config.subscriptions_max,
+            publishes_max: config.publishes_max,
+            // Two of the largest: one that waits does not refuse the next.
+            publish_bytes_max: 2 * config.frame_bytes_max,
+        };
         Local {
             config,
+            limits: Rc::new(limits),
             fanout,
             publisher,
             view,

@@ -5,9 +5,11 @@
 //! at a time: the next is sent on when the one before has its answer, which is what keeps their
 //! order also where a publish is tried again at another owner.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Display;
+use std::rc::Rc;
 
+use litemap::LiteMap;
 use pushonce_core::{Delivery, From, Options, Placed, Publish, PublishError, Topic};
 use pushonce_fanout::{SubscribeError, Subscribed};
 use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
@@ -70,10 +72,12 @@ pub(crate) enum Effect {
 
 /// One client.
 pub(crate) struct Session {
-    limits: Limits,
-    subscriptions: HashMap<Topic, Subscription>,
+    limits: Rc<Limits>,
+    /// Mostly one, a thousand at most.
+    subscriptions: LiteMap<Topic, Subscription>,
     next_token: u32,
-    publishes: Publishes,
+    /// While there are any: hardly any session publishes.
+    publishes: Option<Box<Publishes>>,
     over: bool,
 }
 
@@ -95,27 +99,24 @@ struct Asked {
 #[derive(Clone, Copy)]
 struct Ended(Option<u64>);
 
-#[derive(Default)]
 struct Publishes {
-    /// The id of the one that is on its way.
-    sent: Option<Sent>,
+    /// The id of the one that is on its way, if it has one.
+    sent: Option<u64>,
     waiting: VecDeque<(Option<u64>, Publish)>,
     waiting_bytes: usize,
 }
-
-struct Sent(Option<u64>);
 
 type Effects = Vec<Effect>;
 
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(limits: Limits) -> Session {
+    pub(crate) fn new(limits: Rc<Limits>) -> Session {
         Session {
             limits,
-            subscriptions: HashMap::new(),
+            subscriptions: LiteMap::with_capacity(1),
             next_token: 0,
-            publishes: Publishes::default(),
+            publishes: None,
             over: false,
         }
     }
@@ -229,11 +230,11 @@ impl Session {
     }
 
     fn publish(&mut self, id: Option<u64>, publish: Publish, effects: &mut Effects) {
-        let publishes = &mut self.publishes;
-        if publishes.sent.is_none() {
-            publishes.sent = Some(Sent(id));
+        let Some(publishes) = &mut self.publishes else {
+            let (waiting, waiting_bytes) = (VecDeque::new(), 0);
+            self.publishes = Some(Box::new(Publishes { sent: id, waiting, waiting_bytes }));
             return effects.push(Effect::Publish(publish));
-        }
+        };
         let bytes = publishes.waiting_bytes + publish.payload.len();
         let full = publishes.waiting.len() + 1 >= self.limits.publishes_max;
         if full || bytes > self.limits.publish_bytes_max {
@@ -246,16 +247,18 @@ impl Session {
     }
 
     fn published(&mut self, answer: Result<Placed, PublishError>, effects: &mut Effects) {
-        let Some(Sent(id)) = self.publishes.sent.take() else { return };
+        let Some(mut publishes) = self.publishes.take() else { return };
+        let id = publishes.sent;
         effects.push(match answer {
             Ok(Placed { position, durability, .. }) => {
                 Effect::Reply(Event::Published { id, position, durability })
             }
             Err(why) => Effect::Reply(Event::unpublished(id, &why)),
         });
-        if let Some((id, publish)) = self.publishes.waiting.pop_front() {
-            self.publishes.waiting_bytes -= publish.payload.len();
-            self.publishes.sent = Some(Sent(id));
+        if let Some((id, publish)) = publishes.waiting.pop_front() {
+            publishes.waiting_bytes -= publish.payload.len();
+            publishes.sent = id;
+            self.publishes = Some(publishes);
             effects.push(Effect::Publish(publish));
         }
     }

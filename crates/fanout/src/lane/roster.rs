@@ -1,4 +1,5 @@
-//! The sessions of a lane and their subscriptions, found from either side in constant time.
+//! The sessions of a lane and their subscriptions, found from either side without a search over the
+//! other.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -6,6 +7,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use litemap::LiteMap;
 use pushonce_core::{Gap, Options, Position, Topic};
 use slab::Slab;
 use tokio::time::Instant;
@@ -49,7 +51,8 @@ pub(super) struct Session {
     pub(super) wire: Wire,
     pub(super) outlet: Rc<RefCell<dyn Outlet>>,
     /// By topic index, the subscription's index there.
-    subscriptions: HashMap<usize, usize>,
+    /// Mostly one, a thousand at most: a hash table would be the largest part of an idle session.
+    subscriptions: LiteMap<usize, usize>,
     opening: Vec<(Topic, Ticket)>,
 }
 
@@ -88,6 +91,17 @@ impl Subscription {
     }
 }
 
+impl Session {
+    /// Forgets what is being made. Says whether there was such a one.
+    fn give_up(&mut self, is_it: impl Fn(&(Topic, Ticket)) -> bool) -> bool {
+        let before = self.opening.len();
+        self.opening.retain(|opening| !is_it(opening));
+        // There is none most of the time.
+        self.opening.shrink_to_fit();
+        self.opening.len() < before
+    }
+}
+
 impl Roster {
     pub(super) fn new(hub: Hub) -> Roster {
         Roster {
@@ -112,8 +126,13 @@ impl Roster {
 
     pub(super) fn open(&mut self, wire: Wire, outlet: Rc<RefCell<dyn Outlet>>) -> SessionKey {
         let serial = self.serial();
-        let session =
-            Session { serial, wire, outlet, subscriptions: HashMap::new(), opening: Vec::new() };
+        let session = Session {
+            serial,
+            wire,
+            outlet,
+            subscriptions: LiteMap::with_capacity(1),
+            opening: Vec::new(),
+        };
         self.hub.shared.table.meters.sessions.increment(1.0);
         SessionKey { index: self.sessions.insert(session), serial }
     }
@@ -142,9 +161,7 @@ impl Roster {
     /// Gives the place up. Says whether it was still kept.
     pub(super) fn release(&mut self, key: SessionKey, ticket: Ticket) -> bool {
         let Some(session) = self.session(key) else { return false };
-        let before = session.opening.len();
-        session.opening.retain(|(_, opening)| *opening != ticket);
-        session.opening.len() < before
+        session.give_up(|(_, opening)| *opening == ticket)
     }
 
     /// Enters a subscription that was made. Says no when its place was given up meanwhile.
@@ -310,9 +327,7 @@ impl Roster {
     pub(super) fn unsubscribe(&mut self, key: SessionKey, topic: &Topic) -> bool {
         let local = self.by_name.get(topic).copied();
         let Some(session) = self.session(key) else { return false };
-        let before = session.opening.len();
-        session.opening.retain(|(opening, _)| opening != topic);
-        let opening = session.opening.len() < before;
+        let opening = session.give_up(|(opening, _)| opening == topic);
         let entry = local.and_then(|local| Some((local, session.subscriptions.remove(&local)?)));
         if let Some((local, entry)) = entry {
             self.leave(local, entry);

@@ -6,7 +6,7 @@ use super::*;
 const LIMITS: Limits = Limits { subscriptions_max: 2, publishes_max: 3, publish_bytes_max: 100 };
 
 fn session() -> Session {
-    Session::new(LIMITS)
+    Session::new(Rc::new(LIMITS))
 }
 
 fn topic(name: &str) -> Topic {

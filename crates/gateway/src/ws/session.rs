@@ -1,11 +1,11 @@
 //! One WebSocket session: a task that waits for its socket.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use pushonce_proto::client::{Encoding, Event};
 use pushonce_proto::close::{self, Close};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::codec::{Decoder, Incoming, Limits, Violation};
 use super::frame;
@@ -36,8 +37,6 @@ const FRAGMENTS_MAX: u32 = 256;
 
 /// Begins a session, and gives back what runs it to its last byte. `early` are the bytes that came
 /// behind the request.
-///
-/// Not one async function: what the beginning needs would be kept for as long as the session lives.
 pub(crate) fn run(
     local: Rc<Local>,
     stream: TcpStream,
@@ -49,7 +48,7 @@ pub(crate) fn run(
         session.driver.request(Ok(subscribe));
     }
     session.take(early);
-    session.live()
+    session
 }
 
 /// The socket, as the session's driver sees it.
@@ -64,6 +63,8 @@ struct Session {
     stream: Rc<TcpStream>,
     decoder: Decoder,
     peer: Peer,
+    /// Once it is only taking its leave, the end of that.
+    farewell: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,20 +89,12 @@ impl Session {
         let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out)));
         let socket = Socket { outlet, encoding, heard: Cell::new(true) };
         let driver = Driver::begin(local, socket);
-        Session { driver, stream, decoder: Decoder::new(limits), peer: Peer::Talks }
-    }
-
-    async fn live(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-        self.driver.end();
-        // Whoever is gone or does not read has no part in a farewell. Boxed: its timer would take
-        // its room all the time before.
-        let farewell = poll_fn(|cx| self.poll_farewell(cx));
-        let _ = Box::pin(tokio::time::timeout(FAREWELL, farewell)).await;
+        let decoder = Decoder::new(limits);
+        Session { driver, stream, decoder, peer: Peer::Talks, farewell: None }
     }
 
     /// Ready when the session is over, or nothing but the farewell is left of it.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.driver.transport().outlet.borrow_mut().register(cx.waker());
         loop {
             let wrote = self.poll_write(cx);
@@ -239,6 +232,25 @@ fn other_kind(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::Json => "this session speaks JSON: send text messages",
         Encoding::Proto => "this session speaks protobuf: send binary messages",
+    }
+}
+
+/// By hand, for it is all that most sessions are, most of the time: an async block would hold the
+/// session twice.
+impl Future for Session {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.farewell.is_none() {
+            ready!(self.poll_live(cx));
+            self.driver.end();
+            self.farewell = Some(Box::pin(tokio::time::sleep(FAREWELL)));
+        }
+        // Whoever is gone or does not read has no part in a farewell.
+        if self.poll_farewell(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.farewell.as_mut().map_or(Poll::Ready(()), |over| over.as_mut().poll(cx))
     }
 }
 

@@ -1,3 +1,5 @@
+use std::future::poll_fn;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -26,7 +28,7 @@ async fn a_client_that_never_pauses_is_read_one_buffer_a_turn() {
     let mut turns = 0;
     let over = poll_fn(|cx| {
         turns += 1;
-        session.poll(cx)
+        session.poll_live(cx)
     });
     testing::on_a_lane(over).await;
     assert!(turns > 10, "{turns} turns for ten buffers");
