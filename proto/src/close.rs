@@ -49,6 +49,8 @@ pub const SLOW: Close = entry(4408, "slow", Reconnect::Later);
 pub const IDLE: Close = entry(4409, "idle", Reconnect::Yes);
 /// The session, or its address, went past a limit.
 pub const OVER_LIMIT: Close = entry(4429, "over_limit", Reconnect::Later);
+/// The node has more than it can bear; `goaway` said when to come back.
+pub const OVERLOADED: Close = entry(4508, "overloaded", Reconnect::Later);
 /// The node gives its sessions away, some at a time.
 pub const DRAINING: Close = entry(4503, "draining", Reconnect::Later);
 
@@ -66,6 +68,7 @@ pub const TABLE: &[Close] = &[
     IDLE,
     OVER_LIMIT,
     DRAINING,
+    OVERLOADED,
 ];
 
 /// Numbers that once had a meaning and get no other.

@@ -25,6 +25,8 @@ struct Patience {
     elsewhere: bool,
     /// Sessions in a row that were left because they were stale.
     stale: u32,
+    /// For how long this session's server is not to be troubled.
+    back: Duration,
 }
 
 /// How long a server that does not hear of a topic is borne, at most, the first time: the owner may
@@ -50,6 +52,10 @@ pub(crate) async fn keep(
             Reconnect::Later => Some(backoff.fail_later(&mut rand::rng())),
             Reconnect::No => None,
         };
+        let back = std::mem::take(&mut patience.back);
+        // Another server was not asked for time.
+        let least = if patience.elsewhere { Duration::ZERO } else { back };
+        let retry_in = retry_in.map(|pause| pause.max(least));
         let event = Event::Disconnected { server: server.clone(), why, retry_in };
         if tell(&events, event).await.is_err() {
             return;
@@ -113,7 +119,8 @@ async fn session(
                 tracing::debug!(%server, "asked again after a pause: {message}");
                 again.get_or_insert_with(|| Instant::now() + pauses.fail(&mut rand::rng()));
             }
-            Step::Leave { within, reason } => {
+            Step::Leave { within, back, reason } => {
+                patience.back = back;
                 leave.get_or_insert_with(|| Instant::now() + drawn(within));
                 farewell = reason;
             }

@@ -42,6 +42,8 @@ pub(crate) enum Step {
     Leave {
         /// The time.
         within: Duration,
+        /// How long it is not to be troubled.
+        back: Duration,
         /// Why the server wants it.
         reason: String,
     },
@@ -148,9 +150,11 @@ impl Progress {
                     None => Step::Tell(Event::Refused { code, message }),
                 }
             }
-            client::Event::Goaway { after_ms, reason } => {
-                Step::Leave { within: Duration::from_millis(after_ms.into()), reason }
-            }
+            client::Event::Goaway { after_ms, back_ms, reason } => Step::Leave {
+                within: Duration::from_millis(after_ms.into()),
+                back: Duration::from_millis(back_ms.into()),
+                reason,
+            },
             client::Event::Unsubscribed { .. }
             | client::Event::Published { .. }
             | client::Event::Authenticated { .. }

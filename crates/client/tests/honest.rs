@@ -161,7 +161,7 @@ async fn a_server_that_goes_is_left_for_the_next() {
     client.asks_from().await;
     client.subscribed(at(1)).await;
     let reason = "draining".to_owned();
-    client.say(client::Event::Goaway { after_ms: 20, reason }).await;
+    client.say(client::Event::Goaway { after_ms: 20, back_ms: 0, reason }).await;
     assert!(find(&mut subscriber, why).await.contains("draining"));
     let mut client = second.client().await;
     client.asks_from().await;
@@ -176,7 +176,7 @@ async fn a_server_that_goes_is_listened_to_until_it_is_left() {
     client.subscribed(at(1)).await;
     // Drawn from a month, the moment does not come while the test runs.
     let (after_ms, reason) = (u32::MAX, "draining".to_owned());
-    client.say(client::Event::Goaway { after_ms, reason }).await;
+    client.say(client::Event::Goaway { after_ms, back_ms: 0, reason }).await;
     client.message(1).await;
     assert_eq!(find(&mut subscriber, offset).await, 1);
 }

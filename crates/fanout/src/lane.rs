@@ -5,9 +5,10 @@ mod driver;
 mod pick;
 mod roster;
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{FetchError, From, Options, Position, Topic};
 
@@ -31,6 +32,10 @@ struct Shared {
     /// Borrowed for the length of a call or of a driver's turn, never over an await.
     roster: RefCell<Roster>,
     wakes: Arc<Wakes>,
+    /// The longest that news has waited, since this was asked last.
+    lag: Cell<Duration>,
+    /// The shortest rest of those who take the newest alone.
+    widened: Cell<Duration>,
 }
 
 /// Why a subscription was refused.
@@ -58,7 +63,8 @@ pub enum SubscribeError {
 impl Lane {
     pub(crate) fn new(hub: Hub) -> (Lane, Driver) {
         let roster = RefCell::new(Roster::new(hub.clone()));
-        let lane = Lane { shared: Rc::new(Shared { hub, roster, wakes: Arc::default() }) };
+        let (wakes, lag, widened) = (Arc::default(), Cell::default(), Cell::default());
+        let lane = Lane { shared: Rc::new(Shared { hub, roster, wakes, lag, widened }) };
         (lane.clone(), Driver::new(lane))
     }
 
@@ -123,6 +129,18 @@ impl Lane {
     /// stale are left out.
     pub fn positions(&self, session: SessionKey) -> Vec<(u32, Topic, Position)> {
         self.roster().positions(session)
+    }
+
+    /// The longest that news of a topic has waited for its walk over the subscribers to end, since this
+    /// was asked last.
+    pub fn take_lag(&self) -> Duration {
+        self.shared.lag.take()
+    }
+
+    /// From now on those who take the newest alone rest at least so long after each message. Zero: as
+    /// long as they asked for.
+    pub fn widen(&self, rest: Duration) {
+        self.shared.widened.set(rest);
     }
 
     /// Forgets a session and all its subscriptions, at once.

@@ -662,3 +662,27 @@ fn who_leaves_while_it_rests_leaves_nothing() {
         assert_eq!(viewer.got(), frames(&a, 1..=1));
     });
 }
+
+#[test]
+fn a_lane_under_pressure_spares_those_who_want_the_newest_alone() {
+    play(async || {
+        tokio::time::pause();
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let (every, latest) = (stage.viewer(JSON), stage.viewer(JSON));
+        every.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        latest.subscribe_with(&stage, &a, From::Now, newest(false)).await.expect("subscribed");
+        stage.lane.widen(Duration::from_millis(500));
+        for _ in 0..3 {
+            stage.publish(&a, 1).await;
+        }
+        assert_eq!((every.got(), latest.got()), (frames(&a, 1..=3), frames(&a, 1..=1)));
+        tokio::time::advance(Duration::from_millis(510)).await;
+        stage.settle().await;
+        assert_eq!(latest.got(), frames(&a, 3..=3));
+        stage.lane.widen(Duration::ZERO);
+        tokio::time::advance(Duration::from_millis(510)).await;
+        stage.publish(&a, 1).await;
+        stage.publish(&a, 1).await;
+        assert_eq!(latest.got(), frames(&a, 4..=5), "it is over");
+    });
+}

@@ -28,7 +28,7 @@ const HEADER_BYTES_MIN: usize = 8 << 10;
 /// Header lines of one request: browsers send about twenty.
 const HEADERS_MAX: usize = 64;
 
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
     Connection: close\r\n\r\n";
 
 /// There is no room: said without a task and without reading what is asked.

@@ -190,6 +190,10 @@ impl<T: Transport> Driver<T> {
         Ok(Granted { subscribed, delivery })
     }
 
+    fn goaway(&self, after_ms: u32, back_ms: u32, reason: &str) {
+        self.reply(&Event::Goaway { after_ms, back_ms, reason: reason.to_owned() });
+    }
+
     fn heartbeat(&self) {
         self.transport.beat(self.local.fanout.positions(self.key));
     }
@@ -212,8 +216,14 @@ impl<T: Transport> Member for Driver<T> {
         }
     }
 
+    fn shed(self: Rc<Self>, back_ms: u32) {
+        let reason = "the server has more than it can bear; try another, or this one later";
+        self.goaway(0, back_ms, reason);
+        self.close(&close::OVERLOADED, reason);
+    }
+
     fn dismiss(self: Rc<Self>, after_ms: u32) {
-        self.reply(&Event::Goaway { after_ms, reason: "the server is going away".to_owned() });
+        self.goaway(after_ms, 0, "the server is going away");
         self.close(&close::GOING_AWAY, "the server is going away");
     }
 }

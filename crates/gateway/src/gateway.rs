@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
 use crate::lane::{self, Parts};
-use crate::{BindError, Certificate, Config, Publisher, Rounds, bind, quic};
+use crate::{BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic};
 
 /// The doors of one node: bound, and open once it runs.
 pub struct Gateway {
@@ -27,6 +27,7 @@ pub struct Gateway {
     http_addr: SocketAddr,
     quic: quic::Socket,
     rounds: Rounds,
+    memory: MemoryUse,
 }
 
 /// Why the doors closed before they were told to.
@@ -73,7 +74,19 @@ impl Gateway {
         let router = http::router(routes, extra);
         let config = Arc::new(config);
         let rounds = Rounds::new(listeners.len());
-        Ok(Gateway { config, hub, publisher, view, router, listeners, http_addr, quic, rounds })
+        let memory = MemoryUse::default();
+        Ok(Gateway {
+            config,
+            hub,
+            publisher,
+            view,
+            router,
+            listeners,
+            http_addr,
+            quic,
+            rounds,
+            memory,
+        })
     }
 
     /// Where HTTP and WebSocket are, with the port that was taken.
@@ -89,6 +102,12 @@ impl Gateway {
     /// Whether the lanes go round, once it runs.
     pub fn rounds(&self) -> Rounds {
         self.rounds.clone()
+    }
+
+    /// Where to say how much memory the process uses. Near the end of it sessions that take the newest
+    /// alone get it less often, and at the end sessions are sent away.
+    pub fn memory(&self) -> MemoryUse {
+        self.memory.clone()
     }
 
     /// Serves until `shutdown`, then takes in nobody, sends every session `goaway` and close code
@@ -134,6 +153,7 @@ impl Gateway {
                 incoming,
                 endpoint: quic.take(),
                 room: room.clone(),
+                memory: self.memory.clone(),
                 rounds: self.rounds.clone(),
             };
             let (tell, ended) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! One thread that holds sessions: its runtime, its listener, its share of everything.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
 use crate::metrics::Meters;
+use crate::pressure::{self, Load, MemoryUse, Pressure};
 use crate::registry::Registry;
 use crate::session::Limits;
 use crate::{Config, Publisher, Rounds, connection, quic};
@@ -32,6 +33,11 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// A pause when the system has no descriptor left: without it the lane would spin, and closing
 /// sessions is what frees some.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections are taken in before everything else of the lane has its turn. The handshake of
+/// one costs some 100 µs, as a turn of the fan-out's 256 offers costs a millisecond: in a storm the two
+/// take turns, whoever is connected waits some milliseconds, and whoever is not, in the backlog.
+const ACCEPTS_PER_TURN: usize = 16;
 
 /// QUIC handshakes that wait for this lane; one more is refused.
 pub(crate) const INCOMING_MAX: usize = 256;
@@ -51,6 +57,8 @@ pub(crate) struct Local {
     pub(crate) meters: Meters,
     /// Connections, over all lanes.
     pub(crate) room: Arc<Semaphore>,
+    pressure: Cell<Pressure>,
+    memory: MemoryUse,
     /// Cancelled when the lane takes in nobody any more.
     pub(crate) leaving: CancellationToken,
     connections: TaskTracker,
@@ -69,6 +77,7 @@ pub(crate) struct Parts {
     /// The UDP socket, if this lane is the one that reads it.
     pub(crate) endpoint: Option<quic::Socket>,
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) memory: MemoryUse,
     pub(crate) rounds: Rounds,
 }
 
@@ -92,10 +101,10 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
     let Parts { config, hub, publisher, view, router, listener, .. } = parts;
-    let Parts { mut incoming, endpoint, room, rounds, .. } = parts;
+    let Parts { mut incoming, endpoint, room, memory, rounds, .. } = parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
-    let local = Rc::new(Local::new(config, fanout, publisher, view, room, leaving.clone()));
+    let local = Rc::new(Local::new(config, fanout, publisher, view, room, memory, leaving.clone()));
     let listener = TcpListener::from_std(listener)?;
     let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
     let over = CancellationToken::new();
@@ -130,7 +139,10 @@ async fn take_leave(local: &Local) {
 }
 
 async fn accept_tcp(local: &Rc<Local>, listener: TcpListener, router: axum::Router) {
-    loop {
+    for turn in 1.. {
+        if turn % ACCEPTS_PER_TURN == 0 {
+            tokio::task::yield_now().await;
+        }
         match listener.accept().await {
             Ok((stream, _)) => admit(local, stream, &router),
             Err(error) if is_of_the_peer(&error) => {}
@@ -190,9 +202,10 @@ async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Inc
 async fn beat(local: &Local, round: impl Fn()) {
     let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut load = Load::default();
     loop {
         ticks.tick().await;
-        local.sessions.tick();
+        local.feel(&mut load);
         round();
     }
 }
@@ -206,6 +219,7 @@ impl Local {
         publisher: Arc<dyn Publisher>,
         view: watch::Receiver<Arc<ClusterView>>,
         room: Arc<Semaphore>,
+        memory: MemoryUse,
         leaving: CancellationToken,
     ) -> Local {
         let limits = Limits {
@@ -224,6 +238,8 @@ impl Local {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             meters: Meters::new(),
             room,
+            pressure: Cell::default(),
+            memory,
             leaving,
             connections: TaskTracker::new(),
         }
@@ -248,8 +264,25 @@ impl Local {
         self.view.borrow().namespaces.of(topic).grant(asked)
     }
 
+    /// Does what the load asks for, and gives the sessions whose turn it is their beat.
+    fn feel(&self, load: &mut Load) {
+        let backlog = pressure::share(self.fanout.take_lag(), pressure::BACKLOG_MAX);
+        let now = load.follow(backlog.max(self.memory.share()));
+        if self.pressure.replace(now) != now {
+            tracing::warn!(pressure = ?now, backlog, memory = self.memory.share(), "load changed");
+            let widens = now >= Pressure::Widen;
+            self.fanout.widen(if widens { pressure::WIDENED } else { Duration::ZERO });
+        }
+        match now {
+            Pressure::Easy | Pressure::Widen => self.sessions.tick(),
+            Pressure::Shed => self.meters.shed.increment(self.sessions.shed() as u64),
+        }
+    }
+
+    /// A place for one more connection.
     fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = self.room.clone().try_acquire_owned().ok();
+        let takes = self.pressure.get() < Pressure::Shed;
+        let permit = takes.then(|| self.room.clone().try_acquire_owned().ok()).flatten();
         if permit.is_none() {
             self.meters.full.increment(1);
         }

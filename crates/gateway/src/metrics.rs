@@ -15,10 +15,12 @@ pub(crate) enum Door {
 pub(crate) struct Meters {
     ws: DoorMeters,
     quic: DoorMeters,
-    /// Connections that were turned away because all doors are full.
+    /// Connections that were turned away because all doors are full, or the node overloaded.
     pub(crate) full: Counter,
     /// Times the system had no descriptor or memory for a connection.
     pub(crate) accept_failed: Counter,
+    /// Sessions that an overloaded node sent away.
+    pub(crate) shed: Counter,
 }
 
 /// Of one door.
@@ -42,6 +44,7 @@ impl Meters {
             quic: DoorMeters::new("quic"),
             full: counter!("pushonce_gateway_connections_full_total"),
             accept_failed: counter!("pushonce_gateway_accept_failed_total"),
+            shed: counter!("pushonce_gateway_sessions_shed_total"),
         }
     }
 

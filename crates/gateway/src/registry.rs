@@ -15,10 +15,24 @@ const TURNS: usize = 256;
 /// server has a handshake to do for each of them.
 const RETURN_SPREAD_MS: u32 = 2_000;
 
+/// Those who are sent away by an overloaded node come back after this time at the earliest, and twice
+/// it at the latest, in milliseconds: long enough to notice whether it helped.
+pub(crate) const BACK_MS: u32 = 10_000;
+
+/// A time below `max` for the `index`th of many, in milliseconds. Fibonacci hashing: neighbours are far
+/// apart, and no randomness is needed for it.
+fn spread(index: usize, max: u32) -> u32 {
+    let hash = (index as u32).wrapping_mul(0x9e37_79b9) >> 16;
+    (hash * max) >> 16
+}
+
 /// What the lane asks of each of its sessions.
 pub(crate) trait Member {
     /// A heartbeat interval has passed.
     fn beat(self: Rc<Self>);
+
+    /// Take your leave for the node is overloaded; come back after this many milliseconds.
+    fn shed(self: Rc<Self>, back_ms: u32);
 
     /// Take your leave; come back, to another server, after this many milliseconds.
     fn dismiss(self: Rc<Self>, after_ms: u32);
@@ -50,19 +64,31 @@ impl Registry {
 
     /// The next turn: its sessions have their beat.
     pub(crate) fn tick(&self) {
-        let turn = self.turn.get();
-        self.turn.set((turn + 1) % TURNS);
-        for member in self.seated(turn, TURNS) {
+        for member in self.turn() {
             member.beat();
         }
+    }
+
+    /// The next turn: its sessions are sent away, one in [`TURNS`] of all. Says how many.
+    pub(crate) fn shed(&self) -> usize {
+        let members = self.turn();
+        let count = members.len();
+        for (index, member) in members.into_iter().enumerate() {
+            member.shed(BACK_MS + spread(index, BACK_MS));
+        }
+        count
+    }
+
+    fn turn(&self) -> Vec<Rc<dyn Member>> {
+        let turn = self.turn.get();
+        self.turn.set((turn + 1) % TURNS);
+        self.seated(turn, TURNS)
     }
 
     /// Every session takes its leave.
     pub(crate) fn dismiss(&self) {
         for (index, member) in self.seated(0, 1).into_iter().enumerate() {
-            // Fibonacci hashing: neighbours are far apart, and no randomness is needed for it.
-            let spread = (index as u32).wrapping_mul(0x9e37_79b9) >> 16;
-            member.dismiss((spread * RETURN_SPREAD_MS) >> 16);
+            member.dismiss(spread(index, RETURN_SPREAD_MS));
         }
     }
 
@@ -82,11 +108,16 @@ mod tests {
     struct Counted {
         beats: Cell<usize>,
         back_after_ms: Cell<u32>,
+        shed_for_ms: Cell<u32>,
     }
 
     impl Member for Counted {
         fn beat(self: Rc<Self>) {
             self.beats.set(self.beats.get() + 1);
+        }
+
+        fn shed(self: Rc<Self>, back_ms: u32) {
+            self.shed_for_ms.set(back_ms);
         }
 
         fn dismiss(self: Rc<Self>, after_ms: u32) {
@@ -111,6 +142,17 @@ mod tests {
         assert_eq!(at_once, 4);
         (1..TURNS).for_each(|_| registry.tick());
         assert!(members.iter().all(|member| member.beats.get() == 1));
+    }
+
+    #[test]
+    fn an_overloaded_lane_sends_a_few_away_at_a_time_for_ten_to_twenty_seconds() {
+        let registry = Registry::default();
+        let members = seated(&registry, 1_000);
+        assert_eq!(registry.shed(), 4);
+        let times: Vec<_> = members.iter().map(|member| member.shed_for_ms.get()).collect();
+        let told = || times.iter().filter(|&&ms| ms > 0);
+        assert_eq!(told().count(), 4);
+        assert!(told().all(|ms| (BACK_MS..2 * BACK_MS).contains(ms)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lane::Local;
-use crate::{Config, Encoder, Publisher};
+use crate::{Config, Encoder, MemoryUse, Publisher};
 
 /// Far beyond what anything here takes; met only when something is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +50,15 @@ impl Bench {
         let (room, leaving) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         let config = Arc::new(Config::default());
         let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
-        let local = Rc::new(Local::new(config, hub.lane().0, nowhere, view, room, leaving));
+        let local = Rc::new(Local::new(
+            config,
+            hub.lane().0,
+            nowhere,
+            view,
+            room,
+            MemoryUse::default(),
+            leaving,
+        ));
         Bench { local, hub, interests }
     }
 

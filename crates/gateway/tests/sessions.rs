@@ -4,6 +4,7 @@
 mod support;
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_core::{Delivery, Durability, From, NamespaceChange, Position};
@@ -52,6 +53,7 @@ session_suite!(
     a_client_that_pauses_reading_misses_nothing,
     who_wants_the_latest_gets_the_newest_of_the_past,
     a_namespace_says_what_a_session_gets_and_how_much_at_most,
+    an_overloaded_server_sends_sessions_away_and_says_when_to_come_back,
 );
 
 fn at(offset: u64) -> Position {
@@ -327,6 +329,24 @@ async fn a_namespace_says_what_a_session_gets_and_how_much_at_most(via: Via) {
         server.origin.say("a/b", text).await;
     }
     assert_eq!(client.texts(1).await, ["six"], "it rests for half a second");
+}
+
+async fn an_overloaded_server_sends_sessions_away_and_says_when_to_come_back(via: Via) {
+    // All sessions have their turn within a heartbeat.
+    let server = Server::with(|config| config.heartbeat = Duration::from_millis(300)).await;
+    let mut client = Client::connect(&server, via).await;
+    client.subscribe(1, "a/b", From::Now).await;
+    server.uses(99);
+    let goaway = client.find(|event| matches!(event, Event::Goaway { .. })).await;
+    let Event::Goaway { after_ms, back_ms, .. } = goaway else { unreachable!() };
+    assert!(after_ms == 0 && (10_000..20_000).contains(&back_ms), "{goaway:?}");
+    assert_eq!(client.closed().await, close::OVERLOADED.code);
+    server.uses(10);
+    server.takes_in().await;
+    server.origin.say("a/b", "it is over").await;
+    let mut again = Client::connect(&server, via).await;
+    again.subscribe(1, "a/b", From::Last(1)).await;
+    assert_eq!(again.texts(1).await, ["it is over"]);
 }
 
 #[tokio::test]

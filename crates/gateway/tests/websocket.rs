@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pushonce_proto::close;
 
-use support::Server;
 use support::raw::{HANDSHAKE, Raw, frame};
+use support::{Server, within};
 
 #[tokio::test]
 async fn a_ping_is_answered_with_its_payload() {
@@ -143,6 +143,25 @@ async fn a_client_that_says_nothing_is_let_go() {
     let server = Server::with(|config| config.handshake_timeout = Duration::from_millis(100)).await;
     let mut silent = Raw::connect(server.http, b"GET /ws HT").await;
     silent.all().await;
+}
+
+#[tokio::test]
+async fn an_overloaded_server_takes_nobody_in_and_one_that_recovered_does() {
+    let server = Server::with(|config| config.heartbeat = Duration::from_millis(300)).await;
+    server.uses(99);
+    server.uses(99);
+    let turned_away = async {
+        loop {
+            let answer = Raw::connect(server.http, HANDSHAKE.as_bytes()).await.head().await;
+            if answer.starts_with("HTTP/1.1 503") {
+                return answer;
+            }
+        }
+    };
+    let answer = within(turned_away).await;
+    assert!(answer.contains("Retry-After: 10"), "{answer}");
+    server.uses(10);
+    server.takes_in().await;
 }
 
 #[tokio::test]

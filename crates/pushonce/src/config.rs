@@ -51,6 +51,9 @@ pub struct Config {
     pub replicas: u8,
     /// Threads that carry client sessions.
     pub lanes: usize,
+    /// Bytes of memory the process should stay below; 0 for no bound, none for the usual share of the
+    /// machine's.
+    pub memory_max: Option<u64>,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
     /// Times of consensus, and the room it keeps on the disk.
@@ -126,6 +129,7 @@ impl Config {
             shards: shards(said.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
             replicas: said.replicas.unwrap_or(3),
             lanes: said.lanes.unwrap_or_else(cores),
+            memory_max: said.memory_max.map(|size| size.0),
             insecure: said.insecure.unwrap_or(false),
             consensus,
             name,

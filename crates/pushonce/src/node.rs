@@ -6,6 +6,7 @@ mod health;
 mod host;
 mod identity;
 pub(crate) mod membership;
+mod memory;
 mod moves;
 mod overview;
 mod ports;
@@ -159,6 +160,8 @@ impl Node {
             engine: engine.clone(),
             relay: handle.clone(),
             lanes: gateway.rounds(),
+            memory: gateway.memory(),
+            memory_max: config.memory_max.unwrap_or_else(memory::usual_max),
             health,
             ready,
         };

@@ -153,6 +153,8 @@ pub enum Event {
     Goaway {
         /// In how many milliseconds at most.
         after_ms: u32,
+        /// For how many milliseconds this server is not to be troubled; 0: not at all.
+        back_ms: u32,
         /// Why.
         reason: String,
     },

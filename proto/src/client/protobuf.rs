@@ -202,7 +202,8 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
             Event::Heartbeat { positions: read_positions(heartbeat)? }
         }
         WireEvent::Goaway(goaway) => {
-            Event::Goaway { after_ms: goaway.after_ms, reason: goaway.reason }
+            let pb::Goaway { after_ms, reason, back_ms } = goaway;
+            Event::Goaway { after_ms, back_ms, reason }
         }
         WireEvent::Stream(stream) => {
             Event::Stream { topic: field::topic("stream.topic", &stream.topic)? }
@@ -284,8 +285,9 @@ pub(super) fn encode_event(event: &Event) -> Bytes {
             let positions = positions.iter().map(written).collect();
             (None, WireEvent::Heartbeat(pb::Heartbeat { positions }))
         }
-        Event::Goaway { after_ms, reason } => {
-            (None, WireEvent::Goaway(pb::Goaway { after_ms: *after_ms, reason: reason.clone() }))
+        Event::Goaway { after_ms, back_ms, reason } => {
+            let (after_ms, back_ms, reason) = (*after_ms, *back_ms, reason.clone());
+            (None, WireEvent::Goaway(pb::Goaway { after_ms, reason, back_ms }))
         }
         Event::Stream { topic } => {
             (None, WireEvent::Stream(pb::Stream { topic: topic.to_string() }))

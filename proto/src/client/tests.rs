@@ -81,8 +81,8 @@ fn event() -> impl Strategy<Value = Event> {
             positions.dedup_by(|a, b| a.0 == b.0);
             Event::Heartbeat { positions }
         }),
-        (any::<u32>(), any::<String>())
-            .prop_map(|(after_ms, reason)| Event::Goaway { after_ms, reason }),
+        (any::<u32>(), any::<u32>(), any::<String>())
+            .prop_map(|(after_ms, back_ms, reason)| Event::Goaway { after_ms, back_ms, reason }),
     ]
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -23,9 +24,11 @@ const READY_PER_TURN: usize = OFFERS_PER_TURN / 2;
 /// Runs a lane. One a lane, on the lane's thread.
 pub struct Driver {
     lane: Lane,
-    /// Topics to walk, in the order in which they were told. At most one entry a topic but for
-    /// stale ones of topics that left, whose walk finds nothing due.
-    due: VecDeque<usize>,
+    /// Topics that were told since the last turn; empty between turns.
+    told: VecDeque<usize>,
+    /// Topics to walk, in the order in which they were told, and since when. At most one entry a topic
+    /// but for stale ones of topics that left, whose walk finds nothing due.
+    due: VecDeque<(usize, Instant)>,
     walk: Option<Walk>,
     batches: Batches,
 }
@@ -37,11 +40,14 @@ struct Walk {
     feed: Arc<Feed>,
     changes: u64,
     next: usize,
+    /// Since when its news waits.
+    since: Instant,
 }
 
 impl Driver {
     pub(super) fn new(lane: Lane) -> Driver {
-        Driver { lane, due: VecDeque::new(), walk: None, batches: Batches::default() }
+        let (told, due) = (VecDeque::new(), VecDeque::new());
+        Driver { lane, told, due, walk: None, batches: Batches::default() }
     }
 
     /// Offers frames until `shutdown`. Sessions stay open then: closing them is their owner's.
@@ -72,15 +78,26 @@ impl Driver {
     /// Makes as many offers as a turn may. Says whether more is due.
     fn turn(&mut self) -> bool {
         let lane = self.lane.clone();
-        lane.shared.wakes.take(&mut self.due);
+        let now = Instant::now();
+        lane.shared.wakes.take(&mut self.told);
+        self.due.extend(self.told.drain(..).map(|topic| (topic, now)));
         let mut roster = lane.roster();
-        roster.rouse(Instant::now());
+        roster.rouse(now);
         self.batches.clear();
         let mut offers = self.go_on(&mut roster);
         while offers < OFFERS_PER_TURN && self.next_walk(&roster) {
             offers += self.walk_on(&mut roster, OFFERS_PER_TURN - offers);
         }
+        self.tell_lag(now);
         self.walk.is_some() || !self.due.is_empty() || !roster.ready.is_empty()
+    }
+
+    /// How long what waits has waited by now.
+    fn tell_lag(&self, now: Instant) {
+        let walked = self.walk.as_ref().map(|walk| walk.since);
+        let oldest = walked.into_iter().chain(self.due.front().map(|(_, since)| *since)).min();
+        let lag = &self.lane.shared.lag;
+        lag.set(lag.get().max(oldest.map_or(Duration::ZERO, |since| now - since)));
     }
 
     /// Serves those that go on by themselves, each at most once a turn. Returns how many.
@@ -97,11 +114,11 @@ impl Driver {
     /// Makes sure that there is a walk. Says no when no topic is due.
     fn next_walk(&mut self, roster: &Roster) -> bool {
         while self.walk.is_none() {
-            let Some(topic) = self.due.pop_front() else { return false };
+            let Some((topic, since)) = self.due.pop_front() else { return false };
             let Some(local) = roster.topics.get(topic) else { continue };
             let feed = Arc::clone(local.seat.feed());
             let changes = feed.state().changes();
-            self.walk = Some(Walk { topic, feed, changes, next: 0 });
+            self.walk = Some(Walk { topic, feed, changes, next: 0, since });
             self.batches.clear();
         }
         true
@@ -113,7 +130,7 @@ impl Driver {
         for offers in 0..offers_max {
             let Some(entry) = walk.next(roster) else {
                 if walk.must_repeat(roster) {
-                    self.due.push_back(walk.topic);
+                    self.due.push_back((walk.topic, Instant::now()));
                 }
                 // A walk without offers counts as one, or many topics would make a turn long.
                 return offers + 1;
@@ -127,6 +144,7 @@ impl Driver {
     /// One offer to one subscription of a topic.
     fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
         let shared = &self.lane.shared.hub.shared;
+        let widened = self.lane.shared.widened.get();
         let Some((key, (step, rest))) = roster.with(topic, entry, |subscription, session, feed| {
             if !subscription.flows() {
                 return (Step::Level, None);
@@ -135,7 +153,7 @@ impl Driver {
             let batches = self.batches.of(topic);
             let step = offer(subscription, session, feed, batches, shared);
             let moved = subscription.cursor != before;
-            (step, subscription.rest.time().filter(|_| moved))
+            (step, subscription.rests_for(widened).filter(|_| moved))
         }) else {
             return;
         };

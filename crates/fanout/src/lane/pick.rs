@@ -51,8 +51,7 @@ impl Rest {
         }
     }
 
-    /// How long, if at all.
-    pub(super) fn time(self) -> Option<Duration> {
-        (self.0 > 0).then(|| Duration::from_nanos(self.0.into()))
+    pub(super) fn time(self) -> Duration {
+        Duration::from_nanos(self.0.into())
     }
 }

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use litemap::LiteMap;
 use pushonce_core::{Gap, Options, Position, Topic};
@@ -88,6 +89,12 @@ impl Subscription {
     /// Whether frames may be offered.
     pub(super) fn flows(&self) -> bool {
         self.started && !self.blocked && !self.rests
+    }
+
+    /// How long it rests after a message, if at all; at least `widened` if it takes the newest alone.
+    pub(super) fn rests_for(&self, widened: Duration) -> Option<Duration> {
+        let widened = if self.pick == Pick::Every { Duration::ZERO } else { widened };
+        Some(self.rest.time().max(widened)).filter(|rest| !rest.is_zero())
     }
 }
 

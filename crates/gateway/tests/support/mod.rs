@@ -14,13 +14,14 @@ use axum::Router;
 use axum::routing::get;
 use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
-use pushonce_gateway::{Config, Encoder, Gateway, RunError, certificate};
+use pushonce_gateway::{Config, Encoder, Gateway, MemoryUse, RunError, certificate};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use origin::Origin;
+use raw::Raw;
 
 /// Far beyond what anything here takes; met only when something is lost.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +32,7 @@ pub struct Server {
     pub quic: SocketAddr,
     pub directory: TempDir,
     view: watch::Sender<Arc<ClusterView>>,
+    memory: MemoryUse,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
 }
@@ -54,10 +56,29 @@ impl Server {
         let (view, seen) = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1))));
         let gateway = Gateway::bind(config, hub, origin.publisher(), seen, extra, certificate);
         let gateway = gateway.expect("free ports");
+        let memory = gateway.memory();
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());
         let running = tokio::spawn(gateway.run(shutdown.clone()));
-        Server { origin, http, quic, directory, view, shutdown, running }
+        Server { origin, http, quic, directory, view, memory, shutdown, running }
+    }
+
+    /// Says how many hundredths of its memory the process uses.
+    pub fn uses(&self, hundredths: u64) {
+        self.memory.set(hundredths, 100);
+    }
+
+    /// Waits until every lane takes connections in: the kernel spreads them, so enough in a row.
+    pub async fn takes_in(&self) {
+        let request = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let mut in_a_row = 0;
+        within(async {
+            while in_a_row < 20 {
+                let answer = Raw::connect(self.http, request).await.all().await;
+                in_a_row = if answer.starts_with("HTTP/1.1 200") { in_a_row + 1 } else { 0 };
+            }
+        })
+        .await;
     }
 
     /// Changes the default of all namespaces.

@@ -101,6 +101,11 @@ pub struct Partial {
     #[arg(long, value_name = "SIZE")]
     #[serde(default, deserialize_with = "parsed")]
     pub disk_reserve: Option<Size>,
+    /// Memory of this process. Near it, subscribers that take the newest alone get it less often; at it,
+    /// sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub memory_max: Option<Size>,
 }
 
 impl Partial {
@@ -144,6 +149,7 @@ impl Partial {
             proposal_deadline: env.parsed("PROPOSAL_DEADLINE")?,
             snapshot_timeout: env.parsed("SNAPSHOT_TIMEOUT")?,
             disk_reserve: env.parsed("DISK_RESERVE")?,
+            memory_max: env.parsed("MEMORY_MAX")?,
         })
     }
 
@@ -175,6 +181,7 @@ impl Partial {
             proposal_deadline: self.proposal_deadline.or(other.proposal_deadline),
             snapshot_timeout: self.snapshot_timeout.or(other.snapshot_timeout),
             disk_reserve: self.disk_reserve.or(other.disk_reserve),
+            memory_max: self.memory_max.or(other.memory_max),
         }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::Engine;
-use pushonce_gateway::Rounds;
+use pushonce_gateway::{MemoryUse, Rounds};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Facts, Part, Standing, Watchman};
 use super::host::Hosted;
+use super::memory;
 use super::overview::Overview;
 
 /// Often enough that what is wrong is told within five seconds, most of which silence takes.
@@ -33,6 +34,9 @@ pub(super) struct Watch {
     pub(super) engine: Engine,
     pub(super) relay: pushonce_relay::Handle,
     pub(super) lanes: Rounds,
+    pub(super) memory: MemoryUse,
+    /// In bytes; zero is no bound.
+    pub(super) memory_max: u64,
     pub(super) health: watch::Sender<Health>,
     /// The same as yes or no.
     pub(super) ready: watch::Sender<bool>,
@@ -63,6 +67,7 @@ impl Watch {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            self.memory.set(memory::resident().unwrap_or(0), self.memory_max);
             let at = Instant::now();
             let because = watchman.look(&self.facts(), at);
             self.say(&because);

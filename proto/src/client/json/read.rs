@@ -244,6 +244,7 @@ fn heartbeat(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFram
 fn goaway(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame> {
     Ok(Event::Goaway {
         after_ms: body.need("after_ms", "a whole number")?,
+        back_ms: body.take("back_ms", "a whole number")?.unwrap_or(0),
         reason: body.take("reason", "a string")?.unwrap_or_default(),
     })
 }

@@ -303,7 +303,7 @@ fn news() {
         r#"{"heartbeat":{"positions":{}}}"#
     );
     assert_eq!(
-        written(&Event::Goaway { after_ms: 800, reason: "draining".to_owned() }),
+        written(&Event::Goaway { after_ms: 800, back_ms: 0, reason: "draining".to_owned() }),
         r#"{"goaway":{"after_ms":800,"reason":"draining"}}"#
     );
 }

@@ -95,9 +95,12 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             object.close();
             object.finish()
         }
-        Event::Goaway { after_ms, reason } => {
+        Event::Goaway { after_ms, back_ms, reason } => {
             let mut object = Object::new(None, "goaway", FRAME_BYTES);
             object.plain("after_ms", after_ms);
+            if *back_ms > 0 {
+                object.plain("back_ms", back_ms);
+            }
             object.string("reason", reason);
             object.finish()
         }

@@ -1,0 +1,112 @@
+//! How near a node is to what it can bear, and what its sessions feel of that.
+//!
+//! Two budgets: the memory of the process, and how long news waits for a lane. Near the end of either,
+//! those who take the newest alone get it less often, which nobody loses anything by; at the end
+//! sessions are sent away, a few at a time, and told when to come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// What is done about the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pressure {
+    /// Nothing.
+    #[default]
+    Easy,
+    /// Who takes the newest alone gets it at most every [`WIDENED`].
+    Widen,
+    /// Sessions are sent away, and no new ones taken in.
+    Shed,
+}
+
+/// How long a subscription of `latest` or `rate` rests after each message under [`Pressure::Widen`]. A
+/// viewer of a score does not see the difference between ten and two changes a second; half of a
+/// second is still "now".
+pub(crate) const WIDENED: Duration = Duration::from_millis(500);
+
+/// News that waits so long for its lane is the whole budget of a backlog. Rings hold a thousand
+/// messages: a lane that is further behind loses them for everybody.
+pub(crate) const BACKLOG_MAX: Duration = Duration::from_secs(2);
+
+/// Shares of a budget, in thousandths: from where on each measure is taken, and how far the load must
+/// fall below that for it to end. Without the slack the lane would change its mind with every tick.
+const WIDEN_FROM: u32 = 850;
+const SHED_FROM: u32 = 950;
+const SLACK: u32 = 50;
+
+/// What is used of a budget, in thousandths.
+pub(crate) fn share(used: Duration, budget: Duration) -> u32 {
+    let thousandths = used.as_nanos() * 1_000 / budget.as_nanos().max(1);
+    u32::try_from(thousandths).unwrap_or(u32::MAX)
+}
+
+/// Follows the load, with slack.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load(Pressure);
+
+impl Load {
+    /// The load is now so many thousandths of its budget. What to do about it.
+    pub(crate) fn follow(&mut self, share: u32) -> Pressure {
+        let from = |measure, from| if self.0 >= measure { from - SLACK } else { from };
+        self.0 = if share >= from(Pressure::Shed, SHED_FROM) {
+            Pressure::Shed
+        } else if share >= from(Pressure::Widen, WIDEN_FROM) {
+            Pressure::Widen
+        } else {
+            Pressure::Easy
+        };
+        self.0
+    }
+}
+
+/// How much of its memory the process uses, as somebody outside says it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryUse(Arc<AtomicU32>);
+
+impl MemoryUse {
+    /// Says that `used` of `max` bytes are used. Zero for `max` is no bound.
+    pub fn set(&self, used: u64, max: u64) {
+        let thousandths = (u128::from(used) * 1_000).checked_div(max.into()).unwrap_or(0);
+        self.0.store(u32::try_from(thousandths).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn share(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_are_taken_one_after_the_other_and_end_with_slack() {
+        let mut load = Load::default();
+        let follow = |share| load.follow(share);
+        let measures =
+            [0, 849, 850, 820, 800, 799, 949, 950, 901, 899, 820, 799, 10_000].map(follow);
+        use Pressure::{Easy, Shed, Widen};
+        assert_eq!(
+            measures,
+            [Easy, Easy, Widen, Widen, Widen, Easy, Widen, Shed, Shed, Widen, Widen, Easy, Shed]
+        );
+    }
+
+    #[test]
+    fn memory_without_a_bound_is_never_short() {
+        let memory = MemoryUse::default();
+        memory.set(u64::MAX, 0);
+        assert_eq!(memory.share(), 0);
+        memory.set(u64::MAX, 1);
+        assert_eq!(memory.share(), u32::MAX);
+        memory.set(3 << 30, 4 << 30);
+        assert_eq!(memory.share(), 750);
+    }
+
+    #[test]
+    fn a_share_of_time_has_no_overflow() {
+        assert_eq!(share(Duration::from_secs(1), BACKLOG_MAX), 500);
+        assert_eq!(share(Duration::MAX, Duration::ZERO), u32::MAX);
+    }
+}
