@@ -12,6 +12,8 @@ pub struct Config {
     pub quic: SocketAddr,
     /// Threads that hold sessions, each with a listener of its own; 0 counts as 1.
     pub lanes: usize,
+    /// Whether each lane is tied to a core of its own, where there are enough and the system allows it.
+    pub pin_lanes: bool,
     /// How often a session hears from the server, and the unit of its patience: after one interval
     /// of silence a client is asked whether it is there, after [`IDLE_INTERVALS`] it is let go.
     pub heartbeat: Duration,
@@ -50,6 +52,7 @@ impl Default for Config {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7080)),
             quic: SocketAddr::from((Ipv4Addr::LOCALHOST, 7443)),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
+            pin_lanes: false,
             // Below the half minute after which many proxies and home routers forget a connection.
             heartbeat: Duration::from_secs(25),
             handshake_timeout: Duration::from_secs(10),

@@ -24,7 +24,7 @@ use crate::metrics::Meters;
 use crate::pressure::{self, Load, MemoryUse, Pressure};
 use crate::registry::Registry;
 use crate::session::Limits;
-use crate::{Config, Publisher, Rounds, connection, quic};
+use crate::{Config, Publisher, Rounds, connection, pin, quic};
 
 /// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
 /// client. Smaller means more reads of large frames, larger is never filled.
@@ -89,6 +89,9 @@ pub(crate) fn start(
     ended: oneshot::Sender<io::Result<()>>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
+        if parts.config.pin_lanes {
+            pin::pin(index, parts.config.lanes);
+        }
         // Nobody listens when the gateway was dropped.
         let _ = ended.send(live(index, parts, shutdown));
     })

@@ -33,6 +33,7 @@ mod gateway;
 mod http;
 mod lane;
 mod metrics;
+mod pin;
 mod pressure;
 mod publisher;
 mod pulse;

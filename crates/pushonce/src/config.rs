@@ -51,6 +51,8 @@ pub struct Config {
     pub replicas: u8,
     /// Threads that carry client sessions.
     pub lanes: usize,
+    /// Whether each is tied to a core of its own.
+    pub pin_lanes: bool,
     /// Bytes of memory the process should stay below; 0 for no bound, none for the usual share of the
     /// machine's.
     pub memory_max: Option<u64>,
@@ -129,6 +131,7 @@ impl Config {
             shards: shards(said.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
             replicas: said.replicas.unwrap_or(3),
             lanes: said.lanes.unwrap_or_else(cores),
+            pin_lanes: said.pin_lanes.unwrap_or(false),
             memory_max: said.memory_max.map(|size| size.0),
             insecure: said.insecure.unwrap_or(false),
             consensus,

@@ -134,6 +134,7 @@ impl Node {
             http: config.http,
             quic: config.quic,
             lanes: config.lanes,
+            pin_lanes: config.pin_lanes,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {

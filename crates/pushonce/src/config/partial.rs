@@ -61,6 +61,10 @@ pub struct Partial {
     /// Threads that carry client sessions [default: one a core]
     #[arg(long, value_name = "N")]
     pub lanes: Option<usize>,
+    /// Tie each lane to a core of its own, where there are enough: for a node that has its machine for
+    /// itself
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub pin_lanes: Option<bool>,
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
@@ -139,6 +143,7 @@ impl Partial {
             shards: env.parsed("SHARDS")?,
             replicas: env.parsed("REPLICAS")?,
             lanes: env.parsed("LANES")?,
+            pin_lanes: env.parsed("PIN_LANES")?,
             insecure: env.parsed("INSECURE")?,
             consensus: env.parsed("CONSENSUS")?,
             heartbeat: env.parsed("HEARTBEAT")?,
@@ -171,6 +176,7 @@ impl Partial {
             shards: self.shards.or(other.shards),
             replicas: self.replicas.or(other.replicas),
             lanes: self.lanes.or(other.lanes),
+            pin_lanes: self.pin_lanes.or(other.pin_lanes),
             insecure: self.insecure.or(other.insecure),
             consensus: self.consensus.or(other.consensus),
             heartbeat: self.heartbeat.or(other.heartbeat),

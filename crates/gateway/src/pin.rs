@@ -1,0 +1,47 @@
+//! Which core a lane runs on.
+
+/// Ties the calling thread, lane `index` of `lanes`, to a core of its own: its sessions' data stays in
+/// that core's caches. Does nothing where there are fewer cores than lanes, or the system does not
+/// allow it.
+#[cfg(target_os = "linux")]
+pub(crate) fn pin(index: usize, lanes: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    if (allowed.count() as usize) < lanes {
+        return;
+    }
+    let core = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).nth(index);
+    let Some(core) = core else { return };
+    let mut own = CpuSet::new();
+    own.set(core);
+    if let Err(why) = sched_setaffinity(None, &own) {
+        tracing::debug!(%why, core, "the lane is not tied to a core");
+    }
+}
+
+/// Other systems have no such call.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn pin(_: usize, _: usize) {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::thread::sched_getaffinity;
+
+    use super::*;
+
+    #[test]
+    fn each_lane_has_a_core_of_its_own_and_more_lanes_than_cores_have_none() {
+        let cores = || sched_getaffinity(None).unwrap().count();
+        let all = cores();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pin(0, 1 + all as usize);
+                assert_eq!(cores(), all);
+                pin(0, all as usize);
+                assert_eq!(cores(), 1);
+            });
+        });
+        assert_eq!(cores(), all, "only the thread that asked");
+    }
+}
