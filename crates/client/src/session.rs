@@ -7,7 +7,6 @@ mod ws;
 
 use std::time::Duration;
 
-use pushonce_core::Options;
 use pushonce_proto::client::{Command, Encoding, Event, Request};
 use pushonce_proto::close::{self, Reconnect};
 
@@ -120,8 +119,8 @@ impl Ended {
 }
 
 impl From<Ask> for Request {
-    fn from(Ask { id, topic, from }: Ask) -> Request {
-        let command = Command::Subscribe { topic, from, options: Options::default() };
+    fn from(Ask { id, topic, from, options }: Ask) -> Request {
+        let command = Command::Subscribe { topic, from, options };
         Request { id: Some(id), command }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{From, Gap, Message, Position, Topic};
+use pushonce_core::{From, Gap, Message, Options, Position, Topic};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -128,6 +128,14 @@ impl Builder {
     /// encoding only.
     pub fn encoding(mut self, encoding: Encoding) -> Builder {
         self.dial.encoding = encoding;
+        self
+    }
+
+    /// Whether the server may send what changed from one message to the next instead of the message;
+    /// it may not unless said. The messages that come are the same, whole and checked. gRPC has no
+    /// deltas: there it changes nothing.
+    pub fn delta(mut self, delta: bool) -> Builder {
+        self.progress.set_options(Options { delta, ..Options::default() });
         self
     }
 

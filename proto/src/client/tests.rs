@@ -66,6 +66,11 @@ fn event() -> impl Strategy<Value = Event> {
         (id(), any::<u64>())
             .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
         (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),
+        (topic(), message(), vec(any::<u8>(), 1..40)).prop_map(|(topic, message, delta)| {
+            let (position, time, key) = (message.position, message.time, message.key.clone());
+            let difference = Difference { position, time, key, delta: delta.into() };
+            Event::Difference { topic, difference }
+        }),
         (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
         (topic(), position()).prop_map(|(topic, since)| Event::Stale { topic, since }),
         (topic(), position()).prop_map(|(topic, position)| Event::Live { topic, position }),

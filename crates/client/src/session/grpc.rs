@@ -73,7 +73,7 @@ impl Session {
 
 async fn call(
     mut client: PublisherClient<Channel>,
-    Ask { id, topic, from }: Ask,
+    Ask { id, topic, from, .. }: Ask,
     events: mpsc::Sender<Result<Event, Ended>>,
 ) {
     let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };

@@ -24,6 +24,10 @@ pub(super) struct Args {
     /// What carries them [default: what the address says, else ws]
     #[arg(long)]
     transport: Option<Carrier>,
+    /// Ask for what changed from one message to the next instead of whole messages (not over grpc);
+    /// what is printed is the same
+    #[arg(long)]
+    delta: bool,
     /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
     /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once
     #[arg(long, env = "PUSHONCE_SERVER", value_delimiter = ',')]
@@ -98,7 +102,11 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         Carrier::Quic => Transport::Quic,
         Carrier::Grpc => Transport::Grpc,
     };
-    let mut builder = Subscriber::builder(args.servers(carrier)?).transport(transport);
+    if args.delta && carrier == Carrier::Grpc {
+        bail!("gRPC has no deltas: leave --delta out, or take --transport ws or quic");
+    }
+    let builder = Subscriber::builder(args.servers(carrier)?);
+    let mut builder = builder.transport(transport).delta(args.delta);
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
