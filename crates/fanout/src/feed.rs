@@ -66,6 +66,8 @@ pub(crate) struct Hold(Arc<Feed>);
 pub(crate) struct Due {
     /// First, if there is one.
     pub(crate) gap: Option<Gap>,
+    /// The message right before the first of the entries, if it is still here.
+    pub(crate) before: Option<Arc<Message>>,
     pub(crate) entries: Vec<Arc<Entry>>,
 }
 
@@ -258,7 +260,9 @@ impl State {
             Place::Passed => (Some(self.gap_after(cursor)), 0),
         };
         let entries: Vec<_> = self.ring.from(index).take(messages_max).cloned().collect();
-        (gap.is_some() || !entries.is_empty()).then_some(Due { gap, entries })
+        let before = index.checked_sub(1).and_then(|before| self.ring.from(before).next());
+        let before = before.map(|entry| Arc::clone(&entry.message));
+        (gap.is_some() || !entries.is_empty()).then_some(Due { gap, before, entries })
     }
 
     /// What a reader whose cursor the ring has passed does not get.

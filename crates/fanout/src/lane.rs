@@ -8,7 +8,7 @@ use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pushonce_core::{FetchError, From, Position, Topic};
+use pushonce_core::{FetchError, From, Options, Position, Topic};
 
 pub use driver::Driver;
 pub use roster::SessionKey;
@@ -72,7 +72,8 @@ impl Lane {
     }
 
     /// Subscribes a session to a topic, from where it wants. Frames flow after [`Lane::start`], and
-    /// bear `token`. Dropped while it waits, it leaves nothing behind.
+    /// bear `token`. Of the options only `delta` is looked at. Dropped while it waits, it leaves
+    /// nothing behind.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing was changed then.
@@ -82,13 +83,15 @@ impl Lane {
         token: u32,
         topic: Topic,
         from: From,
+        options: Options,
     ) -> Result<Subscribed, SubscribeError> {
         let hub = &self.shared.hub.shared;
         let ticket = self.roster().reserve(session, &topic, hub.config.subscriptions_max)?;
         let _opening = Opening { lane: self, session, ticket };
         let begun = hub.begin(&topic, from).await?;
         let subscribed = begun.start.answer();
-        let seated = self.roster().enter(session, ticket, token, begun, &self.shared.wakes);
+        let wakes = &self.shared.wakes;
+        let seated = self.roster().enter(session, ticket, token, options, begun, wakes);
         if seated { Ok(subscribed) } else { Err(SubscribeError::Gone) }
     }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use pushonce_core::{FetchError, From, Item, Position, Topic};
+use pushonce_core::{FetchError, From, Item, Options, Position, Topic};
 use pushonce_fanout::{Standing, SubscribeError, Subscribed, hub};
 use stage::{JSON, Stage, Viewer, at, play, topic, yields};
 
@@ -23,7 +23,8 @@ enum Step {
     Bring(usize),
     /// Everything else gets so many turns.
     Turns(usize),
-    Subscribe(Ask),
+    /// With deltas, or without.
+    Subscribe(Ask, bool),
     Read(Ask),
     Unsubscribe(usize),
     /// A socket takes so many frames more, then blocks.
@@ -70,7 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(Step::Publish),
         5 => (1usize..6).prop_map(Step::Bring),
         5 => (1usize..6).prop_map(Step::Turns),
-        4 => ask().prop_map(Step::Subscribe),
+        4 => (ask(), any::<bool>()).prop_map(|(ask, delta)| Step::Subscribe(ask, delta)),
         1 => ask().prop_map(Step::Read),
         1 => (0usize..8).prop_map(Step::Unsubscribe),
         2 => (0usize..8, 0usize..9).prop_map(|(who, room)| Step::Room(who, room)),
@@ -87,6 +88,7 @@ fn step_with_epochs() -> impl Strategy<Value = Step> {
 /// A subscription, and what is known of it.
 struct Watch {
     from: From,
+    delta: bool,
     viewer: Option<Viewer>,
     answer: Rc<RefCell<Option<Result<Subscribed, SubscribeError>>>>,
     /// What a reader was told, in the words of a viewer's frames.
@@ -113,18 +115,19 @@ fn from(ask: Ask, head: Position) -> From {
     }
 }
 
-fn subscribe(stage: &Stage, a: &Topic, from: From) -> Watch {
+fn subscribe(stage: &Stage, a: &Topic, from: From, delta: bool) -> Watch {
+    let options = Options { delta, ..Options::default() };
     let viewer = stage.viewer(JSON);
     let answer = Rc::new(RefCell::new(None));
     let (lane, key, a, told) = (stage.lane.clone(), viewer.key, a.clone(), Rc::clone(&answer));
     tokio::task::spawn_local(async move {
-        let subscribed = lane.subscribe(key, 7, a.clone(), from).await;
+        let subscribed = lane.subscribe(key, 7, a.clone(), from, options).await;
         yields(2).await;
         lane.start(key, &a);
         *told.borrow_mut() = Some(subscribed);
     });
     let read = Rc::default();
-    Watch { from, viewer: Some(viewer), answer, read, was_blocked: false, ended: false }
+    Watch { from, delta, viewer: Some(viewer), answer, read, was_blocked: false, ended: false }
 }
 
 fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
@@ -149,7 +152,7 @@ fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
             items.borrow_mut().push(item);
         }
     });
-    Watch { from, viewer: None, answer, read, was_blocked: false, ended: false }
+    Watch { from, delta: false, viewer: None, answer, read, was_blocked: false, ended: false }
 }
 
 async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Excuses) {
@@ -164,7 +167,9 @@ async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Exc
             Step::Publish => {}
             Step::Bring(n) => stage.owner.bring(&stage.hub, n),
             Step::Turns(n) => yields(n).await,
-            Step::Subscribe(ask) => watches.push(subscribe(stage, a, from(ask, head))),
+            Step::Subscribe(ask, delta) => {
+                watches.push(subscribe(stage, a, from(ask, head), delta));
+            }
             Step::Read(ask) => watches.push(read(stage, a, from(ask, head))),
             Step::Unsubscribe(who) => {
                 let Some(watch) = watches.get_mut(who) else { continue };
@@ -220,10 +225,30 @@ fn parse(frame: &str) -> (bool, Position, Position) {
     let words: Vec<&str> = frame.split(' ').collect();
     let position = |word: &str| word.parse().expect("a position");
     match words[1..] {
-        [message] => (false, position(message), position(message)),
+        [message] | [message, "on", _] => (false, position(message), position(message)),
         ["gap", from, to, _] => (true, position(from), position(to)),
         _ => panic!("not a frame: {frame}"),
     }
+}
+
+/// What a viewer shows that makes each difference into a message: it must have the one before.
+fn undo_deltas(frames: Vec<String>, wanted: bool) -> Vec<String> {
+    let mut shown = None;
+    let undo = |frame: String| {
+        if standing(&frame).is_some() {
+            return frame;
+        }
+        if let Some((message, base)) = frame.split_once(" on ") {
+            assert!(wanted, "nobody asked for the difference {frame}");
+            assert_eq!(shown, base.parse().ok(), "{frame} is of a message that was not shown last");
+            shown = Some(parse(&frame).2);
+            return message.to_owned();
+        }
+        let (gap, _, last) = parse(&frame);
+        shown = (!gap).then_some(last);
+        frame
+    };
+    frames.into_iter().map(undo).collect()
 }
 
 fn is_forged(from: From) -> bool {
@@ -237,7 +262,7 @@ fn level(reached: Position, head: Position) -> bool {
 
 fn check(watch: &Watch, head: Position, excuses: &Excuses) {
     let frames = match &watch.viewer {
-        Some(viewer) => viewer.got(),
+        Some(viewer) => undo_deltas(viewer.got(), watch.delta),
         None => watch.read.borrow().clone(),
     };
     let answer = watch.answer.borrow();

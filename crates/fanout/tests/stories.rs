@@ -4,7 +4,7 @@ mod stage;
 
 use std::time::Duration;
 
-use pushonce_core::{FetchError, From, Gap, GapReason, Item, Position};
+use pushonce_core::{FetchError, From, Gap, GapReason, Item, Options, Position};
 use pushonce_fanout::{Standing, SubscribeError, hub};
 use stage::{JSON, PROTO, Stage, at, frames, play, topic};
 
@@ -346,7 +346,8 @@ fn an_upstream_that_says_nothing_is_an_answer_in_time() {
             hub::Config { upstream_timeout: Duration::from_millis(20), ..hub::Config::default() };
         let (stage, a) = (Stage::new(config), topic("a"));
         let viewer = stage.viewer(JSON);
-        let refused = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now).await;
+        let refused =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default()).await;
         let unavailable = |e: &FetchError| matches!(e, FetchError::Unavailable(_));
         assert!(matches!(refused, Err(SubscribeError::Fetch(why)) if unavailable(&why)));
         assert!(stage.owner.watched().is_empty());
@@ -364,7 +365,8 @@ fn no_frame_overtakes_the_answer() {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let (first, viewer) = (stage.viewer(JSON), stage.viewer(JSON));
         first.subscribe(&stage, &a, From::Now).await.expect("subscribed");
-        let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now).await;
+        let subscribed =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default()).await;
         assert!(subscribed.is_ok());
         stage.publish(&a, 2).await;
         assert!(viewer.got().is_empty());
@@ -385,7 +387,8 @@ fn thousands_of_subscribers_of_many_topics_all_get_everything_in_order() {
         for a in &topics {
             for _ in 0..100 {
                 let viewer = stage.viewer(JSON);
-                let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now);
+                let subscribed =
+                    stage.lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default());
                 let (subscribed, ()) = futures::join!(subscribed, async {
                     stage::yields(1).await;
                     stage.owner.bring(&stage.hub, usize::MAX);
@@ -547,10 +550,67 @@ fn an_answer_that_ends_before_what_a_subscriber_has_never_takes_it_back() {
         }
         let viewer = stage.viewer(JSON);
         let from = From::Position(at(1, 3));
-        let subscribed = stage.lane.subscribe(viewer.key, 7, a.clone(), from).await;
+        let subscribed =
+            stage.lane.subscribe(viewer.key, 7, a.clone(), from, Options::default()).await;
         assert_eq!(subscribed.expect("subscribed").position, at(1, 3));
         stage.lane.start(viewer.key, &a);
         stage.publish(&a, 1).await;
         assert_eq!(viewer.got(), ["a 1:4"]);
+    });
+}
+
+const DELTAS: Options = Options { delivery: None, conflated: false, audience: false, delta: true };
+
+#[test]
+fn who_asks_for_deltas_gets_the_first_message_whole_and_then_what_changed() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let (plain, early, late) = (stage.viewer(JSON), stage.viewer(JSON), stage.viewer(JSON));
+        plain.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        early.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+        stage.publish(&a, 2).await;
+        late.subscribe_with(&stage, &a, From::Last(0), DELTAS).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        // One look, one cursor: the same messages are other frames for those who have the one before.
+        assert_eq!(plain.got(), frames(&a, 1..=3));
+        assert_eq!(early.got(), ["a 1:1", "a 1:2 on 1:1", "a 1:3 on 1:2"]);
+        assert_eq!(late.got(), ["a 1:3"]);
+        stage.publish(&a, 3).await;
+        let wanted = ["a 1:4 on 1:3", "a 1:5", "a 1:6 on 1:5"];
+        assert_eq!(early.got(), wanted, "the fifth is no less as a difference");
+        assert_eq!(late.got(), wanted);
+    });
+}
+
+#[test]
+fn after_a_gap_a_message_is_whole_again() {
+    play(async || {
+        let (stage, a) = (Stage::new(small_rings()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        viewer.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        viewer.socket.borrow_mut().room = 0;
+        for _ in 0..30 {
+            stage.publish(&a, 1).await;
+        }
+        viewer.go_on(usize::MAX);
+        stage.settle().await;
+        let got = viewer.got();
+        assert_eq!(got[..3], ["a 1:1", "a gap 1:2 1:26 slow", "a 1:27"]);
+        assert_eq!(got[3], "a 1:28 on 1:27");
+    });
+}
+
+#[test]
+fn a_subscription_that_is_made_again_begins_with_a_whole_message() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        for wanted in [["a 1:1", "a 1:2 on 1:1"], ["a 1:3", "a 1:4 on 1:3"]] {
+            viewer.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+            stage.publish(&a, 2).await;
+            assert_eq!(viewer.got(), wanted);
+            stage.lane.unsubscribe(viewer.key, &a);
+        }
     });
 }

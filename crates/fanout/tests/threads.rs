@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use pushonce_core::{From, Position, Topic};
+use pushonce_core::{From, Options, Position, Topic};
 use pushonce_fanout::{Hub, hub};
 use stage::{JSON, Owner, Viewer, play, topic};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,9 @@ async fn watch(hub: Hub, topics: Vec<Topic>, ready: mpsc::Sender<()>) {
     let mut viewers = Vec::new();
     for a in topics.iter().cycle().take(VIEWERS) {
         let viewer = Viewer::new(&lane, JSON);
-        lane.subscribe(viewer.key, 7, a.clone(), From::Now).await.expect("subscribed");
+        lane.subscribe(viewer.key, 7, a.clone(), From::Now, Options::default())
+            .await
+            .expect("subscribed");
         lane.start(viewer.key, a);
         viewers.push((a, viewer));
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use pushonce_core::{From, Position, Topic};
+use pushonce_core::{From, Options, Position, Topic};
 use pushonce_fanout::{Outlet, SessionKey, Subscribed, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -138,7 +138,9 @@ impl<T: Transport> Driver<T> {
     fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Reply(event) => self.reply(&event),
-            Effect::Subscribe { token, topic, from } => self.subscribe(token, topic, from),
+            Effect::Subscribe { token, topic, from, options } => {
+                self.subscribe(token, topic, from, options);
+            }
             Effect::Start(topic) => self.local.fanout.start(self.key, &topic),
             Effect::Stop { token, topic } => {
                 self.local.fanout.unsubscribe(self.key, &topic);
@@ -165,19 +167,25 @@ impl<T: Transport> Driver<T> {
         self.transport.reply(encoder::whole(wire, &payload));
     }
 
-    fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From) {
+    fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From, options: Options) {
         let driver = self.clone();
         self.local.spawn(async move {
-            let answer = driver.ask(token, &topic, from).await;
+            let answer = driver.ask(token, &topic, from, options).await;
             driver.feed(Input::Subscribed(topic, answer));
         });
     }
 
     /// The hub first: a way that was made for a subscription which is then refused would come to
     /// the client as one that begins and ends for no reason.
-    async fn ask(&self, token: u32, topic: &Topic, from: From) -> Result<Subscribed, Refusal> {
+    async fn ask(
+        &self,
+        token: u32,
+        topic: &Topic,
+        from: From,
+        options: Options,
+    ) -> Result<Subscribed, Refusal> {
         let lane = &self.local.fanout;
-        let subscribed = lane.subscribe(self.key, token, topic.clone(), from).await;
+        let subscribed = lane.subscribe(self.key, token, topic.clone(), from, options).await;
         let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
         if let Err(NoWay) = self.transport.open(token, topic).await {
             lane.unsubscribe(self.key, topic);

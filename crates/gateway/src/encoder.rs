@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use pushonce_core::{Gap, Message, Position, Topic};
 use pushonce_fanout::{Encode, Standing, Wire};
-use pushonce_proto::client::{self, Encoding, Event};
+use pushonce_proto::client::{self, Difference, Encoding, Event};
 use pushonce_proto::delimited;
 
+use crate::delta;
 use crate::ws::frame;
 
 /// JSON in WebSocket text messages.
@@ -22,6 +23,16 @@ pub struct Encoder;
 impl Encode for Encoder {
     fn message(&self, wire: Wire, topic: &Topic, message: &Message) -> Bytes {
         whole(wire, &client::encode_message(encoding(wire), topic, message))
+    }
+
+    fn delta(&self, before: &Message, message: &Message) -> Option<Bytes> {
+        delta::between(before, message)
+    }
+
+    fn difference(&self, wire: Wire, topic: &Topic, message: &Message, delta: Bytes) -> Bytes {
+        let Message { position, time, key, .. } = message;
+        let difference = Difference { position: *position, time: *time, key: key.clone(), delta };
+        whole(wire, &client::encode_difference(encoding(wire), topic, &difference))
     }
 
     fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes {

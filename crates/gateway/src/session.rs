@@ -46,6 +46,7 @@ pub(crate) enum Effect {
         token: u32,
         topic: Topic,
         from: From,
+        options: Options,
     },
     /// Frames of the topic may flow.
     Start(Topic),
@@ -131,7 +132,7 @@ impl Session {
     fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
         match command {
             Command::Subscribe { topic, from, options } => match not_offered(&options) {
-                None => self.subscribe(id, topic, from, effects),
+                None => self.subscribe(id, topic, from, options, effects),
                 Some(what) => {
                     let why = format!("this server does not offer {what}; leave it away");
                     effects.push(error(id, ErrorCode::NotSupported, why));
@@ -147,7 +148,14 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, id: Option<u64>, topic: Topic, from: From, effects: &mut Effects) {
+    fn subscribe(
+        &mut self,
+        id: Option<u64>,
+        topic: Topic,
+        from: From,
+        options: Options,
+        effects: &mut Effects,
+    ) {
         if self.subscriptions.contains_key(&topic) {
             let (code, text) = refusal::of_hub(&SubscribeError::AlreadySubscribed);
             return effects.push(error(id, code, text));
@@ -161,7 +169,7 @@ impl Session {
         self.next_token = self.next_token.wrapping_add(1);
         let asked = Subscription::Asked(Box::new(Asked { id, token, ended: None }));
         self.subscriptions.insert(topic.clone(), asked);
-        effects.push(Effect::Subscribe { token, topic, from });
+        effects.push(Effect::Subscribe { token, topic, from, options });
     }
 
     fn subscribed(
@@ -262,7 +270,6 @@ fn not_offered(options: &Options) -> Option<&'static str> {
     let wishes = [
         (!matches!(options.delivery, None | Some(Delivery::All)), "this delivery"),
         (options.audience, "the audience"),
-        (options.delta, "deltas"),
     ];
     wishes.into_iter().find_map(|(wished, what)| wished.then_some(what))
 }

@@ -9,7 +9,7 @@ use pushonce_proto::client::{Command, ErrorCode, Event};
 use pushonce_proto::close;
 
 use support::Server;
-use support::client::{Client, Via, publish, subscribe, topic, unsubscribe};
+use support::client::{Client, Via, publish, subscribe, subscribe_to_deltas, topic, unsubscribe};
 use support::origin::EPOCH;
 
 macro_rules! session_suite {
@@ -48,6 +48,7 @@ session_suite!(
     a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats,
     a_server_that_goes_says_so_and_closes,
     a_client_that_pauses_reading_misses_nothing,
+    who_asks_for_deltas_is_sent_what_changed,
 );
 
 fn at(offset: u64) -> Position {
@@ -352,4 +353,36 @@ async fn a_quic_client_that_never_speaks_is_let_go() {
     let why = support::within(connection.closed()).await;
     let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
     assert_eq!(close.error_code.into_inner(), u64::from(close::PROTOCOL_ERROR.code));
+}
+
+fn score(minute: u32) -> String {
+    format!("Germany against Brazil, Estadio Azteca, Mexico City: 2 to 1 after {minute} minutes")
+}
+
+async fn who_asks_for_deltas_is_sent_what_changed(via: Via) {
+    let server = Server::start().await;
+    server.origin.say("a", &score(56)).await;
+    let (mut plain, mut client) =
+        (Client::connect(&server, via).await, Client::connect(&server, via).await);
+    plain.subscribe(1, "a", From::Last(1)).await;
+    client.send(1, subscribe_to_deltas("a", From::Last(1))).await;
+    client.answer().await;
+    for minute in [57, 58] {
+        server.origin.say("a", &score(minute)).await;
+    }
+    assert_eq!(plain.texts(3).await, [score(56), score(57), score(58)]);
+    let (_, mut shown) = client.message().await;
+    assert_eq!(shown, score(56), "the first is whole");
+    for (offset, minute) in [(2, 57), (3, 58)] {
+        let event = client.find(|event| matches!(event, Event::Difference { .. })).await;
+        let Event::Difference { difference, .. } = event else { panic!("{event:?}") };
+        assert_eq!(difference.position, at(offset));
+        assert!(difference.delta.len() < shown.len() / 2, "{}", difference.delta.len());
+        let payload = fossil_delta::deltainv(&shown, &difference.delta);
+        shown = String::from_utf8(payload).expect("text");
+        assert_eq!(shown, score(minute));
+    }
+    // Nothing in common with what was before.
+    server.origin.say("a", "0123456789").await;
+    assert_eq!(client.message().await.1, "0123456789");
 }

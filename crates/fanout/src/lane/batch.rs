@@ -1,9 +1,11 @@
 //! What is due at a cursor, as frames; and one offer of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pushonce_core::{GapReason, Position};
 
-use super::roster::{Session, Subscription};
+use super::roster::{Base, Session, Subscription};
 use crate::feed::Feed;
 use crate::hub::Shared;
 use crate::{Closed, Standing, Wire};
@@ -31,6 +33,7 @@ pub(super) enum Step {
 /// Frames that follow a cursor.
 struct Batch {
     wire: Wire,
+    base: Base,
     after: Position,
     frames: Vec<Bytes>,
     /// The cursor behind each frame.
@@ -49,7 +52,7 @@ struct Batch {
 pub(super) struct Batches {
     /// Which topic, by its index in the lane.
     topic: usize,
-    /// The newest of each wire in use.
+    /// The newest of each wire in use, for subscribers of each base.
     of_wire: Vec<Batch>,
 }
 
@@ -67,15 +70,22 @@ impl Batches {
         self
     }
 
-    fn get(&mut self, wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> &Batch {
-        let index = match self.of_wire.iter().position(|batch| batch.wire == wire) {
+    fn get(
+        &mut self,
+        (wire, base): (Wire, Base),
+        after: Position,
+        feed: &Feed,
+        shared: &Shared,
+    ) -> &Batch {
+        let same = |batch: &Batch| (batch.wire, batch.base) == (wire, base);
+        let index = match self.of_wire.iter().position(same) {
             Some(index) if self.of_wire[index].after == after => index,
             Some(index) => {
-                self.of_wire[index] = Batch::make(wire, after, feed, shared);
+                self.of_wire[index] = Batch::make((wire, base), after, feed, shared);
                 index
             }
             None => {
-                self.of_wire.push(Batch::make(wire, after, feed, shared));
+                self.of_wire.push(Batch::make((wire, base), after, feed, shared));
                 self.of_wire.len() - 1
             }
         };
@@ -84,7 +94,7 @@ impl Batches {
 }
 
 impl Batch {
-    fn make(wire: Wire, after: Position, feed: &Feed, shared: &Shared) -> Batch {
+    fn make((wire, base): (Wire, Base), after: Position, feed: &Feed, shared: &Shared) -> Batch {
         let (due, standing) = {
             let state = feed.state();
             (state.due(after, MESSAGES_MAX).unwrap_or_default(), state.standing())
@@ -92,13 +102,19 @@ impl Batch {
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
         let gap = due.gap.map(|gap| (encode.gap(wire, &feed.topic, &gap), gap.to));
-        let messages = due
-            .entries
-            .iter()
-            .map(|entry| (entry.frame(wire, &feed.topic, encode), entry.message.position));
+        let mut before = due.before.filter(|_| base == Base::Held);
+        let messages = due.entries.iter().map(|entry| {
+            let frame = match &before {
+                Some(before) => entry.difference(before, wire, &feed.topic, encode),
+                None => entry.frame(wire, &feed.topic, encode),
+            };
+            before = (base != Base::Unwanted).then(|| Arc::clone(&entry.message));
+            (frame, entry.message.position)
+        });
         let (frames, ends) = gap.into_iter().chain(messages).unzip();
         let more = due.entries.len() == MESSAGES_MAX;
-        Batch { wire, after, frames, ends, gap: due.gap.map(|gap| gap.reason), more, standing }
+        let gap = due.gap.map(|gap| gap.reason);
+        Batch { wire, base, after, frames, ends, gap, more, standing }
     }
 }
 
@@ -113,7 +129,8 @@ pub(super) fn offer(
     let step = match tell_gap(subscription, session, feed, shared) {
         Some(step) => step,
         None => {
-            let batch = batches.get(session.wire, subscription.cursor, feed, shared);
+            let form = (session.wire, subscription.base());
+            let batch = batches.get(form, subscription.cursor, feed, shared);
             let standing = batch.standing;
             match offer_batch(subscription, session, batch, shared) {
                 step @ (Step::Level | Step::Taken { more: false }) => {
@@ -187,8 +204,10 @@ fn offer_batch(
     let Some(end) = taken.checked_sub(1).and_then(|last| batch.ends.get(last)) else {
         return Step::Blocked;
     };
+    let messages = taken - usize::from(batch.gap.is_some());
     subscription.cursor = *end;
-    shared.table.meters.deliveries.increment(taken as u64 - u64::from(batch.gap.is_some()));
+    subscription.shown = (messages > 0).then_some(*end);
+    shared.table.meters.deliveries.increment(messages as u64);
     if let Some(reason) = batch.gap {
         shared.table.meters.gap(reason);
     }

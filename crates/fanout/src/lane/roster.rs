@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pushonce_core::{Gap, Position, Topic};
+use pushonce_core::{Gap, Options, Position, Topic};
 use slab::Slab;
 
 use super::SubscribeError;
@@ -63,6 +63,10 @@ pub(super) struct Subscription {
     /// Stands in `ready`.
     queued: bool,
     pub(super) cursor: Position,
+    /// Whether a message may come as its difference from the one before.
+    delta: bool,
+    /// The last message it was sent. Whatever else moves the cursor leaves this behind.
+    pub(super) shown: Option<Position>,
     /// What it was told last.
     pub(super) standing: Standing,
     /// To be told first; boxed because hardly any subscription has one.
@@ -71,7 +75,26 @@ pub(super) struct Subscription {
     pub(super) hold: Option<Hold>,
 }
 
+/// What a subscriber can do with a message's difference from the one at its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// It did not ask for such.
+    Unwanted,
+    /// Nothing: it does not have that message.
+    Missing,
+    /// It makes the message of it.
+    Held,
+}
+
 impl Subscription {
+    pub(super) fn base(&self) -> Base {
+        match self.delta {
+            false => Base::Unwanted,
+            true if self.shown == Some(self.cursor) => Base::Held,
+            true => Base::Missing,
+        }
+    }
+
     /// Whether frames may be offered.
     pub(super) fn flows(&self) -> bool {
         self.started && !self.blocked
@@ -142,6 +165,7 @@ impl Roster {
         key: SessionKey,
         ticket: Ticket,
         token: u32,
+        options: Options,
         begun: Begun,
         wakes: &Arc<Wakes>,
     ) -> bool {
@@ -157,6 +181,8 @@ impl Roster {
             blocked: false,
             queued: false,
             cursor: start.cursor,
+            delta: options.delta,
+            shown: None,
             standing: Standing::Live,
             gap: start.gap.map(Box::new),
             hold: Some(hold),

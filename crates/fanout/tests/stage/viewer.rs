@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pushonce_core::{From, Topic};
+use pushonce_core::{From, Options, Topic};
 use pushonce_fanout::{
     Closed, Lane, Offered, Outlet, SessionKey, SubscribeError, Subscribed, Wire,
 };
@@ -56,9 +56,20 @@ impl Viewer {
         topic: &Topic,
         from: From,
     ) -> Result<Subscribed, SubscribeError> {
+        self.subscribe_with(stage, topic, from, Options::default()).await
+    }
+
+    /// The same, with more wishes.
+    pub(crate) async fn subscribe_with(
+        &self,
+        stage: &Stage,
+        topic: &Topic,
+        from: From,
+        options: Options,
+    ) -> Result<Subscribed, SubscribeError> {
         let subscribed = tokio::select! {
             biased;
-            subscribed = self.lane.subscribe(self.key, 7, topic.clone(), from) => subscribed,
+            subscribed = self.lane.subscribe(self.key, 7, topic.clone(), from, options) => subscribed,
             () = async { loop { stage.settle().await } } => unreachable!("it settles for ever"),
         };
         self.lane.start(self.key, topic);
