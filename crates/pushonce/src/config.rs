@@ -5,6 +5,7 @@
 
 mod measure;
 mod partial;
+mod switch;
 mod times;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use pushonce_core::{Roles, ShardCount};
 
 pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
+pub use switch::Switch;
 pub use times::Preset;
 use times::consensus;
 
@@ -51,6 +53,8 @@ pub struct Config {
     pub replicas: u8,
     /// Threads that carry client sessions.
     pub lanes: usize,
+    /// Whether messages are deflated for clients that offer it.
+    pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
     /// Times of consensus, and the room it keeps on the disk.
@@ -126,6 +130,7 @@ impl Config {
             shards: shards(said.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
             replicas: said.replicas.unwrap_or(3),
             lanes: said.lanes.unwrap_or_else(cores),
+            compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
             consensus,
             name,

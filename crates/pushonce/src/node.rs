@@ -134,6 +134,7 @@ impl Node {
             http: config.http,
             quic: config.quic,
             lanes: config.lanes,
+            compression: config.compression,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
