@@ -119,6 +119,17 @@ proptest! {
         prop_assert!(serde_json::from_slice::<serde_json::Value>(&frame).is_ok());
     }
 
+    /// What a client that keeps payloads for deltas does, as README.md shows it.
+    #[test]
+    fn the_bytes_of_json_are_the_end_of_its_frame(topic in topic(), message in message()) {
+        let frame = encode_message(Encoding::Json, &topic, &message);
+        let frame = std::str::from_utf8(&frame).expect("text");
+        if message.content_type == pushonce_core::ContentType::Json {
+            let begin = frame.find(r#""data":"#).expect("there") + 7;
+            prop_assert_eq!(frame[begin..frame.len() - 2].as_bytes(), &message.payload[..]);
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic(encoding in encoding(), bytes in vec(any::<u8>(), 0..80)) {
         let frame = Bytes::from(bytes);
