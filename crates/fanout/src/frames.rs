@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::Wire;
 
 /// A list, not a table: most messages are wanted on one wire or two, and a message that nobody wants
-/// costs a pointer.
+/// costs 16 bytes.
 #[derive(Default)]
 pub(crate) struct Frames(OnceLock<Box<Made>>);
 

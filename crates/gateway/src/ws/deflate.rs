@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 /// The window that messages are deflated with is 2 to the power of this, 4 KiB. With 15, the most
-/// there is, a message of 34 KiB gets a sixth smaller and one below 4 KiB not at all; but clients that
-/// offer less, as Python's `websockets` does with 12, would get nothing deflated.
+/// there is, a message of 34 KiB gets a sixth smaller and one below 4 KiB not at all; but every client
+/// that has less memory to spare, and says so, would get nothing deflated.
 pub(super) const WINDOW_BITS: u8 = 12;
 
 /// What a sync flush ends with; RFC 7692 (7.2.1) takes it off, and puts it back before inflating.

@@ -150,12 +150,12 @@ pub fn deflated(message: &[u8]) -> Vec<u8> {
 }
 
 /// What a deflated message was.
-pub fn inflated(deflated: &[u8]) -> String {
+pub fn inflated(deflated: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 << 20);
     let message = [deflated, b"\x00\x00\xff\xff"].concat();
     let mut decompress = Decompress::new(false);
     decompress.decompress_vec(&message, &mut out, FlushDecompress::Sync).expect("inflates");
-    String::from_utf8(out).expect("text")
+    out
 }
 
 /// A frame as a client writes it, masked with zeros.
