@@ -3,7 +3,9 @@
 //! The WebSocket codec reads requests before they are decoded; it is the gateway's own and is not
 //! reached from here.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
+
+mod scoreboard;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -69,6 +71,60 @@ fn whole(c: &mut Criterion) {
     group.finish();
 }
 
+/// The wires of WebSocket, as they are and deflated.
+const WIRES: [(&str, Wire, Wire); 2] = [("JSON", Wire(0), Wire(3)), ("protobuf", Wire(1), Wire(4))];
+
+/// What makes frames smaller, once a message: the middle of each topic, the message before it known.
+fn squeeze(c: &mut Criterion) {
+    let topic = topic();
+    let mut group = c.benchmark_group("squeeze");
+    for (name, messages) in scoreboard::topics() {
+        let middle = messages.len() / 2;
+        let (before, message) = (&messages[middle - 1], &messages[middle]);
+        let delta = Encoder.delta(before, message).unwrap();
+        group.throughput(Throughput::Bytes(message.payload.len() as u64));
+        group.bench_function(BenchmarkId::new("delta", name), |b| {
+            b.iter(|| Encoder.delta(black_box(before), black_box(message)));
+        });
+        for (encoding, _, wire) in WIRES {
+            let id = BenchmarkId::new(format!("deflated {encoding} frame"), name);
+            group.bench_function(id, |b| {
+                b.iter(|| Encoder.message(wire, black_box(&topic), black_box(message)));
+            });
+            let id = BenchmarkId::new(format!("deflated {encoding} frame of the delta"), name);
+            group.bench_function(id, |b| {
+                b.iter(|| Encoder.difference(wire, &topic, black_box(message), delta.clone()));
+            });
+        }
+    }
+    group.finish();
+    bytes(&topic);
+}
+
+/// Not timed: what one subscriber of a whole topic is sent.
+fn bytes(topic: &Topic) {
+    for (name, messages) in scoreboard::topics() {
+        let payloads: usize = messages.iter().map(|message| message.payload.len()).sum();
+        println!("{name}: {} messages, {payloads} bytes of payload", messages.len());
+        for (encoding, plain, deflated) in WIRES {
+            let whole = |wire| messages.iter().map(|m| Encoder.message(wire, topic, m).len()).sum();
+            let deltas = |wire| -> usize {
+                let first = Encoder.message(wire, topic, &messages[0]).len();
+                let rest = messages.windows(2).map(|two| match Encoder.delta(&two[0], &two[1]) {
+                    Some(delta) => Encoder.difference(wire, topic, &two[1], delta).len(),
+                    None => Encoder.message(wire, topic, &two[1]).len(),
+                });
+                first + rest.sum::<usize>()
+            };
+            let sums: [usize; 4] = [whole(plain), whole(deflated), deltas(plain), deltas(deflated)];
+            let [as_it_is, deflate, delta, both] = sums.map(|sum| sum / messages.len());
+            println!(
+                "  {encoding}, bytes a frame: {as_it_is}; deflate {deflate}, delta {delta}, both {both}"
+            );
+        }
+    }
+}
+
 fn request(c: &mut Criterion) {
     let publish = Publish {
         topic: topic(),
@@ -100,5 +156,5 @@ fn short() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = short(); targets = message, whole, request }
+criterion_group! { name = benches; config = short(); targets = message, whole, squeeze, request }
 criterion_main!(benches);

@@ -13,6 +13,7 @@ async fn the_commands_do_what_they_say() {
     let cluster = Cluster::of(2).start().await;
     a_line_in_is_a_line_out(&cluster).await;
     messages_come_as_json(&cluster).await;
+    deltas_come_out_whole(&cluster).await;
     a_subscriber_waits_for_what_comes(&cluster).await;
     the_cluster_can_be_looked_at(&cluster).await;
     namespaces_are_set_and_unset(&cluster).await;
@@ -40,6 +41,21 @@ async fn a_line_in_is_a_line_out(cluster: &Cluster) {
         let args = [&args[..], &["--from", "start", "--count", "3"]].concat();
         assert_eq!(pushonce(args, "").await.ok(), expected, "{transport}");
     }
+}
+
+async fn deltas_come_out_whole(cluster: &Cluster) {
+    let line = |n| format!("Germany against Brazil, Estadio Azteca, Mexico City: {n} to 0\n");
+    let lines: String = (0..4).map(line).collect();
+    pushonce(["publish", "long", "--server", &grpc(cluster, 0)], &lines).await.ok();
+    let ports = cluster.node(1).ports;
+    for server in [format!("http://{}", ports.http), format!("quic://{}", ports.quic)] {
+        let args = ["subscribe", "long", "--delta", "--from", "start", "--count", "4"];
+        let out = pushonce([&args[..], &["--server", &server]].concat(), "").await.ok();
+        let texts = out.lines().filter_map(|line| line.rsplit('\t').next());
+        assert_eq!(texts.map(|text| format!("{text}\n")).collect::<String>(), lines, "{server}");
+    }
+    let grpc = ["subscribe", "long", "--delta", "--transport", "grpc"];
+    pushonce(grpc, "").await.failed(&["gRPC has no deltas"]);
 }
 
 async fn messages_come_as_json(cluster: &Cluster) {

@@ -35,7 +35,7 @@ pub const GOING_AWAY: Close = entry(1001, "going_away", Reconnect::Yes);
 pub const PROTOCOL_ERROR: Close = entry(1002, "protocol_error", Reconnect::No);
 /// A binary frame in a JSON session, or a text frame in a protobuf session.
 pub const UNSUPPORTED: Close = entry(1003, "unsupported", Reconnect::No);
-/// A text frame that is not UTF-8.
+/// A text frame that is not UTF-8, or one that is marked as deflated and is not.
 pub const BAD_DATA: Close = entry(1007, "bad_data", Reconnect::No);
 /// A frame over the limit.
 pub const TOO_BIG: Close = entry(1009, "too_big", Reconnect::No);

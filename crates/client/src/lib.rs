@@ -24,6 +24,7 @@
 
 mod backoff;
 mod cursor;
+mod delta;
 mod keeper;
 mod progress;
 mod publisher;

@@ -1,12 +1,14 @@
 //! What the events of a session mean to the subscriber: pure, so that every case can be tested.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{From, Options, Topic};
-use pushonce_proto::client;
+use pushonce_core::{From, Message, Options, Publish, Topic};
+use pushonce_proto::client::{self, Difference};
 
 use crate::cursor::{Cursor, Seen};
+use crate::delta::{self, InvalidDelta};
 use crate::session::Ended;
 use crate::subscriber::Event;
 
@@ -14,6 +16,8 @@ use crate::subscriber::Event;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     topics: BTreeMap<Topic, (Cursor, Options)>,
+    /// The last message that this session brought of each topic that comes in deltas.
+    bases: HashMap<Topic, Arc<Message>>,
     /// Requests of this session without an answer yet, by id.
     asked: HashMap<u64, Topic>,
     /// The last id of this session.
@@ -60,6 +64,15 @@ pub(crate) struct Ask {
     pub(crate) options: Options,
 }
 
+/// Why a difference could not be made a message: the server's mistake.
+#[derive(Debug, thiserror::Error)]
+enum NoMessage {
+    #[error("a delta came without the message before it")]
+    NoBase,
+    #[error(transparent)]
+    Invalid(#[from] InvalidDelta),
+}
+
 impl Progress {
     pub(crate) fn add(&mut self, topic: Topic, from: From, options: Options) {
         self.topics.insert(topic, (Cursor::new(from), options));
@@ -68,6 +81,7 @@ impl Progress {
     /// A session begins: what to ask it for.
     pub(crate) fn begin(&mut self) -> Vec<Ask> {
         self.asked.clear();
+        self.bases.clear();
         self.live.clear();
         self.stale.clear();
         self.last_id = 0;
@@ -112,16 +126,15 @@ impl Progress {
                 self.live.insert(topic.clone());
                 Step::Tell(Event::Subscribed { topic, position, recovered, delivery })
             }
-            client::Event::Message { topic, message } => {
-                let Some((cursor, _)) = self.topics.get_mut(&topic) else { return Step::Pass };
-                match cursor.see(message.position) {
-                    Seen::New => Step::Tell(Event::Message { topic, message }),
-                    Seen::Old => Step::Pass,
-                    // Asked for again, it comes whole or with a gap that says what is missing.
-                    Seen::Hole { reached } => Step::End(Ended::again(format!(
-                        "{topic}: {} came after {reached} without a gap",
-                        message.position
-                    ))),
+            client::Event::Message { topic, message } => self.message(topic, message),
+            client::Event::Difference { topic, .. } if !self.topics.contains_key(&topic) => {
+                Step::Pass
+            }
+            client::Event::Difference { topic, difference } => {
+                match self.undo(&topic, difference) {
+                    Ok(message) => self.message(topic, Arc::new(message)),
+                    // Asked for again, it comes whole.
+                    Err(why) => Step::End(Ended::again(format!("{topic}: {why}"))),
                 }
             }
             client::Event::Gap { topic, gap } => {
@@ -163,6 +176,32 @@ impl Progress {
         }
     }
 
+    fn message(&mut self, topic: Topic, message: Arc<Message>) -> Step {
+        let Some((cursor, options)) = self.topics.get_mut(&topic) else { return Step::Pass };
+        if options.delta {
+            self.bases.insert(topic.clone(), message.clone());
+        }
+        match cursor.see(message.position) {
+            Seen::New => Step::Tell(Event::Message { topic, message }),
+            Seen::Old => Step::Pass,
+            // Asked for again, it comes whole or with a gap that says what is missing.
+            Seen::Hole { reached } => Step::End(Ended::again(format!(
+                "{topic}: {} came after {reached} without a gap",
+                message.position
+            ))),
+        }
+    }
+
+    /// Makes a difference the message that it stands for.
+    fn undo(&self, topic: &Topic, difference: Difference) -> Result<Message, NoMessage> {
+        let Difference { position, time, key, delta } = difference;
+        let base = self.bases.get(topic).filter(|base| base.position.next() == position);
+        let base = base.ok_or(NoMessage::NoBase)?;
+        let payload = delta::apply(&base.payload, &delta, Publish::PAYLOAD_BYTES_CAP)?;
+        let content_type = base.content_type.clone();
+        Ok(Message { position, time, content_type, key, payload: payload.into() })
+    }
+
     /// One topic without an owner must not take the others with it; a server that brings none is
     /// left for one that may.
     fn cannot_now(&mut self, topic: Topic, message: String) -> Step {
@@ -178,8 +217,6 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
     use pushonce_core::{ContentType, Delivery, Message, Position, Timestamp};
     use pushonce_proto::client::ErrorCode;
@@ -302,6 +339,81 @@ mod tests {
         progress.step(stale("b"));
         progress.begin();
         assert!(!progress.is_stale(), "another server may hear of it");
+    }
+
+    fn whole(name: &str, offset: u64, payload: &[u8]) -> client::Event {
+        let client::Event::Message { topic, message } = message(name, offset) else { panic!() };
+        let payload = Bytes::copy_from_slice(payload);
+        let message = Arc::new(Message { payload, ..Arc::unwrap_or_clone(message) });
+        client::Event::Message { topic, message }
+    }
+
+    fn changed(name: &str, offset: u64, old: &[u8], new: &[u8]) -> client::Event {
+        let (position, delta) = (Position::new(7, offset), fossil_delta::delta(new, old).into());
+        let difference = Difference { position, time: Timestamp(0), key: None, delta };
+        client::Event::Difference { topic: topic(name), difference }
+    }
+
+    fn progress_with_deltas() -> Progress {
+        let (mut progress, delta) =
+            (Progress::default(), Options { delta: true, ..Options::default() });
+        progress.add(topic("a"), From::Start, delta);
+        progress.add(topic("b"), From::Last(2), delta);
+        assert!(progress.begin().iter().all(|ask| ask.options.delta));
+        progress
+    }
+
+    fn shown(step: Step) -> Bytes {
+        let Step::Tell(Event::Message { message, .. }) = step else { panic!("{step:?}") };
+        assert_eq!(message.content_type, ContentType::Text);
+        message.payload.clone()
+    }
+
+    const ONE: &[u8] = b"Germany against Brazil: 1 to 0";
+    const TWO: &[u8] = b"Germany against Brazil: 2 to 0";
+    const THREE: &[u8] = b"Germany against Brazil: 2 to 1";
+
+    #[test]
+    fn differences_become_messages_one_upon_the_other() {
+        let mut progress = progress_with_deltas();
+        assert_eq!(shown(progress.step(whole("a", 1, ONE))), ONE);
+        assert_eq!(shown(progress.step(whole("b", 1, b"another topic"))), "another topic");
+        assert_eq!(shown(progress.step(changed("a", 2, ONE, TWO))), TWO);
+        assert_eq!(shown(progress.step(changed("a", 3, TWO, THREE))), THREE);
+        assert!(matches!(progress.step(changed("c", 1, ONE, TWO)), Step::Pass), "none of ours");
+    }
+
+    #[test]
+    fn a_message_that_was_seen_before_is_a_base_all_the_same() {
+        let mut progress = progress_with_deltas();
+        progress.step(whole("a", 4, ONE));
+        progress.begin();
+        assert!(matches!(progress.step(whole("a", 4, ONE)), Step::Pass));
+        assert_eq!(shown(progress.step(changed("a", 5, ONE, TWO))), TWO);
+    }
+
+    #[test]
+    fn a_delta_without_its_base_ends_the_session_and_shows_nothing() {
+        let mut progress = progress_with_deltas();
+        assert!(matches!(progress.step(changed("a", 1, ONE, TWO)), Step::End(_)), "the first");
+        progress.step(whole("a", 1, ONE));
+        assert!(matches!(progress.step(changed("a", 3, ONE, TWO)), Step::End(_)), "not the next");
+        progress.begin();
+        assert!(
+            matches!(progress.step(changed("a", 2, ONE, TWO)), Step::End(_)),
+            "another session"
+        );
+        let from = progress.begin()[0].from;
+        assert_eq!(from, From::Position(Position::new(7, 1)), "it comes again");
+    }
+
+    #[test]
+    fn a_delta_of_another_base_ends_the_session_and_shows_nothing() {
+        let mut progress = progress_with_deltas();
+        progress.step(whole("a", 1, ONE));
+        let other = [ONE, b"?"].concat();
+        let step = progress.step(changed("a", 2, &other, &[&other[..], b"!"].concat()));
+        assert!(matches!(step, Step::End(_)), "{step:?}");
     }
 
     #[test]

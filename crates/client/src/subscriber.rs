@@ -140,7 +140,8 @@ impl Builder {
         self.topic_with(topic, from, Options::default())
     }
 
-    /// The same, with wishes. gRPC has none: it brings every message.
+    /// The same, with wishes. What comes as a delta is made whole here. gRPC knows no wishes: it brings
+    /// every message, whole.
     pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
         self.progress.add(topic, from, options);
         self

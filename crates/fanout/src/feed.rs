@@ -66,6 +66,8 @@ pub(crate) struct Hold(Arc<Feed>);
 pub(crate) struct Due {
     /// First, if there is one.
     pub(crate) gap: Option<Gap>,
+    /// The message right before the first of the entries, if it is still here.
+    pub(crate) before: Option<Arc<Message>>,
     pub(crate) entries: Vec<Arc<Entry>>,
 }
 
@@ -255,26 +257,27 @@ impl State {
     pub(crate) fn due(&self, cursor: Position, messages_max: usize) -> Option<Due> {
         let (gap, index) = self.follows(cursor);
         let entries: Vec<_> = self.ring.from(index).take(messages_max).cloned().collect();
-        (gap.is_some() || !entries.is_empty()).then_some(Due { gap, entries })
+        let before = index.checked_sub(1).and_then(|before| self.ring.from(before).next());
+        let before = before.map(|entry| Arc::clone(&entry.message));
+        (gap.is_some() || !entries.is_empty()).then_some(Due { gap, before, entries })
     }
 
     /// The same for a reader that wants the newest message alone. The gap is all that it passes over.
     pub(crate) fn newest(&self, cursor: Position) -> Option<Due> {
-        let (gap, index) = self.follows(cursor);
-        let mut entries = self.ring.from(index.max(self.ring.len().saturating_sub(1))).cloned();
-        let Some(newest) = entries.next() else {
-            return gap.map(|gap| Due { gap: Some(gap), entries: Vec::new() });
-        };
-        let first = gap.map_or_else(|| self.ring.from(index).next(), |_| None);
-        let from = first.map_or(cursor.next(), |first| first.message.position);
-        let reason = match gap {
+        let (lost, index) = self.follows(cursor);
+        let last = self.ring.len().saturating_sub(1);
+        let (first, newest) = (self.ring.from(index).next(), self.ring.from(last).next());
+        let (Some(first), Some(newest)) = (first, newest) else { return self.due(cursor, 0) };
+        if lost.is_none() && index == last {
+            return self.due(cursor, 1);
+        }
+        let from = if lost.is_some() { cursor.next() } else { first.message.position };
+        let reason = match lost {
             Some(Gap { reason: GapReason::Epoch, .. }) => GapReason::Epoch,
             _ => GapReason::Conflated,
         };
-        let to = before(newest.message.position);
-        let passes_over = gap.is_some() || from < newest.message.position;
-        let gap = passes_over.then_some(Gap { from, to, reason });
-        Some(Due { gap, entries: vec![newest] })
+        let gap = Gap { from, to: before(newest.message.position), reason };
+        Some(Due { gap: Some(gap), before: None, entries: vec![Arc::clone(newest)] })
     }
 
     /// Where a reader that has reached `cursor` goes on, and what lies between.

@@ -99,8 +99,8 @@ impl Lane {
         let _opening = Opening { lane: self, session, ticket };
         let begun = hub.begin(&topic, from).await?;
         let subscribed = begun.start.answer();
-        let seated =
-            self.roster().enter(session, ticket, token, &options, begun, &self.shared.wakes);
+        let wakes = &self.shared.wakes;
+        let seated = self.roster().enter(session, ticket, token, &options, begun, wakes);
         if seated { Ok(subscribed) } else { Err(SubscribeError::Gone) }
     }
 

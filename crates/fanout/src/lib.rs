@@ -7,7 +7,8 @@
 //!
 //! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
 //! place it asked for, and where messages are missing it meets a gap that names them instead. A
-//! frame is made once per message and [`Wire`], however many take it. When upstream has lost touch
+//! frame is made once per message and [`Wire`], however many take it. A subscriber that asked for
+//! deltas gets one only of a message whose predecessor it was sent right before. When upstream has lost touch
 //! with a topic's owner, every subscriber that is level is told so, and told when it is over. A subscriber that does not
 //! keep up costs no memory and delays nobody.
 //!
@@ -28,6 +29,7 @@
 
 mod begin;
 mod feed;
+mod frames;
 pub mod hub;
 mod lane;
 mod metrics;

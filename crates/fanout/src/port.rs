@@ -25,6 +25,14 @@ pub trait Encode: Send + Sync + 'static {
     /// The frame of a message. Called once per message and wire.
     fn message(&self, wire: Wire, topic: &Topic, message: &Message) -> Bytes;
 
+    /// What makes a message's payload out of that of the message right before it; none when that is
+    /// no less to send than the payload. Called once per message.
+    fn delta(&self, before: &Message, message: &Message) -> Option<Bytes>;
+
+    /// The frame of a message for one who has the message before: `delta` in place of its payload.
+    /// Called once per message and wire.
+    fn difference(&self, wire: Wire, topic: &Topic, message: &Message, delta: Bytes) -> Bytes;
+
     /// The frame of a gap.
     fn gap(&self, wire: Wire, topic: &Topic, gap: &Gap) -> Bytes;
 
@@ -43,15 +51,9 @@ pub enum Standing {
     Stale,
 }
 
-/// The index of an encoding in use, below [`Wire::COUNT`]. A frame of a wire beyond that is made
-/// for each taker anew.
+/// A way to write frames that is in use. A message keeps a frame for each on which it was wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Wire(pub u8);
-
-impl Wire {
-    /// How many encodings a message keeps its frame of. Each costs a topic 40 bytes a message.
-    pub const COUNT: usize = 4;
-}
 
 /// The answer to a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,18 +4,18 @@
 //! grows at both ends: live messages at the front, fetched pages at the back.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{Message, Offset, Position, Topic};
 
+use crate::frames::{Form, Frames};
 use crate::{Encode, Wire};
 
 /// A message and its frames.
 pub(crate) struct Entry {
     pub(crate) message: Arc<Message>,
-    /// By wire; made on first need, so that an encoding nobody uses costs no work.
-    frames: [OnceLock<Bytes>; Wire::COUNT],
+    frames: Frames,
 }
 
 /// How much a ring holds. Whichever bound is met first forgets the oldest; the newest message stays
@@ -56,16 +56,32 @@ pub(crate) fn before(position: Position) -> Position {
 
 impl Entry {
     fn new(message: Arc<Message>) -> Arc<Entry> {
-        Arc::new(Entry { message, frames: Default::default() })
+        Arc::new(Entry { message, frames: Frames::default() })
     }
 
     /// The frame of this message, made at the first call for each wire.
     pub(crate) fn frame(&self, wire: Wire, topic: &Topic, encode: &dyn Encode) -> Bytes {
-        let make = || encode.message(wire, topic, &self.message);
-        match self.frames.get(usize::from(wire.0)) {
-            Some(frame) => frame.get_or_init(make).clone(),
-            None => make(),
+        self.frames.get(Form::Whole(wire), || encode.message(wire, topic, &self.message))
+    }
+
+    /// The frame of this message for one who has `before`, the message right before it: its
+    /// difference from that, or the whole when that is no gain.
+    pub(crate) fn difference(
+        &self,
+        before: &Message,
+        wire: Wire,
+        topic: &Topic,
+        encode: &dyn Encode,
+    ) -> Bytes {
+        let delta = self
+            .frames
+            .get(Form::Delta, || encode.delta(before, &self.message).unwrap_or_default());
+        if delta.is_empty() {
+            return self.frame(wire, topic, encode);
         }
+        self.frames.get(Form::Difference(wire), || {
+            encode.difference(wire, topic, &self.message, delta.clone())
+        })
     }
 }
 

@@ -24,7 +24,8 @@ enum Step {
     Bring(usize),
     /// Everything else gets so many turns.
     Turns(usize),
-    Subscribe(Ask, Wish),
+    /// As it wants, with deltas or without.
+    Subscribe(Ask, Wish, bool),
     Read(Ask),
     Unsubscribe(usize),
     /// A socket takes so many frames more, then blocks.
@@ -84,7 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(Step::Publish),
         5 => (1usize..6).prop_map(Step::Bring),
         5 => (1usize..6).prop_map(Step::Turns),
-        4 => (ask(), wish()).prop_map(|(ask, wish)| Step::Subscribe(ask, wish)),
+        4 => (ask(), wish(), any::<bool>()).prop_map(|(ask, wish, delta)| Step::Subscribe(ask, wish, delta)),
         1 => ask().prop_map(Step::Read),
         1 => (0usize..8).prop_map(Step::Unsubscribe),
         2 => (0usize..8, 0usize..9).prop_map(|(who, room)| Step::Room(who, room)),
@@ -102,6 +103,7 @@ fn step_with_epochs() -> impl Strategy<Value = Step> {
 struct Watch {
     from: From,
     wish: Wish,
+    delta: bool,
     viewer: Option<Viewer>,
     answer: Rc<RefCell<Option<Result<Subscribed, SubscribeError>>>>,
     /// What a reader was told, in the words of a viewer's frames.
@@ -128,10 +130,10 @@ fn from(ask: Ask, head: Position) -> From {
     }
 }
 
-fn subscribe(stage: &Stage, a: &Topic, from: From, wish: Wish) -> Watch {
+fn subscribe(stage: &Stage, a: &Topic, from: From, wish: Wish, delta: bool) -> Watch {
     let delivery = (wish != Wish::Every).then_some(Delivery::Latest);
     let conflated = wish == Wish::NewestTold;
-    let options = Options { delivery, conflated, ..Options::default() };
+    let options = Options { delivery, conflated, delta, ..Options::default() };
     let viewer = stage.viewer(JSON);
     let answer = Rc::new(RefCell::new(None));
     let (lane, key, a, told) = (stage.lane.clone(), viewer.key, a.clone(), Rc::clone(&answer));
@@ -142,7 +144,16 @@ fn subscribe(stage: &Stage, a: &Topic, from: From, wish: Wish) -> Watch {
         *told.borrow_mut() = Some(subscribed);
     });
     let read = Rc::default();
-    Watch { from, wish, viewer: Some(viewer), answer, read, was_blocked: false, ended: false }
+    Watch {
+        from,
+        wish,
+        delta,
+        viewer: Some(viewer),
+        answer,
+        read,
+        was_blocked: false,
+        ended: false,
+    }
 }
 
 fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
@@ -167,7 +178,8 @@ fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
             items.borrow_mut().push(item);
         }
     });
-    Watch { from, wish: Wish::Every, viewer: None, answer, read, was_blocked: false, ended: false }
+    let (wish, delta) = (Wish::Every, false);
+    Watch { from, wish, delta, viewer: None, answer, read, was_blocked: false, ended: false }
 }
 
 async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Excuses) {
@@ -182,8 +194,8 @@ async fn perform(stage: &Stage, a: &Topic, steps: Vec<Step>) -> (Vec<Watch>, Exc
             Step::Publish => {}
             Step::Bring(n) => stage.owner.bring(&stage.hub, n),
             Step::Turns(n) => yields(n).await,
-            Step::Subscribe(ask, wish) => {
-                watches.push(subscribe(stage, a, from(ask, head), wish));
+            Step::Subscribe(ask, wish, delta) => {
+                watches.push(subscribe(stage, a, from(ask, head), wish, delta));
             }
             Step::Read(ask) => watches.push(read(stage, a, from(ask, head))),
             Step::Unsubscribe(who) => {
@@ -240,10 +252,30 @@ fn parse(frame: &str) -> (bool, Position, Position) {
     let words: Vec<&str> = frame.split(' ').collect();
     let position = |word: &str| word.parse().expect("a position");
     match words[1..] {
-        [message] => (false, position(message), position(message)),
+        [message] | [message, "on", _] => (false, position(message), position(message)),
         ["gap", from, to, _] => (true, position(from), position(to)),
         _ => panic!("not a frame: {frame}"),
     }
+}
+
+/// What a viewer shows that makes each difference into a message: it must have the one before.
+fn undo_deltas(frames: Vec<String>, wanted: bool) -> Vec<String> {
+    let mut shown = None;
+    let undo = |frame: String| {
+        if standing(&frame).is_some() {
+            return frame;
+        }
+        if let Some((message, base)) = frame.split_once(" on ") {
+            assert!(wanted, "nobody asked for the difference {frame}");
+            assert_eq!(shown, base.parse().ok(), "{frame} is of a message that was not shown last");
+            shown = Some(parse(&frame).2);
+            return message.to_owned();
+        }
+        let (gap, _, last) = parse(&frame);
+        shown = (!gap).then_some(last);
+        frame
+    };
+    frames.into_iter().map(undo).collect()
 }
 
 fn is_forged(from: From) -> bool {
@@ -257,7 +289,7 @@ fn level(reached: Position, head: Position) -> bool {
 
 fn check(watch: &Watch, head: Position, excuses: &Excuses) {
     let frames = match &watch.viewer {
-        Some(viewer) => viewer.got(),
+        Some(viewer) => undo_deltas(viewer.got(), watch.delta),
         None => watch.read.borrow().clone(),
     };
     let answer = watch.answer.borrow();

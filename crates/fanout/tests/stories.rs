@@ -686,3 +686,59 @@ fn a_lane_under_pressure_spares_those_who_want_the_newest_alone() {
         assert_eq!(latest.got(), frames(&a, 4..=5), "it is over");
     });
 }
+
+const DELTAS: Options = Options { delivery: None, conflated: false, audience: false, delta: true };
+
+#[test]
+fn who_asks_for_deltas_gets_the_first_message_whole_and_then_what_changed() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let (plain, early, late) = (stage.viewer(JSON), stage.viewer(JSON), stage.viewer(JSON));
+        plain.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        early.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+        stage.publish(&a, 2).await;
+        late.subscribe_with(&stage, &a, From::Last(0), DELTAS).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        // One look, one cursor: the same messages are other frames for those who have the one before.
+        assert_eq!(plain.got(), frames(&a, 1..=3));
+        assert_eq!(early.got(), ["a 1:1", "a 1:2 on 1:1", "a 1:3 on 1:2"]);
+        assert_eq!(late.got(), ["a 1:3"]);
+        stage.publish(&a, 3).await;
+        let wanted = ["a 1:4 on 1:3", "a 1:5", "a 1:6 on 1:5"];
+        assert_eq!(early.got(), wanted, "the fifth is no less as a difference");
+        assert_eq!(late.got(), wanted);
+    });
+}
+
+#[test]
+fn after_a_gap_a_message_is_whole_again() {
+    play(async || {
+        let (stage, a) = (Stage::new(small_rings()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        viewer.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+        stage.publish(&a, 1).await;
+        viewer.socket.borrow_mut().room = 0;
+        for _ in 0..30 {
+            stage.publish(&a, 1).await;
+        }
+        viewer.go_on(usize::MAX);
+        stage.settle().await;
+        let got = viewer.got();
+        assert_eq!(got[..3], ["a 1:1", "a gap 1:2 1:26 slow", "a 1:27"]);
+        assert_eq!(got[3], "a 1:28 on 1:27");
+    });
+}
+
+#[test]
+fn a_subscription_that_is_made_again_begins_with_a_whole_message() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewer = stage.viewer(JSON);
+        for wanted in [["a 1:1", "a 1:2 on 1:1"], ["a 1:3", "a 1:4 on 1:3"]] {
+            viewer.subscribe_with(&stage, &a, From::Now, DELTAS).await.expect("subscribed");
+            stage.publish(&a, 2).await;
+            assert_eq!(viewer.got(), wanted);
+            stage.lane.unsubscribe(viewer.key, &a);
+        }
+    });
+}

@@ -86,7 +86,7 @@ fn answer(
     local: &Local,
 ) -> Answer {
     if request.uri().path() == "/ws" {
-        let response = match ws::Opening::read(&request) {
+        let response = match ws::Opening::read(&request, local.config.compression) {
             Ok(opening) => {
                 let response = opening.answer();
                 upgrade.set(Some(opening));

@@ -27,6 +27,7 @@ mod bind;
 pub mod certificate;
 mod config;
 mod connection;
+mod delta;
 mod driver;
 mod encoder;
 mod gateway;

@@ -278,7 +278,7 @@ impl Session {
 
 /// The first wish of a subscriber that cannot be granted.
 fn not_offered(options: &Options) -> Option<&'static str> {
-    let wishes = [(options.audience, "the audience"), (options.delta, "deltas")];
+    let wishes = [(options.audience, "the audience")];
     wishes.into_iter().find_map(|(wished, what)| wished.then_some(what))
 }
 

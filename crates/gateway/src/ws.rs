@@ -1,6 +1,8 @@
-//! WebSocket: the handshake, the codec, and one small task a session.
+//! WebSocket: the handshake, the codec, compression, and one small task a session.
 
 mod codec;
+mod deflate;
+mod extensions;
 pub(crate) mod frame;
 mod handshake;
 mod opening;

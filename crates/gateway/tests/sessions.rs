@@ -12,7 +12,9 @@ use pushonce_proto::client::{Command, ErrorCode, Event};
 use pushonce_proto::close;
 
 use support::Server;
-use support::client::{Client, Via, publish, subscribe, subscribe_with, topic, unsubscribe};
+use support::client::{
+    Client, Via, publish, subscribe, subscribe_to_deltas, subscribe_with, topic, unsubscribe,
+};
 use support::origin::EPOCH;
 
 macro_rules! session_suite {
@@ -54,6 +56,7 @@ session_suite!(
     who_wants_the_latest_gets_the_newest_of_the_past,
     a_namespace_says_what_a_session_gets_and_how_much_at_most,
     an_overloaded_server_sends_sessions_away_and_says_when_to_come_back,
+    who_asks_for_deltas_is_sent_what_changed,
 );
 
 fn at(offset: u64) -> Position {
@@ -409,4 +412,36 @@ async fn a_quic_client_that_never_speaks_is_let_go() {
     let why = support::within(connection.closed()).await;
     let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
     assert_eq!(close.error_code.into_inner(), u64::from(close::PROTOCOL_ERROR.code));
+}
+
+fn score(minute: u32) -> String {
+    format!("Germany against Brazil, Estadio Azteca, Mexico City: 2 to 1 after {minute} minutes")
+}
+
+async fn who_asks_for_deltas_is_sent_what_changed(via: Via) {
+    let server = Server::start().await;
+    server.origin.say("a", &score(56)).await;
+    let (mut plain, mut client) =
+        (Client::connect(&server, via).await, Client::connect(&server, via).await);
+    plain.subscribe(1, "a", From::Last(1)).await;
+    client.send(1, subscribe_to_deltas("a", From::Last(1))).await;
+    client.answer().await;
+    for minute in [57, 58] {
+        server.origin.say("a", &score(minute)).await;
+    }
+    assert_eq!(plain.texts(3).await, [score(56), score(57), score(58)]);
+    let (_, mut shown) = client.message().await;
+    assert_eq!(shown, score(56), "the first is whole");
+    for (offset, minute) in [(2, 57), (3, 58)] {
+        let event = client.find(|event| matches!(event, Event::Difference { .. })).await;
+        let Event::Difference { difference, .. } = event else { panic!("{event:?}") };
+        assert_eq!(difference.position, at(offset));
+        assert!(difference.delta.len() < shown.len() / 2, "{}", difference.delta.len());
+        let payload = fossil_delta::deltainv(&shown, &difference.delta);
+        shown = String::from_utf8(payload).expect("text");
+        assert_eq!(shown, score(minute));
+    }
+    // Nothing in common with what was before.
+    server.origin.say("a", "0123456789").await;
+    assert_eq!(client.message().await.1, "0123456789");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pushonce_proto::close;
 
-use support::raw::{HANDSHAKE, Raw, frame};
+use support::raw::{HANDSHAKE, Raw, deflated, frame, inflated};
 use support::{Server, within};
 
 #[tokio::test]
@@ -171,4 +171,68 @@ async fn when_all_places_are_taken_the_next_is_told_to_come_later() {
     let answer = Raw::connect(server.http, HANDSHAKE.as_bytes()).await.all().await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
     drop(first);
+}
+
+/// What browsers offer.
+const OFFER: &str = "permessage-deflate; client_max_window_bits";
+
+const SUBSCRIBE: &[u8] = br#"{"id":1,"subscribe":{"topic":"a"}}"#;
+
+#[tokio::test]
+async fn a_message_comes_deflated_to_those_who_agreed_on_it_and_as_it_is_to_others() {
+    let server = Server::start().await;
+    let mut plain = Raw::session(server.http, &frame(0x81, SUBSCRIBE)).await;
+    plain.text("subscribed").await;
+    let mut sessions = Vec::new();
+    for offer in [OFFER, "permessage-deflate; server_max_window_bits=12"] {
+        let (mut raw, agreed) = Raw::session_with(server.http, offer).await;
+        let agreed = agreed.expect("agreed");
+        assert!(agreed.contains("server_no_context_takeover; client_no_context_takeover"));
+        raw.send(&frame(0xc1, &deflated(SUBSCRIBE))).await;
+        raw.text("subscribed").await;
+        sessions.push(raw);
+    }
+    // The second must not need the first.
+    for text in ["to and fro, ".repeat(50), "to and fro! ".repeat(60)] {
+        server.origin.say("a", &text).await;
+        let whole = plain.text("to and fro").await;
+        for raw in &mut sessions {
+            let (first, payload) = raw.frame().await;
+            assert_eq!(first, 0xc1);
+            assert!(payload.len() < whole.len() / 2, "{} of {}", payload.len(), whole.len());
+            assert_eq!(inflated(&payload), whole.as_bytes());
+        }
+    }
+    server.origin.say("a", "short").await;
+    for raw in &mut sessions {
+        raw.text("short").await;
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_was_agreed_on_nothing_comes_deflated_and_nothing_may_be_sent_so() {
+    let server = Server::start().await;
+    let switched_off = Server::with(|config| config.compression = false).await;
+    for (server, offer) in
+        [(&server, "permessage-deflate; server_max_window_bits=9"), (&switched_off, OFFER)]
+    {
+        let (mut raw, agreed) = Raw::session_with(server.http, offer).await;
+        assert_eq!(agreed, None);
+        raw.send(&frame(0x81, SUBSCRIBE)).await;
+        raw.text("subscribed").await;
+        server.origin.say("a", &"to and fro, ".repeat(50)).await;
+        raw.text("to and fro").await;
+        raw.send(&frame(0xc1, &deflated(SUBSCRIBE))).await;
+        assert_eq!(raw.closed().await, close::PROTOCOL_ERROR.code);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_inflates_beyond_the_bound_ends_the_session() {
+    let server = Server::start().await;
+    let (mut raw, _) = Raw::session_with(server.http, OFFER).await;
+    let bomb = deflated(&vec![b' '; 16 << 20]);
+    assert!(bomb.len() < 20 << 10);
+    raw.send(&frame(0xc1, &bomb)).await;
+    assert_eq!(raw.closed().await, close::TOO_BIG.code);
 }

@@ -5,6 +5,7 @@
 
 mod measure;
 mod partial;
+mod switch;
 mod times;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use pushonce_core::{Roles, ShardCount};
 
 pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
+pub use switch::Switch;
 pub use times::Preset;
 use times::consensus;
 
@@ -56,6 +58,8 @@ pub struct Config {
     /// Bytes of memory the process should stay below; 0 for no bound, none for the usual share of the
     /// machine's.
     pub memory_max: Option<u64>,
+    /// Whether messages are deflated for clients that offer it.
+    pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
     /// Times of consensus, and the room it keeps on the disk.
@@ -133,6 +137,7 @@ impl Config {
             lanes: said.lanes.unwrap_or_else(cores),
             pin_lanes: said.pin_lanes.unwrap_or(false),
             memory_max: said.memory_max.map(|size| size.0),
+            compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
             consensus,
             name,

@@ -135,6 +135,7 @@ impl Node {
             quic: config.quic,
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
+            compression: config.compression,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {

@@ -1,6 +1,22 @@
 //! The one kind of difference that there is.
 
+use bytes::Bytes;
+use pushonce_core::{Key, Position, Timestamp};
+
 use super::{ErrorCode, InvalidFrame};
+
+/// A message as its difference from the one right before it in its topic, whose content type it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its place in the topic.
+    pub position: Position,
+    /// When its owner proposed it.
+    pub time: Timestamp,
+    /// The publisher's name for it.
+    pub key: Option<Key>,
+    /// What makes its payload out of that of the message before, in the fossil format. Never empty.
+    pub delta: Bytes,
+}
 
 /// The delta format of the Fossil version control system (fossil-scm.org, "Delta Format"); the
 /// package `fossil-delta` of npm reads it.

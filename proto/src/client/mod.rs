@@ -13,6 +13,7 @@ use pushonce_core::{
     Delivery, Durability, From, Gap, Message, Options, Position, Publish, Timestamp, Topic,
 };
 
+pub use delta::Difference;
 pub use error::{ErrorCode, InvalidFrame};
 
 /// How frames are written.
@@ -104,6 +105,13 @@ pub enum Event {
         topic: Topic,
         /// The message.
         message: Arc<Message>,
+    },
+    /// The same, to one who asked for deltas and was sent the message right before it.
+    Difference {
+        /// Which topic.
+        topic: Topic,
+        /// The message.
+        difference: Difference,
     },
     /// Messages of a subscription that will not be shown.
     Gap {
@@ -229,6 +237,14 @@ pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> B
     match encoding {
         Encoding::Json => json::encode_message(topic, message),
         Encoding::Proto => protobuf::encode_message(topic, message),
+    }
+}
+
+/// The frame of a message that goes as its difference from the one before.
+pub fn encode_difference(encoding: Encoding, topic: &Topic, difference: &Difference) -> Bytes {
+    match encoding {
+        Encoding::Json => json::encode_difference(topic, difference),
+        Encoding::Proto => protobuf::encode_difference(topic, difference),
     }
 }
 

@@ -11,7 +11,7 @@ use pushonce_core::{
 };
 
 use super::delta::{FOSSIL, is_fossil};
-use super::{Command, ErrorCode, Event, InvalidFrame, Request};
+use super::{Command, Difference, ErrorCode, Event, InvalidFrame, Request};
 use crate::InvalidField;
 use crate::field;
 use crate::pb::client::v1 as pb;
@@ -168,6 +168,10 @@ fn read_event(id: Option<u64>, event: WireEvent) -> Result<Event, InvalidField> 
         WireEvent::Authenticated(authenticated) => {
             Event::Authenticated { id, expires: Timestamp(authenticated.expires_ms) }
         }
+        WireEvent::Message(message) if !message.delta.is_empty() => Event::Difference {
+            topic: field::topic("message.topic", &message.topic)?,
+            difference: read_difference(message)?,
+        },
         WireEvent::Message(message) => Event::Message {
             topic: field::topic("message.topic", &message.topic)?,
             message: Arc::new(read_message(message)?),
@@ -229,6 +233,15 @@ fn read_message(message: pb::Message) -> Result<Message, InvalidField> {
     })
 }
 
+fn read_difference(message: pb::Message) -> Result<Difference, InvalidField> {
+    Ok(Difference {
+        position: field::position("message.position", &message.position)?,
+        time: Timestamp(message.time_ms),
+        key: field::key("message.key", &message.key)?,
+        delta: message.delta,
+    })
+}
+
 fn read_positions(heartbeat: pb::Heartbeat) -> Result<Vec<(Topic, Position)>, InvalidField> {
     let read = |(name, text): (String, String)| {
         let topic = field::topic("heartbeat.positions", &name)?;
@@ -262,6 +275,7 @@ pub(super) fn encode_event(event: &Event) -> Bytes {
             (*id, WireEvent::Authenticated(pb::Authenticated { expires_ms: expires.0 }))
         }
         Event::Message { topic, message } => return encode_message(topic, message),
+        Event::Difference { topic, difference } => return encode_difference(topic, difference),
         Event::Gap { topic, gap } => return encode_gap(topic, gap),
         Event::Stale { topic, since } => {
             let (topic, since) = (topic.to_string(), since.to_string());
@@ -313,6 +327,18 @@ pub(super) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
         (6, &message.payload),
     ];
     encode(MESSAGE, &parts, Some((3, message.time.0)))
+}
+
+pub(super) fn encode_difference(topic: &Topic, difference: &Difference) -> Bytes {
+    let position = difference.position.to_string();
+    let key = difference.key.as_ref().map_or("", Key::as_str);
+    let parts = [
+        (1, topic.as_str().as_bytes()),
+        (2, position.as_bytes()),
+        (5, key.as_bytes()),
+        (7, &difference.delta),
+    ];
+    encode(MESSAGE, &parts, Some((3, difference.time.0)))
 }
 
 pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {

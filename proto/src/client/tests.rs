@@ -70,6 +70,11 @@ fn event() -> impl Strategy<Value = Event> {
         (id(), any::<u64>())
             .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
         (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),
+        (topic(), message(), vec(any::<u8>(), 1..40)).prop_map(|(topic, message, delta)| {
+            let (position, time, key) = (message.position, message.time, message.key.clone());
+            let difference = Difference { position, time, key, delta: delta.into() };
+            Event::Difference { topic, difference }
+        }),
         (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
         (topic(), position()).prop_map(|(topic, since)| Event::Stale { topic, since }),
         (topic(), position()).prop_map(|(topic, position)| Event::Live { topic, position }),
@@ -116,6 +121,17 @@ proptest! {
     fn a_json_frame_is_json_and_utf8(event in event()) {
         let frame = Encoding::Json.encode_event(&event);
         prop_assert!(serde_json::from_slice::<serde_json::Value>(&frame).is_ok());
+    }
+
+    /// What a client that keeps payloads for deltas does, as README.md shows it.
+    #[test]
+    fn the_bytes_of_json_are_the_end_of_its_frame(topic in topic(), message in message()) {
+        let frame = encode_message(Encoding::Json, &topic, &message);
+        let frame = std::str::from_utf8(&frame).expect("text");
+        if message.content_type == pushonce_core::ContentType::Json {
+            let begin = frame.find(r#""data":"#).expect("there") + 7;
+            prop_assert_eq!(frame[begin..frame.len() - 2].as_bytes(), &message.payload[..]);
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What is due at a cursor, as frames; and one offer of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pushonce_core::{GapReason, Position};
 
-use super::pick::Pick;
-use super::roster::{Session, Subscription};
+use super::roster::{Base, Session, Shape, Subscription};
 use crate::feed::Feed;
 use crate::hub::Shared;
-use crate::{Closed, Standing, Wire};
+use crate::{Closed, Standing};
 
 /// The most messages of one offer. Enough that a write of small frames is bounded by bytes and not
 /// by calls; few enough that one subscriber's past does not hold up the others' present.
@@ -31,8 +32,7 @@ pub(super) enum Step {
 
 /// Frames that follow a cursor.
 struct Batch {
-    wire: Wire,
-    pick: Pick,
+    shape: Shape,
     after: Position,
     frames: Vec<Bytes>,
     /// The cursor behind each frame.
@@ -51,7 +51,7 @@ struct Batch {
 pub(super) struct Batches {
     /// Which topic, by its index in the lane.
     topic: usize,
-    /// The newest of each wire and pick in use.
+    /// The newest of each shape in use.
     known: Vec<Batch>,
 }
 
@@ -69,23 +69,15 @@ impl Batches {
         self
     }
 
-    fn get(
-        &mut self,
-        wire: Wire,
-        pick: Pick,
-        after: Position,
-        feed: &Feed,
-        shared: &Shared,
-    ) -> &Batch {
-        let same = |batch: &Batch| batch.wire == wire && batch.pick == pick;
-        let index = match self.known.iter().position(same) {
+    fn get(&mut self, shape: Shape, after: Position, feed: &Feed, shared: &Shared) -> &Batch {
+        let index = match self.known.iter().position(|batch| batch.shape == shape) {
             Some(index) if self.known[index].after == after => index,
             Some(index) => {
-                self.known[index] = Batch::make(wire, pick, after, feed, shared);
+                self.known[index] = Batch::make(shape, after, feed, shared);
                 index
             }
             None => {
-                self.known.push(Batch::make(wire, pick, after, feed, shared));
+                self.known.push(Batch::make(shape, after, feed, shared));
                 self.known.len() - 1
             }
         };
@@ -94,7 +86,8 @@ impl Batches {
 }
 
 impl Batch {
-    fn make(wire: Wire, pick: Pick, after: Position, feed: &Feed, shared: &Shared) -> Batch {
+    fn make(shape: Shape, after: Position, feed: &Feed, shared: &Shared) -> Batch {
+        let Shape { wire, base, pick } = shape;
         let (due, standing) = {
             let state = feed.state();
             (pick.due(&state, after, MESSAGES_MAX).unwrap_or_default(), state.standing())
@@ -102,14 +95,19 @@ impl Batch {
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
         let gap = due.gap.map(|gap| (encode.gap(wire, &feed.topic, &gap), gap.to));
-        let messages = due
-            .entries
-            .iter()
-            .map(|entry| (entry.frame(wire, &feed.topic, encode), entry.message.position));
+        let mut before = due.before.filter(|_| base == Base::Held);
+        let messages = due.entries.iter().map(|entry| {
+            let frame = match &before {
+                Some(before) => entry.difference(before, wire, &feed.topic, encode),
+                None => entry.frame(wire, &feed.topic, encode),
+            };
+            before = (base != Base::Unwanted).then(|| Arc::clone(&entry.message));
+            (frame, entry.message.position)
+        });
         let (frames, ends) = gap.into_iter().chain(messages).unzip();
         let more = due.entries.len() == MESSAGES_MAX;
         let gap = due.gap.map(|gap| gap.reason);
-        Batch { wire, pick, after, frames, ends, gap, more, standing }
+        Batch { shape, after, frames, ends, gap, more, standing }
     }
 }
 
@@ -124,8 +122,8 @@ pub(super) fn offer(
     let step = match tell_gap(subscription, session, feed, shared) {
         Some(step) => step,
         None => {
-            let Subscription { pick, cursor, .. } = *subscription;
-            let batch = batches.get(session.wire, pick, cursor, feed, shared);
+            let shape = subscription.shape(session.wire);
+            let batch = batches.get(shape, subscription.cursor, feed, shared);
             let standing = batch.standing;
             match offer_batch(subscription, session, batch, shared) {
                 step @ (Step::Level | Step::Taken { more: false }) => {
@@ -199,8 +197,10 @@ fn offer_batch(
     let Some(end) = taken.checked_sub(1).and_then(|last| batch.ends.get(last)) else {
         return Step::Blocked;
     };
+    let messages = taken - usize::from(batch.gap.is_some());
     subscription.cursor = *end;
-    shared.table.meters.deliveries.increment(taken as u64 - u64::from(batch.gap.is_some()));
+    subscription.has_last = messages > 0;
+    shared.table.meters.deliveries.increment(messages as u64);
     if let Some(reason) = batch.gap {
         shared.table.meters.gap(reason);
     }

@@ -77,6 +77,10 @@ pub(super) struct Subscription {
     /// Stands in `ready`.
     queued: bool,
     pub(super) cursor: Position,
+    /// Whether a message may come as its difference from the one before.
+    delta: bool,
+    /// The last thing it was sent was the message at its cursor.
+    pub(super) has_last: bool,
     /// What it was told last.
     pub(super) standing: Standing,
     /// To be told first; boxed because hardly any subscription has one.
@@ -85,7 +89,38 @@ pub(super) struct Subscription {
     pub(super) hold: Option<Hold>,
 }
 
+/// What a subscriber can do with a message's difference from the one at its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// It did not ask for such.
+    Unwanted,
+    /// Nothing: it does not have that message.
+    Missing,
+    /// It makes the message of it.
+    Held,
+}
+
+/// What frames a subscription is offered: the same for all of the same shape at the same cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) wire: Wire,
+    pub(super) base: Base,
+    pub(super) pick: Pick,
+}
+
 impl Subscription {
+    pub(super) fn shape(&self, wire: Wire) -> Shape {
+        Shape { wire, base: self.base(), pick: self.pick }
+    }
+
+    fn base(&self) -> Base {
+        match self.delta {
+            false => Base::Unwanted,
+            true if self.has_last => Base::Held,
+            true => Base::Missing,
+        }
+    }
+
     /// Whether frames may be offered.
     pub(super) fn flows(&self) -> bool {
         self.started && !self.blocked && !self.rests
@@ -196,6 +231,8 @@ impl Roster {
             rest: Rest::of(options),
             queued: false,
             cursor: start.cursor,
+            delta: options.delta,
+            has_last: false,
             standing: Standing::Live,
             gap: start.gap.map(Box::new),
             hold: Some(hold),

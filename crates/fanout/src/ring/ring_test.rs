@@ -163,27 +163,65 @@ proptest! {
     }
 }
 
+/// Makes frames that say what they are, and counts them.
+#[derive(Default)]
+struct Count(std::sync::atomic::AtomicUsize);
+
+impl Count {
+    fn made(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Encode for Count {
+    fn message(&self, wire: Wire, _: &Topic, _: &Message) -> Bytes {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        vec![wire.0].into()
+    }
+    fn delta(&self, _: &Message, message: &Message) -> Option<Bytes> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (message.position.offset.0 < 3).then(|| "delta".into())
+    }
+    fn difference(&self, wire: Wire, _: &Topic, _: &Message, delta: Bytes) -> Bytes {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        [&[wire.0], &delta[..]].concat().into()
+    }
+    fn gap(&self, _: Wire, _: &Topic, _: &pushonce_core::Gap) -> Bytes {
+        Bytes::new()
+    }
+    fn standing(&self, _: Wire, _: &Topic, _: crate::Standing, _: Position) -> Bytes {
+        Bytes::new()
+    }
+}
+
 #[test]
 fn a_frame_is_made_once_per_wire() {
-    struct Count(std::sync::atomic::AtomicUsize);
-    impl Encode for Count {
-        fn message(&self, wire: Wire, _: &Topic, _: &Message) -> Bytes {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            vec![wire.0].into()
-        }
-        fn gap(&self, _: Wire, _: &Topic, _: &pushonce_core::Gap) -> Bytes {
-            Bytes::new()
-        }
-        fn standing(&self, _: Wire, _: &Topic, _: crate::Standing, _: Position) -> Bytes {
-            Bytes::new()
-        }
-    }
-    let (made, topic) = (Count(Default::default()), Topic::new("a").expect("valid"));
+    let (made, topic) = (Count::default(), Topic::new("a").expect("valid"));
     let mut ring = Ring::new(Position::ZERO);
     ring.push(message(1, 1, 1));
     let entry = ring.from(0).next().expect("one");
     let first = entry.frame(Wire(0), &topic, &made);
     assert_eq!(first.as_ptr(), entry.frame(Wire(0), &topic, &made).as_ptr());
     assert_ne!(first, entry.frame(Wire(1), &topic, &made));
-    assert_eq!(made.0.into_inner(), 2);
+    assert_eq!(made.made(), 2);
+}
+
+#[test]
+fn a_delta_is_made_once_for_all_wires_and_what_is_no_gain_goes_whole() {
+    let (made, topic) = (Count::default(), Topic::new("a").expect("valid"));
+    let mut ring = Ring::new(Position::ZERO);
+    for offset in 1..=3 {
+        ring.push(message(1, offset, 1));
+    }
+    let entries: Vec<_> = ring.from(0).collect();
+    let difference = |index: usize, wire| {
+        entries[index].difference(&entries[index - 1].message, Wire(wire), &topic, &made)
+    };
+    assert_eq!((difference(1, 0), made.made()), (Bytes::from_static(b"\0delta"), 2));
+    assert_eq!((difference(1, 1), made.made()), (Bytes::from_static(b"\x01delta"), 3));
+    assert_eq!((difference(1, 0), made.made()), (Bytes::from_static(b"\0delta"), 3));
+    let whole = difference(2, 0);
+    assert_eq!((&whole, made.made()), (&Bytes::from_static(b"\0"), 5));
+    assert_eq!(whole.as_ptr(), entries[2].frame(Wire(0), &topic, &made).as_ptr());
+    assert_eq!((difference(2, 1), made.made()), (Bytes::from_static(b"\x01"), 6));
 }

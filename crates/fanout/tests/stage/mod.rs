@@ -27,7 +27,7 @@ pub(crate) struct Stage {
     _end: DropGuard,
 }
 
-/// Frames that people can read: `a 1:7`, `a gap 1:3 1:6 slow`.
+/// Frames that people can read: `a 1:7`, `a 1:8 on 1:7`, `a gap 1:3 1:6 slow`.
 struct Words;
 
 impl Stage {
@@ -68,6 +68,16 @@ pub(crate) fn hub_of(owner: &Arc<Owner>, config: hub::Config) -> Hub {
 impl Encode for Words {
     fn message(&self, _: Wire, topic: &Topic, message: &Message) -> Bytes {
         format!("{topic} {}", message.position).into()
+    }
+
+    /// Says what it is of. None of every fifth message.
+    fn delta(&self, before: &Message, message: &Message) -> Option<Bytes> {
+        (message.position.offset.0 % 5 != 0).then(|| before.position.to_string().into())
+    }
+
+    fn difference(&self, _: Wire, topic: &Topic, message: &Message, delta: Bytes) -> Bytes {
+        let before = String::from_utf8_lossy(&delta);
+        format!("{topic} {} on {before}", message.position).into()
     }
 
     fn gap(&self, _: Wire, topic: &Topic, gap: &Gap) -> Bytes {

@@ -59,6 +59,7 @@ impl Viewer {
         self.subscribe_with(stage, topic, from, Options::default()).await
     }
 
+    /// The same, with more wishes.
     pub(crate) async fn subscribe_with(
         &self,
         stage: &Stage,

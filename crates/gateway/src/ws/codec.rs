@@ -1,14 +1,19 @@
 //! RFC 6455 as a server reads it: bytes in, messages out. Knows no socket.
 //!
-//! Strict: a client frame must be masked, reserved bits zero, control frames whole and at most
-//! [`CONTROL_BYTES_MAX`] bytes, text UTF-8, close codes of those a client may send. The answer does
-//! not depend on how the bytes were cut when they came. A length that a frame only announces
-//! reserves no memory.
+//! Strict: a client frame must be masked, reserved bits zero but for the mark of a message that is
+//! deflated where that was agreed on, control frames whole and at most [`CONTROL_BYTES_MAX`] bytes,
+//! text UTF-8, close codes of those a client may send. The answer does not depend on how the bytes
+//! were cut when they came. A length that a frame only announces reserves no memory.
 
 use bytes::Bytes;
 
+use super::deflate::{Unfit, inflate};
+
 /// The longest payload of a ping, pong or close frame (RFC 6455, 5.5).
 pub(crate) const CONTROL_BYTES_MAX: usize = 125;
+
+/// The reserved bit that permessage-deflate took (RFC 7692, 6): the message is deflated.
+pub(super) const RSV1: u8 = 0x40;
 
 /// Two bytes, eight of extended length, four of mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -16,7 +21,7 @@ const HEADER_BYTES_MAX: usize = 14;
 /// What a decoder bears of one message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bytes of all its fragments together.
+    /// Bytes of all its fragments together, and of what they are inflated to.
     pub(crate) message_bytes_max: usize,
     /// How many fragments. Without this bound a client sends empty ones for ever.
     pub(crate) fragments_max: u32,
@@ -47,6 +52,8 @@ pub(crate) struct Violation {
 /// Reads one connection. Holds a message only while it is incomplete.
 pub(crate) struct Decoder {
     limits: Limits,
+    /// permessage-deflate was agreed on.
+    deflate: bool,
     state: State,
     message: Option<Message>,
 }
@@ -56,6 +63,15 @@ enum State {
     Payload(Frame),
     Closed,
     Failed(Violation),
+}
+
+/// What a frame says of itself.
+struct Header {
+    fin: bool,
+    /// Begins a message that is deflated.
+    deflated: bool,
+    opcode: Opcode,
+    len: u64,
 }
 
 /// The frame whose payload is being read.
@@ -72,6 +88,7 @@ struct Frame {
 #[derive(Default)]
 struct Message {
     text: bool,
+    deflated: bool,
     bytes: Vec<u8>,
     /// How much of `bytes` is known to be UTF-8.
     checked: usize,
@@ -91,8 +108,8 @@ pub(super) enum Opcode {
 // === impl Decoder ===
 
 impl Decoder {
-    pub(crate) fn new(limits: Limits) -> Decoder {
-        Decoder { limits, state: State::START, message: None }
+    pub(crate) fn new(limits: Limits, deflate: bool) -> Decoder {
+        Decoder { limits, deflate, state: State::START, message: None }
     }
 
     /// Takes from the front of `input` until a message is whole. `None`: everything was taken and
@@ -122,7 +139,7 @@ impl Decoder {
                         return Ok(None);
                     }
                     // Of two bytes as well: a frame that is not masked may be over before four more come.
-                    read_header(bytes)?;
+                    read_header(bytes, self.deflate)?;
                     if header_len(&bytes[..*filled]) == *filled {
                         let header = *bytes;
                         self.begin(&header)?;
@@ -156,19 +173,19 @@ impl Decoder {
 
     /// A header is whole.
     fn begin(&mut self, header: &[u8; HEADER_BYTES_MAX]) -> Result<(), Violation> {
-        let (fin, opcode, len) = read_header(header)?;
+        let Header { fin, deflated, opcode, len } = read_header(header, self.deflate)?;
         let at = header_len(header) - 4;
         let mask = [header[at], header[at + 1], header[at + 2], header[at + 3]];
         let left = if opcode.is_control() {
             check_control(fin, len)?
         } else {
-            self.begin_data(opcode, len)?
+            self.begin_data(opcode, deflated, len)?
         };
         self.state = State::Payload(Frame { opcode, fin, left, mask, control: Vec::new() });
         Ok(())
     }
 
-    fn begin_data(&mut self, opcode: Opcode, len: u64) -> Result<usize, Violation> {
+    fn begin_data(&mut self, opcode: Opcode, deflated: bool, len: u64) -> Result<usize, Violation> {
         let limits = self.limits;
         let message = match (opcode, &mut self.message) {
             (Opcode::Continuation, None) => {
@@ -179,7 +196,8 @@ impl Decoder {
                 return Err(protocol("a new message before the last fragment of the one before"));
             }
             (_, none) => {
-                none.insert(Message { text: opcode == Opcode::Text, ..Message::default() })
+                let text = opcode == Opcode::Text;
+                none.insert(Message { text, deflated, ..Message::default() })
             }
         };
         message.fragments += 1;
@@ -187,10 +205,7 @@ impl Decoder {
             return Err(Violation { code: 1009, why: "the message has too many fragments" });
         }
         let room = limits.message_bytes_max.saturating_sub(message.bytes.len());
-        usize::try_from(len)
-            .ok()
-            .filter(|&len| len <= room)
-            .ok_or(Violation { code: 1009, why: "the message is too long for this server" })
+        usize::try_from(len).ok().filter(|&len| len <= room).ok_or(TOO_LONG)
     }
 
     /// A payload is whole.
@@ -202,7 +217,10 @@ impl Decoder {
             Opcode::Ping => Ok(Some(Incoming::Ping(frame.control.into()))),
             Opcode::Pong => Ok(Some(Incoming::Pong)),
             Opcode::Close => read_close(&frame.control).map(|code| Some(Incoming::Close(code))),
-            _ if frame.fin => self.message.take().map(Message::whole).transpose(),
+            _ if frame.fin => {
+                let bytes_max = self.limits.message_bytes_max;
+                self.message.take().map(|message| message.whole(bytes_max)).transpose()
+            }
             _ => Ok(None),
         }
     }
@@ -217,7 +235,7 @@ impl State {
 impl Message {
     /// Text that can no longer become UTF-8 fails at once, not at the end of a long message.
     fn check(&mut self) -> Result<(), Violation> {
-        if !self.text {
+        if !self.text || self.deflated {
             return Ok(());
         }
         match std::str::from_utf8(&self.bytes[self.checked..]) {
@@ -228,7 +246,14 @@ impl Message {
         Ok(())
     }
 
-    fn whole(self) -> Result<Incoming, Violation> {
+    fn whole(mut self, bytes_max: usize) -> Result<Incoming, Violation> {
+        if std::mem::take(&mut self.deflated) {
+            self.bytes = inflate(&self.bytes, bytes_max).map_err(|unfit| match unfit {
+                Unfit::Broken => NOT_DEFLATE,
+                Unfit::TooLong => TOO_LONG,
+            })?;
+            self.check()?;
+        }
         match self.text {
             true if self.checked < self.bytes.len() => Err(NOT_UTF8),
             true => Ok(Incoming::Text(self.bytes.into())),
@@ -254,6 +279,12 @@ impl Opcode {
         })
     }
 }
+
+const TOO_LONG: Violation =
+    Violation { code: 1009, why: "the message is too long for this server" };
+
+const NOT_DEFLATE: Violation =
+    Violation { code: 1007, why: "a message that is marked as deflated and is not" };
 
 const NOT_UTF8: Violation = Violation { code: 1007, why: "a text message that is not UTF-8" };
 
@@ -285,12 +316,16 @@ fn header_len(bytes: &[u8]) -> usize {
     }
 }
 
-fn read_header(header: &[u8; HEADER_BYTES_MAX]) -> Result<(bool, Opcode, u64), Violation> {
+fn read_header(header: &[u8; HEADER_BYTES_MAX], deflate: bool) -> Result<Header, Violation> {
     let [first, second, ..] = *header;
-    if first & 0x70 != 0 {
-        return Err(protocol("a reserved bit is set, and no extension was agreed on"));
+    let deflated = first & RSV1 != 0;
+    if first & 0x30 != 0 || (deflated && !deflate) {
+        return Err(protocol("a reserved bit is set, and no extension was agreed on that has it"));
     }
     let opcode = Opcode::read(first & 0x0f).ok_or(protocol("an opcode that RFC 6455 reserves"))?;
+    if deflated && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(protocol("only the first frame of a message is marked as deflated"));
+    }
     if second & 0x80 == 0 {
         return Err(protocol("a frame of a client that is not masked"));
     }
@@ -303,7 +338,7 @@ fn read_header(header: &[u8; HEADER_BYTES_MAX]) -> Result<(bool, Opcode, u64), V
     if len >> 63 != 0 {
         return Err(protocol("a frame length whose highest bit is set"));
     }
-    Ok((first & 0x80 != 0, opcode, len))
+    Ok(Header { fin: first & 0x80 != 0, deflated, opcode, len })
 }
 
 fn check_control(fin: bool, len: u64) -> Result<usize, Violation> {

@@ -3,7 +3,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{CONTROL_BYTES_MAX, Opcode};
+use super::codec::{CONTROL_BYTES_MAX, Opcode, RSV1};
+use super::deflate::deflate;
 
 /// A text message.
 pub(crate) fn text(payload: &[u8]) -> Bytes {
@@ -13,6 +14,16 @@ pub(crate) fn text(payload: &[u8]) -> Bytes {
 /// A binary message.
 pub(crate) fn binary(payload: &[u8]) -> Bytes {
     whole(Opcode::Binary, payload)
+}
+
+/// A text message for sessions that agreed on permessage-deflate: deflated, if that makes it smaller.
+pub(crate) fn small_text(payload: &[u8]) -> Bytes {
+    small(Opcode::Text, payload)
+}
+
+/// A binary message for such sessions.
+pub(crate) fn small_binary(payload: &[u8]) -> Bytes {
+    small(Opcode::Binary, payload)
 }
 
 /// The question whether somebody is there.
@@ -35,10 +46,21 @@ pub(crate) fn close(code: u16, reason: &str) -> Bytes {
     whole(Opcode::Close, &payload)
 }
 
-/// Servers do not mask.
 fn whole(opcode: Opcode, payload: &[u8]) -> Bytes {
+    write(opcode as u8, payload)
+}
+
+fn small(opcode: Opcode, payload: &[u8]) -> Bytes {
+    match deflate(payload) {
+        Some(deflated) => write(RSV1 | opcode as u8, &deflated),
+        None => whole(opcode, payload),
+    }
+}
+
+/// The last frame of its message, and the first. Servers do not mask.
+fn write(kind: u8, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(10 + payload.len());
-    frame.put_u8(0x80 | opcode as u8);
+    frame.put_u8(0x80 | kind);
     match payload.len() {
         len @ 0..=125 => frame.put_u8(len as u8),
         len @ 126..=0xffff => {

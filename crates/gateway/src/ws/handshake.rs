@@ -4,13 +4,14 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use sha1::{Digest, Sha1};
 
+use super::extensions::{Deflate, Malformed};
 use crate::http::Fault;
 
 /// From RFC 6455, 1.3.
@@ -21,6 +22,8 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub(crate) struct Handshake {
     /// What the frames will be.
     pub(crate) encoding: Encoding,
+    /// Whether messages may be deflated.
+    pub(super) deflate: Option<Deflate>,
     /// Whether the client named a subprotocol, and so must hear which was chosen.
     named: bool,
     accept: String,
@@ -43,14 +46,19 @@ pub(crate) enum Refused {
         proto = Encoding::Proto.subprotocol()
     )]
     Subprotocol,
+    #[error(
+        "Sec-WebSocket-Extensions is not written as RFC 6455, 9.1, has it; \
+         offer permessage-deflate, or leave it out"
+    )]
+    Extensions,
 }
 
 impl Handshake {
-    /// Checks a request.
+    /// Checks a request; `compression` is whether an offer to deflate may be taken.
     ///
     /// # Errors
     /// [`Refused`] for the first rule that is broken.
-    pub(crate) fn read<B>(request: &Request<B>) -> Result<Handshake, Refused> {
+    pub(crate) fn read<B>(request: &Request<B>, compression: bool) -> Result<Handshake, Refused> {
         let headers = request.headers();
         if request.method() != Method::GET {
             return Err(Refused::Method);
@@ -76,7 +84,9 @@ impl Handshake {
             true => offered.find_map(Encoding::of_subprotocol).ok_or(Refused::Subprotocol)?,
             false => Encoding::Json,
         };
-        Ok(Handshake { encoding, named, accept: accept(key.as_bytes()) })
+        let deflate = Deflate::agree(headers).map_err(|Malformed| Refused::Extensions)?;
+        let deflate = deflate.filter(|_| compression);
+        Ok(Handshake { encoding, deflate, named, accept: accept(key.as_bytes()) })
     }
 
     /// `101 Switching Protocols`.
@@ -88,6 +98,11 @@ impl Handshake {
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         if let Ok(accept) = HeaderValue::from_str(&self.accept) {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(agreed) = self.deflate
+            && let Ok(agreed) = HeaderValue::from_str(&agreed.answer())
+        {
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed);
         }
         if self.named {
             let chosen = HeaderValue::from_static(self.encoding.subprotocol());
@@ -104,7 +119,9 @@ impl Refused {
             Refused::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "GET"))),
             Refused::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((UPGRADE, "websocket"))),
             Refused::Version => (StatusCode::UPGRADE_REQUIRED, Some((SEC_WEBSOCKET_VERSION, "13"))),
-            Refused::Key | Refused::Subprotocol => (StatusCode::BAD_REQUEST, None),
+            Refused::Key | Refused::Subprotocol | Refused::Extensions => {
+                (StatusCode::BAD_REQUEST, None)
+            }
         };
         let fault = Fault::new(status, ErrorCode::BadRequest.as_str(), self.to_string());
         let mut response = fault.answer();
@@ -150,7 +167,7 @@ mod tests {
     }
 
     fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, Refused> {
-        Handshake::read(&request(changes))
+        Handshake::read(&request(changes), true)
     }
 
     #[test]
@@ -186,6 +203,20 @@ mod tests {
         assert_eq!(read(&[("connection", "close")]), Err(Refused::NoUpgrade));
         let mut post = request(&[]);
         *post.method_mut() = Method::POST;
-        assert_eq!(Handshake::read(&post), Err(Refused::Method));
+        assert_eq!(Handshake::read(&post, true), Err(Refused::Method));
+        let extensions = read(&[("sec-websocket-extensions", "permessage-deflate;")]).unwrap_err();
+        assert_eq!(extensions.answer().status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn what_was_agreed_on_is_said_and_where_nothing_was_nothing() {
+        let offer = [("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")];
+        let extensions = |handshake: Result<Handshake, Refused>| {
+            handshake.unwrap().answer().headers().get(SEC_WEBSOCKET_EXTENSIONS).cloned()
+        };
+        let agreed = extensions(read(&offer)).unwrap();
+        assert!(agreed.to_str().unwrap().starts_with("permessage-deflate; server_no_context"));
+        assert_eq!(extensions(Handshake::read(&request(&offer), false)), None, "switched off");
+        assert_eq!(extensions(read(&[])), None);
     }
 }

@@ -19,12 +19,17 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// Checks a request to `/ws`; the error is the answer.
+    /// Checks a request to `/ws`; the error is the answer. `compression`: whether an offer to deflate
+    /// may be taken.
     ///
     /// # Errors
     /// What to change, as HTTP says it.
-    pub(crate) fn read<B>(request: &Request<B>) -> Result<Opening, Box<Response<Body>>> {
-        let handshake = Handshake::read(request).map_err(|refused| Box::new(refused.answer()))?;
+    pub(crate) fn read<B>(
+        request: &Request<B>,
+        compression: bool,
+    ) -> Result<Opening, Box<Response<Body>>> {
+        let handshake = Handshake::read(request, compression);
+        let handshake = handshake.map_err(|refused| Box::new(refused.answer()))?;
         let bad = |code: ErrorCode, text| {
             Box::new(Fault::new(StatusCode::BAD_REQUEST, code.as_str(), text).answer())
         };
@@ -40,6 +45,11 @@ impl Opening {
 
     pub(super) fn encoding(&self) -> Encoding {
         self.handshake.encoding
+    }
+
+    /// Whether messages may be deflated.
+    pub(super) fn deflate(&self) -> bool {
+        self.handshake.deflate.is_some()
     }
 }
 

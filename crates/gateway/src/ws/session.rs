@@ -43,7 +43,7 @@ pub(crate) fn run(
     early: &[u8],
     opening: Opening,
 ) -> impl Future<Output = ()> + use<> {
-    let mut session = Session::new(local, stream, opening.encoding());
+    let mut session = Session::new(local, stream, opening.encoding(), opening.deflate());
     if let Some(subscribe) = opening.subscribe {
         session.driver.request(Ok(subscribe));
     }
@@ -55,6 +55,8 @@ pub(crate) fn run(
 struct Socket {
     outlet: Rc<RefCell<Outlet>>,
     encoding: Encoding,
+    /// Both sides may deflate.
+    deflate: bool,
     heard: Cell<bool>,
 }
 
@@ -79,7 +81,7 @@ enum Peer {
 // === impl Session ===
 
 impl Session {
-    fn new(local: Rc<Local>, stream: TcpStream, encoding: Encoding) -> Session {
+    fn new(local: Rc<Local>, stream: TcpStream, encoding: Encoding, deflate: bool) -> Session {
         let limits = Limits {
             message_bytes_max: local.config.frame_bytes_max,
             fragments_max: FRAGMENTS_MAX,
@@ -87,9 +89,9 @@ impl Session {
         let stream = Rc::new(stream);
         let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
         let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out)));
-        let socket = Socket { outlet, encoding, heard: Cell::new(true) };
+        let socket = Socket { outlet, encoding, deflate, heard: Cell::new(true) };
         let driver = Driver::begin(local, socket);
-        let decoder = Decoder::new(limits);
+        let decoder = Decoder::new(limits, deflate);
         Session { driver, stream, decoder, peer: Peer::Talks, farewell: None }
     }
 
@@ -267,9 +269,11 @@ impl Transport for Socket {
     const DOOR: Door = Door::WebSocket;
 
     fn wire(&self) -> Wire {
-        match self.encoding {
-            Encoding::Json => encoder::WS_JSON,
-            Encoding::Proto => encoder::WS_PROTO,
+        match (self.encoding, self.deflate) {
+            (Encoding::Json, false) => encoder::WS_JSON,
+            (Encoding::Json, true) => encoder::WS_JSON_DEFLATE,
+            (Encoding::Proto, false) => encoder::WS_PROTO,
+            (Encoding::Proto, true) => encoder::WS_PROTO_DEFLATE,
         }
     }
 

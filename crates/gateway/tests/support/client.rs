@@ -196,6 +196,12 @@ pub fn subscribe_with(name: &str, from: From, delivery: Delivery) -> Command {
     Command::Subscribe { topic: topic(name), from, options }
 }
 
+/// The same, with deltas.
+pub fn subscribe_to_deltas(name: &str, from: From) -> Command {
+    let options = Options { delta: true, ..Options::default() };
+    Command::Subscribe { topic: topic(name), from, options }
+}
+
 pub fn unsubscribe(name: &str) -> Command {
     Command::Unsubscribe { topic: topic(name) }
 }

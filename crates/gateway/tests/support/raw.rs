@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -36,6 +37,19 @@ impl Raw {
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
         raw
+    }
+
+    /// A session that offers to deflate, and the extensions that were agreed on.
+    pub async fn session_with(address: SocketAddr, offer: &str) -> (Raw, Option<String>) {
+        let offer = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
+        let request = HANDSHAKE.replace("\r\n\r\n", &offer);
+        let mut raw = Raw::connect(address, request.as_bytes()).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let agreed =
+            |line: &str| line.strip_prefix("sec-websocket-extensions: ").map(str::to_owned);
+        let agreed = head.lines().find_map(agreed);
+        (raw, agreed)
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
@@ -125,6 +139,23 @@ fn announced(bytes: &[u8]) -> Option<(usize, usize)> {
         [_, len, ..] => Some((2, usize::from(len))),
         _ => None,
     }
+}
+
+/// A message deflated, as one who agreed on that sends it.
+pub fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut out = Vec::with_capacity(message.len() + 100);
+    compress.compress_vec(message, &mut out, FlushCompress::Sync).expect("deflates");
+    out.strip_suffix(b"\x00\x00\xff\xff").expect("a flush").to_vec()
+}
+
+/// What a deflated message was.
+pub fn inflated(deflated: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 << 20);
+    let message = [deflated, b"\x00\x00\xff\xff"].concat();
+    let mut decompress = Decompress::new(false);
+    decompress.decompress_vec(&message, &mut out, FlushDecompress::Sync).expect("inflates");
+    out
 }
 
 /// A frame as a client writes it, masked with zeros.

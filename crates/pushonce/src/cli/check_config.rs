@@ -24,6 +24,7 @@ pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
         "shards": config.shards.get(),
         "replicas": config.replicas,
         "lanes": config.lanes,
+        "compression": if config.compression { "on" } else { "off" },
         "insecure": config.insecure,
         "heartbeat": format!("{:?}", times.heartbeat),
         "election-min": format!("{:?}", times.election_min),

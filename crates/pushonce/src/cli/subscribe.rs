@@ -31,6 +31,10 @@ pub(super) struct Args {
     /// What carries them [default: what the address says, else ws]
     #[arg(long)]
     transport: Option<Carrier>,
+    /// Ask for what changed from one message to the next instead of whole messages (not over grpc);
+    /// what is printed is the same
+    #[arg(long)]
+    delta: bool,
     /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
     /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once
     #[arg(long, env = "PUSHONCE_SERVER", value_delimiter = ',')]
@@ -109,13 +113,14 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
-    let Args { delivery, conflated, .. } = args;
-    if carrier == Carrier::Grpc && (delivery.is_some() || conflated) {
+    let Args { delivery, conflated, delta, .. } = args;
+    let options = Options { delivery, conflated, delta, ..Options::default() };
+    if carrier == Carrier::Grpc && options != Options::default() {
         bail!(
-            "gRPC brings every message: leave --delivery and --conflated away, or take ws or quic"
+            "gRPC brings every message, whole: leave --delivery, --conflated and --delta out, or take \
+             --transport ws or quic"
         );
     }
-    let options = Options { delivery, conflated, ..Options::default() };
     for topic in &args.topics {
         builder = builder.topic_with(topic.clone(), args.from, options);
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use pushonce_core::Roles;
 use serde::Deserialize;
 
-use super::{InvalidConfig, Preset, Size, Time};
+use super::{InvalidConfig, Preset, Size, Switch, Time};
 
 /// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
 /// the file `name`.
@@ -65,6 +65,12 @@ pub struct Partial {
     /// itself
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub pin_lanes: Option<bool>,
+    /// Whether messages are deflated for WebSocket clients that offer it, once each: half the bytes or
+    /// less, for some 10 us and 25 a KiB of CPU a message, however many read it. Off is for nodes whose
+    /// topics have a reader or two each [default: on]
+    #[arg(long, value_name = "on|off")]
+    #[serde(default, deserialize_with = "parsed")]
+    pub compression: Option<Switch>,
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
@@ -144,6 +150,7 @@ impl Partial {
             replicas: env.parsed("REPLICAS")?,
             lanes: env.parsed("LANES")?,
             pin_lanes: env.parsed("PIN_LANES")?,
+            compression: env.parsed("COMPRESSION")?,
             insecure: env.parsed("INSECURE")?,
             consensus: env.parsed("CONSENSUS")?,
             heartbeat: env.parsed("HEARTBEAT")?,
@@ -177,6 +184,7 @@ impl Partial {
             replicas: self.replicas.or(other.replicas),
             lanes: self.lanes.or(other.lanes),
             pin_lanes: self.pin_lanes.or(other.pin_lanes),
+            compression: self.compression.or(other.compression),
             insecure: self.insecure.or(other.insecure),
             consensus: self.consensus.or(other.consensus),
             heartbeat: self.heartbeat.or(other.heartbeat),
@@ -226,9 +234,10 @@ mod tests {
 
     #[test]
     fn a_file_says_what_flags_say() {
-        let file = "name = \"a\"\nhttp = \"127.0.0.1:1\"\nroles = \"edge\"\njoin = [\"b:7091\"]";
+        let file = "name = \"a\"\nhttp = \"127.0.0.1:1\"\nroles = \"edge\"\ncompression = \"on\"\njoin = [\"b:7091\"]";
         let partial = Partial::from_toml(file).expect("good");
         assert_eq!(partial.roles, Some(Roles { core: false, edge: true }));
+        assert_eq!(partial.compression, Some(Switch(true)));
         assert_eq!(partial.join, Some(vec!["b:7091".to_owned()]));
     }
 
@@ -243,10 +252,12 @@ mod tests {
         let env = |key: &str| match key {
             "PUSHONCE_GRPC" => Some("127.0.0.1:9".to_owned()),
             "PUSHONCE_JOIN" => Some("a:1,b:2".to_owned()),
+            "PUSHONCE_COMPRESSION" => Some("off".to_owned()),
             _ => None,
         };
         let partial = Partial::from_env(env).expect("good");
         assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
+        assert_eq!(partial.compression, Some(Switch(false)));
         assert_eq!(partial.join.map(|j| j.len()), Some(2));
         let broken = Partial::from_env(|key| (key == "PUSHONCE_HTTP").then(|| "x".to_owned()));
         assert!(

@@ -66,6 +66,15 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Result<(ContentType, Bytes), Inva
     }
 }
 
+/// Takes `delta` out of the object, if it stands there in place of `data`.
+pub(super) fn read_delta(fields: &mut Fields<'_>) -> Result<Option<Bytes>, InvalidFrame> {
+    let Some(delta) = fields.take::<String>("delta", "a string")? else { return Ok(None) };
+    match STANDARD.decode(delta) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(_) => Err(InvalidFrame::new(ErrorCode::BadRequest, "`delta` is not base64")),
+    }
+}
+
 fn plain(data: &RawValue, said: Option<ContentType>) -> Result<(ContentType, Bytes), InvalidFrame> {
     let is_string = data.get().starts_with('"');
     match said {

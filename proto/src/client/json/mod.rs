@@ -7,7 +7,9 @@ mod read;
 mod write;
 
 pub(super) use read::{decode_event, decode_request};
-pub(super) use write::{encode_event, encode_gap, encode_message, encode_request};
+pub(super) use write::{
+    encode_difference, encode_event, encode_gap, encode_message, encode_request,
+};
 
 #[cfg(test)]
 mod tests;

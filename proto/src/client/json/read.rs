@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::data;
 use super::fields::{Fields, unknown};
 use crate::client::delta::is_fossil;
-use crate::client::{Command, ErrorCode, Event, InvalidFrame, Request};
+use crate::client::{Command, Difference, ErrorCode, Event, InvalidFrame, Request};
 use crate::field;
 
 /// Reads what a client sent.
@@ -204,6 +204,10 @@ fn message(_: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFrame>
     let position = position(body, "position")?;
     let time = Timestamp(body.need("time", "a time")?);
     let key = key(body)?;
+    if let Some(delta) = data::read_delta(body)? {
+        let difference = Difference { position, time, key, delta };
+        return Ok(Event::Difference { topic, difference });
+    }
     let (content_type, payload) = data::read(body)?;
     let message = Arc::new(Message { position, time, content_type, key, payload });
     Ok(Event::Message { topic, message })

@@ -2,12 +2,14 @@
 
 use std::fmt::{self, Write as _};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use pushonce_core::{Delivery, From, Gap, Message, Options, Position, Topic};
+use pushonce_core::{Delivery, From, Gap, Key, Message, Options, Position, Timestamp, Topic};
 
 use super::data;
 use crate::client::delta::FOSSIL;
-use crate::client::{Command, Event, Request};
+use crate::client::{Command, Difference, Event, Request};
 
 /// A frame being written: `{"id":1,"subscribed":{` and then its members.
 pub(super) struct Object {
@@ -21,15 +23,36 @@ const FRAME_BYTES: usize = 160;
 pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
     // Base64 needs a third more; JSON and text nothing, or a little for escapes.
     let payload = message.payload.len() + message.payload.len() / 2;
-    let mut object = Object::new(None, "message", FRAME_BYTES + payload);
+    let Message { position, time, content_type, key, payload: data } = message;
+    let mut object = begin_message(topic, *position, *time, key.as_ref(), payload);
+    data::write(&mut object, content_type, data);
+    object.finish()
+}
+
+pub(in crate::client) fn encode_difference(topic: &Topic, difference: &Difference) -> Bytes {
+    let Difference { position, time, key, delta } = difference;
+    let room = delta.len() + delta.len() / 2;
+    let mut object = begin_message(topic, *position, *time, key.as_ref(), room);
+    object.string("delta", &STANDARD.encode(delta));
+    object.finish()
+}
+
+/// What a message has beside its payload, which comes last: so a client finds its bytes in the text.
+fn begin_message(
+    topic: &Topic,
+    position: Position,
+    time: Timestamp,
+    key: Option<&Key>,
+    room: usize,
+) -> Object {
+    let mut object = Object::new(None, "message", FRAME_BYTES + room);
     object.string("topic", topic.as_str());
-    object.quoted("position", message.position);
-    object.plain("time", message.time.0);
-    if let Some(key) = &message.key {
+    object.quoted("position", position);
+    object.plain("time", time.0);
+    if let Some(key) = key {
         object.string("key", key.as_str());
     }
-    data::write(&mut object, &message.content_type, &message.payload);
-    object.finish()
+    object
 }
 
 pub(in crate::client) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
@@ -70,6 +93,7 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             object.finish()
         }
         Event::Message { topic, message } => encode_message(topic, message),
+        Event::Difference { topic, difference } => encode_difference(topic, difference),
         Event::Gap { topic, gap } => encode_gap(topic, gap),
         Event::Stale { topic, since } => standing("stale", topic, "since", since),
         Event::Live { topic, position } => standing("live", topic, "position", position),

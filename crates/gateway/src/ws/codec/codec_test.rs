@@ -22,7 +22,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Everything that comes out of `bytes`, cut at `cuts`, up to the first violation.
 fn read(bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
-    let mut decoder = Decoder::new(LIMITS);
+    read_with(false, bytes, cuts)
+}
+
+/// The same where messages may be deflated, if so.
+fn read_with(deflate: bool, bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
+    let mut decoder = Decoder::new(LIMITS, deflate);
     let mut out = Vec::new();
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
@@ -111,7 +116,8 @@ fn empty_fragments_do_not_go_on_for_ever() {
 
 #[test]
 fn a_length_that_is_only_announced_takes_no_memory() {
-    let mut decoder = Decoder::new(Limits { message_bytes_max: 1 << 30, fragments_max: 1 });
+    let limits = Limits { message_bytes_max: 1 << 30, fragments_max: 1 };
+    let mut decoder = Decoder::new(limits, false);
     let mut input = &[0x82, 0xff, 0, 0, 0, 0, 0x3f, 0, 0, 0, 1, 2, 3, 4][..];
     assert_eq!(decoder.decode(&mut input), Ok(None));
     assert!(decoder.message.is_some_and(|message| message.bytes.capacity() == 0));
@@ -124,15 +130,63 @@ fn nothing_is_read_after_a_close() {
     assert_eq!(read(&frame(0x88, b""), &[]).0, [Incoming::Close(None)]);
 }
 
+/// "Hello", by RFC 7692, 7.2.3.1.
+const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+
+#[test]
+fn a_deflated_message_is_inflated_in_one_frame_or_in_fragments() {
+    let bytes = [
+        frame(0xc1, HELLO),
+        frame(0x41, &HELLO[..3]),
+        frame(0x89, b"?"),
+        frame(0x80, &HELLO[3..]),
+        frame(0xc2, b"\x00"),
+        frame(0x81, b"plain"),
+    ];
+    let (out, violation) = read_with(true, &bytes.concat(), &[]);
+    let ping = Incoming::Ping(Bytes::from_static(b"?"));
+    let empty = Incoming::Binary(Bytes::new());
+    assert_eq!(out, [text("Hello"), ping, text("Hello"), empty, text("plain")]);
+    assert_eq!(violation, None);
+}
+
+#[test]
+fn the_mark_of_a_deflated_message_where_it_must_not_be_is_a_protocol_error() {
+    let with = |bytes: &[u8]| read_with(true, bytes, &[]).1.map(|violation| violation.code);
+    assert_eq!(code(&frame(0xc1, HELLO)), Some(1002), "not agreed on");
+    assert_eq!(with(&[frame(0x41, b""), frame(0xc0, HELLO)].concat()), Some(1002), "continuation");
+    for (what, first) in [("ping", 0xc9), ("pong", 0xca), ("close", 0xc8)] {
+        assert_eq!(with(&frame(first, b"")), Some(1002), "{what}");
+    }
+    for first in [0xa1, 0x91, 0xe1, 0xf1] {
+        assert_eq!(with(&frame(first, HELLO)), Some(1002), "the other reserved bits");
+    }
+}
+
+#[test]
+fn a_bomb_is_too_long_and_what_is_not_deflated_or_not_text_is_bad_data() {
+    let with = |bytes: &[u8]| read_with(true, bytes, &[]).1.map(|violation| violation.code);
+    let deflated = |len: usize| crate::ws::deflate::deflate(&vec![b'x'; len]).unwrap();
+    assert_eq!(with(&frame(0xc1, &deflated(1000))), None);
+    assert_eq!(with(&frame(0xc1, &deflated(1001))), Some(1009));
+    assert_eq!(with(&frame(0xc1, &deflated(1 << 20)[..900])), Some(1009));
+    assert_eq!(with(&frame(0xc1, b"not deflated")), Some(1007));
+    let binary = crate::ws::deflate::deflate(&[0xff; 200]).unwrap();
+    assert_eq!(with(&frame(0xc1, &binary)), Some(1007), "not UTF-8");
+    assert_eq!(with(&frame(0xc2, &binary)), None);
+}
+
 /// Frames that are mostly right, so that the random cuts reach every state.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a, 0x01, 0x02, 0x00, 0x80]),
+        2 => prop::sample::select(vec![0xc1_u8, 0xc2, 0x41, 0x42]),
         1 => any::<u8>(),
     ];
     let payload = prop_oneof![
         4 => "[a-zé€𝄞]{0,60}".prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..300),
+        1 => Just(HELLO.to_vec()),
     ];
     prop::collection::vec(
         (first, payload).prop_map(|(first, payload)| frame(first, &payload)),
@@ -150,8 +204,10 @@ proptest! {
         cuts in prop::collection::vec(any::<usize>(), 0..12),
     ) {
         let each_byte: Vec<usize> = (0..bytes.len()).collect();
-        let whole = read(&bytes, &[]);
-        prop_assert_eq!(&read(&bytes, &cuts), &whole);
-        prop_assert_eq!(&read(&bytes, &each_byte), &whole);
+        for deflate in [false, true] {
+            let whole = read_with(deflate, &bytes, &[]);
+            prop_assert_eq!(&read_with(deflate, &bytes, &cuts), &whole);
+            prop_assert_eq!(&read_with(deflate, &bytes, &each_byte), &whole);
+        }
     }
 }

@@ -24,7 +24,7 @@ async fn a_client_that_never_pauses_is_read_one_buffer_a_turn() {
     let (mut client, stream) = connected().await;
     client.write_all(&PING.repeat(10 * BUFFER / PING.len())).await.unwrap();
     client.shutdown().await.unwrap();
-    let mut session = Session::new(bench.local, stream, Encoding::Json);
+    let mut session = Session::new(bench.local, stream, Encoding::Json, false);
     let mut turns = 0;
     let over = poll_fn(|cx| {
         turns += 1;

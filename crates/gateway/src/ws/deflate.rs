@@ -1,0 +1,185 @@
+//! RFC 7692, permessage-deflate, without context: a message in, a message out, and nothing kept of
+//! one for the next. So a message is deflated once for all its readers, and a session holds no state.
+
+use std::cell::RefCell;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+/// The window that messages are deflated with is 2 to the power of this, 4 KiB. With 15, the most
+/// there is, a message of 34 KiB gets a sixth smaller and one below 4 KiB not at all; but every client
+/// that has less memory to spare, and says so, would get nothing deflated.
+pub(super) const WINDOW_BITS: u8 = 12;
+
+/// What a sync flush ends with; RFC 7692 (7.2.1) takes it off, and puts it back before inflating.
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+
+/// What is shorter is not tried: it gets some bytes smaller, its packet not by a tenth.
+const WORTH_BYTES: usize = 128;
+
+/// Why a message cannot be inflated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It is no deflate data.
+    Broken,
+    /// It gets longer than is borne.
+    TooLong,
+}
+
+// A thread has one of each, for all its sessions, cleared between messages: a new one is hundreds of
+// KiB, or the tens of an inflating one, to be asked for and cleared each time.
+thread_local! {
+    static COMPRESS: RefCell<Compress> = RefCell::new(Compress::new_with_window_bits(
+        Compression::default(),
+        false,
+        WINDOW_BITS,
+    ));
+    static DECOMPRESS: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+}
+
+/// The message deflated; none when that makes it no smaller.
+pub(super) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
+    if message.len() < WORTH_BYTES {
+        return None;
+    }
+    // No more room than that: what needs it is not wanted.
+    let mut out = Vec::with_capacity(message.len());
+    COMPRESS.with_borrow_mut(|compress| {
+        compress.reset();
+        compress.compress_vec(message, &mut out, FlushCompress::Sync).ok()?;
+        // Whatever fills all of the room may not be all there is.
+        let whole = compress.total_in() == message.len() as u64 && out.len() < out.capacity();
+        let len = out.strip_suffix(&TAIL).filter(|_| whole)?.len();
+        out.truncate(len);
+        Some(out)
+    })
+}
+
+/// The message inflated; never more than `bytes_max` are made of it, nor room for more.
+pub(super) fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Vec<u8>, Unfit> {
+    let mut out = Vec::new();
+    DECOMPRESS.with_borrow_mut(|decompress| {
+        decompress.reset(false);
+        for part in [deflated, &TAIL] {
+            inflate_part(decompress, part, &mut out, bytes_max)?;
+        }
+        Ok(out)
+    })
+}
+
+fn inflate_part(
+    decompress: &mut Decompress,
+    mut part: &[u8],
+    out: &mut Vec<u8>,
+    bytes_max: usize,
+) -> Result<(), Unfit> {
+    // Also when all was read: what was made of it may have found no room.
+    while !part.is_empty() || out.len() == out.capacity() {
+        if out.len() == out.capacity() {
+            // One byte more than is borne, to see that there is more.
+            let room = (bytes_max + 1).saturating_sub(out.len());
+            out.reserve_exact(out.len().max(part.len() * 2).max(64).min(room));
+        }
+        let (read, made) = (decompress.total_in(), out.len());
+        let status = decompress.decompress_vec(part, out, FlushDecompress::None);
+        let status = status.map_err(|_| Unfit::Broken)?;
+        let read = (decompress.total_in() - read) as usize;
+        part = &part[read..];
+        if out.len() > bytes_max {
+            return Err(Unfit::TooLong);
+        }
+        match status {
+            // A client may end the deflate data as well as the message, and begin anew (7.2.3.4).
+            Status::StreamEnd => decompress.reset(false),
+            _ if read == 0 && out.len() == made && !part.is_empty() => return Err(Unfit::Broken),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: usize = 10_000;
+
+    #[test]
+    fn the_examples_of_the_rfc_are_inflated() {
+        for (what, deflated) in [
+            ("a compressed block", &b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..]),
+            ("no compression", b"\x00\x05\x00\xfa\xffHello\x00"),
+            ("a last block", b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00"),
+            ("two blocks", b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"),
+        ] {
+            assert_eq!(inflate(deflated, MAX).as_deref(), Ok(&b"Hello"[..]), "{what}");
+        }
+        assert_eq!(inflate(b"\x00", MAX).as_deref(), Ok(&b""[..]), "an empty message");
+    }
+
+    /// The same at each call.
+    fn random(len: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..len).map(next).collect()
+    }
+
+    #[test]
+    fn what_is_short_or_gets_no_smaller_is_left_as_it_is() {
+        assert_eq!(deflate(&[b'x'; WORTH_BYTES - 1]), None);
+        assert!(deflate(&[b'x'; WORTH_BYTES]).is_some());
+        assert_eq!(deflate(&random(1_000)), None);
+    }
+
+    #[test]
+    fn a_bomb_gets_no_further_than_the_bound() {
+        let bomb = deflate(&vec![0; 1 << 20]).expect("much smaller");
+        assert!(bomb.len() < 2_000);
+        assert_eq!(inflate(&bomb, (1 << 20) - 1), Err(Unfit::TooLong));
+        let whole = inflate(&bomb, 1 << 20).expect("at the bound");
+        assert_eq!((whole.len(), whole.capacity()), (1 << 20, (1 << 20) + 1));
+    }
+
+    #[test]
+    fn what_is_no_deflate_data_is_broken() {
+        assert_eq!(inflate(b"\xff\xff\xff", MAX), Err(Unfit::Broken));
+        assert_eq!(inflate(b"\x00\x05\x00\xfa\x00Hello\x00", MAX), Err(Unfit::Broken));
+    }
+
+    #[test]
+    fn what_comes_again_is_found_within_the_window_and_no_further_back() {
+        let twice = |len| deflate(&[random(len), vec![0; 100], random(len)].concat());
+        let near = twice(3_000).expect("smaller");
+        assert!(near.len() < 3_300, "{}", near.len());
+        let far = twice(6_000).expect("smaller, for the zeros");
+        assert!(far.len() > 11_900, "{}", far.len());
+    }
+
+    proptest! {
+        #[test]
+        fn a_deflated_message_is_the_message(
+            message in prop_oneof![
+                proptest::collection::vec(0_u8..4, 0..9_000),
+                proptest::collection::vec(any::<u8>(), 0..2_000),
+            ],
+        ) {
+            if let Some(deflated) = deflate(&message) {
+                prop_assert!(deflated.len() < message.len());
+                prop_assert_eq!(inflate(&deflated, message.len()), Ok(message));
+            }
+        }
+
+        #[test]
+        fn random_bytes_are_inflated_within_the_bound_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300), max in 0_usize..500,
+        ) {
+            if let Ok(message) = inflate(&bytes, max) {
+                prop_assert!(message.len() <= max && message.capacity() <= max + 1);
+            }
+        }
+    }
+}
