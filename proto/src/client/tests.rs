@@ -130,7 +130,7 @@ proptest! {
         let frame = std::str::from_utf8(&frame).expect("text");
         if message.content_type == pushonce_core::ContentType::Json {
             let begin = frame.find(r#""data":"#).expect("there") + 7;
-            prop_assert_eq!(frame[begin..frame.len() - 2].as_bytes(), &message.payload[..]);
+            prop_assert_eq!(&frame.as_bytes()[begin..frame.len() - 2], &message.payload[..]);
         }
     }
 

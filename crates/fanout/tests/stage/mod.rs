@@ -72,7 +72,7 @@ impl Encode for Words {
 
     /// Says what it is of. None of every fifth message.
     fn delta(&self, before: &Message, message: &Message) -> Option<Bytes> {
-        (message.position.offset.0 % 5 != 0).then(|| before.position.to_string().into())
+        (!message.position.offset.0.is_multiple_of(5)).then(|| before.position.to_string().into())
     }
 
     fn difference(&self, _: Wire, topic: &Topic, message: &Message, delta: Bytes) -> Bytes {
