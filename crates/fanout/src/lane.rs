@@ -92,6 +92,12 @@ impl Lane {
         if seated { Ok(subscribed) } else { Err(SubscribeError::Gone) }
     }
 
+    /// Has a subscription that was made told how many watch its topic in the whole cluster, whenever that
+    /// changes, once a second at most. To be called before [`Lane::start`].
+    pub fn tell_audience(&self, session: SessionKey, topic: &Topic) {
+        self.roster().tell_audience(session, topic);
+    }
+
     /// Lets the frames of a subscription flow: to be called when the answer to the subscriber is on
     /// its way, so that no message overtakes it. A gap that was found comes first.
     pub fn start(&self, session: SessionKey, topic: &Topic) {

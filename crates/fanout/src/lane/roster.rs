@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pushonce_core::{Gap, Position, Topic};
+use pushonce_core::{Gap, Position, Topic, Watching};
 use slab::Slab;
 
 use super::SubscribeError;
@@ -51,7 +51,7 @@ pub(super) struct Session {
 pub(super) struct Local {
     pub(super) seat: Seat,
     pub(super) subscriptions: Slab<Subscription>,
-    _interest: Interest,
+    interest: Interest,
 }
 
 /// A cursor. What is due to it is in the topic's ring, not here.
@@ -65,6 +65,8 @@ pub(super) struct Subscription {
     pub(super) cursor: Position,
     /// What it was told last.
     pub(super) standing: Standing,
+    /// How many it was told that watch, if it wants to know. At first none, which is never so.
+    pub(super) audience: Option<u64>,
     /// To be told first; boxed because hardly any subscription has one.
     pub(super) gap: Option<Box<Gap>>,
     /// Until it is level or blocked for the first time.
@@ -75,6 +77,11 @@ impl Subscription {
     /// Whether frames may be offered.
     pub(super) fn flows(&self) -> bool {
         self.started && !self.blocked
+    }
+
+    /// What it counts for.
+    fn watching(&self) -> Watching {
+        Watching { sessions: 1, asks: self.audience.is_some() }
     }
 }
 
@@ -158,9 +165,11 @@ impl Roster {
             queued: false,
             cursor: start.cursor,
             standing: Standing::Live,
+            audience: None,
             gap: start.gap.map(Box::new),
             hold: Some(hold),
         };
+        self.topics[local].interest.seat(subscription.watching());
         let entry = self.topics[local].subscriptions.insert(subscription);
         if let Some(session) = self.session(key) {
             session.subscriptions.insert(local, entry);
@@ -179,7 +188,7 @@ impl Roster {
         let vacant = self.topics.vacant_entry();
         let local = vacant.key();
         let seat = interest.feed().sit(Arc::clone(wakes), local);
-        vacant.insert(Local { seat, subscriptions: Slab::new(), _interest: interest });
+        vacant.insert(Local { seat, subscriptions: Slab::new(), interest });
         self.by_name.insert(topic, local);
         local
     }
@@ -206,6 +215,15 @@ impl Roster {
         let session = self.sessions.get(subscription.session)?;
         let key = SessionKey { index: subscription.session, serial: session.serial };
         Some((key, act(subscription, session, local.seat.feed())))
+    }
+
+    pub(super) fn tell_audience(&mut self, key: SessionKey, topic: &Topic) {
+        let Some(local) = self.by_name.get(topic).copied() else { return };
+        let Some(subscription) = self.subscription(key, local) else { return };
+        if subscription.audience.is_none() {
+            subscription.audience = Some(0);
+            self.topics[local].interest.seat(Watching { sessions: 0, asks: true });
+        }
     }
 
     pub(super) fn start(&mut self, key: SessionKey, topic: &Topic) {
@@ -294,7 +312,8 @@ impl Roster {
     /// Takes a subscription out of its topic; the last one takes the topic out of the lane.
     fn leave(&mut self, local: usize, entry: usize) {
         let Some(topic) = self.topics.get_mut(local) else { return };
-        if topic.subscriptions.try_remove(entry).is_some() {
+        if let Some(left) = topic.subscriptions.try_remove(entry) {
+            topic.interest.unseat(left.watching());
             self.hub.shared.table.meters.subscriptions.decrement(1.0);
         }
         if topic.subscriptions.is_empty() {

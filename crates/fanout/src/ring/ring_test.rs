@@ -177,6 +177,9 @@ fn a_frame_is_made_once_per_wire() {
         fn standing(&self, _: Wire, _: &Topic, _: crate::Standing, _: Position) -> Bytes {
             Bytes::new()
         }
+        fn audience(&self, _: Wire, _: &Topic, _: u64) -> Bytes {
+            Bytes::new()
+        }
     }
     let (made, topic) = (Count(Default::default()), Topic::new("a").expect("valid"));
     let mut ring = Ring::new(Position::ZERO);
