@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use pushonce_core::{From, Topic};
+use pushonce_core::{From, Options, Topic};
 use pushonce_proto::client;
 
 use crate::cursor::{Cursor, Seen};
@@ -13,7 +13,7 @@ use crate::subscriber::Event;
 /// Every topic and how far it got, over all sessions, and what this session was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    topics: BTreeMap<Topic, Cursor>,
+    topics: BTreeMap<Topic, Followed>,
     /// Requests of this session without an answer yet, by id.
     asked: HashMap<u64, Topic>,
     /// The last id of this session.
@@ -24,6 +24,13 @@ pub(crate) struct Progress {
     waiting: BTreeSet<Topic>,
     /// Topics of which this server does not hear.
     stale: BTreeSet<Topic>,
+}
+
+/// A topic that is subscribed to.
+#[derive(Clone, Debug)]
+struct Followed {
+    cursor: Cursor,
+    options: Options,
 }
 
 /// What to do about an event.
@@ -55,11 +62,12 @@ pub(crate) struct Ask {
     pub(crate) id: u64,
     pub(crate) topic: Topic,
     pub(crate) from: From,
+    pub(crate) options: Options,
 }
 
 impl Progress {
-    pub(crate) fn add(&mut self, topic: Topic, from: From) {
-        self.topics.insert(topic, Cursor::new(from));
+    pub(crate) fn add(&mut self, topic: Topic, from: From, options: Options) {
+        self.topics.insert(topic, Followed { cursor: Cursor::new(from), options });
     }
 
     /// A session begins: what to ask it for.
@@ -76,10 +84,11 @@ impl Progress {
     pub(crate) fn again(&mut self) -> Vec<Ask> {
         let waiting = std::mem::take(&mut self.waiting);
         let asks = waiting.into_iter().filter_map(|topic| {
-            let from = self.topics.get(&topic)?.from();
+            let Followed { cursor, options } = self.topics.get(&topic)?;
+            let (from, options) = (cursor.from(), *options);
             self.last_id += 1;
             self.asked.insert(self.last_id, topic.clone());
-            Some(Ask { id: self.last_id, topic, from })
+            Some(Ask { id: self.last_id, topic, from, options })
         });
         asks.collect()
     }
@@ -103,14 +112,14 @@ impl Progress {
         match event {
             client::Event::Subscribed { topic, position, recovered, .. } => {
                 self.asked.retain(|_, asked| *asked != topic);
-                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
-                cursor.subscribed(position);
+                let Some(followed) = self.topics.get_mut(&topic) else { return Step::Pass };
+                followed.cursor.subscribed(position);
                 self.live.insert(topic.clone());
                 Step::Tell(Event::Subscribed { topic, position, recovered })
             }
             client::Event::Message { topic, message } => {
-                let Some(cursor) = self.topics.get_mut(&topic) else { return Step::Pass };
-                match cursor.see(message.position) {
+                let Some(followed) = self.topics.get_mut(&topic) else { return Step::Pass };
+                match followed.cursor.see(message.position) {
                     Seen::New => Step::Tell(Event::Message { topic, message }),
                     Seen::Old => Step::Pass,
                     // Asked for again, it comes whole or with a gap that says what is missing.
@@ -121,7 +130,8 @@ impl Progress {
                 }
             }
             client::Event::Gap { topic, gap } => {
-                let news = self.topics.get_mut(&topic).is_some_and(|cursor| cursor.skip(&gap));
+                let followed = self.topics.get_mut(&topic);
+                let news = followed.is_some_and(|followed| followed.cursor.skip(&gap));
                 if news { Step::Tell(Event::Gap { topic, gap }) } else { Step::Pass }
             }
             client::Event::Stale { topic, since } => {
@@ -132,8 +142,10 @@ impl Progress {
                 true => Step::Tell(Event::Live { topic, position }),
                 false => Step::Pass,
             },
-            // Not asked for.
-            client::Event::Audience { .. } => Step::Pass,
+            client::Event::Audience { topic, count } => match self.topics.contains_key(&topic) {
+                true => Step::Tell(Event::Audience { topic, count }),
+                false => Step::Pass,
+            },
             client::Event::Error { id, code, message, retry } => {
                 let topic = id.and_then(|id| self.asked.remove(&id));
                 match topic {
@@ -184,10 +196,13 @@ mod tests {
         Topic::new(name).expect("valid")
     }
 
+    const ASKING: Options =
+        Options { delivery: None, conflated: false, audience: true, delta: false };
+
     fn progress() -> Progress {
         let mut progress = Progress::default();
-        progress.add(topic("a"), From::Start);
-        progress.add(topic("b"), From::Last(2));
+        progress.add(topic("a"), From::Start, ASKING);
+        progress.add(topic("b"), From::Last(2), ASKING);
         progress
     }
 
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn each_session_asks_for_what_the_last_one_did_not_show() {
         let mut progress = progress();
-        let ask = |id, name, from| Ask { id, topic: topic(name), from };
+        let ask = |id, name, from| Ask { id, topic: topic(name), from, options: ASKING };
         assert_eq!(progress.begin(), [ask(1, "a", From::Start), ask(2, "b", From::Last(2))]);
         assert!(matches!(progress.step(message("b", 4)), Step::Tell(Event::Message { .. })));
         assert!(matches!(progress.step(message("b", 4)), Step::Pass));
@@ -263,7 +278,8 @@ mod tests {
         assert!(matches!(progress.step(unavailable(2)), Step::Wait { .. }));
         assert!(!progress.is_settled());
         let again = progress.again();
-        assert_eq!(again, [Ask { id: 3, topic: topic("b"), from: From::Last(2) }]);
+        let (topic_b, from) = (topic("b"), From::Last(2));
+        assert_eq!(again, [Ask { id: 3, topic: topic_b, from, options: ASKING }]);
         progress.step(subscribed(3, "b"));
         assert!(progress.is_settled());
     }
@@ -300,6 +316,10 @@ mod tests {
         let mut progress = progress();
         progress.begin();
         assert!(matches!(progress.step(message("c", 1)), Step::Pass));
+        let audience = |name| client::Event::Audience { topic: topic(name), count: 7 };
+        assert!(matches!(progress.step(audience("c")), Step::Pass));
+        let told = progress.step(audience("a"));
+        assert!(matches!(told, Step::Tell(Event::Audience { count: 7, .. })));
         assert!(matches!(progress.step(subscribed(9, "c")), Step::Pass));
         let heartbeat = client::Event::Heartbeat { positions: vec![] };
         assert!(matches!(progress.step(heartbeat), Step::Pass));

@@ -7,7 +7,6 @@ mod ws;
 
 use std::time::Duration;
 
-use pushonce_core::Options;
 use pushonce_proto::client::{Command, Encoding, Event, Request};
 use pushonce_proto::close::{self, Reconnect};
 
@@ -120,9 +119,8 @@ impl Ended {
 }
 
 impl From<Ask> for Request {
-    fn from(Ask { id, topic, from }: Ask) -> Request {
-        let command = Command::Subscribe { topic, from, options: Options::default() };
-        Request { id: Some(id), command }
+    fn from(Ask { id, topic, from, options }: Ask) -> Request {
+        Request { id: Some(id), command: Command::Subscribe { topic, from, options } }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{From, Gap, Message, Position, Topic};
+use pushonce_core::{From, Gap, Message, Options, Position, Topic};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -58,6 +58,13 @@ pub enum Event {
         topic: Topic,
         /// Everything up to here was shown.
         position: Position,
+    },
+    /// How many watch a topic, to a subscriber that asked: see [`Options::audience`].
+    Audience {
+        /// Which topic.
+        topic: Topic,
+        /// Sessions of the whole cluster, some seconds old at most.
+        count: u64,
     },
     /// The server does not give what was asked for; the session goes on without it.
     Refused {
@@ -133,8 +140,14 @@ impl Builder {
 
     /// One more topic. At least one is needed: a server does not keep a QUIC connection on which
     /// nothing is said.
-    pub fn topic(mut self, topic: Topic, from: From) -> Builder {
-        self.progress.add(topic, from);
+    pub fn topic(self, topic: Topic, from: From) -> Builder {
+        self.topic_with(topic, from, Options::default())
+    }
+
+    /// One more topic, with more wishes. What the server does not offer it refuses, with the topic:
+    /// [`Event::Refused`]. Over gRPC that is all of them.
+    pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
+        self.progress.add(topic, from, options);
         self
     }
 

@@ -139,6 +139,7 @@ impl<T: Transport> Driver<T> {
         match effect {
             Effect::Reply(event) => self.reply(&event),
             Effect::Subscribe { token, topic, from } => self.subscribe(token, topic, from),
+            Effect::TellAudience(topic) => self.local.fanout.tell_audience(self.key, &topic),
             Effect::Start(topic) => self.local.fanout.start(self.key, &topic),
             Effect::Stop { token, topic } => {
                 self.local.fanout.unsubscribe(self.key, &topic);

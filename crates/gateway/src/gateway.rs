@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
 use crate::lane::{self, Parts};
-use crate::{BindError, Certificate, Config, Publisher, Rounds, bind, quic};
+use crate::{Audience, BindError, Certificate, Config, Publisher, Rounds, bind, quic};
 
 /// The doors of one node: bound, and open once it runs.
 pub struct Gateway {
@@ -51,6 +51,7 @@ impl Gateway {
         config: Config,
         hub: Hub,
         publisher: Arc<dyn Publisher>,
+        audience: Arc<dyn Audience>,
         extra: Router,
         certificate: Certificate,
     ) -> Result<Gateway, BindError> {
@@ -63,6 +64,7 @@ impl Gateway {
         let routes = Http {
             hub: hub.clone(),
             publisher: publisher.clone(),
+            audience,
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
         };

@@ -47,6 +47,8 @@ pub(crate) enum Effect {
         topic: Topic,
         from: From,
     },
+    /// Have the topic's stream say how many watch.
+    TellAudience(Topic),
     /// Frames of the topic may flow.
     Start(Topic),
     /// No frame of the topic may follow.
@@ -79,6 +81,7 @@ enum Subscription {
 struct Asked {
     id: Option<u64>,
     token: u32,
+    audience: bool,
     /// The request that wants it gone again.
     ended: Option<Ended>,
 }
@@ -131,7 +134,7 @@ impl Session {
     fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
         match command {
             Command::Subscribe { topic, from, options } => match not_offered(&options) {
-                None => self.subscribe(id, topic, from, effects),
+                None => self.subscribe(id, topic, from, options.audience, effects),
                 Some(what) => {
                     let why = format!("this server does not offer {what}; leave it away");
                     effects.push(error(id, ErrorCode::NotSupported, why));
@@ -147,7 +150,14 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, id: Option<u64>, topic: Topic, from: From, effects: &mut Effects) {
+    fn subscribe(
+        &mut self,
+        id: Option<u64>,
+        topic: Topic,
+        from: From,
+        audience: bool,
+        effects: &mut Effects,
+    ) {
         if self.subscriptions.contains_key(&topic) {
             let (code, text) = refusal::of_hub(&SubscribeError::AlreadySubscribed);
             return effects.push(error(id, code, text));
@@ -159,7 +169,7 @@ impl Session {
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        let asked = Subscription::Asked(Box::new(Asked { id, token, ended: None }));
+        let asked = Subscription::Asked(Box::new(Asked { id, token, audience, ended: None }));
         self.subscriptions.insert(topic.clone(), asked);
         effects.push(Effect::Subscribe { token, topic, from });
     }
@@ -171,7 +181,7 @@ impl Session {
         effects: &mut Effects,
     ) {
         let Some(Subscription::Asked(asked)) = self.subscriptions.remove(&topic) else { return };
-        let Asked { id, token, ended } = *asked;
+        let Asked { id, token, audience, ended } = *asked;
         match answer {
             Ok(Subscribed { position, recovered }) => {
                 let live = topic.clone();
@@ -184,6 +194,9 @@ impl Session {
                 match ended {
                     None => {
                         self.subscriptions.insert(topic.clone(), Subscription::Live(token));
+                        if audience {
+                            effects.push(Effect::TellAudience(topic.clone()));
+                        }
                         effects.push(Effect::Start(topic));
                     }
                     Some(Ended(id)) => stop(id, token, topic, effects),
@@ -261,7 +274,6 @@ impl Session {
 fn not_offered(options: &Options) -> Option<&'static str> {
     let wishes = [
         (!matches!(options.delivery, None | Some(Delivery::All)), "this delivery"),
-        (options.audience, "the audience"),
         (options.delta, "deltas"),
     ];
     wishes.into_iter().find_map(|(wished, what)| wished.then_some(what))

@@ -8,9 +8,11 @@ mod identity;
 pub(crate) mod membership;
 mod moves;
 mod overview;
+mod owned;
 mod ports;
 mod presence;
 mod stage;
+mod topics;
 mod watch;
 mod web;
 
@@ -41,8 +43,10 @@ use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
 use overview::Overview;
+use owned::Owned;
 use presence::Presence;
 use stage::Stage;
+use topics::Topics;
 use watch::{Health, Watch};
 
 /// A node with all its doors bound, not serving yet.
@@ -57,6 +61,7 @@ pub struct Node {
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
     host: Host,
+    owned: Owned,
     watch: Watch,
     peers: TcpListener,
     gateway: Gateway,
@@ -120,6 +125,9 @@ impl Node {
             hosted: hosted.clone(),
         };
         let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
+        let owned =
+            Owned { me, view: views.clone(), hosted: hosted.clone(), relay: handle.clone() };
+        let topics = Arc::new(Topics::new(owned.clone(), handle.owners()));
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
             pushonce_publish::router::Parts {
@@ -142,6 +150,7 @@ impl Node {
             feed: Arc::new(ports::Feed(hub.clone())),
             heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
+            topics: topics.clone(),
             operations: Arc::new(operations),
             ready: is_ready,
         })
@@ -150,6 +159,7 @@ impl Node {
             doors,
             hub,
             Arc::new(ports::ClientPublisher(router)),
+            topics,
             web::router(overview.clone(), metrics).merge(pages),
             certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
@@ -182,6 +192,7 @@ impl Node {
             handle,
             view,
             host,
+            owned,
             watch,
             peers,
             gateway,
@@ -200,6 +211,7 @@ impl Node {
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
+            .add_service(self.owned.service())
             .add_service(membership::Door::service(
                 self.control.clone(),
                 self.handle.reachable(),

@@ -60,6 +60,7 @@ fn short(effects: Vec<Effect>) -> Vec<String> {
             format!("{} at {position}", id(of))
         }
         Effect::Subscribe { token, topic, .. } => format!("subscribe {topic} as {token}"),
+        Effect::TellAudience(topic) => format!("audience of {topic}"),
         Effect::Start(topic) => format!("start {topic}"),
         Effect::Stop { token, .. } => format!("stop {token}"),
         Effect::Publish(publish) => format!("publish {}", publish.payload.escape_ascii()),
@@ -84,6 +85,14 @@ fn frames_flow_only_after_the_answer_was_queued() {
             vec!["stop 0", "2 unsubscribed"]
         ]
     );
+}
+
+#[test]
+fn who_asks_is_told_how_many_watch_from_the_first_frame_on() {
+    let options = Options { audience: true, ..Options::default() };
+    let asks = request(1, Command::Subscribe { topic: topic("a"), from: From::Now, options });
+    let answers = steps(&mut session(), [asks, subscribed("a")]);
+    assert_eq!(answers[1], ["1 subscribed a", "audience of a", "start a"]);
 }
 
 #[test]

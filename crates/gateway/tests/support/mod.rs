@@ -47,7 +47,8 @@ impl Server {
         tokio::spawn(feed.run(hub.clone()));
         let extra = Router::new().route("/health/live", get(|| async { "ok" }));
         let certificate = certificate.expect("a certificate");
-        let gateway = Gateway::bind(config, hub, origin.publisher(), extra, certificate);
+        let gateway =
+            Gateway::bind(config, hub, origin.publisher(), origin.count(), extra, certificate);
         let gateway = gateway.expect("free ports");
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{Event, Scheme, Server, Subscriber, Transport, Trust};
-use pushonce_core::{From, Message, Topic};
+use pushonce_core::{From, Message, Options, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Where to begin: now, start, last:N, or a position EPOCH:OFFSET
     #[arg(long, default_value = "now", value_parser = from)]
     from: From,
+    /// Print how many watch as well, whenever that changes, once a second at most (not over grpc)
+    #[arg(long)]
+    audience: bool,
     /// End after so many messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -102,8 +105,9 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
+    let options = Options { audience: args.audience, ..Options::default() };
     for topic in &args.topics {
-        builder = builder.topic(topic.clone(), args.from);
+        builder = builder.topic_with(topic.clone(), args.from, options);
     }
     let mut subscriber = builder.connect();
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -116,8 +120,13 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         match event {
             Event::Message { topic, message } => {
                 left -= 1;
-                if !show(json, &topic, &message) {
+                if !show(message_line(json, &topic, &message)) {
                     // Whoever read the pipe has enough.
+                    return Ok(());
+                }
+            }
+            Event::Audience { topic, count } => {
+                if !show(audience_line(json, topic, count)) {
                     return Ok(());
                 }
             }
@@ -140,16 +149,26 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     Ok(())
 }
 
-/// A line a message: the frame that a JSON client gets, or the position and the payload. Says
-/// whether anybody reads it.
-fn show(json: bool, topic: &Topic, message: &Message) -> bool {
-    let mut line = if json {
-        client::encode_message(Encoding::Json, topic, message).to_vec()
-    } else {
-        let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
-        line.extend_from_slice(&message.payload);
-        line
-    };
+/// A line a message: the frame that a JSON client gets, or the position and the payload.
+fn message_line(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
+    if json {
+        return client::encode_message(Encoding::Json, topic, message).to_vec();
+    }
+    let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
+    line.extend_from_slice(&message.payload);
+    line
+}
+
+/// The same of how many watch; no message has such a position.
+fn audience_line(json: bool, topic: Topic, count: u64) -> Vec<u8> {
+    if json {
+        return Encoding::Json.encode_event(&client::Event::Audience { topic, count }).to_vec();
+    }
+    format!("{topic}\taudience\t{count}").into_bytes()
+}
+
+/// Says whether anybody reads it.
+fn show(mut line: Vec<u8>) -> bool {
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
     out.write_all(&line).and_then(|()| out.flush()).is_ok()
