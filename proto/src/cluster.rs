@@ -1,12 +1,15 @@
 //! What an operator sees of the cluster, as domain.
 
 mod namespace;
+mod topic;
 
 use std::collections::BTreeSet;
 
 use pushonce_core::{
     Addresses, Claim, ClusterId, Member, MemberState, NodeId, ShardId, Term, Topic,
 };
+
+pub use topic::{TopicInfo, TopicList};
 
 use crate::InvalidField;
 use crate::field::topic;

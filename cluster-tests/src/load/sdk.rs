@@ -65,6 +65,8 @@ fn hear(
         }
         client::Event::Stale { .. } => Event::Stale { topic: topic(), stale: true },
         client::Event::Live { .. } => Event::Stale { topic: topic(), stale: false },
+        // Not asked for.
+        client::Event::Audience { .. } => return,
         client::Event::Refused { code, .. } => {
             Event::SubscribeRefused { topic: topic(), code: code.as_str().into() }
         }

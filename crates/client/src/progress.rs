@@ -15,7 +15,7 @@ use crate::subscriber::Event;
 /// Every topic and how far it got, over all sessions, and what this session was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    topics: BTreeMap<Topic, (Cursor, Options)>,
+    topics: BTreeMap<Topic, Followed>,
     /// The last message that this session brought of each topic that comes in deltas.
     bases: HashMap<Topic, Arc<Message>>,
     /// Requests of this session without an answer yet, by id.
@@ -28,6 +28,13 @@ pub(crate) struct Progress {
     waiting: BTreeSet<Topic>,
     /// Topics of which this server does not hear.
     stale: BTreeSet<Topic>,
+}
+
+/// A topic that is subscribed to.
+#[derive(Clone, Debug)]
+struct Followed {
+    cursor: Cursor,
+    options: Options,
 }
 
 /// What to do about an event.
@@ -75,7 +82,7 @@ enum NoMessage {
 
 impl Progress {
     pub(crate) fn add(&mut self, topic: Topic, from: From, options: Options) {
-        self.topics.insert(topic, (Cursor::new(from), options));
+        self.topics.insert(topic, Followed { cursor: Cursor::new(from), options });
     }
 
     /// A session begins: what to ask it for.
@@ -93,7 +100,7 @@ impl Progress {
     pub(crate) fn again(&mut self) -> Vec<Ask> {
         let waiting = std::mem::take(&mut self.waiting);
         let asks = waiting.into_iter().filter_map(|topic| {
-            let (cursor, options) = self.topics.get(&topic)?;
+            let Followed { cursor, options } = self.topics.get(&topic)?;
             let (from, options) = (cursor.from(), *options);
             self.last_id += 1;
             self.asked.insert(self.last_id, topic.clone());
@@ -121,8 +128,8 @@ impl Progress {
         match event {
             client::Event::Subscribed { topic, position, recovered, delivery, .. } => {
                 self.asked.retain(|_, asked| *asked != topic);
-                let Some((cursor, _)) = self.topics.get_mut(&topic) else { return Step::Pass };
-                cursor.subscribed(position, delivery);
+                let Some(followed) = self.topics.get_mut(&topic) else { return Step::Pass };
+                followed.cursor.subscribed(position, delivery);
                 self.live.insert(topic.clone());
                 Step::Tell(Event::Subscribed { topic, position, recovered, delivery })
             }
@@ -138,7 +145,8 @@ impl Progress {
                 }
             }
             client::Event::Gap { topic, gap } => {
-                let news = self.topics.get_mut(&topic).is_some_and(|(cursor, _)| cursor.skip(&gap));
+                let followed = self.topics.get_mut(&topic);
+                let news = followed.is_some_and(|followed| followed.cursor.skip(&gap));
                 if news { Step::Tell(Event::Gap { topic, gap }) } else { Step::Pass }
             }
             client::Event::Stale { topic, since } => {
@@ -149,8 +157,10 @@ impl Progress {
                 true => Step::Tell(Event::Live { topic, position }),
                 false => Step::Pass,
             },
-            // Not asked for.
-            client::Event::Audience { .. } => Step::Pass,
+            client::Event::Audience { topic, count } => match self.topics.contains_key(&topic) {
+                true => Step::Tell(Event::Audience { topic, count }),
+                false => Step::Pass,
+            },
             client::Event::Error { id, code, message, retry } => {
                 let topic = id.and_then(|id| self.asked.remove(&id));
                 match topic {
@@ -177,11 +187,11 @@ impl Progress {
     }
 
     fn message(&mut self, topic: Topic, message: Arc<Message>) -> Step {
-        let Some((cursor, options)) = self.topics.get_mut(&topic) else { return Step::Pass };
-        if options.delta {
+        let Some(followed) = self.topics.get_mut(&topic) else { return Step::Pass };
+        if followed.options.delta {
             self.bases.insert(topic.clone(), message.clone());
         }
-        match cursor.see(message.position) {
+        match followed.cursor.see(message.position) {
             Seen::New => Step::Tell(Event::Message { topic, message }),
             Seen::Old => Step::Pass,
             // Asked for again, it comes whole or with a gap that says what is missing.
@@ -227,10 +237,13 @@ mod tests {
         Topic::new(name).expect("valid")
     }
 
+    const ASKING: Options =
+        Options { delivery: None, conflated: false, audience: true, delta: false };
+
     fn progress() -> Progress {
         let mut progress = Progress::default();
-        progress.add(topic("a"), From::Start, Options::default());
-        progress.add(topic("b"), From::Last(2), Options::default());
+        progress.add(topic("a"), From::Start, ASKING);
+        progress.add(topic("b"), From::Last(2), ASKING);
         progress
     }
 
@@ -254,8 +267,7 @@ mod tests {
     #[test]
     fn each_session_asks_for_what_the_last_one_did_not_show() {
         let mut progress = progress();
-        let options = Options::default();
-        let ask = |id, name, from| Ask { id, topic: topic(name), from, options };
+        let ask = |id, name, from| Ask { id, topic: topic(name), from, options: ASKING };
         assert_eq!(progress.begin(), [ask(1, "a", From::Start), ask(2, "b", From::Last(2))]);
         assert!(matches!(progress.step(message("b", 4)), Step::Tell(Event::Message { .. })));
         assert!(matches!(progress.step(message("b", 4)), Step::Pass));
@@ -308,8 +320,8 @@ mod tests {
         assert!(matches!(progress.step(unavailable(2)), Step::Wait { .. }));
         assert!(!progress.is_settled());
         let again = progress.again();
-        let (from, options) = (From::Last(2), Options::default());
-        assert_eq!(again, [Ask { id: 3, topic: topic("b"), from, options }]);
+        let (topic_b, from) = (topic("b"), From::Last(2));
+        assert_eq!(again, [Ask { id: 3, topic: topic_b, from, options: ASKING }]);
         progress.step(subscribed(3, "b"));
         assert!(progress.is_settled());
     }
@@ -421,6 +433,10 @@ mod tests {
         let mut progress = progress();
         progress.begin();
         assert!(matches!(progress.step(message("c", 1)), Step::Pass));
+        let audience = |name| client::Event::Audience { topic: topic(name), count: 7 };
+        assert!(matches!(progress.step(audience("c")), Step::Pass));
+        let told = progress.step(audience("a"));
+        assert!(matches!(told, Step::Tell(Event::Audience { count: 7, .. })));
         assert!(matches!(progress.step(subscribed(9, "c")), Step::Pass));
         let heartbeat = client::Event::Heartbeat { positions: vec![] };
         assert!(matches!(progress.step(heartbeat), Step::Pass));

@@ -120,8 +120,7 @@ impl Ended {
 
 impl From<Ask> for Request {
     fn from(Ask { id, topic, from, options }: Ask) -> Request {
-        let command = Command::Subscribe { topic, from, options };
-        Request { id: Some(id), command }
+        Request { id: Some(id), command: Command::Subscribe { topic, from, options } }
     }
 }
 

@@ -62,6 +62,13 @@ pub enum Event {
         /// Everything up to here was shown.
         position: Position,
     },
+    /// How many watch a topic, to a subscriber that asked: see [`Options::audience`].
+    Audience {
+        /// Which topic.
+        topic: Topic,
+        /// Sessions of the whole cluster, some seconds old at most.
+        count: u64,
+    },
     /// The server does not give what was asked for; the session goes on without it.
     Refused {
         /// A word to branch on.
@@ -140,8 +147,8 @@ impl Builder {
         self.topic_with(topic, from, Options::default())
     }
 
-    /// The same, with wishes. What comes as a delta is made whole here. gRPC knows no wishes: it brings
-    /// every message, whole.
+    /// One more topic, with more wishes. What comes as a delta is made whole here. What the server does
+    /// not offer it refuses, with the topic: [`Event::Refused`]. Over gRPC that is all of them.
     pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
         self.progress.add(topic, from, options);
         self

@@ -18,8 +18,8 @@ let scheduled = false;
 let link = { state: "connecting", detail: "" };
 
 const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-const feed = new Feed(`${scheme}//${location.host}/ws`, { state: showLink, message: take, notice });
-feed.subscribe(LIVE, { last: 50 });
+const feed = new Feed(`${scheme}//${location.host}/ws`, { state: showLink, message: take, audience: showAudience, notice });
+feed.subscribe(LIVE, { last: 50 }, true);
 
 function take(topic, state, isNew) {
   count += 1;
@@ -74,6 +74,12 @@ function showLink(state, detail = "") {
   const to = me ? ` to ${me.id} (${me.name})` : "";
   $("connection").dataset.state = state;
   $("connection").textContent = state === "connected" ? `connected${to}` : `${state} ${detail}`;
+}
+
+// Sessions of the whole cluster: this page, those beside it, and the demo's own viewers.
+function showAudience(_, count) {
+  $("audience").hidden = false;
+  $("audience").textContent = `${count.toLocaleString()} watching`;
 }
 
 // The goals and whistles of every match, newest first.

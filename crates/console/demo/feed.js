@@ -13,22 +13,23 @@ export class Feed {
   #url;
   #on;
   #socket = null;
-  #topics = new Map(); // topic → {from, position, head}
+  #topics = new Map(); // topic → {from, audience, position, head}
   #asked = new Map(); // request id → topic
   #nextId = 1;
   #failures = 0;
   #watchdog = 0;
 
-  // `on` has state(text, detail), message(topic, data, isNew) and notice(text).
+  // `on` has state(text, detail), message(topic, data, isNew), audience(topic, count) and notice(text).
   constructor(url, on) {
     this.#url = url;
     this.#on = on;
     this.#connect();
   }
 
-  subscribe(topic, from) {
+  // With `audience` the server says how many watch the topic, whenever that changes.
+  subscribe(topic, from, audience = false) {
     if (this.#topics.has(topic)) return;
-    this.#topics.set(topic, { from, position: null, head: null });
+    this.#topics.set(topic, { from, audience, position: null, head: null });
     this.#ask(topic);
   }
 
@@ -76,7 +77,8 @@ export class Feed {
     if (!wanted) return;
     const from = wanted.position ? { position: wanted.position } : wanted.from;
     const id = this.#nextId++;
-    if (this.#send({ id, subscribe: { topic, from } })) this.#asked.set(id, topic);
+    const { audience } = wanted;
+    if (this.#send({ id, subscribe: { topic, from, audience } })) this.#asked.set(id, topic);
   }
 
   #send(frame) {
@@ -89,6 +91,7 @@ export class Feed {
     if (frame.message) this.#message(frame.message);
     else if (frame.subscribed) this.#subscribed(frame.id, frame.subscribed);
     else if (frame.gap) this.#gap(frame.gap);
+    else if (frame.audience) this.#on.audience(frame.audience.topic, frame.audience.count);
     else if (frame.error) this.#refused(frame.id, frame.error);
     else if (frame.goaway) setTimeout(() => this.#socket.close(), frame.goaway.after_ms);
   }

@@ -15,6 +15,7 @@
 //! *What must a caller not do?* Build identifiers out of bare integers in the middle of an engine;
 //! they are read off a wire or a disk, or given out by the control group.
 
+mod audience;
 mod claim;
 mod delivery;
 mod error;
@@ -30,6 +31,7 @@ mod stamp;
 mod topic;
 mod view;
 
+pub use audience::Watching;
 pub use claim::{Claim, Owners};
 pub use delivery::{Delivery, InvalidDelivery, Options};
 pub use error::{PublishError, Refusal};

@@ -7,6 +7,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::Standing;
+use crate::audience::{Seats, Sum};
 use crate::ring::{Bounds, Entry, Place, Ring, before};
 use crate::wakes::Wakes;
 
@@ -22,6 +23,7 @@ pub(crate) struct Feed {
     state: Mutex<State>,
     /// For those who wait for the upstream's word.
     opens: Notify,
+    pub(crate) seats: Seats,
 }
 
 pub(crate) struct State {
@@ -29,6 +31,8 @@ pub(crate) struct State {
     open: bool,
     pub(crate) ring: Ring,
     standing: Standing,
+    /// How many watch in the whole cluster, if somebody here asked and upstream said.
+    audience: Option<Arc<Sum>>,
     /// The end of the last loss, and its reason.
     lost: Option<(Position, GapReason)>,
     /// Counts what readers may have to be shown.
@@ -81,6 +85,7 @@ impl Feed {
         let state = State {
             open: false,
             standing: Standing::Live,
+            audience: None,
             ring: Ring::new(Position::ZERO),
             lost: None,
             changes: 0,
@@ -88,7 +93,8 @@ impl Feed {
             holds: 0,
             held_bounds: bounds.times(HELD_FACTOR),
         };
-        Feed { topic, bounds, state: Mutex::new(state), opens: Notify::new() }
+        let (state, opens) = (Mutex::new(state), Notify::new());
+        Feed { topic, bounds, state, opens, seats: Seats::default() }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -147,6 +153,20 @@ impl Feed {
         state.tell(changes)
     }
 
+    /// The upstream says how many watch in the whole cluster. Returns how many lanes were woken.
+    pub(crate) fn audience(&self, sessions: u64) -> usize {
+        let mut state = self.state();
+        let changes = state.changes;
+        state.audience = Some(Arc::new(Sum::new(sessions)));
+        state.changes += 1;
+        state.tell(changes)
+    }
+
+    /// Nobody here asks how many watch: what the upstream said of that grows old.
+    pub(crate) fn forget_audience(&self) {
+        self.state().audience = None;
+    }
+
     /// Waits until the upstream has said where the topic stands.
     pub(crate) async fn opened(&self) {
         // Made before the look: what is said between the look and the await is not missed.
@@ -180,6 +200,10 @@ impl State {
 
     pub(crate) fn standing(&self) -> Standing {
         self.standing
+    }
+
+    pub(crate) fn audience(&self) -> Option<&Arc<Sum>> {
+        self.audience.as_ref()
     }
 
     fn stand(&mut self, standing: Standing) {

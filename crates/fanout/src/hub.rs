@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{FetchError, From, Gap, Message, Page, Position, Topic, Want};
+use pushonce_core::{FetchError, From, Gap, Message, Page, Position, Topic, Want, Watching};
 
 use crate::begin::{Begun, begin};
 use crate::feed::{Feed, State};
@@ -85,6 +85,19 @@ impl Hub {
     /// It hears of the topic again. [`Hub::live`] says so as well.
     pub fn fresh(&self, topic: &Topic) {
         self.write(topic, |feed| feed.stand(Standing::Live));
+    }
+
+    /// So many sessions of the whole cluster watch the topic: every subscriber that asked is told, once it
+    /// is level.
+    pub fn audience(&self, topic: &Topic, sessions: u64) {
+        self.write(topic, |feed| feed.audience(sessions));
+    }
+
+    /// How many sessions watch here, and whether one of them asks how many do in the whole cluster: of
+    /// at most `topics_max` of the topics where that changed since this was asked last. Costs nothing for
+    /// the others.
+    pub fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)> {
+        self.shared.table.watching(topics_max)
     }
 
     /// What nobody here is interested in is dropped: it is on its way since before the last one went.

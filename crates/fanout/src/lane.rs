@@ -82,7 +82,9 @@ impl Lane {
     /// bear `token`. Dropped while it waits, it leaves nothing behind.
     ///
     /// Where `options` name no delivery it is `all`: what a namespace says is the caller's to know.
-    /// Under `latest` and `rate` the newest message of the past that is asked for comes first.
+    /// Under `latest` and `rate` the newest message of the past that is asked for comes first. With
+    /// `audience` it is told how many watch the topic in the whole cluster, whenever that changes, once a
+    /// second at most.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing was changed then.

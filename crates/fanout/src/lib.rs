@@ -9,8 +9,9 @@
 //! place it asked for, and where messages are missing it meets a gap that names them instead. A
 //! frame is made once per message and [`Wire`], however many take it. A subscriber that asked for
 //! deltas gets one only of a message whose predecessor it was sent right before. When upstream has lost touch
-//! with a topic's owner, every subscriber that is level is told so, and told when it is over. A subscriber that does not
-//! keep up costs no memory and delays nobody.
+//! with a topic's owner, every subscriber that is level is told so, and told when it is over. Who watches is counted as it comes and goes, at
+//! no cost but an addition, and a subscriber that asks is told how many do in the whole cluster. A
+//! subscriber that does not keep up costs no memory and delays nobody.
 //!
 //! *What does it refuse?* Wire formats (the [`Encode`] port makes the frames), sockets (the
 //! [`Outlet`] port takes them), the cluster (the [`Upstream`] port brings the messages), and queues
@@ -27,6 +28,7 @@
 //! into the lane from within an [`Outlet`]; make a hub before the process has
 //! its metrics recorder, for the hub's meters would count into nothing.
 
+mod audience;
 mod begin;
 mod feed;
 mod frames;

@@ -39,6 +39,10 @@ pub trait Encode: Send + Sync + 'static {
     /// The frame that says that nothing is known of the topic any more, or again, for one who was
     /// shown everything up to `reached`.
     fn standing(&self, wire: Wire, topic: &Topic, standing: Standing, reached: Position) -> Bytes;
+
+    /// The frame that says how many watch the topic in the whole cluster. Called once per number and
+    /// wire.
+    fn audience(&self, wire: Wire, topic: &Topic, sessions: u64) -> Bytes;
 }
 
 /// Whether this node hears of a topic.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pushonce_core::{Item, Position};
+use pushonce_core::{Item, Position, Watching};
 
 use crate::begin::Begun;
 use crate::feed::{Due, Hold, Seat};
@@ -31,9 +31,19 @@ pub struct Reader {
     interest: Interest,
 }
 
+/// What a reader counts for.
+const ONE: Watching = Watching { sessions: 1, asks: false };
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.interest.unseat(ONE);
+    }
+}
+
 impl Reader {
     pub(crate) fn new(begun: Begun) -> Reader {
         let wakes = Arc::new(Wakes::default());
+        begun.interest.seat(ONE);
         Reader {
             subscribed: begun.start.answer(),
             cursor: begun.start.cursor,

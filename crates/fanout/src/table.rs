@@ -6,9 +6,10 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex};
 
 use futures::future::{BoxFuture, FutureExt, Shared};
-use pushonce_core::{FetchError, Page, Topic, Want};
+use pushonce_core::{FetchError, Page, Topic, Want, Watching};
 
 use crate::Upstream;
+use crate::audience::Changed;
 use crate::feed::{Feed, lock};
 use crate::metrics::Meters;
 use crate::ring::Bounds;
@@ -25,6 +26,7 @@ pub(crate) struct Table {
     hasher: RandomState,
     bounds: Bounds,
     upstream: Arc<dyn Upstream>,
+    changed: Changed,
     pub(crate) meters: Meters,
 }
 
@@ -52,6 +54,7 @@ impl Table {
             hasher: RandomState::new(),
             bounds,
             upstream,
+            changed: Changed::default(),
             meters: Meters::new(),
         }
     }
@@ -68,6 +71,19 @@ impl Table {
     /// The feed of a topic that somebody here is interested in.
     pub(crate) fn get(&self, topic: &Topic) -> Option<Arc<Feed>> {
         lock(self.part(topic)).topics.get(topic).map(|slot| Arc::clone(&slot.feed))
+    }
+
+    /// How many watch the topics where that changed since this was asked last: at most so many of them.
+    pub(crate) fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)> {
+        let look = |topic| {
+            let feed = self.get(&topic);
+            let watching = feed.as_ref().map(|feed| feed.seats.look()).unwrap_or_default();
+            if let Some(feed) = feed.filter(|_| !watching.asks) {
+                feed.forget_audience();
+            }
+            (topic, watching)
+        };
+        self.changed.take(topics_max).into_iter().map(look).collect()
     }
 
     /// Takes an interest in a topic; the first one has it watched.
@@ -148,6 +164,16 @@ impl Interest {
 
     pub(crate) fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+
+    /// A session watches by way of this interest, or asks how many do.
+    pub(crate) fn seat(&self, one: Watching) {
+        self.feed.seats.add(one, &self.feed.topic, &self.table.changed);
+    }
+
+    /// It does not any more.
+    pub(crate) fn unseat(&self, one: Watching) {
+        self.feed.seats.remove(one, &self.feed.topic, &self.table.changed);
     }
 }
 

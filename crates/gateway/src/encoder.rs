@@ -51,6 +51,11 @@ impl Encode for Encoder {
         };
         whole(wire, &encoding(wire).encode_event(&event))
     }
+
+    fn audience(&self, wire: Wire, topic: &Topic, sessions: u64) -> Bytes {
+        let event = Event::Audience { topic: topic.clone(), count: sessions };
+        whole(wire, &encoding(wire).encode_event(&event))
+    }
 }
 
 /// How a frame of the client protocol is written on `wire`.

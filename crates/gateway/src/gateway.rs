@@ -14,14 +14,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
 use crate::lane::{self, Parts};
-use crate::{BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic};
+use crate::{Audience, BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic};
+
+/// What is behind the doors.
+#[derive(Clone)]
+pub struct Behind {
+    /// Where sessions subscribe. It must encode with [`Encoder`](crate::Encoder).
+    pub hub: Hub,
+    /// Where their publishes go.
+    pub publisher: Arc<dyn Publisher>,
+    /// Who knows how many watch a topic.
+    pub audience: Arc<dyn Audience>,
+    /// What sessions get of each namespace. What it says when they subscribe holds for as long as they
+    /// do.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+}
 
 /// The doors of one node: bound, and open once it runs.
 pub struct Gateway {
     config: Arc<Config>,
-    hub: Hub,
-    publisher: Arc<dyn Publisher>,
-    view: watch::Receiver<Arc<ClusterView>>,
+    behind: Behind,
     router: Router,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
@@ -44,18 +56,14 @@ pub enum RunError {
 impl Gateway {
     /// Takes the ports. Clients that come from now on wait until [`Gateway::run`].
     ///
-    /// `hub` must encode with [`Encoder`](crate::Encoder). `view` says what sessions get of each
-    /// namespace; what it says when they subscribe holds for as long as they do. `extra` are the node's other pages, such
-    /// as `/metrics`; it must not define anything under `/topics`, `/ws` or `/dev`. The process must
-    /// have its metrics recorder before this is run.
+    /// `extra` are the node's other pages, such as `/metrics`; it must not define anything under
+    /// `/topics`, `/ws` or `/dev`. The process must have its metrics recorder before this is run.
     ///
     /// # Errors
     /// [`BindError`] names the address that is not to be had, and the flag that changes it.
     pub fn bind(
         config: Config,
-        hub: Hub,
-        publisher: Arc<dyn Publisher>,
-        view: watch::Receiver<Arc<ClusterView>>,
+        behind: Behind,
         extra: Router,
         certificate: Certificate,
     ) -> Result<Gateway, BindError> {
@@ -66,8 +74,9 @@ impl Gateway {
         };
         let quic = quic::Socket::bind(&config, certificate)?;
         let routes = Http {
-            hub: hub.clone(),
-            publisher: publisher.clone(),
+            hub: behind.hub.clone(),
+            publisher: behind.publisher.clone(),
+            audience: behind.audience.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
         };
@@ -75,18 +84,7 @@ impl Gateway {
         let config = Arc::new(config);
         let rounds = Rounds::new(listeners.len());
         let memory = MemoryUse::default();
-        Ok(Gateway {
-            config,
-            hub,
-            publisher,
-            view,
-            router,
-            listeners,
-            http_addr,
-            quic,
-            rounds,
-            memory,
-        })
+        Ok(Gateway { config, behind, router, listeners, http_addr, quic, rounds, memory })
     }
 
     /// Where HTTP and WebSocket are, with the port that was taken.
@@ -145,9 +143,7 @@ impl Gateway {
         for (index, (listener, incoming)) in self.listeners.into_iter().zip(incoming).enumerate() {
             let parts = Parts {
                 config: self.config.clone(),
-                hub: self.hub.clone(),
-                publisher: self.publisher.clone(),
-                view: self.view.clone(),
+                behind: self.behind.clone(),
                 router: self.router.clone(),
                 listener,
                 incoming,

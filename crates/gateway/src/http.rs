@@ -1,5 +1,6 @@
 //! HTTP: the topic is the URL. Everything but `/ws`, which is spoken by hand in `ws`.
 
+mod audience;
 mod fault;
 mod publish;
 mod snapshot;
@@ -20,14 +21,15 @@ use tokio::sync::watch;
 
 pub(crate) use fault::Fault;
 
-use crate::Publisher;
 use crate::certificate::Fingerprint;
+use crate::{Audience, Publisher};
 
 /// What the routes work with.
 #[derive(Clone)]
 pub(crate) struct Http {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) audience: Arc<dyn Audience>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// How long a client may take to send a body.
     pub(crate) body_timeout: Duration,

@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pushonce_core::{ClusterView, Delivery, TooFast, Topic};
-use pushonce_fanout::Hub;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +23,7 @@ use crate::metrics::Meters;
 use crate::pressure::{self, Load, MemoryUse, Pressure};
 use crate::registry::Registry;
 use crate::session::Limits;
-use crate::{Config, Publisher, Rounds, connection, pin, quic};
+use crate::{Behind, Config, Publisher, Rounds, connection, pin, quic};
 
 /// The lane's one buffer for reading, whoever is read: what a kernel hands over at once from a busy
 /// client. Smaller means more reads of large frames, larger is never filled.
@@ -67,9 +66,7 @@ pub(crate) struct Local {
 /// What a lane is made of.
 pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
-    pub(crate) hub: Hub,
-    pub(crate) publisher: Arc<dyn Publisher>,
-    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) behind: Behind,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
     /// QUIC connections that are this lane's.
@@ -103,8 +100,9 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 }
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, hub, publisher, view, router, listener, .. } = parts;
-    let Parts { mut incoming, endpoint, room, memory, rounds, .. } = parts;
+    let Parts { config, behind, router, listener, mut incoming, endpoint, room, memory, rounds } =
+        parts;
+    let Behind { hub, publisher, view, .. } = behind;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local::new(config, fanout, publisher, view, room, memory, leaving.clone()));

@@ -13,8 +13,8 @@
 //! not read holds is bounded: its answers, for no request is read while many are queued, and of
 //! messages the rest of one frame; on QUIC one frame a topic, and the send window.
 //!
-//! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub and the
-//! [`Publisher`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.
+//! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
+//! [`Publisher`] and the [`Audience`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.
 //!
 //! *How does data move?* Up: bytes, frame, `client::Request`, session, then hub or publisher. Down:
 //! hub, lane, outlet, socket, with no queue between; answers of the session go through the same
@@ -24,6 +24,7 @@
 //! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. End the
 //! process before [`Gateway::run`] has ended, if sessions are to take their leave.
 
+mod audience;
 mod bind;
 pub mod certificate;
 mod config;
@@ -48,11 +49,12 @@ mod session;
 mod testing;
 mod ws;
 
+pub use audience::Audience;
 pub use bind::BindError;
 pub use certificate::Certificate;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
-pub use gateway::{Gateway, RunError};
+pub use gateway::{Behind, Gateway, RunError};
 pub use pressure::MemoryUse;
 pub use publisher::Publisher;
 pub use rounds::Rounds;

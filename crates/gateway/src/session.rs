@@ -139,13 +139,9 @@ impl Session {
 
     fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
         match command {
-            Command::Subscribe { topic, from, options } => match not_offered(&options) {
-                None => self.subscribe(id, topic, from, options, effects),
-                Some(what) => {
-                    let why = format!("this server does not offer {what}; leave it away");
-                    effects.push(error(id, ErrorCode::NotSupported, why));
-                }
-            },
+            Command::Subscribe { topic, from, options } => {
+                self.subscribe(id, topic, from, options, effects);
+            }
             Command::Unsubscribe { topic } => self.unsubscribe(id, topic, effects),
             Command::Publish(publish) => self.publish(id, publish, effects),
             Command::Authenticate { .. } => effects.push(error(
@@ -274,12 +270,6 @@ impl Session {
         self.over = true;
         effects.push(Effect::Close(close, reason));
     }
-}
-
-/// The first wish of a subscriber that cannot be granted.
-fn not_offered(options: &Options) -> Option<&'static str> {
-    let wishes = [(options.audience, "the audience")];
-    wishes.into_iter().find_map(|(wished, what)| wished.then_some(what))
 }
 
 fn stop(id: Option<u64>, token: u32, topic: Topic, effects: &mut Effects) {

@@ -83,6 +83,27 @@ async fn what_is_posted_is_read_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn how_many_watch_is_asked_of_the_topic_whatever_it_is_called() {
+    let server = Server::start().await;
+    for (path, topic, audience) in [
+        ("/topics/a/b?audience", "a/b", 3),
+        ("/topics/audience?audience=true", "audience", 8),
+        ("/topics/a/audience?audience", "a/audience", 10),
+    ] {
+        let answer = get(&server, path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert_eq!(answer.json(), json!({"topic": topic, "audience": audience}));
+        assert_eq!(answer.header("cache-control"), "max-age=1");
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
+    }
+    let away = get(&server, "/topics/away?audience").await;
+    assert_eq!(away.refusal(), (503, "unavailable".to_owned()));
+    for path in ["/topics/a?audience=7", "/topics/a?audience&last=1"] {
+        assert_eq!(get(&server, path).await.refusal(), (400, "bad_request".to_owned()), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn who_has_the_newest_is_told_so_without_it() {
     let server = Server::start().await;
     server.origin.say("a", "one").await;

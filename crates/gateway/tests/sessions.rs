@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_core::{Delivery, Durability, From, NamespaceChange, Position};
+use pushonce_core::{Delivery, Durability, From, NamespaceChange, Options, Position};
 use pushonce_proto::client::{Command, ErrorCode, Event};
 use pushonce_proto::close;
 
@@ -51,6 +51,7 @@ session_suite!(
     nothing_to_unsubscribe_is_said,
     heartbeats_carry_what_was_sent,
     a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats,
+    who_asks_is_told_how_many_watch_and_nobody_else,
     a_server_that_goes_says_so_and_closes,
     a_client_that_pauses_reading_misses_nothing,
     who_wants_the_latest_gets_the_newest_of_the_past,
@@ -266,6 +267,24 @@ async fn a_topic_that_goes_stale_is_told_and_left_out_of_heartbeats(via: Via) {
     let live = Event::Live { topic: topic("a"), position: at };
     client.find(|event| *event == live).await;
     client.find(beats).await;
+}
+
+async fn who_asks_is_told_how_many_watch_and_nobody_else(via: Via) {
+    let server = Server::start().await;
+    let mut asks = Client::connect(&server, via).await;
+    let mut quiet = Client::connect(&server, via).await;
+    let options = Options { audience: true, ..Options::default() };
+    asks.send(1, Command::Subscribe { topic: topic("a"), from: From::Now, options }).await;
+    asks.answer().await;
+    quiet.subscribe(1, "a", From::Now).await;
+    for count in [2, 41_877] {
+        server.origin.audience("a", count);
+        let told = asks.find(|event| matches!(event, Event::Audience { .. })).await;
+        assert_eq!(told, Event::Audience { topic: topic("a"), count });
+    }
+    server.origin.say("a", "last").await;
+    assert_eq!(quiet.message().await.1, "last");
+    assert!(!quiet.kept.iter().any(|event| matches!(event, Event::Audience { .. })));
 }
 
 async fn a_server_that_goes_says_so_and_closes(via: Via) {

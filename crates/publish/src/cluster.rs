@@ -9,10 +9,14 @@ use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_server;
 use tonic::{Request, Response, Status};
 
-use crate::{OperationError, Operations, Overview, Snapshot};
+use crate::{OperationError, Operations, Overview, Snapshot, Topics};
+
+/// The most topics that one answer lists: some hundred KiB.
+pub const TOPICS_MAX: usize = 1_000;
 
 pub(crate) struct Cluster {
     pub overview: Arc<dyn Overview>,
+    pub topics: Arc<dyn Topics>,
     pub operations: Arc<dyn Operations>,
 }
 
@@ -57,9 +61,28 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
-        let topic = Topic::new(&request.into_inner().topic)
-            .map_err(|why| Status::invalid_argument(why.to_string()))?;
+        let topic = named(&request.into_inner().topic)?;
         Ok(Response::new(explain(topic, &self.overview.snapshot()).into()))
+    }
+
+    async fn topic(
+        &self,
+        request: Request<pb::TopicRequest>,
+    ) -> Result<Response<pb::TopicResponse>, Status> {
+        let topic = named(&request.into_inner().topic)?;
+        let known = self.topics.describe(topic).await;
+        Ok(Response::new(known.map_err(|why| Status::unavailable(why.to_string()))?.into()))
+    }
+
+    async fn topics(
+        &self,
+        request: Request<pb::TopicsRequest>,
+    ) -> Result<Response<pb::TopicsResponse>, Status> {
+        let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
+        let after = (!after.is_empty()).then(|| named(&after)).transpose()?;
+        let count_max = usize::try_from(count_max).unwrap_or(TOPICS_MAX);
+        let count_max = if count_max == 0 { TOPICS_MAX } else { count_max.min(TOPICS_MAX) };
+        Ok(Response::new(self.topics.list(prefix, after, count_max).await.into()))
     }
 
     async fn namespaces(
@@ -79,6 +102,10 @@ impl cluster_server::Cluster for Cluster {
         let settings = self.operations.set_namespace(name, change).await.map_err(refused)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
+}
+
+fn named(name: &str) -> Result<Topic, Status> {
+    Topic::new(name).map_err(|why| Status::invalid_argument(why.to_string()))
 }
 
 fn refused(why: OperationError) -> Status {

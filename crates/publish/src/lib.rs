@@ -20,8 +20,8 @@
 //!
 //! *How does data move?* Door ([`Server`], or the gateway's) → [`Router::ordered`] → per shard one
 //! line → [`Shards`] if this node owns the shard, else [`Peers`] over the link. Acknowledgements
-//! come back the same way, in the order of the stream. [`Feed`], [`Overview`] and [`Operations`] are
-//! asked, and answered.
+//! come back the same way, in the order of the stream. [`Feed`], [`Overview`], [`Topics`] and
+//! [`Operations`] are asked, and answered.
 //!
 //! *What must a caller not do?* Implement [`Shards`] or [`Peers`] so that the first poll of the
 //! future does not put the message in line: order is lost there and nowhere else. Drop the future
@@ -40,7 +40,10 @@ pub mod router;
 pub mod server;
 mod subscription;
 
+pub use cluster::TOPICS_MAX;
 pub use ordered::Ordered;
-pub use ports::{Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed};
+pub use ports::{
+    Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed, Topics,
+};
 pub use router::Router;
 pub use server::Server;

@@ -9,7 +9,7 @@ use pushonce_core::{
     ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Owners, Placed,
     Position, Publish, PublishError, ShardId, Topic,
 };
-use pushonce_proto::cluster::{Control, Progress};
+use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 
 /// The shards that live on this node.
 pub trait Shards: Send + Sync + 'static {
@@ -79,6 +79,24 @@ pub trait Overview: Send + Sync + 'static {
 
     /// What the owners of the shards that move do or wait for, as far as they answer within a second.
     fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>>;
+}
+
+/// The topics of the whole cluster, as their owners know them.
+pub trait Topics: Send + Sync + 'static {
+    /// What there is of one, also when it never had a message. The future has a deadline of its own.
+    ///
+    /// # Errors
+    /// [`FetchError::Unavailable`] when its owner cannot be asked now.
+    fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>>;
+
+    /// Those whose names begin with `prefix`, after `after`: at most `count_max`, and
+    /// [`TOPICS_MAX`](crate::TOPICS_MAX). Says of which shards nothing is known.
+    fn list(
+        &self,
+        prefix: String,
+        after: Option<Topic>,
+        count_max: usize,
+    ) -> BoxFuture<'static, TopicList>;
 }
 
 /// What operators are shown.

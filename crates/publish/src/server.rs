@@ -17,7 +17,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::cluster::Cluster;
 use crate::publisher::Publisher;
-use crate::{Feed, Operations, Overview, Router};
+use crate::{Feed, Operations, Overview, Router, Topics};
 
 /// Twice the largest payload: the message around it is small, and what no namespace takes need not
 /// be read to be refused.
@@ -59,6 +59,8 @@ pub struct Parts {
     pub heartbeat: Duration,
     /// Answers operators.
     pub overview: Arc<dyn Overview>,
+    /// Tells them of topics.
+    pub topics: Arc<dyn Topics>,
     /// Changes the cluster for them.
     pub operations: Arc<dyn Operations>,
     /// Whether the node can do its work: what the health service says.
@@ -109,7 +111,7 @@ impl Server {
     /// # Errors
     /// [`Error::Taken`] and [`Error::Bind`] say which address and what to do.
     pub async fn bind(parts: Parts) -> Result<Server, Error> {
-        let Parts { addr, router, feed, heartbeat, overview, operations, ready } = parts;
+        let Parts { addr, router, feed, heartbeat, overview, topics, operations, ready } = parts;
         let listener =
             tokio::net::TcpListener::bind(addr).await.map_err(|why| refused(addr, why))?;
         let addr = listener.local_addr().map_err(|why| refused(addr, why))?;
@@ -118,7 +120,7 @@ impl Server {
         let publisher = Publisher { router, feed, heartbeat, closing: closing.clone() };
         let publisher =
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let cluster = ClusterServer::new(Cluster { overview, operations });
+        let cluster = ClusterServer::new(Cluster { overview, topics, operations });
         let services = transport()
             .add_service(publisher)
             .add_service(cluster)

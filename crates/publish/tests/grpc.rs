@@ -15,11 +15,11 @@ use pushonce_core::{
     Namespace, NamespaceChange, Namespaces, NodeId, Owners, Placed, Placement, Position, Publish,
     PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
 };
-use pushonce_proto::cluster::{Control, Progress};
+use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
-    StatusRequest, UndrainRequest,
+    StatusRequest, TopicRequest, TopicsRequest, UndrainRequest,
 };
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -28,7 +28,7 @@ use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
 use pushonce_proto::publisher;
 use pushonce_publish::{
     Feed, OperationError, Operations, Overview, Peers, Router, Server, Shards, Snapshot,
-    Subscribed, router, server,
+    Subscribed, Topics, router, server,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -117,6 +117,36 @@ impl Overview for World {
     }
 }
 
+impl Topics for World {
+    fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>> {
+        let away = || Err(FetchError::Unavailable("s3 has no owner".to_owned()));
+        future::ready(if topic.as_str() == LIVE { Ok(live()) } else { away() }).boxed()
+    }
+
+    fn list(
+        &self,
+        prefix: String,
+        after: Option<Topic>,
+        count_max: usize,
+    ) -> BoxFuture<'static, TopicList> {
+        assert_eq!((prefix.as_str(), count_max), ("worldcup/", 1_000));
+        let topics = if after.is_none() { vec![live()] } else { vec![] };
+        future::ready(TopicList { topics, unknown_shards: vec![ShardId(3)] }).boxed()
+    }
+}
+
+fn live() -> TopicInfo {
+    TopicInfo {
+        topic: Topic::new(LIVE).expect("valid"),
+        shard: ShardId(1),
+        owner: ME,
+        head: Position::new(7, 3),
+        history_count: 1,
+        history_bytes: 5,
+        audience: Some(41_877),
+    }
+}
+
 impl Operations for World {
     fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
         let refused = OperationError::Refused(format!("{node} is the last"));
@@ -185,9 +215,10 @@ async fn bind(addr: &str, ready: watch::Receiver<bool>) -> Result<Server, server
     };
     let router = Router::new(router::Config::default(), parts);
     let addr = addr.parse().expect("an address");
-    let (feed, overview, operations) = (world.clone(), world.clone(), world);
+    let (feed, overview, topics, operations) = (world.clone(), world.clone(), world.clone(), world);
     let heartbeat = HEARTBEAT;
-    let parts = server::Parts { addr, router, feed, heartbeat, overview, operations, ready };
+    let parts =
+        server::Parts { addr, router, feed, heartbeat, overview, topics, operations, ready };
     Server::bind(parts).await
 }
 
@@ -344,6 +375,23 @@ async fn operators_see_the_cluster_and_where_a_topic_falls() {
     assert_eq!((explained.shard, explained.owner, explained.wanted), (9, 1, vec![1]));
     let refused = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
     assert_eq!(refused.expect_err("malformed").code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn operators_see_what_there_is_of_topics() {
+    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+    let known = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("answered");
+    assert_eq!(TopicInfo::try_from(known.into_inner()), Ok(live()));
+    for (topic, code) in [("a", Code::Unavailable), ("a//b", Code::InvalidArgument)] {
+        let refused = cluster.topic(TopicRequest { topic: topic.to_owned() }).await;
+        assert_eq!(refused.expect_err(topic).code(), code);
+    }
+    for (after, found) in [("", 1), (LIVE, 0)] {
+        let (prefix, after) = ("worldcup/".to_owned(), after.to_owned());
+        let listed = cluster.topics(TopicsRequest { prefix, after, count_max: 9_999 }).await;
+        let listed = listed.expect("answered").into_inner();
+        assert_eq!((listed.topics.len(), listed.unknown_shards), (found, vec![3]));
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod operator;
 mod publish;
 mod serve;
 mod subscribe;
+mod topic;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Look at a cluster
     Cluster(cluster::Args),
+    /// What there is of topics, and how many watch them
+    Topic(topic::Args),
     /// Settings of namespaces: how much history topics have, how large payloads may be
     Namespace(namespace::Args),
     /// Put load on a cluster and measure what comes of it
@@ -85,6 +88,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,
             Command::Cluster(args) => cluster::run(args, json).await,
+            Command::Topic(args) => topic::run(args, json).await,
             Command::Namespace(args) => namespace::run(args, json).await,
             Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),

@@ -9,9 +9,11 @@ pub(crate) mod membership;
 mod memory;
 mod moves;
 mod overview;
+mod owned;
 mod ports;
 mod presence;
 mod stage;
+mod topics;
 mod watch;
 mod web;
 
@@ -26,7 +28,7 @@ use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
 use pushonce_core::{ClusterView, Member, Timestamp};
 use pushonce_fanout::Hub;
-use pushonce_gateway::{Gateway, certificate};
+use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -40,8 +42,10 @@ use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
 use overview::Overview;
+use owned::Owned;
 use presence::Presence;
 use stage::Stage;
+use topics::Topics;
 use watch::{Health, Watch};
 
 /// A node with all its doors bound, not serving yet.
@@ -56,6 +60,7 @@ pub struct Node {
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
     host: Host,
+    owned: Owned,
     watch: Watch,
     peers: TcpListener,
     gateway: Gateway,
@@ -120,6 +125,9 @@ impl Node {
             hosted: hosted.clone(),
         };
         let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
+        let owned =
+            Owned { me, view: views.clone(), hosted: hosted.clone(), relay: handle.clone() };
+        let topics = Arc::new(Topics::new(owned.clone(), handle.owners()));
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
             pushonce_publish::router::Parts {
@@ -144,15 +152,15 @@ impl Node {
             feed: Arc::new(ports::Feed(hub.clone())),
             heartbeat: doors.heartbeat,
             overview: Arc::new(overview.clone()),
+            topics: topics.clone(),
             operations: Arc::new(operations),
             ready: is_ready,
         })
         .await?;
+        let publisher = Arc::new(ports::ClientPublisher(router));
         let gateway = Gateway::bind(
             doors,
-            hub,
-            Arc::new(ports::ClientPublisher(router)),
-            views.clone(),
+            Behind { hub, publisher, audience: topics, view: views.clone() },
             web::router(overview.clone(), metrics).merge(pages),
             certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
@@ -187,6 +195,7 @@ impl Node {
             handle,
             view,
             host,
+            owned,
             watch,
             peers,
             gateway,
@@ -205,6 +214,7 @@ impl Node {
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
+            .add_service(self.owned.service())
             .add_service(membership::Door::service(
                 self.control.clone(),
                 self.handle.reachable(),

@@ -44,6 +44,11 @@ pub struct Config {
     pub stale_after: Duration,
     /// How long a topic is followed after its last watcher has gone.
     pub withdraw_after: Duration,
+    /// How often what changed in how many watch a topic is said, at most.
+    pub count_every: Duration,
+    /// How long a new owner waits for the counts of the others before it says a sum. More than two
+    /// rounds: a count takes one to the head of a region, and one from there.
+    pub count_settle: Duration,
     /// How long to wait before asking again a node that could not answer.
     pub retry_after: Duration,
     /// After this a publish without answer is unknown.
@@ -78,6 +83,8 @@ impl Config {
             silence: Duration::from_secs(3),
             stale_after: Duration::from_secs(3),
             withdraw_after: Duration::from_secs(5),
+            count_every: Duration::from_secs(1),
+            count_settle: Duration::from_secs(3),
             retry_after: Duration::from_millis(200),
             publish_deadline: Duration::from_secs(3),
             fetch_deadline: Duration::from_secs(3),

@@ -1,5 +1,6 @@
 //! What a relay decides, without clock, socket or task: events in, effects out.
 
+mod audience;
 mod continuity;
 mod effect;
 mod fetches;
@@ -22,10 +23,13 @@ use std::time::Instant;
 
 use pushonce_core::{
     Claim, ClusterView, FetchError, Message, NodeId, Page, Position, Publish, ShardId, Topic, Want,
+    Watching,
 };
 use pushonce_proto::peer::Frame;
 
 use crate::Config;
+use audience::Audience;
+pub(crate) use audience::COUNTED_PER_TICK;
 use effect::Purpose;
 pub(crate) use effect::{Effect, FRAME_BYTES};
 use fetches::{Asker, Fetches};
@@ -60,6 +64,8 @@ pub(crate) enum Event {
     Watch { topic: Topic, after: Option<Position> },
     /// The sink wants it no more.
     Unwatch { topic: Topic },
+    /// How many sessions the sink has, of topics where that changed.
+    Watching(Vec<(Topic, Watching)>),
     /// A caller publishes at an owner elsewhere.
     Publish { id: u64, to: NodeId, publish: Publish },
     /// A caller asks for the past.
@@ -82,6 +88,7 @@ pub(crate) struct Engine {
     publishes: Publishes,
     fetches: Fetches,
     trust: Trust,
+    audience: Audience,
     last_ticket: u64,
     /// The shard whose topics the last beat compared with their history.
     audited: u16,
@@ -93,6 +100,7 @@ impl Engine {
     pub(crate) fn new(config: Config, view: Arc<ClusterView>, now: Instant) -> Engine {
         Engine {
             trust: Trust::new(view.shards.get(), now),
+            audience: Audience::new(now),
             routes: Routes::new(config.me, view),
             config,
             links: Links::default(),
@@ -121,6 +129,7 @@ impl Engine {
             Event::Disclaim(shard) => self.trust.lead(shard, false),
             Event::Watch { topic, after } => self.watch(&topic, after, now),
             Event::Unwatch { topic } => self.unwatch(&topic, now),
+            Event::Watching(counts) => self.watching_here(counts),
             Event::Publish { id, to, publish } => self.publish(id, to, publish, now),
             Event::Fetch { id, topic, want } => self.fetch(Asker::Caller(id), topic, want, now),
             Event::Read { purpose, topic, result } => match purpose {
@@ -159,6 +168,8 @@ impl Engine {
                 self.vouched(from, &doubts, now);
                 self.heartbeat(from, heads, now);
             }
+            Frame::Watching { counts } => self.watching(from, counts),
+            Frame::Audience { counts } => self.audience_heard(from, counts),
         }
     }
 
@@ -206,8 +217,12 @@ impl Engine {
     /// An owner says so, maybe by way of another node. News go on to everyone who may not have
     /// heard: a node without a link to the owner depends on it.
     fn hear(&mut self, claim: Claim, from: NodeId, now: Instant) {
+        let before = self.routes.owners().of(claim.shard);
         if !self.routes.hear(claim.clone()) {
             return;
+        }
+        if claim.owner == self.config.me && before != Some(claim.owner) {
+            self.audience.settle(claim.shard, now + self.config.count_settle);
         }
         let others = self.links.nodes().filter(|&node| node != from && node != claim.owner);
         let tell = others.map(|node| Effect::Send(node, Frame::Claim(claim.clone())));
@@ -234,6 +249,7 @@ impl Engine {
             self.beat(now);
         }
         self.judge(now);
+        self.count(now);
     }
 
     /// Says on every link where its topics stand, and compares the quiet topics of this node's own

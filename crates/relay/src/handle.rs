@@ -99,6 +99,21 @@ impl Handle {
         async move { answered.await.unwrap_or_else(|_| ended()) }.boxed()
     }
 
+    /// How many sessions of the whole cluster watch each of the topics. None for one that this node does
+    /// not own, or has owned for so short a time that others may not have said their counts yet; none of
+    /// all of them when too many questions are under way.
+    ///
+    /// A count is some seconds old at most while all links hold: two where everything is one region,
+    /// four across regions. What a node said counts until its link ends.
+    pub async fn audience(&self, topics: Vec<Topic>) -> Vec<Option<u64>> {
+        let unknown = vec![None; topics.len()];
+        let (answer, answered) = oneshot::channel();
+        if !self.inbox.call(Call::Count { topics, answer }) {
+            return unknown;
+        }
+        answered.await.unwrap_or(unknown)
+    }
+
     /// Rises several times a second as long as the relay goes round and takes what it is told.
     pub fn rounds(&self) -> u64 {
         self.inbox.rounds()

@@ -50,6 +50,8 @@ pub(crate) enum Call {
     Publish { to: NodeId, publish: Publish, answer: oneshot::Sender<Result<Placed, PublishError>> },
     /// Read the past.
     Fetch { topic: Topic, want: Want, answer: oneshot::Sender<Result<Page, FetchError>> },
+    /// Say how many watch each topic, as far as this node owns it.
+    Count { topics: Vec<Topic>, answer: oneshot::Sender<Vec<Option<u64>>> },
 }
 
 impl Inbox {

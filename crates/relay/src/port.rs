@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use pushonce_core::{
-    FetchError, Gap, Message, Page, Placed, Position, Publish, PublishError, Topic, Want,
+    FetchError, Gap, Message, Page, Placed, Position, Publish, PublishError, Topic, Want, Watching,
 };
 
 /// The shards that this node owns.
@@ -45,4 +45,13 @@ pub trait Sink: Send + Sync + 'static {
     /// That is over. What was missed meanwhile came already, or comes next. Of a topic that went live
     /// again nothing is said: it is fresh.
     fn fresh(&self, topic: &Topic);
+
+    /// So many sessions of the whole cluster watch a topic of which one here asked that. Said once a
+    /// second at most, and only when it changed.
+    fn audience(&self, topic: &Topic, sessions: u64);
+
+    /// How many sessions there are here, of at most `topics_max` of the topics where that changed since it
+    /// was said last; none when the last has gone. Asked several times a second: the answer must cost
+    /// nothing for what did not change.
+    fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)>;
 }

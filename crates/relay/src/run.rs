@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Relay;
 use crate::crossing::Crossing;
 use crate::dial;
-use crate::engine::{Effect, Engine, Event};
+use crate::engine::{COUNTED_PER_TICK, Effect, Engine, Event};
 use crate::inbox::{Call, Waiting};
 use crate::link::{self, Heard, Link, What};
 use crate::outbox::{Load, Outbox};
@@ -122,6 +122,10 @@ impl Running {
         for event in relieved.collect::<Vec<_>>() {
             self.on(event);
         }
+        let counts = self.relay.sink.watching(COUNTED_PER_TICK);
+        if !counts.is_empty() {
+            self.on(Event::Watching(counts));
+        }
         self.on(Event::Tick);
         self.relay.inbox.0.round();
     }
@@ -150,6 +154,7 @@ impl Running {
             Effect::Lost(topic, gap) => sink.lost(&topic, gap),
             Effect::Stale(topic) => sink.stale(&topic),
             Effect::Fresh(topic) => sink.fresh(&topic),
+            Effect::Audience(topic, sessions) => sink.audience(&topic, sessions),
             Effect::Read { purpose, topic, want } => {
                 let result = source.page(&topic, want);
                 return Some(Event::Read { purpose, topic, result });
@@ -284,6 +289,10 @@ impl Running {
             Call::Fetch { topic, want, answer } => {
                 self.fetching.insert(id, answer);
                 Event::Fetch { id, topic, want }
+            }
+            Call::Count { topics, answer } => {
+                let counts = topics.iter().map(|topic| self.engine.audience(topic)).collect();
+                return tell(Some(answer), counts);
             }
         };
         self.on(event);

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use pushonce_core::{
     Addresses, Claim, ClusterId, ClusterView, ContentType, FetchError, Gap, Member, MemberState,
     Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish, PublishError, Refusal,
-    Roles, ShardCount, Spread, Term, Timestamp, Topic, Want,
+    Roles, ShardCount, Spread, Term, Timestamp, Topic, Want, Watching,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
@@ -98,6 +98,12 @@ impl Sink for Edge {
     fn stale(&self, _: &Topic) {}
 
     fn fresh(&self, _: &Topic) {}
+
+    fn audience(&self, _: &Topic, _: u64) {}
+
+    fn watching(&self, _: usize) -> Vec<(Topic, Watching)> {
+        Vec::new()
+    }
 
     fn live(&self, _topic: &Topic, head: Position) {
         let _ended = self.0.send(Heard::Live(head));

@@ -1,5 +1,6 @@
 //! A shard of this node: opened, spoken to, run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
@@ -188,11 +189,18 @@ impl Handle {
         remembered.or_else(|| state.topic(topic))
     }
 
-    /// The topics after `after`, in the order of their names: `count_max` of them at most, and
-    /// [`Handle::TOPICS_MAX`], without those that live in the owner's memory. On a replica that does not
-    /// lead they may be behind.
-    pub fn topics(&self, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
-        self.shared.read().topics(after).take(count_max.min(Self::TOPICS_MAX)).collect()
+    /// The topics whose names begin with `prefix`, after `after`, in the order of their names: `count_max`
+    /// of them at most, and [`Handle::TOPICS_MAX`]. On a replica that does not lead they may be behind, and
+    /// those that live in the owner's memory are not there.
+    pub fn topics(&self, prefix: &str, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
+        let count_max = count_max.min(Self::TOPICS_MAX);
+        let state = self.shared.read();
+        let memory = self.shared.memory();
+        let by_name = |info: Info| (info.topic.clone(), info);
+        let kept = state.topics(prefix, after).take(count_max).map(by_name);
+        let mut found: BTreeMap<Topic, Info> = kept.collect();
+        found.extend(memory.topics(prefix, after).take(count_max).map(by_name));
+        found.into_values().take(count_max).collect()
     }
 }
 

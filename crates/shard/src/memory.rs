@@ -12,6 +12,7 @@ use pushonce_consensus::At;
 use pushonce_core::{Durability, FetchError, Message, Page, Placed, Term, Timestamp, Topic, Want};
 
 use crate::dedupe::{Dedupe, Look};
+use crate::state::named;
 use crate::topic::{Info, Log};
 use crate::{Item, Rejected};
 
@@ -167,6 +168,15 @@ impl Memory {
     /// What is held of a topic.
     pub(crate) fn topic(&self, topic: &Topic) -> Option<Info> {
         self.topics.get(topic).map(|log| log.info(topic))
+    }
+
+    /// The topics whose names begin with `prefix`, after `after`, in the order of their names.
+    pub(crate) fn topics<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a Topic>,
+    ) -> impl Iterator<Item = Info> {
+        named(&self.topics, prefix, after).map(|(topic, log)| log.info(topic))
     }
 
     /// Whether an entry that says the same again would change anything.

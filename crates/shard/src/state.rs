@@ -202,9 +202,18 @@ impl State {
         self.topics.get(topic).map(|log| log.info(topic))
     }
 
-    /// The topics after `after`, in the order of their names.
-    pub fn topics(&self, after: Option<&Topic>) -> impl Iterator<Item = Info> {
-        self.topics.range::<str, _>(past(after)).map(|(topic, log)| log.info(topic))
+    /// The topics whose names begin with `prefix`, after `after`, in the order of their names; without what
+    /// is left of an earlier life.
+    pub fn topics<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a Topic>,
+    ) -> impl Iterator<Item = Info> {
+        let lives = |topic: &Topic, log: &Log| {
+            Some(log.epoch().0) > self.lent.get(topic.namespace()).copied()
+        };
+        let found = named(&self.topics, prefix, after);
+        found.filter(move |(topic, log)| lives(topic, log)).map(|(topic, log)| log.info(topic))
     }
 
     /// The whole state as bytes: one of version, then postcard.
@@ -277,6 +286,20 @@ impl Write for Digest {
 /// Every name after `topic`, or every name.
 pub(crate) fn past(topic: Option<&Topic>) -> (Bound<&str>, Bound<&str>) {
     (topic.map_or(Bound::Unbounded, |topic| Bound::Excluded(topic.as_str())), Bound::Unbounded)
+}
+
+/// The topics whose names begin with `prefix`, after `after`.
+pub(crate) fn named<'a, T>(
+    topics: &'a BTreeMap<Topic, T>,
+    prefix: &'a str,
+    after: Option<&'a Topic>,
+) -> impl Iterator<Item = (&'a Topic, &'a T)> {
+    let begin = match after {
+        Some(after) if after.as_str() >= prefix => past(Some(after)).0,
+        _ => Bound::Included(prefix),
+    };
+    let found = topics.range::<str, _>((begin, Bound::Unbounded));
+    found.take_while(move |(topic, _)| topic.as_str().starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ async fn messages_in_memory_are_handed_on_without_an_entry_and_end_with_their_ow
     assert!((1..=200).map(Offset).eq(heard));
     let page = nodes[first].shard.page(&topic(), Want::Last(3)).unwrap();
     assert_eq!((page.head, page.messages.len()), (last, 3));
+    let listed = nodes[first].shard.topics("chat/", None, 10);
+    assert_eq!((listed.len(), listed[0].head), (1, last));
 
     nodes.remove(first).stop().await;
     let (second, _) = owner(&nodes, term).await;

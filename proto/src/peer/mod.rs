@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
-    ShardId, Topic, Want,
+    ShardId, Topic, Want, Watching,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -104,6 +104,17 @@ pub enum Frame {
         /// last could, to the millisecond.
         doubts: Vec<(ShardId, Duration)>,
     },
+    /// How many sessions the sender speaks for, where that changed.
+    Watching {
+        /// By number of the interest. Each count replaces the one before; at first it is 0.
+        counts: Vec<(u32, Watching)>,
+    },
+    /// How many sessions of the whole cluster watch a topic of which the receiver wants to know, where
+    /// that changed.
+    Audience {
+        /// By number of the interest.
+        counts: Vec<(u32, u64)>,
+    },
 }
 
 /// A part of the answer to a fetch. The parts together are one page.
@@ -149,6 +160,8 @@ impl Frame {
                     FetchedPart::Failed(_) => 0,
                 },
                 Frame::Heartbeat { heads, doubts } => heads.len() * 24 + doubts.len() * 8,
+                Frame::Watching { counts } => counts.len() * 16,
+                Frame::Audience { counts } => counts.len() * 16,
                 Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
                 Frame::Hello { .. }
                 | Frame::Published { .. }

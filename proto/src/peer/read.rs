@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Position, ShardId, Term, Timestamp, Want,
+    Watching,
 };
 
 use super::{FetchedPart, Frame, outcome};
@@ -80,6 +81,16 @@ impl TryFrom<pb::LinkFrame> for Frame {
                         Ok((shard("heartbeat.doubts.shard", doubt.shard)?, age))
                     })
                     .collect::<Result<_, InvalidField>>()?,
+            },
+            Wire::Watching(watching) => Frame::Watching {
+                counts: watching
+                    .topics
+                    .into_iter()
+                    .map(|of| (of.number, Watching { sessions: of.sessions, asks: of.asks }))
+                    .collect(),
+            },
+            Wire::Audience(audience) => Frame::Audience {
+                counts: audience.topics.into_iter().map(|of| (of.number, of.sessions)).collect(),
             },
         })
     }

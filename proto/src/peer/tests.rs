@@ -108,6 +108,11 @@ fn frame() -> impl Strategy<Value = Frame> {
                 Frame::Heartbeat { heads, doubts: doubts.into_iter().map(doubt).collect() }
             }
         ),
+        vec((any::<u32>(), any::<u64>(), any::<bool>()), 0..3).prop_map(|counts| {
+            let count = |(number, sessions, asks)| (number, Watching { sessions, asks });
+            Frame::Watching { counts: counts.into_iter().map(count).collect() }
+        }),
+        vec((any::<u32>(), any::<u64>()), 0..3).prop_map(|counts| Frame::Audience { counts }),
     ]
 }
 

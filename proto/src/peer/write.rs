@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Claim, FetchError, Gap, Message, NodeId, Want};
+use pushonce_core::{Claim, FetchError, Gap, Message, NodeId, Want, Watching};
 
 use super::{FetchedPart, Frame, outcome};
 use crate::pb::peer::v1 as pb;
@@ -62,6 +62,22 @@ impl From<Frame> for pb::LinkFrame {
                         shard: u32::from(shard.0),
                         age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
                     })
+                    .collect(),
+            }),
+            Frame::Watching { counts } => Wire::Watching(pb::Watching {
+                topics: counts
+                    .into_iter()
+                    .map(|(number, Watching { sessions, asks })| pb::Watched {
+                        number,
+                        sessions,
+                        asks,
+                    })
+                    .collect(),
+            }),
+            Frame::Audience { counts } => Wire::Audience(pb::Audience {
+                topics: counts
+                    .into_iter()
+                    .map(|(number, sessions)| pb::Counted { number, sessions })
                     .collect(),
             }),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{Delivery, Item, Topic};
+use pushonce_core::{Delivery, Item, Options, Topic};
 use pushonce_proto::client::{ErrorCode, Event};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
@@ -73,9 +73,14 @@ impl Session {
 
 async fn call(
     mut client: PublisherClient<Channel>,
-    Ask { id, topic, from, options: _ }: Ask,
+    Ask { id, topic, from, options }: Ask,
     events: mpsc::Sender<Result<Event, Ended>>,
 ) {
+    if options != Options::default() {
+        let why = "gRPC brings messages and nothing else; use WebSocket or QUIC";
+        let event = Event::error(Some(id), ErrorCode::NotSupported, why);
+        return drop(events.send(Ok(event)).await);
+    }
     let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
     let mut answers = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),

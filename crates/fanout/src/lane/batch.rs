@@ -6,6 +6,7 @@ use bytes::Bytes;
 use pushonce_core::{GapReason, Position};
 
 use super::roster::{Base, Session, Shape, Subscription};
+use crate::audience::Sum;
 use crate::feed::Feed;
 use crate::hub::Shared;
 use crate::{Closed, Standing};
@@ -42,6 +43,7 @@ struct Batch {
     more: bool,
     /// What holds once all of it was shown.
     standing: Standing,
+    audience: Option<Arc<Sum>>,
 }
 
 /// The batches of one look at one topic. Subscribers that keep up all stand at the same cursor, so
@@ -88,9 +90,10 @@ impl Batches {
 impl Batch {
     fn make(shape: Shape, after: Position, feed: &Feed, shared: &Shared) -> Batch {
         let Shape { wire, base, pick } = shape;
-        let (due, standing) = {
+        let (due, standing, audience) = {
             let state = feed.state();
-            (pick.due(&state, after, MESSAGES_MAX).unwrap_or_default(), state.standing())
+            let due = pick.due(&state, after, MESSAGES_MAX).unwrap_or_default();
+            (due, state.standing(), state.audience().cloned())
         };
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
@@ -107,7 +110,7 @@ impl Batch {
         let (frames, ends) = gap.into_iter().chain(messages).unzip();
         let more = due.entries.len() == MESSAGES_MAX;
         let gap = due.gap.map(|gap| gap.reason);
-        Batch { shape, after, frames, ends, gap, more, standing }
+        Batch { shape, after, frames, ends, gap, more, standing, audience }
     }
 }
 
@@ -125,9 +128,12 @@ pub(super) fn offer(
             let shape = subscription.shape(session.wire);
             let batch = batches.get(shape, subscription.cursor, feed, shared);
             let standing = batch.standing;
+            let audience = subscription.audience.and_then(|_| batch.audience.clone());
             match offer_batch(subscription, session, batch, shared) {
                 step @ (Step::Level | Step::Taken { more: false }) => {
-                    tell_standing(subscription, session, standing, feed, shared).unwrap_or(step)
+                    tell_standing(subscription, session, standing, feed, shared)
+                        .or_else(|| tell_audience(subscription, session, audience, feed, shared))
+                        .unwrap_or(step)
                 }
                 step => step,
             }
@@ -177,6 +183,26 @@ fn tell_standing(
         Ok((0, _)) => Some(Step::Blocked),
         Ok((_, blocked)) => {
             subscription.standing = standing;
+            blocked.then_some(Step::Blocked)
+        }
+    }
+}
+
+/// Tells one who is level, and asked, how many watch, unless it knows.
+fn tell_audience(
+    subscription: &mut Subscription,
+    session: &Session,
+    audience: Option<Arc<Sum>>,
+    feed: &Feed,
+    shared: &Shared,
+) -> Option<Step> {
+    let sum = audience.filter(|sum| subscription.audience != Some(sum.sessions))?;
+    let frame = sum.frame(session.wire, &feed.topic, &*shared.encode);
+    match write(subscription.token, session, &[frame]) {
+        Err(Closed) => Some(Step::Closed),
+        Ok((0, _)) => Some(Step::Blocked),
+        Ok((_, blocked)) => {
+            subscription.audience = Some(sum.sessions);
             blocked.then_some(Step::Blocked)
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemap::LiteMap;
-use pushonce_core::{Gap, Options, Position, Topic};
+use pushonce_core::{Gap, Options, Position, Topic, Watching};
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ pub(super) struct Session {
 pub(super) struct Local {
     pub(super) seat: Seat,
     pub(super) subscriptions: Slab<Subscription>,
-    _interest: Interest,
+    interest: Interest,
 }
 
 /// A cursor. What is due to it is in the topic's ring, not here.
@@ -83,6 +83,8 @@ pub(super) struct Subscription {
     pub(super) has_last: bool,
     /// What it was told last.
     pub(super) standing: Standing,
+    /// How many it was told that watch, if it wants to know. At first none, which is never so.
+    pub(super) audience: Option<u64>,
     /// To be told first; boxed because hardly any subscription has one.
     pub(super) gap: Option<Box<Gap>>,
     /// Until it is level or blocked for the first time.
@@ -130,6 +132,11 @@ impl Subscription {
     pub(super) fn rests_for(&self, widened: Duration) -> Option<Duration> {
         let widened = if self.pick == Pick::Every { Duration::ZERO } else { widened };
         Some(self.rest.time().max(widened)).filter(|rest| !rest.is_zero())
+    }
+
+    /// What it counts for.
+    fn watching(&self) -> Watching {
+        Watching { sessions: 1, asks: self.audience.is_some() }
     }
 }
 
@@ -234,9 +241,11 @@ impl Roster {
             delta: options.delta,
             has_last: false,
             standing: Standing::Live,
+            audience: options.audience.then_some(0),
             gap: start.gap.map(Box::new),
             hold: Some(hold),
         };
+        self.topics[local].interest.seat(subscription.watching());
         let entry = self.topics[local].subscriptions.insert(subscription);
         if let Some(session) = self.session(key) {
             session.subscriptions.insert(local, entry);
@@ -255,7 +264,7 @@ impl Roster {
         let vacant = self.topics.vacant_entry();
         let local = vacant.key();
         let seat = interest.feed().sit(Arc::clone(wakes), local);
-        vacant.insert(Local { seat, subscriptions: Slab::new(), _interest: interest });
+        vacant.insert(Local { seat, subscriptions: Slab::new(), interest });
         self.by_name.insert(topic, local);
         local
     }
@@ -393,7 +402,8 @@ impl Roster {
     /// Takes a subscription out of its topic; the last one takes the topic out of the lane.
     fn leave(&mut self, local: usize, entry: usize) {
         let Some(topic) = self.topics.get_mut(local) else { return };
-        if topic.subscriptions.try_remove(entry).is_some() {
+        if let Some(left) = topic.subscriptions.try_remove(entry) {
+            topic.interest.unseat(left.watching());
             self.hub.shared.table.meters.subscriptions.decrement(1.0);
         }
         if topic.subscriptions.is_empty() {

@@ -192,6 +192,10 @@ impl Encode for Count {
     fn standing(&self, _: Wire, _: &Topic, _: crate::Standing, _: Position) -> Bytes {
         Bytes::new()
     }
+
+    fn audience(&self, _: Wire, _: &Topic, _: u64) -> Bytes {
+        Bytes::new()
+    }
 }
 
 #[test]

@@ -90,6 +90,10 @@ impl Encode for Words {
             Standing::Live => format!("{topic} live {reached}").into(),
         }
     }
+
+    fn audience(&self, _: Wire, topic: &Topic, sessions: u64) -> Bytes {
+        format!("{topic} audience {sessions}").into()
+    }
 }
 
 /// Lets everything else on this thread have some turns.

@@ -1,4 +1,5 @@
-//! `GET /topics/{topic}`: the newest message as it was published, or the last few as JSON.
+//! `GET /topics/{topic}`: the newest message as it was published, or the last few as JSON; with
+//! `?audience`, how many watch.
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -14,7 +15,7 @@ use pushonce_core::{Message, Page, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
 use serde::Deserialize;
 
-use super::{Fault, Http, topic};
+use super::{Fault, Http, audience, topic};
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
@@ -28,6 +29,8 @@ const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
     last: Option<u32>,
+    /// Bare, or `true`.
+    audience: Option<String>,
 }
 
 pub(super) async fn get(
@@ -39,6 +42,7 @@ pub(super) async fn get(
     let mut response = match find(&http, path, params).await {
         Ok(Found::Newest(message)) => newest(&message, &headers),
         Ok(Found::Last(topic, page)) => last(&topic, &page),
+        Ok(Found::Audience(response)) => response,
         Err(fault) => fault.answer(),
     };
     allow_any_origin(&mut response);
@@ -48,6 +52,7 @@ pub(super) async fn get(
 enum Found {
     Newest(std::sync::Arc<Message>),
     Last(Topic, Page),
+    Audience(Response),
 }
 
 async fn find(
@@ -56,9 +61,16 @@ async fn find(
     params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Found, Fault> {
     let topic = topic(path)?;
-    let bad = |text| Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text);
     let Query(params) = params.map_err(|rejection| bad(rejection.body_text()))?;
-    match params.last {
+    match (params.last, params.audience.as_deref()) {
+        (None, Some("" | "true")) => Ok(Found::Audience(audience::get(http, topic).await?)),
+        (_, Some(_)) => Err(bad("ask for ?audience alone, without a value".to_owned())),
+        (last, None) => messages(http, topic, last).await,
+    }
+}
+
+async fn messages(http: &Http, topic: Topic, last: Option<u32>) -> Result<Found, Fault> {
+    match last {
         Some(n @ 1..=LAST_MAX) => Ok(Found::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
         Some(_) => Err(bad(format!("last is a number from 1 to {LAST_MAX}"))),
         None => {
@@ -69,6 +81,10 @@ async fn find(
             })
         }
     }
+}
+
+fn bad(text: String) -> Fault {
+    Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text)
 }
 
 fn newest(message: &Message, asked: &HeaderMap) -> Response {

@@ -11,7 +11,7 @@ use pushonce_core::{
     Topic, Want,
 };
 use pushonce_fanout::{Hub, Upstream};
-use pushonce_gateway::Publisher;
+use pushonce_gateway::{Audience, Publisher};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::within;
@@ -33,6 +33,7 @@ pub struct Feed {
 
 enum Ask {
     Stand(Topic, bool),
+    Audience(Topic, u64),
     Watch(Topic),
     Unwatch(Topic),
     Fetch(Topic, Want, oneshot::Sender<Result<Page, FetchError>>),
@@ -54,6 +55,10 @@ impl Origin {
         Arc::new(self.clone())
     }
 
+    pub fn count(&self) -> Arc<dyn Audience> {
+        Arc::new(self.clone())
+    }
+
     /// Publishes text from somewhere else.
     pub async fn say(&self, topic: &str, text: &str) -> Position {
         let payload = Bytes::copy_from_slice(text.as_bytes());
@@ -66,6 +71,12 @@ impl Origin {
     pub fn stand(&self, name: &str, live: bool) {
         let topic = Topic::new(name).expect("valid");
         self.asks.send(Ask::Stand(topic, live)).ok();
+    }
+
+    /// The cluster says how many watch a topic.
+    pub fn audience(&self, name: &str, sessions: u64) {
+        let topic = Topic::new(name).expect("valid");
+        self.asks.send(Ask::Audience(topic, sessions)).ok();
     }
 
     /// Ends when nobody on the node wants any topic.
@@ -104,6 +115,16 @@ impl Publisher for Origin {
     }
 }
 
+/// As many as the topic's name has letters; nobody knows of one whose owner is away.
+impl Audience for Origin {
+    fn of(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>> {
+        let known = !topic.as_str().starts_with("away");
+        let count = topic.as_str().len() as u64;
+        let unknown = FetchError::Unavailable("its owner is away".to_owned());
+        async move { known.then_some(count).ok_or(unknown) }.boxed()
+    }
+}
+
 impl Feed {
     pub async fn run(mut self, hub: Hub) {
         while let Some(ask) = self.asks.recv().await {
@@ -117,6 +138,7 @@ impl Feed {
                 }
                 Ask::Stand(topic, true) => hub.fresh(&topic),
                 Ask::Stand(topic, false) => hub.stale(&topic),
+                Ask::Audience(topic, sessions) => hub.audience(&topic, sessions),
                 Ask::Fetch(topic, want, tell) => {
                     tell.send(self.page(&topic, want)).ok();
                 }

@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Also tell which messages latest and rate pass over
     #[arg(long)]
     conflated: bool,
+    /// Print how many watch as well, whenever that changes, once a second at most (not over grpc)
+    #[arg(long)]
+    audience: bool,
     /// End after so many messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -113,12 +116,12 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
-    let Args { delivery, conflated, delta, .. } = args;
-    let options = Options { delivery, conflated, delta, ..Options::default() };
+    let Args { delivery, conflated, audience, delta, .. } = args;
+    let options = Options { delivery, conflated, audience, delta };
     if carrier == Carrier::Grpc && options != Options::default() {
         bail!(
-            "gRPC brings every message, whole: leave --delivery, --conflated and --delta out, or take \
-             --transport ws or quic"
+            "gRPC brings every message, whole, and nothing else: leave --delivery, --conflated, \
+             --audience and --delta out, or take --transport ws or quic"
         );
     }
     for topic in &args.topics {
@@ -135,8 +138,13 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         match event {
             Event::Message { topic, message } => {
                 left -= 1;
-                if !show(json, &topic, &message) {
+                if !show(message_line(json, &topic, &message)) {
                     // Whoever read the pipe has enough.
+                    return Ok(());
+                }
+            }
+            Event::Audience { topic, count } => {
+                if !show(audience_line(json, topic, count)) {
                     return Ok(());
                 }
             }
@@ -159,16 +167,26 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     Ok(())
 }
 
-/// A line a message: the frame that a JSON client gets, or the position and the payload. Says
-/// whether anybody reads it.
-fn show(json: bool, topic: &Topic, message: &Message) -> bool {
-    let mut line = if json {
-        client::encode_message(Encoding::Json, topic, message).to_vec()
-    } else {
-        let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
-        line.extend_from_slice(&message.payload);
-        line
-    };
+/// A line a message: the frame that a JSON client gets, or the position and the payload.
+fn message_line(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
+    if json {
+        return client::encode_message(Encoding::Json, topic, message).to_vec();
+    }
+    let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
+    line.extend_from_slice(&message.payload);
+    line
+}
+
+/// The same of how many watch; no message has such a position.
+fn audience_line(json: bool, topic: Topic, count: u64) -> Vec<u8> {
+    if json {
+        return Encoding::Json.encode_event(&client::Event::Audience { topic, count }).to_vec();
+    }
+    format!("{topic}\taudience\t{count}").into_bytes()
+}
+
+/// Says whether anybody reads it.
+fn show(mut line: Vec<u8>) -> bool {
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
     out.write_all(&line).and_then(|()| out.flush()).is_ok()

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
     ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Page,
-    Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
+    Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
 };
 use pushonce_fanout::Hub;
 use pushonce_proto::cluster::{self, Progress};
@@ -110,6 +110,16 @@ impl pushonce_relay::Sink for Edge {
         if let Some(hub) = self.0.get() {
             hub.fresh(topic);
         }
+    }
+
+    fn audience(&self, topic: &Topic, sessions: u64) {
+        if let Some(hub) = self.0.get() {
+            hub.audience(topic, sessions);
+        }
+    }
+
+    fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)> {
+        self.0.get().map_or_else(Vec::new, |hub| hub.watching(topics_max))
     }
 }
 

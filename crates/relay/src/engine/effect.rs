@@ -23,6 +23,8 @@ pub(crate) enum Effect {
     Stale(Topic),
     /// Tell the sink.
     Fresh(Topic),
+    /// Tell the sink, which asked.
+    Audience(Topic, u64),
     /// Read the history of this node's own shard, and say `Event::Read` before any other event.
     Read { purpose: Purpose, topic: Topic, want: Want },
     /// Hand a publish of a peer to the shard, and say its outcome to that peer.

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pushonce_core::{Gap, Message, NodeId, Page, Position, ShardId, Upstream};
+use pushonce_core::{Gap, Message, NodeId, Page, Position, ShardId, Upstream, Watching};
 
+use super::audience::Tally;
 use super::continuity::{Replay, accept, reason, seen_from};
 use super::effect::{Out, chunks};
 use super::recent::Recent;
@@ -30,6 +31,7 @@ pub(crate) struct Flow {
     pub(crate) asked_at: Option<Instant>,
     /// Since when it is not live, as far as that was looked at.
     lapsed: Option<Instant>,
+    pub(super) tally: Tally,
 }
 
 /// How it stands with the way in.
@@ -72,6 +74,10 @@ pub(crate) struct Outlet {
     begun: bool,
     /// It is the sink, and was told that the topic is stale.
     stale: bool,
+    /// Whom the peer speaks for; of the sink that is known elsewhere.
+    pub(super) watching: Watching,
+    /// How many it was told that there are in the whole cluster, while it wants to know.
+    pub(super) told: Option<u64>,
 }
 
 /// How far an outlet is.
@@ -101,6 +107,7 @@ impl Flow {
             idle_since: None,
             asked_at: None,
             lapsed: None,
+            tally: Tally::default(),
         }
     }
 
@@ -239,7 +246,9 @@ impl Flow {
 
 impl Outlet {
     pub(crate) fn new(number: u32, after: Option<Position>) -> Outlet {
-        Outlet { number, standing: Standing::Waiting(after), begun: false, stale: false }
+        let standing = Standing::Waiting(after);
+        let (watching, told) = (Watching::default(), None);
+        Outlet { number, standing, begun: false, stale: false, watching, told }
     }
 
     /// Whether it has everything that came in.

@@ -73,6 +73,7 @@ impl Engine {
         let flow = self.flows.entry(topic.clone()).or_insert_with(new);
         flow.idle_since = None;
         flow.outlets.insert(to, outlet);
+        self.audience.touch(topic);
         if flow.stage == Stage::Unrouted {
             self.follow(topic, now);
         } else {
@@ -83,6 +84,7 @@ impl Engine {
     fn detach(&mut self, topic: &Topic, to: NodeId, now: Instant) {
         let Some(flow) = self.flows.get_mut(topic) else { return };
         let Some(outlet) = flow.outlets.remove(&to) else { return };
+        self.audience.touch(topic);
         if flow.outlets.is_empty() {
             flow.idle_since = Some(now);
         }

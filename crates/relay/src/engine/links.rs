@@ -50,6 +50,11 @@ impl Links {
         self.0.get_mut(&node)
     }
 
+    /// The topic that `node` asks this node for under `number`, if it still does.
+    pub(crate) fn heard(&self, node: NodeId, number: u32) -> Option<&Topic> {
+        self.0.get(&node)?.heard.get(&number)
+    }
+
     /// The topic that this node asked `node` for under `number`, if it still does.
     pub(crate) fn asked(&self, node: NodeId, number: u32) -> Option<&Topic> {
         self.0.get(&node)?.asked.get(&number)

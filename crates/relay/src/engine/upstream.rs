@@ -13,6 +13,7 @@ use pushonce_core::{
 use pushonce_proto::peer::Frame;
 
 use super::Engine;
+use super::audience::Tally;
 use super::continuity::{Replay, adjoins};
 use super::effect::{Effect, Out, Purpose};
 use super::flow::{Flow, Origin, Stage};
@@ -55,6 +56,8 @@ impl Engine {
             self.effects.push(Effect::Send(node, Frame::Withdraw { number }));
         }
         flow.stage = Stage::Unrouted;
+        flow.tally = Tally::default();
+        self.audience.touch(topic);
     }
 
     /// Something is missing. Asks again from what was reached, and shows nothing before the answer;
@@ -102,6 +105,7 @@ impl Engine {
     fn begin(&mut self, topic: &Topic, head: Position, now: Instant) {
         let Some(flow) = self.flows.get_mut(topic) else { return };
         flow.begin(head, &mut Out { me: self.config.me, topic, effects: &mut self.effects });
+        self.audience.touch(topic);
         for to in flow.waiting() {
             self.serve(topic, to, now);
         }

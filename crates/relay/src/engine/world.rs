@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_core::{
     ClusterView, ContentType, FetchError, Gap, GapReason, Message, NodeId, Page, Placed, Position,
-    Publish, PublishError, Refusal, ShardId, Topic, Want,
+    Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
 };
 use pushonce_proto::peer::Frame;
 
@@ -44,6 +44,10 @@ pub(super) struct World {
     /// Frames under way, by direction; a pair that is not here has no link.
     wires: BTreeMap<(NodeId, NodeId), VecDeque<Frame>>,
     observers: BTreeMap<(NodeId, Topic), Observer>,
+    /// How many sessions there are at each sink.
+    sessions: BTreeMap<(NodeId, Topic), Watching>,
+    /// Those of which the engine has not been told.
+    uncounted: BTreeSet<(NodeId, Topic)>,
     last_publish: u64,
     answers: BTreeMap<u64, Result<Page, FetchError>>,
     outcomes: BTreeMap<u64, Option<Result<Placed, PublishError>>>,
@@ -116,6 +120,8 @@ impl World {
             heard: BTreeMap::new(),
             wires: BTreeMap::new(),
             observers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            uncounted: BTreeSet::new(),
             last_publish: 0,
             answers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -222,7 +228,18 @@ impl World {
     pub(super) fn unwatch(&mut self, node: NodeId, topic: &Topic) {
         if let Some(observer) = self.observers.get_mut(&(node, topic.clone())) {
             observer.unwatch();
+            self.sessions.remove(&(node, topic.clone()));
+            self.uncounted.insert((node, topic.clone()));
             self.event(node, Event::Unwatch { topic: topic.clone() });
+        }
+    }
+
+    /// So many sessions of `node` watch `topic` from now on, if its sink does.
+    pub(super) fn seat(&mut self, node: NodeId, topic: &Topic, watching: Watching) {
+        let key = (node, topic.clone());
+        if self.observers.get_mut(&key).is_some_and(|observer| observer.seat(watching.asks)) {
+            self.sessions.insert(key.clone(), watching);
+            self.uncounted.insert(key);
         }
     }
 
@@ -279,11 +296,26 @@ impl World {
         }
     }
 
+    /// Links have no such fault either: a count arrives twice.
+    pub(super) fn repeat(&mut self, pick: usize) {
+        let wires = self.wires.len().max(1);
+        let Some(wire) = self.wires.values_mut().nth(pick % wires) else { return };
+        let is = |frame: &Frame| matches!(frame, Frame::Watching { .. } | Frame::Audience { .. });
+        if let Some(at) = wire.iter().position(is) {
+            wire.insert(at, wire[at].clone());
+        }
+    }
+
     /// Time passes. Whoever could not have heard of everything for too long must have been told.
     pub(super) fn pass(&mut self, time: Duration) {
         let leases = self.leads.iter().filter(|(shard, _)| !self.doubted.contains(shard));
         self.heard.extend(leases.map(|(&shard, &(node, _))| ((node, shard), self.now)));
         self.now += time;
+        for (node, topic) in std::mem::take(&mut self.uncounted) {
+            self.observer(node, topic.clone()).report();
+            let watching = self.sessions.get(&(node, topic.clone())).copied().unwrap_or_default();
+            self.event(node, Event::Watching(vec![(topic, watching)]));
+        }
         for node in self.nodes() {
             self.event(node, Event::Tick);
         }
@@ -321,6 +353,38 @@ impl World {
             observer.check_level(*node, topic, self.logs.get(topic).map(Log::head));
         }
         assert!(self.outcomes.values().all(Option::is_some), "a publish was never answered");
+    }
+
+    /// How many watch a topic in all.
+    pub(super) fn audience(&self, topic: &Topic) -> u64 {
+        let of = self.sessions.iter().filter(|((_, watched), _)| watched == topic);
+        of.map(|(_, watching)| watching.sessions).sum()
+    }
+
+    /// How many the sink of `node` was told that there are.
+    pub(super) fn told(&self, node: NodeId, topic: &Topic) -> Option<u64> {
+        self.observers[&(node, topic.clone())].audience()
+    }
+
+    /// Frames with counts that were sent and have not arrived.
+    pub(super) fn counts_under_way(&self) -> usize {
+        let is = |frame: &&Frame| matches!(frame, Frame::Watching { .. } | Frame::Audience { .. });
+        self.wires.values().flatten().filter(is).count()
+    }
+
+    /// What is wrong with the sums after everything was settled.
+    pub(super) fn check_counted(&self) {
+        for topic in topics() {
+            let audience = self.audience(&topic);
+            let known = self.engines[&self.owner(&topic)].audience(&topic);
+            assert_eq!(known, Some(audience), "the owner's sum of {topic}");
+            for ((node, watched), watching) in &self.sessions {
+                if *watched == topic && watching.asks {
+                    let told = self.observers[&(*node, topic.clone())].audience();
+                    assert_eq!(told, Some(audience), "what {node} was told of {topic}");
+                }
+            }
+        }
     }
 
     /// The nodes whose sinks have everything of a topic.
@@ -369,6 +433,10 @@ impl World {
             }
             Effect::Stale(topic) => self.observer(node, topic).stale(),
             Effect::Fresh(topic) => self.observer(node, topic).fresh(),
+            Effect::Audience(topic, sessions) => {
+                let now = self.now;
+                self.observer(node, topic).counted(sessions, now);
+            }
             Effect::Read { purpose, topic, want } => {
                 let reads =
                     self.owner(&topic) == node && !self.doubted.contains(&self.shard(&topic));

@@ -233,7 +233,8 @@ fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
     for index in 2..20 {
         state.apply(index, entry(2_000, &["busy".to_owned()]));
     }
-    let left: Vec<_> = state.topics(None).filter(|info| info.bytes > 0).map(|i| i.topic).collect();
+    let left: Vec<_> =
+        state.topics("", None).filter(|info| info.bytes > 0).map(|i| i.topic).collect();
     assert_eq!(left, [topic("busy")]);
     assert_eq!(state.topic(&topic("idle/7")).unwrap().head, Position::new(1, 1));
 }
@@ -350,13 +351,38 @@ fn topics_are_listed_by_name_and_from_any_name_on() {
     let mut state = State::default();
     let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4], History::default())).collect();
     state.apply(1, Batch::new(Timestamp(1), items));
-    let names: Vec<_> = state.topics(None).map(|info| info.topic).collect();
+    let names: Vec<_> = state.topics("", None).map(|info| info.topic).collect();
     assert_eq!(names, NAMES.map(topic));
-    let info = state.topics(Some(&topic("a/zz"))).next().unwrap();
+    let info = state.topics("", Some(&topic("a/zz"))).next().unwrap();
     assert_eq!(
         (info.topic.as_str(), info.head, info.count, info.bytes),
         ("b", Position::new(1, 1), 1, 4)
     );
+    let with = |prefix: &str, after: Option<&str>| -> Vec<String> {
+        let after = after.map(topic);
+        state.topics(prefix, after.as_ref()).map(|info| info.topic.to_string()).collect()
+    };
+    let beginning = |prefix: &str| -> Vec<String> {
+        let names = NAMES.iter().filter(|name| name.starts_with(prefix));
+        names.map(|name| (*name).to_owned()).collect()
+    };
+    assert_eq!(with("a", None), beginning("a"));
+    assert_eq!(with("a/", None), beginning("a/"));
+    assert_eq!(with("a/", Some("a")), beginning("a/"), "a name before all of them");
+    assert_eq!(with("a/", Some(&beginning("a/")[0])), beginning("a/")[1..]);
+    assert_eq!(with("a/", Some("b")), [""; 0]);
+}
+
+#[test]
+fn what_is_left_of_the_life_before_the_owners_memory_is_not_listed() {
+    let mut state = State::default();
+    let items = vec![item("a/b", vec![0; 4], History::default())];
+    state.apply(1, Batch::new(Timestamp(1), items));
+    state.apply(
+        2,
+        Batch { memory: Some(["a".to_owned()].into()), ..Batch::new(Timestamp(2), vec![]) },
+    );
+    assert_eq!(state.topics("", None).count(), 0);
 }
 
 #[test]

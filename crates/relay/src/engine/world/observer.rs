@@ -1,6 +1,7 @@
 //! A sink that checks every word it hears.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pushonce_core::{Gap, Message, NodeId, Position, Topic};
 
@@ -16,6 +17,10 @@ pub(super) struct Observer {
     stale: bool,
     /// The newest position it may say it has.
     at: Option<Position>,
+    /// Somebody here wants to know how many watch.
+    asks: bool,
+    /// How many it was told, and when.
+    audience: Option<(u64, Instant)>,
 }
 
 impl Observer {
@@ -28,6 +33,29 @@ impl Observer {
 
     pub(super) fn unwatch(&mut self) {
         (self.watching, self.live, self.stale) = (false, false, false);
+        self.asks = false;
+    }
+
+    /// Says whether anybody can sit here.
+    pub(super) fn seat(&mut self, asks: bool) -> bool {
+        self.asks = asks && self.watching;
+        self.watching
+    }
+
+    /// The engine is told how many sit here. What nobody asks for is forgotten.
+    pub(super) fn report(&mut self) {
+        self.audience = self.audience.filter(|_| self.asks);
+    }
+
+    pub(super) fn counted(&mut self, sessions: u64, now: Instant) {
+        if let Some((_, at)) = self.audience.filter(|_| self.asks) {
+            assert!(now - at >= Duration::from_secs(1), "told twice within a second");
+        }
+        self.audience = Some((sessions, now));
+    }
+
+    pub(super) fn audience(&self) -> Option<u64> {
+        self.audience.map(|(sessions, _)| sessions)
     }
 
     pub(super) fn stale(&mut self) {

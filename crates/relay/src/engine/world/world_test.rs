@@ -1,12 +1,12 @@
 //! Set-up: four nodes in one or two regions. Faults: links break, owners move, topics begin new
 //! lives, commits are not handed over, deliveries vanish. Claim: every sink sees each topic in
 //! order, nothing twice, no hole without a gap, no gap without need; and when the faults end,
-//! everyone is level and every publish has its outcome.
+//! everyone is level, every publish has its outcome, and every sum of sessions is the true one.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use pushonce_core::{FetchError, NodeId, Offset, Page, ShardId, Want};
+use pushonce_core::{FetchError, NodeId, Offset, Page, ShardId, Want, Watching};
 
 use super::{World, topics};
 
@@ -23,8 +23,10 @@ enum Step {
     Congest { a: usize, b: usize, congested: bool },
     Watch { node: usize, topic: usize, resume: bool },
     Unwatch { node: usize, topic: usize },
+    Seat { node: usize, topic: usize, watching: Watching },
     Carry { picks: Vec<usize> },
     Swallow { pick: usize },
+    Repeat { pick: usize },
     Pass { ms: u64 },
 }
 
@@ -44,9 +46,14 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(a, b, congested)| Step::Congest { a, b, congested }),
         4 => (node.clone(), topic.clone(), any::<bool>())
             .prop_map(|(node, topic, resume)| Step::Watch { node, topic, resume }),
-        1 => (node, topic).prop_map(|(node, topic)| Step::Unwatch { node, topic }),
+        1 => (node.clone(), topic.clone()).prop_map(|(node, topic)| Step::Unwatch { node, topic }),
+        4 => (node, topic, 0..9u64, any::<bool>()).prop_map(|(node, topic, sessions, asks)| {
+            let watching = Watching { sessions, asks: asks && sessions > 0 };
+            Step::Seat { node, topic, watching }
+        }),
         12 => prop::collection::vec(0..12usize, 1..12).prop_map(|picks| Step::Carry { picks }),
         1 => (0..12usize).prop_map(|pick| Step::Swallow { pick }),
+        1 => (0..12usize).prop_map(|pick| Step::Repeat { pick }),
         3 => (1..1_500u64).prop_map(|ms| Step::Pass { ms }),
     ]
 }
@@ -66,10 +73,12 @@ fn take(world: &mut World, step: Step) {
         Step::Congest { a, b, congested } => world.congest(nodes[a], nodes[b], congested),
         Step::Watch { node, topic, resume } => world.watch(nodes[node], &topics[topic], resume),
         Step::Unwatch { node, topic } => world.unwatch(nodes[node], &topics[topic]),
+        Step::Seat { node, topic, watching } => world.seat(nodes[node], &topics[topic], watching),
         Step::Carry { picks } => picks.into_iter().for_each(|pick| {
             world.carry(pick);
         }),
         Step::Swallow { pick } => world.swallow(pick),
+        Step::Repeat { pick } => world.repeat(pick),
         Step::Pass { ms } => world.pass(Duration::from_millis(ms)),
     }
 }
@@ -89,6 +98,7 @@ proptest! {
         }
         world.settle();
         world.check_level();
+        world.check_counted();
     }
 }
 
@@ -280,4 +290,82 @@ fn the_head_of_a_region_does_not_judge_a_position_that_it_has_not_seen() {
     let forged = acknowledged.next();
     let answer = world.ask(edge, &topic, Want::After(forged));
     assert_eq!(answer, Some(Err(FetchError::Future { asked: forged, head: acknowledged })));
+}
+
+/// Four nodes in two regions, with 1, 10, 100 and 1,000 sessions; one on each of two nodes asks.
+fn two_regions_all_counted() -> (World, pushonce_core::Topic) {
+    let (mut world, topic) = two_regions_all_watching();
+    for (node, sessions) in world.nodes().into_iter().zip([1, 10, 100, 1_000]) {
+        world.seat(node, &topic, Watching { sessions, asks: node.0 % 2 == 0 });
+    }
+    world.settle();
+    (world, topic)
+}
+
+#[test]
+fn the_owner_knows_how_many_watch_in_all_regions_and_who_asked_is_told() {
+    let (mut world, topic) = two_regions_all_counted();
+    assert_eq!(world.audience(&topic), 1_111);
+    world.check_counted();
+    world.seat(NodeId(4), &topic, Watching { sessions: 5, asks: true });
+    go_on(&mut world, Duration::from_secs(6));
+    world.check_counted();
+}
+
+#[test]
+fn nothing_is_said_while_nobody_comes_or_goes() {
+    let (mut world, topic) = two_regions_all_counted();
+    let mut said = 0;
+    for _ in 0..40 {
+        world.pass(Duration::from_millis(250));
+        said += world.counts_under_way();
+        while world.carry(0) {}
+    }
+    assert_eq!(said, 0);
+    // One more session says one word a hop, whatever comes and goes meanwhile.
+    for sessions in 2..50 {
+        world.seat(NodeId(3), &topic, Watching { sessions, asks: false });
+    }
+    world.pass(Duration::from_millis(250));
+    assert!(world.counts_under_way() <= 1);
+}
+
+#[test]
+fn who_is_cut_off_is_not_counted_any_more() {
+    let (mut world, topic) = two_regions_all_counted();
+    for other in [1, 2, 3].map(NodeId) {
+        world.cut(NodeId(4), other);
+    }
+    go_on(&mut world, Duration::from_secs(6));
+    let owner = world.owner(&topic);
+    assert_eq!(world.engines[&owner].audience(&topic), Some(111));
+    world.settle();
+    world.check_counted();
+}
+
+#[test]
+fn a_new_owner_says_no_sum_before_it_has_heard_everybody() {
+    let (mut world, topic) = two_regions_all_counted();
+    let before = world.told(NodeId(2), &topic);
+    world.lead(topic.shard(world.view.shards), NodeId(2));
+    for _ in 0..40 {
+        go_on(&mut world, Duration::from_millis(250));
+        let known = world.engines[&NodeId(2)].audience(&topic);
+        assert!(known.is_none() || known == Some(1_111), "{known:?} is no sum of all");
+        assert_eq!(world.told(NodeId(2), &topic), before);
+    }
+    world.check_counted();
+}
+
+#[test]
+fn who_asks_again_is_told_again() {
+    let (mut world, topic) = two_regions_all_counted();
+    let asks = |asks| Watching { sessions: 1_000, asks };
+    for pause in [0, 250, 2_000] {
+        world.seat(NodeId(4), &topic, asks(false));
+        go_on(&mut world, Duration::from_millis(pause));
+        world.seat(NodeId(4), &topic, asks(true));
+        go_on(&mut world, Duration::from_secs(6));
+        world.check_counted();
+    }
 }

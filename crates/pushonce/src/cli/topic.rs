@@ -1,0 +1,172 @@
+//! `pushonce topic`: what there is of topics, and how many watch them.
+
+use clap::Subcommand;
+use pushonce_core::Topic;
+use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::pb::cluster::v1::{TopicRequest, TopicsRequest};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::cluster::table;
+use super::operator::{Asked, print, refused};
+
+/// What to look at, and whom to ask.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Who owns a topic, where it stands, how much history it has, and how many watch it
+    Info {
+        /// The topic
+        #[arg(value_parser = str::parse::<Topic>)]
+        topic: Topic,
+    },
+    /// The same of every topic that has a message, or had one and is not dropped yet
+    List {
+        /// Only topics whose names begin with this, as in chat/
+        #[arg(default_value = "")]
+        prefix: String,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = u32::MAX, hide_default_value = true)]
+        limit: u32,
+    },
+}
+
+/// Topics asked for at once: as many as a node gives.
+const PAGE: u32 = 1_000;
+
+pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
+    let mut client = args.asked.connect().await?;
+    match args.command {
+        Command::Info { topic } => {
+            let request = TopicRequest { topic: topic.into() };
+            let info = client.topic(request).await.map_err(refused)?.into_inner();
+            let info = TopicInfo::try_from(info)?;
+            print(json, || info_json(&info), || info_text(&info));
+        }
+        Command::List { prefix, limit } => {
+            let TopicList { topics, unknown_shards } = list(&mut client, &prefix, limit).await?;
+            if json {
+                topics.iter().for_each(|info| print(json, || info_json(info), String::new));
+            } else {
+                print(json, || Value::Null, || list_text(&topics));
+            }
+            if !unknown_shards.is_empty() {
+                let shards = unknown_shards.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let shards = shards.join(" ");
+                anyhow::bail!("not all: the owner of {shards} cannot be asked now; try again");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Page after page, until there are no more, or enough.
+async fn list(
+    client: &mut ClusterClient<Channel>,
+    prefix: &str,
+    limit: u32,
+) -> anyhow::Result<TopicList> {
+    let mut all = TopicList::default();
+    let mut left = limit;
+    while left > 0 {
+        let after = all.topics.last().map_or_else(String::new, |info| info.topic.to_string());
+        let count_max = left.min(PAGE);
+        let request = TopicsRequest { prefix: prefix.to_owned(), after, count_max };
+        let page = client.topics(request).await.map_err(refused)?.into_inner();
+        let page = TopicList::try_from(page)?;
+        let count = u32::try_from(page.topics.len())?;
+        all.topics.extend(page.topics);
+        all.unknown_shards.extend(page.unknown_shards);
+        if count < count_max {
+            break;
+        }
+        left = left.saturating_sub(count);
+    }
+    all.unknown_shards.sort_unstable();
+    all.unknown_shards.dedup();
+    Ok(all)
+}
+
+/// A new owner does not know at first.
+fn audience(info: &TopicInfo) -> String {
+    info.audience.map_or_else(|| "-".to_owned(), |sessions| sessions.to_string())
+}
+
+fn info_text(info: &TopicInfo) -> String {
+    format!(
+        "{}\n  owner     {} (shard {})\n  epoch     {}\n  position  {}\n  \
+         history   {} messages, {} bytes\n  audience  {}\n",
+        info.topic,
+        info.owner,
+        info.shard,
+        info.head.epoch.0,
+        info.head,
+        info.history_count,
+        info.history_bytes,
+        audience(info),
+    )
+}
+
+fn list_text(topics: &[TopicInfo]) -> String {
+    let row = |info: &TopicInfo| {
+        [
+            info.topic.to_string(),
+            info.owner.to_string(),
+            info.head.to_string(),
+            info.history_count.to_string(),
+            info.history_bytes.to_string(),
+            audience(info),
+        ]
+    };
+    let head = ["topic", "owner", "position", "messages", "bytes", "audience"];
+    table(head, topics.iter().map(row).collect())
+}
+
+fn info_json(info: &TopicInfo) -> Value {
+    json!({
+        "topic": info.topic.as_str(),
+        "shard": info.shard.0,
+        "owner": info.owner.0,
+        "epoch": info.head.epoch.0,
+        "position": info.head.to_string(),
+        "history": {"count": info.history_count, "bytes": info.history_bytes},
+        "audience": info.audience,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::{NodeId, Position, ShardId};
+
+    use super::*;
+
+    fn info(audience: Option<u64>) -> TopicInfo {
+        TopicInfo {
+            topic: Topic::new("chat/7").expect("valid"),
+            shard: ShardId(3),
+            owner: NodeId(2),
+            head: Position::new(12, 4_051),
+            history_count: 1_000,
+            history_bytes: 65_536,
+            audience,
+        }
+    }
+
+    #[test]
+    fn an_audience_that_is_not_known_is_a_dash_and_null() {
+        let text = list_text(&[info(Some(41_877)), info(None)]);
+        let last: Vec<_> = text.lines().filter_map(|l| l.split_whitespace().last()).collect();
+        assert_eq!(last, ["audience", "41877", "-"]);
+        assert!(info_text(&info(Some(7))).ends_with("audience  7\n"));
+        assert_eq!(info_json(&info(None))["audience"], Value::Null);
+        assert_eq!(info_json(&info(Some(0)))["audience"], 0);
+    }
+}
