@@ -1,9 +1,11 @@
 //! Set-up: two nodes, and somebody at a terminal.
 //! Fault: typing errors.
 //! Claim: lines that are piped in come out of a pipe on another node, by every transport, as text
-//! or as JSON; the cluster can be looked at, and its namespaces set; what is typed wrong is told.
+//! or as JSON; topics and the cluster can be looked at, and its namespaces set; what is typed wrong is told.
 
+use pushonce_client::{Event, Subscriber, Transport};
 use pushonce_cluster_tests::{Cluster, secs, tool::pushonce, until};
+use pushonce_core::{From, Options};
 use serde_json::{Value, json};
 
 const TOPIC: &str = "chat/7";
@@ -15,6 +17,7 @@ async fn the_commands_do_what_they_say() {
     messages_come_as_json(&cluster).await;
     deltas_come_out_whole(&cluster).await;
     a_subscriber_waits_for_what_comes(&cluster).await;
+    topics_can_be_looked_at(&cluster).await;
     the_cluster_can_be_looked_at(&cluster).await;
     namespaces_are_set_and_unset(&cluster).await;
     a_configuration_can_be_checked().await;
@@ -87,6 +90,36 @@ async fn a_subscriber_waits_for_what_comes(cluster: &Cluster) {
     let seen = seen.ok();
     let texts: Vec<_> = seen.lines().filter_map(|line| line.split('\t').nth(2)).collect();
     assert_eq!(texts, ["one", "two"]);
+}
+
+async fn topics_can_be_looked_at(cluster: &Cluster) {
+    let server = grpc(cluster, 1);
+    let text = pushonce(["topic", "info", TOPIC, "--server", &server], "").await.ok();
+    for words in [TOPIC, "owner", "history   3 messages, 16 bytes", "audience"] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+    let list = pushonce(["topic", "list", "--limit", "2", "--server", &server], "").await.ok();
+    let names: Vec<_> = list.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(names, ["topic", TOPIC, "later"]);
+    let never = pushonce(["topic", "info", "never", "--json", "--server", &server], "").await.ok();
+    let never: Value = serde_json::from_str(&never).expect("JSON");
+    assert_eq!((&never["position"], &never["history"]["count"]), (&json!("0:0"), &json!(0)));
+
+    // Another that asks at the same node is told no sooner.
+    let options = Options { audience: true, ..Options::default() };
+    let topic = TOPIC.parse().expect("valid");
+    let beside = Subscriber::builder([cluster.server(0, Transport::Ws)]);
+    let mut beside = beside.topic_with(topic, From::Now, options).connect();
+    let told = async {
+        while !matches!(beside.next().await, Some(Event::Audience { count: 2, .. })) {}
+        pushonce(["publish", TOPIC, "fourth", "--server", &server], "").await.ok()
+    };
+    let ws = ws(cluster, 0);
+    let asks = ["subscribe", TOPIC, "--audience", "--from", "start", "--count", "4"];
+    let asks = pushonce([&asks[..], &["--server", &ws]].concat(), "");
+    let (seen, _) = tokio::join!(asks, told);
+    let seen = seen.ok();
+    assert!(seen.lines().any(|line| line == format!("{TOPIC}\taudience\t2")), "{seen}");
 }
 
 async fn the_cluster_can_be_looked_at(cluster: &Cluster) {

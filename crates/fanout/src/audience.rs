@@ -85,3 +85,38 @@ impl Sum {
         self.frames.get(Form::Whole(wire), || encode.audience(wire, topic, self.sessions))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn no_change_is_missed_while_upstream_looks() {
+        let (seats, changed) = (Seats::default(), Changed::default());
+        let topic = Topic::new("a").expect("valid");
+        let one = Watching { sessions: 1, asks: true };
+        let mut known = Watching::default();
+        let mut look = || {
+            if !changed.take(1).is_empty() {
+                known = seats.look();
+            }
+            known
+        };
+        thread::scope(|scope| {
+            let come_and_go = || {
+                for _ in 0..20_000 {
+                    seats.add(one, &topic, &changed);
+                    seats.remove(one, &topic, &changed);
+                }
+                seats.add(one, &topic, &changed);
+            };
+            let threads = [scope.spawn(come_and_go), scope.spawn(come_and_go)];
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                assert!(look().sessions <= 2);
+            }
+        });
+        assert_eq!(look(), Watching { sessions: 2, asks: true });
+    }
+}

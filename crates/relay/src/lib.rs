@@ -27,6 +27,10 @@
 //! topics stand, for how long the sender has not been able to vouch for a shard: an owner without a
 //! lease says so, and so does the head of a region that hears nothing.
 //!
+//! How many sessions watch a topic climbs the same way, as counts that replace each other, once a second
+//! at most and only where something changed: a region's head adds up its region, the owner the cluster.
+//! The sum comes down to the nodes whose sinks have somebody who asks, and to [`Handle::audience`].
+//!
 //! Inside, `engine` is pure: events in, effects out. `run` is the loop around it; `dial`, `door` and
 //! `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
 //! and asks from where it stands), that of committed messages falls back on history, those of
