@@ -5,11 +5,9 @@
 //! whatever else runs there, so it tells its own use of them beside the servers'.
 
 mod fanout;
-mod latency;
 mod pace;
 mod progress;
 mod publish;
-mod usage;
 
 use std::time::Duration;
 
