@@ -5,6 +5,7 @@
 //! own, so that latencies need no agreement between machines. It shares its machine's cores with
 //! whatever else runs there, so it tells its own use of them beside the servers'.
 
+mod capacity;
 mod fanout;
 mod pace;
 mod progress;
@@ -32,6 +33,8 @@ enum Command {
     Fanout(fanout::Args),
     /// Keep viewers up to date in four ways, and measure what each costs the site; starts all it needs
     PushOnce(push_once::Args),
+    /// Compute what so many viewers need; measures nothing
+    Capacity(capacity::Args),
     /// The site of `push-once`
     #[command(hide = true)]
     Origin(push_once::origin::Args),
@@ -49,6 +52,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         Command::Publish(args) => print(json, &publish::run(args, shutdown).await?),
         Command::Fanout(args) => print(json, &fanout::run(args, shutdown).await?),
         Command::PushOnce(args) => print(json, &push_once::run(args, shutdown).await?),
+        Command::Capacity(args) => print(json, &capacity::run(args)),
         Command::Origin(args) => push_once::origin::run(args).await?,
     }
     Ok(())
