@@ -41,9 +41,9 @@ impl super::super::Report for Report {
                 _ => "–".to_owned(),
             };
             [
-                cost.viewers.to_string(),
+                whole(cost.viewers.into()),
                 cost.way.name().to_owned(),
-                figure(cost.requests),
+                whole(cost.requests),
                 size(cost.bytes),
                 format!("{} ms", figure(cost.cpu_ms)),
                 node,
@@ -79,7 +79,7 @@ impl Report {
     pub(super) fn chart(&self) -> Chart {
         let mut groups: Vec<Group> = Vec::new();
         for cost in &self.rows {
-            let name = format!("{} viewers", cost.viewers);
+            let name = format!("{} viewers", whole(cost.viewers.into()));
             let bar = Bar {
                 name: cost.way.name().to_owned(),
                 value: Some(cost.cpu_ms),
@@ -111,6 +111,18 @@ fn table(rows: &[[String; 6]]) -> String {
             let lines = widths.map(|width| format!("{}|", "-".repeat(width + 2)));
             text += &format!("|{}\n", lines.concat());
         }
+    }
+    text
+}
+
+/// To the unit, with commas between thousands.
+fn whole(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let comma = |at: usize| at > 0 && (digits.len() - at) % 3 == 0;
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        text.extend(comma(at).then_some(','));
+        text.push(digit);
     }
     text
 }
@@ -158,6 +170,11 @@ mod tests {
     }
 
     #[test]
+    fn thousands_are_parted() {
+        assert_eq!([1.0, 100.0, 1_000.0, 50_000.0].map(whole), ["1", "100", "1,000", "50,000"]);
+    }
+
+    #[test]
     fn programs_read_the_same() {
         let json = report().json();
         assert_eq!(json["rows"][1]["way"], "push-once");
@@ -170,7 +187,7 @@ mod tests {
         let chart = report().chart();
         let shape: Vec<_> =
             chart.groups.iter().map(|group| (group.name.as_str(), group.bars.len())).collect();
-        assert_eq!(shape, [("100 viewers", 2), ("1000 viewers", 1)]);
+        assert_eq!(shape, [("100 viewers", 2), ("1,000 viewers", 1)]);
         assert!(chart.groups[0].bars[1].ours);
     }
 }
