@@ -104,7 +104,7 @@ fn need(args: &Args, viewers: f64) -> Need {
     let cores = [
         deliveries * costs.cpu_us / 1e6,
         viewers * costs.idle_us / 1e6,
-        viewers / args.storm * costs.connect_us / 1e6,
+        viewers * costs.connect_us / args.storm / 1e6,
     ];
     let memory_gib = viewers * (costs.user_kib + costs.kernel_kib) / KIB_A_GIB;
     let gbit = deliveries * (args.payload + costs.overhead) * 8.0 / 1e9;
