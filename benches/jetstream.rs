@@ -37,6 +37,7 @@ struct Args {
 /// A stream keeps no more than this: disk is not what is measured.
 const STREAM_BYTES_MAX: i64 = 1 << 30;
 
+#[allow(clippy::print_stdout)]
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let args = Args::parse();

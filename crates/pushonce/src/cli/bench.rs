@@ -1,15 +1,16 @@
 //! `pushonce bench`: a load generator that tells percentiles.
 //!
-//! It talks to a cluster as any client does and to nobody that was not named. All clocks are its
+//! It talks to a cluster as any client does and to nobody that was not named; only `push-once` starts
+//! what it needs. All clocks are its
 //! own, so that latencies need no agreement between machines. It shares its machine's cores with
 //! whatever else runs there, so it tells its own use of them beside the servers'.
 
+mod capacity;
 mod fanout;
-mod latency;
 mod pace;
 mod progress;
 mod publish;
-mod usage;
+mod push_once;
 
 use std::time::Duration;
 
@@ -30,6 +31,13 @@ enum Command {
     Publish(publish::Args),
     /// Publish to many subscribers; measures the time until each has read the message
     Fanout(fanout::Args),
+    /// Keep viewers up to date in four ways, and measure what each costs the site; starts all it needs
+    PushOnce(push_once::Args),
+    /// Compute what so many viewers need; measures nothing
+    Capacity(capacity::Args),
+    /// The site of `push-once`
+    #[command(hide = true)]
+    Origin(push_once::origin::Args),
 }
 
 /// What a bench has measured, for people and for programs.
@@ -43,6 +51,9 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     match args.command {
         Command::Publish(args) => print(json, &publish::run(args, shutdown).await?),
         Command::Fanout(args) => print(json, &fanout::run(args, shutdown).await?),
+        Command::PushOnce(args) => print(json, &push_once::run(args, shutdown).await?),
+        Command::Capacity(args) => print(json, &capacity::run(args)),
+        Command::Origin(args) => push_once::origin::run(args).await?,
     }
     Ok(())
 }

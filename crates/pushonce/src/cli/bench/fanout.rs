@@ -5,7 +5,6 @@ mod frame;
 mod publisher;
 mod quic;
 mod report;
-mod stamp;
 mod ws;
 
 use std::sync::Arc;
@@ -21,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Schedule};
 use super::progress::{self, Ended};
-use super::usage::Watch;
+use crate::instruments::Stamp;
+use crate::instruments::Watch;
 use audience::Audience;
 use publisher::Published;
 use report::Report;
-use stamp::Stamp;
 
 /// Who subscribes to what, and what is published.
 #[derive(clap::Args)]

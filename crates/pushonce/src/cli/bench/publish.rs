@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Schedule};
 use super::progress;
-use super::usage::Watch;
+use crate::instruments::Watch;
 use report::Report;
 use tally::{Count, Tally};
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use pushonce_core::Gap;
 use tokio::sync::Notify;
 
-use super::stamp::{Clock, Stamp};
-use crate::cli::bench::latency::Latency;
+use crate::instruments::Latency;
+use crate::instruments::{Clock, Stamp};
 
 /// Counted apart, so that two subscribers that read in one moment seldom wait for each other.
 /// Each holds a histogram of 150 KiB.

@@ -10,8 +10,8 @@ use pushonce_core::{ContentType, Placed, Publish, Topic};
 use tokio_util::sync::CancellationToken;
 
 use super::audience::Audience;
-use super::stamp::Stamp;
 use crate::cli::bench::pace::{Pace, Schedule};
+use crate::instruments::Stamp;
 
 /// When the next message goes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::audience::Seen;
 use super::publisher::Published;
-use crate::cli::bench::usage::Usage;
+use crate::instruments::Usage;
 
 /// What was measured.
 pub(in crate::cli::bench) struct Report {

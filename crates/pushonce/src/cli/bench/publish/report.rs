@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Count;
-use crate::cli::bench::usage::Usage;
+use crate::instruments::Usage;
 
 /// What was measured.
 pub(in crate::cli::bench) struct Report {

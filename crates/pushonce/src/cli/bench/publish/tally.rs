@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pushonce_client::Failure;
 
-use crate::cli::bench::latency::Latency;
+use crate::instruments::Latency;
 
 /// One worker's count: written by it, read by who shows the progress.
 #[derive(Default)]

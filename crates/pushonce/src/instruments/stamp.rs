@@ -9,16 +9,16 @@ use bytes::Bytes;
 
 /// A message of this run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub struct Stamp {
     /// Counts the messages of the topic, from 0.
-    pub(super) sequence: u64,
+    pub sequence: u64,
     /// When it was meant to go.
-    pub(super) meant: Instant,
+    pub meant: Instant,
 }
 
 /// The clock of one run, and the mark that tells its messages from those of another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     run: u32,
     begun: Instant,
 }
@@ -28,16 +28,17 @@ const MARK: u8 = b'~';
 
 impl Stamp {
     /// The mark, 8 digits of the run, 12 of the sequence, 16 of the nanoseconds; hexadecimal.
-    pub(super) const BYTES: usize = 1 + 8 + 12 + 16;
+    pub const BYTES: usize = 1 + 8 + 12 + 16;
 }
 
 impl Clock {
-    pub(super) fn new(run: u32) -> Clock {
+    /// Begins now; `run` is of this run alone.
+    pub fn new(run: u32) -> Clock {
         Clock { run, begun: Instant::now() }
     }
 
     /// A payload of `len` bytes, at least [`Stamp::BYTES`].
-    pub(super) fn payload(&self, stamp: Stamp, len: usize) -> Bytes {
+    pub fn payload(&self, stamp: Stamp, len: usize) -> Bytes {
         let nanos = stamp.meant.saturating_duration_since(self.begun).as_nanos();
         let mut text = format!("~{:08x}{:012x}{nanos:016x}", self.run, stamp.sequence);
         text.extend(std::iter::repeat_n('x', len.saturating_sub(text.len())));
@@ -45,7 +46,7 @@ impl Clock {
     }
 
     /// The stamp within a frame; `None` for one of the protocol, or of another run.
-    pub(super) fn find(&self, frame: &[u8]) -> Option<Stamp> {
+    pub fn find(&self, frame: &[u8]) -> Option<Stamp> {
         let at = frame.iter().position(|&byte| byte == MARK)?;
         let digits = frame.get(at + 1..at + Stamp::BYTES)?;
         let number =

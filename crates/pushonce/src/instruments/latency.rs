@@ -13,7 +13,7 @@ const QUANTILES: [(&str, f64); 5] =
 
 /// From a microsecond to a minute, to three digits, in about 150 KiB.
 #[derive(Clone)]
-pub(super) struct Latency(Histogram<u64>);
+pub struct Latency(Histogram<u64>);
 
 impl Default for Latency {
     fn default() -> Latency {
@@ -24,21 +24,25 @@ impl Default for Latency {
 }
 
 impl Latency {
-    pub(super) fn record(&mut self, took: Duration) {
+    /// One more.
+    pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(MICROS_MAX);
         self.0.saturating_record(micros.clamp(1, MICROS_MAX));
     }
 
-    pub(super) fn add(&mut self, other: &Latency) {
+    /// All of another's.
+    pub fn add(&mut self, other: &Latency) {
         // It cannot fail: all have the same bounds.
         let _all_fit = self.0.add(&other.0);
     }
 
-    pub(super) fn count(&self) -> u64 {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    pub(super) fn text(&self) -> String {
+    /// A line for people.
+    pub fn text(&self) -> String {
         if self.0.is_empty() {
             return "not measured".to_owned();
         }
@@ -47,7 +51,7 @@ impl Latency {
     }
 
     /// Milliseconds by the name of the quantile; null when nothing was measured.
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         if self.0.is_empty() {
             return Value::Null;
         }

@@ -10,15 +10,15 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sample {
+struct Sample {
     /// User and system time since it began.
-    pub(super) cpu: Duration,
+    cpu: Duration,
     /// What it holds in memory.
-    pub(super) rss_bytes: u64,
+    rss_bytes: u64,
 }
 
 /// Watches the generator and the servers it was told of from one moment on.
-pub(super) struct Watch {
+pub struct Watch {
     since: Instant,
     /// `None` where there is no `/proc`.
     own: Option<Sample>,
@@ -27,25 +27,32 @@ pub(super) struct Watch {
 
 /// What was used between two moments.
 #[derive(Clone, Debug)]
-pub(super) struct Usage {
-    pub(super) took: Duration,
-    pub(super) own: Option<Duration>,
-    pub(super) servers: Vec<Server>,
+pub struct Usage {
+    /// From the first moment to the second.
+    pub took: Duration,
+    /// CPU time of this process; `None` where that is not told.
+    pub own: Option<Duration>,
+    /// Those that have not ended.
+    pub servers: Vec<Server>,
 }
 
 /// What one server used.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
-    pub(super) pid: u32,
-    pub(super) cpu: Duration,
-    /// At the end.
-    pub(super) rss_bytes: u64,
+pub struct Server {
+    /// Which.
+    pub pid: u32,
+    /// User and system time.
+    pub cpu: Duration,
+    /// Resident at the end.
+    pub rss_bytes: u64,
 }
 
 impl Watch {
+    /// Begins now, with this process and those of `pids`.
+    ///
     /// # Errors
     /// When one of `pids` is no process that can be looked at.
-    pub(super) fn begin(pids: &[u32]) -> anyhow::Result<Watch> {
+    pub fn begin(pids: &[u32]) -> anyhow::Result<Watch> {
         let server = |&pid: &u32| {
             let sample = sample(&pid.to_string());
             Ok((pid, sample.with_context(|| format!("--server-pid {pid} cannot be looked at"))?))
@@ -54,8 +61,8 @@ impl Watch {
         Ok(Watch { since: Instant::now(), own: sample("self").ok(), servers })
     }
 
-    /// A server that has ended is left out.
-    pub(super) fn end(&self) -> Usage {
+    /// What was used until now. A server that has ended is left out.
+    pub fn end(&self) -> Usage {
         let own = self.own.and_then(|before| {
             sample("self").ok().map(|after| after.cpu.saturating_sub(before.cpu))
         });
@@ -69,7 +76,7 @@ impl Watch {
     }
 
     /// Begins anew, at a moment at which the processes were found already.
-    pub(super) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.own = sample("self").ok();
         for (pid, before) in &mut self.servers {
             *before = sample(&pid.to_string()).unwrap_or(*before);
@@ -78,14 +85,14 @@ impl Watch {
     }
 
     /// What the servers held when the watch began.
-    pub(super) fn rss_bytes(&self) -> u64 {
+    pub fn rss_bytes(&self) -> u64 {
         self.servers.iter().map(|(_, sample)| sample.rss_bytes).sum()
     }
 }
 
 impl Usage {
     /// A line a process; `units` of what `unit` names were done for it.
-    pub(super) fn text(&self, units: u64, unit: &str) -> String {
+    pub fn text(&self, units: u64, unit: &str) -> String {
         let line = |who: &str, cpu: Duration, more: &str| {
             let cores = cpu.as_secs_f64() / self.took.as_secs_f64();
             let each = match units {
@@ -103,7 +110,8 @@ impl Usage {
         own.into_iter().chain(servers).chain(together).collect()
     }
 
-    pub(super) fn json(&self) -> Value {
+    /// The same for programs.
+    pub fn json(&self) -> Value {
         let server = |server: &Server| {
             json!({
                 "pid": server.pid, "cpu_s": server.cpu.as_secs_f64(),
@@ -117,7 +125,8 @@ impl Usage {
         })
     }
 
-    fn servers_cpu(&self) -> Duration {
+    /// Of all servers together.
+    pub fn servers_cpu(&self) -> Duration {
         self.servers.iter().map(|server| server.cpu).sum()
     }
 }

@@ -1,0 +1,288 @@
+//! `pushonce bench capacity`: what so many viewers need, computed from what was measured.
+//!
+//! Pure: costs and a wish in, a page out. `benches/CAPACITY.md` is this page with nothing said, and a
+//! test holds it to that.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::instruments::chart::figure;
+
+/// What is wished for, and what things cost.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Args {
+    /// Viewers at one moment, as in 500k or 10M, with commas between the numbers
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1M,10M,100M", value_parser = many)]
+    viewers: Vec<f64>,
+    /// Messages a second that each viewer gets
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 1.0, value_parser = positive)]
+    rate: f64,
+    /// Bytes of a message's payload
+    #[arg(long, value_name = "BYTES", default_value_t = 300.0, value_parser = positive)]
+    payload: f64,
+    /// Seconds in which every viewer comes anew: the reload storm of the last minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
+    storm: f64,
+    #[command(flatten)]
+    costs: Costs,
+    #[command(flatten)]
+    node: Machine,
+}
+
+/// What one of each costs a node. The defaults are those of benches/README.md.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct Costs {
+    /// CPU of a delivery in µs
+    #[arg(long, value_name = "MICROS", default_value_t = 4.6, value_parser = positive)]
+    cpu_us: f64,
+    /// CPU of an idle connection in µs a second
+    #[arg(long, value_name = "MICROS", default_value_t = 0.9, value_parser = positive)]
+    idle_us: f64,
+    /// CPU of a connection that comes, with its subscription and what it missed, in µs
+    #[arg(long, value_name = "MICROS", default_value_t = 100.0, value_parser = positive)]
+    connect_us: f64,
+    /// Memory of a connection in KiB, without the kernel's
+    #[arg(long, value_name = "KIB", default_value_t = 2.0, value_parser = positive)]
+    user_kib: f64,
+    /// Memory of a connection in the kernel in KiB
+    #[arg(long, value_name = "KIB", default_value_t = 4.0, value_parser = positive)]
+    kernel_kib: f64,
+    /// Bytes on the wire beside a payload: frame, TCP, IP, Ethernet
+    #[arg(long, value_name = "BYTES", default_value_t = 172.0, value_parser = positive)]
+    overhead: f64,
+}
+
+/// A node, and how much of it may be used.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct Machine {
+    /// Cores of a node
+    #[arg(long, value_name = "N", default_value_t = 16.0, value_parser = positive)]
+    cores: f64,
+    /// Memory of a node in GiB
+    #[arg(long, value_name = "GIB", default_value_t = 32.0, value_parser = positive)]
+    memory_gib: f64,
+    /// Bandwidth of a node in Gbit/s
+    #[arg(long, value_name = "GBIT", default_value_t = 10.0, value_parser = positive)]
+    gbit: f64,
+    /// The part of each that is used in the worst minute
+    #[arg(long, value_name = "PART", default_value_t = 0.6, value_parser = part)]
+    use_at_most: f64,
+}
+
+/// Fewer hold no majority when one is lost.
+const NODES_MIN: f64 = 3.0;
+
+/// What one number of viewers needs, over all nodes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Need {
+    viewers: f64,
+    deliveries: f64,
+    /// To deliver, to hold, and to let in during the storm.
+    cores: [f64; 3],
+    memory_gib: f64,
+    gbit: f64,
+    /// By cores, by memory, by bandwidth.
+    nodes: [f64; 3],
+}
+
+/// The page.
+#[derive(Debug)]
+pub(super) struct Report {
+    args: Args,
+    needs: Vec<Need>,
+}
+
+pub(super) fn run(args: Args) -> Report {
+    let needs = args.viewers.iter().map(|&viewers| need(&args, viewers)).collect();
+    Report { args, needs }
+}
+
+fn need(args: &Args, viewers: f64) -> Need {
+    let (costs, node) = (&args.costs, &args.node);
+    let deliveries = viewers * args.rate;
+    let cores = [
+        deliveries * costs.cpu_us / 1e6,
+        viewers * costs.idle_us / 1e6,
+        viewers * costs.connect_us / args.storm / 1e6,
+    ];
+    let memory_gib = viewers * (costs.user_kib + costs.kernel_kib) / KIB_A_GIB;
+    let gbit = deliveries * (args.payload + costs.overhead) * 8.0 / 1e9;
+    let fit = |needed: f64, each: f64| (needed / (each * node.use_at_most)).ceil().max(NODES_MIN);
+    Need {
+        viewers,
+        deliveries,
+        cores,
+        memory_gib,
+        gbit,
+        nodes: [
+            fit(cores.iter().sum(), node.cores),
+            fit(memory_gib, node.memory_gib),
+            fit(gbit, node.gbit),
+        ],
+    }
+}
+
+const KIB_A_GIB: f64 = 1_048_576.0;
+
+impl Need {
+    fn nodes(&self) -> f64 {
+        self.nodes.into_iter().fold(0.0, f64::max)
+    }
+
+    /// What there is least of.
+    fn bound_by(&self) -> &'static str {
+        let by = ["cores", "memory", "bandwidth"].into_iter().zip(self.nodes);
+        by.rev().max_by(|one, other| one.1.total_cmp(&other.1)).map_or("", |(what, _)| what)
+    }
+}
+
+impl super::Report for Report {
+    fn text(&self) -> String {
+        let Args { rate, payload, storm, costs, node, .. } = &self.args;
+        let mut page = format!(
+            "# Capacity\n\n\
+             What so many viewers need, computed from what was measured. This page is what \
+             `pushonce bench capacity` prints; say what is otherwise with you, as in \
+             `pushonce bench capacity --viewers 10M --rate 5 --cores 64 --gbit 25`.\n\n\
+             | in | |\n|---|---|\n\
+             | messages a second that each viewer gets, *r* | {rate} |\n\
+             | bytes of a payload, *p* | {payload} |\n\
+             | seconds in which everybody comes anew, *T* | {storm} |\n\
+             | CPU of a delivery, *d* | {} µs |\n\
+             | CPU of an idle connection, *i* | {} µs a second |\n\
+             | CPU of a connection that comes, with its subscription and what it missed, *c* | {} µs |\n\
+             | memory of a connection, *m*: ours and the kernel's | {} + {} KiB |\n\
+             | bytes on the wire beside a payload, *o* | {} |\n\
+             | a node | {} cores, {} GiB, {} Gbit/s, of which at most {} % are used |\n\n",
+            costs.cpu_us,
+            costs.idle_us,
+            costs.connect_us,
+            costs.user_kib,
+            costs.kernel_kib,
+            costs.overhead,
+            node.cores,
+            node.memory_gib,
+            node.gbit,
+            node.use_at_most * 100.0,
+        );
+        page += "| viewers | deliveries/s | cores: deliver | hold | storm | memory | bandwidth | nodes | bound by |\n\
+                 |---|---|---|---|---|---|---|---|---|\n";
+        for need in &self.needs {
+            let [deliver, hold, storm] = need.cores.map(figure);
+            // Writing to a string cannot fail.
+            let _written = writeln!(
+                page,
+                "| {} | {} | {deliver} | {hold} | {storm} | {} GiB | {} Gbit/s | {} | {} |",
+                figure(need.viewers),
+                figure(need.deliveries),
+                figure(need.memory_gib),
+                figure(need.gbit),
+                need.nodes(),
+                need.bound_by(),
+            );
+        }
+        page + FORMULAE
+    }
+
+    fn json(&self) -> Value {
+        let row = |need: &Need| {
+            json!({
+                "viewers": need.viewers, "deliveries_per_second": need.deliveries,
+                "cores": { "deliver": need.cores[0], "hold": need.cores[1], "storm": need.cores[2] },
+                "memory_gib": need.memory_gib, "gbit": need.gbit,
+                "nodes": need.nodes(), "bound_by": need.bound_by(),
+            })
+        };
+        json!({ "bench": "capacity", "rows": self.needs.iter().map(row).collect::<Vec<_>>() })
+    }
+}
+
+const FORMULAE: &str = "
+With *V* viewers:
+
+- deliveries a second = *V r*
+- cores to deliver = *V r d*; to hold connections = *V i*; in the storm = *V c* / *T*
+- memory = *V m*
+- bandwidth = *V r* (*p* + *o*) 8
+- nodes = the most of: all cores / cores of a node, memory / memory of a node, bandwidth / bandwidth of a
+  node, each divided by the part that is used; rounded up, and three at least.
+
+The costs are those of [README.md](README.md), measured on loopback, one message at a time, which is the
+dearest way to deliver: every message wakes every socket. Under load one write carries several messages, and
+a delivery costs a tenth. Not in here: TLS, the driver of a real network card, the load balancer before the
+nodes, and what nodes say to each other, which is one copy of each message a node.
+";
+
+/// A number of up to a trillion, with k or M for thousands or millions.
+fn many(text: &str) -> Result<f64, String> {
+    let (digits, times) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1e3),
+        None => text.strip_suffix('M').map_or((text, 1.0), |digits| (digits, 1e6)),
+    };
+    let number = digits.parse::<f64>().ok().map(|number| number * times);
+    let number = number.filter(|number| (1.0..=1e12).contains(number));
+    number.ok_or_else(|| "a number of viewers, as in 2000, 500k or 10M".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (1e-6..=1e9).contains(number));
+    number.ok_or_else(|| "a number above 0, and of a billion at most".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.01..=1.0).contains(part));
+    part.ok_or_else(|| "a part from 0.01 to 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::bench::Report as _;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &str) -> Args {
+        Line::try_parse_from(std::iter::once("bench").chain(line.split_whitespace())).unwrap().args
+    }
+
+    #[test]
+    fn the_page_is_what_the_command_prints() {
+        let page = include_str!("../../../../../benches/CAPACITY.md");
+        assert!(
+            page == run(args("")).text(),
+            "write it anew: pushonce bench capacity > benches/CAPACITY.md"
+        );
+    }
+
+    #[test]
+    fn a_million_viewers_of_five_messages_a_second() {
+        let costs =
+            "--cpu-us 10 --idle-us 2 --connect-us 60 --user-kib 1 --kernel-kib 3 --overhead 70";
+        let args = args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --use-at-most 0.5"));
+        let need = need(&args, 1e6);
+        assert_eq!(need.deliveries, 5e6);
+        assert_eq!(need.cores, [50.0, 2.0, 1.0]);
+        assert_eq!(need.gbit, 14.8);
+        assert!((need.memory_gib - 3.815).abs() < 0.001);
+        assert_eq!(need.nodes, [7.0, 3.0, 3.0]);
+        assert_eq!((need.nodes(), need.bound_by()), (7.0, "cores"));
+    }
+
+    #[test]
+    fn few_viewers_need_three_nodes_all_the_same() {
+        assert_eq!(need(&args(""), 1_000.0).nodes(), NODES_MIN);
+    }
+
+    #[test]
+    fn viewers_are_read_as_people_write_them() {
+        assert_eq!([many("2000"), many("500k"), many("10M")], [Ok(2e3), Ok(5e5), Ok(1e7)]);
+        assert!(many("0").is_err() && many("10G").is_err() && many("NaN").is_err());
+    }
+}

@@ -1,0 +1,37 @@
+//! `pushonce bench push-once` with few viewers: it starts what it needs, and counts what it should.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn one_change_is_one_request_of_the_site_however_many_look() {
+    let output = Command::new(env!("CARGO_BIN_EXE_pushonce"))
+        .args([
+            "bench",
+            "push-once",
+            "--viewers",
+            "5,20",
+            "--changes",
+            "2",
+            "--polls",
+            "3",
+            "--json",
+        ])
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
+    let requests = |viewers: u64, way: &str| {
+        let rows = report["rows"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["viewers"] == viewers && row["way"] == way);
+        row.unwrap_or_else(|| panic!("{way} is missing"))["requests"].as_f64()
+    };
+    for viewers in [5, 20] {
+        let each = viewers as f64;
+        assert_eq!(requests(viewers, "reload"), Some(each));
+        assert_eq!(requests(viewers, "poll"), Some(3.0 * each));
+        assert_eq!(requests(viewers, "push-all"), Some(each));
+        assert_eq!(requests(viewers, "push-once"), Some(1.0));
+    }
+}
