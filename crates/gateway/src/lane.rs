@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pushonce_fanout::Hub;
@@ -12,10 +11,12 @@ use pushonce_fanout::Hub;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
@@ -30,9 +31,6 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// A pause when the system has no descriptor left: without it the lane would spin, and closing
 /// sessions is what frees some.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-
-/// QUIC handshakes that wait for this lane; one more is refused.
-pub(crate) const INCOMING_MAX: usize = 256;
 
 /// What the sessions of a lane share. Never leaves the lane's thread.
 pub(crate) struct Local {
@@ -57,10 +55,8 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
-    /// QUIC connections that are this lane's.
-    pub(crate) incoming: mpsc::Receiver<quinn::Incoming>,
-    /// The UDP socket, if this lane is the one that reads it.
-    pub(crate) endpoint: Option<quic::Socket>,
+    /// Where QUIC comes in, if it does on this lane.
+    pub(crate) quic: Option<quic::Door>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) rounds: Rounds,
 }
@@ -71,7 +67,7 @@ pub(crate) fn start(
     parts: Parts,
     shutdown: CancellationToken,
     ended: oneshot::Sender<io::Result<()>>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
         // Nobody listens when the gateway was dropped.
         let _ = ended.send(live(index, parts, shutdown));
@@ -84,31 +80,37 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 }
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, hub, publisher, router, listener, mut incoming, endpoint, room, rounds } =
-        parts;
+    let Parts { config, hub, publisher, router, listener, quic, room, rounds } = parts;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local::new(config, fanout, publisher, room, leaving.clone()));
     let listener = TcpListener::from_std(listener)?;
-    let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
+    let quic = quic.map(|door| quic::Endpoint::open(door, local.clone())).transpose()?;
     let over = CancellationToken::new();
     local.spawn(driver.run(over.clone()));
+    let mut quic = quic.map(|endpoint| tokio::task::spawn_local(endpoint.run(over.clone())));
     tokio::select! {
         () = accept_tcp(&local, listener, router) => {}
-        () = accept_quic(&local, &mut incoming) => {}
-        () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
-        () = quic::renew(endpoint.as_ref()) => {}
         () = beat(&local, || rounds.count(index)) => {}
+        () = ended(&mut quic), if quic.is_some() => {}
         () = leaving.cancelled() => {}
     }
     take_leave(&local).await;
-    // Kept until here: by its end the lane with the endpoint knows that this one is done.
-    drop(incoming);
-    if let Some(endpoint) = endpoint {
-        endpoint.close(local.config.grace).await;
-    }
     over.cancel();
+    ended(&mut quic).await;
     Ok(())
+}
+
+/// QUIC does not end before its lane is over, unless by a panic: that is the lane's then.
+async fn ended(quic: &mut Option<JoinHandle<()>>) {
+    let Some(task) = quic else { return };
+    let ended = task.await;
+    *quic = None;
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// Sessions say goodbye, answers in flight are finished, within the grace time.
@@ -166,20 +168,6 @@ fn limit_stuck(stream: &TcpStream, heartbeat: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn limit_stuck(_: &TcpStream, _: Duration) {}
 
-async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Incoming>) {
-    while let Some(incoming) = incoming.recv().await {
-        match local.permit() {
-            Some(permit) => {
-                let session = quic::run(local.clone(), incoming, permit);
-                local.connections.spawn_local(session);
-            }
-            None => incoming.refuse(),
-        }
-    }
-    // Only at the end of the gateway: the other branches decide when the lane is over.
-    std::future::pending().await
-}
-
 async fn beat(local: &Local, round: impl Fn()) {
     let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -223,7 +211,12 @@ impl Local {
         self.connections.spawn_local(task);
     }
 
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    /// Counts as a connection until it is dropped.
+    pub(crate) fn count_in(&self) -> TaskTrackerToken {
+        self.connections.token()
+    }
+
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let permit = self.room.clone().try_acquire_owned().ok();
         if permit.is_none() {
             self.meters.full.increment(1);
