@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::quic::steering;
+
 /// Handshakes the kernel keeps while a lane is busy. A full match comes back at once after a
 /// restart; the kernel cuts this to its own `somaxconn`, which is 4096 as well.
 const BACKLOG: i32 = 4096;
@@ -86,14 +88,46 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The one UDP socket of QUIC.
-pub(crate) fn quic(address: SocketAddr) -> Result<UdpSocket, BindError> {
-    UdpSocket::bind(address).map_err(|source| BindError::Address {
-        door: "QUIC",
-        address,
-        flag: "--quic",
-        source,
-    })
+/// The UDP sockets of QUIC on one port: one for each lane if packets can be steered to the lane that
+/// has their connection, else one for all.
+pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, BindError> {
+    let fail = |source| quic_error(address, source);
+    // Alone, as for HTTP.
+    let socket = UdpSocket::bind(address).map_err(fail)?;
+    let address = socket.local_addr().map_err(fail)?;
+    let lanes = lanes.min(steering::LANES_MAX);
+    if lanes > 1 {
+        drop(socket);
+        return match steered(address, lanes) {
+            Ok(sockets) => Ok(sockets),
+            Err(error) => {
+                tracing::info!(%error, "QUIC is on one lane: its packets cannot be steered to more");
+                UdpSocket::bind(address).map(|socket| vec![socket]).map_err(fail)
+            }
+        };
+    }
+    Ok(vec![socket])
+}
+
+fn steered(address: SocketAddr, lanes: usize) -> io::Result<Vec<UdpSocket>> {
+    let sockets: Vec<_> = (0..lanes).map(|_| share(address)).collect::<io::Result<_>>()?;
+    match sockets.first() {
+        Some(first) => steering::attach(first, lanes).map(|()| sockets),
+        None => Ok(sockets),
+    }
+}
+
+fn share(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// QUIC cannot have its address.
+pub(crate) fn quic_error(address: SocketAddr, source: io::Error) -> BindError {
+    BindError::Address { door: "QUIC", address, flag: "--quic", source }
 }
 
 #[cfg(test)]
@@ -122,8 +156,11 @@ mod tests {
 
     #[test]
     fn a_taken_udp_port_is_refused_with_the_flag_to_change() {
-        let socket = quic(loopback(0)).unwrap();
-        let text = quic(socket.local_addr().unwrap()).unwrap_err().to_string();
-        assert!(text.contains("QUIC") && text.contains("--quic"), "{text}");
+        for lanes in [1, 2] {
+            let sockets = quic(loopback(0), lanes).unwrap();
+            let address = sockets[0].local_addr().unwrap();
+            let text = quic(address, lanes).unwrap_err().to_string();
+            assert!(text.contains("QUIC") && text.contains("--quic"), "{text}");
+        }
     }
 }

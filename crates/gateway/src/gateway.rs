@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pushonce_core::ClusterView;
 use pushonce_fanout::Hub;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
@@ -37,7 +37,7 @@ pub struct Gateway {
     router: Router,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
-    quic: quic::Socket,
+    quic: quic::Port,
     rounds: Rounds,
     memory: MemoryUse,
 }
@@ -72,7 +72,7 @@ impl Gateway {
             Some(Ok(address)) => address,
             _ => config.http,
         };
-        let quic = quic::Socket::bind(&config, certificate)?;
+        let quic = quic::Port::bind(&config, certificate)?;
         let routes = Http {
             hub: behind.hub.clone(),
             publisher: behind.publisher.clone(),
@@ -118,36 +118,26 @@ impl Gateway {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let stop = shutdown.child_token();
         let _guard = stop.clone().drop_guard();
-        let mut lanes = self.start(&stop)?;
-        let mut outcome = Ok(());
-        while let Some(ended) = lanes.next().await {
-            let ended = match ended {
-                Ok(ended) => ended.map_err(RunError::Lane),
-                Err(_) => Err(RunError::Panic),
-            };
-            if ended.is_err() {
-                stop.cancel();
-            }
-            outcome = outcome.and(ended);
+        let (lanes, identity) = self.start(&stop)?;
+        tokio::select! {
+            outcome = outcome(lanes, &stop) => outcome,
+            never = identity.renew() => match never {},
         }
-        outcome
     }
 
-    fn start(self, stop: &CancellationToken) -> io::Result<FuturesUnordered<Ended>> {
+    fn start(self, stop: &CancellationToken) -> io::Result<(Lanes, quic::Identity)> {
         let room =
             Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
-        let (to_lanes, incoming): (Vec<_>, Vec<_>) =
-            self.listeners.iter().map(|_| mpsc::channel(lane::INCOMING_MAX)).unzip();
-        let mut quic = Some(self.quic.hand_to(to_lanes));
+        let (doors, identity) = self.quic.open();
+        let mut doors = doors.into_iter();
         let ends = FuturesUnordered::new();
-        for (index, (listener, incoming)) in self.listeners.into_iter().zip(incoming).enumerate() {
+        for (index, listener) in self.listeners.into_iter().enumerate() {
             let parts = Parts {
                 config: self.config.clone(),
                 behind: self.behind.clone(),
                 router: self.router.clone(),
                 listener,
-                incoming,
-                endpoint: quic.take(),
+                quic: doors.next(),
                 room: room.clone(),
                 memory: self.memory.clone(),
                 rounds: self.rounds.clone(),
@@ -156,8 +146,25 @@ impl Gateway {
             lane::start(index, parts, stop.clone(), tell)?;
             ends.push(ended);
         }
-        Ok(ends)
+        Ok((ends, identity))
     }
 }
 
-type Ended = oneshot::Receiver<io::Result<()>>;
+/// Each ends with how its lane went.
+type Lanes = FuturesUnordered<oneshot::Receiver<io::Result<()>>>;
+
+/// Waits for all lanes. The first that ends badly stops the others.
+async fn outcome(mut lanes: Lanes, stop: &CancellationToken) -> Result<(), RunError> {
+    let mut outcome = Ok(());
+    while let Some(ended) = lanes.next().await {
+        let ended = match ended {
+            Ok(ended) => ended.map_err(RunError::Lane),
+            Err(_) => Err(RunError::Panic),
+        };
+        if ended.is_err() {
+            stop.cancel();
+        }
+        outcome = outcome.and(ended);
+    }
+    outcome
+}

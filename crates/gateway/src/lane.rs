@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pushonce_core::{ClusterView, Delivery, TooFast, Topic};
@@ -12,10 +11,12 @@ use pushonce_core::{ClusterView, Delivery, TooFast, Topic};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
@@ -37,9 +38,6 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// one costs some 100 µs, as a turn of the fan-out's 256 offers costs a millisecond: in a storm the two
 /// take turns, whoever is connected waits some milliseconds, and whoever is not, in the backlog.
 const ACCEPTS_PER_TURN: usize = 16;
-
-/// QUIC handshakes that wait for this lane; one more is refused.
-pub(crate) const INCOMING_MAX: usize = 256;
 
 /// What the sessions of a lane share. Never leaves the lane's thread.
 pub(crate) struct Local {
@@ -69,10 +67,8 @@ pub(crate) struct Parts {
     pub(crate) behind: Behind,
     pub(crate) router: axum::Router,
     pub(crate) listener: std::net::TcpListener,
-    /// QUIC connections that are this lane's.
-    pub(crate) incoming: mpsc::Receiver<quinn::Incoming>,
-    /// The UDP socket, if this lane is the one that reads it.
-    pub(crate) endpoint: Option<quic::Socket>,
+    /// Where QUIC comes in, if it does on this lane.
+    pub(crate) quic: Option<quic::Door>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,
     pub(crate) rounds: Rounds,
@@ -84,7 +80,7 @@ pub(crate) fn start(
     parts: Parts,
     shutdown: CancellationToken,
     ended: oneshot::Sender<io::Result<()>>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
         if parts.config.pin_lanes {
             pin::pin(index, parts.config.lanes);
@@ -100,32 +96,38 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 }
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, behind, router, listener, mut incoming, endpoint, room, memory, rounds } =
-        parts;
+    let Parts { config, behind, router, listener, quic, room, memory, rounds } = parts;
     let Behind { hub, publisher, view, .. } = behind;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local::new(config, fanout, publisher, view, room, memory, leaving.clone()));
     let listener = TcpListener::from_std(listener)?;
-    let endpoint = endpoint.map(quic::Endpoint::open).transpose()?;
+    let quic = quic.map(|door| quic::Endpoint::open(door, local.clone())).transpose()?;
     let over = CancellationToken::new();
     local.spawn(driver.run(over.clone()));
+    let mut quic = quic.map(|endpoint| tokio::task::spawn_local(endpoint.run(over.clone())));
     tokio::select! {
         () = accept_tcp(&local, listener, router) => {}
-        () = accept_quic(&local, &mut incoming) => {}
-        () = quic::hand_out(endpoint.as_ref(), &local.meters) => {}
-        () = quic::renew(endpoint.as_ref()) => {}
         () = beat(&local, || rounds.count(index)) => {}
+        () = ended(&mut quic), if quic.is_some() => {}
         () = leaving.cancelled() => {}
     }
     take_leave(&local).await;
-    // Kept until here: by its end the lane with the endpoint knows that this one is done.
-    drop(incoming);
-    if let Some(endpoint) = endpoint {
-        endpoint.close(local.config.grace).await;
-    }
     over.cancel();
+    ended(&mut quic).await;
     Ok(())
+}
+
+/// QUIC does not end before its lane is over, unless by a panic: that is the lane's then.
+async fn ended(quic: &mut Option<JoinHandle<()>>) {
+    let Some(task) = quic else { return };
+    let ended = task.await;
+    *quic = None;
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// Sessions say goodbye, answers in flight are finished, within the grace time.
@@ -185,20 +187,6 @@ fn limit_stuck(stream: &TcpStream, heartbeat: Duration) {
 /// Other systems have no such option.
 #[cfg(not(target_os = "linux"))]
 fn limit_stuck(_: &TcpStream, _: Duration) {}
-
-async fn accept_quic(local: &Rc<Local>, incoming: &mut mpsc::Receiver<quinn::Incoming>) {
-    while let Some(incoming) = incoming.recv().await {
-        match local.permit() {
-            Some(permit) => {
-                let session = quic::run(local.clone(), incoming, permit);
-                local.connections.spawn_local(session);
-            }
-            None => incoming.refuse(),
-        }
-    }
-    // Only at the end of the gateway: the other branches decide when the lane is over.
-    std::future::pending().await
-}
 
 async fn beat(local: &Local, round: impl Fn()) {
     let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
@@ -280,8 +268,13 @@ impl Local {
         }
     }
 
+    /// Counts as a connection until it is dropped.
+    pub(crate) fn count_in(&self) -> TaskTrackerToken {
+        self.connections.token()
+    }
+
     /// A place for one more connection.
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let takes = self.pressure.get() < Pressure::Shed;
         let permit = takes.then(|| self.room.clone().try_acquire_owned().ok()).flatten();
         if permit.is_none() {

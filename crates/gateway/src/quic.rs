@@ -1,26 +1,31 @@
-//! QUIC, ALPN `pushonce/1`: one endpoint, sessions on every lane.
+//! QUIC, ALPN `pushonce/1`: one port, and an endpoint on every lane.
 //!
-//! The endpoint lives on the first lane, which reads the UDP socket and does the first step of each
-//! handshake; the connection is then handed to a lane in turn, and all else of it happens there.
+//! Each lane has a socket of its own on the port, and the kernel brings it the packets of its own
+//! connections (see [`steering`]); where the system cannot do that, all sessions are on the first
+//! lane. The protocol is `quinn-proto`, driven by the lane itself ([`Endpoint`]): no task and no
+//! lock a connection, and the packets of a turn go out together.
 
+mod endpoint;
+mod link;
 mod outlet;
 mod session;
+mod socket;
+pub(crate) mod steering;
+mod timers;
 
-use std::io;
+use std::convert::Infallible;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pushonce_proto::close;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
-use tokio::sync::{mpsc, watch};
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{AckFrequencyConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use tokio::sync::watch;
 
-pub(crate) use session::run;
+pub(crate) use endpoint::Endpoint;
 
 use crate::certificate::{Fingerprint, Kept};
-use crate::metrics::{Door, Meters};
-use crate::{BindError, Certificate, Config, IDLE_INTERVALS, bind, lane};
+use crate::{BindError, Certificate, Config, IDLE_INTERVALS, bind};
 
 /// What both sides say in the handshake to mean this protocol.
 const ALPN: &[u8] = b"pushonce/1";
@@ -33,138 +38,121 @@ const RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// 10 MiB; at a quarter of a mebibyte a thousand stopped readers hold no more than that many MiB.
 const SEND_WINDOW_BYTES: u64 = 256 << 10;
 
+/// Packets that a client may take before it must acknowledge, if nothing is missing and its delay
+/// (25 ms) is not over: to read the acknowledgement of every second one costs a quarter of a
+/// delivery. Clients that do not know the extension do as they always do.
+const PACKETS_PER_ACK: u32 = 10;
+
 /// How often the age of the certificate is looked at: often against the days that are left then.
 const RENEW_EVERY: Duration = Duration::from_secs(3600);
 
-/// The UDP socket of the gateway, before the lanes run.
-pub(crate) struct Socket {
-    udp: UdpSocket,
+/// The port, before the lanes run.
+pub(crate) struct Port {
     address: SocketAddr,
-    config: quinn::ServerConfig,
+    doors: Vec<Door>,
     identity: Identity,
-    lanes: Vec<mpsc::Sender<quinn::Incoming>>,
 }
 
-/// What the endpoint shows to clients, and what it takes to change it.
-struct Identity {
+/// A lane's part of it.
+pub(crate) struct Door {
+    udp: UdpSocket,
+    lane: usize,
+    /// How many lanes have one.
+    lanes: usize,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    /// The sockets of all lanes.
+    group: Arc<[UdpSocket]>,
+}
+
+/// What the endpoints show to clients, and what it takes to change it.
+pub(crate) struct Identity {
     kept: Kept,
-    shown: watch::Sender<Fingerprint>,
+    fingerprint: watch::Sender<Fingerprint>,
+    config: watch::Sender<Arc<ServerConfig>>,
     transport: Arc<TransportConfig>,
 }
 
-/// The endpoint, on the lane that runs it.
-pub(crate) struct Endpoint {
-    endpoint: quinn::Endpoint,
-    identity: Identity,
-    lanes: Vec<mpsc::Sender<quinn::Incoming>>,
-}
+// === impl Port ===
 
-impl Socket {
-    pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Socket, BindError> {
-        let udp = bind::quic(config.quic)?;
-        let address = udp.local_addr().unwrap_or(config.quic);
-        let (shown, _) = watch::channel(certificate.fingerprint());
-        let transport = Arc::new(transport(config));
-        let identity = Identity { kept: certificate.kept(), shown, transport };
-        let config = identity.config(certificate)?;
-        Ok(Socket { udp, address, config, identity, lanes: Vec::new() })
+impl Port {
+    pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Port, BindError> {
+        let identity = Identity::new(certificate, transport(config))?;
+        let fail = |source| bind::quic_error(config.quic, source);
+        let sockets: Arc<[UdpSocket]> = bind::quic(config.quic, config.lanes.max(1))?.into();
+        let doors = sockets.iter().enumerate().map(|(lane, socket)| {
+            Ok(Door {
+                udp: socket.try_clone().map_err(fail)?,
+                lane,
+                lanes: sockets.len(),
+                config: identity.config.subscribe(),
+                group: sockets.clone(),
+            })
+        });
+        let doors = doors.collect::<Result<Vec<_>, BindError>>()?;
+        let address = match sockets.first().map(UdpSocket::local_addr) {
+            Some(Ok(address)) => address,
+            _ => config.quic,
+        };
+        Ok(Port { address, doors, identity })
     }
 
     /// The certificate that clients meet, now and later.
     pub(crate) fn fingerprint(&self) -> watch::Receiver<Fingerprint> {
-        self.identity.shown.subscribe()
+        self.identity.fingerprint.subscribe()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections go to these lanes, in turn.
-    pub(crate) fn hand_to(self, lanes: Vec<mpsc::Sender<quinn::Incoming>>) -> Socket {
-        Socket { lanes, ..self }
+    /// The doors of the lanes, from the first, and what keeps their certificate fresh.
+    pub(crate) fn open(self) -> (Vec<Door>, Identity) {
+        (self.doors, self.identity)
     }
 }
 
-impl Endpoint {
-    /// Opens the endpoint on the runtime of the lane that calls.
-    pub(crate) fn open(socket: Socket) -> io::Result<Endpoint> {
-        let Socket { udp, config, identity, lanes, .. } = socket;
-        let (own, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
-        let endpoint = quinn::Endpoint::new(own, Some(config), udp, runtime)?;
-        Ok(Endpoint { endpoint, identity, lanes })
-    }
-
-    /// Ends when the sessions of every lane have: until then their packets go out through here.
-    /// Waits no longer than `grace` for them.
-    pub(crate) async fn close(self, grace: Duration) {
-        let Endpoint { endpoint, lanes, .. } = self;
-        let all = async {
-            for lane in &lanes {
-                lane.closed().await;
-            }
-        };
-        // Whoever is left after that is cut off, as its lane has said.
-        let _ = tokio::time::timeout(grace, all).await;
-        endpoint.close(VarInt::from(close::GOING_AWAY.code), b"the server is going away");
-    }
-}
-
-/// Hands connections to the lanes; for ever, also where there is no endpoint.
-pub(crate) async fn hand_out(endpoint: Option<&Endpoint>, meters: &Meters) {
-    let Some(Endpoint { endpoint, lanes, .. }) = endpoint else {
-        return std::future::pending().await;
-    };
-    for lane in lanes.iter().cycle() {
-        let Some(incoming) = endpoint.accept().await else { break };
-        // A lane behind with its handshakes: only those who own their address may wait.
-        let busy = lane.capacity() < lane::INCOMING_MAX / 2;
-        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
-            // It fails only when it was asked for before, which `may_retry` rules out.
-            let _ = incoming.retry();
-            continue;
-        }
-        if let Err(refused) = lane.try_send(incoming) {
-            meters.of(Door::Quic).refused.increment(1);
-            refused.into_inner().refuse();
-        }
-    }
-    std::future::pending().await
-}
-
-/// Shows a new certificate before the old one ends; for ever, also where there is no endpoint.
-/// Sessions that are open keep what they began with.
-pub(crate) async fn renew(endpoint: Option<&Endpoint>) {
-    let Some(Endpoint { endpoint, identity, .. }) = endpoint else {
-        return std::future::pending().await;
-    };
-    let mut kept = identity.kept.clone();
-    loop {
-        tokio::time::sleep(RENEW_EVERY).await;
-        let next = match kept.renew(SystemTime::now()) {
-            Ok(Some(next)) => next,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "QUIC keeps its certificate, which expires soon");
-                continue;
-            }
-        };
-        let fingerprint = next.fingerprint();
-        match identity.config(next) {
-            Ok(config) => {
-                endpoint.set_server_config(Some(config));
-                identity.shown.send_replace(fingerprint);
-            }
-            Err(error) => tracing::warn!(%error, "QUIC keeps its certificate"),
-        }
-    }
-}
+// === impl Identity ===
 
 impl Identity {
-    fn config(&self, certificate: Certificate) -> Result<quinn::ServerConfig, BindError> {
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(certificate)?));
-        config.transport_config(self.transport.clone());
-        Ok(config)
+    fn new(certificate: Certificate, transport: TransportConfig) -> Result<Identity, BindError> {
+        let (kept, transport) = (certificate.kept(), Arc::new(transport));
+        let (fingerprint, _) = watch::channel(certificate.fingerprint());
+        let (config, _) = watch::channel(server_config(certificate, transport.clone())?);
+        Ok(Identity { kept, fingerprint, config, transport })
     }
+
+    /// Shows a new certificate before the old one ends; for ever. Sessions that are open keep what
+    /// they began with.
+    pub(crate) async fn renew(mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            let next = match self.kept.renew(SystemTime::now()) {
+                Ok(Some(next)) => next,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "QUIC keeps its certificate, which expires soon");
+                    continue;
+                }
+            };
+            let fingerprint = next.fingerprint();
+            match server_config(next, self.transport.clone()) {
+                Ok(config) => {
+                    self.config.send_replace(config);
+                    self.fingerprint.send_replace(fingerprint);
+                }
+                Err(error) => tracing::warn!(%error, "QUIC keeps its certificate"),
+            }
+        }
+    }
+}
+
+fn server_config(
+    certificate: Certificate,
+    transport: Arc<TransportConfig>,
+) -> Result<Arc<ServerConfig>, BindError> {
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto(certificate)?));
+    config.transport_config(transport);
+    Ok(Arc::new(config))
 }
 
 fn crypto(certificate: Certificate) -> Result<QuicServerConfig, BindError> {
@@ -183,6 +171,8 @@ fn crypto(certificate: Certificate) -> Result<QuicServerConfig, BindError> {
 
 fn transport(config: &Config) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK));
     let idle = IdleTimeout::try_from(config.heartbeat * u32::from(IDLE_INTERVALS)).ok();
     transport
         // The control stream is all that a client opens.
@@ -194,7 +184,9 @@ fn transport(config: &Config) -> TransportConfig {
         // Messages are small and rare: a larger packet gains nothing, and the search for it costs
         // memory in each connection.
         .mtu_discovery_config(None)
+        .enable_segmentation_offload(false)
         .datagram_receive_buffer_size(None)
+        .ack_frequency_config(Some(acks))
         .keep_alive_interval(Some(config.heartbeat))
         .max_idle_timeout(idle);
     transport

@@ -416,6 +416,48 @@ async fn a_quic_client_that_wants_no_answers_has_no_session() {
     assert_eq!(close.error_code.into_inner(), u64::from(close::NORMAL.code));
 }
 
+/// Its packets go to the lane that has its session, wherever they come from.
+#[tokio::test]
+async fn a_quic_client_whose_address_changes_goes_on() {
+    let server = Server::with(|config| config.lanes = 4).await;
+    for text in ["one", "two", "three", "four", "five"] {
+        let mut client = Client::connect(&server, Via::Quic).await;
+        client.subscribe(1, "a", From::Now).await;
+        client.change_address();
+        client.subscribe(2, "b", From::Now).await;
+        server.origin.say("a", text).await;
+        assert_eq!(client.message().await.1, text);
+    }
+}
+
+#[tokio::test]
+async fn one_quic_connection_too_many_is_refused_until_another_ends() {
+    let server = Server::with(|config| config.connections_max = 1).await;
+    let (_endpoint, first) =
+        support::client::dial(&server, b"pushonce/1").await.expect("connected");
+    assert!(support::client::dial(&server, b"pushonce/1").await.is_err());
+    first.close(quinn::VarInt::from_u32(0), b"");
+    support::within(async {
+        while support::client::dial(&server, b"pushonce/1").await.is_err() {}
+    })
+    .await;
+}
+
+/// They all are in their handshake until they open their control stream. The next has to prove its
+/// address first, which is one more way there and back, and nothing else.
+#[tokio::test]
+async fn who_comes_while_many_quic_handshakes_are_under_way_gets_in() {
+    let server = Server::with(|config| config.lanes = 1).await;
+    let mut silent = Vec::new();
+    for _ in 0..140 {
+        silent.push(support::client::dial(&server, b"pushonce/1").await.expect("connected"));
+    }
+    let mut client = Client::connect(&server, Via::Quic).await;
+    client.subscribe(1, "a", From::Now).await;
+    server.origin.say("a", "one").await;
+    assert_eq!(client.message().await.1, "one");
+}
+
 #[tokio::test]
 async fn a_quic_client_that_means_another_protocol_is_refused() {
     let server = Server::start().await;

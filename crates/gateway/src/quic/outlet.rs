@@ -1,33 +1,34 @@
 //! The ways out of one QUIC session: the control stream, and one stream a subscription.
 //!
 //! Frames go straight into the connection's send buffer, which `SEND_WINDOW_BYTES` bounds for all
-//! streams together. What does not fit stays with the hub, except one frame of each topic and the
-//! answers on the control stream: those of [`CONGESTED`], of one more read, and of what was on its
-//! way to the hub or the publisher.
+//! streams together. What does not fit stays with the hub, except the rest of one frame of each
+//! topic and the answers on the control stream: those of [`CONGESTED`], of one more read, and of
+//! what was on its way to the hub or the publisher.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::rc::Rc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use metrics::Counter;
 use pushonce_core::Topic;
 use pushonce_fanout::{Closed, Offered};
-use quinn::{SendStream, VarInt, WriteError};
+use quinn_proto::StreamId;
+
+use super::link::{Full, Link};
 
 /// Answers in the queue beyond which no more requests are read.
 const CONGESTED: usize = 32;
 
 /// One stream.
 struct Way {
-    stream: SendStream,
+    stream: StreamId,
     /// Of a subscription: one frame at most, whole or the rest of it.
     queue: VecDeque<Bytes>,
     progressed: bool,
-    bytes_out: Counter,
 }
 
 pub(super) struct Outlet {
+    link: Rc<Link>,
     control: Way,
     subscriptions: HashMap<u32, Subscription>,
     /// Those the hub waits to hear of.
@@ -35,7 +36,6 @@ pub(super) struct Outlet {
     /// The client wants no more of these.
     stopped: Vec<Topic>,
     state: State,
-    waker: Waker,
     bytes_out: Counter,
 }
 
@@ -49,36 +49,23 @@ enum State {
     Open,
     /// Answers that are queued are still sent, nothing else is taken.
     Leaving,
-    /// The connection failed.
-    Dead,
-}
-
-/// Why a stream takes nothing now.
-enum Full {
-    /// There is no room yet; the session is woken when there is.
-    Blocked,
-    /// The client stopped this one.
-    Stopped,
+    /// The client takes no answers.
     Dead,
 }
 
 // === impl Way ===
 
 impl Way {
-    fn new(stream: SendStream, bytes_out: Counter) -> Way {
-        Way { stream, queue: VecDeque::new(), progressed: false, bytes_out }
+    fn new(stream: StreamId) -> Way {
+        Way { stream, queue: VecDeque::new(), progressed: false }
     }
 
-    /// Writes what is queued. An error: something is left, and unless the stream is over, `cx` is
-    /// woken when there is room.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Full> {
-        while let Some(front) = self.queue.front_mut() {
-            let written = write(&mut self.stream, cx, front)?;
-            self.progressed = true;
-            self.bytes_out.increment(written as u64);
-            front.advance(written);
-            if front.is_empty() {
-                self.queue.pop_front();
+    /// Writes what is queued.
+    fn flush(&mut self, link: &Link, bytes_out: &Counter) -> Result<(), Full> {
+        while let Some(mut front) = self.queue.pop_front() {
+            if let Err(full) = self.write(link, bytes_out, &mut front) {
+                self.queue.push_front(front);
+                return Err(full);
             }
         }
         // What a burst made large an idle session does not keep.
@@ -87,61 +74,57 @@ impl Way {
     }
 
     /// Writes frames from the front, and queues the rest of one that was cut. How many it took.
-    fn push(&mut self, cx: &mut Context<'_>, frames: &[Bytes]) -> Result<usize, Full> {
-        let mut taken = 0;
-        while taken < frames.len() {
-            match self.flush(cx) {
+    fn push(&mut self, link: &Link, bytes_out: &Counter, frames: &[Bytes]) -> Result<usize, Full> {
+        for (taken, frame) in frames.iter().enumerate() {
+            let mut rest = frame.clone();
+            let wrote = match self.flush(link, bytes_out) {
+                Ok(()) => self.write(link, bytes_out, &mut rest),
+                full => full,
+            };
+            match wrote {
                 Ok(()) => {}
-                Err(Full::Blocked) => return Ok(taken),
+                Err(Full::Blocked) if rest.len() == frame.len() => return Ok(taken),
+                Err(Full::Blocked) => {
+                    self.queue.push_back(rest);
+                    return Ok(taken + 1);
+                }
                 Err(full) => return Err(full),
             }
-            // Queued to be written by the next flush, which asks to be woken if it cannot be.
-            self.queue.push_back(frames[taken].clone());
-            taken += 1;
         }
-        match self.flush(cx) {
-            Ok(()) | Err(Full::Blocked) => Ok(taken),
-            Err(full) => Err(full),
-        }
+        Ok(frames.len())
+    }
+
+    fn write(&mut self, link: &Link, bytes_out: &Counter, frame: &mut Bytes) -> Result<(), Full> {
+        let len = frame.len();
+        let wrote = link.write(self.stream, frame);
+        self.progressed |= frame.len() < len;
+        bytes_out.increment((len - frame.len()) as u64);
+        wrote
     }
 
     /// A stream that ends within a frame says so; the client need not wait for the rest.
-    fn finish(mut self) {
-        // An error only says that the stream has ended already.
-        let _ = match self.queue.is_empty() {
-            true => self.stream.finish(),
-            false => self.stream.reset(VarInt::from_u32(0)),
-        };
-    }
-}
-
-fn write(stream: &mut SendStream, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Full> {
-    match Pin::new(stream).poll_write(cx, bytes) {
-        Poll::Ready(Ok(written)) => Ok(written),
-        Poll::Ready(Err(WriteError::Stopped(_))) => Err(Full::Stopped),
-        Poll::Ready(Err(_)) => Err(Full::Dead),
-        Poll::Pending => Err(Full::Blocked),
+    fn finish(self, link: &Link) {
+        match self.queue.is_empty() {
+            // An error only says that the stream has ended already.
+            true => drop(link.finish(self.stream)),
+            false => link.reset(self.stream),
+        }
     }
 }
 
 // === impl Outlet ===
 
 impl Outlet {
-    pub(super) fn new(control: SendStream, bytes_out: Counter) -> Outlet {
+    pub(super) fn new(link: Rc<Link>, control: StreamId, bytes_out: Counter) -> Outlet {
         Outlet {
-            control: Way::new(control, bytes_out.clone()),
+            link,
+            control: Way::new(control),
             subscriptions: HashMap::new(),
             refused: BTreeSet::new(),
             stopped: Vec::new(),
             state: State::Open,
-            waker: Waker::noop().clone(),
             bytes_out,
         }
-    }
-
-    /// Who is to be woken when a stream has room, or something else is to be done.
-    pub(super) fn register(&mut self, waker: &Waker) {
-        self.waker.clone_from(waker);
     }
 
     /// Queues an answer, and sends it if that can be done at once.
@@ -159,7 +142,7 @@ impl Outlet {
             return;
         }
         // A stream that has ended is noticed by the flush.
-        let _ = way.push(&mut Context::from_waker(&self.waker), &[frame]);
+        let _ = way.push(&self.link, &self.bytes_out, &[frame]);
         if !way.queue.is_empty() {
             self.refused.insert(token);
         }
@@ -169,23 +152,23 @@ impl Outlet {
     pub(super) fn leave(&mut self) {
         if self.state == State::Open {
             self.state = State::Leaving;
-            self.waker.wake_by_ref();
+            self.link.call();
         }
     }
 
     /// The stream of a subscription, with the frame it begins with.
-    pub(super) fn open(&mut self, token: u32, topic: Topic, stream: SendStream, first: Bytes) {
-        let mut way = Way::new(stream, self.bytes_out.clone());
+    pub(super) fn open(&mut self, token: u32, topic: Topic, stream: StreamId, first: Bytes) {
+        let mut way = Way::new(stream);
         way.queue.push_back(first);
         self.subscriptions.insert(token, Subscription { topic, way });
         self.refused.insert(token);
-        self.waker.wake_by_ref();
+        self.link.call();
     }
 
     pub(super) fn shut(&mut self, token: u32) {
         self.refused.remove(&token);
         if let Some(subscription) = self.subscriptions.remove(&token) {
-            subscription.way.finish();
+            subscription.way.finish(&self.link);
         }
     }
 
@@ -195,7 +178,7 @@ impl Outlet {
         let mut room = false;
         for token in std::mem::take(&mut self.refused) {
             let Some(subscription) = self.subscriptions.get_mut(&token) else { continue };
-            match subscription.way.flush(&mut Context::from_waker(&self.waker)) {
+            match subscription.way.flush(&self.link, &self.bytes_out) {
                 Ok(()) => room = true,
                 Err(Full::Blocked) => {
                     self.refused.insert(token);
@@ -208,13 +191,10 @@ impl Outlet {
     }
 
     fn flush_control(&mut self) {
-        match self.control.flush(&mut Context::from_waker(&self.waker)) {
+        match self.control.flush(&self.link, &self.bytes_out) {
             Ok(()) | Err(Full::Blocked) => {}
             // Who does not want answers has no session.
-            Err(Full::Stopped | Full::Dead) => {
-                self.state = State::Dead;
-                self.waker.wake_by_ref();
-            }
+            Err(Full::Stopped | Full::Dead) => self.die(),
         }
     }
 
@@ -244,34 +224,42 @@ impl Outlet {
         progressed
     }
 
-    /// Ready when every answer has reached the client, or none will any more.
-    pub(super) fn poll_finish(&mut self) -> Poll<()> {
+    /// Ends the control stream behind the last answer. Once is enough.
+    pub(super) fn finish(&mut self) -> Finish {
         self.flush_control();
         match self.state {
-            State::Dead => Poll::Ready(()),
-            _ if self.control.queue.is_empty() => {
-                let _ = self.control.stream.finish();
-                Poll::Ready(())
-            }
-            _ => Poll::Pending,
-        }
-    }
-
-    /// Ends when the client has acknowledged all of the control stream.
-    pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + use<> {
-        let stopped = self.control.stream.stopped();
-        async move {
-            let _ = stopped.await;
+            State::Dead => Finish::InVain,
+            _ if !self.control.queue.is_empty() => Finish::NotYet,
+            _ if self.link.finish(self.control.stream) => Finish::Done,
+            _ => Finish::InVain,
         }
     }
 
     fn stop(&mut self, token: u32) {
         if let Some(Subscription { topic, way }) = self.subscriptions.remove(&token) {
-            way.finish();
+            way.finish(&self.link);
             self.stopped.push(topic);
-            self.waker.wake_by_ref();
+            self.link.call();
         }
     }
+
+    fn die(&mut self) {
+        if self.state != State::Dead {
+            self.state = State::Dead;
+            self.link.call();
+        }
+    }
+}
+
+/// How far the last answers came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// They wait for room, and the session has another turn when there is.
+    NotYet,
+    /// They are on their way.
+    Done,
+    /// Nobody takes them.
+    InVain,
 }
 
 impl pushonce_fanout::Outlet for Outlet {
@@ -279,14 +267,13 @@ impl pushonce_fanout::Outlet for Outlet {
         if self.state != State::Open {
             return Err(Closed);
         }
-        let Some(subscription) = self.subscriptions.get_mut(&token) else {
+        let Some(Subscription { way, .. }) = self.subscriptions.get_mut(&token) else {
             // Stopped: its frames are wanted by nobody.
             return Ok(Offered { taken: frames.len(), blocked: false });
         };
-        let mut cx = Context::from_waker(&self.waker);
-        match subscription.way.push(&mut cx, frames) {
+        match way.push(&self.link, &self.bytes_out, frames) {
             Ok(taken) => {
-                let blocked = taken < frames.len() || !subscription.way.queue.is_empty();
+                let blocked = taken < frames.len() || !way.queue.is_empty();
                 if blocked {
                     self.refused.insert(token);
                 }
@@ -297,8 +284,7 @@ impl pushonce_fanout::Outlet for Outlet {
                 Ok(Offered { taken: frames.len(), blocked: false })
             }
             Err(Full::Blocked | Full::Dead) => {
-                self.state = State::Dead;
-                self.waker.wake_by_ref();
+                self.die();
                 Err(Closed)
             }
         }

@@ -1,23 +1,23 @@
-//! One QUIC session: a task that waits for its control stream, and for room on the others.
+//! One QUIC session, from the handshake to the last frame: no task, it has a turn when something
+//! happened to its connection.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{Position, Topic};
 use pushonce_fanout::Wire;
-use pushonce_proto::client::{Command, Encoding, Event, Request};
+use pushonce_proto::client::{self, Command, Encoding, Request};
 use pushonce_proto::close::{self, Close};
 use pushonce_proto::delimited;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn_proto::{Dir, Event, StreamEvent, StreamId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::outlet::Outlet;
+use super::link::{Link, Read};
+use super::outlet::{Finish, Outlet};
 use crate::driver::{Driver, NoWay, Transport};
 use crate::encoder;
 use crate::lane::Local;
@@ -30,90 +30,172 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client may take to allow the stream of a subscription.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest a client holds back an acknowledgement (RFC 9000, 18.2, the default).
-const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
-
-/// Runs a session from its handshake to its last frame. `permit` is its place among all
-/// connections.
-pub(crate) async fn run(local: Rc<Local>, incoming: quinn::Incoming, permit: OwnedSemaphorePermit) {
-    match meet(&local, incoming).await {
-        Some((connection, send, receive)) => talk(local, connection, send, receive).await,
-        None => local.meters.of(Door::Quic).refused.increment(1),
-    }
-    drop(permit);
+pub(super) struct Session {
+    local: Rc<Local>,
+    link: Rc<Link>,
+    phase: Phase,
+    /// When its patience with the client ends.
+    deadline: Option<Instant>,
+    /// Its place among all connections.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The handshake, and the control stream that the client must open.
-async fn meet(
-    local: &Local,
-    incoming: quinn::Incoming,
-) -> Option<(Connection, SendStream, RecvStream)> {
-    let timeout = local.config.handshake_timeout;
-    let connecting = incoming.accept().ok()?;
-    let connection = tokio::time::timeout(timeout, connecting).await.ok()?.ok()?;
-    match tokio::time::timeout(timeout, connection.accept_bi()).await {
-        Ok(Ok((send, receive))) => Some((connection, send, receive)),
-        Ok(Err(_)) => None,
-        Err(_) => {
-            end(&connection, &close::PROTOCOL_ERROR, "open a bidirectional stream and speak first");
-            None
-        }
-    }
+enum Phase {
+    /// The handshake, then the control stream that the client must open.
+    Meets {
+        connected: bool,
+    },
+    Talks(Talk),
+    /// The last answers are on their way.
+    Leaves {
+        talk: Talk,
+        finished: bool,
+    },
+    Over,
 }
 
-async fn talk(local: Rc<Local>, connection: Connection, send: SendStream, receive: RecvStream) {
-    let bytes_out = local.meters.of(Door::Quic).bytes_out.clone();
-    let streams = Streams {
-        connection: connection.clone(),
-        outlet: Rc::new(RefCell::new(Outlet::new(send, bytes_out))),
-        last: Rc::new(RefCell::new(None)),
-    };
-    let decoder = delimited::Decoder::new(local.config.frame_bytes_max);
-    let mut session =
-        Session { driver: Driver::begin(local, streams), receive, decoder, over: false };
-    poll_fn(|cx| session.poll(cx)).await;
-    session.driver.end();
-    // Who does not acknowledge the last answers does not get them.
-    let _ = tokio::time::timeout(FAREWELL, session.farewell()).await;
-    let (close, reason) =
-        session.driver.transport().last.take().unwrap_or((&close::NORMAL, String::new()));
-    end(&connection, close, &reason);
-    if session.driver.local().leaving.is_cancelled() {
-        // The lane is about to end, and the connection's own task with it. Until then it sends the
-        // close frame, again to packets that crossed it: those would be answered with a reset, and
-        // the client would not learn the code (RFC 9000, 10.2: three times the probe timeout).
-        tokio::time::sleep(3 * (connection.rtt() + MAX_ACK_DELAY)).await;
-    }
-}
-
-/// The close codes are the same on every transport.
-fn end(connection: &Connection, close: &Close, reason: &str) {
-    connection.close(VarInt::from(close.code), reason.as_bytes());
+/// What a session is while it talks.
+struct Talk {
+    driver: Rc<Driver<Streams>>,
+    control: StreamId,
+    decoder: delimited::Decoder,
+    /// The client closed its side.
+    over: bool,
 }
 
 /// The connection, as the session's driver sees it.
 struct Streams {
-    connection: Connection,
+    link: Rc<Link>,
     outlet: Rc<RefCell<Outlet>>,
     /// What is to be said at the end.
-    last: Rc<RefCell<Option<(&'static Close, String)>>>,
-}
-
-struct Session {
-    driver: Rc<Driver<Streams>>,
-    receive: RecvStream,
-    decoder: delimited::Decoder,
-    /// The client closed its side, or the connection is gone.
-    over: bool,
+    last: RefCell<Option<(&'static Close, String)>>,
 }
 
 // === impl Session ===
 
 impl Session {
-    /// Ready when the session is over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// A session whose handshake begins now.
+    pub(super) fn new(local: Rc<Local>, link: Rc<Link>, permit: OwnedSemaphorePermit) -> Session {
+        let deadline = Some(Instant::now() + local.config.handshake_timeout);
+        let phase = Phase::Meets { connected: false };
+        Session { local, link, phase, deadline, permit: Some(permit) }
+    }
+
+    /// When [`Session::expire`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether nobody knows yet if it becomes a session.
+    pub(super) fn meets(&self) -> bool {
+        matches!(self.phase, Phase::Meets { .. })
+    }
+
+    /// Something happened to the connection. A turn follows.
+    pub(super) fn hear(&mut self, event: Event) {
+        match (event, &mut self.phase) {
+            (Event::Connected, Phase::Meets { connected }) => {
+                *connected = true;
+                self.deadline = Some(Instant::now() + self.local.config.handshake_timeout);
+            }
+            (Event::Stream(StreamEvent::Opened { dir: Dir::Bi }), Phase::Meets { .. }) => {
+                if let Some(control) = self.link.accept() {
+                    self.deadline = None;
+                    self.phase = Phase::Talks(Talk::begin(&self.local, &self.link, control));
+                }
+            }
+            (
+                Event::Stream(StreamEvent::Finished { id } | StreamEvent::Stopped { id, .. }),
+                Phase::Leaves { talk, finished: true },
+            ) if id == talk.control => self.part(),
+            (Event::Stream(StreamEvent::Available { .. }), _) => self.link.wake_openers(),
+            (Event::ConnectionLost { .. }, _) => {
+                self.link.wake_openers();
+                self.end();
+            }
+            _ => {}
+        }
+    }
+
+    /// Does whatever can be done now.
+    pub(super) fn turn(&mut self) {
+        if let Phase::Talks(talk) = &mut self.phase
+            && talk.turn()
+        {
+            self.take_leave();
+        }
+        if let Phase::Leaves { talk, finished: finished @ false } = &mut self.phase {
+            let finish = talk.driver.transport().outlet.borrow_mut().finish();
+            *finished = finish == Finish::Done;
+            if finish == Finish::InVain {
+                self.part();
+            }
+        }
+    }
+
+    /// The deadline has come.
+    pub(super) fn expire(&mut self) {
+        match &self.phase {
+            Phase::Meets { connected: true } => {
+                let close = &close::PROTOCOL_ERROR;
+                self.link.close(close, "open a bidirectional stream and speak first");
+            }
+            Phase::Meets { connected: false } => self.link.drop_out(),
+            // Who does not acknowledge the last answers does not get them.
+            Phase::Leaves { .. } => return self.part(),
+            Phase::Talks(_) | Phase::Over => {}
+        }
+        self.end();
+    }
+
+    /// Nothing more is heard of the client; it still gets its last answers.
+    fn take_leave(&mut self) {
+        if let Phase::Talks(talk) = std::mem::replace(&mut self.phase, Phase::Over) {
+            talk.driver.end();
+            self.deadline = Some(Instant::now() + FAREWELL);
+            self.phase = Phase::Leaves { talk, finished: false };
+        }
+    }
+
+    /// Closes the connection in the words that were chosen.
+    fn part(&mut self) {
+        if let Phase::Leaves { talk, .. } = &self.phase {
+            let last = talk.driver.transport().last.take();
+            let (close, reason) = last.unwrap_or((&close::NORMAL, String::new()));
+            self.link.close(close, &reason);
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if self.meets() {
+            self.local.meters.of(Door::Quic).refused.increment(1);
+        }
+        self.phase = Phase::Over;
+        self.deadline = None;
+        self.permit = None;
+    }
+}
+
+// === impl Talk ===
+
+impl Talk {
+    fn begin(local: &Rc<Local>, link: &Rc<Link>, control: StreamId) -> Talk {
+        let bytes_out = local.meters.of(Door::Quic).bytes_out.clone();
+        let outlet = Outlet::new(link.clone(), control, bytes_out);
+        let streams = Streams {
+            link: link.clone(),
+            outlet: Rc::new(RefCell::new(outlet)),
+            last: RefCell::new(None),
+        };
+        let decoder = delimited::Decoder::new(local.config.frame_bytes_max);
+        let driver = Driver::begin(local.clone(), streams);
+        Talk { driver, control, decoder, over: false }
+    }
+
+    /// Says whether the session is over.
+    fn turn(&mut self) -> bool {
         let outlet = self.driver.transport().outlet.clone();
-        outlet.borrow_mut().register(cx.waker());
         loop {
             let room = outlet.borrow_mut().flush();
             if room {
@@ -125,27 +207,24 @@ impl Session {
                 self.driver.request(Ok(Request { id: None, command }));
             }
             if self.over || !outlet.borrow().open_for_requests() {
-                return Poll::Ready(());
+                return true;
             }
             let congested = outlet.borrow().congested();
-            if congested || self.poll_read(cx).is_pending() {
-                return Poll::Pending;
+            if congested || !self.read() {
+                return false;
             }
         }
     }
 
-    /// Ready when something was read.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let driver = self.driver.clone();
-        let mut scratch = driver.local().scratch.borrow_mut();
-        let Poll::Ready(read) = self.receive.poll_read(cx, &mut scratch) else {
-            return Poll::Pending;
-        };
-        match read {
-            Ok(0) | Err(_) => self.over = true,
-            Ok(len) => self.take(&scratch[..len]),
+    /// Says whether something was read.
+    fn read(&mut self) -> bool {
+        let link = &self.driver.transport().link;
+        match link.read(self.control, self.driver.local().config.frame_bytes_max) {
+            Read::Bytes(bytes) => self.take(&bytes),
+            Read::End => self.over = true,
+            Read::Nothing => return false,
         }
-        Poll::Ready(())
+        true
     }
 
     /// Bytes came.
@@ -161,23 +240,10 @@ impl Session {
             }
         }
     }
-
-    /// The last answers.
-    async fn farewell(&self) {
-        let outlet = &self.driver.transport().outlet;
-        poll_fn(|cx| {
-            let mut outlet = outlet.borrow_mut();
-            outlet.register(cx.waker());
-            outlet.poll_finish()
-        })
-        .await;
-        let acknowledged = outlet.borrow().acknowledged();
-        acknowledged.await;
-    }
 }
 
 /// Also when the lane cuts the session off: the driver and the lane hold each other.
-impl Drop for Session {
+impl Drop for Talk {
     fn drop(&mut self) {
         self.driver.end();
     }
@@ -197,12 +263,12 @@ impl Transport for Streams {
     }
 
     fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>> {
-        let (connection, outlet, topic) =
-            (self.connection.clone(), self.outlet.clone(), topic.clone());
+        let (link, outlet, topic) = (self.link.clone(), self.outlet.clone(), topic.clone());
         async move {
-            let opened = tokio::time::timeout(STREAM_TIMEOUT, connection.open_uni()).await;
-            let Ok(Ok(stream)) = opened else { return Err(NoWay) };
-            let first = Encoding::Proto.encode_event(&Event::Stream { topic: topic.clone() });
+            let opened = tokio::time::timeout(STREAM_TIMEOUT, link.open()).await;
+            let Ok(Some(stream)) = opened else { return Err(NoWay) };
+            let first =
+                Encoding::Proto.encode_event(&client::Event::Stream { topic: topic.clone() });
             let first = encoder::whole(encoder::QUIC_PROTO, &first);
             outlet.borrow_mut().open(token, topic, stream, first);
             Ok(())
@@ -221,7 +287,7 @@ impl Transport for Streams {
     /// Nothing orders the streams, so each topic has its position on its own.
     fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
         let frame = |positions| {
-            let frame = Encoding::Proto.encode_event(&Event::Heartbeat { positions });
+            let frame = Encoding::Proto.encode_event(&client::Event::Heartbeat { positions });
             encoder::whole(encoder::QUIC_PROTO, &frame)
         };
         let mut outlet = self.outlet.borrow_mut();

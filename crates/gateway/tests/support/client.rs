@@ -33,7 +33,7 @@ pub struct Client {
 
 enum Wire {
     Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
-    Quic { control: quinn::SendStream, events: mpsc::Receiver<Heard>, _held: Held },
+    Quic { control: quinn::SendStream, events: mpsc::Receiver<Heard>, held: Held },
 }
 
 /// Dropped, they would close the connection.
@@ -73,7 +73,7 @@ impl Client {
         let (tell, events) = mpsc::channel(1);
         tokio::spawn(hear(receive, tell.clone()));
         tokio::spawn(hear_subscriptions(connection.clone(), tell));
-        let wire = Wire::Quic { control, events, _held: (endpoint, connection) };
+        let wire = Wire::Quic { control, events, held: (endpoint, connection) };
         Client { encoding: Encoding::Proto, wire, kept: Vec::new() }
     }
 
@@ -97,6 +97,15 @@ impl Client {
                 control.write_all(&delimited::encode(&frame)).await.ok();
             }
         }
+    }
+
+    /// Goes on from another address, as a phone that leaves its Wi-Fi.
+    pub fn change_address(&self) {
+        let Wire::Quic { held: (endpoint, _), .. } = &self.wire else {
+            panic!("only a QUIC connection outlives its address")
+        };
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        endpoint.rebind(socket).expect("a runtime");
     }
 
     pub async fn next(&mut self) -> Heard {

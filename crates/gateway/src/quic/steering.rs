@@ -1,0 +1,134 @@
+//! Which lane a packet is for.
+//!
+//! Every lane has a socket on the one port of QUIC. By itself the kernel would choose among them by
+//! the addresses of a packet, and a client whose address changes (a phone that leaves its Wi-Fi, a
+//! router that forgets) would come to a lane that has never heard of it. So it is told to choose by
+//! the first byte of the connection id, modulo the lanes, and each lane gives out ids that lead to
+//! itself. The id of a client's first packet is its own and random, which spreads the connections.
+
+use std::io;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, RandomConnectionIdGenerator};
+
+/// One byte tells no more of them apart.
+pub(crate) const LANES_MAX: usize = 256;
+
+/// Gives out the connection ids of one lane.
+pub(super) struct LaneIds {
+    lane: u8,
+    lanes: u16,
+    random: RandomConnectionIdGenerator,
+}
+
+impl LaneIds {
+    /// Of lane `lane` among `lanes`, of which there are at most [`LANES_MAX`].
+    pub(super) fn new(lane: usize, lanes: usize) -> LaneIds {
+        LaneIds { lane: lane as u8, lanes: lanes as u16, random: Default::default() }
+    }
+}
+
+impl ConnectionIdGenerator for LaneIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = self.random.generate_cid();
+        let random = u16::from(id[0]);
+        let ours = random - random % self.lanes + u16::from(self.lane);
+        // The last round of lanes may not be whole.
+        id[0] = u8::try_from(ours).unwrap_or(self.lane);
+        id
+    }
+
+    fn cid_len(&self) -> usize {
+        self.random.cid_len()
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        self.random.cid_lifetime()
+    }
+}
+
+/// Has packets that come to the port of `socket` steered to the sockets that share it, of which
+/// there are `lanes`, in the order in which they were bound.
+#[cfg(target_os = "linux")]
+pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
+    use nix::libc::{sock_filter, sock_fprog};
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    const LOAD_BYTE: u16 = 0x30;
+    const SKIP: u16 = 0x05;
+    const IF_ANY_BIT: u16 = 0x45;
+    const MODULO: u16 = 0x94;
+    const RETURN: u16 = 0x16;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    // RFC 8999, 5: in a packet with a long header the id of its destination is behind version and
+    // length, in one with a short header it is the second byte. A packet that is too short for the
+    // look goes to the first lane, which drops it.
+    let mut program = [
+        step(LOAD_BYTE, 0, 0, 0),
+        step(IF_ANY_BIT, 0, 2, 0x80),
+        step(LOAD_BYTE, 0, 0, 6),
+        step(SKIP, 0, 0, 1),
+        step(LOAD_BYTE, 0, 0, 1),
+        step(MODULO, 0, 0, lanes as u32),
+        step(RETURN, 0, 0, 0),
+    ];
+    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
+}
+
+/// Other systems do not let themselves be told.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn attach(_: &UdpSocket, _: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_id_of_a_lane_leads_to_it() {
+        for lanes in [1, 2, 3, 7, 255, 256] {
+            for lane in [0, lanes / 2, lanes - 1] {
+                let mut ids = LaneIds::new(lane, lanes);
+                let led = (0..1_000).all(|_| usize::from(ids.generate_cid()[0]) % lanes == lane);
+                assert!(led, "lane {lane} of {lanes}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_ids_of_a_lane_use_all_of_its_first_bytes() {
+        let mut ids = LaneIds::new(1, 3);
+        let bytes: std::collections::BTreeSet<u8> =
+            (0..10_000).map(|_| ids.generate_cid()[0]).collect();
+        assert_eq!(bytes.len(), 85);
+    }
+
+    /// By the id, whatever address a packet comes from.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn packets_come_to_the_lane_that_their_id_names() {
+        let lanes = 3;
+        let sockets = crate::bind::quic(([127, 0, 0, 1], 0).into(), lanes).unwrap();
+        assert_eq!(sockets.len(), lanes);
+        let port = sockets[0].local_addr().unwrap();
+        for (lane, socket) in sockets.iter().enumerate() {
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut ids = LaneIds::new(lane, lanes);
+            for _ in 0..20 {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let id = ids.generate_cid();
+                let short = [&[0x40][..], &id, &[0; 20]].concat();
+                let long = [&[0xc0, 0, 0, 0, 1, id.len() as u8][..], &id, &[0; 20]].concat();
+                for packet in [short, long] {
+                    client.send_to(&packet, port).unwrap();
+                    let mut came = [0; 64];
+                    let len = socket.recv(&mut came).unwrap();
+                    assert_eq!(came[..len], packet);
+                }
+            }
+        }
+    }
+}
