@@ -1,4 +1,4 @@
-//! The results of a run as tables and charts. Pure, but for [`write`].
+//! The results of a run as tables and charts. Pure, but for [`write()`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -118,7 +118,7 @@ fn table(rows: &[[String; 6]]) -> String {
 /// To the unit, with commas between thousands.
 fn whole(number: f64) -> String {
     let digits = format!("{number:.0}");
-    let comma = |at: usize| at > 0 && (digits.len() - at) % 3 == 0;
+    let comma = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         text.extend(comma(at).then_some(','));
