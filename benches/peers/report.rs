@@ -88,7 +88,8 @@ const TABLES: &[(&str, &[Column])] = &[
                 .times(MIB),
             column("beside 1,000 stopped", "slow", "/grown_user_bytes").times(MIB),
             column("kernel, MiB", "slow", "/grown_kernel_bytes").times(MIB),
-            column("then the stopped read: messages each", "slow", "/stopped/received").times(1e-3),
+            column("then the stopped read for 5 s: messages each", "slow", "/stopped/received")
+                .times(1e-3),
             column("not shown, and told so", "slow", "/stopped/told").times(1e-3),
             column("connections cut", "slow", "/stopped/cut"),
         ],
