@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pushonce_core::{ContentType, Message};
 
 /// Messages beyond this go whole. A publisher that means harm can make the search for what stayed
-/// cost 1 µs a byte, some 1,000 times the usual, and a lane waits for it: 30 ms at this bound.
+/// cost 1 µs a byte, some 500 times the usual, and a lane waits for it: 30 ms at this bound.
 const PAYLOAD_BYTES_MAX: usize = 32 << 10;
 
 /// What makes the payload of `message` out of that of `before`, in the fossil format; none when the

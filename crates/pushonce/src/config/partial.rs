@@ -65,9 +65,9 @@ pub struct Partial {
     /// itself
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub pin_lanes: Option<bool>,
-    /// Whether messages are deflated for WebSocket clients that offer it, once each: half the bytes or
-    /// less, for some 10 us and 25 a KiB of CPU a message, however many read it. Off is for nodes whose
-    /// topics have a reader or two each [default: on]
+    /// Whether messages are deflated for WebSocket clients that offer it, once each however many read
+    /// it: half the bytes or less, for the CPU of some five deliveries. Off is for nodes whose topics
+    /// have a reader or two each [default: on]
     #[arg(long, value_name = "on|off")]
     #[serde(default, deserialize_with = "parsed")]
     pub compression: Option<Switch>,
