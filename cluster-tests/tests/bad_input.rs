@@ -55,7 +55,8 @@ async fn frames_that_are_wrong_are_answered(ports: Ports) {
             "future_position",
             "9:9",
         ),
-        (r#"{"id":7,"subscribe":{"topic":"a","delivery":"latest"}}"#, "not_supported", "\"all\""),
+        (r#"{"id":7,"subscribe":{"topic":"a","delivery":"newest"}}"#, "bad_request", "latest"),
+        (r#"{"id":7,"subscribe":{"topic":"a","delta":"vcdiff"}}"#, "not_supported", "fossil"),
         (&large, "too_large", "65536"),
     ] {
         let answer = socket.ask(request).await;

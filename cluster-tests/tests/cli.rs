@@ -58,7 +58,7 @@ async fn deltas_come_out_whole(cluster: &Cluster) {
         assert_eq!(texts.map(|text| format!("{text}\n")).collect::<String>(), lines, "{server}");
     }
     let grpc = ["subscribe", "long", "--delta", "--transport", "grpc"];
-    pushonce(grpc, "").await.failed(&["gRPC has no deltas"]);
+    pushonce(grpc, "").await.failed(&["gRPC brings every message, whole"]);
 }
 
 async fn messages_come_as_json(cluster: &Cluster) {
