@@ -7,7 +7,7 @@
 //! grows and is drawn at random so that a million clients do not come back in one moment, and
 //! resumes each topic behind the last message it saw. A node that leaves a hole is left, too, and
 //! so is, after a moment, one that has lost touch with a topic's owner ([`Event::Stale`]), if there is
-//! another. Asked to ([`Builder::delta`]), it is sent what changed and shows the same whole messages, each
+//! another. Asked to ([`Builder::topic_with`]), it is sent what changed and shows the same whole messages, each
 //! with its checksum confirmed. A publish has three outcomes: placed, refused, unknown; it is retried by itself until it
 //! is placed or refused for good, or until its deadline, and stands once however often it was sent. The
 //! messages of a [`PublishStream`] also stand in the order of the sending, topic by topic. Both hold
