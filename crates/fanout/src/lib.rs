@@ -6,12 +6,13 @@
 //! for a back end that asks for messages instead of frames.
 //!
 //! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
-//! place it asked for, and where messages are missing it meets a gap that names them instead. A
-//! frame is made once per message and [`Wire`], however many take it. A subscriber that asked for
-//! deltas gets one only of a message whose predecessor it was sent right before. When upstream has lost touch
-//! with a topic's owner, every subscriber that is level is told so, and told when it is over. Who watches is counted as it comes and goes, at
-//! no cost but an addition, and a subscriber that asks is told how many do in the whole cluster. A
-//! subscriber that does not keep up costs no memory and delays nobody.
+//! place it asked for, and where messages are missing it meets a gap that names them instead. One that
+//! wants the newest alone, or so many a second, is never shown an older one after it. A frame is made
+//! once per message and [`Wire`], however many take it. A subscriber that asked for deltas gets one only
+//! of a message whose predecessor it was sent right before. When upstream has lost touch with a topic's
+//! owner, every subscriber that is level is told so, and told when it is over. Who watches is counted as
+//! it comes and goes, at no cost but an addition, and a subscriber that asks is told how many do in the
+//! whole cluster. A subscriber that does not keep up costs no memory and delays nobody.
 //!
 //! *What does it refuse?* Wire formats (the [`Encode`] port makes the frames), sockets (the
 //! [`Outlet`] port takes them), the cluster (the [`Upstream`] port brings the messages), and queues

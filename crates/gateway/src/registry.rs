@@ -17,7 +17,7 @@ const RETURN_SPREAD_MS: u32 = 2_000;
 
 /// Those who are sent away by an overloaded node come back after this time at the earliest, and twice
 /// it at the latest, in milliseconds: long enough to notice whether it helped.
-pub(crate) const BACK_MS: u32 = 10_000;
+const BACK_MS: u32 = 10_000;
 
 /// A time below `max` for the `index`th of many, in milliseconds. Fibonacci hashing: neighbours are far
 /// apart, and no randomness is needed for it.

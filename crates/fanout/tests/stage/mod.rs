@@ -61,6 +61,11 @@ impl Stage {
     }
 }
 
+/// A hub that soon forgets.
+pub(crate) fn small_rings() -> hub::Config {
+    hub::Config { ring_messages_max: 4, ..hub::Config::default() }
+}
+
 pub(crate) fn hub_of(owner: &Arc<Owner>, config: hub::Config) -> Hub {
     Hub::new(config, owner::Up::to(owner), Arc::new(Words))
 }
