@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use openraft::{Instant as _, Raft, RaftMetrics};
+use openraft::{Raft, RaftMetrics};
 use pushonce_core::{NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
+use crate::lease::{Answers, Lease};
 use crate::log::Log;
 use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
 use crate::recovery::Recovery;
@@ -60,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) me: NodeId,
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) log: Log,
+    /// Who follows this node, while it leads.
+    pub(crate) answers: Answers,
     pub(crate) shelf: Arc<Shelf>,
     /// What this replica had lost when it was started; `None` for nothing.
     pub(crate) recovery: Option<Recovery>,
@@ -201,30 +204,23 @@ impl Group {
 
     /// As [`Group::lease`], at the moment of these metrics.
     pub(crate) fn lease_of(&self, metrics: &RaftMetrics<Types>) -> Option<Lease> {
-        let term = metrics.current_term;
+        let Inner { me, answers, settings, .. } = &*self.0;
+        let term = Term(metrics.current_term);
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
             && metrics.vote.committed
             // A leader that was removed stays for a moment, and then hands over by itself.
-            && metrics.membership_config.voter_ids().any(|voter| voter == self.0.me.0)
+            && metrics.membership_config.voter_ids().any(|voter| voter == me.0)
             && !self.0.stopping.is_cancelled()
-            && self.0.handed_over.load(Ordering::SeqCst) != term;
+            && self.0.handed_over.load(Ordering::SeqCst) != term.0;
         if !leads {
             return None;
         }
-        let mut left = self.0.settings.election_max;
-        if !self.votes_alone(metrics) {
-            // When the requests were sent that a quorum has answered: followers count from later.
-            let acked = metrics.last_quorum_acked?.into_inner();
-            left = left.checked_sub(acked.elapsed())?;
-        }
-        Some(Lease { term: Term(term), until: Instant::now() + left })
-    }
-
-    /// Nobody can be elected without this node's own vote. openraft renews no lease then.
-    fn votes_alone(&self, metrics: &RaftMetrics<Types>) -> bool {
-        let membership = metrics.membership_config.membership();
-        matches!(membership.get_joint_config().as_slice(), [voters] if voters.iter().eq([&self.0.me.0]))
+        let configs = metrics.membership_config.membership().get_joint_config();
+        let now = Instant::now();
+        // Followers count from later: from when the request came.
+        let until = answers.since(term, *me, now, configs)? + settings.election_max;
+        (until > now).then_some(Lease { term, until })
     }
 
     async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Bytes, ProposeError> {
@@ -263,12 +259,6 @@ impl Group {
     pub(crate) fn other_leader(&self, to: &ForwardToLeader<Types>) -> Option<NodeId> {
         to.leader_id.map(NodeId).filter(|leader| *leader != self.0.me)
     }
-}
-
-/// The right to lead for a while.
-pub(crate) struct Lease {
-    pub(crate) term: Term,
-    pub(crate) until: Instant,
 }
 
 fn proposed(body: &[u8]) -> Result<Bytes, ProposeError> {

@@ -33,6 +33,7 @@
 mod adapter;
 mod engine;
 mod group;
+mod lease;
 mod log;
 mod machine;
 mod members;

@@ -21,13 +21,15 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes};
-use pushonce_core::NodeId;
+use pushonce_core::{NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
 use super::wire::{self, Chunk, Kind};
+use crate::lease::Answers;
 use crate::log::Log;
 use crate::snapshot::Image;
 use crate::types::{LogId, Snapshot, Types, Vote};
@@ -45,6 +47,7 @@ pub(crate) struct Dialer {
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
     pub(crate) log: Log,
+    pub(crate) answers: Answers,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
 }
@@ -55,6 +58,7 @@ pub(crate) struct Peer {
     group: GroupId,
     to: NodeId,
     log: Log,
+    answers: Answers,
     link: Arc<Link>,
     rpc_timeout: Duration,
     snapshot_timeout: Duration,
@@ -72,6 +76,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             group: self.group,
             to,
             log: self.log.clone(),
+            answers: self.answers.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -118,12 +123,19 @@ impl Peer {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
+        let term = Term(request.vote.leader_id.term);
         let message: wire::Append = (request, self.log.last());
+        let asked = Instant::now();
         let pending = self.send(Kind::Append, &message, Bytes::new());
         async move {
             let answer = pending?.within(self.rpc_timeout * patience).await;
             let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
-            let answer = wire::decode(&answer).map_err(|error| garbled(&error))?;
+            let answer: AppendEntriesResponse<Types> =
+                wire::decode(&answer).map_err(|error| garbled(&error))?;
+            // Whatever it says of the entries: who knows of no higher vote follows.
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                self.answers.follows(term, self.to, asked);
+            }
             result_of(answer, previous, last)
         }
     }
