@@ -263,7 +263,7 @@ impl Local {
             self.fanout.widen(if widens { pressure::WIDENED } else { Duration::ZERO });
         }
         match now {
-            Pressure::Easy | Pressure::Widen => self.sessions.tick(),
+            Pressure::Easy | Pressure::Widen | Pressure::Close => self.sessions.tick(),
             Pressure::Shed => self.meters.shed.increment(self.sessions.shed() as u64),
         }
     }
@@ -275,7 +275,7 @@ impl Local {
 
     /// A place for one more connection.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let takes = self.pressure.get() < Pressure::Shed;
+        let takes = self.pressure.get() < Pressure::Close;
         let permit = takes.then(|| self.room.clone().try_acquire_owned().ok()).flatten();
         if permit.is_none() {
             self.meters.full.increment(1);

@@ -1,8 +1,13 @@
 //! How near a node is to what it can bear, and what its sessions feel of that.
 //!
 //! Two budgets: the memory of the process, and how long news waits for a lane. Near the end of either,
-//! those who take the newest alone get it less often, which nobody loses anything by; at the end
-//! sessions are sent away, a few at a time, and told when to come back.
+//! those who take the newest alone get it less often, which nobody loses anything by; nearer, nobody
+//! new is taken in; at the end sessions are sent away, a few at a time, and told when to come back.
+//!
+//! Memory may be full of what the shards keep, and then no session that leaves makes room. So the doors
+//! close long before anybody is sent away: those who watch go on watching, which costs little, and what
+//! is left between the two is what the operator has to act in. At the budget itself the system would
+//! end the process, and send everybody away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +21,9 @@ pub(crate) enum Pressure {
     Easy,
     /// Who takes the newest alone gets it at most every [`WIDENED`].
     Widen,
-    /// Sessions are sent away, and no new ones taken in.
+    /// No new sessions are taken in.
+    Close,
+    /// Sessions are sent away.
     Shed,
 }
 
@@ -32,7 +39,8 @@ pub(crate) const BACKLOG_MAX: Duration = Duration::from_secs(2);
 /// Shares of a budget, in thousandths: from where on each measure is taken, and how far the load must
 /// fall below that for it to end. Without the slack the lane would change its mind with every tick.
 const WIDEN_FROM: u32 = 850;
-const SHED_FROM: u32 = 950;
+const CLOSE_FROM: u32 = 950;
+const SHED_FROM: u32 = 1_000;
 const SLACK: u32 = 50;
 
 /// What is used of a budget, in thousandths.
@@ -51,6 +59,8 @@ impl Load {
         let from = |measure, from| if self.0 >= measure { from - SLACK } else { from };
         self.0 = if share >= from(Pressure::Shed, SHED_FROM) {
             Pressure::Shed
+        } else if share >= from(Pressure::Close, CLOSE_FROM) {
+            Pressure::Close
         } else if share >= from(Pressure::Widen, WIDEN_FROM) {
             Pressure::Widen
         } else {
@@ -83,14 +93,18 @@ mod tests {
     #[test]
     fn measures_are_taken_one_after_the_other_and_end_with_slack() {
         let mut load = Load::default();
-        let follow = |share| load.follow(share);
-        let measures =
-            [0, 849, 850, 820, 800, 799, 949, 950, 901, 899, 820, 799, 10_000].map(follow);
-        use Pressure::{Easy, Shed, Widen};
+        let mut follow = |share| load.follow(share);
+        use Pressure::{Close, Easy, Shed, Widen};
         assert_eq!(
-            measures,
-            [Easy, Easy, Widen, Widen, Widen, Easy, Widen, Shed, Shed, Widen, Widen, Easy, Shed]
+            [0, 849, 850, 820, 800, 799].map(&mut follow),
+            [Easy, Easy, Widen, Widen, Widen, Easy]
         );
+        assert_eq!([949, 950, 901, 899].map(&mut follow), [Widen, Close, Close, Widen]);
+        assert_eq!(
+            [999, 1_000, 951, 949, 10_000].map(&mut follow),
+            [Close, Shed, Shed, Close, Shed]
+        );
+        assert_eq!([820, 799].map(&mut follow), [Widen, Easy]);
     }
 
     #[test]

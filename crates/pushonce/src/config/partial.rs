@@ -111,8 +111,8 @@ pub struct Partial {
     #[arg(long, value_name = "SIZE")]
     #[serde(default, deserialize_with = "parsed")]
     pub disk_reserve: Option<Size>,
-    /// Memory of this process. Near it, subscribers that take the newest alone get it less often; at it,
-    /// sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
+    /// Memory of this process. Near it, subscribers that take the newest alone get it less often, and then
+    /// no new sessions are taken in; at it, sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
     #[arg(long, value_name = "SIZE")]
     #[serde(default, deserialize_with = "parsed")]
     pub memory_max: Option<Size>,
