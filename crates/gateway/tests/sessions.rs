@@ -56,7 +56,7 @@ session_suite!(
     a_client_that_pauses_reading_misses_nothing,
     who_wants_the_latest_gets_the_newest_of_the_past,
     a_namespace_says_what_a_session_gets_and_how_much_at_most,
-    an_overloaded_server_sends_sessions_away_and_says_when_to_come_back,
+    an_overloaded_server_closes_its_doors_then_sends_sessions_away_for_a_while,
     who_asks_for_deltas_is_sent_what_changed,
 );
 
@@ -353,12 +353,16 @@ async fn a_namespace_says_what_a_session_gets_and_how_much_at_most(via: Via) {
     assert_eq!(client.texts(1).await, ["six"], "it rests for half a second");
 }
 
-async fn an_overloaded_server_sends_sessions_away_and_says_when_to_come_back(via: Via) {
+async fn an_overloaded_server_closes_its_doors_then_sends_sessions_away_for_a_while(via: Via) {
     // All sessions have their turn within a heartbeat.
     let server = Server::with(|config| config.heartbeat = Duration::from_millis(300)).await;
     let mut client = Client::connect(&server, via).await;
     client.subscribe(1, "a/b", From::Now).await;
-    server.uses(99);
+    server.uses(97);
+    server.takes_nobody().await;
+    server.origin.say("a/b", "who is in stays").await;
+    assert_eq!(client.texts(1).await, ["who is in stays"]);
+    server.uses(100);
     let goaway = client.find(|event| matches!(event, Event::Goaway { .. })).await;
     let Event::Goaway { after_ms, back_ms, .. } = goaway else { unreachable!() };
     assert!(after_ms == 0 && (10_000..20_000).contains(&back_ms), "{goaway:?}");
