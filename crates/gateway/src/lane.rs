@@ -20,6 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
+use crate::connection::Place;
 use crate::metrics::Meters;
 use crate::pressure::{self, Load, MemoryUse, Pressure};
 use crate::registry::Registry;
@@ -39,6 +40,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// take turns, whoever is connected waits some milliseconds, and whoever is not, in the backlog.
 const ACCEPTS_PER_TURN: usize = 16;
 
+/// Connections of a lane that are answered once while there is no room: probes and scrapers are a few,
+/// each gone within milliseconds; of a crowd that comes to a full server so many are told why at a time.
+const ASIDE_MAX: usize = 16;
+
 /// What the sessions of a lane share. Never leaves the lane's thread.
 pub(crate) struct Local {
     pub(crate) config: Arc<Config>,
@@ -54,6 +59,8 @@ pub(crate) struct Local {
     pub(crate) meters: Meters,
     /// Connections, over all lanes.
     pub(crate) room: Arc<Semaphore>,
+    /// Those beyond them, for one answer each.
+    aside: Arc<Semaphore>,
     pressure: Cell<Pressure>,
     memory: MemoryUse,
     /// Cancelled when the lane takes in nobody any more.
@@ -165,12 +172,12 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 fn admit(local: &Rc<Local>, stream: TcpStream, router: &axum::Router) {
-    let Some(permit) = local.permit() else { return connection::turn_away(&stream) };
+    let Some(place) = local.place() else { return connection::turn_away(&stream) };
     // A frame is whole when it is written; to wait for more only delays it. A failure means that
     // the connection is gone, which is noticed when it is read.
     let _ = stream.set_nodelay(true);
     limit_stuck(&stream, local.config.heartbeat);
-    let served = connection::serve(local.clone(), stream, router.clone(), permit);
+    let served = connection::serve(local.clone(), stream, router.clone(), place);
     local.connections.spawn_local(served);
 }
 
@@ -227,6 +234,7 @@ impl Local {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             meters: Meters::new(),
             room,
+            aside: Arc::new(Semaphore::new(ASIDE_MAX)),
             pressure: Cell::default(),
             memory,
             leaving,
@@ -273,7 +281,13 @@ impl Local {
         self.connections.token()
     }
 
-    /// A place for one more connection.
+    /// A place for one more connection over TCP.
+    fn place(&self) -> Option<Place> {
+        let aside = || self.aside.clone().try_acquire_owned().ok();
+        self.permit().map(Place::inside).or_else(|| aside().map(Place::aside))
+    }
+
+    /// A place for one more session.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let takes = self.pressure.get() < Pressure::Close;
         let permit = takes.then(|| self.room.clone().try_acquire_owned().ok()).flatten();

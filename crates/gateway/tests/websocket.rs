@@ -7,7 +7,7 @@ use std::time::Duration;
 use pushonce_proto::close;
 
 use support::raw::{HANDSHAKE, Raw, deflated, frame, inflated};
-use support::{Server, within};
+use support::Server;
 
 #[tokio::test]
 async fn a_ping_is_answered_with_its_payload() {
@@ -149,17 +149,9 @@ async fn a_client_that_says_nothing_is_let_go() {
 async fn an_overloaded_server_takes_nobody_in_and_one_that_recovered_does() {
     let server = Server::with(|config| config.heartbeat = Duration::from_millis(300)).await;
     server.uses(99);
-    server.uses(99);
-    let turned_away = async {
-        loop {
-            let answer = Raw::connect(server.http, HANDSHAKE.as_bytes()).await.head().await;
-            if answer.starts_with("HTTP/1.1 503") {
-                return answer;
-            }
-        }
-    };
-    let answer = within(turned_away).await;
-    assert!(answer.contains("Retry-After: 10"), "{answer}");
+    server.takes_nobody().await;
+    let answer = Raw::knock(server.http).await;
+    assert!(answer.contains("retry-after: 10"), "{answer}");
     server.uses(10);
     server.takes_in().await;
 }
@@ -168,9 +160,29 @@ async fn an_overloaded_server_takes_nobody_in_and_one_that_recovered_does() {
 async fn when_all_places_are_taken_the_next_is_told_to_come_later() {
     let server = Server::with(|config| config.connections_max = 1).await;
     let first = Raw::session(server.http, b"").await;
-    let answer = Raw::connect(server.http, HANDSHAKE.as_bytes()).await.all().await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    let answer = Raw::knock(server.http).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after"), "{answer}");
     drop(first);
+}
+
+/// An orchestrator kills what does not answer its probe: of a full server, everybody's.
+#[tokio::test]
+async fn who_looks_after_a_full_server_is_answered_once_a_connection() {
+    let server = Server::with(|config| (config.connections_max, config.lanes) = (1, 1)).await;
+    let session = Raw::session(server.http, b"").await;
+    let probe = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+    for _ in 0..40 {
+        let answer = Raw::connect(server.http, probe).await.all().await;
+        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("503"), "{answer}");
+    }
+    // Who holds their connections open leaves no way aside, and is told so without a word read.
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(Raw::connect(server.http, b"").await);
+    }
+    let answer = Raw::connect(server.http, probe).await.all().await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    drop((silent, session));
 }
 
 /// What browsers offer.

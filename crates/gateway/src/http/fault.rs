@@ -27,7 +27,8 @@ impl Fault {
         Fault { status, code, message: message.into(), retry: false }
     }
 
-    fn of(code: ErrorCode, message: String) -> Fault {
+    /// What a client is told by this code.
+    pub(crate) fn of(code: ErrorCode, message: String) -> Fault {
         Fault { status: status(code), code: code.as_str(), message, retry: code.retry() }
     }
 

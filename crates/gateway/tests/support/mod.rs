@@ -72,7 +72,7 @@ impl Server {
 
     /// Waits until every lane takes connections in.
     pub async fn takes_in(&self) {
-        self.answers("HTTP/1.1 200").await;
+        self.answers("HTTP/1.1 101").await;
     }
 
     /// Waits until no lane takes connections in.
@@ -82,11 +82,10 @@ impl Server {
 
     /// Waits until every lane answers so: the kernel spreads connections, so enough in a row.
     async fn answers(&self, with: &str) {
-        let request = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         let mut in_a_row = 0;
         within(async {
             while in_a_row < 20 {
-                let answer = Raw::connect(self.http, request).await.all().await;
+                let answer = Raw::knock(self.http).await;
                 in_a_row = if answer.starts_with(with) { in_a_row + 1 } else { 0 };
             }
         })

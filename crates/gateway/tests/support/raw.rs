@@ -39,6 +39,11 @@ impl Raw {
         raw
     }
 
+    /// What one is told at the door who asks for a session, and goes.
+    pub async fn knock(address: SocketAddr) -> String {
+        Raw::connect(address, HANDSHAKE.as_bytes()).await.head().await
+    }
+
     /// A session that offers to deflate, and the extensions that were agreed on.
     pub async fn session_with(address: SocketAddr, offer: &str) -> (Raw, Option<String>) {
         let offer = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
