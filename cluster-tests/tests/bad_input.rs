@@ -148,7 +148,11 @@ async fn calls_that_are_wrong_are_refused(ports: Ports) {
         [("a//b", "1:1", invalid), ("a", "x", invalid), ("a", "9:9", Code::OutOfRange)]
     {
         let from = pb::From { from: Some(pb::from::From::Position(position.to_owned())) };
-        let request = pb::SubscribeRequest { topic: topic.to_owned(), from: Some(from) };
+        let request = pb::SubscribeRequest {
+            topic: topic.to_owned(),
+            from: Some(from),
+            ..pb::SubscribeRequest::default()
+        };
         let status = client.subscribe(request).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }

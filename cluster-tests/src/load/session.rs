@@ -97,7 +97,11 @@ async fn grpc(ports: Ports, topic: Topic, from: From) -> Result<Session, String>
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5));
     let channel = endpoint.connect().await.map_err(|why| why.to_string())?;
-    let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
+    let request = pb::SubscribeRequest {
+        topic: topic.to_string(),
+        from: Some(from.into()),
+        ..pb::SubscribeRequest::default()
+    };
     match PublisherClient::new(channel).subscribe(request).await {
         Ok(answers) => Ok(Session::Grpc(Box::new(answers.into_inner()), topic)),
         Err(status) if status.code() == Code::OutOfRange => {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{FetchError, From, Gap, Message, Page, Position, Topic, Want, Watching};
+use pushonce_core::{
+    FetchError, From, Gap, Message, Options, Page, Position, Topic, Want, Watching,
+};
 
 use crate::begin::{Begun, begin};
 use crate::feed::{Feed, State};
@@ -124,13 +126,19 @@ impl Hub {
         }
     }
 
-    /// A subscription for a back end.
+    /// A subscription for a back end. Of the options only the delivery counts, and whether to be told
+    /// what it passes over; none is every message, whatever the namespace has for viewers.
     ///
     /// # Errors
     /// [`FetchError::Future`] when `from` is a position that was never given out;
     /// [`FetchError::Unavailable`] when upstream cannot be asked, or does not answer in time.
-    pub async fn reader(&self, topic: Topic, from: From) -> Result<Reader, FetchError> {
-        self.shared.begin(&topic, from).await.map(Reader::new)
+    pub async fn reader(
+        &self,
+        topic: Topic,
+        from: From,
+        options: Options,
+    ) -> Result<Reader, FetchError> {
+        self.shared.begin(&topic, from).await.map(|begun| Reader::new(begun, &options))
     }
 
     /// A new lane: its handle, and what runs it. Both stay on the thread that runs the driver.

@@ -2,7 +2,6 @@
 
 mod batch;
 mod driver;
-mod pick;
 mod roster;
 
 use std::cell::{Cell, RefCell, RefMut};

@@ -37,6 +37,7 @@ pub mod hub;
 mod lane;
 mod metrics;
 mod outlet;
+mod pick;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod port;

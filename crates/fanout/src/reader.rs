@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pushonce_core::{Item, Position, Watching};
+use pushonce_core::{Item, Options, Position, Watching};
+use tokio::time::{Instant, sleep_until};
 
 use crate::begin::Begun;
 use crate::feed::{Due, Hold, Seat};
+use crate::pick::{Pick, Rest};
 use crate::table::Interest;
 use crate::wakes::Wakes;
 use crate::{Standing, Subscribed};
@@ -16,11 +18,15 @@ use crate::{Standing, Subscribed};
 const BATCH: usize = 64;
 
 /// A cursor in one topic, to be asked for what comes next. A reader that does not ask stores at
-/// most 64 messages; what the topic's ring forgets meanwhile it is told as a gap. Dropping it ends
-/// the subscription.
+/// most 64 messages, or one that wants the newest alone; what the topic's ring forgets meanwhile it is
+/// told as a gap. Dropping it ends the subscription.
 pub struct Reader {
     subscribed: Subscribed,
     cursor: Position,
+    pick: Pick,
+    rest: Rest,
+    /// Nothing is looked for before, if it rests at all.
+    rests_until: Option<Instant>,
     standing: Standing,
     ready: VecDeque<Item>,
     /// Until it is level for the first time.
@@ -41,12 +47,15 @@ impl Drop for Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(begun: Begun) -> Reader {
+    pub(crate) fn new(begun: Begun, options: &Options) -> Reader {
         let wakes = Arc::new(Wakes::default());
         begun.interest.seat(ONE);
         Reader {
             subscribed: begun.start.answer(),
             cursor: begun.start.cursor,
+            pick: Pick::of(options),
+            rest: Rest::of(options),
+            rests_until: None,
             standing: Standing::Live,
             ready: begun.start.gap.map(Item::Gap).into_iter().collect(),
             hold: Some(begun.hold),
@@ -62,17 +71,22 @@ impl Reader {
         self.subscribed
     }
 
-    /// The next message, or the gap before it, or a word about how the topic stands. Waits for one; may be dropped while it waits, and
-    /// nothing is lost.
+    /// The next message, or the gap before it, or a word about how the topic stands. Waits for one;
+    /// may be dropped while it waits, and nothing is lost.
     pub async fn next(&mut self) -> Item {
         loop {
             if let Some(item) = self.ready.pop_front() {
                 self.count(&item);
                 return item;
             }
+            if let Some(until) = self.rests_until {
+                sleep_until(until).await;
+                self.rests_until = None;
+            }
             let (due, standing, changes) = {
                 let state = self.interest.feed().state();
-                (state.due(self.cursor, BATCH), state.standing(), state.changes())
+                let due = self.pick.due(&state, self.cursor, BATCH);
+                (due, state.standing(), state.changes())
             };
             match due {
                 Some(due) => self.take(due),
@@ -95,6 +109,8 @@ impl Reader {
         }
         for entry in due.entries {
             self.cursor = entry.message.position;
+            self.rests_until =
+                (self.rest != Rest::default()).then(|| Instant::now() + self.rest.time());
             self.ready.push_back(Item::Message(Arc::clone(&entry.message)));
         }
     }

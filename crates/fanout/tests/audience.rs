@@ -31,7 +31,8 @@ fn sessions_and_readers_are_counted_by_topic_and_only_what_changed_is_said() {
             subscribe(&stage, viewer, &a, false).await;
         }
         subscribe(&stage, &viewers[0], &b, true).await;
-        let reader = stage.hub.reader(b.clone(), From::Now).await.expect("it is live");
+        let reader =
+            stage.hub.reader(b.clone(), From::Now, Options::default()).await.expect("it is live");
         assert_eq!(counted(&stage), [("a".to_owned(), 2, false), ("b".to_owned(), 2, true)]);
         assert_eq!(counted(&stage), []);
         stage.lane.close(viewers[0].key);

@@ -5,9 +5,9 @@ mod stage;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use pushonce_core::{Delivery, From, Options};
+use pushonce_core::{Delivery, From, Gap, GapReason, Item, Options};
 use pushonce_fanout::hub;
-use stage::{JSON, Stage, frames, play, small_rings, topic};
+use stage::{JSON, Stage, at, frames, play, small_rings, topic};
 
 fn newest(conflated: bool) -> Options {
     Options { delivery: Some(Delivery::Latest), conflated, ..Options::default() }
@@ -189,5 +189,28 @@ fn a_subscription_that_is_made_again_begins_with_a_whole_message() {
             assert_eq!(viewer.got(), wanted);
             stage.lane.unsubscribe(viewer.key, &a);
         }
+    });
+}
+
+#[test]
+fn a_back_end_reads_the_newest_alone_and_no_oftener_than_it_wants() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let rate = Delivery::Rate(NonZeroU16::new(2).expect("above zero"));
+        let options = Options { delivery: Some(rate), conflated: true, ..Options::default() };
+        let reader = stage.hub.reader(a.clone(), From::Now, options);
+        let (reader, ()) = futures::join!(reader, stage.settle());
+        let mut reader = reader.expect("a reader");
+        stage.publish(&a, 3).await;
+        let began = tokio::time::Instant::now();
+        for (from, to) in [(1, 2), (4, 5)] {
+            let gap = Gap { from: at(1, from), to: at(1, to), reason: GapReason::Conflated };
+            assert_eq!(reader.next().await, Item::Gap(gap));
+            let newest = reader.next().await;
+            assert!(matches!(newest, Item::Message(m) if m.position == at(1, to + 1)));
+            stage.publish(&a, 3).await;
+        }
+        let (rested, longest) = (Duration::from_millis(500), Duration::from_millis(600));
+        assert!((rested..longest).contains(&began.elapsed()), "{:?}", began.elapsed());
     });
 }

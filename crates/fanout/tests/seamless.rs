@@ -162,7 +162,7 @@ fn read(stage: &Stage, a: &Topic, from: From) -> Watch {
     let (hub, a) = (stage.hub.clone(), a.clone());
     let (told, items) = (Rc::clone(&answer), Rc::clone(&read));
     tokio::task::spawn_local(async move {
-        let reader = hub.reader(a.clone(), from).await;
+        let reader = hub.reader(a.clone(), from, Options::default()).await;
         let subscribed = reader.as_ref().map(|reader| reader.subscribed());
         *told.borrow_mut() = Some(subscribed.map_err(|why| SubscribeError::Fetch(why.clone())));
         let Ok(mut reader) = reader else { return };

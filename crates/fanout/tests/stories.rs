@@ -414,7 +414,7 @@ fn a_reader_gets_messages_and_gaps_and_withdraws_when_dropped() {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         stage.publish(&a, 4).await;
         stage.owner.expire(&a, 2);
-        let reader = stage.hub.reader(a.clone(), From::Position(at(1, 1)));
+        let reader = stage.hub.reader(a.clone(), From::Position(at(1, 1)), Options::default());
         let (reader, ()) = futures::join!(reader, stage.settle());
         let mut reader = reader.expect("a reader");
         assert!(!reader.subscribed().recovered);
@@ -457,7 +457,7 @@ fn readers_and_snapshots_may_move_between_threads() {
     play(async || {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         moves(&stage.hub.latest(&a, 1));
-        let reader = stage.hub.reader(a, From::Now);
+        let reader = stage.hub.reader(a, From::Now, Options::default());
         moves(&reader);
         let (reader, ()) = futures::join!(reader, stage.settle());
         moves(&reader.expect("a reader").next());
@@ -525,7 +525,8 @@ fn who_comes_to_a_stale_topic_is_told_at_once_and_a_moment_of_it_is_not_told() {
         let late = stage.viewer(JSON);
         late.subscribe(&stage, &a, From::Last(1)).await.expect("subscribed");
         assert_eq!(late.got(), ["a 1:2", "a stale 1:2"]);
-        let mut reader = stage.hub.reader(a.clone(), From::Last(1)).await.expect("begun");
+        let mut reader =
+            stage.hub.reader(a.clone(), From::Last(1), Options::default()).await.expect("begun");
         assert!(matches!(reader.next().await, Item::Message(_)));
         assert_eq!(reader.next().await, Item::Stale(at(1, 2)));
         stage.owner.stand(&a, Standing::Live);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pushonce_proto::close;
 
-use support::raw::{HANDSHAKE, Raw, deflated, frame, inflated};
 use support::Server;
+use support::raw::{HANDSHAKE, Raw, deflated, frame, inflated};
 
 #[tokio::test]
 async fn a_ping_is_answered_with_its_payload() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Owners, Placed,
-    Position, Publish, PublishError, ShardId, Topic,
+    ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Options, Owners,
+    Placed, Position, Publish, PublishError, ShardId, Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 
@@ -52,7 +52,8 @@ impl Peers for pushonce_relay::Handle {
 
 /// Topics as back ends read them: the same stream that the edge shows to its clients.
 pub trait Feed: Send + Sync + 'static {
-    /// Begins at `from`; the stream ends only when the node does.
+    /// Begins at `from`; the stream ends only when the node does. Of the options only the delivery
+    /// counts, and whether to be told what it passes over.
     ///
     /// # Errors
     /// [`FetchError`] when the past that was asked for cannot be had.
@@ -60,6 +61,7 @@ pub trait Feed: Send + Sync + 'static {
         &self,
         topic: Topic,
         from: From,
+        options: Options,
     ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>>;
 }
 

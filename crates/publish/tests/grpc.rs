@@ -11,9 +11,9 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Claim, ClusterId, ClusterView, ContentType, FetchError, From, Gap, GapReason, Item, Message,
-    Namespace, NamespaceChange, Namespaces, NodeId, Owners, Placed, Placement, Position, Publish,
-    PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
+    Claim, ClusterId, ClusterView, ContentType, Delivery, FetchError, From, Gap, GapReason, Item,
+    Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners, Placed, Placement,
+    Position, Publish, PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
@@ -75,18 +75,20 @@ impl Feed for World {
         &self,
         _: Topic,
         from: From,
+        options: Options,
     ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
         let head = Position::new(7, 3);
         let answer = match from {
             From::Position(asked) if asked > head => Err(FetchError::Future { asked, head }),
-            _ => Ok((Subscribed { position: head, recovered: false }, items())),
+            _ => Ok((Subscribed { position: head, recovered: false }, items(options))),
         };
         future::ready(answer).boxed()
     }
 }
 
-/// A gap, a message, and nothing more for as long as anybody listens.
-fn items() -> BoxStream<'static, Item> {
+/// A gap for who wants to hear of all that is missing, a message, and nothing more for as long as
+/// anybody listens.
+fn items(options: Options) -> BoxStream<'static, Item> {
     let (from, to) = (Position::new(7, 1), Position::new(7, 2));
     let gap = Item::Gap(Gap { from, to, reason: GapReason::Expired });
     let message = Item::Message(Arc::new(Message {
@@ -96,7 +98,8 @@ fn items() -> BoxStream<'static, Item> {
         key: None,
         payload: Bytes::from_static(b"goal!"),
     }));
-    stream::iter([gap, message]).chain(stream::pending()).boxed()
+    let told = options.delivery.unwrap_or_default() == Delivery::All || options.conflated;
+    stream::iter(told.then_some(gap).into_iter().chain([message])).chain(stream::pending()).boxed()
 }
 
 impl Overview for World {
@@ -311,10 +314,15 @@ async fn a_stream_is_acknowledged_in_order_and_goes_on_after_a_refusal() {
     }
 }
 
+/// A subscription to what comes next, with no wishes.
+fn now(topic: &str) -> SubscribeRequest {
+    SubscribeRequest { topic: topic.to_owned(), ..SubscribeRequest::default() }
+}
+
 #[tokio::test]
 async fn a_subscription_begins_with_subscribed_and_tells_its_gaps() {
     let mut publisher = Node::start().await.publisher().await;
-    let request = SubscribeRequest { topic: LIVE.to_owned(), from: None };
+    let request = now(LIVE);
     let events = publisher.subscribe(request).await.expect("open").into_inner();
     let events: Vec<_> = events.take(3).map(|event| event.expect("whole").event).collect().await;
     let [Some(Event::Subscribed(begun)), Some(Event::Gap(gap)), Some(Event::Message(message))] =
@@ -331,6 +339,20 @@ async fn a_subscription_begins_with_subscribed_and_tells_its_gaps() {
 }
 
 #[tokio::test]
+async fn a_subscription_may_wish_for_the_newest_alone() {
+    let mut publisher = Node::start().await.publisher().await;
+    for (delivery, conflated, gaps) in
+        [("latest", false, 0), ("rate:3", true, 1), ("all", false, 1)]
+    {
+        let request = SubscribeRequest { delivery: delivery.to_owned(), conflated, ..now(LIVE) };
+        let events = publisher.subscribe(request).await.expect("open").into_inner();
+        let events = events.skip(1).map(|event| event.expect("whole").event.expect("one"));
+        let before = events.take_while(|event| future::ready(!matches!(event, Event::Message(_))));
+        assert_eq!(before.count().await, gaps, "{delivery}");
+    }
+}
+
+#[tokio::test]
 async fn a_subscription_that_cannot_begin_says_why() {
     let mut publisher = Node::start().await.publisher().await;
     for (topic, position, code) in [
@@ -340,17 +362,21 @@ async fn a_subscription_that_cannot_begin_says_why() {
     ] {
         let from = Some(from::From::Position(position.to_owned()));
         let from = Some(pushonce_proto::pb::publisher::v1::From { from });
-        let request = SubscribeRequest { topic: topic.to_owned(), from };
+        let request = SubscribeRequest { from, ..now(topic) };
         let status = publisher.subscribe(request).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }
+    let request = SubscribeRequest { delivery: "newest".to_owned(), ..now(LIVE) };
+    let status = publisher.subscribe(request).await.expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("latest"), "{status:?}");
 }
 
 #[tokio::test]
 async fn when_the_node_goes_down_its_streams_say_so_and_it_ends() {
     let node = Node::start().await;
     let mut publisher = node.publisher().await;
-    let subscribe = SubscribeRequest { topic: LIVE.to_owned(), from: None };
+    let subscribe = now(LIVE);
     let events = publisher.subscribe(subscribe).await.expect("open").into_inner();
     let open = stream::iter([request("a", "x")]).chain(stream::pending());
     let mut answers = publisher.publish_stream(open).await.expect("open").into_inner();
@@ -448,7 +474,7 @@ async fn health_and_reflection_answer() {
 #[tokio::test]
 async fn a_heartbeat_says_up_to_where_everything_was_sent() {
     let mut publisher = Node::start().await.publisher().await;
-    let request = SubscribeRequest { topic: "a".to_owned(), from: None };
+    let request = now("a");
     let mut events = publisher.subscribe(request).await.expect("begun").into_inner();
     let mut said = Vec::new();
     while said.len() < 4 {

@@ -76,12 +76,19 @@ async fn call(
     Ask { id, topic, from, options }: Ask,
     events: mpsc::Sender<Result<Event, Ended>>,
 ) {
-    if options != Options::default() {
-        let why = "gRPC brings messages and nothing else; use WebSocket or QUIC";
+    let Options { delivery, conflated, .. } = options;
+    if options != (Options { delivery, conflated, ..Options::default() }) {
+        let why = "gRPC brings messages, whole, and nothing else; use WebSocket or QUIC";
         let event = Event::error(Some(id), ErrorCode::NotSupported, why);
         return drop(events.send(Ok(event)).await);
     }
-    let request = pb::SubscribeRequest { topic: topic.to_string(), from: Some(from.into()) };
+    let request = pb::SubscribeRequest {
+        topic: topic.to_string(),
+        from: Some(from.into()),
+        delivery: delivery.map_or_else(String::new, |delivery| delivery.to_string()),
+        conflated,
+    };
+    let delivery = delivery.unwrap_or_default();
     let mut answers = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),
         Err(status) => return drop(events.send(refused(id, status)).await),
@@ -90,7 +97,7 @@ async fn call(
     loop {
         let event = match answers.message().await {
             Ok(Some(response)) => match publisher::Event::try_from(response) {
-                Ok(event) => Ok(on(id, &topic, event)),
+                Ok(event) => Ok(on(id, &topic, delivery, event)),
                 Err(why) => Err(Ended::again(why)),
             },
             Ok(None) => Err(Ended::again("the server ended the call")),
@@ -129,11 +136,11 @@ fn broken(status: &Status) -> Ended {
     Ended::again(format!("{}: {}", status.code(), status.message()))
 }
 
-fn on(id: u64, topic: &Topic, event: publisher::Event) -> Event {
+fn on(id: u64, topic: &Topic, delivery: Delivery, event: publisher::Event) -> Event {
     let topic = topic.clone();
     match event {
         publisher::Event::Subscribed { position, recovered } => {
-            Event::Subscribed { id: Some(id), topic, position, recovered, delivery: Delivery::All }
+            Event::Subscribed { id: Some(id), topic, position, recovered, delivery }
         }
         publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
         publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },

@@ -14,9 +14,9 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::SubscribeError;
-use super::pick::{Pick, Rest};
 use crate::begin::Begun;
 use crate::feed::{Feed, Hold, Seat};
+use crate::pick::{Pick, Rest};
 use crate::table::Interest;
 use crate::wakes::Wakes;
 use crate::{Hub, Outlet, Standing, Wire};

@@ -118,10 +118,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     }
     let Args { delivery, conflated, audience, delta, .. } = args;
     let options = Options { delivery, conflated, audience, delta };
-    if carrier == Carrier::Grpc && options != Options::default() {
+    if carrier == Carrier::Grpc && (audience || delta) {
         bail!(
-            "gRPC brings every message, whole, and nothing else: leave --delivery, --conflated, \
-             --audience and --delta out, or take --transport ws or quic"
+            "gRPC brings messages, whole, and nothing else: leave --audience and --delta out, or \
+             take --transport ws or quic"
         );
     }
     for topic in &args.topics {

@@ -9,8 +9,8 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Page,
-    Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
+    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Options,
+    Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
 };
 use pushonce_fanout::Hub;
 use pushonce_proto::cluster::{self, Progress};
@@ -158,10 +158,11 @@ impl pushonce_publish::Feed for Feed {
         &self,
         topic: Topic,
         from: From,
+        options: Options,
     ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
         let hub = self.0.clone();
         Box::pin(async move {
-            let reader = hub.reader(topic, from).await?;
+            let reader = hub.reader(topic, from, options).await?;
             let at = reader.subscribed();
             let subscribed = Subscribed { position: at.position, recovered: at.recovered };
             let items = stream::unfold(reader, async |mut reader| {

@@ -8,7 +8,7 @@ use crate::feed::{Due, State};
 
 /// Which messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pick {
+pub(crate) enum Pick {
     Every,
     /// The newest alone.
     Newest {
@@ -20,10 +20,10 @@ pub(super) enum Pick {
 /// How long a subscription rests after each message, in nanoseconds; 0: not at all. A number and no
 /// `Duration`, for there are millions of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rest(u32);
+pub(crate) struct Rest(u32);
 
 impl Pick {
-    pub(super) fn of(options: &Options) -> Pick {
+    pub(crate) fn of(options: &Options) -> Pick {
         match options.delivery.unwrap_or_default() {
             Delivery::All => Pick::Every,
             Delivery::Latest | Delivery::Rate(_) => Pick::Newest { told: options.conflated },
@@ -32,7 +32,7 @@ impl Pick {
 
     /// What follows `cursor`: so many messages at most, and before them what will not come. A topic
     /// that lost its continuity, or its newest message, says so to everybody.
-    pub(super) fn due(self, state: &State, cursor: Position, messages_max: usize) -> Option<Due> {
+    pub(crate) fn due(self, state: &State, cursor: Position, messages_max: usize) -> Option<Due> {
         match self {
             Pick::Every => state.due(cursor, messages_max),
             Pick::Newest { told } => state.newest(cursor).map(|mut due| {
@@ -44,14 +44,14 @@ impl Pick {
 }
 
 impl Rest {
-    pub(super) fn of(options: &Options) -> Rest {
+    pub(crate) fn of(options: &Options) -> Rest {
         match options.delivery {
             Some(Delivery::Rate(rate)) => Rest(1_000_000_000 / u32::from(rate.get())),
             _ => Rest::default(),
         }
     }
 
-    pub(super) fn time(self) -> Duration {
+    pub(crate) fn time(self) -> Duration {
         Duration::from_nanos(self.0.into())
     }
 }
