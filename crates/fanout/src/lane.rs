@@ -3,6 +3,8 @@
 mod batch;
 mod driver;
 mod pick;
+mod portion;
+mod post;
 mod roster;
 
 use std::cell::{Cell, RefCell, RefMut};
