@@ -2,6 +2,8 @@
 
 mod batch;
 mod driver;
+mod portion;
+mod post;
 mod roster;
 
 use std::cell::{Cell, RefCell, RefMut};

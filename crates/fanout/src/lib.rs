@@ -20,9 +20,12 @@
 //!
 //! *How does data move?* [`Hub::deliver`] pushes a message onto its topic's ring and wakes each lane
 //! that has subscribers: one entry in the lane's queue, however many messages and subscribers. The
-//! lane's [`Driver`] walks the subscribers and offers each what lies after its cursor. A subscriber
-//! that is blocked is marked and passed over until [`Lane::writable`]. What is older than the ring
-//! is fetched from upstream, once for all who ask, and joins the ring at its old end.
+//! lane's [`Driver`] walks the subscribers and offers each what lies after its cursor; where several
+//! topics have news in one turn, a session that watches several is offered all of it at the turn's end, at
+//! once, so that a hundred topics cost it one write. A subscriber that is blocked is marked and passed
+//! over until [`Lane::writable`]; a cursor moves by what was taken, so nothing of what was not is kept.
+//! What is older than the ring is fetched from upstream, once for all who ask, and joins the ring at its
+//! old end.
 //!
 //! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`], [`Hub::lost`], [`Hub::stale`] and [`Hub::fresh`] of one topic
 //! from two tasks at once; call back into the hub from within an [`Upstream`], or
@@ -48,6 +51,6 @@ mod wakes;
 
 pub use hub::Hub;
 pub use lane::{Driver, Lane, SessionKey, SubscribeError};
-pub use outlet::{Closed, Offered, Outlet};
+pub use outlet::{Closed, Offered, Outlet, Run};
 pub use port::{Encode, Standing, Subscribed, Upstream, Wire};
 pub use reader::Reader;

@@ -7,23 +7,35 @@ use bytes::Bytes;
 /// `offer` must not call into the lane: the lane is in the middle of a walk. What it has to say to
 /// its session it says by its answer, or leaves for the session's own task.
 pub trait Outlet {
-    /// Offers frames of the subscription `token`, in order. The outlet takes as many from the front
-    /// as it can bring away or hold; of those it took none is offered again, and those it did not
-    /// take it must forget.
+    /// Offers all that is due to the session in one turn of the lane, in order: to be brought away by
+    /// as few writes as can be. The outlet takes as many frames from the front as it can bring away or
+    /// hold; of those it took none is offered again, and those it did not take it must forget.
+    ///
+    /// An outlet with a way of its own for each subscription ends at the first that is blocked: the
+    /// runs behind it are offered again at once, without it.
     ///
     /// # Errors
     /// [`Closed`] when the session is over: the lane forgets the session and all its subscriptions.
-    fn offer(&mut self, token: u32, frames: &[Bytes]) -> Result<Offered, Closed>;
+    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed>;
+}
+
+/// Frames of one subscription, in order; may be none. Several in a row may be of the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Whose they are: what the subscription was made with.
+    pub token: u32,
+    /// Whole frames, shared with every other session that gets them.
+    pub frames: &'a [Bytes],
 }
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
-    /// How many frames, from the first, are now the outlet's business.
+    /// How many frames, from the first and over all runs, are now the outlet's business.
     pub taken: usize,
-    /// Whether this subscription must not be offered more until
-    /// [`Lane::writable`](crate::Lane::writable). An offer of which not all was taken blocks,
-    /// whatever is said here.
+    /// Whether the subscription of the last that was taken must not be offered more until
+    /// [`Lane::writable`](crate::Lane::writable). Whatever is said here, that holds for the one whose
+    /// frame was the first not to be taken.
     pub blocked: bool,
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct DoorMeters {
     pub(crate) frames_in: Counter,
     /// Bytes handed to sockets and streams.
     pub(crate) bytes_out: Counter,
+    /// Calls of the system by which they left, beside which the fan-out's deliveries say how many
+    /// shared one.
+    pub(crate) writes: Counter,
 }
 
 impl Meters {
@@ -64,6 +67,7 @@ impl DoorMeters {
             refused: counter!("pushonce_gateway_sessions_refused_total", "transport" => transport),
             frames_in: counter!("pushonce_gateway_frames_in_total", "transport" => transport),
             bytes_out: counter!("pushonce_gateway_bytes_out_total", "transport" => transport),
+            writes: counter!("pushonce_gateway_writes_total", "transport" => transport),
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use pushonce_core::{
-    ClusterId, ClusterView, FetchError, Page, Placed, Position, Publish, PublishError, Refusal,
-    Topic, Want,
+    ClusterId, ClusterView, ContentType, FetchError, Message, Page, Placed, Position, Publish,
+    PublishError, Refusal, Timestamp, Topic, Want,
 };
-use pushonce_fanout::{Hub, Upstream, hub};
+use pushonce_fanout::{Driver, Hub, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Bench {
     pub(crate) local: Rc<Local>,
+    /// The fan-out's, until it runs.
+    driver: Option<Driver>,
     hub: Hub,
     pub(crate) interests: mpsc::UnboundedReceiver<Interest>,
 }
@@ -49,23 +53,75 @@ impl Bench {
         let hub = Hub::new(hub::Config::default(), nowhere.clone(), Arc::new(Encoder));
         let (room, leaving) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         let config = Arc::new(Config::default());
+        let (fanout, driver) = hub.lane();
         let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
-        let local = Rc::new(Local::new(
-            config,
-            hub.lane().0,
-            nowhere,
-            view,
-            room,
-            MemoryUse::default(),
-            leaving,
-        ));
-        Bench { local, hub, interests }
+        let local =
+            Rc::new(Local::new(config, fanout, nowhere, view, room, MemoryUse::default(), leaving));
+        Bench { local, driver: Some(driver), hub, interests }
+    }
+
+    /// Lets frames flow. On a lane only.
+    pub(crate) fn fan_out(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.local.spawn(driver.run(CancellationToken::new()));
+        }
+    }
+
+    /// The first message of a topic comes.
+    pub(crate) fn publish(&self, topic: &Topic) {
+        let message = Message {
+            position: Position::new(1, 1),
+            time: Timestamp(0),
+            content_type: ContentType::Text,
+            key: None,
+            payload: "goal".into(),
+        };
+        self.hub.deliver(topic, &[message.into()]);
     }
 
     /// Waits until the hub wants the topic, and says that it has it.
     pub(crate) async fn live(&mut self, topic: &Topic) {
         assert_eq!(self.interests.recv().await, Some(Interest::Begins(topic.clone())));
         self.hub.live(topic, Position::ZERO);
+    }
+}
+
+/// What one of a lane's meters counted.
+pub(crate) struct Count {
+    name: &'static str,
+    transport: &'static str,
+    so_far: Arc<AtomicU64>,
+}
+
+impl Count {
+    pub(crate) fn of(name: &'static str, transport: &'static str) -> Count {
+        Count { name, transport, so_far: Arc::default() }
+    }
+
+    pub(crate) fn so_far(&self) -> u64 {
+        self.so_far.load(Ordering::Relaxed)
+    }
+}
+
+impl Recorder for Count {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let mut labels = key.labels();
+        let is_it = key.name() == self.name && labels.any(|label| label.value() == self.transport);
+        if is_it { Counter::from_arc(self.so_far.clone()) } else { Counter::noop() }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
     }
 }
 

@@ -16,7 +16,7 @@ use proptest::sample::Index;
 use pushonce_core::{
     ContentType, FetchError, From, Message, Options, Page, Position, Timestamp, Topic, Want,
 };
-use pushonce_fanout::{Closed, Hub, Offered, Outlet, SessionKey, Upstream, Wire, hub};
+use pushonce_fanout::{Closed, Hub, Offered, Outlet, Run, SessionKey, Upstream, Wire, hub};
 use pushonce_gateway::Encoder;
 use pushonce_proto::client::{Encoding, Event};
 use tokio::runtime::{Builder, LocalOptions};
@@ -74,10 +74,12 @@ struct Socket {
 }
 
 impl Outlet for Socket {
-    fn offer(&mut self, _: u32, frames: &[Bytes]) -> Result<Offered, Closed> {
-        let taken = frames.len().min(self.room);
+    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
+        let frames = runs.iter().flat_map(|run| run.frames).take(self.room);
+        let before = self.frames.len();
+        self.frames.extend(frames.cloned());
+        let taken = self.frames.len() - before;
         self.room -= taken;
-        self.frames.extend_from_slice(&frames[..taken]);
         Ok(Offered { taken, blocked: self.room == 0 })
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Subscription {
     pub(super) rest: Rest,
     /// Stands in `ready`.
     queued: bool,
+    /// What is due to it goes out at the end of this turn.
+    pub(super) gathered: bool,
     pub(super) cursor: Position,
     /// Whether a message may come as its difference from the one before.
     delta: bool,
@@ -141,6 +143,11 @@ impl Subscription {
 }
 
 impl Session {
+    /// Whether more than one topic may have news for it.
+    pub(super) fn has_several(&self) -> bool {
+        self.subscriptions.len() > 1
+    }
+
     /// Forgets what is being made. Says whether there was such a one.
     fn give_up(&mut self, is_it: impl Fn(&(Topic, Ticket)) -> bool) -> bool {
         let before = self.opening.len();
@@ -169,7 +176,7 @@ impl Roster {
         self.serials
     }
 
-    fn session(&mut self, key: SessionKey) -> Option<&mut Session> {
+    pub(super) fn session(&mut self, key: SessionKey) -> Option<&mut Session> {
         self.sessions.get_mut(key.index).filter(|session| session.serial == key.serial)
     }
 
@@ -237,6 +244,7 @@ impl Roster {
             pick: Pick::of(options),
             rest: Rest::of(options),
             queued: false,
+            gathered: false,
             cursor: start.cursor,
             delta: options.delta,
             has_last: false,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use pushonce_core::{From, Options, Topic};
 use pushonce_fanout::{
-    Closed, Lane, Offered, Outlet, SessionKey, SubscribeError, Subscribed, Wire,
+    Closed, Lane, Offered, Outlet, Run, SessionKey, SubscribeError, Subscribed, Wire,
 };
 
 use super::Stage;
@@ -27,16 +27,19 @@ pub(crate) struct Socket {
 }
 
 impl Outlet for Socket {
-    fn offer(&mut self, token: u32, frames: &[Bytes]) -> Result<Offered, Closed> {
+    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
         self.offers += 1;
         if self.closed {
             return Err(Closed);
         }
-        let taken = frames.len().min(self.room);
-        self.room -= taken;
-        self.frames.extend_from_slice(&frames[..taken]);
-        self.tokens.extend(std::iter::repeat_n(token, taken));
-        Ok(Offered { taken, blocked: self.room == 0 })
+        let before = self.frames.len();
+        for run in runs {
+            let taken = run.frames.len().min(self.room);
+            self.room -= taken;
+            self.frames.extend_from_slice(&run.frames[..taken]);
+            self.tokens.extend(std::iter::repeat_n(run.token, taken));
+        }
+        Ok(Offered { taken: self.frames.len() - before, blocked: self.room == 0 })
     }
 }
 

@@ -1,6 +1,6 @@
 use futures::FutureExt;
 use pushonce_core::{Options, Position};
-use pushonce_fanout::{Closed, Offered};
+use pushonce_fanout::{Closed, Offered, Run};
 use pushonce_proto::client::{Command, ErrorCode};
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ enum Told {
 struct Nothing;
 
 impl Outlet for Nothing {
-    fn offer(&mut self, _: u32, _: &[Bytes]) -> Result<Offered, Closed> {
+    fn offer(&mut self, _: &[Run<'_>]) -> Result<Offered, Closed> {
         Err(Closed)
     }
 }

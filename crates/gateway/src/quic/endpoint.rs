@@ -73,7 +73,8 @@ impl Endpoint {
     /// Opens the endpoint on the runtime of the lane that calls.
     pub(crate) fn open(door: Door, local: Rc<Local>) -> io::Result<Endpoint> {
         let Door { udp, lane, lanes, mut config, group } = door;
-        let socket = Socket::open(udp)?;
+        let writes = local.meters.of(metrics::Door::Quic).writes.clone();
+        let socket = Socket::open(udp, writes)?;
         let mut own = EndpointConfig::default();
         own.cid_generator(move || Box::new(LaneIds::new(lane, lanes)));
         let server = config.borrow_and_update().clone();

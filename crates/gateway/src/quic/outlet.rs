@@ -11,7 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use metrics::Counter;
 use pushonce_core::Topic;
-use pushonce_fanout::{Closed, Offered};
+use pushonce_fanout::{Closed, Offered, Run};
 use quinn_proto::StreamId;
 
 use super::link::{Full, Link};
@@ -235,6 +235,36 @@ impl Outlet {
         }
     }
 
+    /// Writes frames of one subscription to its stream. Blocked: the rest of the last one is queued.
+    fn take(&mut self, run: &Run<'_>) -> Result<Offered, Closed> {
+        let Run { token, frames } = *run;
+        if self.state != State::Open {
+            return Err(Closed);
+        }
+        let Some(Subscription { way, .. }) = self.subscriptions.get_mut(&token) else {
+            // Stopped: its frames are wanted by nobody.
+            return Ok(Offered { taken: frames.len(), blocked: false });
+        };
+        match way.push(&self.link, &self.bytes_out, frames) {
+            Ok(taken) => {
+                let whole = taken == frames.len();
+                let blocked = whole && !way.queue.is_empty();
+                if blocked || !whole {
+                    self.refused.insert(token);
+                }
+                Ok(Offered { taken, blocked })
+            }
+            Err(Full::Stopped) => {
+                self.stop(token);
+                Ok(Offered { taken: frames.len(), blocked: false })
+            }
+            Err(Full::Blocked | Full::Dead) => {
+                self.die();
+                Err(Closed)
+            }
+        }
+    }
+
     fn stop(&mut self, token: u32) {
         if let Some(Subscription { topic, way }) = self.subscriptions.remove(&token) {
             way.finish(&self.link);
@@ -263,30 +293,15 @@ pub(super) enum Finish {
 }
 
 impl pushonce_fanout::Outlet for Outlet {
-    fn offer(&mut self, token: u32, frames: &[Bytes]) -> Result<Offered, Closed> {
-        if self.state != State::Open {
-            return Err(Closed);
-        }
-        let Some(Subscription { way, .. }) = self.subscriptions.get_mut(&token) else {
-            // Stopped: its frames are wanted by nobody.
-            return Ok(Offered { taken: frames.len(), blocked: false });
-        };
-        match way.push(&self.link, &self.bytes_out, frames) {
-            Ok(taken) => {
-                let blocked = taken < frames.len() || !way.queue.is_empty();
-                if blocked {
-                    self.refused.insert(token);
-                }
-                Ok(Offered { taken, blocked })
-            }
-            Err(Full::Stopped) => {
-                self.stop(token);
-                Ok(Offered { taken: frames.len(), blocked: false })
-            }
-            Err(Full::Blocked | Full::Dead) => {
-                self.die();
-                Err(Closed)
+    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
+        let mut taken = 0;
+        for run in runs.iter().filter(|run| !run.frames.is_empty()) {
+            let offered = self.take(run)?;
+            taken += offered.taken;
+            if offered.blocked || offered.taken < run.frames.len() {
+                return Ok(Offered { taken, blocked: offered.blocked });
             }
         }
+        Ok(Offered { taken, blocked: false })
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
+use metrics::Counter;
 use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use tokio::io::Interest;
@@ -33,6 +34,7 @@ pub(super) struct Socket {
     outbox: Outbox,
     /// Bound to one address, which all packets are sent from.
     one_address: bool,
+    writes: Counter,
 }
 
 /// Packets on their way out, in buffers that are used again.
@@ -45,7 +47,7 @@ struct Outbox {
 
 impl Socket {
     /// Must be called within the runtime of the lane.
-    pub(super) fn open(udp: std::net::UdpSocket) -> io::Result<Socket> {
+    pub(super) fn open(udp: std::net::UdpSocket, writes: Counter) -> io::Result<Socket> {
         udp.set_nonblocking(true)?;
         let state = UdpSocketState::new((&udp).into())?;
         let one_address = !udp.local_addr()?.ip().is_unspecified();
@@ -56,6 +58,7 @@ impl Socket {
             received: vec![0; BATCH_SIZE * RECEIVED_BYTES].into(),
             outbox: Outbox { buffers, transmits: Vec::new(), sent: 0 },
             one_address,
+            writes,
         })
     }
 
@@ -118,7 +121,10 @@ impl Socket {
         while self.outbox.sent < self.outbox.transmits.len() {
             let sent = self.udp.try_io(Interest::WRITABLE, || self.send_some());
             match sent {
-                Ok(sent) => self.outbox.sent += sent,
+                Ok(sent) => {
+                    self.outbox.sent += sent;
+                    self.writes.increment(1);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 // Of the first of them: its network is gone, or it is too large for its way.
                 Err(_) => self.outbox.sent += 1,

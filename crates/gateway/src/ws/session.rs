@@ -87,8 +87,7 @@ impl Session {
             fragments_max: FRAGMENTS_MAX,
         };
         let stream = Rc::new(stream);
-        let bytes_out = local.meters.of(Door::WebSocket).bytes_out.clone();
-        let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), bytes_out)));
+        let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), local.clone())));
         let socket = Socket { outlet, encoding, deflate, heard: Cell::new(true) };
         let driver = Driver::begin(local, socket);
         let decoder = Decoder::new(limits, deflate);

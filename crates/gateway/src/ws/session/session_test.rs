@@ -1,10 +1,12 @@
 use std::future::poll_fn;
 
-use tokio::io::AsyncWriteExt;
+use pushonce_core::{From, Options};
+use pushonce_proto::client::{Command, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::testing::{self, Bench};
+use crate::testing::{self, Bench, Count};
 
 const BUFFER: usize = 60;
 
@@ -32,4 +34,41 @@ async fn a_client_that_never_pauses_is_read_one_buffer_a_turn() {
     });
     testing::on_a_lane(over).await;
     assert!(turns > 10, "{turns} turns for ten buffers");
+}
+
+/// Reads until `word` came so often.
+async fn read(client: &mut TcpStream, word: &str, times: usize) {
+    let (mut came, mut buffer) = (String::new(), [0; 4096]);
+    while came.matches(word).count() < times {
+        let len = client.read(&mut buffer).await.unwrap();
+        assert_ne!(len, 0, "the session ended");
+        came += &String::from_utf8_lossy(&buffer[..len]);
+    }
+}
+
+#[tokio::test]
+async fn news_of_many_topics_leaves_by_one_write() {
+    let writes = Count::of("pushonce_gateway_writes_total", "websocket");
+    let mut bench = ::metrics::with_local_recorder(&writes, Bench::new);
+    let topics: Vec<Topic> = (0..100).map(|n| Topic::new(&format!("t/{n}")).unwrap()).collect();
+    let (mut client, stream) = connected().await;
+    testing::on_a_lane(async {
+        bench.fan_out();
+        let session = Session::new(bench.local.clone(), stream, Encoding::Json, false);
+        let driver = session.driver.clone();
+        tokio::task::spawn_local(session);
+        for topic in &topics {
+            let (from, options) = (From::Now, Options::default());
+            let command = Command::Subscribe { topic: topic.clone(), from, options };
+            driver.request(Ok(Request { id: None, command }));
+            bench.live(topic).await;
+            read(&mut client, "subscribed", 1).await;
+        }
+        let before = writes.so_far();
+        topics.iter().for_each(|topic| bench.publish(topic));
+        read(&mut client, "goal", topics.len()).await;
+        assert_eq!(writes.so_far(), before + 1);
+        driver.end();
+    })
+    .await;
 }

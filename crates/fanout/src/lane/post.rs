@@ -1,0 +1,163 @@
+//! What goes out in one turn: to each session by one offer, however many of its topics have news.
+//!
+//! Where several topics have news in a turn, a session that has several subscriptions is gathered for:
+//! its portions wait until the turn ends, as handles of frames that the rings hold, and are offered
+//! together then. A cursor moves behind what was taken and no further, so that a session whose socket is
+//! full still stores nothing. Everybody else is offered a portion as it is found.
+
+use std::rc::Rc;
+use std::slice;
+
+use tokio::time::Instant;
+
+use super::Shared;
+use super::batch::Batches;
+use super::portion::{Portion, Settled};
+use super::roster::{Roster, Session, SessionKey};
+use crate::{Closed, Offered, Run};
+
+pub(super) struct Post {
+    lane: Rc<Shared>,
+    batches: Batches,
+    /// More than one topic may have news in this turn.
+    several: bool,
+    /// In the order in which they were found. As many as a turn has offers at most, none between turns.
+    gathered: Vec<Parcel>,
+    /// Messages that were taken in this turn.
+    delivered: usize,
+}
+
+/// A portion and whose it is.
+struct Parcel {
+    key: SessionKey,
+    /// The topic's index, and the subscription's there.
+    topic: usize,
+    entry: usize,
+    token: u32,
+    portion: Portion,
+}
+
+impl Post {
+    pub(super) fn new(lane: Rc<Shared>) -> Post {
+        let (batches, gathered) = (Batches::default(), Vec::new());
+        Post { lane, batches, several: false, gathered, delivered: 0 }
+    }
+
+    /// Begins a turn, in which `several` topics may have news or one.
+    pub(super) fn begin(&mut self, several: bool) {
+        self.several = several;
+        self.look();
+    }
+
+    /// Begins to look at a topic: what was found before may not be all of it.
+    pub(super) fn look(&mut self) {
+        self.batches.clear();
+    }
+
+    /// Offers a subscription what is due to it, or gathers it.
+    pub(super) fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
+        let Post { lane, batches, several, .. } = self;
+        let found = roster.with(topic, entry, |subscription, session, feed| {
+            if subscription.gathered || !subscription.flows() {
+                return (subscription.gathered, None);
+            }
+            let batches = batches.of(topic);
+            let portion = Portion::of(subscription, session, feed, batches, &lane.hub.shared);
+            subscription.gathered = *several && session.has_several() && portion.len() > 0;
+            (subscription.gathered, Some((subscription.token, portion)))
+        });
+        let Some((key, (gathered, found))) = found else { return };
+        let parcel = found.map(|(token, portion)| Parcel { key, topic, entry, token, portion });
+        match (gathered, parcel) {
+            (true, Some(parcel)) => self.gathered.push(parcel),
+            (false, Some(parcel)) => self.bring(roster, slice::from_ref(&parcel)),
+            // More may have come since it was gathered, and nobody else would look again.
+            (true, None) => roster.queue(key, topic),
+            (false, None) => {}
+        }
+    }
+
+    /// Ends a turn: what was gathered goes out.
+    pub(super) fn end(&mut self, roster: &mut Roster) {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        // Of one session they stay in their order.
+        gathered.sort_by_key(|parcel| parcel.key);
+        for parcels in gathered.chunk_by(|a, b| a.key == b.key) {
+            self.bring(roster, parcels);
+        }
+        gathered.clear();
+        self.gathered = gathered;
+        let delivered = std::mem::take(&mut self.delivered) as u64;
+        self.lane.hub.shared.table.meters.deliveries.increment(delivered);
+    }
+
+    /// Offers a session its parcels: all at once, and those behind one that is blocked each by itself,
+    /// for they may have a way of their own.
+    fn bring(&mut self, roster: &mut Roster, parcels: &[Parcel]) {
+        let (mut left, mut count) = (parcels, parcels.len());
+        while let Some(first) = left.first() {
+            match roster.session(first.key).map(|session| offer(session, &left[..count])) {
+                Some(Ok(offered)) => {
+                    let settled = self.settle(roster, &left[..count], offered);
+                    left = &left[settled..];
+                    count = 1;
+                }
+                Some(Err(Closed)) => return roster.close(first.key),
+                None => return,
+            }
+        }
+    }
+
+    /// Moves subscriptions behind what was taken, up to one that is blocked. Says how many that were.
+    fn settle(&mut self, roster: &mut Roster, parcels: &[Parcel], offered: Offered) -> usize {
+        let mut left = offered.taken;
+        for (index, parcel) in parcels.iter().enumerate() {
+            let taken = left.min(parcel.portion.len());
+            left -= taken;
+            let blocked = taken < parcel.portion.len() || (left == 0 && offered.blocked);
+            self.settle_one(roster, parcel, taken, blocked);
+            if blocked {
+                return index + 1;
+            }
+        }
+        parcels.len()
+    }
+
+    fn settle_one(&mut self, roster: &mut Roster, parcel: &Parcel, taken: usize, blocked: bool) {
+        let Parcel { key, topic, entry, portion, .. } = parcel;
+        let widened = self.lane.widened.get();
+        let meters = &self.lane.hub.shared.table.meters;
+        let settled = roster.with(*topic, *entry, |subscription, _, _| {
+            subscription.gathered = false;
+            portion.settle(subscription, taken, blocked, widened, meters)
+        });
+        let Some((_, Settled { messages, more, rest })) = settled else { return };
+        self.delivered += messages;
+        if let Some(rest) = rest {
+            roster.lay_down(*key, *topic, Instant::now() + rest);
+        }
+        if more {
+            roster.queue(*key, *topic);
+        }
+    }
+}
+
+impl Parcel {
+    fn runs(&self) -> [Run<'_>; 4] {
+        self.portion.runs(self.token)
+    }
+}
+
+/// One offer. An outlet that the gateway holds borrowed takes nothing, as if it were blocked.
+fn offer(session: &Session, parcels: &[Parcel]) -> Result<Offered, Closed> {
+    if parcels.iter().all(|parcel| parcel.portion.len() == 0) {
+        return Ok(Offered { taken: 0, blocked: false });
+    }
+    let Ok(mut outlet) = session.outlet.try_borrow_mut() else {
+        return Ok(Offered { taken: 0, blocked: true });
+    };
+    match parcels {
+        [parcel] => outlet.offer(&parcel.runs()),
+        parcels => outlet.offer(&parcels.iter().flat_map(Parcel::runs).collect::<Vec<_>>()),
+    }
+}
