@@ -17,7 +17,8 @@ use pushonce_core::{
     ContentType, FetchError, From, Gap, Message, Options, Page, Position, Timestamp, Topic, Want,
 };
 use pushonce_fanout::{
-    Closed, Driver, Encode, Hub, Lane, Offered, Outlet, Run, SessionKey, Standing, Upstream, Wire, hub,
+    Closed, Driver, Encode, Hub, Lane, Offered, Outlet, Run, SessionKey, Standing, Upstream, Wire,
+    hub,
 };
 use tokio_util::sync::CancellationToken;
 
