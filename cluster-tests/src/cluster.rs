@@ -203,7 +203,8 @@ impl Cluster {
         let mut sum = 0;
         for i in self.running() {
             let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
-            let series = page.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+            let series =
+                page.body.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
             let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
             let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
             sum += values.sum::<u64>();
