@@ -71,7 +71,8 @@ function showLatency() {
 function showLink(state, detail = "") {
   link = { state, detail };
   const me = nodes.members.find(({ id }) => id === nodes.me);
-  const to = me ? ` to ${me.id} (${me.name})` : "";
+  const name = me && me.name !== me.id ? ` (${me.name})` : "";
+  const to = me ? ` to ${me.id}${name}` : "";
   $("connection").dataset.state = state;
   $("connection").textContent = state === "connected" ? `connected${to}` : `${state} ${detail}`;
 }
