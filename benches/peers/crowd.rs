@@ -1,6 +1,10 @@
 //! Many connections on one thread: opens them, reads what comes, and says who heard what.
 //!
-//! Level-triggered epoll and one read a turn and socket, which is the least that a reader can do.
+//! Level-triggered epoll and one read a turn and socket, which is the least that a reader can do; of UDP
+//! some packets, which are what one read of TCP brings.
+
+mod anyone;
+mod quic;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +16,7 @@ use rustix::event::{Timespec, epoll};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::wire::{Opening, Role, Said, Wire};
+use quic::Quic;
 
 /// Takes some hundred messages that have piled up.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -32,6 +37,8 @@ pub(crate) struct Crowd {
     /// Whether subscribers note where they stand.
     marks: bool,
     poll: OwnedFd,
+    /// Connections of QUIC, if that is what is spoken; the seats have no sockets then.
+    quic: Option<Quic>,
     pub(crate) seats: Vec<Seat>,
     scratch: Box<[u8]>,
     events: Vec<epoll::Event>,
@@ -98,6 +105,7 @@ impl Crowd {
             topics: (0..topics).map(|nth| format!("bench/{nth}")).collect(),
             marks,
             poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            quic: wire.is_quic().then(|| Quic::new(server)).transpose()?,
             seats: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
             events: Vec::with_capacity(EVENTS_MAX),
@@ -107,6 +115,14 @@ impl Crowd {
     /// Connects a seat, and says what its protocol begins with.
     pub(crate) fn open(&mut self, nth: usize) -> io::Result<()> {
         let seat = &mut self.seats[nth];
+        let mark = (!seat.mark.is_empty()).then_some(seat.mark.as_str());
+        let topic = &self.topics[seat.topic];
+        let opening = Opening { role: seat.role, topic, mark, marks: self.marks };
+        let opening = self.wire.open(opening);
+        if let Some(quic) = &mut self.quic {
+            seat.unsent = opening;
+            return quic.open(nth, &self.poll);
+        }
         let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, None)?;
         if seat.stopped {
             socket.set_recv_buffer_size(STOPPED_BYTES)?;
@@ -115,10 +131,7 @@ impl Crowd {
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut stream = TcpStream::from(socket);
-        let mark = (!seat.mark.is_empty()).then_some(seat.mark.as_str());
-        let topic = &self.topics[seat.topic];
-        let opening = Opening { role: seat.role, topic, mark, marks: self.marks };
-        stream.write_all(&self.wire.open(opening))?;
+        stream.write_all(&opening)?;
         let data = epoll::EventData::new_u64(nth as u64);
         epoll::add(&self.poll, &stream, data, epoll::EventFlags::IN)?;
         seat.socket = Some(stream);
@@ -130,6 +143,9 @@ impl Crowd {
         if let Some(socket) = self.seats[nth].leave() {
             // At worst it is closed in the polite way.
             let _rude = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        }
+        if let Some(quic) = &mut self.quic {
+            quic.close(nth);
         }
     }
 
@@ -154,10 +170,12 @@ impl Crowd {
         hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
     ) -> io::Result<()> {
         for nth in publishers {
-            if let Err(why) = self.seats[nth].flush() {
-                self.seats[nth].gone(why.to_string(), hear);
+            if let Err(why) = self.flush(nth, hear) {
+                self.gone(nth, why, hear);
             }
         }
+        let due = self.quic.as_ref().and_then(Quic::next);
+        let wait = due.map_or(wait, |at| wait.min(at.saturating_duration_since(Instant::now())));
         // To the millisecond, rounded down: who waits for a moment polls for the last of it.
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_millis()) * 1_000_000 };
         let mut events = std::mem::take(&mut self.events);
@@ -168,11 +186,49 @@ impl Crowd {
         for event in events.drain(..) {
             let nth = event.data.u64() as usize;
             if let Err(why) = self.read(nth, hear) {
-                self.seats[nth].gone(why, hear);
+                self.gone(nth, why, hear);
             }
         }
         self.events = events;
+        self.ring(hear);
         Ok(())
+    }
+
+    /// Does what the clock asks for.
+    fn ring(&mut self, hear: &mut impl FnMut(&mut Seat, News<'_>, Instant)) {
+        let now = Instant::now();
+        while let Some(quic) = &mut self.quic
+            && let Some(nth) = quic.due(now)
+        {
+            if let Err(why) = quic.go_on(nth, &mut self.seats[nth], self.wire, hear) {
+                self.gone(nth, why, hear);
+            }
+        }
+    }
+
+    fn flush(
+        &mut self,
+        nth: usize,
+        hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
+    ) -> Result<(), String> {
+        let seat = &mut self.seats[nth];
+        match &mut self.quic {
+            Some(quic) if !seat.unsent.is_empty() => quic.go_on(nth, seat, self.wire, hear),
+            Some(_) => Ok(()),
+            None => seat.flush().map_err(|why| why.to_string()),
+        }
+    }
+
+    fn gone(
+        &mut self,
+        nth: usize,
+        why: String,
+        hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
+    ) {
+        if let Some(quic) = &mut self.quic {
+            quic.close(nth);
+        }
+        self.seats[nth].gone(why, hear);
     }
 
     fn read(
@@ -181,6 +237,9 @@ impl Crowd {
         hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
     ) -> Result<(), String> {
         let seat = &mut self.seats[nth];
+        if let Some(quic) = &mut self.quic {
+            return quic.read(nth, seat, self.wire, hear);
+        }
         let Some(socket) = &mut seat.socket else { return Ok(()) };
         let count = match socket.read(&mut self.scratch) {
             Ok(0) => return Err("the server hung up".into()),
@@ -189,21 +248,10 @@ impl Crowd {
             Err(why) => return Err(why.to_string()),
         };
         let at = Instant::now();
+        let mut partial = std::mem::take(&mut seat.partial);
         let bytes = &self.scratch[..count];
-        let (wire, marks) = (self.wire, self.marks);
-        if seat.partial.is_empty() {
-            let rest = seat.take(bytes, wire, marks, at, hear)?;
-            seat.partial.extend_from_slice(&bytes[count - rest..]);
-        } else {
-            let mut whole = std::mem::take(&mut seat.partial);
-            whole.extend_from_slice(bytes);
-            let rest = seat.take(&whole, wire, marks, at, hear)?;
-            whole.drain(..whole.len() - rest);
-            seat.partial = whole;
-        }
-        if seat.partial.is_empty() && seat.partial.capacity() > 0 {
-            seat.partial = Vec::new();
-        }
+        seat.take_whole(&mut partial, bytes, self.wire, self.marks, at, hear)?;
+        seat.partial = partial;
         if seat.stopped
             && seat.ready
             && let Some(socket) = &seat.socket
@@ -215,6 +263,30 @@ impl Crowd {
 }
 
 impl Seat {
+    /// Takes what is whole of `partial` and the bytes that follow it, and leaves the rest there.
+    fn take_whole(
+        &mut self,
+        partial: &mut Vec<u8>,
+        bytes: &[u8],
+        wire: Wire,
+        marks: bool,
+        at: Instant,
+        hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
+    ) -> Result<(), String> {
+        if partial.is_empty() {
+            let rest = self.take(bytes, wire, marks, at, hear)?;
+            partial.extend_from_slice(&bytes[bytes.len() - rest..]);
+        } else {
+            partial.extend_from_slice(bytes);
+            let rest = self.take(partial, wire, marks, at, hear)?;
+            partial.drain(..partial.len() - rest);
+        }
+        if partial.is_empty() {
+            partial.shrink_to(0);
+        }
+        Ok(())
+    }
+
     /// Takes whole things; gives back how many bytes are left.
     fn take(
         &mut self,
@@ -225,28 +297,38 @@ impl Seat {
         hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
     ) -> Result<usize, String> {
         while let Some(said) = wire.next(&mut bytes, self.role, self.ready, marks)? {
-            match said {
-                Said::Ready => {
-                    // NATS says PONG to whoever asks.
-                    if !std::mem::replace(&mut self.ready, true) {
-                        hear(self, News::Ready, at);
-                    }
-                }
-                Said::Message { payload, mark } => {
-                    if let Some(mark) = mark {
-                        self.mark = String::from_utf8_lossy(mark).into_owned();
-                    }
-                    hear(self, News::Message(payload), at);
-                }
-                Said::Told(count) => hear(self, News::Told(count), at),
-                Said::Ask(answer) => {
-                    self.unsent.extend(answer);
-                    self.flush().map_err(|why| why.to_string())?;
-                }
-                Said::Aside => {}
+            if let Said::Ask(answer) = said {
+                self.unsent.extend(answer);
+                self.flush().map_err(|why| why.to_string())?;
+            } else {
+                self.hear(said, at, hear);
             }
         }
         Ok(bytes.len())
+    }
+
+    fn hear(
+        &mut self,
+        said: Said<'_>,
+        at: Instant,
+        hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
+    ) {
+        match said {
+            Said::Ready => {
+                // NATS says PONG to whoever asks.
+                if !std::mem::replace(&mut self.ready, true) {
+                    hear(self, News::Ready, at);
+                }
+            }
+            Said::Message { payload, mark } => {
+                if let Some(mark) = mark {
+                    self.mark = String::from_utf8_lossy(mark).into_owned();
+                }
+                hear(self, News::Message(payload), at);
+            }
+            Said::Told(count) => hear(self, News::Told(count), at),
+            Said::Ask(_) | Said::Aside => {}
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -45,6 +45,9 @@ struct Run {
 /// Subscribers read what is published; some of them may have stopped.
 pub(crate) fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     let target = &args.target;
+    if args.stopped > 0 && target.wire.is_quic() {
+        bail!("who stops reading is measured over TCP only");
+    }
     let mut watch = Watch::begin(&target.pid)?;
     let empty = Memory::of(&target.pid);
     let readers = target.subscribers() + args.stopped as usize;

@@ -10,10 +10,12 @@ use pushonce::instruments::chart::{Bar, Chart, Group, Scale, figure};
 use serde_json::Value;
 
 /// Who may be in a report, in its order: by the word of the script, and by name.
-const WHO: [(&str, &str); 7] = [
+const WHO: [(&str, &str); 9] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
     ("memory", "Pushonce, in memory"),
+    ("quic", "Pushonce, QUIC streams"),
+    ("datagrams", "Pushonce, QUIC datagrams"),
     ("uws", "uWebSockets.js"),
     ("nchan", "nchan"),
     ("nats", "NATS"),
@@ -121,7 +123,7 @@ const fn by_the_clock(regime: &'static str) -> [Column; 6] {
 const CHARTS: &[(&str, &str, &str, Scale, Column)] = &[
     (
         "cpu-a-delivery.svg",
-        "One topic, 5,000 WebSocket subscribers, one message at a time",
+        "One topic, 5,000 subscribers, one message at a time",
         "server CPU a delivery, µs; less is better",
         Scale::Linear,
         ONE,

@@ -6,6 +6,7 @@
 mod floor;
 mod mqtt;
 mod nats;
+mod quic;
 mod ws;
 
 use clap::ValueEnum;
@@ -19,6 +20,10 @@ pub(crate) enum Wire {
     Floor,
     /// WebSocket, JSON.
     Pushonce,
+    /// QUIC, protobuf, a stream for each subscription.
+    PushonceQuic,
+    /// QUIC, protobuf, the newest message as a datagram.
+    PushonceDatagrams,
     /// WebSocket, a location for each channel.
     Nchan,
     /// WebSocket, as nchan has it, but nobody can resume: `uws.js`.
@@ -71,6 +76,8 @@ impl Wire {
         match self {
             Wire::Floor => floor::open(opening.role, opening.topic),
             Wire::Pushonce => ws::open_pushonce(opening),
+            Wire::PushonceQuic => quic::open(opening, false),
+            Wire::PushonceDatagrams => quic::open(opening, true),
             Wire::Nchan | Wire::Uws => ws::open_nchan(opening),
             Wire::Nats => nats::open(opening),
             Wire::Mqtt => mqtt::open(opening),
@@ -88,10 +95,24 @@ impl Wire {
         match self {
             Wire::Floor => floor::next(bytes),
             Wire::Pushonce => ws::next_pushonce(bytes, role, ready, marks),
+            Wire::PushonceQuic | Wire::PushonceDatagrams => quic::next(bytes, role, ready),
             Wire::Nchan | Wire::Uws => ws::next_nchan(bytes, role, ready, marks),
             Wire::Nats => nats::next(bytes),
             Wire::Mqtt => mqtt::next(bytes, role),
         }
+    }
+
+    /// What a datagram says.
+    pub(crate) fn datagram(self, datagram: &[u8], role: Role) -> Result<Said<'_>, String> {
+        match self {
+            Wire::PushonceDatagrams => quic::said(datagram, role, true),
+            _ => Err("a datagram that nobody asked for".to_owned()),
+        }
+    }
+
+    /// It goes over UDP, and QUIC brings the bytes of its streams.
+    pub(crate) fn is_quic(self) -> bool {
+        matches!(self, Wire::PushonceQuic | Wire::PushonceDatagrams)
     }
 
     /// Adds a publish to `out`.
@@ -99,6 +120,7 @@ impl Wire {
         match self {
             Wire::Floor => floor::publish(out, topic, payload),
             Wire::Pushonce => ws::publish_pushonce(out, topic, payload),
+            Wire::PushonceQuic | Wire::PushonceDatagrams => quic::publish(out, topic, payload),
             Wire::Nchan | Wire::Uws => ws::publish_nchan(out, payload),
             Wire::Nats => nats::publish(out, topic, payload),
             Wire::Mqtt => mqtt::publish(out, topic, payload),
@@ -109,7 +131,7 @@ impl Wire {
     pub(crate) fn publishers(self, topics: usize) -> usize {
         match self {
             // A session of ours may have 64 publishes under way.
-            Wire::Pushonce => topics.min(16),
+            Wire::Pushonce | Wire::PushonceQuic | Wire::PushonceDatagrams => topics.min(16),
             // The channel is in the path.
             Wire::Nchan | Wire::Uws => topics,
             Wire::Floor | Wire::Nats | Wire::Mqtt => 1,

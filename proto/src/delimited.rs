@@ -20,6 +20,12 @@ pub fn encode(frame: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The frame without its length: the opposite of [`encode`]. Shares its memory.
+pub fn payload(encoded: &Bytes) -> Bytes {
+    let length = encoded.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    encoded.slice(length.min(encoded.len())..)
+}
+
 /// Cuts a byte stream, arriving in pieces of any size, into frames.
 #[derive(Debug)]
 pub struct Decoder {
@@ -95,6 +101,9 @@ mod tests {
             frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
             piece in 1usize..40,
         ) {
+            for frame in &frames {
+                prop_assert_eq!(&payload(&encode(frame))[..], &frame[..]);
+            }
             let stream: Vec<u8> = frames.iter().flat_map(|f| encode(f)).collect();
             let mut decoder = Decoder::new(300);
             let mut out = Vec::new();

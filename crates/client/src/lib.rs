@@ -18,7 +18,8 @@
 //!
 //! *How does data move?* A task of its own keeps the session; its events wait in a bounded queue
 //! until [`Subscriber::next`] takes them. A caller that does not take them stops the session's
-//! reading, and the server sees a slow reader.
+//! reading, and the server sees a slow reader. Of topics that come as datagrams the newest message waits
+//! instead.
 //!
 //! *What must a caller not do?* Keep a subscriber and not read it. Give QUIC addresses that are not
 //! loopback without saying whose certificate to trust ([`Trust`]).

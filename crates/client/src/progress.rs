@@ -237,8 +237,13 @@ mod tests {
         Topic::new(name).expect("valid")
     }
 
-    const ASKING: Options =
-        Options { delivery: None, conflated: false, audience: true, delta: false };
+    const ASKING: Options = Options {
+        delivery: None,
+        conflated: false,
+        audience: true,
+        delta: false,
+        datagrams: false,
+    };
 
     fn progress() -> Progress {
         let mut progress = Progress::default();

@@ -148,7 +148,7 @@ impl Builder {
     }
 
     /// One more topic, with more wishes. What comes as a delta is made whole here. What the server does
-    /// not offer it refuses, with the topic: [`Event::Refused`]. Over gRPC that is the audience and deltas.
+    /// not offer it refuses, with the topic: [`Event::Refused`]. Over gRPC that is the audience, deltas and datagrams.
     pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
         self.progress.add(topic, from, options);
         self

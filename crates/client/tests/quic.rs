@@ -1,6 +1,6 @@
-//! Set-up: a subscriber and a QUIC server that follows a script. Fault: streams overtake each other,
-//! or end. Claim: the caller hears of a subscription before its first message, and a topic whose
-//! stream ended is asked for again.
+//! Set-up: a subscriber and a QUIC server that follows a script. Fault: streams and datagrams overtake
+//! each other, or end. Claim: the caller hears of a subscription before its first message, of the newest
+//! and of nothing older after it, and a topic whose stream ended is asked for again.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_client::{Event, Server, Subscriber, Transport, Trust};
-use pushonce_core::{ContentType, Delivery, From, Message, Position, Timestamp, Topic};
+use pushonce_core::{
+    ContentType, Delivery, From, Gap, GapReason, Message, Options, Position, Timestamp, Topic,
+};
 use pushonce_proto::client::{self, Command, Encoding};
 use pushonce_proto::delimited::{self, Decoder};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -79,16 +81,19 @@ impl Client {
     }
 
     async fn subscribed(&mut self, offset: u64) {
+        self.subscribed_to(offset, Delivery::All).await;
+    }
+
+    async fn subscribed_to(&mut self, offset: u64, delivery: Delivery) {
         let position = Position::new(5, offset);
         let (id, topic) = (Some(1), topic());
-        let subscribed = client::Event::Subscribed {
-            id,
-            topic,
-            position,
-            recovered: true,
-            delivery: Delivery::All,
-        };
+        let subscribed =
+            client::Event::Subscribed { id, topic, position, recovered: true, delivery };
         say(&mut self.answers, &subscribed).await;
+    }
+
+    fn throw(&self, event: &client::Event) {
+        self.connection.send_datagram(Encoding::Proto.encode_event(event)).unwrap();
     }
 
     async fn stream(&self) -> SendStream {
@@ -108,8 +113,12 @@ fn topic() -> Topic {
 }
 
 fn message(offset: u64) -> client::Event {
+    message_at(Position::new(5, offset))
+}
+
+fn message_at(position: Position) -> client::Event {
     let message = Message {
-        position: Position::new(5, offset),
+        position,
         time: Timestamp(1),
         content_type: ContentType::Text,
         key: None,
@@ -181,4 +190,79 @@ async fn a_certificate_with_another_fingerprint_is_not_taken() {
     let Event::Disconnected { why, .. } = next(&mut subscriber).await else { panic!("refused") };
     assert!(why.contains("fingerprint"), "{why}");
     assert!(server.await.unwrap());
+}
+
+/// A subscriber that asked for datagrams, and its server, which has answered.
+async fn watch_datagrams(door: &Door) -> (Subscriber, Client) {
+    let delivery = Some(Delivery::Latest);
+    let options = Options { delivery, datagrams: true, ..Options::default() };
+    let builder = Subscriber::builder([door.server()]).transport(Transport::Quic);
+    let subscriber = builder.topic_with(topic(), From::Last(1), options).connect();
+    let mut client = door.client().await;
+    assert_eq!(client.asks_from().await, From::Last(1));
+    client.subscribed_to(1, Delivery::Latest).await;
+    (subscriber, client)
+}
+
+/// Where the next message stands.
+async fn shown(subscriber: &mut Subscriber) -> Position {
+    loop {
+        match next(subscriber).await {
+            Event::Message { message, .. } => return message.position,
+            Event::Connected { .. } | Event::Subscribed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_datagrams_the_newer_are_shown_and_the_older_are_not() {
+    let door = Door::open();
+    let (mut subscriber, client) = watch_datagrams(&door).await;
+    say(&mut client.stream().await, &message(1)).await;
+    assert_eq!(shown(&mut subscriber).await, Position::new(5, 1));
+    for (thrown, seen) in [(4, Some(4)), (3, None), (4, None), (7, Some(7))] {
+        client.throw(&message(thrown));
+        if let Some(seen) = seen {
+            assert_eq!(shown(&mut subscriber).await, Position::new(5, seen));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_datagram_that_overtakes_its_stream_waits_for_it() {
+    let door = Door::open();
+    let (mut subscriber, client) = watch_datagrams(&door).await;
+    client.throw(&message(2));
+    let mut stream = client.stream().await;
+    say(&mut stream, &message(1)).await;
+    assert_eq!(shown(&mut subscriber).await, Position::new(5, 1));
+    assert_eq!(shown(&mut subscriber).await, Position::new(5, 2));
+
+    client.throw(&message_at(Position::new(6, 9)));
+    let (from, to, reason) = (Position::new(5, 3), Position::new(6, 7), GapReason::Epoch);
+    let gap = Gap { from, to, reason };
+    say(&mut stream, &client::Event::Gap { topic: topic(), gap }).await;
+    assert_eq!(next(&mut subscriber).await, Event::Gap { topic: topic(), gap });
+    assert_eq!(shown(&mut subscriber).await, Position::new(6, 9));
+}
+
+#[tokio::test]
+async fn a_caller_that_takes_nothing_for_a_while_is_shown_the_newest() {
+    let door = Door::open();
+    let (mut subscriber, client) = watch_datagrams(&door).await;
+    say(&mut client.stream().await, &message(1)).await;
+    for offset in 2..=5_000 {
+        client.throw(&message(offset));
+    }
+    let mut count = 0;
+    loop {
+        // The network may lose the last.
+        client.throw(&message(5_000));
+        count += 1;
+        if shown(&mut subscriber).await == Position::new(5, 5_000) {
+            break;
+        }
+    }
+    assert!(count < 2_000, "{count} messages were shown");
 }

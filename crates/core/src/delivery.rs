@@ -30,6 +30,9 @@ pub struct Options {
     pub audience: bool,
     /// Whether a message may come as its difference from the one before.
     pub delta: bool,
+    /// Whether messages come as datagrams, where the transport has them: none waits for one that was
+    /// lost. Goes with the newest alone, whole, and not told what is passed over.
+    pub datagrams: bool,
 }
 
 /// Not a way to deliver. Says which there are.

@@ -136,7 +136,8 @@ fn a_lane_under_pressure_spares_those_who_want_the_newest_alone() {
     });
 }
 
-const DELTAS: Options = Options { delivery: None, conflated: false, audience: false, delta: true };
+const DELTAS: Options =
+    Options { delivery: None, conflated: false, audience: false, delta: true, datagrams: false };
 
 #[test]
 fn who_asks_for_deltas_gets_the_first_message_whole_and_then_what_changed() {

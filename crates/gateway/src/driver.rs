@@ -29,8 +29,19 @@ pub(crate) trait Transport: 'static {
     /// Where the hub's frames go.
     fn outlet(&self) -> Rc<RefCell<dyn Outlet>>;
 
-    /// Makes a way for the frames of a subscription, where each has its own.
-    fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>>;
+    /// Whether messages may go as datagrams.
+    fn has_datagrams(&self) -> bool {
+        false
+    }
+
+    /// Makes a way for the frames of a subscription, where each has its own; its messages may go as
+    /// datagrams, if they are wanted.
+    fn open(
+        &self,
+        token: u32,
+        topic: &Topic,
+        datagrams: bool,
+    ) -> LocalBoxFuture<'static, Result<(), NoWay>>;
 
     /// The subscription is over.
     fn shut(&self, token: u32);
@@ -180,10 +191,16 @@ impl<T: Transport> Driver<T> {
         let lane = &self.local.fanout;
         let granted = self.local.grant(topic, options.delivery);
         let delivery = granted.map_err(|why| refusal::of_rate(&why))?;
+        let has_datagrams = self.transport.has_datagrams();
+        if options.datagrams
+            && let Some(refusal) = refusal::of_datagrams(&options, delivery, has_datagrams)
+        {
+            return Err(refusal);
+        }
         let options = Options { delivery: Some(delivery), ..options };
         let subscribed = lane.subscribe(self.key, token, topic.clone(), from, options).await;
         let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
-        if let Err(NoWay) = self.transport.open(token, topic).await {
+        if let Err(NoWay) = self.transport.open(token, topic, options.datagrams).await {
             lane.unsubscribe(self.key, topic);
             return Err(refusal::of_stream());
         }

@@ -84,3 +84,10 @@ fn small(wire: Wire, payload: &[u8]) -> Bytes {
         _ => whole(wire, payload),
     }
 }
+
+/// What of a frame of [`QUIC_PROTO`] goes as a datagram: a message, without its length, for a datagram
+/// has an end of its own.
+pub(crate) fn datagram(frame: &Bytes) -> Option<Bytes> {
+    let payload = delimited::payload(frame);
+    client::is_message(&payload).then_some(payload)
+}

@@ -11,7 +11,9 @@ mod outlet;
 mod session;
 mod socket;
 pub(crate) mod steering;
+mod subscription;
 mod timers;
+mod way;
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, UdpSocket};
@@ -37,6 +39,10 @@ const RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// What a session may have sent without its acknowledgement, over all its streams. Quinn would take
 /// 10 MiB; at a quarter of a mebibyte a thousand stopped readers hold no more than that many MiB.
 const SEND_WINDOW_BYTES: u64 = 256 << 10;
+
+/// Datagrams of a session that wait for the network. Some dozens, so that they fill the packets of a
+/// turn: more would grow old here, where at the hub a newer one takes the place of an older.
+const DATAGRAM_BYTES: usize = 16 << 10;
 
 /// Packets that a client may take before it must acknowledge, if nothing is missing and its delay
 /// (25 ms) is not over: to read the acknowledgement of every second one costs a quarter of a
@@ -185,7 +191,9 @@ fn transport(config: &Config) -> TransportConfig {
         // memory in each connection.
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
-        .datagram_receive_buffer_size(None)
+        // Zero says that we take none; were it not set, we could not send any.
+        .datagram_receive_buffer_size(Some(0))
+        .datagram_send_buffer_size(DATAGRAM_BYTES)
         .ack_frequency_config(Some(acks))
         .keep_alive_interval(Some(config.heartbeat))
         .max_idle_timeout(idle);

@@ -1,6 +1,6 @@
 //! The words of the protocol for a subscription that is refused.
 
-use pushonce_core::TooFast;
+use pushonce_core::{Delivery, Options, TooFast};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
 
@@ -27,4 +27,26 @@ pub(crate) fn of_rate(error: &TooFast) -> Refusal {
 pub(crate) fn of_stream() -> Refusal {
     let text = "the client allows no more streams; raise its limit of unidirectional streams";
     (ErrorCode::Overloaded, text.to_owned())
+}
+
+/// Datagrams were asked for, and cannot be had: not on this connection, or not with what else was
+/// asked for.
+pub(crate) fn of_datagrams(options: &Options, delivery: Delivery, has: bool) -> Option<Refusal> {
+    let bad = |text| Some((ErrorCode::BadRequest, String::from(text)));
+    if !has {
+        let text = "datagrams are for QUIC, and for clients that take them; leave `datagrams` away";
+        return Some((ErrorCode::NotSupported, text.to_owned()));
+    }
+    match options {
+        _ if delivery == Delivery::All => {
+            bad("a datagram may be lost, and `all` is every message; ask for `latest`")
+        }
+        Options { conflated: true, .. } => {
+            bad("a datagram may be lost, and no gap says so; leave `conflated` or `datagrams` away")
+        }
+        Options { delta: true, .. } => {
+            bad("a datagram may be lost, and a delta needs it; leave `delta` or `datagrams` away")
+        }
+        _ => None,
+    }
 }

@@ -19,7 +19,7 @@ pub enum ErrorCode {
     BadRequest,
     /// The payload is over the limit.
     TooLarge,
-    /// Known, and not offered by this version.
+    /// Known, and not offered by this version or on this transport.
     NotSupported,
     /// The topic, or the command, is not for this client.
     NotAllowed,

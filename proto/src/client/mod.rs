@@ -248,6 +248,12 @@ pub fn encode_difference(encoding: Encoding, topic: &Topic, difference: &Differe
     }
 }
 
+/// Whether a frame that was written here in [`Encoding::Proto`] is of a message, whole or as a
+/// difference.
+pub fn is_message(frame: &[u8]) -> bool {
+    protobuf::is_message(frame)
+}
+
 /// The frame of a gap: the same for every subscriber of the topic.
 pub fn encode_gap(encoding: Encoding, topic: &Topic, gap: &Gap) -> Bytes {
     match encoding {

@@ -84,6 +84,7 @@ fn options(subscribe: &pb::Subscribe) -> Result<Options, InvalidFrame> {
             "" => false,
             kind => is_fossil(kind)?,
         },
+        datagrams: subscribe.datagrams,
     })
 }
 
@@ -105,6 +106,7 @@ pub(super) fn encode_request(request: &Request) -> Bytes {
             conflated: options.conflated,
             audience: options.audience,
             delta: if options.delta { FOSSIL.to_owned() } else { String::new() },
+            datagrams: options.datagrams,
         }),
         Command::Unsubscribe { topic } => {
             WireRequest::Unsubscribe(pb::Unsubscribe { topic: topic.to_string() })
@@ -350,6 +352,11 @@ pub(super) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
         (4, gap.reason.as_str().as_bytes()),
     ];
     encode(GAP, &parts, None)
+}
+
+/// The event is the first field of a frame that answers nothing, and a key below 16 is one byte.
+pub(super) fn is_message(frame: &[u8]) -> bool {
+    frame.first() == Some(&((MESSAGE << 3 | WireType::LengthDelimited as u32) as u8))
 }
 
 /// A server frame with one event: fields of bytes, and at most one number. Fields may stand in any

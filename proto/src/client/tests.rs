@@ -36,8 +36,14 @@ fn delivery() -> impl Strategy<Value = Delivery> {
 }
 
 fn options() -> impl Strategy<Value = Options> {
-    (option::of(delivery()), any::<[bool; 3]>()).prop_map(
-        |(delivery, [conflated, audience, delta])| Options { delivery, conflated, audience, delta },
+    (option::of(delivery()), any::<[bool; 4]>()).prop_map(
+        |(delivery, [conflated, audience, delta, datagrams])| Options {
+            delivery,
+            conflated,
+            audience,
+            delta,
+            datagrams,
+        },
     )
 }
 
@@ -115,6 +121,12 @@ proptest! {
     fn an_event_reads_back_as_it_was_written(encoding in encoding(), event in event()) {
         let frame = encoding.encode_event(&event);
         prop_assert_eq!(encoding.decode_event(&frame).map(sorted), Ok(event));
+    }
+
+    #[test]
+    fn a_message_is_told_from_all_else_by_its_first_byte(event in event()) {
+        let message = matches!(event, Event::Message { .. } | Event::Difference { .. });
+        prop_assert_eq!(is_message(&Encoding::Proto.encode_event(&event)), message);
     }
 
     #[test]

@@ -1,11 +1,14 @@
-//! A session over QUIC: a control stream, and a stream for each topic.
+//! A session over QUIC: a control stream, a stream for each topic, and datagrams for topics that are
+//! asked for so.
 
-use std::collections::HashSet;
+mod datagrams;
+
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::Topic;
+use pushonce_core::{Epoch, Topic};
 use pushonce_proto::client::{Encoding, Event, Request};
 use pushonce_proto::delimited::{self, Decoder};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -43,6 +46,9 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// Datagrams that wait to be read, which they are at once.
+const DATAGRAM_BYTES: usize = 256 << 10;
+
 /// The code of a close comes after the ends of the streams, if it comes.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -66,10 +72,11 @@ impl Session {
         let shared = Shared {
             connection: connection.clone(),
             events: send,
-            live: watch::channel(HashSet::new()).0.into(),
+            begun: watch::channel(HashMap::new()).0.into(),
         };
         let mut readers = JoinSet::new();
         readers.spawn(read(answers, shared.clone()));
+        readers.spawn(datagrams::read(shared.clone()));
         readers.spawn(accept(shared));
         Ok(Session { control, events, _readers: readers, connection, _endpoint: endpoint })
     }
@@ -142,6 +149,7 @@ fn config(address: SocketAddr, trust: &Trust) -> Result<ClientConfig, Ended> {
     transport.max_idle_timeout(Some(SILENCE_MAX.into()));
     transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
     transport.receive_window(VarInt::from_u32(CONNECTION_WINDOW));
+    transport.datagram_receive_buffer_size(Some(DATAGRAM_BYTES));
     // A topic is a stream of the server's: as many as a session may have topics.
     transport.max_concurrent_uni_streams(VarInt::from_u32(1024));
     config.transport_config(Arc::new(transport));
@@ -153,9 +161,10 @@ fn config(address: SocketAddr, trust: &Trust) -> Result<ClientConfig, Ended> {
 struct Shared {
     connection: Connection,
     events: mpsc::Sender<Result<Event, Ended>>,
-    /// The topics that were said to be subscribed. Nothing orders the streams, and the caller is to
-    /// hear of a subscription before its first message.
-    live: Arc<watch::Sender<HashSet<Topic>>>,
+    /// The topics that were said to be subscribed, and the epoch that the stream of each has come to; 0:
+    /// to none. Nothing orders the streams and the datagrams, and the caller is to hear of a
+    /// subscription before its first message, and of a new epoch by its gap.
+    begun: Arc<watch::Sender<HashMap<Topic, Epoch>>>,
 }
 
 /// Every stream that the server opens is a topic's.
@@ -176,6 +185,7 @@ async fn accept(shared: Shared) {
 /// when it is asked to, and a topic without one would be silent for ever.
 async fn read(mut stream: RecvStream, shared: Shared) {
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+    let mut epoch = Epoch(0);
     while let Ok(Some(chunk)) = stream.read_chunk(64 << 10, true).await {
         decoder.push(&chunk.bytes);
         loop {
@@ -185,7 +195,7 @@ async fn read(mut stream: RecvStream, shared: Shared) {
                 Err(why) => return shared.end(Ended::again(why)).await,
             };
             match event {
-                Ok(event) => shared.tell(event).await,
+                Ok(event) => shared.tell(event, &mut epoch).await,
                 Err(why) if why.broken => return shared.end(Ended::again(why)).await,
                 // From a newer server: not for us.
                 Err(_) => {}
@@ -199,20 +209,30 @@ async fn read(mut stream: RecvStream, shared: Shared) {
 // === impl Shared ===
 
 impl Shared {
-    async fn tell(&self, event: Event) {
-        let begun = match &event {
+    /// Tells what came on a stream that has come to `epoch`.
+    async fn tell(&self, event: Event, epoch: &mut Epoch) {
+        let begins = match &event {
             Event::Stream { topic } => {
                 // Fails only without a sender, and here is one.
-                let _ = self.live.subscribe().wait_for(|live| live.contains(topic)).await;
+                let _ = self.begun.subscribe().wait_for(|begun| begun.contains_key(topic)).await;
                 return;
             }
-            Event::Subscribed { topic, .. } => Some(topic.clone()),
+            Event::Subscribed { topic, .. } => Some((topic.clone(), Epoch(0))),
+            Event::Message { topic, message } if message.position.epoch != *epoch => {
+                Some((topic.clone(), message.position.epoch))
+            }
+            Event::Gap { topic, gap } if gap.to.epoch != *epoch => {
+                Some((topic.clone(), gap.to.epoch))
+            }
             _ => None,
         };
         // Whoever is gone does not want to know.
         let _ = self.events.send(Ok(event)).await;
-        if let Some(topic) = begun {
-            self.live.send_if_modified(|live| live.insert(topic));
+        if let Some((topic, begun)) = begins {
+            *epoch = begun;
+            self.begun.send_modify(|topics| {
+                topics.insert(topic, begun);
+            });
         }
     }
 

@@ -252,6 +252,10 @@ impl Endpoint {
             session.hear(event);
             turn = true;
         }
+        if link.take_loss() {
+            session.doubt();
+            turn = true;
+        }
         if turn {
             session.turn();
         }
@@ -281,6 +285,9 @@ impl Endpoint {
         drop(connection);
         if more {
             link.set_due();
+        }
+        if packets > 0 {
+            link.has_sent();
         }
         if drained {
             self.forget(handle);

@@ -11,7 +11,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use pushonce_proto::close::Close;
 use quinn_proto::{
-    Connection, ConnectionHandle, Dir, Event, ReadError, StreamId, VarInt, WriteError,
+    Connection, ConnectionHandle, Dir, Event, ReadError, SendDatagramError, StreamId, VarInt,
+    WriteError,
 };
 use tokio::sync::Notify;
 
@@ -21,6 +22,10 @@ pub(super) struct Link {
     due: Rc<Due>,
     is_due: Cell<bool>,
     called: Cell<bool>,
+    /// A datagram found no room.
+    crowded: Cell<bool>,
+    /// Packets that were lost, as far as is known, of a connection that sends datagrams.
+    lost: Cell<Option<u64>>,
     /// For those who wait to open a stream.
     streams_changed: Notify,
 }
@@ -83,6 +88,8 @@ impl Link {
             due,
             is_due: Cell::new(false),
             called: Cell::new(false),
+            crowded: Cell::new(false),
+            lost: Cell::new(None),
             streams_changed: Notify::new(),
         }
     }
@@ -113,6 +120,21 @@ impl Link {
     /// Whether the session was [called](Link::call) since this was asked last.
     pub(super) fn take_call(&self) -> bool {
         self.called.take()
+    }
+
+    /// Whether a packet was lost since this was asked last, and may have been one with datagrams.
+    pub(super) fn take_loss(&self) -> bool {
+        let Some(known) = self.lost.get() else { return false };
+        let lost = self.connection().stats().path.lost_packets;
+        self.lost.set(Some(lost));
+        lost > known
+    }
+
+    /// Packets have left: for a datagram that found no room there may be some.
+    pub(super) fn has_sent(&self) {
+        if self.crowded.take() {
+            self.call();
+        }
     }
 
     /// There may be room for a stream, or never will be.
@@ -146,6 +168,31 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Whether the client takes datagrams.
+    pub(super) fn has_datagrams(&self) -> bool {
+        self.connection().datagrams().max_size().is_some_and(|max| max > 0)
+    }
+
+    /// Sends a datagram, unless it is too long for one. An error: there is no room, and the session has
+    /// a turn when there is.
+    pub(super) fn send_datagram(&self, datagram: Bytes) -> Result<bool, Full> {
+        let mut connection = self.connection();
+        match connection.datagrams().send(datagram, false) {
+            Ok(()) => {
+                if self.lost.get().is_none() {
+                    self.lost.set(Some(connection.stats().path.lost_packets));
+                }
+                self.set_due();
+                Ok(true)
+            }
+            Err(SendDatagramError::Blocked(_)) => {
+                self.crowded.set(true);
+                Err(Full::Blocked)
+            }
+            Err(_) => Ok(false),
+        }
     }
 
     /// The next bytes of a stream, in order.

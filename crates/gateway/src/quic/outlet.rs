@@ -1,11 +1,11 @@
-//! The ways out of one QUIC session: the control stream, and one stream a subscription.
+//! The ways out of one QUIC session: the control stream, and those of each subscription.
 //!
 //! Frames go straight into the connection's send buffer, which `SEND_WINDOW_BYTES` bounds for all
 //! streams together. What does not fit stays with the hub, except the rest of one frame of each
 //! topic and the answers on the control stream: those of [`CONGESTED`], of one more read, and of
 //! what was on its way to the hub or the publisher.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -15,17 +15,11 @@ use pushonce_fanout::{Closed, Offered, Run};
 use quinn_proto::StreamId;
 
 use super::link::{Full, Link};
+use super::subscription::Subscription;
+use super::way::Way;
 
 /// Answers in the queue beyond which no more requests are read.
 const CONGESTED: usize = 32;
-
-/// One stream.
-struct Way {
-    stream: StreamId,
-    /// Of a subscription: one frame at most, whole or the rest of it.
-    queue: VecDeque<Bytes>,
-    progressed: bool,
-}
 
 pub(super) struct Outlet {
     link: Rc<Link>,
@@ -39,11 +33,6 @@ pub(super) struct Outlet {
     bytes_out: Counter,
 }
 
-struct Subscription {
-    topic: Topic,
-    way: Way,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
@@ -51,65 +40,6 @@ enum State {
     Leaving,
     /// The client takes no answers.
     Dead,
-}
-
-// === impl Way ===
-
-impl Way {
-    fn new(stream: StreamId) -> Way {
-        Way { stream, queue: VecDeque::new(), progressed: false }
-    }
-
-    /// Writes what is queued.
-    fn flush(&mut self, link: &Link, bytes_out: &Counter) -> Result<(), Full> {
-        while let Some(mut front) = self.queue.pop_front() {
-            if let Err(full) = self.write(link, bytes_out, &mut front) {
-                self.queue.push_front(front);
-                return Err(full);
-            }
-        }
-        // What a burst made large an idle session does not keep.
-        self.queue.shrink_to(0);
-        Ok(())
-    }
-
-    /// Writes frames from the front, and queues the rest of one that was cut. How many it took.
-    fn push(&mut self, link: &Link, bytes_out: &Counter, frames: &[Bytes]) -> Result<usize, Full> {
-        for (taken, frame) in frames.iter().enumerate() {
-            let mut rest = frame.clone();
-            let wrote = match self.flush(link, bytes_out) {
-                Ok(()) => self.write(link, bytes_out, &mut rest),
-                full => full,
-            };
-            match wrote {
-                Ok(()) => {}
-                Err(Full::Blocked) if rest.len() == frame.len() => return Ok(taken),
-                Err(Full::Blocked) => {
-                    self.queue.push_back(rest);
-                    return Ok(taken + 1);
-                }
-                Err(full) => return Err(full),
-            }
-        }
-        Ok(frames.len())
-    }
-
-    fn write(&mut self, link: &Link, bytes_out: &Counter, frame: &mut Bytes) -> Result<(), Full> {
-        let len = frame.len();
-        let wrote = link.write(self.stream, frame);
-        self.progressed |= frame.len() < len;
-        bytes_out.increment((len - frame.len()) as u64);
-        wrote
-    }
-
-    /// A stream that ends within a frame says so; the client need not wait for the rest.
-    fn finish(self, link: &Link) {
-        match self.queue.is_empty() {
-            // An error only says that the stream has ended already.
-            true => drop(link.finish(self.stream)),
-            false => link.reset(self.stream),
-        }
-    }
 }
 
 // === impl Outlet ===
@@ -156,11 +86,9 @@ impl Outlet {
         }
     }
 
-    /// The stream of a subscription, with the frame it begins with.
-    pub(super) fn open(&mut self, token: u32, topic: Topic, stream: StreamId, first: Bytes) {
-        let mut way = Way::new(stream);
-        way.queue.push_back(first);
-        self.subscriptions.insert(token, Subscription { topic, way });
+    /// A subscription has its stream.
+    pub(super) fn open(&mut self, token: u32, subscription: Subscription) {
+        self.subscriptions.insert(token, subscription);
         self.refused.insert(token);
         self.link.call();
     }
@@ -178,7 +106,7 @@ impl Outlet {
         let mut room = false;
         for token in std::mem::take(&mut self.refused) {
             let Some(subscription) = self.subscriptions.get_mut(&token) else { continue };
-            match subscription.way.flush(&self.link, &self.bytes_out) {
+            match subscription.flush(&self.link, &self.bytes_out) {
                 Ok(()) => room = true,
                 Err(Full::Blocked) => {
                     self.refused.insert(token);
@@ -188,6 +116,15 @@ impl Outlet {
             }
         }
         room
+    }
+
+    /// A packet was lost: what may have been in it is sent by the next [flush](Outlet::flush).
+    pub(super) fn doubt(&mut self) {
+        for (token, subscription) in &mut self.subscriptions {
+            if subscription.doubt() {
+                self.refused.insert(*token);
+            }
+        }
     }
 
     fn flush_control(&mut self) {
@@ -241,14 +178,14 @@ impl Outlet {
         if self.state != State::Open {
             return Err(Closed);
         }
-        let Some(Subscription { way, .. }) = self.subscriptions.get_mut(&token) else {
+        let Some(subscription) = self.subscriptions.get_mut(&token) else {
             // Stopped: its frames are wanted by nobody.
             return Ok(Offered { taken: frames.len(), blocked: false });
         };
-        match way.push(&self.link, &self.bytes_out, frames) {
+        match subscription.push(&self.link, &self.bytes_out, frames) {
             Ok(taken) => {
                 let whole = taken == frames.len();
-                let blocked = whole && !way.queue.is_empty();
+                let blocked = whole && !subscription.way.queue.is_empty();
                 if blocked || !whole {
                     self.refused.insert(token);
                 }
@@ -266,7 +203,7 @@ impl Outlet {
     }
 
     fn stop(&mut self, token: u32) {
-        if let Some(Subscription { topic, way }) = self.subscriptions.remove(&token) {
+        if let Some(Subscription { topic, way, .. }) = self.subscriptions.remove(&token) {
             way.finish(&self.link);
             self.stopped.push(topic);
             self.link.call();

@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::link::{Link, Read};
 use super::outlet::{Finish, Outlet};
+use super::subscription::Subscription;
 use crate::driver::{Driver, NoWay, Transport};
 use crate::encoder;
 use crate::lane::Local;
@@ -114,6 +115,13 @@ impl Session {
                 self.end();
             }
             _ => {}
+        }
+    }
+
+    /// A packet was lost, and maybe a datagram with it. A turn follows.
+    pub(super) fn doubt(&mut self) {
+        if let Phase::Talks(talk) = &self.phase {
+            talk.driver.transport().outlet.borrow_mut().doubt();
         }
     }
 
@@ -262,7 +270,16 @@ impl Transport for Streams {
         self.outlet.clone()
     }
 
-    fn open(&self, token: u32, topic: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    fn has_datagrams(&self) -> bool {
+        self.link.has_datagrams()
+    }
+
+    fn open(
+        &self,
+        token: u32,
+        topic: &Topic,
+        datagrams: bool,
+    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
         let (link, outlet, topic) = (self.link.clone(), self.outlet.clone(), topic.clone());
         async move {
             let opened = tokio::time::timeout(STREAM_TIMEOUT, link.open()).await;
@@ -270,7 +287,8 @@ impl Transport for Streams {
             let first =
                 Encoding::Proto.encode_event(&client::Event::Stream { topic: topic.clone() });
             let first = encoder::whole(encoder::QUIC_PROTO, &first);
-            outlet.borrow_mut().open(token, topic, stream, first);
+            let subscription = Subscription::new(topic, stream, first, datagrams);
+            outlet.borrow_mut().open(token, subscription);
             Ok(())
         }
         .boxed_local()

@@ -281,7 +281,7 @@ impl Transport for Socket {
     }
 
     /// All subscriptions share the one connection.
-    fn open(&self, _: u32, _: &Topic) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    fn open(&self, _: u32, _: &Topic, _: bool) -> LocalBoxFuture<'static, Result<(), NoWay>> {
         std::future::ready(Ok(())).boxed_local()
     }
 

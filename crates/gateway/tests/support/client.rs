@@ -43,6 +43,8 @@ type Held = (quinn::Endpoint, quinn::Connection);
 #[derive(Debug)]
 pub enum Heard {
     Event(Event),
+    /// By a datagram.
+    Datagram(Event),
     Closed(u16),
 }
 
@@ -68,10 +70,19 @@ impl Client {
     }
 
     async fn quic(server: &Server) -> Client {
-        let (endpoint, connection) = dial(server, b"pushonce/1").await.expect("connected");
+        Client::quic_with(server, |_| {}).await
+    }
+
+    pub async fn quic_with(
+        server: &Server,
+        change: impl FnOnce(&mut quinn::TransportConfig),
+    ) -> Client {
+        let dialed = dial_with(server, b"pushonce/1", change).await;
+        let (endpoint, connection) = dialed.expect("connected");
         let (control, receive) = within(connection.open_bi()).await.expect("a stream");
         let (tell, events) = mpsc::channel(1);
         tokio::spawn(hear(receive, tell.clone()));
+        tokio::spawn(hear_datagrams(connection.clone(), tell.clone()));
         tokio::spawn(hear_subscriptions(connection.clone(), tell));
         let wire = Wire::Quic { control, events, held: (endpoint, connection) };
         Client { encoding: Encoding::Proto, wire, kept: Vec::new() }
@@ -143,6 +154,7 @@ impl Client {
             match self.next().await {
                 Heard::Event(event) if wanted(&event) => return event,
                 Heard::Event(event) => self.kept.push(event),
+                Heard::Datagram(event) => panic!("nobody asked for datagrams: {event:?}"),
                 Heard::Closed(code) => panic!("closed with {code}"),
             }
         }
@@ -252,6 +264,14 @@ pub async fn dial(
     server: &Server,
     alpn: &[u8],
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
+    dial_with(server, alpn, |_| {}).await
+}
+
+pub async fn dial_with(
+    server: &Server,
+    alpn: &[u8],
+    change: impl FnOnce(&mut quinn::TransportConfig),
+) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
     let file = server.directory.path().join(pushonce_gateway::certificate::FILE);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file).expect("a certificate")).expect("trusted");
@@ -267,6 +287,7 @@ pub async fn dial(
     // Small, so that a client that stops reading is soon noticed.
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window((64_u32 << 10).into());
+    change(&mut transport);
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let connecting = endpoint.connect_with(config, server.quic, "localhost").expect("valid");
@@ -283,6 +304,13 @@ async fn hear(mut receive: quinn::RecvStream, tell: mpsc::Sender<Heard>) {
             let event = Encoding::Proto.decode_event(&frame).expect("an event");
             tell.send(Heard::Event(event)).await.ok();
         }
+    }
+}
+
+async fn hear_datagrams(connection: quinn::Connection, tell: mpsc::Sender<Heard>) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        let event = Encoding::Proto.decode_event(&datagram).expect("an event");
+        tell.send(Heard::Datagram(event)).await.ok();
     }
 }
 

@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// what is printed is the same
     #[arg(long)]
     delta: bool,
+    /// Ask for messages as datagrams, of which none waits for one that was lost (over quic, with
+    /// --delivery latest or rate:N)
+    #[arg(long)]
+    datagrams: bool,
     /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
     /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once
     #[arg(long, env = "PUSHONCE_SERVER", value_delimiter = ',')]
@@ -116,12 +120,12 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     if let Some(Fingerprint(hash)) = args.fingerprint {
         builder = builder.trust(Trust::Fingerprint(hash));
     }
-    let Args { delivery, conflated, audience, delta, .. } = args;
-    let options = Options { delivery, conflated, audience, delta };
-    if carrier == Carrier::Grpc && (audience || delta) {
+    let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
+    let options = Options { delivery, conflated, audience, delta, datagrams };
+    if carrier == Carrier::Grpc && (audience || delta || datagrams) {
         bail!(
-            "gRPC brings messages, whole, and nothing else: leave --audience and --delta out, or \
-             take --transport ws or quic"
+            "gRPC brings messages, whole, and nothing else: leave --audience, --delta and \
+             --datagrams out, or take --transport ws or quic"
         );
     }
     for topic in &args.topics {

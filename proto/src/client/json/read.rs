@@ -85,6 +85,7 @@ fn options(body: &mut Fields<'_>) -> Result<Options, InvalidFrame> {
             None => false,
             Some(kind) => is_fossil(&kind)?,
         },
+        datagrams: body.take("datagrams", "true or false")?.unwrap_or(false),
     })
 }
 

@@ -182,6 +182,7 @@ fn each_wrong_part_has_its_own_answer() {
         (r#"{"id":6,"subscribe":{"topic":"a","delivery":{}}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"subscribe":{"topic":"a","audience":1}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"subscribe":{"topic":"a","delta":"vcdiff"}}"#, ErrorCode::NotSupported),
+        (r#"{"id":6,"subscribe":{"topic":"a","datagrams":"yes"}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"publish":{"topic":"a"}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"publish":{"topic":"a","data":1,"key":""}}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"publish":{"topic":"a","data":1,"encoding":"hex"}}"#, ErrorCode::BadRequest),

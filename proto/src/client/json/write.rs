@@ -202,6 +202,9 @@ fn put_options(object: &mut Object, options: &Options) {
     if options.delta {
         object.string("delta", FOSSIL);
     }
+    if options.datagrams {
+        object.plain("datagrams", true);
+    }
 }
 
 fn put_delivery(object: &mut Object, delivery: Delivery) {
