@@ -8,6 +8,7 @@ mod quic;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ pub(crate) struct Crowd {
 pub(crate) struct Seat {
     pub(crate) nth: usize,
     pub(crate) role: Role,
-    pub(crate) topic: usize,
+    pub(crate) topics: Range<usize>,
     /// Reads nothing once it is ready.
     pub(crate) stopped: bool,
     /// Is among those who should read each message.
@@ -59,8 +60,10 @@ pub(crate) struct Seat {
     partial: Vec<u8>,
     /// What the socket would not take yet.
     unsent: Vec<u8>,
-    /// The next message it should see: of the whole run, not of its topic.
-    pub(crate) next: u64,
+    /// The next message it should see of each of its topics: of the whole run, not of the topic.
+    pub(crate) next: Box<[u64]>,
+    /// Topics that it is not subscribed to yet.
+    awaited: usize,
     /// Where it stands, in the server's words.
     mark: String,
 }
@@ -75,18 +78,19 @@ pub(crate) enum News<'a> {
 }
 
 impl Seat {
-    pub(crate) fn new(nth: usize, role: Role, topic: usize) -> Seat {
+    pub(crate) fn new(nth: usize, role: Role, topics: Range<usize>) -> Seat {
         Seat {
             nth,
             role,
-            topic,
+            next: topics.clone().map(|topic| topic as u64).collect(),
+            awaited: topics.len(),
+            topics,
             stopped: false,
             counted: false,
             socket: None,
             ready: false,
             partial: Vec::new(),
             unsent: Vec::new(),
-            next: topic as u64,
             mark: String::new(),
         }
     }
@@ -116,8 +120,11 @@ impl Crowd {
     pub(crate) fn open(&mut self, nth: usize) -> io::Result<()> {
         let seat = &mut self.seats[nth];
         let mark = (!seat.mark.is_empty()).then_some(seat.mark.as_str());
-        let topic = &self.topics[seat.topic];
-        let opening = Opening { role: seat.role, topic, mark, marks: self.marks };
+        let Some((topic, others)) = self.topics[seat.topics.clone()].split_first() else {
+            return Ok(());
+        };
+        seat.awaited = seat.topics.len();
+        let opening = Opening { role: seat.role, topic, others, mark, marks: self.marks };
         let opening = self.wire.open(opening);
         if let Some(quic) = &mut self.quic {
             seat.unsent = opening;
@@ -166,7 +173,7 @@ impl Crowd {
     pub(crate) fn turn(
         &mut self,
         wait: Duration,
-        publishers: std::ops::Range<usize>,
+        publishers: Range<usize>,
         hear: &mut impl FnMut(&mut Seat, News<'_>, Instant),
     ) -> io::Result<()> {
         for nth in publishers {
@@ -315,8 +322,9 @@ impl Seat {
     ) {
         match said {
             Said::Ready => {
+                self.awaited = self.awaited.saturating_sub(1);
                 // NATS says PONG to whoever asks.
-                if !std::mem::replace(&mut self.ready, true) {
+                if self.awaited == 0 && !std::mem::replace(&mut self.ready, true) {
                     hear(self, News::Ready, at);
                 }
             }

@@ -122,17 +122,19 @@ impl Load {
     }
 
     fn message(&mut self, seat: &mut Seat, stamp: Stamp, at: Instant) {
-        if stamp.sequence < seat.next {
+        let topics = self.readers.len() as u64;
+        let nth = ((stamp.sequence % topics) as usize).checked_sub(seat.topics.start);
+        let Some(next) = nth.and_then(|nth| seat.next.get_mut(nth)) else { return };
+        if stamp.sequence < *next {
             self.seen.repeated += 1;
             return;
         }
-        let topics = self.readers.len() as u64;
-        while seat.next < stamp.sequence {
+        while *next < stamp.sequence {
             self.seen.missed += 1;
-            self.read(seat.next);
-            seat.next += topics;
+            self.read(*next);
+            *next += topics;
         }
-        seat.next += topics;
+        *next += topics;
         self.seen.delivered += 1;
         self.seen.latency.record(at.saturating_duration_since(stamp.meant));
         self.read(stamp.sequence);
@@ -174,7 +176,7 @@ mod tests {
     fn crowd(topics: usize) -> Crowd {
         let mut crowd =
             Crowd::new(Wire::Nats, "127.0.0.1:1".parse().unwrap(), topics, false).unwrap();
-        crowd.seats.push(Seat::new(0, Role::Publisher, 0));
+        crowd.seats.push(Seat::new(0, Role::Publisher, 0..1));
         crowd
     }
 
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn the_next_goes_when_everybody_has_read_the_last() {
         let (mut crowd, mut load) = (crowd(1), Load::new(1, 64, 1));
-        let mut readers = [1, 2].map(|nth| Seat::new(nth, Role::Subscriber, 0));
+        let mut readers = [1, 2].map(|nth| Seat::new(nth, Role::Subscriber, 0..1));
         readers.iter().for_each(|_| load.joined(0));
         load.pace(Pacing::Closed(1));
         load.publish(&mut crowd, 0..1);
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn what_was_passed_over_counts_as_missed_and_is_waited_for_no_longer() {
         let (mut crowd, mut load) = (crowd(2), Load::new(1, 64, 2));
-        let mut reader = Seat::new(1, Role::Subscriber, 1);
+        let mut reader = Seat::new(1, Role::Subscriber, 1..2);
         load.joined(1);
         (0..6).for_each(|_| load.send(&mut crowd, 0..1, Instant::now()));
         hear(&mut load, &mut reader, 5);

@@ -70,7 +70,7 @@ struct Target {
     /// Its processes, whose CPU and memory are told; with commas between them
     #[arg(long, value_name = "PID", value_delimiter = ',', required = true)]
     pid: Vec<u32>,
-    /// Connections that read, each of one topic
+    /// Connections that read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19_000))]
     subscribers: u32,
     /// Bytes of each payload
@@ -85,6 +85,9 @@ struct LoadArgs {
     /// Topics, in turn
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     topics: u32,
+    /// Each subscriber reads every topic instead of one
+    #[arg(long)]
+    every_topic: bool,
     /// Messages that not everybody has read, at any moment
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: u32,

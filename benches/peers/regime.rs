@@ -51,7 +51,7 @@ pub(crate) fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     let mut watch = Watch::begin(&target.pid)?;
     let empty = Memory::of(&target.pid);
     let readers = target.subscribers() + args.stopped as usize;
-    let mut run = Run::new(target, args.topics as usize, readers, false)?;
+    let mut run = Run::new(target, args.topics as usize, args.every_topic, readers, false)?;
     for seat in &mut run.crowd.seats[target.subscribers()..readers] {
         seat.stopped = true;
     }
@@ -101,7 +101,7 @@ pub(crate) fn storm(args: &StormArgs) -> anyhow::Result<Value> {
     let target = &args.target;
     let mut watch = Watch::begin(&target.pid)?;
     let subscribers = target.subscribers();
-    let mut run = Run::new(target, 1, subscribers, target.wire.resumes())?;
+    let mut run = Run::new(target, 1, false, subscribers, target.wire.resumes())?;
     let begun = Instant::now();
     run.gather((0..subscribers).collect())?;
     let first = begun.elapsed();
@@ -135,13 +135,24 @@ pub(crate) fn storm(args: &StormArgs) -> anyhow::Result<Value> {
 }
 
 impl Run {
-    fn new(target: &Target, topics: usize, readers: usize, marks: bool) -> anyhow::Result<Run> {
+    fn new(
+        target: &Target,
+        topics: usize,
+        every_topic: bool,
+        readers: usize,
+        marks: bool,
+    ) -> anyhow::Result<Run> {
+        if every_topic && !target.wire.reads_many() {
+            bail!("only --wire pushonce knows --every-topic here");
+        }
         let mut crowd = Crowd::new(target.wire, target.server, topics, marks)?;
         let publishers = readers..readers + target.wire.publishers(topics);
-        let role = |nth| if nth < readers { Role::Subscriber } else { Role::Publisher };
-        let topic = |nth| if nth < readers { nth % topics } else { (nth - readers) % topics };
-        crowd.seats =
-            (0..publishers.end).map(|nth| Seat::new(nth, role(nth), topic(nth))).collect();
+        let one = |nth: usize| nth % topics..nth % topics + 1;
+        let read = |nth| if every_topic { 0..topics } else { one(nth) };
+        let subscribers = (0..readers).map(|nth| Seat::new(nth, Role::Subscriber, read(nth)));
+        let others = publishers.clone();
+        let others = others.map(|nth| Seat::new(nth, Role::Publisher, one(nth - readers)));
+        crowd.seats = subscribers.chain(others).collect();
         let load = Load::new(std::process::id(), target.payload as usize, topics);
         Ok(Run { crowd, load, publishers, gone: 0, why: None })
     }
@@ -164,7 +175,7 @@ impl Run {
                     (opening, ready) = (opening - 1, ready + 1);
                     if seat.role == Role::Subscriber && !seat.stopped && !seat.counted {
                         seat.counted = true;
-                        load.joined(seat.topic);
+                        seat.topics.clone().for_each(|topic| load.joined(topic));
                     }
                 }
                 News::Gone(reason) => {

@@ -64,6 +64,8 @@ pub(crate) type Heard<'a> = Result<Option<Said<'a>>, String>;
 pub(crate) struct Opening<'a> {
     pub(crate) role: Role,
     pub(crate) topic: &'a str,
+    /// More topics that it reads: none but where it can [read many](Wire::reads_many).
+    pub(crate) others: &'a [String],
     /// Goes on after this, if the protocol can.
     pub(crate) mark: Option<&'a str>,
     /// Wants to hear where messages stand.
@@ -136,6 +138,11 @@ impl Wire {
             Wire::Nchan | Wire::Uws => topics,
             Wire::Floor | Wire::Nats | Wire::Mqtt => 1,
         }
+    }
+
+    /// A connection can read more topics than one, as far as this generator knows how.
+    pub(crate) fn reads_many(self) -> bool {
+        matches!(self, Wire::Pushonce)
     }
 
     /// A cut connection can say where it was, and gets what it missed.

@@ -12,7 +12,15 @@ pub(super) fn open_pushonce(opening: Opening<'_>) -> Vec<u8> {
         (Role::Subscriber, None) => format!("/ws?topic={}", opening.topic),
         (Role::Subscriber, Some(mark)) => format!("/ws?topic={}&from={mark}", opening.topic),
     };
-    handshake(&path, "")
+    let mut out = handshake(&path, "");
+    for topic in opening.others {
+        masked(
+            &mut out,
+            TEXT,
+            &[format!("{{\"subscribe\":{{\"topic\":\"{topic}\"}}}}").as_bytes()],
+        );
+    }
+    out
 }
 
 /// nchan tells where a message stands under its own subprotocol only, in lines before the payload.

@@ -12,14 +12,20 @@ use crate::feed::Feed;
 use crate::hub::Shared;
 use crate::metrics::Meters;
 
-/// Frames, in this order. Nothing is moved until they are taken.
+/// Nothing is moved until frames of it are taken.
 pub(super) struct Portion {
-    /// The gap that was found when the subscription began.
-    gap: Option<Bytes>,
     batch: Rc<Batch>,
-    /// How the topic stands, for one who is level then and does not know.
+    /// Boxed because hardly any portion has some.
+    aside: Option<Box<Aside>>,
+}
+
+/// Frames that are of no message.
+struct Aside {
+    /// Before the batch: the gap that was found when the subscription began.
+    gap: Option<Bytes>,
+    /// Behind it: how the topic stands, for one who is level then and does not know.
     standing: Option<Bytes>,
-    /// How many watch, for one who is level then, asked, and does not know.
+    /// The last: how many watch, for one who is level then, asked, and does not know.
     audience: Option<Bytes>,
 }
 
@@ -43,18 +49,24 @@ impl Portion {
         batches: &mut Batches,
         shared: &Shared,
     ) -> Portion {
-        let (wire, topic, encode) = (session.wire, &feed.topic, &*shared.encode);
-        let gap = subscription.gap.as_ref().map(|gap| encode.gap(wire, topic, gap));
-        let batch = batches.get(subscription.shape(wire), subscription.cursor, feed, shared);
-        let (standing, reached) = (batch.standing, batch.ends.last());
-        let reached = reached.copied().unwrap_or(subscription.cursor);
-        let ignorant = !batch.more && subscription.standing != standing;
-        let standing = ignorant.then(|| encode.standing(wire, topic, standing, reached));
-        let sum = batch.audience.as_ref().filter(|sum| {
-            !batch.more && subscription.audience.is_some_and(|told| told != sum.sessions)
-        });
-        let audience = sum.map(|sum| sum.frame(wire, topic, encode));
-        Portion { gap, batch: Rc::clone(batch), standing, audience }
+        let shape = subscription.shape(session.wire);
+        let batch = Rc::clone(batches.get(shape, subscription.cursor, feed, shared));
+        let mut portion = Portion { batch, aside: None };
+        let Portion { batch, .. } = &portion;
+        let sum = subscription.audience.and(batch.audience.as_ref());
+        let sum = sum.filter(|sum| subscription.audience != Some(sum.sessions) && !batch.more);
+        let stands = subscription.standing == batch.standing || batch.more;
+        if subscription.gap.is_some() || sum.is_some() || !stands {
+            let (wire, topic, encode) = (session.wire, &feed.topic, &*shared.encode);
+            let reached = batch.ends.last().copied().unwrap_or(subscription.cursor);
+            let aside = Aside {
+                gap: subscription.gap.as_ref().map(|gap| encode.gap(wire, topic, gap)),
+                standing: (!stands).then(|| encode.standing(wire, topic, batch.standing, reached)),
+                audience: sum.map(|sum| sum.frame(wire, topic, encode)),
+            };
+            portion.aside = Some(Box::new(aside));
+        }
+        portion
     }
 
     /// How many frames.
@@ -67,8 +79,10 @@ impl Portion {
     }
 
     fn parts(&self) -> [&[Bytes]; 4] {
-        let Portion { gap, batch, standing, audience } = self;
-        [gap.as_slice(), &batch.frames, standing.as_slice(), audience.as_slice()]
+        let Some(Aside { gap, standing, audience }) = self.aside.as_deref() else {
+            return [&[], &self.batch.frames, &[], &[]];
+        };
+        [gap.as_slice(), &self.batch.frames, standing.as_slice(), audience.as_slice()]
     }
 
     /// Moves the subscription behind so many frames, which were taken; with the rest it may be blocked.

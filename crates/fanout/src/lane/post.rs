@@ -6,7 +6,6 @@
 //! full still stores nothing. Everybody else is offered a portion as it is found.
 
 use std::rc::Rc;
-use std::slice;
 
 use tokio::time::Instant;
 
@@ -37,6 +36,15 @@ struct Parcel {
     portion: Portion,
 }
 
+/// What became of a portion.
+enum Served {
+    /// It waits for the end of the turn, with the token of its subscription.
+    Gathered(u32, Portion),
+    Settled(Settled),
+    /// The session is over.
+    Over,
+}
+
 impl Post {
     pub(super) fn new(lane: Rc<Shared>) -> Post {
         let (batches, gathered) = (Batches::default(), Vec::new());
@@ -57,23 +65,37 @@ impl Post {
     /// Offers a subscription what is due to it, or gathers it.
     pub(super) fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
         let Post { lane, batches, several, .. } = self;
-        let found = roster.with(topic, entry, |subscription, session, feed| {
-            if subscription.gathered || !subscription.flows() {
-                return (subscription.gathered, None);
+        let (hub, widened) = (&lane.hub.shared, lane.widened.get());
+        let served = roster.with(topic, entry, |subscription, session, feed| {
+            if subscription.gathered {
+                // More may have come since, and nobody else would look again.
+                return Served::Settled(Settled { more: true, ..Settled::default() });
             }
-            let batches = batches.of(topic);
-            let portion = Portion::of(subscription, session, feed, batches, &lane.hub.shared);
-            subscription.gathered = *several && session.has_several() && portion.len() > 0;
-            (subscription.gathered, Some((subscription.token, portion)))
+            if !subscription.flows() {
+                return Served::Settled(Settled::default());
+            }
+            let portion = Portion::of(subscription, session, feed, batches.of(topic), hub);
+            let (token, count) = (subscription.token, portion.len());
+            subscription.gathered = *several && session.has_several() && count > 0;
+            if subscription.gathered {
+                return Served::Gathered(token, portion);
+            }
+            match offer(session, &portion.runs(token)) {
+                Ok(Offered { taken, blocked }) => {
+                    let blocked = blocked || taken < count;
+                    let meters = &hub.table.meters;
+                    Served::Settled(portion.settle(subscription, taken, blocked, widened, meters))
+                }
+                Err(Closed) => Served::Over,
+            }
         });
-        let Some((key, (gathered, found))) = found else { return };
-        let parcel = found.map(|(token, portion)| Parcel { key, topic, entry, token, portion });
-        match (gathered, parcel) {
-            (true, Some(parcel)) => self.gathered.push(parcel),
-            (false, Some(parcel)) => self.bring(roster, slice::from_ref(&parcel)),
-            // More may have come since it was gathered, and nobody else would look again.
-            (true, None) => roster.queue(key, topic),
-            (false, None) => {}
+        match served {
+            Some((key, Served::Gathered(token, portion))) => {
+                self.gathered.push(Parcel { key, topic, entry, token, portion });
+            }
+            Some((key, Served::Settled(settled))) => self.conclude(roster, key, topic, settled),
+            Some((key, Served::Over)) => roster.close(key),
+            None => {}
         }
     }
 
@@ -96,7 +118,8 @@ impl Post {
     fn bring(&mut self, roster: &mut Roster, parcels: &[Parcel]) {
         let (mut left, mut count) = (parcels, parcels.len());
         while let Some(first) = left.first() {
-            match roster.session(first.key).map(|session| offer(session, &left[..count])) {
+            let runs: Vec<_> = left[..count].iter().flat_map(Parcel::runs).collect();
+            match roster.session(first.key).map(|session| offer(session, &runs)) {
                 Some(Ok(offered)) => {
                     let settled = self.settle(roster, &left[..count], offered);
                     left = &left[settled..];
@@ -124,20 +147,25 @@ impl Post {
     }
 
     fn settle_one(&mut self, roster: &mut Roster, parcel: &Parcel, taken: usize, blocked: bool) {
-        let Parcel { key, topic, entry, portion, .. } = parcel;
-        let widened = self.lane.widened.get();
-        let meters = &self.lane.hub.shared.table.meters;
+        let Parcel { topic, entry, portion, .. } = parcel;
+        let (widened, meters) = (self.lane.widened.get(), &self.lane.hub.shared.table.meters);
         let settled = roster.with(*topic, *entry, |subscription, _, _| {
             subscription.gathered = false;
             portion.settle(subscription, taken, blocked, widened, meters)
         });
-        let Some((_, Settled { messages, more, rest })) = settled else { return };
+        if let Some((key, settled)) = settled {
+            self.conclude(roster, key, *topic, settled);
+        }
+    }
+
+    fn conclude(&mut self, roster: &mut Roster, key: SessionKey, topic: usize, settled: Settled) {
+        let Settled { messages, more, rest } = settled;
         self.delivered += messages;
         if let Some(rest) = rest {
-            roster.lay_down(*key, *topic, Instant::now() + rest);
+            roster.lay_down(key, topic, Instant::now() + rest);
         }
         if more {
-            roster.queue(*key, *topic);
+            roster.queue(key, topic);
         }
     }
 }
@@ -148,16 +176,14 @@ impl Parcel {
     }
 }
 
-/// One offer. An outlet that the gateway holds borrowed takes nothing, as if it were blocked.
-fn offer(session: &Session, parcels: &[Parcel]) -> Result<Offered, Closed> {
-    if parcels.iter().all(|parcel| parcel.portion.len() == 0) {
+/// One offer, unless it is of nothing. An outlet that the gateway holds borrowed takes nothing, as if it
+/// were blocked.
+fn offer(session: &Session, runs: &[Run<'_>]) -> Result<Offered, Closed> {
+    if runs.iter().all(|run| run.frames.is_empty()) {
         return Ok(Offered { taken: 0, blocked: false });
     }
-    let Ok(mut outlet) = session.outlet.try_borrow_mut() else {
-        return Ok(Offered { taken: 0, blocked: true });
-    };
-    match parcels {
-        [parcel] => outlet.offer(&parcel.runs()),
-        parcels => outlet.offer(&parcels.iter().flat_map(Parcel::runs).collect::<Vec<_>>()),
+    match session.outlet.try_borrow_mut() {
+        Ok(mut outlet) => outlet.offer(runs),
+        Err(_) => Ok(Offered { taken: 0, blocked: true }),
     }
 }
