@@ -16,7 +16,7 @@ use crate::wakes::Wakes;
 /// with less, 16 large messages in flight would. More costs memory only while somebody is behind.
 const HELD_FACTOR: usize = 4;
 
-/// Shared by the relay's task, which writes, and by lanes and readers, which look.
+/// Shared by whoever has the relay's turn, which writes, and by lanes and readers, which look.
 pub(crate) struct Feed {
     pub(crate) topic: Topic,
     bounds: Bounds,

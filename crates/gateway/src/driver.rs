@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
-use pushonce_core::{From, Options, Position, Topic};
+use pushonce_core::{From, Options, Placed, Position, Publish, PublishError, Topic};
 use pushonce_fanout::{Outlet, SessionKey, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -46,8 +48,8 @@ pub(crate) trait Transport: 'static {
     /// The subscription is over.
     fn shut(&self, token: u32);
 
-    /// Queues the answer to a request, whole as it goes onto the wire.
-    fn reply(&self, frame: Bytes);
+    /// Queues answers to requests, whole as they go onto the wire.
+    fn reply(&self, frames: Bytes);
 
     /// Queues the heartbeat: each position, of a subscription known by its token, behind every frame
     /// that it counts.
@@ -72,6 +74,8 @@ pub(crate) struct Driver<T: Transport> {
     transport: T,
     key: SessionKey,
     session: RefCell<Session>,
+    /// Where its publishes go, while there are any. No longer than the session's limits let it get.
+    publishes: RefCell<Option<UnboundedSender<Publish>>>,
     pulse: Cell<Pulse>,
     seat: Cell<Option<Seat>>,
 }
@@ -87,6 +91,7 @@ impl<T: Transport> Driver<T> {
             key,
             transport,
             session: RefCell::new(Session::new(local.limits.clone())),
+            publishes: RefCell::default(),
             pulse: Cell::default(),
             seat: Cell::new(None),
             local,
@@ -99,8 +104,10 @@ impl<T: Transport> Driver<T> {
         driver
     }
 
-    /// The transport is gone: nobody is left to answer. Twice is once.
+    /// The transport is gone: nobody is left to answer. What was to be published still is. Twice is
+    /// once.
     pub(crate) fn end(&self) {
+        self.publishes.take();
         if let Some(seat) = self.seat.take() {
             self.local.sessions.leave_seat(seat);
             self.local.fanout.close(self.key);
@@ -139,6 +146,23 @@ impl<T: Transport> Driver<T> {
         }
     }
 
+    /// Answers that came together: what they have the session say goes out together as well.
+    fn published(self: &Rc<Self>, answers: Vec<Result<Placed, PublishError>>) {
+        let mut replies = Vec::new();
+        for answer in answers {
+            let effects = self.session.borrow_mut().step(Input::Published(answer));
+            for effect in effects {
+                match effect {
+                    Effect::Reply(event) => replies.extend_from_slice(&self.frame(&event)),
+                    effect => self.perform(effect),
+                }
+            }
+        }
+        if !replies.is_empty() {
+            self.transport.reply(replies.into());
+        }
+    }
+
     fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Reply(event) => self.reply(&event),
@@ -150,11 +174,8 @@ impl<T: Transport> Driver<T> {
                 self.local.fanout.unsubscribe(self.key, &topic);
                 self.transport.shut(token);
             }
-            Effect::Publish(publish) => {
-                let driver = self.clone();
-                let answer = self.local.publisher.publish(publish);
-                self.local.spawn(async move { driver.feed(Input::Published(answer.await)) });
-            }
+            Effect::Publish(publish) => self.publish(publish),
+            Effect::Published => drop(self.publishes.take()),
             Effect::Close(close, reason) => {
                 metrics::closed(close);
                 self.transport.leave(close, &reason);
@@ -163,12 +184,36 @@ impl<T: Transport> Driver<T> {
     }
 
     fn reply(&self, event: &Event) {
+        self.transport.reply(self.frame(event));
+    }
+
+    fn frame(&self, event: &Event) -> Bytes {
         if let Event::Error { code, .. } = event {
             metrics::error(*code);
         }
         let wire = self.transport.wire();
         let payload = encoder::encoding(wire).encode_event(event);
-        self.transport.reply(encoder::whole(wire, &payload));
+        encoder::whole(wire, &payload)
+    }
+
+    fn publish(self: &Rc<Self>, publish: Publish) {
+        let mut publishes = self.publishes.borrow_mut();
+        let publishes = publishes.get_or_insert_with(|| self.begin_to_publish());
+        // Nobody takes it when the lane ends, and then nobody waits for the answer.
+        let _ = publishes.unbounded_send(publish);
+    }
+
+    fn begin_to_publish(self: &Rc<Self>) -> UnboundedSender<Publish> {
+        let (publishes, input) = mpsc::unbounded();
+        let answers = self.local.publisher.ordered(input.boxed_local());
+        let mut answers = answers.ready_chunks(self.local.limits.publishes_max);
+        let driver = self.clone();
+        self.local.spawn(async move {
+            while let Some(answers) = answers.next().await {
+                driver.published(answers);
+            }
+        });
+        publishes
     }
 
     fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From, options: Options) {

@@ -7,8 +7,9 @@
 //!
 //! *What does it promise?* Frames of one topic reach a client in the order the hub gives them, never
 //! cut by another frame. A message is deflated, and made its difference from the last, once for all
-//! who want it so; no session holds a state for either. Datagrams, for who asks, come in any order or not
-//! at all, but for the newest message, which comes in any case. Requests of one session are answered; its publishes keep their order. Bad
+//! who want it so; no session holds a state for either. Datagrams, for who asks, come in any order or
+//! not at all, but for the newest message, which comes in any case. Requests of one session are
+//! answered; its publishes to one topic keep their order. Bad
 //! input is answered in words or closes the session with a code of `pushonce_proto::close`; it never
 //! ends a lane, nor holds it up: a session is read one buffer at a time. What a session that does
 //! not read holds is bounded: its answers, for no request is read while many are queued, and of

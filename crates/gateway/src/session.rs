@@ -1,9 +1,9 @@
 //! What a session is, whatever the transport: requests in, effects out. No socket, no clock.
 //!
 //! A subscription is asked for, then live; a request that arrives meanwhile waits for that answer,
-//! so that a client sees the answers of one topic in the order of its requests. Publishes leave one
-//! at a time: the next is sent on when the one before has its answer, which is what keeps their
-//! order also where a publish is tried again at another owner.
+//! so that a client sees the answers of one topic in the order of its requests. Publishes are sent on
+//! as they come, so that all that one read brought travels together; whoever takes them keeps their
+//! order and answers in it.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -21,9 +21,9 @@ use crate::refusal::{self, Refusal};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) subscriptions_max: usize,
-    /// Publishes that have no answer yet, the one on its way included.
+    /// Publishes that have no answer yet.
     pub(crate) publishes_max: usize,
-    /// Payload bytes of those that wait.
+    /// Payload bytes of those, where there are two or more.
     pub(crate) publish_bytes_max: usize,
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Input {
     Request(Result<Request, InvalidFrame>),
     /// The answer to [`Effect::Subscribe`]; a refusal by its code and text.
     Subscribed(Topic, Result<Granted, Refusal>),
-    /// The answer to [`Effect::Publish`].
+    /// The answer to the first [`Effect::Publish`] that has none.
     Published(Result<Placed, PublishError>),
     /// The session is to end.
     Leave(&'static Close, String),
@@ -64,8 +64,10 @@ pub(crate) enum Effect {
         token: u32,
         topic: Topic,
     },
-    /// Send on; the answer is an [`Input::Published`]. Never two at a time.
+    /// Send on, behind those before; the answer is an [`Input::Published`].
     Publish(Publish),
+    /// All publishes have their answers.
+    Published,
     /// End the session with this code and reason.
     Close(&'static Close, String),
 }
@@ -99,11 +101,12 @@ struct Asked {
 #[derive(Clone, Copy)]
 struct Ended(Option<u64>);
 
+/// Those that have no answer yet.
+#[derive(Default)]
 struct Publishes {
-    /// The id of the one that is on its way, if it has one.
-    sent: Option<u64>,
-    waiting: VecDeque<(Option<u64>, Publish)>,
-    waiting_bytes: usize,
+    /// The id of each, if it has one, and its payload bytes.
+    sent: VecDeque<(Option<u64>, usize)>,
+    bytes: usize,
 }
 
 type Effects = Vec<Effect>;
@@ -226,36 +229,32 @@ impl Session {
     }
 
     fn publish(&mut self, id: Option<u64>, publish: Publish, effects: &mut Effects) {
-        let Some(publishes) = &mut self.publishes else {
-            let (waiting, waiting_bytes) = (VecDeque::new(), 0);
-            self.publishes = Some(Box::new(Publishes { sent: id, waiting, waiting_bytes }));
-            return effects.push(Effect::Publish(publish));
-        };
-        let bytes = publishes.waiting_bytes + publish.payload.len();
-        let full = publishes.waiting.len() + 1 >= self.limits.publishes_max;
-        if full || bytes > self.limits.publish_bytes_max {
+        let publishes = self.publishes.get_or_insert_default();
+        let (count, bytes) = (publishes.sent.len(), publish.payload.len());
+        let too_many = count >= self.limits.publishes_max;
+        if too_many || count > 0 && publishes.bytes + bytes > self.limits.publish_bytes_max {
             let text =
                 "too many publishes of this session wait for their answer; send fewer at once";
             return effects.push(error(id, ErrorCode::Overloaded, text));
         }
-        publishes.waiting_bytes = bytes;
-        publishes.waiting.push_back((id, publish));
+        publishes.bytes += bytes;
+        publishes.sent.push_back((id, bytes));
+        effects.push(Effect::Publish(publish));
     }
 
     fn published(&mut self, answer: Result<Placed, PublishError>, effects: &mut Effects) {
-        let Some(mut publishes) = self.publishes.take() else { return };
-        let id = publishes.sent;
+        let Some(publishes) = &mut self.publishes else { return };
+        let Some((id, bytes)) = publishes.sent.pop_front() else { return };
+        publishes.bytes -= bytes;
         effects.push(match answer {
             Ok(Placed { position, durability, .. }) => {
                 Effect::Reply(Event::Published { id, position, durability })
             }
             Err(why) => Effect::Reply(Event::unpublished(id, &why)),
         });
-        if let Some((id, publish)) = publishes.waiting.pop_front() {
-            publishes.waiting_bytes -= publish.payload.len();
-            publishes.sent = id;
-            self.publishes = Some(publishes);
-            effects.push(Effect::Publish(publish));
+        if publishes.sent.is_empty() {
+            self.publishes = None;
+            effects.push(Effect::Published);
         }
     }
 

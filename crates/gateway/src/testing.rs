@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::LocalBoxStream;
+use futures::{FutureExt, StreamExt};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use pushonce_core::{
     ClusterId, ClusterView, ContentType, FetchError, Message, Page, Placed, Position, Publish,
@@ -144,9 +145,19 @@ impl Upstream for Nowhere {
     }
 }
 
+fn refused() -> Result<Placed, PublishError> {
+    Err(Refusal::Overloaded("nobody is behind this lane".to_owned()).into())
+}
+
 impl Publisher for Nowhere {
     fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        let refusal = Refusal::Overloaded("nobody is behind this lane".to_owned());
-        std::future::ready(Err(PublishError::Refused(refusal))).boxed()
+        std::future::ready(refused()).boxed()
+    }
+
+    fn ordered(
+        &self,
+        input: LocalBoxStream<'static, Publish>,
+    ) -> LocalBoxStream<'static, Result<Placed, PublishError>> {
+        input.map(|_| refused()).boxed_local()
     }
 }

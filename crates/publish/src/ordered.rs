@@ -154,8 +154,8 @@ where
         any
     }
 
-    /// Takes the newest owners, and hands over what waited for them.
-    fn hear(&mut self, cx: &mut Context<'_>) {
+    /// Takes the newest owners, and hands over what waited for them. Says whether there were any.
+    fn hear(&mut self, cx: &mut Context<'_>) -> bool {
         let mut news = false;
         while let Poll::Ready(Some(owners)) = self.claims.poll_next_unpin(cx) {
             self.owners = owners;
@@ -164,6 +164,7 @@ where
         if news {
             self.advance_all(cx);
         }
+        news
     }
 
     /// Sets the alarm for the first line that needs one. Says whether it rang.
@@ -224,16 +225,15 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            this.hear(cx);
-            let read = this.read(cx);
-            let landed = this.land(cx);
+            // First what is there: no more than was read, and to look for more costs each of them.
             if let Some(answer) = this.pop() {
                 return Poll::Ready(Some(answer));
             }
             if this.input.is_none() && this.slots.is_empty() {
                 return Poll::Ready(None);
             }
-            if !read && !landed && !this.alarm(cx) {
+            let moved = this.hear(cx) | this.read(cx) | this.land(cx);
+            if !moved && !this.alarm(cx) {
                 return Poll::Pending;
             }
         }

@@ -36,6 +36,18 @@ impl Handle {
         self.inbox.committed(messages);
     }
 
+    /// The same of messages that wait for [`Handle::pass_on`]: for whoever holds a lock that keeps their
+    /// order.
+    pub fn placed(&self, messages: Vec<(Topic, Arc<Message>)>) {
+        self.inbox.placed(messages);
+    }
+
+    /// Passes on what was placed: here and now if the relay is at rest, so the ports are called from
+    /// here. No lock may be held that one of them takes.
+    pub fn pass_on(&self) {
+        self.inbox.pass_on();
+    }
+
     /// This node leads a shard. To be said at each change, and again when the lead was in doubt for
     /// a while: then the topics of the shard are compared with their history.
     pub fn claim(&self, claim: Claim) {

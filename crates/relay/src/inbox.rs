@@ -9,13 +9,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use pushonce_core::{
     Claim, FetchError, Message, NodeId, Page, Placed, Position, Publish, PublishError, ShardId,
     Topic, Want,
 };
 use tokio::sync::{Notify, oneshot};
+
+use crate::turn::Turn;
 
 /// What waits, in one place.
 pub(crate) struct Inbox {
@@ -24,6 +26,8 @@ pub(crate) struct Inbox {
     news: Notify,
     bytes_max: usize,
     calls_max: usize,
+    /// The relay's, while it runs.
+    turn: OnceLock<Weak<Mutex<Turn>>>,
     /// Counted by the relay as it goes round.
     rounds: AtomicU64,
 }
@@ -54,13 +58,40 @@ pub(crate) enum Call {
     Count { topics: Vec<Topic>, answer: oneshot::Sender<Vec<Option<u64>>> },
 }
 
+impl Waiting {
+    /// The committed messages, if they are all that was said.
+    fn committed_alone(&mut self) -> Option<Vec<(Topic, Arc<Message>)>> {
+        let alone = !self.lapsed
+            && self.claims.is_empty()
+            && self.watches.is_empty()
+            && self.calls.is_empty();
+        if !alone {
+            return None;
+        }
+        self.committed_bytes = 0;
+        Some(mem::take(&mut self.committed))
+    }
+}
+
 impl Inbox {
     pub(crate) fn new(bytes_max: usize, calls_max: usize) -> Inbox {
-        let (waiting, news, rounds) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-        Inbox { waiting, news, bytes_max, calls_max, rounds }
+        let (waiting, news, turn) = (Mutex::default(), Notify::new(), OnceLock::new());
+        Inbox { waiting, news, bytes_max, calls_max, turn, rounds: AtomicU64::new(0) }
+    }
+
+    /// From here on whoever has placed a message may take a turn.
+    pub(crate) fn lend(&self, turn: &Arc<Mutex<Turn>>) {
+        // A relay runs once.
+        let _ = self.turn.set(Arc::downgrade(turn));
     }
 
     pub(crate) fn committed(&self, messages: Vec<(Topic, Arc<Message>)>) {
+        self.placed(messages);
+        self.news.notify_one();
+    }
+
+    /// Nobody hears of it before [`Inbox::pass_on`].
+    pub(crate) fn placed(&self, messages: Vec<(Topic, Arc<Message>)>) {
         let bytes: usize = messages.iter().map(|(_, m)| m.payload.len() + MESSAGE_OVERHEAD).sum();
         let mut waiting = self.lock();
         if waiting.committed_bytes + bytes > self.bytes_max {
@@ -71,8 +102,22 @@ impl Inbox {
             waiting.committed_bytes += bytes;
             waiting.committed.extend(messages);
         }
-        drop(waiting);
-        self.news.notify_one();
+    }
+
+    /// Takes a turn for the messages that wait, if nobody has it and nothing else was said; else the
+    /// relay hears of them.
+    pub(crate) fn pass_on(&self) {
+        if self.take_turn().is_none() {
+            self.news.notify_one();
+        }
+    }
+
+    fn take_turn(&self) -> Option<()> {
+        let turn = self.turn.get()?.upgrade()?;
+        let mut turn = turn.try_lock().ok()?;
+        let messages = self.lock().committed_alone()?;
+        turn.committed(messages);
+        Some(())
     }
 
     pub(crate) fn claim(&self, shard: ShardId, claim: Option<Claim>) {
@@ -113,9 +158,13 @@ impl Inbox {
         *self.lock() = Waiting { closed: true, ..Waiting::default() };
     }
 
-    /// Waits until something was said, and takes all of it.
-    pub(crate) async fn take(&self) -> Waiting {
+    /// Waits until something was said.
+    pub(crate) async fn said(&self) {
         self.news.notified().await;
+    }
+
+    /// Everything that was said.
+    pub(crate) fn take(&self) -> Waiting {
         mem::take(&mut *self.lock())
     }
 

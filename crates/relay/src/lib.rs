@@ -31,8 +31,9 @@
 //! at most and only where something changed: a region's head adds up its region, the owner the cluster.
 //! The sum comes down to the nodes whose sinks have somebody who asks, and to [`Handle::audience`].
 //!
-//! Inside, `engine` is pure: events in, effects out. `run` is the loop around it; `dial`, `door` and
-//! `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
+//! Inside, `engine` is pure: events in, effects out. `turn` does what it says, one at a time, and `run` is
+//! the loop that waits for events; whoever has placed a message in memory takes the turn for it if nobody
+//! has it, so that it reaches the sink without a change of threads. `dial`, `door` and `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
 //! and asks from where it stands), that of committed messages falls back on history, those of
 //! questions and publishes refuse.
 //!
@@ -53,6 +54,7 @@ mod outbox;
 mod port;
 mod relay;
 mod run;
+mod turn;
 
 pub use config::Config;
 pub use dial::server;

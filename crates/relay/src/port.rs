@@ -15,7 +15,8 @@ pub trait Source: Send + Sync + 'static {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>>;
 
     /// Reads the past of a topic from memory; does not block. Everything that was handed to
-    /// [`Handle::committed`](crate::Handle::committed) is in the page already.
+    /// [`Handle::committed`](crate::Handle::committed) or [`Handle::placed`](crate::Handle::placed) is
+    /// in the page already.
     ///
     /// # Errors
     /// `Unavailable` when this node does not lead the topic's shard; `Future` for a position that
@@ -23,7 +24,7 @@ pub trait Source: Send + Sync + 'static {
     fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError>;
 }
 
-/// The edge of this node. Calls come from one task, in order; they must not block.
+/// The edge of this node. Calls come one at a time, in order; they must not block.
 ///
 /// After `live(head)` the messages of a topic come in order, each exactly the next, or a `lost`
 /// stands between.

@@ -338,6 +338,74 @@ async fn publishes_of_one_node_keep_their_order() {
     assert!(offsets.is_sorted(), "{offsets:?}");
 }
 
+/// As an owner places it: the log's lock keeps the order, and is free again when it is passed on.
+fn place(log: &Log, handle: &Handle, topic: &Topic) {
+    let (_, messages) = &mut *log.0.lock().expect("no panic");
+    let message = Arc::new(Message {
+        position: Position::new(1, messages.len() as u64 + 1),
+        time: Timestamp(7),
+        content_type: ContentType::Text,
+        key: None,
+        payload: Bytes::from_static(b"goal!"),
+    });
+    messages.push(message.clone());
+    handle.placed(vec![(topic.clone(), message)]);
+}
+
+#[tokio::test]
+async fn what_is_passed_on_to_a_relay_at_rest_is_at_the_sink_at_once() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.lead(1).await;
+    let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
+    let node = cluster.node(1);
+    node.handle.watch(&topic, None);
+    node.hears(Heard::Live(Position::ZERO)).await;
+    place(&log, &node.handle, &topic);
+    assert!(node.heard.try_recv().is_err(), "it waits");
+    node.handle.pass_on();
+    assert_eq!(node.heard.try_recv(), Ok(Heard::Deliver(vec![Position::new(1, 1)])));
+}
+
+#[tokio::test]
+async fn while_something_else_was_said_the_relay_itself_hears_what_is_passed_on() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.lead(1).await;
+    let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
+    let node = cluster.node(1);
+    node.handle.watch(&topic, None);
+    node.hears(Heard::Live(Position::ZERO)).await;
+    node.handle.unwatch(&Topic::new("worldcup/semifinal").expect("valid"));
+    place(&log, &node.handle, &topic);
+    node.handle.pass_on();
+    assert!(node.heard.try_recv().is_err(), "not from here");
+    node.hears_up_to(1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_place_at_once_reaches_everybody_in_order() {
+    const PLACERS: u64 = 3;
+    const EACH: u64 = 500;
+    let mut cluster = Cluster::of(2).await;
+    cluster.lead(1).await;
+    let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
+    for id in [1, 2] {
+        cluster.node(id).handle.watch(&topic, None);
+        cluster.node(id).hears(Heard::Live(Position::ZERO)).await;
+    }
+    for _ in 0..PLACERS {
+        let (log, topic, handle) = (log.clone(), topic.clone(), cluster.node(1).handle.clone());
+        std::thread::spawn(move || {
+            for _ in 0..EACH {
+                place(&log, &handle, &topic);
+                handle.pass_on();
+            }
+        });
+    }
+    for id in [1, 2] {
+        cluster.node(id).hears_up_to(1, PLACERS * EACH).await;
+    }
+}
+
 #[tokio::test]
 async fn whoever_asks_a_relay_that_has_ended_is_answered() {
     let mut cluster = Cluster::of(2).await;

@@ -33,7 +33,8 @@
 //! later epoch as well.
 //!
 //! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
-//! [`Runner`] and go on publishing (it is refused); block in [`Committed`] or call back from it;
+//! [`Runner`] and go on publishing (it is refused); block in [`Committed`], or call back from it but for
+//! [`Committed::pass_on`];
 //! retry an unknown outcome of a publish that is not [repeatable] and expect the first answer.
 //!
 //! [`Publish::check`]: pushonce_core::Publish::check

@@ -142,10 +142,14 @@ impl Shared {
             return Err(Box::new(publish));
         }
         let (outcome, message) = memory.take(now, Item::new(publish, history));
-        if let Some(placed) = message {
-            self.committed.committed(self.id, vec![placed]);
+        let is_new = message.is_some();
+        if let Some((topic, message)) = message {
+            self.committed.placed(self.id, topic, message);
         }
         drop((memory, state));
+        if is_new {
+            self.committed.pass_on();
+        }
         if self.leads() != Some(term) {
             return Ok(Err(PublishError::unknown("the shard may have another owner since")));
         }

@@ -13,6 +13,13 @@ pub trait Committed: Send + Sync + 'static {
     /// Runs in the path of every publish of the shard: it must not block, and must not call the
     /// shard.
     fn committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>);
+
+    /// Takes a message that the owner keeps in memory, under the lock that gives its topic an order.
+    /// [`Committed::pass_on`] follows, maybe one for several.
+    fn placed(&self, shard: ShardId, topic: Topic, message: Arc<Message>);
+
+    /// Passes on what was placed. No lock is held: unlike the others this one may ask the shard.
+    fn pass_on(&self);
 }
 
 /// Where the time of a message comes from.

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::LocalBoxStream;
+use futures::{FutureExt, StreamExt};
 use pushonce_core::{
     ContentType, FetchError, Message, Page, Placed, Position, Publish, PublishError, Timestamp,
     Topic, Want,
@@ -112,6 +113,14 @@ impl Upstream for Origin {
 impl Publisher for Origin {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         self.ask(|tell| Ask::Publish(publish, tell))
+    }
+
+    fn ordered(
+        &self,
+        input: LocalBoxStream<'static, Publish>,
+    ) -> LocalBoxStream<'static, Result<Placed, PublishError>> {
+        let origin = self.clone();
+        input.map(move |publish| Publisher::publish(&origin, publish)).buffered(64).boxed_local()
     }
 }
 

@@ -297,6 +297,19 @@ impl Committed for ToRelay {
     ) {
         self.0.committed(messages);
     }
+
+    fn placed(
+        &self,
+        _: ShardId,
+        topic: pushonce_core::Topic,
+        message: Arc<pushonce_core::Message>,
+    ) {
+        self.0.placed(vec![(topic, message)]);
+    }
+
+    fn pass_on(&self) {
+        self.0.pass_on();
+    }
 }
 
 fn wall_clock() -> Arc<dyn Clock> {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
+use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, LocalBoxStream};
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
     ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Options,
@@ -147,6 +148,13 @@ impl pushonce_gateway::Publisher for ClientPublisher {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         let router = self.0.clone();
         Box::pin(async move { router.publish(publish).await })
+    }
+
+    fn ordered(
+        &self,
+        input: LocalBoxStream<'static, Publish>,
+    ) -> LocalBoxStream<'static, Result<Placed, PublishError>> {
+        self.0.ordered(input.map(Ok)).boxed_local()
     }
 }
 

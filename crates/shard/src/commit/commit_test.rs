@@ -30,6 +30,10 @@ struct Nobody;
 
 impl Committed for Nobody {
     fn committed(&self, _: ShardId, _: Vec<(Topic, Arc<Message>)>) {}
+
+    fn placed(&self, _: ShardId, _: Topic, _: Arc<Message>) {}
+
+    fn pass_on(&self) {}
 }
 
 /// A commit loop that runs, and both of its ends.

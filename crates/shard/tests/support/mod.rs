@@ -39,6 +39,12 @@ impl Committed for Heard {
         assert_eq!(shard, SHARD);
         self.0.lock().unwrap().extend(messages);
     }
+
+    fn placed(&self, shard: ShardId, topic: Topic, message: Arc<Message>) {
+        self.committed(shard, vec![(topic, message)]);
+    }
+
+    fn pass_on(&self) {}
 }
 
 impl Heard {
