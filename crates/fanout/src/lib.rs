@@ -6,31 +6,32 @@
 //! for a back end that asks for messages instead of frames.
 //!
 //! *What does it promise?* A subscriber meets each message of its topic once and in order, from the
-//! place it asked for, and where messages are missing it meets a gap that names them instead. One that
-//! wants the newest alone, or so many a second, is never shown an older one after it. A frame is made
-//! once per message and [`Wire`], however many take it. A subscriber that asked for deltas gets one only
-//! of a message whose predecessor it was sent right before. When upstream has lost touch with a topic's
-//! owner, every subscriber that is level is told so, and told when it is over. Who watches is counted as
-//! it comes and goes, at no cost but an addition, and a subscriber that asks is told how many do in the
-//! whole cluster. A subscriber that does not keep up costs no memory and delays nobody.
+//! place it asked for, and where messages are missing it meets a gap that names them instead. One
+//! that wants the newest alone, or so many a second, is never shown an older one after it. A frame
+//! is made once per message and [`Wire`], however many take it. A subscriber that asked for deltas
+//! gets one only of a message whose predecessor it was sent right before. When upstream has lost
+//! touch with a topic's owner, every subscriber that is level is told so, and told when it is over.
+//! Who watches is counted as it comes and goes, at no cost but an addition, and a subscriber that
+//! asks is told how many do in the whole cluster. A subscriber that does not keep up costs no
+//! memory and delays nobody.
 //!
 //! *What does it refuse?* Wire formats (the [`Encode`] port makes the frames), sockets (the
 //! [`Outlet`] port takes them), the cluster (the [`Upstream`] port brings the messages), and queues
 //! per session.
 //!
-//! *How does data move?* [`Hub::deliver`] pushes a message onto its topic's ring and wakes each lane
-//! that has subscribers: one entry in the lane's queue, however many messages and subscribers. The
-//! lane's [`Driver`] walks the subscribers and offers each what lies after its cursor; where several
-//! topics have news in one turn, a session that watches several is offered all of it at the turn's end, at
-//! once, so that a hundred topics cost it one write. A subscriber that is blocked is marked and passed
-//! over until [`Lane::writable`]; a cursor moves by what was taken, so nothing of what was not is kept.
-//! What is older than the ring is fetched from upstream, once for all who ask, and joins the ring at its
-//! old end.
+//! *How does data move?* [`Hub::deliver`] pushes a message onto its topic's ring and wakes each
+//! lane that has subscribers: one entry in the lane's queue, however many messages and subscribers.
+//! The lane's [`Driver`] walks the subscribers and offers each what lies after its cursor; where
+//! several topics have news in one turn, a session that watches several is offered all of it at the
+//! turn's end, at once, so that a hundred topics cost it one write. A subscriber that is blocked is
+//! marked and passed over until [`Lane::writable`]; a cursor moves by what was taken, so nothing of
+//! what was not is kept. What is older than the ring is fetched from upstream, once for all who
+//! ask, and joins the ring at its old end.
 //!
-//! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`], [`Hub::lost`], [`Hub::stale`] and [`Hub::fresh`] of one topic
-//! from two tasks at once; call back into the hub from within an [`Upstream`], or
-//! into the lane from within an [`Outlet`]; make a hub before the process has
-//! its metrics recorder, for the hub's meters would count into nothing.
+//! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`], [`Hub::lost`], [`Hub::stale`]
+//! and [`Hub::fresh`] of one topic from two threads at once; call back into the hub from within an
+//! [`Upstream`], or into the lane from within an [`Outlet`]; make a hub before the process has its
+//! metrics recorder, for the hub's meters would count into nothing.
 
 mod audience;
 mod begin;

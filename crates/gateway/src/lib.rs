@@ -5,18 +5,19 @@
 //! a client asks goes through one pure state machine, whatever it came in by; messages come out of
 //! `pushonce_fanout` as ready frames, made by [`Encoder`], and are written to the socket as they are.
 //!
-//! *What does it promise?* Frames of one topic reach a client in the order the hub gives them, never
-//! cut by another frame. A message is deflated, and made its difference from the last, once for all
-//! who want it so; no session holds a state for either. Datagrams, for who asks, come in any order or
-//! not at all, but for the newest message, which comes in any case. Requests of one session are
-//! answered; its publishes to one topic keep their order. Bad
-//! input is answered in words or closes the session with a code of `pushonce_proto::close`; it never
-//! ends a lane, nor holds it up: a session is read one buffer at a time. What a session that does
-//! not read holds is bounded: its answers, for no request is read while many are queued, and of
-//! messages the rest of one frame; on QUIC one frame a topic, the send window, and some dozens of datagrams.
+//! *What does it promise?* Frames of one topic reach a client in the order the hub gives them,
+//! never cut by another frame. A message is deflated, and made its difference from the last, once
+//! for all who want it so; no session holds a state for either. Datagrams, for who asks, come in
+//! any order or not at all, but for the newest message, which comes in any case. Requests of one
+//! session are answered; its publishes to one topic keep their order. Bad input is answered in
+//! words or closes the session with a code of `pushonce_proto::close`; it never ends a lane, nor
+//! holds it up: a session is read one buffer at a time. What a session that does not read holds is
+//! bounded: its answers, for no request is read while many are queued, and of messages the rest of
+//! one frame; on QUIC one frame a topic, the send window, and some dozens of datagrams.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
-//! [`Publisher`] and the [`Audience`] it is given. TLS on TCP, tokens, WebTransport and server-sent events are not here.
+//! [`Publisher`] and the [`Audience`] it is given. TLS on TCP, tokens, WebTransport and server-sent
+//! events are not here.
 //!
 //! *How does data move?* Up: bytes, frame, `client::Request`, session, then hub or publisher. Down:
 //! hub, lane, outlet, socket, with no queue between; answers of the session go through the same

@@ -31,10 +31,11 @@
 //! at most and only where something changed: a region's head adds up its region, the owner the cluster.
 //! The sum comes down to the nodes whose sinks have somebody who asks, and to [`Handle::audience`].
 //!
-//! Inside, `engine` is pure: events in, effects out. `turn` does what it says, one at a time, and `run` is
-//! the loop that waits for events; whoever has placed a message in memory takes the turn for it if nobody
-//! has it, so that it reaches the sink without a change of threads. `dial`, `door` and `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes back
-//! and asks from where it stands), that of committed messages falls back on history, those of
+//! Inside, `engine` is pure: events in, effects out. `turn` does what it says, one at a time, and
+//! `run` is the loop that waits for events; whoever has placed a message in memory takes the turn
+//! for it if nobody has it, so that it reaches the sink without a change of threads. `dial`, `door`
+//! and `link` are the wires. Every queue is bounded: that of a link resets the link (the peer comes
+//! back and asks from where it stands), that of committed messages falls back on history, those of
 //! questions and publishes refuse.
 //!
 //! *What must a caller not do?* Hand over committed messages of one topic out of order, or before
