@@ -16,6 +16,7 @@ async fn the_commands_do_what_they_say() {
     a_line_in_is_a_line_out(&cluster).await;
     messages_come_as_json(&cluster).await;
     deltas_come_out_whole(&cluster).await;
+    the_newest_comes_alone_by_every_way(&cluster).await;
     a_subscriber_waits_for_what_comes(&cluster).await;
     topics_can_be_looked_at(&cluster).await;
     the_cluster_can_be_looked_at(&cluster).await;
@@ -58,7 +59,23 @@ async fn deltas_come_out_whole(cluster: &Cluster) {
         assert_eq!(texts.map(|text| format!("{text}\n")).collect::<String>(), lines, "{server}");
     }
     let grpc = ["subscribe", "long", "--delta", "--transport", "grpc"];
-    pushonce(grpc, "").await.failed(&["gRPC brings every message, whole"]);
+    pushonce(grpc, "").await.failed(&["gRPC brings messages, whole"]);
+}
+
+async fn the_newest_comes_alone_by_every_way(cluster: &Cluster) {
+    pushonce(["publish", "newest", "--server", &grpc(cluster, 0)], "one\ntwo\nthree\n").await.ok();
+    let newest = ["subscribe", "newest", "--from", "start", "--count", "1", "--delivery", "latest"];
+    let quic = format!("quic://{}", cluster.node(1).ports.quic);
+    let ways: [(String, &[&str]); 4] = [
+        (ws(cluster, 1), &[]),
+        (quic.clone(), &[]),
+        (quic, &["--datagrams"]),
+        (grpc(cluster, 1), &["--transport", "grpc"]),
+    ];
+    for (server, more) in ways {
+        let seen = pushonce([&newest[..], more, &["--server", &server]].concat(), "").await.ok();
+        assert!(seen.ends_with("\tthree\n"), "{server}: {seen}");
+    }
 }
 
 async fn messages_come_as_json(cluster: &Cluster) {

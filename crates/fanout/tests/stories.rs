@@ -555,3 +555,31 @@ fn an_answer_that_ends_before_what_a_subscriber_has_never_takes_it_back() {
         assert_eq!(viewer.got(), ["a 1:4"]);
     });
 }
+
+#[test]
+fn a_lane_that_is_behind_says_for_how_long_news_has_waited() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewers: Vec<_> = (0..600).map(|_| stage.viewer(JSON)).collect();
+        for viewer in &viewers {
+            viewer.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        }
+        stage.settle().await;
+        stage.lane.take_lag();
+        stage.owner.publish(&a);
+        stage.owner.bring(&stage.hub, usize::MAX);
+        // Not all of them have their turn before something else takes its time.
+        while viewers[0].got().is_empty() {
+            stage::yields(1).await;
+        }
+        assert!(viewers[599].got().is_empty(), "a turn is bounded");
+        let meanwhile = Duration::from_millis(30);
+        std::thread::sleep(meanwhile);
+        stage.settle().await;
+        assert!(stage.lane.take_lag() >= meanwhile);
+        assert_eq!(stage.lane.take_lag(), Duration::ZERO, "it was told");
+        for viewer in &viewers[1..] {
+            assert_eq!(viewer.got(), frames(&a, 1..=1));
+        }
+    });
+}
