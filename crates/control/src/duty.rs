@@ -30,8 +30,13 @@ pub(crate) fn next(
     if !status.leads {
         return None;
     }
+    // Who is removed is not listened to any more, also while its links have not heard of it.
+    let lives = |node: &&NodeId| view.members.contains_key(node);
     // The lead of this group goes only to who stays: nobody is preferred, so nobody is doubted.
-    let nodes = || Nodes { reachable: reachable.clone(), ..Nodes::default() };
+    let nodes = || Nodes {
+        reachable: reachable.iter().filter(lives).copied().collect(),
+        ..Nodes::default()
+    };
     let change = || reconcile::plan(status, me, &wanted(me, view, status, reachable), &nodes());
     activate(view, status).or_else(|| change().map(Duty::Change)).or_else(|| place(view))
 }
@@ -124,6 +129,20 @@ mod tests {
         let mut view = view_of(&[("", ""); 3]);
         view.placement.replicas = Placement::propose(&view);
         assert_eq!(due(&view, &leading(&[1, 2, 3], &[])), None);
+    }
+
+    /// Two that are left need one vote: were the living one to go first, the other could not be heard,
+    /// and nobody could decide anything any more.
+    #[test]
+    fn who_is_removed_leaves_before_who_lives_though_its_link_is_still_up() {
+        for gone in [2, 3] {
+            let mut view = view_of(&[("", ""); 3]);
+            view.members.remove(&NodeId(gone));
+            let linked = [1, 2, 3].map(NodeId).into();
+            let due = next(NodeId(1), &view, &leading(&[1, 2, 3], &[]), &linked);
+            let Some(Duty::Change(Step::Retire { node, .. })) = due else { panic!("{due:?}") };
+            assert_eq!(node, NodeId(gone));
+        }
     }
 
     #[test]

@@ -222,6 +222,14 @@ fn a_dead_voter_that_is_not_wanted_leaves_at_once_unless_one_copy_would_be_left(
     assert_eq!(plan(&two, NodeId(1), &wanted, &links(&[1, 4])), None);
 }
 
+/// Nobody has noticed yet that it sleeps.
+#[test]
+fn of_two_that_should_go_the_one_that_is_behind_goes_first() {
+    let group = Model::of(1, &[1, 2, 3], &[]).level(&[1, 2]);
+    assert_eq!(group.next(&[1]), retire(3, &[1, 2]));
+    assert_eq!(Model::of(1, &[1, 2, 3], &[]).level(&[1, 3]).next(&[1]), retire(2, &[1, 3]));
+}
+
 #[test]
 fn a_living_voter_does_not_leave_when_the_others_could_not_decide_without_it() {
     let group = Model::of(1, &[1, 2, 3, 4], &[]).dead(&[2]);
