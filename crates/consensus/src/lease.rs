@@ -67,6 +67,20 @@ impl Answers {
         configs.into_iter().map(of_quorum).reduce(Option::min).flatten()
     }
 
+    /// Who of `nodes` has answered `me` nothing in `term` that was asked after `since`.
+    pub(crate) fn silent(
+        &self,
+        term: Term,
+        me: NodeId,
+        since: Instant,
+        nodes: impl Iterator<Item = NodeId>,
+    ) -> BTreeSet<NodeId> {
+        let heard = self.heard();
+        let lately = |node: &NodeId| heard.asked.get(node).is_some_and(|&asked| asked > since);
+        let speaks = |node: &NodeId| *node == me || heard.term == term && lately(node);
+        nodes.filter(|node| !speaks(node)).collect()
+    }
+
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,6 +161,19 @@ mod tests {
         let leader = Leader::new().heard(2, 5).heard(4, 3);
         assert_eq!(leader.since(&[&[1, 2, 3], &[1, 4, 5]]), Some(3));
         assert_eq!(leader.since(&[&[1, 2, 3], &[1, 5, 6]]), None);
+    }
+
+    #[test]
+    fn who_has_not_answered_for_long_is_silent() {
+        let leader = Leader::new().heard(2, 5).heard(3, 2);
+        let silent = |term, since| {
+            let nodes = (1..=4).map(NodeId);
+            let silent = leader.answers.silent(term, ME, leader.at(since), nodes);
+            silent.into_iter().map(|node| node.0).collect::<Vec<_>>()
+        };
+        assert_eq!(silent(TERM, 1), [4]);
+        assert_eq!(silent(TERM, 4), [3, 4]);
+        assert_eq!(silent(Term(8), 1), [2, 3, 4], "it has just been elected");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Watches one replica: says how it stands, and keeps its log short.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use pushonce_core::{NodeId, Term};
 use tokio::time::{Instant, sleep_until};
 
+use crate::group::Inner;
+use crate::types::Types;
 use crate::{Group, Status};
 
 /// At most this often: a busy group changes with every entry, and nobody needs each.
@@ -147,8 +151,18 @@ impl Group {
                 .flatten()
                 .map(|(node, matched)| (NodeId(*node), index(*matched)))
                 .collect(),
+            silent: if leads { self.silent(&metrics) } else { BTreeSet::new() },
             recovering: self.recovering().is_some(),
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
+    }
+
+    fn silent(&self, metrics: &RaftMetrics<Types>) -> BTreeSet<NodeId> {
+        let Inner { me, answers, settings, .. } = &*self.0;
+        let Some(since) = Instant::now().checked_sub(settings.election_max) else {
+            return BTreeSet::new();
+        };
+        let voters = metrics.membership_config.voter_ids().map(NodeId);
+        answers.silent(Term(metrics.current_term), *me, since, voters)
     }
 }

@@ -30,6 +30,9 @@ pub struct Status {
     pub applied: u64,
     /// On the leader: the last index each replica is known to hold. Elsewhere empty.
     pub matched: BTreeMap<NodeId, u64>,
+    /// On the leader: the voters that have answered nothing for as long as its lease lasts. A link takes
+    /// longer to tell that its other end sleeps. Elsewhere empty.
+    pub silent: BTreeSet<NodeId>,
     /// This replica had lost something it had acknowledged, and has not got all of it back from the
     /// others: it does not vote.
     pub recovering: bool,

@@ -190,15 +190,11 @@ impl Shape<'_> {
         safe.then_some(Step::Retire { node, voters })
     }
 
-    /// The voters that should go, whoever is furthest behind first: a link takes seconds to tell that
-    /// its other end sleeps, and who goes before that must not be one of those that the group lives by.
-    /// The leader is not among them: it hands over, and its successor lets it go.
+    /// The voters that should go. The leader is not among them: it hands over, and its successor
+    /// lets it go.
     fn unwanted(&self) -> impl Iterator<Item = NodeId> {
         let voters = self.status.voters.iter().copied();
-        let goes = |&node: &NodeId| node != self.me && !self.votes_later(node);
-        let mut going: Vec<_> = voters.filter(goes).collect();
-        going.sort_by_key(|node| self.status.matched.get(node));
-        going.into_iter()
+        voters.filter(|&node| node != self.me && !self.votes_later(node))
     }
 
     fn votes_later(&self, node: NodeId) -> bool {
@@ -214,7 +210,8 @@ impl Shape<'_> {
     }
 
     fn lives(&self, node: NodeId) -> bool {
-        node == self.me || self.nodes.reachable.contains(&node)
+        let speaks = || !self.status.silent.contains(&node);
+        node == self.me || self.nodes.reachable.contains(&node) && speaks()
     }
 }
 

@@ -222,12 +222,18 @@ fn a_dead_voter_that_is_not_wanted_leaves_at_once_unless_one_copy_would_be_left(
     assert_eq!(plan(&two, NodeId(1), &wanted, &links(&[1, 4])), None);
 }
 
-/// Nobody has noticed yet that it sleeps.
+/// Its link is still up, for that takes seconds to tell that its other end sleeps.
 #[test]
-fn of_two_that_should_go_the_one_that_is_behind_goes_first() {
-    let group = Model::of(1, &[1, 2, 3], &[]).level(&[1, 2]);
-    assert_eq!(group.next(&[1]), retire(3, &[1, 2]));
-    assert_eq!(Model::of(1, &[1, 2, 3], &[]).level(&[1, 3]).next(&[1]), retire(2, &[1, 3]));
+fn of_two_that_should_go_the_one_that_sleeps_goes_first_and_the_other_stays_while_it_is_needed() {
+    for (sleeps, lives) in [(2, 3), (3, 2)] {
+        let mut status = Model::of(1, &[1, 2, 3], &[]).status();
+        status.silent = ids(&[sleeps]);
+        let wanted = Wanted::from(ids::<Vec<_>>(&[1]).as_slice());
+        let step = plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3]));
+        assert_eq!(step, retire(sleeps, &[1, lives]));
+        let wanted = Wanted::from(ids::<Vec<_>>(&[1, sleeps]).as_slice());
+        assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3])), None);
+    }
 }
 
 #[test]
