@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
 use crate::group::Inner as GroupInner;
-use crate::lease::Answers;
+use crate::lease::Followers;
 use crate::log::Log;
 use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
 use crate::observer;
@@ -346,12 +346,12 @@ impl Engine {
     async fn build(&self, id: GroupId, replica: Replica) -> Result<Group, String> {
         let Replica { log, shelf, adapter, recovery } = replica;
         let Inner { me, settings, config, links, space, groups, .. } = &*self.0;
-        let answers = Answers::default();
+        let followers = Followers::default();
         let dialer = Dialer {
             me: *me,
             group: id,
             log: log.clone(),
-            answers: answers.clone(),
+            followers: followers.clone(),
             links: links.clone(),
             settings: Arc::clone(settings),
         };
@@ -368,7 +368,7 @@ impl Engine {
             me: *me,
             raft,
             log,
-            answers,
+            followers,
             shelf,
             recovery,
             incoming: Mutex::default(),

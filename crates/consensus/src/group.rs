@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
-use crate::lease::{Answers, Lease};
+use crate::lease::{Followers, Lease};
 use crate::log::Log;
 use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
 use crate::recovery::Recovery;
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) log: Log,
     /// Who follows this node, while it leads.
-    pub(crate) answers: Answers,
+    pub(crate) followers: Followers,
     pub(crate) shelf: Arc<Shelf>,
     /// What this replica had lost when it was started; `None` for nothing.
     pub(crate) recovery: Option<Recovery>,
@@ -204,7 +204,7 @@ impl Group {
 
     /// As [`Group::lease`], at the moment of these metrics.
     pub(crate) fn lease_of(&self, metrics: &RaftMetrics<Types>) -> Option<Lease> {
-        let Inner { me, answers, settings, .. } = &*self.0;
+        let Inner { me, followers, settings, .. } = &*self.0;
         let term = Term(metrics.current_term);
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
@@ -219,7 +219,7 @@ impl Group {
         let configs = metrics.membership_config.membership().get_joint_config();
         let now = Instant::now();
         // Followers count from later: from when the request came.
-        let until = answers.since(term, *me, now, configs)? + settings.election_max;
+        let until = followers.since(term, *me, now, configs)? + settings.election_max;
         (until > now).then_some(Lease { term, until })
     }
 

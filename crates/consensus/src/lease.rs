@@ -21,7 +21,7 @@ pub(crate) struct Lease {
 
 /// Who has answered the leader of a term, and when it was asked that. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answers(Arc<Mutex<Heard>>);
+pub(crate) struct Followers(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
 struct Heard {
@@ -30,10 +30,10 @@ struct Heard {
     asked: BTreeMap<NodeId, Instant>,
 }
 
-impl Answers {
+impl Followers {
     /// A node has answered, as a follower in `term`, what it was sent at `asked`.
-    pub(crate) fn follows(&self, term: Term, node: NodeId, asked: Instant) {
-        let mut heard = self.heard();
+    pub(crate) fn answered(&self, term: Term, node: NodeId, asked: Instant) {
+        let mut heard = self.lock();
         if term > heard.term {
             *heard = Heard { term, asked: BTreeMap::new() };
         }
@@ -52,7 +52,7 @@ impl Answers {
         now: Instant,
         configs: impl IntoIterator<Item = &'a BTreeSet<u64>>,
     ) -> Option<Instant> {
-        let heard = self.heard();
+        let heard = self.lock();
         let asked = |node: NodeId| match node {
             node if node == me => Some(now),
             node if heard.term == term => heard.asked.get(&node).copied(),
@@ -75,13 +75,13 @@ impl Answers {
         since: Instant,
         nodes: impl Iterator<Item = NodeId>,
     ) -> BTreeSet<NodeId> {
-        let heard = self.heard();
+        let heard = self.lock();
         let lately = |node: &NodeId| heard.asked.get(node).is_some_and(|&asked| asked > since);
         let speaks = |node: &NodeId| *node == me || heard.term == term && lately(node);
         nodes.filter(|node| !speaks(node)).collect()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,13 +97,13 @@ mod tests {
 
     /// A leader among `voters`, and a clock to count seconds with.
     struct Leader {
-        answers: Answers,
+        followers: Followers,
         start: Instant,
     }
 
     impl Leader {
         fn new() -> Leader {
-            Leader { answers: Answers::default(), start: Instant::now() }
+            Leader { followers: Followers::default(), start: Instant::now() }
         }
 
         fn at(&self, second: u64) -> Instant {
@@ -111,7 +111,7 @@ mod tests {
         }
 
         fn heard(self, node: u64, asked: u64) -> Leader {
-            self.answers.follows(TERM, NodeId(node), self.at(asked));
+            self.followers.answered(TERM, NodeId(node), self.at(asked));
             self
         }
 
@@ -119,7 +119,7 @@ mod tests {
         fn since(&self, configs: &[&[u64]]) -> Option<u64> {
             let configs: Vec<BTreeSet<u64>> =
                 configs.iter().map(|voters| voters.iter().copied().collect()).collect();
-            let since = self.answers.since(TERM, ME, self.at(9), &configs);
+            let since = self.followers.since(TERM, ME, self.at(9), &configs);
             since.map(|since| (since - self.start).as_secs())
         }
     }
@@ -168,7 +168,7 @@ mod tests {
         let leader = Leader::new().heard(2, 5).heard(3, 2);
         let silent = |term, since| {
             let nodes = (1..=4).map(NodeId);
-            let silent = leader.answers.silent(term, ME, leader.at(since), nodes);
+            let silent = leader.followers.silent(term, ME, leader.at(since), nodes);
             silent.into_iter().map(|node| node.0).collect::<Vec<_>>()
         };
         assert_eq!(silent(TERM, 1), [4]);
@@ -180,10 +180,13 @@ mod tests {
     fn answers_of_one_term_say_nothing_about_another() {
         let leader = Leader::new().heard(2, 5);
         let voters = BTreeSet::from([1, 2, 3]);
-        assert_eq!(leader.answers.since(Term(8), ME, leader.at(9), [&voters]), None);
-        leader.answers.follows(Term(8), NodeId(3), leader.at(6));
-        leader.answers.follows(TERM, NodeId(2), leader.at(8));
-        assert_eq!(leader.answers.since(TERM, ME, leader.at(9), [&voters]), None);
-        assert_eq!(leader.answers.since(Term(8), ME, leader.at(9), [&voters]), Some(leader.at(6)));
+        assert_eq!(leader.followers.since(Term(8), ME, leader.at(9), [&voters]), None);
+        leader.followers.answered(Term(8), NodeId(3), leader.at(6));
+        leader.followers.answered(TERM, NodeId(2), leader.at(8));
+        assert_eq!(leader.followers.since(TERM, ME, leader.at(9), [&voters]), None);
+        assert_eq!(
+            leader.followers.since(Term(8), ME, leader.at(9), [&voters]),
+            Some(leader.at(6))
+        );
     }
 }

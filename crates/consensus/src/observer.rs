@@ -158,11 +158,11 @@ impl Group {
     }
 
     fn silent(&self, metrics: &RaftMetrics<Types>) -> BTreeSet<NodeId> {
-        let Inner { me, answers, settings, .. } = &*self.0;
+        let Inner { me, followers, settings, .. } = &*self.0;
         let Some(since) = Instant::now().checked_sub(settings.election_max) else {
             return BTreeSet::new();
         };
         let voters = metrics.membership_config.voter_ids().map(NodeId);
-        answers.silent(Term(metrics.current_term), *me, since, voters)
+        followers.silent(Term(metrics.current_term), *me, since, voters)
     }
 }

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
 use super::wire::{self, Chunk, Kind};
-use crate::lease::Answers;
+use crate::lease::Followers;
 use crate::log::Log;
 use crate::snapshot::Image;
 use crate::types::{LogId, Snapshot, Types, Vote};
@@ -47,7 +47,7 @@ pub(crate) struct Dialer {
     pub(crate) me: NodeId,
     pub(crate) group: GroupId,
     pub(crate) log: Log,
-    pub(crate) answers: Answers,
+    pub(crate) followers: Followers,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Peer {
     group: GroupId,
     to: NodeId,
     log: Log,
-    answers: Answers,
+    followers: Followers,
     link: Arc<Link>,
     rpc_timeout: Duration,
     snapshot_timeout: Duration,
@@ -76,7 +76,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             group: self.group,
             to,
             log: self.log.clone(),
-            answers: self.answers.clone(),
+            followers: self.followers.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -134,7 +134,7 @@ impl Peer {
                 wire::decode(&answer).map_err(|error| garbled(&error))?;
             // Whatever it says of the entries: who knows of no higher vote follows.
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                self.answers.follows(term, self.to, asked);
+                self.followers.answered(term, self.to, asked);
             }
             result_of(answer, previous, last)
         }
