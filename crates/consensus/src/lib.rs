@@ -40,6 +40,7 @@ mod members;
 mod network;
 mod observer;
 mod recovery;
+mod runtime;
 mod settings;
 mod snapshot;
 mod space;

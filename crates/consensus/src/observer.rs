@@ -3,17 +3,22 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{AsyncRuntime, RaftMetrics};
 use pushonce_core::{NodeId, Term};
 use tokio::time::{Instant, sleep_until};
 
 use crate::group::Inner;
+use crate::runtime::Runtime;
 use crate::types::Types;
 use crate::{Group, Status};
 
 /// At most this often: a busy group changes with every entry, and nobody needs each.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// At least this often. openraft tells of every tick as of a change; so how far logs are is looked at,
+/// less and less often while nothing is new, and only who leads whom is told at once.
+const PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// Runs a replica until it is stopped.
 pub(crate) async fn run(group: Group) {
@@ -30,15 +35,16 @@ pub(crate) async fn run(group: Group) {
 
 /// Ends when the replica has failed.
 async fn observe(group: &Group) {
-    let mut metrics = group.raft().metrics();
+    let mut roles = group.raft().server_metrics();
+    let (mut pause, mut over) = (PAUSE_MIN, false);
     let mut purged_behind = None;
     let speak = speak(group);
     tokio::pin!(speak);
     let mut silent = true;
     loop {
         let status = group.look();
-        let ended = status.failed.is_some();
-        group.0.status.send_if_modified(|known| {
+        let ended = over || status.failed.is_some();
+        let news = group.0.status.send_if_modified(|known| {
             let news = *known != status;
             *known = status;
             news
@@ -46,6 +52,7 @@ async fn observe(group: &Group) {
         if ended {
             return;
         }
+        pause = if news { PAUSE_MIN } else { PAUSE_MAX.min(pause * 2) };
         purge(group, &mut purged_behind).await;
         recover(group).await;
         if group.0.shelf.take_damage() {
@@ -54,17 +61,18 @@ async fn observe(group: &Group) {
             let _ = group.raft().trigger().snapshot().await;
         }
 
-        let earliest = Instant::now() + PAUSE;
         let lapse = group.lease().map(|lease| lease.until);
         let change = async {
-            sleep_until(earliest).await;
+            Runtime::sleep(PAUSE_MIN).await;
             tokio::select! {
-                changed = metrics.changed() => changed.is_ok(),
-                () = until(lapse) => true,
+                told = roles.changed() => told.is_err(),
+                () = Runtime::sleep(pause - PAUSE_MIN) => false,
+                () = until(lapse) => false,
             }
         };
         tokio::select! {
-            alive = change => if !alive { return },
+            // Why it is over is known by one more look.
+            is_over = change => over = is_over,
             () = &mut speak, if silent => silent = false,
             () = group.0.nudge.notified() => {}
             () = group.0.log.grown() => {

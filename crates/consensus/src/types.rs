@@ -19,7 +19,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = (),
         LeaderId = leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = crate::runtime::Runtime,
 );
 
 pub(crate) type LogId = alias::LogIdOf<Types>;
