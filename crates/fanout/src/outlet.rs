@@ -26,6 +26,16 @@ pub struct Run<'a> {
     pub token: u32,
     /// Whole frames, shared with every other session that gets them.
     pub frames: &'a [Bytes],
+    /// The same in one piece, where several sessions get several of them.
+    pub joined: Option<&'a Bytes>,
+}
+
+impl<'a> Run<'a> {
+    /// All that is in it, in as few pieces as there are.
+    pub fn pieces(&self) -> impl Iterator<Item = &'a Bytes> + use<'a> {
+        let frames = if self.joined.is_some() { &[] } else { self.frames };
+        self.joined.into_iter().chain(frames)
+    }
 }
 
 /// What became of an offer.

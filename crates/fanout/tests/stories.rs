@@ -42,6 +42,24 @@ fn what_is_due_together_is_one_offer() {
 }
 
 #[test]
+fn what_several_have_due_together_is_one_piece_for_the_second_and_all_after() {
+    play(async || {
+        let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
+        let viewers = [(); 3].map(|()| stage.viewer(JSON));
+        for viewer in &viewers {
+            viewer.subscribe(&stage, &a, From::Now).await.expect("subscribed");
+        }
+        stage.publish(&a, 1).await;
+        stage.publish(&a, 50).await;
+        let joined = viewers.each_ref().map(|viewer| viewer.socket.borrow().joined);
+        assert_eq!(joined, [0, 1, 1]);
+        for viewer in &viewers {
+            assert_eq!(viewer.got(), frames(&a, 1..=51));
+        }
+    });
+}
+
+#[test]
 fn a_slow_session_delays_only_itself_and_goes_on_from_its_cursor() {
     play(async || {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));

@@ -12,6 +12,9 @@ use crate::feed::Feed;
 use crate::hub::Shared;
 use crate::metrics::Meters;
 
+/// Which of its parts is the batch.
+const BATCH: usize = 1;
+
 /// Nothing is moved until frames of it are taken.
 pub(super) struct Portion {
     batch: Rc<Batch>,
@@ -75,7 +78,9 @@ impl Portion {
     }
 
     pub(super) fn runs(&self, token: u32) -> [Run<'_>; 4] {
-        self.parts().map(|frames| Run { token, frames })
+        let mut runs = self.parts().map(|frames| Run { token, frames, joined: None });
+        runs[BATCH].joined = self.batch.joined.get();
+        runs
     }
 
     fn parts(&self) -> [&[Bytes]; 4] {

@@ -21,6 +21,8 @@ pub(crate) struct Socket {
     pub(crate) frames: Vec<Bytes>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) offers: usize,
+    /// Runs that came in one piece.
+    pub(crate) joined: usize,
     /// How many frames it takes until it is blocked.
     pub(crate) room: usize,
     pub(crate) closed: bool,
@@ -34,6 +36,8 @@ impl Outlet for Socket {
         }
         let before = self.frames.len();
         for run in runs {
+            assert!(run.joined.is_none_or(|joined| *joined == run.frames.concat()));
+            self.joined += usize::from(run.joined.is_some());
             let taken = run.frames.len().min(self.room);
             self.room -= taken;
             self.frames.extend_from_slice(&run.frames[..taken]);
@@ -46,7 +50,8 @@ impl Outlet for Socket {
 impl Viewer {
     pub(crate) fn new(lane: &Lane, wire: Wire) -> Viewer {
         let (frames, tokens) = (Vec::new(), Vec::new());
-        let socket = Socket { frames, tokens, offers: 0, room: usize::MAX, closed: false };
+        let room = usize::MAX;
+        let socket = Socket { frames, tokens, offers: 0, joined: 0, room, closed: false };
         let socket = Rc::new(RefCell::new(socket));
         let key = lane.open(wire, Rc::clone(&socket) as Rc<RefCell<dyn Outlet>>);
         Viewer { lane: lane.clone(), key, socket }

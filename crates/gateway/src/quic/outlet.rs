@@ -174,7 +174,7 @@ impl Outlet {
 
     /// Writes frames of one subscription to its stream. Blocked: the rest of the last one is queued.
     fn take(&mut self, run: &Run<'_>) -> Result<Offered, Closed> {
-        let Run { token, frames } = *run;
+        let Run { token, frames, .. } = *run;
         if self.state != State::Open {
             return Err(Closed);
         }

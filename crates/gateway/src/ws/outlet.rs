@@ -6,21 +6,30 @@
 //! subscriptions and publishes that were on their way. That is the bound of the queue.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 use std::task::Waker;
 
 use bytes::{Buf, Bytes};
 use pushonce_fanout::{Closed, Offered, Run};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use tokio::net::TcpStream;
 
 use crate::lane::Local;
 use crate::metrics::Door;
 
-/// Frames in one write: as many as a turn of the lane has offers, so that one message of each of a
+/// Pieces in one write: as many as a turn of the lane has offers, so that one message of each of a
 /// session's topics is one write. What a socket's buffer has no room for costs nothing but its place in
 /// the list; the system takes four times as many.
-const BATCH: usize = 256;
+const PIECES: usize = 256;
+
+/// Without a signal if the socket is closed.
+#[cfg(not(target_vendor = "apple"))]
+const QUIETLY: SendFlags = SendFlags::NOSIGNAL;
+/// There that was said when the socket was made.
+#[cfg(target_vendor = "apple")]
+const QUIETLY: SendFlags = SendFlags::empty();
 
 /// Answers in the queue beyond which no more requests are read.
 const CONGESTED: usize = 32;
@@ -149,32 +158,56 @@ impl Outlet {
         meters.writes.increment(1);
     }
 
-    /// Writes whole frames from the front; the rest of one that was cut is queued.
-    fn write(&mut self, frames: &[&Bytes]) -> usize {
-        let mut taken = 0;
-        while taken < frames.len() {
-            let batch = &frames[taken..frames.len().min(taken + BATCH)];
-            match try_write(&self.stream, batch) {
-                Ok(written) => {
-                    self.wrote(written);
-                    let (whole, rest) = split(batch, written);
-                    taken += whole;
-                    if let Some(rest) = rest {
-                        self.queue.push_back(rest);
-                        return taken + 1;
-                    }
-                    if whole < batch.len() {
-                        return taken;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return taken,
-                Err(_) => {
-                    self.die();
-                    return taken;
-                }
+    /// Takes frames from the front as far as the socket does; the rest of one that was cut is queued.
+    fn take(&mut self, runs: &[Run<'_>]) -> usize {
+        let written = self.write(runs);
+        let (whole, rest) = split(runs.iter().flat_map(|run| run.frames), written);
+        let cut = usize::from(rest.is_some());
+        self.queue.extend(rest);
+        whole + cut
+    }
+
+    /// Writes what there is. Says how many bytes the socket took.
+    fn write(&mut self, runs: &[Run<'_>]) -> usize {
+        let mut pieces = runs.iter().flat_map(Run::pieces);
+        match (pieces.next(), pieces.next()) {
+            (None, _) => 0,
+            // As it mostly is: no list is made.
+            (Some(piece), None) => self.count(write_one(&self.stream, piece)),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(pieces);
+                let slices: Vec<_> = all.map(|piece| IoSlice::new(piece)).collect();
+                self.write_all(&slices)
             }
         }
-        taken
+    }
+
+    fn write_all(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let mut all = 0;
+        for slices in slices.chunks(PIECES) {
+            let written = self.count(write_some(&self.stream, slices));
+            all += written;
+            if written < slices.iter().map(|slice| slice.len()).sum() {
+                break;
+            }
+        }
+        all
+    }
+
+    /// What came of a write: so many bytes.
+    fn count(&mut self, written: io::Result<usize>) -> usize {
+        match written {
+            Ok(written) => {
+                self.wrote(written);
+                written
+            }
+            Err(error) => {
+                if error.kind() != ErrorKind::WouldBlock {
+                    self.die();
+                }
+                0
+            }
+        }
     }
 }
 
@@ -182,13 +215,8 @@ impl pushonce_fanout::Outlet for Outlet {
     fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
         self.flush();
         let all = runs.iter().map(|run| run.frames.len()).sum();
-        let mut frames = runs.iter().flat_map(|run| run.frames);
-        let taken = match frames.next() {
-            _ if self.state != State::Open || !self.queue.is_empty() => 0,
-            // As it mostly is: no list is made.
-            Some(frame) if all == 1 => self.write(&[frame]),
-            first => self.write(&first.into_iter().chain(frames).collect::<Vec<_>>()),
-        };
+        let ready = self.state == State::Open && self.queue.is_empty();
+        let taken = if ready { self.take(runs) } else { 0 };
         self.refused |= taken < all || !self.queue.is_empty();
         self.wake();
         match self.state {
@@ -198,24 +226,34 @@ impl pushonce_fanout::Outlet for Outlet {
     }
 }
 
-fn try_write(stream: &TcpStream, frames: &[&Bytes]) -> std::io::Result<usize> {
-    if let [frame] = frames {
-        return stream.try_write(frame);
+/// Without a look at the runtime's record of the socket, which of thousands is in no cache. A socket that
+/// is full is asked once more by the runtime, so that this knows what to wait for.
+fn write_one(stream: &TcpStream, piece: &[u8]) -> io::Result<usize> {
+    match send(stream, piece, QUIETLY) {
+        Err(Errno::AGAIN) => stream.try_write(piece),
+        sent => Ok(sent?),
     }
-    let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
-    stream.try_write_vectored(&slices)
+}
+
+/// The same for several pieces.
+fn write_some(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    match sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), QUIETLY) {
+        Err(Errno::AGAIN) => stream.try_write_vectored(pieces),
+        sent => Ok(sent?),
+    }
 }
 
 /// How many frames `written` bytes are, and the rest of the one they end in.
-fn split(frames: &[&Bytes], written: usize) -> (usize, Option<Bytes>) {
-    let mut left = written;
-    for (index, frame) in frames.iter().enumerate() {
+fn split<'a>(frames: impl Iterator<Item = &'a Bytes>, written: usize) -> (usize, Option<Bytes>) {
+    let (mut whole, mut left) = (0, written);
+    for frame in frames {
         if left < frame.len() {
-            return (index, (left > 0).then(|| frame.slice(left..)));
+            return (whole, (left > 0).then(|| frame.slice(left..)));
         }
         left -= frame.len();
+        whole += 1;
     }
-    (frames.len(), None)
+    (whole, None)
 }
 
 #[cfg(test)]
@@ -238,7 +276,7 @@ mod tests {
         let frames: Vec<Bytes> = (0..300).map(|n| format!("{n:>1000}").into()).collect();
         let topics: Vec<Run<'_>> = (0..)
             .zip(&frames)
-            .map(|(token, frame)| Run { token, frames: slice::from_ref(frame) })
+            .map(|(token, frame)| Run { token, frames: slice::from_ref(frame), joined: None })
             .collect();
         stream.writable().await.unwrap();
         let mut wanted = Vec::new();
@@ -266,14 +304,40 @@ mod tests {
         assert!(outlet.take_room(), "the lane waits to hear of it");
     }
 
+    #[tokio::test]
+    async fn a_piece_of_several_frames_is_taken_by_the_frame() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Rc::new(listener.accept().await.unwrap().0);
+        let mut outlet = Outlet::new(stream.clone(), Bench::new().local);
+        let frames: Vec<Bytes> = (0..60).map(|n| format!("{n:>1000}").into()).collect();
+        let joined = Bytes::from(frames.concat());
+        let run = Run { token: 0, frames: &frames, joined: Some(&joined) };
+        stream.writable().await.unwrap();
+        let mut wanted = Vec::new();
+        let taken = loop {
+            let Offered { taken, .. } = outlet.offer(&[run]).unwrap();
+            wanted.extend(frames[..taken].concat());
+            if taken < frames.len() {
+                break taken;
+            }
+        };
+        // What the socket cut is the end of the last that was taken.
+        let rest = outlet.queue.front().cloned().unwrap_or_default();
+        assert!(taken == 0 || frames[taken - 1].ends_with(&rest));
+        let mut got = vec![0; wanted.len() - rest.len()];
+        client.read_exact(&mut got).await.unwrap();
+        assert!(wanted.starts_with(&got));
+    }
+
     #[test]
     fn what_was_written_is_counted_in_whole_frames_and_one_rest() {
         let frames = ["abc", "de", "f"].map(|text| Bytes::from_static(text.as_bytes()));
-        let frames = frames.each_ref();
-        assert_eq!(split(&frames, 0), (0, None));
-        assert_eq!(split(&frames, 2), (0, Some(Bytes::from_static(b"c"))));
-        assert_eq!(split(&frames, 3), (1, None));
-        assert_eq!(split(&frames, 4), (1, Some(Bytes::from_static(b"e"))));
-        assert_eq!(split(&frames, 6), (3, None));
+        let split = |written| split(frames.iter(), written);
+        assert_eq!(split(0), (0, None));
+        assert_eq!(split(2), (0, Some(Bytes::from_static(b"c"))));
+        assert_eq!(split(3), (1, None));
+        assert_eq!(split(4), (1, Some(Bytes::from_static(b"e"))));
+        assert_eq!(split(6), (3, None));
     }
 }
