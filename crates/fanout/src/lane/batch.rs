@@ -1,6 +1,7 @@
 //! What is due at a cursor, as frames: made once for all who stand there.
 
 use std::cell::OnceCell;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,34 +35,53 @@ pub(super) struct Batch {
     pub(super) gap: Option<GapReason>,
     /// There may be more: it is as much as one offer takes.
     pub(super) more: bool,
+    /// What the topic was when this was made.
+    changes: u64,
     /// What holds once all of it was shown.
     pub(super) standing: Standing,
     pub(super) audience: Option<Arc<Sum>>,
 }
 
-/// The batches of one look at one topic. Subscribers that keep up all stand at the same cursor, so
-/// the ring is asked once for all of them. Kept no longer than one look: what comes later is told to
-/// the lane again.
+/// The batches of one turn. Subscribers that keep up all stand at the same cursor, so the ring is asked
+/// once for all of them. Kept no longer: what comes later is told to the lane again.
 #[derive(Default)]
 pub(super) struct Batches {
-    /// Which topic, by its index in the lane.
+    /// Of which topic they were asked for last, by its index in the lane.
     topic: usize,
-    /// The newest of each shape in use.
-    known: Vec<Rc<Batch>>,
+    last: Known,
+    /// Of the topics before.
+    others: HashMap<usize, Known>,
 }
+
+/// The batches of one topic.
+#[derive(Default)]
+pub(super) struct Known(VecDeque<Rc<Batch>>);
+
+/// How many batches of a topic are kept in a turn: those of the shapes in use, at the two cursors where
+/// those are who had the news already and who had it not.
+const KNOWN_MAX: usize = 8;
 
 impl Batches {
     pub(super) fn clear(&mut self) {
-        self.known.clear();
+        self.last.0.clear();
+        self.others.clear();
     }
 
-    /// Makes them those of `topic`.
-    pub(super) fn of(&mut self, topic: usize) -> &mut Batches {
+    /// Those of `topic`.
+    pub(super) fn of(&mut self, topic: usize) -> &mut Known {
         if self.topic != topic {
-            self.clear();
-            self.topic = topic;
+            let of_topic = self.others.remove(&topic).unwrap_or_default();
+            let last = std::mem::replace(&mut self.last, of_topic);
+            self.others.insert(std::mem::replace(&mut self.topic, topic), last);
         }
-        self
+        &mut self.last
+    }
+}
+
+impl Known {
+    /// What was found before may not be all of it.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
     }
 
     pub(super) fn get(
@@ -71,31 +91,25 @@ impl Batches {
         feed: &Feed,
         shared: &Shared,
     ) -> &Rc<Batch> {
-        let index = match self.known.iter().position(|batch| batch.shape == shape) {
-            Some(index) if self.known[index].after == after => {
-                self.known[index].join();
-                index
-            }
-            Some(index) => {
-                self.known[index] = Rc::new(Batch::make(shape, after, feed, shared));
-                index
-            }
-            None => {
-                self.known.push(Rc::new(Batch::make(shape, after, feed, shared)));
-                self.known.len() - 1
-            }
-        };
-        &self.known[index]
+        let Known(known) = self;
+        let found = known.iter().position(|batch| batch.shape == shape && batch.after == after);
+        if let Some(index) = found {
+            known[index].join();
+            return &known[index];
+        }
+        known.truncate(KNOWN_MAX - 1);
+        known.push_front(Rc::new(Batch::make(shape, after, feed, shared)));
+        &known[0]
     }
 }
 
 impl Batch {
     fn make(shape: Shape, after: Position, feed: &Feed, shared: &Shared) -> Batch {
         let Shape { wire, base, pick } = shape;
-        let (due, standing, audience) = {
+        let (due, standing, audience, changes) = {
             let state = feed.state();
             let due = pick.due(&state, after, MESSAGES_MAX).unwrap_or_default();
-            (due, state.standing(), state.audience().cloned())
+            (due, state.standing(), state.audience().cloned(), state.changes())
         };
         // The topic's lock is free again: frames are made beside the relay's task, not before it.
         let encode = &*shared.encode;
@@ -113,7 +127,12 @@ impl Batch {
         let more = due.entries.len() == MESSAGES_MAX;
         let gap = due.gap.map(|gap| gap.reason);
         let joined = OnceCell::new();
-        Batch { shape, after, frames, joined, ends, gap, more, standing, audience }
+        Batch { shape, after, frames, joined, ends, gap, more, changes, standing, audience }
+    }
+
+    /// Whether something came since it was made.
+    pub(super) fn is_old(&self, feed: &Feed) -> bool {
+        feed.state().changes() != self.changes
     }
 
     fn join(&self) {

@@ -16,8 +16,7 @@ use crate::feed::Feed;
 
 /// How many offers are made before the runtime may do something else. An offer is mostly a write of
 /// some 4 µs: sockets wait at most a millisecond to be read. More would make them wait; fewer would
-/// poll the sockets more often than there is news. What is gathered for a session counts by the
-/// topic, so one with 300 topics that all have news has two writes.
+/// poll the sockets more often than there is news. What is gathered for a session counts by the topic.
 const OFFERS_PER_TURN: usize = 256;
 
 /// How many of a turn's offers go to those who catch up, so that they cannot starve the walks.
@@ -83,8 +82,11 @@ impl Driver {
         let lane = self.lane.clone();
         let now = Instant::now();
         lane.shared.wakes.take(&mut self.told);
-        self.due.extend(self.told.drain(..).map(|topic| (topic, now)));
         let mut roster = lane.roster();
+        for topic in self.told.drain(..) {
+            roster.mark(topic, true);
+            self.due.push_back((topic, now));
+        }
         roster.rouse(now);
         let topics = self.due.len() + usize::from(self.walk.is_some());
         self.post.begin(topics + roster.ready.len() > 1);
@@ -107,13 +109,16 @@ impl Driver {
 
     /// Serves those that go on by themselves, each at most once a turn. Returns how many.
     fn go_on(&mut self, roster: &mut Roster) -> usize {
-        let waiting = roster.ready.len().min(READY_PER_TURN);
+        let (waiting, mut offers) = (roster.ready.len(), 0);
         for _ in 0..waiting {
-            if let Some((topic, entry)) = roster.next_ready() {
-                self.post.serve(roster, topic, entry);
+            if offers >= READY_PER_TURN {
+                break;
             }
+            // One that has gone counts, or many of them would make a turn long.
+            let next = roster.next_ready();
+            offers += next.map_or(1, |(topic, entry)| self.post.serve(roster, topic, entry));
         }
-        waiting
+        offers
     }
 
     /// Makes sure that there is a walk. Says no when no topic is due.
@@ -124,7 +129,7 @@ impl Driver {
             let feed = Arc::clone(local.seat.feed());
             let changes = feed.state().changes();
             self.walk = Some(Walk { topic, feed, changes, next: 0, since });
-            self.post.look();
+            self.post.look(topic);
         }
         true
     }
@@ -132,18 +137,25 @@ impl Driver {
     /// Goes on with the walk for at most so many offers. Returns how many were made.
     fn walk_on(&mut self, roster: &mut Roster, offers_max: usize) -> usize {
         let Some(mut walk) = self.walk.take() else { return 0 };
-        for offers in 0..offers_max {
+        let mut offers = 0;
+        while offers < offers_max {
             let Some(entry) = walk.next(roster) else {
-                if walk.must_repeat(roster) {
-                    self.due.push_back((walk.topic, Instant::now()));
-                }
-                // A walk without offers counts as one, or many topics would make a turn long.
+                self.end_walk(roster, &walk);
+                // A walk without offers counts as one, as above.
                 return offers.max(1);
             };
-            self.post.serve(roster, walk.topic, entry);
+            offers += self.post.serve(roster, walk.topic, entry);
         }
         self.walk = Some(walk);
-        offers_max
+        offers
+    }
+
+    fn end_walk(&mut self, roster: &mut Roster, walk: &Walk) {
+        if walk.must_repeat(roster) {
+            self.due.push_back((walk.topic, Instant::now()));
+        } else {
+            roster.mark(walk.topic, false);
+        }
     }
 }
 

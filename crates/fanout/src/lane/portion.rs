@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::batch::{Batch, Batches};
+use super::batch::{Batch, Known};
 use super::roster::{Session, Subscription};
 use crate::Run;
 use crate::feed::Feed;
@@ -49,11 +49,11 @@ impl Portion {
         subscription: &Subscription,
         session: &Session,
         feed: &Feed,
-        batches: &mut Batches,
+        known: &mut Known,
         shared: &Shared,
     ) -> Portion {
         let shape = subscription.shape(session.wire);
-        let batch = Rc::clone(batches.get(shape, subscription.cursor, feed, shared));
+        let batch = Rc::clone(known.get(shape, subscription.cursor, feed, shared));
         let mut portion = Portion { batch, aside: None };
         let Portion { batch, .. } = &portion;
         let sum = subscription.audience.and(batch.audience.as_ref());
@@ -70,6 +70,11 @@ impl Portion {
             portion.aside = Some(Box::new(aside));
         }
         portion
+    }
+
+    /// Whether something came since it was made.
+    pub(super) fn is_old(&self, feed: &Feed) -> bool {
+        self.batch.is_old(feed)
     }
 
     /// How many frames.

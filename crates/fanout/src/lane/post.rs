@@ -1,9 +1,9 @@
 //! What goes out in one turn: to each session by one offer, however many of its topics have news.
 //!
 //! Where several topics have news in a turn, a session that has several subscriptions is gathered for:
-//! its portions wait until the turn ends, as handles of frames that the rings hold, and are offered
-//! together then. A cursor moves behind what was taken and no further, so that a session whose socket is
-//! full still stores nothing. Everybody else is offered a portion as it is found.
+//! all of its portions, as handles of frames that the rings hold, wait until the turn ends and are
+//! offered together then. A cursor moves behind what was taken and no further, so that a session whose
+//! socket is full still stores nothing. Everybody else is offered a portion as it is found.
 
 use std::rc::Rc;
 
@@ -20,8 +20,11 @@ pub(super) struct Post {
     batches: Batches,
     /// More than one topic may have news in this turn.
     several: bool,
-    /// In the order in which they were found. As many as a turn has offers at most, none between turns.
+    /// In the order in which they were found. As many as a turn has offers at most, and a session's
+    /// topics once more; none between turns.
     gathered: Vec<Parcel>,
+    /// The rest of the topics of the session that is gathered for; empty otherwise.
+    rest: Vec<(usize, usize)>,
     /// Messages that were taken in this turn.
     delivered: usize,
 }
@@ -47,29 +50,44 @@ enum Served {
 
 impl Post {
     pub(super) fn new(lane: Rc<Shared>) -> Post {
-        let (batches, gathered) = (Batches::default(), Vec::new());
-        Post { lane, batches, several: false, gathered, delivered: 0 }
+        let (batches, gathered, rest) = Default::default();
+        Post { lane, batches, several: false, gathered, rest, delivered: 0 }
     }
 
     /// Begins a turn, in which `several` topics may have news or one.
     pub(super) fn begin(&mut self, several: bool) {
         self.several = several;
-        self.look();
-    }
-
-    /// Begins to look at a topic: what was found before may not be all of it.
-    pub(super) fn look(&mut self) {
         self.batches.clear();
     }
 
-    /// Offers a subscription what is due to it, or gathers it.
-    pub(super) fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
+    /// Begins a walk over a topic.
+    pub(super) fn look(&mut self, topic: usize) {
+        self.batches.of(topic).forget();
+    }
+
+    /// Offers a subscription what is due to it; or gathers that, and whatever else is due to its
+    /// session. Says how many topics' worth of offers that was.
+    pub(super) fn serve(&mut self, roster: &mut Roster, topic: usize, entry: usize) -> usize {
+        let before = self.gathered.len();
+        self.serve_one(roster, topic, entry);
+        if let Some(Parcel { key, .. }) = self.gathered.get(before) {
+            let mut rest = std::mem::take(&mut self.rest);
+            roster.list_news(*key, &mut rest);
+            for (other, entry) in rest.drain(..).filter(|(other, _)| *other != topic) {
+                self.serve_one(roster, other, entry);
+            }
+            self.rest = rest;
+        }
+        (self.gathered.len() - before).max(1)
+    }
+
+    fn serve_one(&mut self, roster: &mut Roster, topic: usize, entry: usize) {
         let Post { lane, batches, several, .. } = self;
         let (hub, widened) = (&lane.hub.shared, lane.widened.get());
         let served = roster.with(topic, entry, |subscription, session, feed| {
             if subscription.gathered {
-                // More may have come since, and nobody else would look again.
-                return Served::Settled(Settled { more: true, ..Settled::default() });
+                subscription.passed = true;
+                return Served::Settled(Settled::default());
             }
             if !subscription.flows() {
                 return Served::Settled(Settled::default());
@@ -149,9 +167,12 @@ impl Post {
     fn settle_one(&mut self, roster: &mut Roster, parcel: &Parcel, taken: usize, blocked: bool) {
         let Parcel { topic, entry, portion, .. } = parcel;
         let (widened, meters) = (self.lane.widened.get(), &self.lane.hub.shared.table.meters);
-        let settled = roster.with(*topic, *entry, |subscription, _, _| {
+        let settled = roster.with(*topic, *entry, |subscription, _, feed| {
             subscription.gathered = false;
-            portion.settle(subscription, taken, blocked, widened, meters)
+            let mut settled = portion.settle(subscription, taken, blocked, widened, meters);
+            // Nobody else would look again.
+            settled.more |= std::mem::take(&mut subscription.passed) && portion.is_old(feed);
+            settled
         });
         if let Some((key, settled)) = settled {
             self.conclude(roster, key, *topic, settled);

@@ -60,6 +60,8 @@ pub(super) struct Session {
 /// A topic in this lane.
 pub(super) struct Local {
     pub(super) seat: Seat,
+    /// It waits to be walked over, or is being.
+    pub(super) has_news: bool,
     pub(super) subscriptions: Slab<Subscription>,
     interest: Interest,
 }
@@ -78,6 +80,8 @@ pub(super) struct Subscription {
     queued: bool,
     /// What is due to it goes out at the end of this turn.
     pub(super) gathered: bool,
+    /// It was looked at again meanwhile.
+    pub(super) passed: bool,
     pub(super) cursor: Position,
     /// Whether a message may come as its difference from the one before.
     delta: bool,
@@ -245,6 +249,7 @@ impl Roster {
             rest: Rest::of(options),
             queued: false,
             gathered: false,
+            passed: false,
             cursor: start.cursor,
             delta: options.delta,
             has_last: false,
@@ -272,7 +277,7 @@ impl Roster {
         let vacant = self.topics.vacant_entry();
         let local = vacant.key();
         let seat = interest.feed().sit(Arc::clone(wakes), local);
-        vacant.insert(Local { seat, subscriptions: Slab::new(), interest });
+        vacant.insert(Local { seat, has_news: false, subscriptions: Slab::new(), interest });
         self.by_name.insert(topic, local);
         local
     }
@@ -325,6 +330,21 @@ impl Roster {
         let entry = self.entry(key, local)?;
         self.topics.get_mut(local)?.subscriptions.get_mut(entry)?.queued = false;
         Some((local, entry))
+    }
+
+    /// A topic has news to be walked over with, or no more.
+    pub(super) fn mark(&mut self, topic: usize, has_news: bool) {
+        if let Some(local) = self.topics.get_mut(topic) {
+            local.has_news = has_news;
+        }
+    }
+
+    /// Adds where a session has subscriptions of topics with news: each topic's index, and its own there.
+    pub(super) fn list_news(&self, key: SessionKey, list: &mut Vec<(usize, usize)>) {
+        let Some(session) = self.sessions.get(key.index) else { return };
+        let has_news = |topic: usize| self.topics.get(topic).is_some_and(|local| local.has_news);
+        let all = session.subscriptions.iter().map(|(topic, entry)| (*topic, *entry));
+        list.extend(all.filter(|(topic, _)| has_news(*topic)));
     }
 
     /// Has a subscription rest.
