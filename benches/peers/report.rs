@@ -74,6 +74,7 @@ const TABLES: &[(&str, &[Column])] = &[
             ONE.as_ratio("× bare write"),
             column("deliveries/s/core", "one", "/per_core"),
             SIXTEEN,
+            SIXTEEN.as_ratio("× bare write"),
             TOPICS,
             TOPICS.as_ratio("× bare write"),
         ],
@@ -280,8 +281,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| bare write loop | – | – | 3.5 | 1 | – | – | – | – |",
-                "| NATS | – | – | 12.6 | 3.6 | – | – | – | – |"
+                "| bare write loop | – | – | 3.5 | 1 | – | – | – | – | – |",
+                "| NATS | – | – | 12.6 | 3.6 | – | – | – | – | – |"
             ]
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! Each group ticks by a timer of its own with a phase of its own, and most of what an idle node costs
 //! is to be woken by them. Timers that end within one beat end together here: the processor wakes once
-//! for all of them, and finds its caches warm. A third of the cost is left (see `benches/README.md`).
+//! for all of them, and finds its caches warm. `benches/README.md` has what that saves.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use openraft_rt_tokio::TokioRuntime;
 
 /// How much later than asked for a timer may end. A third of a tick of the settings for a local
 /// network; elections are drawn from hundreds of milliseconds.
-const BEAT: Duration = Duration::from_millis(10);
+pub(crate) const BEAT: Duration = Duration::from_millis(10);
 
 /// Beats are counted from here.
 static FIRST: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::runtime::BEAT;
+
 /// Times and sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -49,6 +51,9 @@ pub struct InvalidSettings(pub String);
 
 /// A dead leader is to be replaced within this time.
 const FAILOVER_BAR: Duration = Duration::from_secs(2);
+
+/// openraft ticks five times a heartbeat, and no timer here is finer than a beat.
+const HEARTBEAT_MIN: Duration = BEAT.saturating_mul(5);
 
 impl Settings {
     /// For nodes within a few milliseconds of each other: a dead leader is replaced in 1.1 to 1.65 s.
@@ -99,8 +104,11 @@ impl Settings {
 
     fn refuse(&self) -> Result<(), InvalidSettings> {
         let refused = |why: String| Err(InvalidSettings(why));
-        if self.heartbeat < Duration::from_millis(5) {
-            return refused(format!("heartbeat ({:?}) must be at least 5 ms", self.heartbeat));
+        if self.heartbeat < HEARTBEAT_MIN {
+            return refused(format!(
+                "heartbeat ({:?}) must be at least {HEARTBEAT_MIN:?}",
+                self.heartbeat
+            ));
         }
         if self.election_min >= self.election_max {
             return refused(format!(
@@ -176,6 +184,13 @@ mod tests {
         let settings = Settings { rpc_timeout: Duration::from_millis(350), ..Settings::lan() };
         let refused = settings.check().err().map(|error| error.to_string());
         assert!(refused.is_some_and(|why| why.contains("rpc_timeout")));
+    }
+
+    #[test]
+    fn a_heartbeat_finer_than_the_timers_is_refused() {
+        let settings = Settings { heartbeat: Duration::from_millis(49), ..Settings::lan() };
+        let refused = settings.check().err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|why| why.contains("at least 50ms")));
     }
 
     #[test]
