@@ -57,7 +57,6 @@ impl Post {
     /// Begins a turn, in which `several` topics may have news or one.
     pub(super) fn begin(&mut self, several: bool) {
         self.several = several;
-        self.batches.clear();
     }
 
     /// Begins a walk over a topic.
@@ -119,6 +118,7 @@ impl Post {
 
     /// Ends a turn: what was gathered goes out.
     pub(super) fn end(&mut self, roster: &mut Roster) {
+        self.batches.clear();
         let mut gathered = std::mem::take(&mut self.gathered);
         // Of one session they stay in their order.
         gathered.sort_by_key(|parcel| parcel.key);
