@@ -123,10 +123,16 @@ mod tests {
         Transmit { destination, ecn, size: 1, segment_size: None, src_ip: from }
     }
 
+    /// A socket that is told the marks of what it gets.
+    fn client(address: &str) -> (UdpSocket, UdpSocketState) {
+        let socket = UdpSocket::bind(address).unwrap();
+        let state = UdpSocketState::new((&socket).into()).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        (socket, state)
+    }
+
     /// What comes next: from which address, with which marks.
-    fn receive(client: &UdpSocket) -> (IpAddr, Vec<u8>, Option<u8>) {
-        let state = UdpSocketState::new(client.into()).unwrap();
-        client.set_nonblocking(false).unwrap();
+    fn receive((client, state): &(UdpSocket, UdpSocketState)) -> (IpAddr, Vec<u8>, Option<u8>) {
         let (mut data, mut meta) = ([0; 100], [RecvMeta::default()]);
         let came = state.recv(client.into(), &mut [IoSliceMut::new(&mut data)], &mut meta);
         assert_eq!(came.unwrap(), 1);
@@ -137,17 +143,15 @@ mod tests {
     #[test]
     fn packets_with_the_same_marks_go_by_one_call_and_come_from_the_address_that_was_said() {
         let server = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let clients = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-        // The mark is read from the first packet on only by a socket that asked for it.
-        clients.iter().for_each(|client| drop(UdpSocketState::new(client.into()).unwrap()));
+        let clients = [(); 3].map(|()| client("127.0.0.1:0"));
         let [one, other] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
         let ecn = Some(EcnCodepoint::Ect0);
         let transmits = [
-            packet(&clients[0], Some(other), ecn),
-            packet(&clients[1], Some(other), ecn),
-            packet(&clients[2], Some(one), ecn),
-            packet(&clients[2], Some(one), None),
-            packet(&clients[2], None, None),
+            packet(&clients[0].0, Some(other), ecn),
+            packet(&clients[1].0, Some(other), ecn),
+            packet(&clients[2].0, Some(one), ecn),
+            packet(&clients[2].0, Some(one), None),
+            packet(&clients[2].0, None, None),
         ];
         let data: Vec<_> = (0..5).map(|nth| vec![nth]).collect();
         let mut sent = 0;
@@ -170,10 +174,9 @@ mod tests {
         let Ok(server) = UdpSocket::bind("[::]:0") else {
             return eprintln!("NOT TESTED: there is no IPv6 here");
         };
-        let client = UdpSocket::bind("[::1]:0").unwrap();
-        drop(UdpSocketState::new((&client).into()).unwrap());
+        let client = client("[::1]:0");
         let from = Some(IpAddr::from(Ipv6Addr::LOCALHOST));
-        let transmit = packet(&client, from, Some(EcnCodepoint::Ce));
+        let transmit = packet(&client.0, from, Some(EcnCodepoint::Ce));
         assert_eq!(send(&server, [(&vec![7], &transmit)].into_iter()).unwrap(), 1);
         let ce = Some(EcnCodepoint::Ce as u8);
         assert_eq!(receive(&client), (IpAddr::from(Ipv6Addr::LOCALHOST), vec![7], ce));
