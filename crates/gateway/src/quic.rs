@@ -13,8 +13,6 @@ mod socket;
 pub(crate) mod steering;
 mod subscription;
 mod timers;
-#[cfg(target_os = "linux")]
-mod together;
 mod way;
 
 use std::convert::Infallible;

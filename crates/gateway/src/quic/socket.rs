@@ -32,7 +32,7 @@ pub(super) struct Socket {
     /// Only what is ever filled is memory.
     received: Box<[u8]>,
     outbox: Outbox,
-    /// Bound to one address, which all packets are sent from: it need not be said.
+    /// Bound to one address, which all packets are sent from.
     one_address: bool,
     writes: Counter,
 }
@@ -112,8 +112,7 @@ impl Socket {
     /// it is lost, as a packet may be.
     pub(super) fn put(&mut self, transmit: Transmit) {
         if self.has_room() {
-            let src_ip = transmit.src_ip.filter(|_| !self.one_address);
-            self.outbox.transmits.push(Transmit { src_ip, ..transmit });
+            self.outbox.transmits.push(transmit);
         }
     }
 
@@ -136,16 +135,41 @@ impl Socket {
         true
     }
 
-    /// Sends packets to whomever, as many as one call can.
-    #[cfg(target_os = "linux")]
     fn send_some(&self) -> io::Result<usize> {
-        let Outbox { buffers, transmits, sent } = &self.outbox;
-        super::together::send(&self.udp, buffers.iter().zip(transmits).skip(*sent))
+        match self.one_address {
+            true => self.send_together(),
+            false => self.send_first(),
+        }
     }
 
-    /// Sends one packet.
+    /// Sends packets to whomever, by one call. It cannot say which address they come from, nor mark
+    /// them for ECN; without the marks congestion is found by loss.
+    #[cfg(target_os = "linux")]
+    fn send_together(&self) -> io::Result<usize> {
+        use rustix::net::addr::SocketAddrArg;
+        use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
+        use std::io::IoSlice;
+
+        let Outbox { buffers, transmits, sent } = &self.outbox;
+        let used = buffers.iter().take(transmits.len());
+        let slices: Vec<_> = used.map(|buffer| [IoSlice::new(buffer)]).collect();
+        let addresses: Vec<SocketAddrAny> =
+            transmits.iter().map(|transmit| transmit.destination.as_any()).collect();
+        let mut none: Vec<_> = transmits.iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let packets = slices.iter().zip(&addresses).zip(&mut none).skip(*sent);
+        let mut packets: Vec<MMsgHdr<'_>> = packets
+            .map(|((slice, address), none)| MMsgHdr::new_with_addr(address, slice, none))
+            .collect();
+        Ok(sendmmsg(&self.udp, &mut packets, SendFlags::empty())?)
+    }
+
     #[cfg(not(target_os = "linux"))]
-    fn send_some(&self) -> io::Result<usize> {
+    fn send_together(&self) -> io::Result<usize> {
+        self.send_first()
+    }
+
+    /// Sends one packet, from the address that its client knows.
+    fn send_first(&self) -> io::Result<usize> {
         let Outbox { buffers, transmits, sent } = &self.outbox;
         let transmit = &transmits[*sent];
         let packet = quinn_udp::Transmit {
