@@ -18,7 +18,8 @@ use crate::hub::Shared;
 /// by calls; few enough that one subscriber's past does not hold up the others' present.
 const MESSAGES_MAX: usize = 64;
 
-/// The most bytes that are joined. Beyond, what a write costs is the copying of them.
+/// The most bytes that are joined. Beyond, what a write costs is the copying of them. Each such piece has
+/// two offers at least, so a turn holds some hundred.
 const JOINED_MAX: usize = 64 * 1024;
 
 /// Frames that follow a cursor.

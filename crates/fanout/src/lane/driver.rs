@@ -154,6 +154,7 @@ impl Driver {
         if walk.must_repeat(roster) {
             self.due.push_back((walk.topic, Instant::now()));
         } else {
+            // A topic that has taken its index meanwhile is walked over all the same.
             roster.mark(walk.topic, false);
         }
     }

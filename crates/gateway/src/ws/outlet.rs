@@ -267,18 +267,24 @@ mod tests {
     use super::*;
     use crate::testing::Bench;
 
+    /// A client, and an outlet whose socket is known to have room.
+    async fn connected() -> (TcpStream, Rc<TcpStream>, Outlet) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Rc::new(listener.accept().await.unwrap().0);
+        stream.writable().await.unwrap();
+        let outlet = Outlet::new(stream.clone(), Bench::new().local);
+        (client, stream, outlet)
+    }
+
     #[tokio::test]
     async fn a_socket_that_is_full_leaves_the_rest_of_one_frame_and_nothing_is_lost() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = Rc::new(listener.accept().await.unwrap().0);
-        let mut outlet = Outlet::new(stream.clone(), Bench::new().local);
+        let (mut client, stream, mut outlet) = connected().await;
         let frames: Vec<Bytes> = (0..300).map(|n| format!("{n:>1000}").into()).collect();
         let topics: Vec<Run<'_>> = (0..)
             .zip(&frames)
             .map(|(token, frame)| Run { token, frames: slice::from_ref(frame), joined: None })
             .collect();
-        stream.writable().await.unwrap();
         let mut wanted = Vec::new();
         loop {
             let Offered { taken, blocked } = outlet.offer(&topics).unwrap();
@@ -306,14 +312,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_piece_of_several_frames_is_taken_by_the_frame() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = Rc::new(listener.accept().await.unwrap().0);
-        let mut outlet = Outlet::new(stream.clone(), Bench::new().local);
+        let (mut client, _, mut outlet) = connected().await;
         let frames: Vec<Bytes> = (0..60).map(|n| format!("{n:>1000}").into()).collect();
         let joined = Bytes::from(frames.concat());
         let run = Run { token: 0, frames: &frames, joined: Some(&joined) };
-        stream.writable().await.unwrap();
         let mut wanted = Vec::new();
         let taken = loop {
             let Offered { taken, .. } = outlet.offer(&[run]).unwrap();
