@@ -1,5 +1,6 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod current;
 mod enter;
 mod founding;
 mod health;
@@ -31,6 +32,7 @@ use pushonce_core::{ClusterView, Member, Timestamp};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
+use pushonce_shard::ShardSettings;
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use current::Current;
 use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
@@ -61,6 +64,8 @@ pub struct Node {
     relay: Relay,
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
+    current: Sender<Current>,
+    settings: Sender<Option<Arc<ShardSettings>>>,
     host: Host,
     owned: Owned,
     watch: Watch,
@@ -100,6 +105,8 @@ impl Node {
         let first = control.view().borrow().clone();
         let (view, views) =
             channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
+        let (current, is_current) = channel(None);
+        let (settings, shard_settings) = channel(None);
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
@@ -127,15 +134,19 @@ impl Node {
             engine: engine.clone(),
             hosted: hosted.clone(),
         };
-        let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let owned =
             Owned { me, view: views.clone(), hosted: hosted.clone(), relay: handle.clone() };
         let topics = Arc::new(Topics::new(owned.clone(), handle.owners()));
+        let operations = ports::Operations {
+            control: control.clone(),
+            overview: overview.clone(),
+            topics: Topics::clone(&topics),
+        };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
             pushonce_publish::router::Parts {
                 me,
-                view: views.clone(),
+                view: is_current.clone(),
                 owners: handle.owners(),
                 shards: Arc::new(shards),
                 peers: Arc::new(handle.clone()),
@@ -182,9 +193,10 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
-            control: control.clone(),
             relay: handle.clone(),
             view: views,
+            current: is_current,
+            settings: shard_settings,
             founding: Founding::new(entry.identity.clone(), data.clone()),
         };
         Ok(Node {
@@ -197,6 +209,8 @@ impl Node {
             relay,
             handle,
             view,
+            current,
+            settings,
             host,
             owned,
             watch,
@@ -232,6 +246,11 @@ impl Node {
         let token = inside.token();
         let followed = follow(self.control.view(), self.view.clone(), self.book, token.clone());
         inside.spawn(followed);
+        let (views, (announced, index)) = (self.view.subscribe(), channel(None));
+        let told = current::tell_shards(self.current.subscribe(), views.clone(), self.settings);
+        inside.spawn(until(token.clone(), told));
+        let current = current::follow(self.control.clone(), index, views, self.current);
+        inside.spawn(until(token.clone(), current));
         inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
@@ -242,6 +261,7 @@ impl Node {
             control: self.control,
             view: self.view.subscribe(),
             reachable: self.handle.reachable(),
+            announced,
         };
         inside.spawn(presence.run(token));
 
@@ -271,6 +291,15 @@ impl Node {
         port.end().await;
         ended
     }
+}
+
+/// Runs a task until `stop`. One that ends before has nothing left to do.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(task);
+    if stop.run_until_cancelled(&mut task).await.is_some() {
+        stop.cancelled().await;
+    }
+    Ok(())
 }
 
 /// Waits until the cluster counts this node as one of its own, and says so: before that it can serve

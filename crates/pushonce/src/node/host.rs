@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use pushonce_consensus::{Engine, Group, GroupId, Status};
+use pushonce_consensus::{Engine, Group, GroupId};
 use pushonce_control::reconcile::Progress;
-use pushonce_control::{Control, hosting, reconcile};
-use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Clock, Committed, Handle, Shard};
+use pushonce_control::{hosting, reconcile};
+use pushonce_core::{Claim, ClusterView, NodeId, ShardId};
+use pushonce_shard::{Clock, Committed, Handle, Shard, ShardSettings};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::current::Current;
 use super::founding::Founding;
 
 /// Proposals of all shards of a node that may be under way at once. Measured: four cost a tenth of
@@ -49,8 +50,10 @@ pub(super) struct Host {
     pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// The group that commits it, as it stands here.
-    pub(super) control: Control,
+    /// The same once it is current.
+    pub(super) current: watch::Receiver<Current>,
+    /// What the shards are told of the cluster.
+    pub(super) settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
 }
@@ -121,12 +124,11 @@ impl Host {
         let mut replicas = BTreeMap::new();
         let moves = Arc::new(Semaphore::new(MOVES_MAX));
         let permits = Arc::new(Semaphore::new(PROPOSALS_MAX));
-        let namespaces = namespaces(&self.view);
         let (failed, mut failures) = mpsc::channel(1);
         // What is on disk runs even when the table no longer lists it: its vote may be needed until
         // its owner says that it is not.
         for shard in self.engine.found().iter().filter_map(|group| group.as_shard()) {
-            let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
+            let replica = self.start(shard, &permits, &moves, &failed).await?;
             replicas.insert(shard, replica);
         }
         tokio::select! {
@@ -136,11 +138,10 @@ impl Host {
         while !shutdown.is_cancelled() {
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
-            namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             for shard in plan.start {
-                let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
+                let replica = self.start(shard, &permits, &moves, &failed).await?;
                 replicas.insert(shard, replica);
             }
             for shard in plan.drop {
@@ -167,19 +168,12 @@ impl Host {
         Ok(())
     }
 
-    /// Waits until all that the control log held at the start is applied here. What was committed
-    /// last is not known to be so after a restart: the table of that moment may be the one before,
-    /// and to act on it would take replicas away from where they belong. Only a living leader can say
-    /// that the end of the log is committed, so this is contact with one, too.
+    /// Waits for a current view. An older table may be the one before that of the last run, and to act
+    /// on it would take replicas away from where they belong.
     async fn caught_up(&mut self) {
-        let mut status = self.control.status();
-        let end = status.borrow().last_log;
-        let level = |now: &Status| {
-            now.leader.is_some() && !now.recovering && now.applied >= end.min(now.last_log)
-        };
-        // The senders live as long as the engine; when they end, so does this node.
-        let _ = status.wait_for(level).await;
-        let version = self.control.view().borrow().as_ref().map_or(0, |view| view.version);
+        let current = self.current.wait_for(Option::is_some).await;
+        let version = current.map_or(0, |view| view.as_ref().map_or(0, |view| view.version));
+        // The senders live as long as the node's own tasks; when they end, so does this one.
         let _ = self.view.wait_for(|view| view.version >= version).await;
     }
 
@@ -188,14 +182,13 @@ impl Host {
         id: ShardId,
         permits: &Arc<Semaphore>,
         moves: &Arc<Semaphore>,
-        namespaces: &watch::Sender<Namespaces>,
         failures: &mpsc::Sender<ShardId>,
     ) -> anyhow::Result<Replica> {
         let shard = Shard {
             id,
             me: self.me,
             permits: permits.clone(),
-            namespaces: namespaces.subscribe(),
+            settings: self.settings.clone(),
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: wall_clock(),
         };
@@ -314,10 +307,6 @@ impl Committed for ToRelay {
 
 fn wall_clock() -> Arc<dyn Clock> {
     Arc::new(super::now)
-}
-
-fn namespaces(view: &watch::Receiver<Arc<ClusterView>>) -> watch::Sender<Namespaces> {
-    watch::channel(view.borrow().namespaces.clone()).0
 }
 
 fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {

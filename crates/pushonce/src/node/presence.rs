@@ -29,6 +29,8 @@ pub(super) struct Presence {
     pub(super) control: Control,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// The index of the control group's log at which the cluster took this process.
+    pub(super) announced: watch::Sender<Option<u64>>,
 }
 
 /// Why the cluster has to be told again.
@@ -55,9 +57,8 @@ impl Presence {
     async fn keep(&mut self) -> anyhow::Result<()> {
         if let Some(bootstrap) = self.entry.identity.bootstrap {
             enter::found(&self.entry, bootstrap, &self.control).await?;
-        } else {
-            self.announce().await?;
         }
+        self.announce().await?;
         loop {
             match self.news().await? {
                 News::Changed => self.announce().await?,
@@ -77,7 +78,15 @@ impl Presence {
                 Err(AskError::Refused(why)) if expels(&why) => {
                     return Err(Expelled(why.to_string()).into());
                 }
-                told => return told.context("the cluster does not take this node back"),
+                told => {
+                    let index = told.context("the cluster does not take this node back")?;
+                    self.announced.send_if_modified(|known| {
+                        let first = known.is_none();
+                        *known = known.or(Some(index));
+                        first
+                    });
+                    return Ok(());
+                }
             }
             membership::still_in(&self.peers(), joining).await?;
             sleep(PAUSE).await;
