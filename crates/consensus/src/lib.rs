@@ -31,14 +31,17 @@
 //! for ownership. Block in a machine, or let it look at a clock or at chance.
 
 mod adapter;
+mod clock;
 mod engine;
 mod group;
+mod hold;
 mod lease;
 mod log;
 mod machine;
 mod members;
 mod network;
 mod observer;
+mod offline;
 mod recovery;
 mod runtime;
 mod settings;
@@ -53,6 +56,8 @@ pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
+pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};
 pub use status::Status;
+pub use store::LogMark;

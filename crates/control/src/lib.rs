@@ -33,13 +33,16 @@ pub mod leave;
 mod machine;
 mod member;
 pub mod reconcile;
+mod recover;
 mod runner;
 mod state;
+mod times;
 mod voters;
 
 pub use command::{Answer, Command, Founding, Joined, Joining, Refusal};
 pub use control::{AskError, Control, FoundError};
 pub use member::{Incarnation, InvalidProfile, Profile, Run};
+pub use recover::{capture, replay};
 pub use runner::Runner;
-pub use state::State;
+pub use state::{RecoverError, State};
 pub use voters::voters;
