@@ -150,7 +150,7 @@ async fn ask_one(
     let times = answer.times.ok_or_else(|| unreachable(&"it sent no times"))?;
     let times = ClusterTimes::try_from(times).map_err(|why| unreachable(&why))?;
     let node = NodeId(answer.node_id);
-    Ok((Identity { cluster: ClusterId(cluster), node, founding: false }, times))
+    Ok((Identity { cluster: ClusterId(cluster), node, bootstrap: None }, times))
 }
 
 fn refused_for_good(code: Code) -> bool {
@@ -183,6 +183,8 @@ pub(super) struct Door {
     control: Control,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     hosted: Hosted,
+    /// Whether this is a development node, which creates a cluster at every start.
+    development: bool,
 }
 
 impl Door {
@@ -191,8 +193,9 @@ impl Door {
         control: Control,
         reachable: watch::Receiver<BTreeSet<NodeId>>,
         hosted: Hosted,
+        development: bool,
     ) -> MembershipServer<Door> {
-        MembershipServer::new(Door { control, reachable, hosted })
+        MembershipServer::new(Door { control, reachable, hosted, development })
     }
 
     /// Refuses a second process of a node: two that vote under one id would elect two leaders.
@@ -215,6 +218,12 @@ impl Membership for Door {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
+        if self.development {
+            return Err(Status::failed_precondition(
+                "this node runs with --dev and accepts no members: create a cluster with \
+                 `pushonce init`",
+            ));
+        }
         let request = request.into_inner();
         let starting = request.starting;
         let joining = joining(request)?;

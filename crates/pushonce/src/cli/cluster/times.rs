@@ -12,7 +12,7 @@ use super::super::operator::{print, refused};
 use crate::config::{Preset, Time};
 
 /// How long the command waits for the members to acknowledge before it returns.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// The preset to begin with, and times in the place of its own.
