@@ -6,6 +6,7 @@
 //! run in which it never did is no pass.
 
 mod damage;
+mod deleted_log;
 mod flood;
 mod kill;
 mod membership;
@@ -14,6 +15,7 @@ mod pause;
 mod rolling;
 mod settings;
 mod start_up;
+mod times;
 mod wipe;
 
 use std::sync::Arc;
@@ -118,6 +120,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     pause::ROW,
     wipe::ROW,
     wipe::FOUNDER,
+    deleted_log::ROW,
+    times::ROW,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

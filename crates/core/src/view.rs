@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread, Topic};
+use crate::{
+    ClusterId, ClusterTimes, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread,
+    Topic,
+};
 
 /// A version of the cluster. Nodes that hold the same version hold the same view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub struct ClusterView {
     pub placement: Placement,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The times of consensus.
+    pub times: ClusterTimes,
 }
 
 /// A node, as the control group knows it.
@@ -99,6 +104,7 @@ impl ClusterView {
             next_id: NodeId(0),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            times: ClusterTimes::default(),
         }
     }
 

@@ -97,6 +97,16 @@ impl Log {
         self.hidden(now, history) > 0
     }
 
+    /// The same messages as those of a life that begins at `epoch`.
+    pub(crate) fn reborn(&mut self, epoch: Epoch) {
+        self.head.epoch = epoch;
+        for message in &mut self.messages {
+            let mut moved = Message::clone(message);
+            moved.position.epoch = epoch;
+            *message = Arc::new(moved);
+        }
+    }
+
     /// Whether it has no past, and nobody has published to it for so long that it is dropped.
     pub(crate) fn is_unused(&self, now: Timestamp, history: &History) -> bool {
         self.messages.is_empty() && now.0.saturating_sub(self.used.0) > history.expire_after_ms

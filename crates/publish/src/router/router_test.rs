@@ -91,6 +91,7 @@ fn view(shards: u16) -> Arc<ClusterView> {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
     })
 }
 
