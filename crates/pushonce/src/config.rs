@@ -3,12 +3,15 @@
 //! [`Partial`] is one source, each value said or not; [`Config::resolve`] lays the three over each
 //! other. Only `main` reads the real environment and the real file.
 
+mod environment;
+mod listen;
 mod measure;
 mod partial;
 mod switch;
 mod times;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use pushonce_consensus::Settings;
@@ -171,11 +174,13 @@ impl Config {
         for address in &self.join {
             if address
                 .rsplit_once(':')
-                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<NonZeroU16>().is_err())
             {
                 return value("--join", "takes HOST:PORT of another node's --peer, divided by ','");
             }
         }
+        let [http, quic, grpc, peer] = self.doors();
+        listen::check_ports(&[http, grpc, peer], quic)?;
         self.check_exposure()
     }
 
@@ -186,6 +191,43 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// These settings as a source that says every one of them: a node that loads it runs with equal
+    /// settings.
+    pub fn to_partial(&self) -> Partial {
+        let times = &self.consensus;
+        Partial {
+            name: Some(self.name.clone()),
+            data: Some(self.data.clone()),
+            http: Some(self.http),
+            quic: Some(self.quic),
+            grpc: Some(self.grpc),
+            peer: Some(self.peer),
+            advertise: Some(self.advertise.clone()),
+            join: Some(self.join.clone()),
+            region: Some(self.region.clone()),
+            zone: Some(self.zone.clone()),
+            roles: Some(self.roles),
+            weight: Some(self.weight),
+            shards: Some(self.shards.get()),
+            replicas: Some(self.replicas),
+            lanes: Some(self.lanes),
+            pin_lanes: Some(self.pin_lanes),
+            compression: Some(Switch(self.compression)),
+            insecure: Some(self.insecure),
+            // Each of its times follows.
+            consensus: None,
+            heartbeat: Some(Time(times.heartbeat)),
+            election_min: Some(Time(times.election_min)),
+            election_max: Some(Time(times.election_max)),
+            rpc_timeout: Some(Time(times.rpc_timeout)),
+            connect_timeout: Some(Time(times.connect_timeout)),
+            proposal_deadline: Some(Time(times.proposal_deadline)),
+            snapshot_timeout: Some(Time(times.snapshot_timeout)),
+            disk_reserve: times.disk_reserve.map(Size),
+            memory_max: self.memory_max.map(Size),
+        }
     }
 
     /// Every address the node serves, with the flag that sets it.
@@ -291,6 +333,20 @@ mod tests {
         for (wanted, partial) in cases {
             let refused = resolve(partial, Partial::default(), Partial::default());
             assert!(matches!(refused, Err(InvalidConfig::Value { flag, .. }) if flag == wanted));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_written_out_loads_as_the_same_configuration() {
+        let said = "name = \"a\"\nhttp = \"127.0.0.1:1\"\njoin = [\"b:7091\"]\nroles = \"edge\"\n\
+            consensus = \"wan\"\nelection-max = \"4500ms\"\ndisk-reserve = \"1GiB\"\n\
+            memory-max = \"2000000\"\npin-lanes = true\ncompression = \"off\"";
+        for text in ["", said] {
+            let file = Partial::from_toml(text).expect("valid");
+            let config = resolve(Partial::default(), Partial::default(), file).expect("valid");
+            let written = toml::to_string(&config.to_partial()).expect("plain data");
+            let read = Partial::from_toml(&written).expect("loads again");
+            assert_eq!(resolve(Partial::default(), Partial::default(), read), Ok(config));
         }
     }
 }

@@ -30,7 +30,7 @@ impl Args {
             }
             None => Partial::default(),
         };
-        let env = Partial::from_env(|key| std::env::var(key).ok())?;
+        let env = Partial::from_env(std::env::vars_os())?;
         Ok(Config::resolve(self.settings, env, file)?)
     }
 }
