@@ -2,12 +2,12 @@
 
 use anyhow::Context as _;
 
-use super::serve;
+use super::settings::Settings;
 
 /// Prints every setting as the configuration file has it: the output can be loaded with `--config`.
 #[allow(clippy::print_stdout)]
-pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
-    let settings = args.resolve()?.to_partial();
+pub(super) fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
+    let settings = settings.resolve()?.to_partial();
     if as_json {
         println!("{}", serde_json::to_string(&settings)?);
     } else {
