@@ -13,6 +13,7 @@ mod times;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pushonce_consensus::Settings;
 use pushonce_core::{HostPort, Roles, ShardCount};
@@ -67,6 +68,8 @@ pub struct Config {
     pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
+    /// How often a client session gets a heartbeat.
+    pub session_heartbeat: Duration,
     /// Times of consensus, and the room it keeps on the disk.
     pub consensus: Settings,
     /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
@@ -114,6 +117,10 @@ pub enum InvalidConfig {
 impl Config {
     /// The port of each door unless another is said: HTTP, QUIC, gRPC, peers.
     pub const PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
+
+    /// The longest time between two heartbeats of a session, and the default. Clients take two and a half
+    /// of it without any frame for the end of the connection.
+    pub const SESSION_HEARTBEAT: Duration = Duration::from_secs(25);
 
     /// Lays flags over environment over file over defaults, and checks the whole.
     ///
@@ -163,6 +170,9 @@ impl Config {
             memory_max: said.memory_max.map(|size| size.0),
             compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
+            session_heartbeat: said
+                .session_heartbeat
+                .map_or(Self::SESSION_HEARTBEAT, |time| time.0),
             consensus,
             development: false,
         };
@@ -193,6 +203,9 @@ impl Config {
         }
         if !(1..=256).contains(&self.lanes) {
             return value("--lanes", "must be 1 to 256");
+        }
+        if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT).contains(&self.session_heartbeat) {
+            return value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
         }
         self.check_exposure()
     }
@@ -252,6 +265,7 @@ impl Config {
             pin_lanes: Some(self.pin_lanes),
             compression: Some(Switch(self.compression)),
             insecure: Some(self.insecure),
+            session_heartbeat: Some(Time(self.session_heartbeat)),
             // Each of its times follows.
             consensus: None,
             heartbeat: Some(Time(times.heartbeat)),
@@ -392,6 +406,10 @@ mod tests {
         let cases = [
             ("--replicas", Partial { replicas: Some(2), ..Partial::default() }),
             ("--shards", Partial { shards: Some(0), ..Partial::default() }),
+            (
+                "--session-heartbeat",
+                Partial { session_heartbeat: "30s".parse().ok(), ..Partial::default() },
+            ),
             ("--weight", Partial { weight: Some(0), ..Partial::default() }),
             ("--join", Partial { join: Some(vec!["nowhere".to_owned()]), ..Partial::default() }),
             ("--name", named("a b")),

@@ -79,6 +79,11 @@ pub struct Partial {
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
+    /// How often a client session gets a heartbeat, 1s to 25s: shorter where something between closes
+    /// connections that are quiet [default: 25s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
+    pub session_heartbeat: Option<Time>,
     /// Times of consensus: lan (nodes some milliseconds apart) or wan (up to 250 ms) [default: lan]
     #[arg(long, value_name = "lan|wan")]
     #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
@@ -160,6 +165,7 @@ impl Partial {
             pin_lanes: env.take("PIN_LANES")?,
             compression: env.take("COMPRESSION")?,
             insecure: env.take("INSECURE")?,
+            session_heartbeat: env.take("SESSION_HEARTBEAT")?,
             consensus: env.take("CONSENSUS")?,
             heartbeat: env.take("HEARTBEAT")?,
             election_min: env.take("ELECTION_MIN")?,
@@ -196,6 +202,7 @@ impl Partial {
             pin_lanes: self.pin_lanes.or(other.pin_lanes),
             compression: self.compression.or(other.compression),
             insecure: self.insecure.or(other.insecure),
+            session_heartbeat: self.session_heartbeat.or(other.session_heartbeat),
             consensus: self.consensus.or(other.consensus),
             heartbeat: self.heartbeat.or(other.heartbeat),
             election_min: self.election_min.or(other.election_min),
