@@ -150,6 +150,7 @@ impl Node {
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
             compression: config.compression,
+            heartbeat: config.session_heartbeat,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
