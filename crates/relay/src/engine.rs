@@ -174,7 +174,10 @@ impl Engine {
             Frame::Fetch { id, topic, want } => self.fetch_for(from, id, topic, want, now),
             Frame::Fetched { id, part } => self.fetched(from, id, part, now),
             Frame::Heartbeat { heads, doubts, clock, log_times } => {
-                self.effects.push(Effect::Clock(from, clock));
+                // A peer of a version that sends no clock is one whose clock is not known.
+                if clock > Timestamp(0) {
+                    self.effects.push(Effect::Clock(from, clock));
+                }
                 self.on_log_times(log_times);
                 self.vouched(from, &doubts, now);
                 self.heartbeat(from, heads, now);
