@@ -25,6 +25,7 @@ pub const PLANTED: &[Planted] = &[
     Planted { bug: "off-by-one-resume", row: "none", breaks: &["I12"] },
     Planted { bug: "gap-not-signalled", row: "none", breaks: &["I12"] },
     Planted { bug: "dedupe-not-replicated", row: "kill-owner", breaks: &["I7", "I8"] },
+    Planted { bug: "owners-wall-clock", row: "clocks-ahead", breaks: &["I1", "I4"] },
 ];
 
 impl Planted {

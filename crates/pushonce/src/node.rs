@@ -1,5 +1,6 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod clocks;
 mod enter;
 mod founding;
 mod health;
@@ -21,7 +22,7 @@ mod watch;
 mod web;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -29,7 +30,7 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterView, Member, Timestamp};
+use pushonce_core::{ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use clocks::NodeClocks;
 use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
@@ -71,12 +73,6 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// The time of this machine.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
     /// every door and wires the engines. `pages` are served beside the node's own.
@@ -106,15 +102,21 @@ impl Node {
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
+        let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
             pushonce_relay::Config::new(me, cluster),
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
+            clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream(handle.clone())),
+            Arc::new(ports::Upstream {
+                relay: handle.clone(),
+                view: views.clone(),
+                log_times: edge.log_times(),
+            }),
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
@@ -186,6 +188,7 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
+            clocks,
             control: control.clone(),
             relay: handle.clone(),
             view: views,

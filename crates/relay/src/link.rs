@@ -144,6 +144,8 @@ const COPIED_BELOW_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::Timestamp;
+
     use super::*;
 
     const OURS: ClusterId = ClusterId(7);
@@ -163,7 +165,9 @@ mod tests {
         let other = Misdialled::OtherNode { me: ME, meant: NodeId(3) };
         assert_eq!(other.to_string(), "this is n2, not n3; correct the address of n3");
         assert_eq!(greeted(OURS, ME, &hello(7, Some(3))), Err(other));
-        let heartbeat = Frame::Heartbeat { heads: vec![], doubts: vec![] };
+        let clock = Timestamp(7);
+        let heartbeat =
+            Frame::Heartbeat { heads: vec![], doubts: vec![], clock, log_times: vec![] };
         assert_eq!(greeted(OURS, ME, &heartbeat), Err(Misdialled::NoHello));
     }
 }

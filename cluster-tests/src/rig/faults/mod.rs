@@ -1,6 +1,7 @@
 //! The faults that need a rig, one idea a file, and their rows in the table.
 
 mod clock;
+mod clocks_ahead;
 mod disk;
 mod links;
 mod partition;
@@ -67,6 +68,11 @@ pub const ON_THE_RIG: &[Row] = &[
     row("clock", "the owner's wall clock jumps an hour ahead, and an hour back", |seed| {
         on(seed, clock::Step::new)
     }),
+    row(
+        "clocks-ahead",
+        "successors two hours ahead, the owner three days, with a retention of one hour",
+        |seed| on(seed, clocks_ahead::Ahead::new),
+    ),
 ];
 
 /// Several at a time, for as long as somebody wants: no row of the table.
