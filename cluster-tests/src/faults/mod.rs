@@ -12,6 +12,7 @@ mod membership;
 mod none;
 mod pause;
 mod rolling;
+mod stranger;
 mod wipe;
 
 use std::sync::Arc;
@@ -107,6 +108,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     pause::ROW,
     wipe::ROW,
     wipe::FOUNDER,
+    stranger::AT_ADDRESS,
+    stranger::MALFORMED,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

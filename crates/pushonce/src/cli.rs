@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::demo;
-use crate::node::membership::Expelled;
+use crate::node::join::Expelled;
 
 /// Publish once, and every viewer has it: a clustered broker for real-time push.
 #[derive(Parser)]

@@ -98,6 +98,7 @@ impl From<Joined> for pb::JoinResponse {
         pb::JoinResponse {
             cluster_id: joined.cluster.0.to_be_bytes().to_vec().into(),
             node_id: joined.node.0,
+            refusal: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use pushonce_core::{Addresses, Namespaces, ShardCount, Spread};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{Bootstrap, DataDir, Identity};
-use super::membership;
+use super::join;
 use crate::config::Config;
 
 /// Between two tries to make the cluster; each waits some seconds for a leader by itself.
@@ -58,15 +58,21 @@ impl Entry {
             Some(known) => {
                 joining.cluster = Some(known.cluster);
                 joining.node = Some(known.node);
-                let others = [data.peers()?, config.join.clone()].concat();
-                membership::confirm(&others, &joining).await?;
+                let others = [config.join.clone(), data.peers()].concat();
+                join::confirm(&others, known.asker(), &joining).await?;
                 known
             }
             None => {
+                #[cfg(feature = "planted-bugs")]
+                if config.join.is_empty() && super::planted::creates_cluster() {
+                    let identity = super::init::prepare(data, &config).await?;
+                    (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
+                    return Ok(Entry { config, identity, joining });
+                }
                 if config.join.is_empty() {
                     return Err(NoIdentity { data: data.path().to_owned() }.into());
                 }
-                let new = membership::ask(&config.join, &joining, shutdown).await?;
+                let new = join::join(&config.join, &joining, shutdown).await?;
                 // Before the identity, which says that the log is there.
                 Engine::create(data.path(), new.cluster, new.node).await?;
                 data.keep(&new)?;
