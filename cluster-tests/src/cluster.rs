@@ -104,6 +104,11 @@ impl Cluster {
         node
     }
 
+    /// As [`Cluster::restart`], with more flags for this one start.
+    pub fn restart_with(&mut self, i: usize, more: &[&str]) {
+        self.nodes[i].start_with(more);
+    }
+
     /// Adds a node that joins, and starts it. Says which it is.
     pub fn join(&mut self, region: &str) -> usize {
         self.join_with(region, &[])

@@ -6,7 +6,7 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Claim, ClusterId, Member, MemberState, NodeId, ShardId, Term, Topic,
+    Addresses, Claim, ClusterId, ClusterTimes, Member, MemberState, NodeId, ShardId, Term, Topic,
 };
 
 pub use topic::{TopicInfo, TopicList};
@@ -36,6 +36,8 @@ pub struct Status {
     pub shards: Vec<Shard>,
     /// Another cluster whose members dial the answering node's address as one of theirs.
     pub conflict: Option<ClusterId>,
+    /// The times of consensus.
+    pub times: ClusterTimes,
 }
 
 /// The control group as one node knows it.
@@ -161,6 +163,7 @@ impl From<Status> for pb::StatusResponse {
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
             conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
+            times: Some(status.times.into()),
         }
     }
 }
@@ -245,6 +248,7 @@ impl TryFrom<pb::StatusResponse> for Status {
                     InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
                 })?),
             },
+            times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
         })
     }
 }
@@ -407,6 +411,7 @@ mod tests {
                 },
             ],
             conflict: Some(ClusterId(0xdef)),
+            times: ClusterTimes::default(),
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

@@ -6,6 +6,7 @@
 //! run in which it never did is no pass.
 
 mod damage;
+mod deleted_log;
 mod flood;
 mod kill;
 mod membership;
@@ -13,6 +14,7 @@ mod none;
 mod pause;
 mod rolling;
 mod stranger;
+mod times;
 mod wipe;
 
 use std::sync::Arc;
@@ -110,6 +112,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     wipe::FOUNDER,
     stranger::AT_ADDRESS,
     stranger::MALFORMED,
+    deleted_log::ROW,
+    times::ROW,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

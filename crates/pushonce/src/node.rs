@@ -18,7 +18,9 @@ mod owned;
 mod planted;
 mod ports;
 mod presence;
+pub(crate) mod recover;
 mod stage;
+mod times;
 mod topics;
 mod verdict;
 mod watch;
@@ -109,8 +111,9 @@ impl Node {
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
-        let engine =
-            Engine::open(data.path(), cluster, me, config.consensus.clone(), book.clone()).await?;
+        let settings = config.consensus.clone().with_times(entry.times.target());
+        let engine = Engine::open(data.path(), cluster, me, settings, book.clone()).await?;
+        engine.set_times(&entry.times);
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
@@ -284,6 +287,13 @@ impl Node {
             self.conflict,
             token.clone(),
         ));
+        let times = times::Follower {
+            times: self.entry.times,
+            data: self.data.clone(),
+            engine: self.engine.clone(),
+            control: self.control.clone(),
+        };
+        inside.spawn(times.run(token.clone()));
         let presence = Presence {
             entry: self.entry.clone(),
             data: self.data,

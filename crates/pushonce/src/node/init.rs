@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use pushonce_consensus::Engine;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 
 use super::identity::{Bootstrap, DataDir, Identity};
 use crate::config::Config;
@@ -81,6 +81,7 @@ pub(super) async fn prepare(data: &DataDir, config: &Config) -> anyhow::Result<I
     let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
     Engine::create(data.path(), cluster, FOUNDER).await?;
     let bootstrap = Bootstrap { shards: config.shards.get(), replicas: config.replicas };
+    data.keep_times(&ClusterTimes::new(config.consensus.times()))?;
     let identity = Identity { cluster, node: FOUNDER, bootstrap: Some(bootstrap) };
     data.keep(&identity)?;
     Ok(identity)

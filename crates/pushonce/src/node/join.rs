@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use pushonce_consensus::LogMark;
 use pushonce_control::{Joining, Profile};
-use pushonce_core::{Addresses, ClusterId, HostPort};
+use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use tokio::time::{Instant, timeout_at};
@@ -46,13 +47,13 @@ pub(super) async fn join(
     addresses: &[String],
     joining: &Joining,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Identity> {
+) -> anyhow::Result<(Identity, ClusterTimes)> {
     let mut last = String::new();
     loop {
         for address in addresses {
             let why = match ask(address, Asker::New, joining, true).await {
-                Verdict::Member { cluster, node } => {
-                    return Ok(Identity { cluster, node, bootstrap: None });
+                Verdict::Member { cluster, node, times } => {
+                    return Ok((Identity { cluster, node, bootstrap: None }, times));
                 }
                 Verdict::NotMember(why) | Verdict::Rejected(why) => {
                     anyhow::bail!("{address} does not let this node join: {why}")
@@ -192,6 +193,8 @@ fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
         run: joining.run.count,
         run_token: joining.run.token,
         starting,
+        times: joining.times.map(Into::into),
+        log: joining.log.map(|LogMark { log, writes }| pb::LogMark { log, writes }),
     }
 }
 

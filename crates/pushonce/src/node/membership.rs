@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::AddressBook;
-use pushonce_control::{AskError, Control, Incarnation, Joining, Profile, Refusal, Run};
+use pushonce_consensus::{AddressBook, LogMark};
+use pushonce_control::{AskError, Control, Incarnation, Joined, Joining, Profile, Refusal, Run};
 use pushonce_core::{Addresses, ClusterId, HostPort, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
@@ -65,11 +65,18 @@ impl Door {
         if starting { self.running(joining) } else { None }
     }
 
-    fn answer(&self, outcome: Result<NodeId, pb::JoinRefusal>) -> pb::JoinResponse {
+    fn answer(&self, outcome: Result<Joined, pb::JoinRefusal>) -> pb::JoinResponse {
         let cluster_id = bytes_of(self.identity.cluster);
         match outcome {
-            Ok(node) => pb::JoinResponse { cluster_id, node_id: node.0, refusal: None },
-            Err(refusal) => pb::JoinResponse { cluster_id, node_id: 0, refusal: Some(refusal) },
+            Ok(Joined { node, times, .. }) => pb::JoinResponse {
+                cluster_id,
+                node_id: node.0,
+                times: Some(times.into()),
+                refusal: None,
+            },
+            Err(refusal) => {
+                pb::JoinResponse { cluster_id, node_id: 0, times: None, refusal: Some(refusal) }
+            }
         }
     }
 }
@@ -87,7 +94,7 @@ impl Membership for Door {
             return Ok(Response::new(self.answer(Err(refusal))));
         }
         let outcome = match self.control.join(joining).await {
-            Ok(joined) => Ok(joined.node),
+            Ok(joined) => Ok(joined),
             Err(AskError::Refused(Refusal::NotFounded)) => {
                 return Err(Status::unavailable(Refusal::NotFounded.to_string()));
             }
@@ -139,9 +146,11 @@ fn refusal(kind: Kind, text: String) -> pb::JoinRefusal {
 /// Only what the control group has committed about the data directory itself makes it no member.
 fn kind(why: &Refusal) -> Kind {
     match why {
-        Refusal::Removed(_) | Refusal::Superseded { .. } | Refusal::NotThatNode(_) => {
-            Kind::NotMember
-        }
+        Refusal::Removed(_)
+        | Refusal::Superseded { .. }
+        | Refusal::NotThatNode(_)
+        | Refusal::LogLost { .. }
+        | Refusal::LogRolledBack { .. } => Kind::NotMember,
         Refusal::Foreign { .. } => Kind::OtherCluster,
         _ => Kind::Settings,
     }
@@ -169,6 +178,8 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
             roles: request.roles.parse().map_err(|why| invalid(&format!("bad roles: {why}")))?,
             weight: request.weight,
         },
+        times: request.times.map(Into::into),
+        log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
     })
 }
 

@@ -74,9 +74,7 @@ impl Presence {
     async fn announce(&self) -> anyhow::Result<()> {
         let joining = &self.entry.joining;
         loop {
-            let profile = joining.profile.clone();
-            let pause = match self.control.announce(joining.incarnation, joining.run, profile).await
-            {
+            let pause = match self.control.announce(joining.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(AskError::Refused(why)) if expels(&why) => {
                     return Err(Expelled(why.to_string()).into());
@@ -100,7 +98,7 @@ impl Presence {
     }
 
     async fn still_member(&self) -> Result<(), Expelled> {
-        let Entry { config, identity, joining } = &self.entry;
+        let Entry { config, identity, joining, .. } = &self.entry;
         let addresses = [config.join.clone(), self.peers()].concat();
         join::still_member(&addresses, identity.asker(), joining).await
     }
@@ -149,5 +147,12 @@ impl Presence {
 
 /// Whether a node that is told so has no place in the cluster, whatever else is changed.
 fn expels(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Removed(_) | Refusal::Superseded { .. } | Refusal::NotThatNode(_))
+    matches!(
+        refusal,
+        Refusal::Removed(_)
+            | Refusal::Superseded { .. }
+            | Refusal::NotThatNode(_)
+            | Refusal::LogLost { .. }
+            | Refusal::LogRolledBack { .. }
+    )
 }

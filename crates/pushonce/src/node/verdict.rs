@@ -5,7 +5,7 @@
 //! carries the id of the member's own cluster, and only the control group's committed decision ends a
 //! node.
 
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
 
@@ -32,6 +32,8 @@ pub(super) enum Verdict {
         cluster: ClusterId,
         /// Under which id.
         node: NodeId,
+        /// The times of consensus that it has to use.
+        times: ClusterTimes,
     },
     /// The control group committed that this data directory is no member, or not any more.
     NotMember(String),
@@ -70,17 +72,20 @@ impl Asker {
         }
         match answer.refusal {
             Some(refusal) => refused(refusal, theirs),
-            None => self.accepted(theirs, NodeId(answer.node_id)),
+            None => match answer.times.map(ClusterTimes::try_from) {
+                Some(Ok(times)) => self.accepted(theirs, NodeId(answer.node_id), times),
+                _ => Verdict::NoAnswer("the answer has no valid times of consensus".to_owned()),
+            },
         }
     }
 
-    fn accepted(self, cluster: ClusterId, node: NodeId) -> Verdict {
+    fn accepted(self, cluster: ClusterId, node: NodeId, times: ClusterTimes) -> Verdict {
         match self {
             Asker::Member { node: mine, .. } if mine != node => {
                 Verdict::NoAnswer(format!("the answer is for {node}, this is {mine}"))
             }
             _ if node == NodeId(0) => Verdict::NoAnswer("the answer has no node id".to_owned()),
-            _ => Verdict::Member { cluster, node },
+            _ => Verdict::Member { cluster, node, times },
         }
     }
 }
@@ -117,7 +122,8 @@ mod tests {
         let refusal =
             refusal.map(|kind| pb::JoinRefusal { kind: kind.into(), text: "why".to_owned() });
         let cluster_id = cluster.to_be_bytes().to_vec().into();
-        Ok(pb::JoinResponse { cluster_id, node_id: node, refusal })
+        let times = Some(ClusterTimes::default().into());
+        Ok(pb::JoinResponse { cluster_id, node_id: node, refusal, times })
     }
 
     #[test]
@@ -130,7 +136,10 @@ mod tests {
         let gone = MEMBER.judge(answer(7, 0, Some(Kind::NotMember)));
         assert_eq!(gone, Verdict::NotMember("why".to_owned()));
         let member = MEMBER.judge(answer(7, 2, None));
-        assert_eq!(member, Verdict::Member { cluster: OURS, node: ME });
+        assert_eq!(
+            member,
+            Verdict::Member { cluster: OURS, node: ME, times: ClusterTimes::default() }
+        );
     }
 
     #[test]
@@ -152,6 +161,9 @@ mod tests {
         assert!(matches!(MEMBER.judge(Ok(unsigned)), Verdict::NoAnswer(_)));
         assert!(matches!(MEMBER.judge(answer(7, 3, None)), Verdict::NoAnswer(_)));
         assert!(matches!(Asker::New.judge(answer(7, 0, None)), Verdict::NoAnswer(_)));
+        let timeless =
+            MEMBER.judge(answer(7, 2, None).map(|it| pb::JoinResponse { times: None, ..it }));
+        assert!(matches!(timeless, Verdict::NoAnswer(_)));
         let unknown = MEMBER.judge(answer(7, 0, Some(Kind::Unspecified)));
         assert!(matches!(unknown, Verdict::NoAnswer(_)), "of a newer version");
     }
@@ -159,7 +171,8 @@ mod tests {
     #[test]
     fn a_new_node_takes_the_answer_of_the_address_it_was_given() {
         let joined = Asker::New.judge(answer(8, 4, None));
-        assert_eq!(joined, Verdict::Member { cluster: ClusterId(8), node: NodeId(4) });
+        let (cluster, node, times) = (ClusterId(8), NodeId(4), ClusterTimes::default());
+        assert_eq!(joined, Verdict::Member { cluster, node, times });
         let rejected = Asker::New.judge(answer(8, 0, Some(Kind::Settings)));
         assert_eq!(rejected, Verdict::Rejected("why".to_owned()));
     }
