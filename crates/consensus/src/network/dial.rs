@@ -77,10 +77,11 @@ impl Shared {
     async fn keep_up(&self, link: &Arc<Link>) {
         let mut book = self.book.watch();
         let mut backoff = BACKOFF_MIN;
-        loop {
-            let address = book.borrow_and_update().get(link.to());
+        for attempt in 0_usize.. {
+            let addresses = book.borrow_and_update().candidates(link.to());
+            let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
-                match self.dial(link, &address).await {
+                match self.dial(link, address).await {
                     Ok((greeting, answers)) => {
                         tracing::debug!(peer = %link.to(), address, "consensus link is up");
                         backoff = BACKOFF_MIN;
