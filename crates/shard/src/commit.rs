@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{Durability, Placed, Publish, PublishError, Refusal};
+use pushonce_core::{Durability, Placed, Publish, PublishError, Refusal, Timestamp};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::dedupe::InMemory;
 use crate::entry::decode_answer;
 use crate::machine::{Shared, Way};
 use crate::queue::{self, Bounds, Queue};
-use crate::{Batch, Clock, Item, Rejected};
+use crate::{Batch, Item, Rejected};
 
 /// What may wait for one shard. 16,384 is four times what the busiest measured load had in flight
 /// over all shards; 8 MiB, so that even 64 full queues take no more than half a gibibyte of a node.
@@ -67,7 +68,6 @@ pub(crate) struct Commit<P> {
     pub(crate) proposer: P,
     pub(crate) intake: Arc<Intake>,
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Propose for Group {
@@ -148,6 +148,10 @@ async fn end(outcome: oneshot::Receiver<Outcome>) -> Outcome {
 /// another shard: else some shards without a quorum would hold up all the others of the node.
 const PERMIT_MAX: Duration = Duration::from_millis(250);
 
+/// How long publishes wait for the clocks of a majority after a start: two heartbeats of a link.
+const CLOCKS_MAX: Duration = Duration::from_secs(2);
+const CLOCKS_RETRY: Duration = Duration::from_millis(10);
+
 impl<P: Propose> Commit<P> {
     /// Proposes entry after entry until `shutdown`. The one under way then is waited for.
     pub(crate) async fn run(self, shutdown: &CancellationToken) {
@@ -187,6 +191,20 @@ impl<P: Propose> Commit<P> {
         }
     }
 
+    /// The time of the next entry. A node that has just started waits for the clocks of the others, which
+    /// come with the first heartbeat of each link.
+    async fn stamp(&self) -> Option<Timestamp> {
+        let known = async {
+            loop {
+                match self.shared.stamp() {
+                    Some(time) => return time,
+                    None => sleep(CLOCKS_RETRY).await,
+                }
+            }
+        };
+        timeout(CLOCKS_MAX, known).await.ok()
+    }
+
     /// What is for the owner's memory, by now, and what is for the log.
     fn split_by_durability(&self, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
         let (mut kept, mut logged) = (Vec::new(), Vec::new());
@@ -208,12 +226,33 @@ impl<P: Propose> Commit<P> {
         if waiting.is_empty() {
             return waiting;
         }
-        let items = waiting.iter().map(|one| Item::new(one.publish.clone())).collect();
-        let batch = Batch::new(self.clock.now(), items);
+        let Some(time) = self.stamp().await else {
+            for Waiting { reply, .. } in waiting {
+                let _nobody_waits = reply.send(Err(no_clock()));
+            }
+            return Vec::new();
+        };
+        let (mut batch, mut proposed) = (Batch::new(time, Vec::new()), Vec::new());
+        for one in waiting {
+            let item = Item::new(one.publish.clone());
+            match self.shared.look_in_memory(&item, time) {
+                InMemory::Settled(outcome) => {
+                    let _nobody_waits = one.reply.send(outcome.map_err(PublishError::from));
+                    continue;
+                }
+                InMemory::Continues(last) => batch.continues.push((item.topic.clone(), last)),
+                InMemory::Unknown => {}
+            }
+            batch.items.push(item);
+            proposed.push(one);
+        }
+        if proposed.is_empty() {
+            return proposed;
+        }
         let end = self.proposer.propose(batch.encode()).await;
-        let ends = ends(end, waiting.len());
-        let (mut outcomes, mut moved) = (Vec::with_capacity(waiting.len()), Vec::new());
-        for (one, end) in waiting.into_iter().zip(ends) {
+        let ends = ends(end, proposed.len());
+        let (mut outcomes, mut moved) = (Vec::with_capacity(proposed.len()), Vec::new());
+        for (one, end) in proposed.into_iter().zip(ends) {
             match end {
                 End::Moved => moved.push(one),
                 End::Settled(outcome) => {
@@ -233,15 +272,17 @@ impl<P: Propose> Commit<P> {
         if waiting.is_empty() {
             return waiting;
         }
-        if !waiting.iter().all(|one| self.shared.keeps(&one.publish.topic)) {
-            let entry = Batch::renewing(self.clock.now());
+        if !waiting.iter().all(|one| self.shared.keeps(&one.publish.topic))
+            && let Some(time) = self.stamp().await
+        {
+            let entry = Batch::renewing(time);
             if let Err(error) = self.proposer.propose(entry.encode()).await {
                 tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
             }
         }
         let mut moved = Vec::new();
         for Waiting { publish, reply } in waiting {
-            match self.shared.place_in_memory(publish, self.clock.now(), Way::Through) {
+            match self.shared.place_in_memory(publish, Way::Through) {
                 Ok(outcome) => {
                     let _nobody_waits = reply.send(outcome);
                 }
@@ -296,6 +337,12 @@ fn ends(end: Result<Bytes, ProposeError>, count: usize) -> Vec<End> {
         }
         _ => all(unknown("the state machine gave another answer than was asked for")),
     }
+}
+
+fn no_clock() -> PublishError {
+    let why =
+        "the owner has not heard of the clocks of a majority of the shard's voters yet; retry";
+    Refusal::Unavailable(why.to_owned()).into()
 }
 
 fn unknown(why: &str) -> PublishError {

@@ -16,7 +16,8 @@ const VERSION: u8 = 3;
 /// The publishes of one entry, in the order in which they get their places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// When the owner proposed it, by the owner's clock.
+    /// When the owner proposed it, in log time: not its own clock, but what a majority of the voters'
+    /// clocks had reached.
     pub time: Timestamp,
     /// Settings that replace those of the shard before the items are applied, if they are newer.
     pub settings: Option<ShardSettings>,
@@ -25,6 +26,9 @@ pub struct Batch {
     pub renews_memory: bool,
     /// What it carries.
     pub items: Vec<Item>,
+    /// The last message of a producer to a topic that was placed in the owner's memory, where an item is
+    /// the next of the same producer: it goes on in the log.
+    pub continues: Vec<(Topic, Sequence)>,
 }
 
 /// One publish.
@@ -59,13 +63,13 @@ pub enum InvalidEntry {
 impl Batch {
     /// Publishes alone.
     pub fn new(time: Timestamp, items: Vec<Item>) -> Batch {
-        Batch { time, settings: None, renews_memory: false, items }
+        Batch { time, settings: None, renews_memory: false, items, continues: Vec::new() }
     }
 
     /// Settings alone, and an epoch for the owner's memory if they put any namespace there.
     pub fn with_settings(time: Timestamp, settings: ShardSettings) -> Batch {
         let renews_memory = settings.any_in_memory();
-        Batch { time, settings: Some(settings), renews_memory, items: Vec::new() }
+        Batch { settings: Some(settings), renews_memory, ..Batch::new(time, Vec::new()) }
     }
 
     /// An epoch for the owner's memory alone.
@@ -146,6 +150,10 @@ mod tests {
             settings: Some(ShardSettings { shards: ShardCount::DEFAULT, namespaces }),
             renews_memory: true,
             items: vec![item("a/b", b"one"), item("c", b"")],
+            continues: vec![(
+                Topic::new("c").unwrap(),
+                Sequence { producer: pushonce_core::ProducerId(7), epoch: 2, number: 9 },
+            )],
         }
     }
 

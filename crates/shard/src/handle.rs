@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
     Claim, Durability, FetchError, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
-    Topic, Want,
+    Timestamp, Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ pub struct Shard {
     pub settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     /// Who is told of what was committed.
     pub committed: Arc<dyn Committed>,
-    /// Where the times of messages come from.
+    /// The clocks of the nodes, of which a majority makes the log's time.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -40,7 +40,6 @@ pub struct Handle {
     shared: Arc<Shared>,
     group: Group,
     intake: Arc<Intake>,
-    clock: Arc<dyn Clock>,
     claim: watch::Receiver<Option<Claim>>,
 }
 
@@ -74,22 +73,16 @@ impl Shard {
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
         let Shard { id, me, permits, settings, committed, clock } = self;
-        let shared = Arc::new(Shared::new(id, me, committed));
+        let shared = Arc::new(Shared::new(id, me, committed, clock));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
         shared.attach(group.clone());
 
         let intake = Arc::new(Intake::default());
         let (claimed, claim) = watch::channel(None);
-        let handle = Handle {
-            shared: shared.clone(),
-            group: group.clone(),
-            intake: intake.clone(),
-            clock: clock.clone(),
-            claim,
-        };
-        let commit =
-            Commit { shared: shared.clone(), proposer: group.clone(), intake, permits, clock };
+        let handle =
+            Handle { shared: shared.clone(), group: group.clone(), intake: intake.clone(), claim };
+        let commit = Commit { shared: shared.clone(), proposer: group.clone(), intake, permits };
         Ok((handle, Runner { shared, group, commit, settings, claim: claimed }))
     }
 }
@@ -124,8 +117,7 @@ impl Handle {
     /// Places a message in memory: at once, unless something stands in the queue that came before it.
     async fn keep(&self, mut publish: Publish) -> Result<Placed, PublishError> {
         loop {
-            let now = self.clock.now();
-            publish = match self.shared.place_in_memory(publish, now, Way::Past) {
+            publish = match self.shared.place_in_memory(publish, Way::Past) {
                 Ok(outcome) => return outcome,
                 // The memory is about to be opened.
                 Err(_) if !self.shared.is_ready() => {
@@ -149,7 +141,13 @@ impl Handle {
     /// [`FetchError::Future`] for a position that was never given out, [`FetchError::Unavailable`]
     /// while this node does not own the shard.
     pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
-        self.shared.page(topic, want, self.clock.now())
+        self.shared.page(topic, want)
+    }
+
+    /// The time of the newest entry, in milliseconds since the Unix epoch: the age of a message is the
+    /// difference to it. `None` while this node does not own the shard.
+    pub fn log_time(&self) -> Option<Timestamp> {
+        self.shared.log_time()
     }
 
     /// This node's claim to the shard: `Some` while it leads with a lease and has caught up, with
@@ -173,8 +171,9 @@ impl Handle {
     /// What this replica holds of a topic. On a replica that does not lead it may be behind, and of one
     /// that lives in the owner's memory it has nothing.
     pub fn topic(&self, topic: &Topic) -> Option<Info> {
-        let (state, now) = (self.shared.read(), self.clock.now());
-        let remembered = self.shared.memory().topic(topic, now);
+        let (state, memory) = (self.shared.read(), self.shared.memory());
+        let now = self.shared.reading_time(&state, &memory);
+        let remembered = memory.topic(topic, now);
         remembered.or_else(|| state.topic(topic, now))
     }
 
@@ -183,8 +182,8 @@ impl Handle {
     /// those that live in the owner's memory are not there.
     pub fn topics(&self, prefix: &str, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
         let count_max = count_max.min(Self::TOPICS_MAX);
-        let (state, now) = (self.shared.read(), self.clock.now());
-        let memory = self.shared.memory();
+        let (state, memory) = (self.shared.read(), self.shared.memory());
+        let now = self.shared.reading_time(&state, &memory);
         let by_name = |info: Info| (info.topic.clone(), info);
         let kept = state.topics(prefix, after, now).take(count_max).map(by_name);
         let mut found: BTreeMap<Topic, Info> = kept.collect();
@@ -203,7 +202,6 @@ impl Runner {
             group: group.clone(),
             permits: commit.permits.clone(),
             settings: settings.clone(),
-            clock: commit.clock.clone(),
         };
         tokio::join!(
             commit.run(&shutdown),

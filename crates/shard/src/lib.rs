@@ -24,6 +24,8 @@
 //! No timer takes part: what comes while an entry is under way makes the next one. Every entry also
 //! looks at a few topics beside its own, and drops messages past their age, and topics that are empty
 //! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
+//! Ages are measured in the log's own time, which a majority of the voters' clocks must have reached
+//! (`majority_clock`): no single wrong clock expires anything.
 //!
 //! The settings of the cluster ([`ShardSettings`]: the namespaces and the number of shards) are part of
 //! the state. The owner proposes them when its node knows newer ones, in an entry of their own; an
@@ -52,10 +54,12 @@
 mod claim;
 mod commit;
 mod dedupe;
+mod ended;
 mod entry;
 mod handle;
 mod keys;
 mod machine;
+mod majority_clock;
 mod memory;
 mod passing;
 mod port;

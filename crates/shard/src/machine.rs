@@ -13,9 +13,11 @@ use pushonce_core::{
 };
 use tokio::sync::watch;
 
+use crate::dedupe::InMemory;
 use crate::entry::encode_answer;
+use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
-use crate::{Applied, Batch, Committed, Item, ShardSettings, State};
+use crate::{Applied, Batch, Clock, Committed, Item, ShardSettings, State};
 
 /// What a handle and the group's task share.
 pub(crate) struct Shared {
@@ -33,6 +35,9 @@ pub(crate) struct Shared {
     ready: AtomicU64,
     /// Empty while the group replays its log at the start: nobody leads then.
     group: OnceLock<(Group, watch::Receiver<Status>)>,
+    clock: Arc<dyn Clock>,
+    /// Lock order: `state`, then `memory`, then this.
+    majority_clock: Mutex<MajorityClock>,
 }
 
 /// How a message comes to the owner's memory.
@@ -50,7 +55,12 @@ pub(crate) struct Replica {
 }
 
 impl Shared {
-    pub(crate) fn new(id: ShardId, me: NodeId, committed: Arc<dyn Committed>) -> Shared {
+    pub(crate) fn new(
+        id: ShardId,
+        me: NodeId,
+        committed: Arc<dyn Committed>,
+        clock: Arc<dyn Clock>,
+    ) -> Shared {
         Shared {
             id,
             me,
@@ -60,7 +70,38 @@ impl Shared {
             committed,
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
+            clock,
+            majority_clock: Mutex::default(),
         }
+    }
+
+    /// The time of an entry that is proposed now. `None` while fewer than a majority of the voters'
+    /// clocks have been known since this node started.
+    pub(crate) fn stamp(&self) -> Option<Timestamp> {
+        let floor = self.read().time();
+        self.stamp_after(floor)
+    }
+
+    fn stamp_after(&self, floor: Timestamp) -> Option<Timestamp> {
+        let reading = |node: &NodeId| self.clock.reading(*node);
+        let majority = match self.group.get() {
+            Some((_, status)) => majority(status.borrow().voters.iter().map(reading)),
+            None => reading(&self.me),
+        };
+        let mut clock = self.majority_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.stamp(floor, self.clock.elapsed(), majority)
+    }
+
+    /// The time at which the ages of messages are judged for a reader: that of an entry that would be
+    /// proposed now, or of the newest one while the clocks of too few nodes are known.
+    pub(crate) fn reading_time(&self, state: &State, memory: &Memory) -> Timestamp {
+        let floor = state.time().max(memory.time());
+        self.stamp_after(floor).unwrap_or(floor)
+    }
+
+    /// The time of the last entry or message of this shard, if this node owns it.
+    pub(crate) fn log_time(&self) -> Option<Timestamp> {
+        self.is_ready().then(|| self.read().time())
     }
 
     /// Says which group applies the entries. The first word counts.
@@ -129,12 +170,7 @@ impl Shared {
 
     /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
     /// so an entry that this page does not have yet finds this node leading too, and is handed on.
-    pub(crate) fn page(
-        &self,
-        topic: &Topic,
-        want: Want,
-        now: Timestamp,
-    ) -> Result<Page, FetchError> {
+    pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
         let state = self.read();
         match self.leads() {
             Some(term) if term == self.ready() => {
@@ -143,6 +179,7 @@ impl Shared {
                     return Err(FetchError::Unavailable(why.to_string()));
                 }
                 let memory = self.memory();
+                let now = self.reading_time(&state, &memory);
                 if memory.holds(term, topic) {
                     memory.page(topic, want, now)
                 } else {
@@ -177,18 +214,18 @@ impl Shared {
     pub(crate) fn place_in_memory(
         &self,
         publish: Publish,
-        now: Timestamp,
         way: Way,
     ) -> Result<Result<Placed, PublishError>, Box<Publish>> {
         let state = self.read();
         let mut memory = self.memory();
         let term = self.ready();
+        let now = self.stamp_after(state.time().max(memory.time()));
         let may =
             memory.holds(term, &publish.topic) && (way == Way::Through || memory.is_passable());
-        if self.leads() != Some(term) || !may {
+        let (Some(now), true) = (now, may && self.leads() == Some(term)) else {
             return Err(Box::new(publish));
-        }
-        let (outcome, message) = memory.take(now, Item::new(publish));
+        };
+        let (outcome, message) = memory.take(now, Item::new(publish), state.dedupe());
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
@@ -211,6 +248,16 @@ impl Shared {
         if !queued(&|topic| settings.is_in_memory(topic)) {
             self.memory().make_passable();
         }
+    }
+
+    /// What this owner's memory knows of a message that goes to the log.
+    pub(crate) fn look_in_memory(&self, item: &Item, now: Timestamp) -> InMemory {
+        let state = self.read();
+        let mut memory = self.memory();
+        if !memory.is_open(self.ready()) {
+            return InMemory::Unknown;
+        }
+        memory.dedupe_at(now).look_ahead_of(state.dedupe(), item)
     }
 
     /// Whether this node owns the shard and has caught up.
@@ -278,9 +325,9 @@ impl Machine for Replica {
         };
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
-            let (time, renews) = (batch.time, batch.renews_memory);
+            let renews = batch.renews_memory;
             let applied = state.apply(at.index, batch);
-            shared.memory().follow(at, time, state.settings(), renews);
+            shared.memory().follow(at, state.time(), state.settings(), renews);
             shared.note_settings(&state);
             #[cfg(feature = "planted-bugs")]
             state.forget_repeats(shared.tells());

@@ -44,6 +44,8 @@ pub(crate) struct Memory {
     /// The last topic the sweep looked at.
     swept: Option<Topic>,
     dedupe: Dedupe,
+    /// The time of the newest message or entry.
+    time: Timestamp,
 }
 
 /// A message that is new, for whoever listens; none for a repeat.
@@ -75,6 +77,11 @@ impl Memory {
         self.settings.as_ref().filter(|settings| settings.is_in_memory(topic))
     }
 
+    /// The time of the newest message or entry: log time, as that of [`State`](crate::State).
+    pub(crate) fn time(&self) -> Timestamp {
+        self.time
+    }
+
     /// Follows an entry that was applied to the state: `settings` are those of the state after it.
     /// The first entry of a term that renews the memory opens it; a later one drops what is past its age,
     /// and topics that are empty and unused.
@@ -90,10 +97,12 @@ impl Memory {
                 term: at.term,
                 settings: settings.cloned(),
                 epoch: at.index,
+                time: now,
                 ..Memory::default()
             };
             return;
         }
+        let now = self.advance(now);
         if self.revision() != settings.map(|settings| settings.revision()) {
             self.change_settings(at.index, now, settings.cloned());
         }
@@ -127,6 +136,12 @@ impl Memory {
         }
     }
 
+    /// Time does not go back: an entry may carry an earlier one than a message that overtook it.
+    fn advance(&mut self, time: Timestamp) -> Timestamp {
+        self.time = self.time.max(time);
+        self.time
+    }
+
     fn renew(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.renewed.clear();
@@ -151,15 +166,25 @@ impl Memory {
         }
     }
 
-    /// Gives a message of a topic that it holds the next place, if it is new: what this owner knows of
-    /// repeats goes with it, as the messages do. Says where it stands, and what is to be handed on.
+    /// What it knows of repeats, for messages that go to the log.
+    pub(crate) fn dedupe_at(&mut self, time: Timestamp) -> &Dedupe {
+        let time = self.advance(time);
+        self.dedupe.advance(time);
+        &self.dedupe
+    }
+
+    /// Gives a message of a topic that it holds the next place, if it is new by what this owner knows of
+    /// repeats, which goes with it, as the messages do, and by what the `log` knows. Says where it stands,
+    /// and what is to be handed on.
     pub(crate) fn take(
         &mut self,
         time: Timestamp,
         item: Item,
+        log: &Dedupe,
     ) -> (Result<Placed, Rejected>, HandedOn) {
+        let time = self.advance(time);
         self.dedupe.advance(time);
-        let marks = match self.dedupe.look(&item) {
+        let marks = match self.dedupe.look_beside(log, &item) {
             Look::Settled(outcome) => return (outcome, None),
             Look::New(marks) => marks,
         };
@@ -175,7 +200,7 @@ impl Memory {
 
     fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
         let history = self.history(&item.topic);
-        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch));
+        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true);
         let log = self.topics.entry(item.topic.clone()).or_insert_with(begin);
         log.append(time, item, &history)
     }
@@ -186,7 +211,8 @@ impl Memory {
     }
 
     /// Answers a question about the past of a topic that it holds. One without messages stands before
-    /// the first of its epoch, so a reader with a position of another one gets a gap.
+    /// the first of its epoch, so a reader with a position of another one gets a gap; so does
+    /// one with `0:0`, for an owner before this one may have had messages.
     pub(crate) fn page(
         &self,
         topic: &Topic,

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
+use crate::ended::Ended;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected, ShardSettings};
 
@@ -46,6 +47,8 @@ pub struct State {
     /// The newest settings that an entry carried; `None` before the first. No item gets a place
     /// before that.
     settings: Option<Arc<ShardSettings>>,
+    /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
+    time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
@@ -53,9 +56,9 @@ pub struct State {
     /// Of each namespace that ever lived in the owner's memory, the index of the last entry that gave
     /// the owner an epoch for it, or took it back. No topic of it that is here is older.
     lent: BTreeMap<String, u64>,
-    /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
-    /// earlier epoch in a topic that is not here may have been a reader of one that was.
-    dropped: Option<u64>,
+    /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
+    /// have missed some of it.
+    ended: Ended,
 }
 
 /// What an entry came to.
@@ -89,11 +92,12 @@ impl State {
         State {
             id,
             settings: None,
+            time: Timestamp(0),
             topics: BTreeMap::new(),
             swept: None,
             dedupe: Dedupe::default(),
             lent: BTreeMap::new(),
-            dropped: None,
+            ended: Ended::default(),
         }
     }
 
@@ -120,7 +124,10 @@ impl State {
     /// Applies the entry at `index` of the shard's log, from 1: its settings first, if they are newer,
     /// then its items in their order. Gives each message that is new its place.
     pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
-        let Batch { time, settings, renews_memory, items } = batch;
+        let Batch { time, settings, renews_memory, items, continues } = batch;
+        // Entries are proposed side by side, and a proposer may be behind: time does not go back.
+        let time = self.time.max(time);
+        self.time = time;
         if let Some(settings) = settings {
             self.change_settings(index, time, settings);
         }
@@ -130,6 +137,9 @@ impl State {
         let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
         let mut applied = Applied::default();
         self.dedupe.advance(time);
+        for (topic, last) in continues {
+            self.dedupe.continue_after(&topic, last);
+        }
         for item in items {
             let outcome = self.take(index, time, item, &mut applied.messages);
             applied.outcomes.push(outcome);
@@ -240,10 +250,22 @@ impl State {
     ) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let log = entry.or_insert_with(|| Arc::new(Log::begin(index)));
+        let reborn = self.lent.contains_key(topic.namespace()) || self.ended.last(&topic).is_some();
+        let log = entry.or_insert_with(|| Arc::new(Log::begin(index, reborn)));
         let history = settings.history(&topic);
         let message = Arc::make_mut(log).append(time, item, history);
         (topic, message)
+    }
+
+    /// Log time: that of the newest entry, and never less than before it. Milliseconds since the Unix
+    /// epoch, as a majority of the voters' clocks showed it.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// What the log knows of repeats.
+    pub(crate) fn dedupe(&self) -> &Dedupe {
+        &self.dedupe
     }
 
     /// Looks at the next `count` topics after those it looked at last; at the end, the next entry begins
@@ -265,11 +287,9 @@ impl State {
                 self.swept = Some(topic.clone());
             }
         }
-        if !unused.is_empty() {
-            self.dropped = Some(index);
-        }
         for topic in unused {
             self.topics.remove(&topic);
+            self.ended.insert(&topic, index);
         }
     }
 
@@ -285,8 +305,8 @@ impl State {
     /// Answers a question about the past of a topic, as far as the bounds of its namespace allow at
     /// `now`. A topic that has never had a message, or was dropped and not made again, has an empty page
     /// with the head [`Position::ZERO`]; one that lived in an owner's memory since, an empty page that
-    /// begins after that. A reader of what follows a position that may be of a dropped topic gets a gap:
-    /// nobody remembers what was in it.
+    /// begins after that. A reader of what follows a position that may be of a dropped topic, or
+    /// [`Position::ZERO`], gets a gap: nobody remembers what was in it.
     ///
     /// # Errors
     /// [`FetchError::Future`] for a position that was never given out here.
@@ -296,11 +316,13 @@ impl State {
         }
         let lent = self.lent.get(topic.namespace()).copied();
         let head = Position::ZERO;
-        let resumes = matches!(want, Want::After(asked) if asked != head);
-        let lost = if resumes { lent.max(self.dropped) } else { lent };
+        let lost = match want {
+            Want::After(_) => lent.max(self.ended.last(topic)),
+            Want::Last(_) | Want::All => lent,
+        };
         match (lost, want) {
             (Some(index), want) => Log::empty_page(index, want),
-            (None, Want::After(asked)) if resumes => Err(FetchError::Future { asked, head }),
+            (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
         }
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::machine::Shared;
 use crate::memory::Memory;
-use crate::{Batch, Clock, ShardSettings, State};
+use crate::{Batch, ShardSettings, State};
 
 /// How often the owner looks for something to drop. Each look goes over the shard's topics until it
 /// finds one, some tens of nanoseconds each; each entry costs some 200 µs. Ages are of seconds and
@@ -29,7 +29,6 @@ pub(crate) struct Upkeep {
     pub(crate) group: Group,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) settings: watch::Receiver<Option<Arc<ShardSettings>>>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Upkeep {
@@ -43,6 +42,10 @@ impl Upkeep {
         pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = false;
         loop {
+            // The clocks of the others come with the first heartbeat of each link.
+            while self.group.leads().is_some() && self.shared.stamp().is_none() {
+                sleep(RETRY).await;
+            }
             while let Some(entry) = self.due(sweep) {
                 sweep = false;
                 self.propose(entry).await;
@@ -61,8 +64,9 @@ impl Upkeep {
     fn due(&mut self, sweep: bool) -> Option<Batch> {
         let term = self.group.leads()?;
         let known = self.settings.borrow_and_update().clone();
+        let now = self.shared.stamp()?;
         let (state, memory) = (self.shared.read(), self.shared.memory());
-        due(&state, &memory, term, known.as_deref(), self.clock.now(), sweep)
+        due(&state, &memory, term, known.as_deref(), now, sweep)
     }
 
     async fn propose(&self, entry: Batch) {

@@ -11,11 +11,12 @@ use pushonce_consensus::{Engine, Group, GroupId};
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, NodeId, ShardId};
-use pushonce_shard::{Clock, Committed, Handle, Shard, ShardSettings};
+use pushonce_shard::{Committed, Handle, Shard, ShardSettings};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::NodeClocks;
 use super::current::Current;
 use super::founding::Founding;
 
@@ -46,6 +47,8 @@ pub(super) struct Host {
     pub(super) engine: Engine,
     /// The list to keep.
     pub(super) hosted: Hosted,
+    /// Makes the time of the logs.
+    pub(super) clocks: Arc<NodeClocks>,
     /// Told of what is committed, and of claims.
     pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
@@ -190,7 +193,7 @@ impl Host {
             permits: permits.clone(),
             settings: self.settings.clone(),
             committed: Arc::new(ToRelay(self.relay.clone())),
-            clock: wall_clock(),
+            clock: self.clocks.clone(),
         };
         let (handle, runner) = shard.open(&self.engine).await?;
         // Nobody is moved before the loop has said what is wanted.
@@ -303,10 +306,6 @@ impl Committed for ToRelay {
     fn pass_on(&self) {
         self.0.pass_on();
     }
-}
-
-fn wall_clock() -> Arc<dyn Clock> {
-    Arc::new(super::now)
 }
 
 fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {

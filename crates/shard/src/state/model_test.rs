@@ -200,9 +200,9 @@ impl World {
                 Err(rejected) => assert_eq!(rejected, Rejected::InMemory),
             }
         }
-        let Node { memory, .. } = &mut self.nodes[self.leader];
+        let Node { memory, state, .. } = &mut self.nodes[self.leader];
         if memory.holds(Term(self.term), &topic) {
-            let placed = memory.take(NOW, item).0.unwrap();
+            let placed = memory.take(NOW, item, state.dedupe()).0.unwrap();
             self.acknowledged(topic, placed);
         }
     }

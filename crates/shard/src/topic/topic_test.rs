@@ -15,7 +15,7 @@ struct Kept {
 
 impl Kept {
     fn begin(history: History) -> Kept {
-        Kept { log: Log::begin(EPOCH), history, now: Timestamp(0) }
+        Kept { log: Log::begin(EPOCH, false), history, now: Timestamp(0) }
     }
 
     fn append(&mut self, time: u64, payload: &'static [u8]) {
@@ -183,7 +183,7 @@ fn bounds_hold_for_readers_before_any_entry_looks_at_the_topic() {
 fn a_log_with_a_hole_or_a_message_out_of_place_is_not_whole() {
     let good = log(10, &[1, 2, 3]);
     let good = good.log;
-    assert!(good.is_whole() && log(0, &[1]).log.is_whole() && Log::begin(EPOCH).is_whole());
+    assert!(good.is_whole() && log(0, &[1]).log.is_whole() && Log::begin(EPOCH, false).is_whole());
     let broken: [fn(&mut Log); 5] = [
         |log| drop(log.messages.remove(1)),
         |log| log.head = Position::new(EPOCH, 2),
