@@ -27,6 +27,7 @@
 //! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. End the
 //! process before [`Gateway::run`] has ended, if sessions are to take their leave.
 
+mod admission;
 mod audience;
 mod bind;
 pub mod certificate;
@@ -38,11 +39,14 @@ mod encoder;
 mod gateway;
 mod http;
 mod lane;
+mod linger;
 mod metrics;
+mod overflow;
 mod pin;
 mod pressure;
 mod publisher;
 mod pulse;
+pub mod query;
 mod quic;
 mod refusal;
 mod registry;
@@ -52,6 +56,7 @@ mod session;
 mod testing;
 mod ws;
 
+pub use admission::Admission;
 pub use audience::Audience;
 pub use bind::BindError;
 pub use certificate::Certificate;
