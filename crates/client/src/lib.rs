@@ -31,6 +31,8 @@ mod backoff;
 mod cursor;
 mod delta;
 mod keeper;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod progress;
 mod publisher;
 mod queue;

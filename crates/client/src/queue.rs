@@ -186,6 +186,10 @@ impl State {
         if self.newest.get(&topic).is_some_and(|held| held.followed) {
             self.fix(&topic);
         }
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::keeps_old_messages() {
+            self.fix(&topic);
+        }
         let held = self.newest.entry(topic.clone()).or_insert_with(|| {
             self.queue.push_back(Entry::Newest(topic));
             Held { gap: None, message: None, followed: false }

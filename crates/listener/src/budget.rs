@@ -60,6 +60,10 @@ impl DescriptorBudget {
 
     /// Whether a connection with this descriptor may stay.
     pub fn admits(self, purpose: Purpose, connection: &impl AsRawFd) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::reserves_nothing() {
+            return true;
+        }
         // Never negative: the connection is open.
         let number = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
         number < self.numbers_below(purpose)

@@ -5,10 +5,17 @@ use std::sync::Arc;
 
 use futures::stream::{self, Stream};
 use metrics::{Counter, counter};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::{Connection, DescriptorBudget, Listener, Purpose, throttle};
+
+/// Bytes that the kernel may hold unsent for a connection. By default that is some MiB, of messages that
+/// are old when a slow reader reads on; less than a write of the server costs more wakes than writes.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 32 << 10;
 
 /// Accepts the connections of one gRPC port within the budget.
 struct Door {
@@ -56,6 +63,8 @@ impl Door {
         };
         // An error means that the connection is gone, which is noticed when it is read.
         let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         Some(Connection::new(stream, permit))
     }
 

@@ -29,6 +29,8 @@ mod connection;
 mod incoming;
 mod limit;
 mod listener;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod throttle;
 
 pub use budget::{DescriptorBudget, Purpose};

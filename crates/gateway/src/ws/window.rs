@@ -57,6 +57,10 @@ impl Window {
 
     /// How many frames may be sent now.
     pub(super) fn room(&self) -> usize {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::ignores_window() {
+            return usize::MAX;
+        }
         let under_way = self.sent - self.confirmed;
         usize::try_from(self.limit.saturating_sub(under_way)).unwrap_or(usize::MAX)
     }
