@@ -19,8 +19,10 @@ use tokio::task::JoinSet;
 
 const LIMIT: u32 = 256;
 
-/// Connections that come to each port.
-const FLOOD: usize = 300;
+/// Connections that come to each port, and how long one that was closed stays away: more than there are
+/// descriptors, and no storm that takes the processor from the node.
+const FLOOD: usize = 120;
+const AWAY: Duration = secs(1);
 
 /// Topics enough that every node owns some.
 const TOPICS: u32 = 8;
@@ -54,7 +56,7 @@ async fn idle(port: SocketAddr) {
             // What it is told is nothing to it.
             while stream.read_u8().await.is_ok() {}
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(AWAY).await;
     }
 }
 
@@ -138,5 +140,6 @@ async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
     })
     .await;
     let mut viewer = cluster.viewer(0, Transport::Ws, "flood/0", From::Last(1));
-    assert_eq!(viewer.message(secs(20)).await.1, "after");
+    // Another one may have been the newest a moment ago.
+    while viewer.message(secs(20)).await.1 != "after" {}
 }
