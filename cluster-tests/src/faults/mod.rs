@@ -6,12 +6,14 @@
 //! run in which it never did is no pass.
 
 mod damage;
+mod deleted_log;
 mod flood;
 mod kill;
 mod membership;
 mod none;
 mod pause;
 mod rolling;
+mod times;
 mod wipe;
 
 use std::sync::Arc;
@@ -83,7 +85,7 @@ pub struct Row {
     pub story: &'static str,
     /// How many nodes the cluster has.
     pub nodes: usize,
-    /// Flags of the node that makes the cluster.
+    /// Flags of the first node, for `init` and `serve`.
     pub flags: &'static [&'static str],
     /// Makes ready one run; `Err` says why it cannot take place on this machine.
     pub prepare: fn(seed: u64) -> Result<Prepared, String>,
@@ -106,6 +108,9 @@ pub const ON_LOOPBACK: &[Row] = &[
     kill::ALL,
     pause::ROW,
     wipe::ROW,
+    wipe::FOUNDER,
+    deleted_log::ROW,
+    times::ROW,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

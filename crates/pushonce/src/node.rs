@@ -5,6 +5,7 @@ mod founding;
 mod health;
 mod host;
 mod identity;
+mod init;
 pub(crate) mod membership;
 mod memory;
 mod moves;
@@ -12,7 +13,9 @@ mod overview;
 mod owned;
 mod ports;
 mod presence;
+pub(crate) mod recover;
 mod stage;
+mod times;
 mod topics;
 mod watch;
 mod web;
@@ -41,6 +44,7 @@ use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
+pub use init::{InitError, Initialized, init};
 use overview::Overview;
 use owned::Owned;
 use presence::Presence;
@@ -74,8 +78,8 @@ fn now() -> Timestamp {
 }
 
 impl Node {
-    /// Opens the data directory, joins or makes a cluster if it belongs to none, binds every door
-    /// and wires the engines. `pages` are served beside the node's own.
+    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
+    /// every door and wires the engines. `pages` are served beside the node's own.
     ///
     /// # Errors
     /// What cannot be had, and what to change.
@@ -85,13 +89,15 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
+        tracing::info!(data = %config.data.display(), "data directory");
         let data = Arc::new(DataDir::open(&config.data)?);
         let peers = bind(config.peer, "--peer").await?;
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
-        let engine =
-            Engine::open(data.path(), cluster, me, config.consensus.clone(), book.clone()).await?;
+        let settings = config.consensus.clone().with_times(entry.times.target());
+        let engine = Engine::open(data.path(), cluster, me, settings, book.clone()).await?;
+        engine.set_times(&entry.times);
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
@@ -220,6 +226,7 @@ impl Node {
                 self.control.clone(),
                 self.handle.reachable(),
                 self.host.hosted.clone(),
+                self.entry.config.development,
             ));
         let listener = Listener::new("peer", self.peers);
         let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Peer);
@@ -234,6 +241,13 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
+        let times = times::Follower {
+            times: self.entry.times,
+            data: self.data.clone(),
+            engine: self.engine.clone(),
+            control: self.control.clone(),
+        };
+        inside.spawn(times.run(token.clone()));
         let presence = Presence {
             entry: self.entry.clone(),
             data: self.data,

@@ -1,31 +1,51 @@
-//! How a node begins: it finds out who it is.
+//! Start-up: which cluster the node belongs to, and under which id.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_consensus::Engine;
-use pushonce_control::{Control, FoundError, Founding, Incarnation, Joining, Profile, Run};
-use pushonce_core::{Addresses, ClusterId, Namespaces, NodeId, Spread};
+use pushonce_control::{
+    Control, FoundError, Founding, Incarnation, Joining, Profile, Refusal, Run,
+};
+use pushonce_core::{Addresses, ClusterTimes, Namespaces, ShardCount, Spread};
 use tokio_util::sync::CancellationToken;
 
-use super::identity::{DataDir, Identity};
+use super::identity::{Bootstrap, DataDir, Identity};
 use super::membership;
 use crate::config::Config;
 
 /// Between two tries to make the cluster; each waits some seconds for a leader by itself.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The data directory belongs to no cluster, and no address of one is given.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the data directory {data} belongs to no cluster. To join a cluster, give the peer addresses of \
+     its nodes with --join. To create a new cluster, run `pushonce init` once with the same settings. \
+     For development on this machine alone, run `pushonce serve --dev`. If this node was a member \
+     before, its data is not here: check --data", data = .data.display()
+)]
+pub(super) struct NoIdentity {
+    data: std::path::PathBuf,
+}
+
 /// Who the node is, and what it says of itself.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) config: Config,
     pub(super) identity: Identity,
+    /// The times of consensus to start with.
+    pub(super) times: ClusterTimes,
     /// What it says to the cluster.
     pub(super) joining: Joining,
 }
 
 impl Entry {
-    /// What the directory remembers, or what a cluster lets it be, or the first node of a new one.
+    /// Reads the identity from the directory, or joins the cluster at `--join`. Never makes a
+    /// cluster: only `pushonce init` does, so that a wiped or misplaced directory cannot make a second.
+    ///
+    /// # Errors
+    /// [`NoIdentity`] for an empty directory without `--join`; the reason when the cluster refuses.
     pub(super) async fn find(
         config: Config,
         data: &DataDir,
@@ -37,42 +57,53 @@ impl Entry {
             cluster: None,
             node: None,
             profile: profile(&config),
+            times: config.times,
+            log: None,
         };
-        let identity = match data.identity()? {
+        let (identity, times) = match data.identity()? {
             Some(known) => {
                 joining.cluster = Some(known.cluster);
                 joining.node = Some(known.node);
+                let mark = Engine::mark_in(data.path(), known.cluster, known.node).await?;
+                joining.log = Some(mark);
+                let times = data.times()?;
+                let times = times.unwrap_or_else(|| ClusterTimes::new(config.consensus.times()));
+                agree(&config, &times)?;
                 let others = [data.peers()?, config.join.clone()].concat();
                 membership::confirm(&others, &joining).await?;
-                known
+                (known, times)
             }
             None => {
-                let new = if config.join.is_empty() {
-                    first_of_a_cluster(data)
-                } else {
-                    membership::ask(&config.join, &joining, shutdown).await?
-                };
+                if config.join.is_empty() {
+                    return Err(NoIdentity { data: data.path().to_owned() }.into());
+                }
+                let (new, times) = membership::ask(&config.join, &joining, shutdown).await?;
                 // Before the identity, which says that the log is there.
                 Engine::create(data.path(), new.cluster, new.node).await?;
+                data.keep_times(&times)?;
                 data.keep(&new)?;
-                new
+                joining.log = Some(Engine::mark_in(data.path(), new.cluster, new.node).await?);
+                (new, times)
             }
         };
         (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
-        Ok(Entry { config, identity, joining })
+        Ok(Entry { config, identity, times, joining })
     }
 }
 
-/// The cluster gets the number that was drawn for the directory: a founder that died half way makes
-/// the same cluster again.
-fn first_of_a_cluster(data: &DataDir) -> Identity {
-    let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
-    tracing::info!(%cluster, data = %data.path().display(), "making a new cluster");
-    Identity { cluster, node: NodeId(1), founding: true }
+/// Refuses settings that name other times than this node has to use: with a longer lease than others
+/// respect, two nodes would own one shard.
+fn agree(config: &Config, times: &ClusterTimes) -> Result<(), Refusal> {
+    match config.times {
+        Some(said) if !times.accepts(&said) => {
+            Err(Refusal::OtherTimes { said, cluster: times.target() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn profile(config: &Config) -> Profile {
-    let at = |port: u16| format!("{}:{port}", config.advertise);
+    let at = |port| config.advertised(port);
     Profile {
         name: config.name.clone(),
         addresses: Addresses {
@@ -89,17 +120,23 @@ fn profile(config: &Config) -> Profile {
 }
 
 /// Makes the cluster. A slow disk is no reason to give up: saying it again changes nothing.
-pub(super) async fn found(entry: &Entry, control: &Control) -> anyhow::Result<()> {
-    let Entry { config, identity, joining } = entry;
+pub(super) async fn found(
+    entry: &Entry,
+    bootstrap: Bootstrap,
+    control: &Control,
+) -> anyhow::Result<()> {
+    let Entry { identity, times, joining, .. } = entry;
     let founding = Founding {
         cluster: identity.cluster,
         incarnation: joining.incarnation,
         run: joining.run,
         profile: joining.profile.clone(),
-        shards: config.shards,
-        replicas: config.replicas,
+        shards: ShardCount::new(bootstrap.shards).context("identity.json: shards out of range")?,
+        replicas: bootstrap.replicas,
         spread: Spread::default(),
         namespaces: Namespaces::default(),
+        times: times.current,
+        log: joining.log,
     };
     loop {
         match control.found(founding.clone()).await {
@@ -107,5 +144,29 @@ pub(super) async fn found(entry: &Entry, control: &Control) -> anyhow::Result<()
             told => return told.context("the cluster cannot be founded"),
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::ConsensusTimes;
+
+    use super::*;
+    use crate::config::{Partial, Preset};
+
+    #[test]
+    fn a_node_that_names_other_times_than_its_cluster_does_not_start() {
+        let config = |consensus| {
+            let said = Partial { consensus, ..Partial::default() };
+            Config::resolve(said, Partial::default(), Partial::default()).expect("good")
+        };
+        let lan = ClusterTimes::new(ConsensusTimes::LAN);
+        assert!(agree(&config(None), &lan).is_ok());
+        assert!(agree(&config(Some(Preset::Lan)), &lan).is_ok());
+        let why =
+            agree(&config(Some(Preset::Wan)), &lan).expect_err("it would hold a longer lease");
+        let why = why.to_string();
+        assert!(why.contains("--consensus wan, the cluster has --consensus lan"), "{why}");
+        assert!(why.contains("pushonce cluster set-times"), "{why}");
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// A data directory that this process, and no other, has open.
@@ -23,9 +23,19 @@ pub(super) struct Identity {
     pub(super) cluster: ClusterId,
     /// Its own id there.
     pub(super) node: NodeId,
-    /// Whether it made the cluster and has not yet begun every shard group. Only such a node may
-    /// ever begin one: two beginnings of a group would be two histories.
-    pub(super) founding: bool,
+    /// Set by `pushonce init` until every shard group is initialized. Only such a node may ever
+    /// initialize one: two initializations of a group would be two histories.
+    pub(super) bootstrap: Option<Bootstrap>,
+}
+
+/// What `pushonce init` fixed for the new cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bootstrap {
+    /// Number of shards, permanent.
+    pub(super) shards: u16,
+    /// Replicas per shard.
+    pub(super) replicas: u8,
 }
 
 /// As it stands in the file: ids in the form they are printed in.
@@ -34,7 +44,7 @@ pub(super) struct Identity {
 struct IdentityFile {
     cluster: String,
     node: u64,
-    founding: bool,
+    bootstrap: Option<Bootstrap>,
 }
 
 /// Why a data directory cannot be used.
@@ -114,6 +124,31 @@ impl DataDir {
         write_whole(&self.path.join("peers"), peers.join("\n").as_bytes())
     }
 
+    /// The times of consensus that the node had in force last; `None` before it had any.
+    ///
+    /// # Errors
+    /// [`DataError`] when the file is there and cannot be read.
+    pub(super) fn times(&self) -> Result<Option<ClusterTimes>, DataError> {
+        let path = self.path.join("times.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(io(&path)(why)),
+        };
+        let times = serde_json::from_str(&text);
+        times.map(Some).map_err(|why| DataError::Damaged { path, why: why.to_string() })
+    }
+
+    /// Writes the times of consensus, durable when it returns: before they are acknowledged.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub(super) fn keep_times(&self, times: &ClusterTimes) -> Result<(), DataError> {
+        let path = self.path.join("times.json");
+        let text = serde_json::to_string_pretty(times).map_err(|why| io(&path)(why.into()))?;
+        write_whole(&path, text.as_bytes())
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -139,7 +174,7 @@ impl DataDir {
         let file: IdentityFile =
             serde_json::from_str(&text).map_err(|why| damaged(why.to_string()))?;
         let cluster = file.cluster.parse().map_err(|_| damaged("no cluster id".to_owned()))?;
-        Ok(Some(Identity { cluster, node: NodeId(file.node), founding: file.founding }))
+        Ok(Some(Identity { cluster, node: NodeId(file.node), bootstrap: file.bootstrap }))
     }
 
     /// Writes who the node is, so that it is there after a power cut or not at all.
@@ -151,7 +186,7 @@ impl DataDir {
         let file = IdentityFile {
             cluster: identity.cluster.to_string(),
             node: identity.node.0,
-            founding: identity.founding,
+            bootstrap: identity.bootstrap,
         };
         let text = serde_json::to_string_pretty(&file).map_err(|why| io(&path)(why.into()))?;
         write_whole(&path, text.as_bytes())
@@ -207,12 +242,15 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::ConsensusTimes;
+
     use super::*;
 
     #[test]
     fn a_directory_remembers_who_it_is() {
         let dir = tempfile::tempdir().expect("a directory");
-        let identity = Identity { cluster: ClusterId(7), node: NodeId(3), founding: true };
+        let bootstrap = Some(Bootstrap { shards: 16, replicas: 3 });
+        let identity = Identity { cluster: ClusterId(7), node: NodeId(3), bootstrap };
         let (first, incarnation) = {
             let data = DataDir::open(dir.path()).expect("opens");
             assert_eq!(data.identity().expect("reads"), None);
@@ -241,6 +279,19 @@ mod tests {
         assert_eq!(starts(), 2);
         fs::write(dir.path().join("starts"), "many").expect("writes");
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_directory_remembers_the_times_of_consensus() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        assert_eq!(data.times().expect("reads"), None);
+        let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
+        let times = ClusterTimes { version: 2, current, next };
+        data.keep_times(&times).expect("writes");
+        assert_eq!(data.times().expect("reads"), Some(times));
+        fs::write(dir.path().join("times.json"), "{}").expect("writes");
+        assert!(matches!(data.times(), Err(DataError::Damaged { .. })));
     }
 
     #[test]
