@@ -35,7 +35,7 @@ const HEADERS_MAX: usize = 64;
 const BACK_SECS: u32 = 10;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
-    Connection: close\r\n\r\n";
+    Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
 
 /// The right to be connected, until it is dropped.
 pub(crate) enum ConnectionPermit {

@@ -44,9 +44,9 @@ pub(crate) fn router(http: Http, extra: Router) -> Router {
         .route("/topics/{*topic}", topic.fallback(method_not_allowed))
         .route("/dev/certificate", get(certificate).options(cors::preflight))
         .with_state(http)
+        .fallback(not_found)
         .layer(middleware::from_fn(cors::allow_any_origin))
         .merge(extra)
-        .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
 }
 

@@ -104,6 +104,7 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
     for error in [
         get(&server, "/topics/a").await,
         get(&server, "/topics/a//b").await,
+        get(&server, "/nothing").await,
         post(&server, "/topics/$sys/a", "x").await,
         ask(&server, put, "").await,
     ] {

@@ -48,7 +48,9 @@ fn id(fields: &mut Fields<'_>) -> Result<Option<u64>, InvalidFrame> {
 
 // === requests ===
 
-const COMMANDS: [(&str, fn(&mut Fields<'_>) -> Result<Command, InvalidFrame>); 4] = [
+type ReadCommand = fn(&mut Fields<'_>) -> Result<Command, InvalidFrame>;
+
+const COMMANDS: [(&str, ReadCommand); 4] = [
     ("subscribe", subscribe),
     ("unsubscribe", unsubscribe),
     ("publish", publish),
