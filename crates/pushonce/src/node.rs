@@ -39,13 +39,13 @@ use pushonce_control::Control;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
+use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use clocks::NodeClocks;
@@ -201,6 +201,7 @@ impl Node {
             engine: engine.clone(),
             relay: handle.clone(),
             lanes: gateway.rounds(),
+            admission: gateway.admission(),
             memory: gateway.memory(),
             memory_max: config.memory_max.unwrap_or_else(memory::usual_max),
             health,
@@ -271,7 +272,8 @@ impl Node {
             .add_service(self.relay.service())
             .add_service(self.owned.service())
             .add_service(self.door.clone().service());
-        let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
+        let listener = Listener::new("peer", self.peers);
+        let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Peer);
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
         port.spawn(async move { Ok(ended.await?) });
 
