@@ -47,4 +47,4 @@ pub use ring::Ring;
 pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use topic::{InvalidTopic, Topic};
-pub use view::{Addresses, ClusterView, Member, MemberState, Roles};
+pub use view::{Addresses, ClusterView, Heads, Member, MemberState, Roles};

@@ -5,6 +5,7 @@ mod continuity;
 mod effect;
 mod fetches;
 mod flow;
+mod gossip;
 mod interest;
 mod links;
 mod publishes;
@@ -224,7 +225,10 @@ impl Engine {
         if claim.owner == self.config.me && before != Some(claim.owner) {
             self.audience.settle(claim.shard, now + self.config.count_settle);
         }
-        let others = self.links.nodes().filter(|&node| node != from && node != claim.owner);
+        let me = self.config.me;
+        let linked = self.links.nodes();
+        let told = if from == me { linked.collect() } else { gossip::told(me, linked) };
+        let others = told.into_iter().filter(|&node| node != from && node != claim.owner);
         let tell = others.map(|node| Effect::Send(node, Frame::Claim(claim.clone())));
         self.effects.extend(tell);
         self.effects.push(Effect::Owners(self.routes.owners().clone()));
@@ -267,8 +271,8 @@ impl Engine {
             }
         }
         for (to, heads) in heads {
-            let doubts = self.doubts(to, now);
-            self.effects.push(Effect::Send(to, Frame::Heartbeat { heads, doubts }));
+            let frames = effect::heartbeats(heads, self.doubts(to, now));
+            self.effects.extend(frames.map(|frame| Effect::Send(to, frame)));
         }
         // One shard a beat: the audit is the last net, and all at once would hold up deliveries.
         self.audited = (self.audited + 1) % self.routes.view().shards.get();

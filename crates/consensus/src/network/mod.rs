@@ -4,6 +4,7 @@ mod book;
 mod dial;
 mod link;
 mod peer;
+mod receive;
 mod service;
 mod wire;
 
@@ -13,5 +14,6 @@ pub use service::Service;
 pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
 pub(crate) use peer::Dialer;
+pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;
 pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};
