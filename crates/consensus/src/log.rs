@@ -80,7 +80,7 @@ impl Log {
             append_bytes_max: settings.append_bytes_max,
             log_bytes_max: settings.log_bytes_max,
             snapshot_bytes: Arc::default(),
-            transfers: Transfers::new(settings.snapshot_idle_timeout),
+            transfers: Transfers::new(settings.snapshot_timeout),
             grown: Notify::new(),
         })))
     }

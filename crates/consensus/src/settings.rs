@@ -25,7 +25,7 @@ pub struct Settings {
     pub proposal_deadline: Duration,
     /// How long the transfer of a snapshot to a peer may make no progress before it is begun again, at the
     /// piece it had reached. The whole transfer has no deadline.
-    pub snapshot_idle_timeout: Duration,
+    pub snapshot_timeout: Duration,
     /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes, or
     /// by as many as its last snapshot had. Entries lie in memory until then, of every group of a node.
     pub log_bytes_max: u64,
@@ -69,7 +69,7 @@ impl Settings {
             rpc_timeout: Duration::from_millis(250),
             connect_timeout: Duration::from_millis(100),
             proposal_deadline: Duration::from_secs(5),
-            snapshot_idle_timeout: Duration::from_secs(30),
+            snapshot_timeout: Duration::from_secs(30),
             log_bytes_max: 2 << 20,
             log_bytes_kept: 1 << 20,
             append_bytes_max: 1 << 20,
@@ -88,7 +88,7 @@ impl Settings {
             rpc_timeout: Duration::from_millis(1000),
             connect_timeout: Duration::from_millis(750),
             proposal_deadline: Duration::from_secs(15),
-            snapshot_idle_timeout: Duration::from_secs(60),
+            snapshot_timeout: Duration::from_secs(60),
             // What 250 ms of a 250 Mbit/s link hold.
             entries_in_flight: 8 << 20,
             ..Settings::lan()
@@ -162,7 +162,7 @@ impl Settings {
             allow_log_reversion: Some(true),
             broadcast_submitted_on_append: Some(true),
             backoff: "50ms 100ms ...500ms".to_owned(),
-            install_snapshot_timeout: millis(self.snapshot_idle_timeout),
+            install_snapshot_timeout: millis(self.snapshot_timeout),
             // openraft counts entries, and an entry here is a batch of any size: snapshots and purges
             // are triggered by bytes, in `compact`.
             snapshot_policy: SnapshotPolicy::Never,

@@ -121,7 +121,7 @@ fn settings() -> Settings {
     Settings {
         log_bytes_max: 300 << 10,
         log_bytes_kept: 0,
-        snapshot_idle_timeout: Duration::from_secs(2),
+        snapshot_timeout: Duration::from_secs(2),
         ..quick()
     }
 }

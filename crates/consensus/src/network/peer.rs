@@ -66,7 +66,7 @@ pub(crate) struct Peer {
     transfers: Transfers,
     link: Arc<Link>,
     rpc_timeout: Duration,
-    snapshot_idle_timeout: Duration,
+    snapshot_timeout: Duration,
 }
 
 type Failed = RPCError<Types>;
@@ -85,7 +85,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             transfers: self.transfers.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
-            snapshot_idle_timeout: self.settings.snapshot_idle_timeout,
+            snapshot_timeout: self.settings.snapshot_timeout,
         }
     }
 }
@@ -216,7 +216,7 @@ impl Peer {
             step,
         };
         let pending = self.send(Kind::Snapshot, &request, data)?;
-        let answer = pending.within(self.snapshot_idle_timeout).await;
+        let answer = pending.within(self.snapshot_timeout).await;
         let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
         wire::decode(&answer).map_err(|error| garbled(&error))
     }

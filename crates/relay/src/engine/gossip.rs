@@ -32,8 +32,10 @@ mod tests {
 
     /// Tells a claim of node 1 on; how many have heard it, and how many frames that took.
     fn spread(nodes: u64, linked: impl Fn(u64, u64) -> bool) -> (usize, usize) {
+        let linked = &linked;
         let links = |node: u64| (1..=nodes).filter(move |&other| other != node);
-        let of = |node: u64| links(node).filter(|&other| linked(node.min(other), node.max(other)));
+        let of =
+            |node: u64| links(node).filter(move |&other| linked(node.min(other), node.max(other)));
         let mut heard = BTreeSet::from([1]);
         let mut frames = VecDeque::from_iter(of(1));
         let mut count = 0;
