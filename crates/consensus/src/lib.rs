@@ -17,6 +17,11 @@
 //! while it makes progress, resumes at the piece it had reached, and takes turns with those of other
 //! groups; heartbeats and appends pass it. Every queue is bounded in bytes.
 //!
+//! How long leases last and are respected changes while a node runs ([`Engine::set_times`]); they are judged
+//! by a clock that counts suspensions. A node whose log was put back to an earlier state takes part in
+//! nothing, as soon as one peer is up that has heard of its later commits ([`Engine::rolled_back`]). A group
+//! that has lost its majority for good can be begun anew on a node that does not run ([`Offline`]).
+//!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
 //! another node or cluster, or cannot be read; a replica whose vote cannot be read or is older than its
 //! log, or whose entries nobody else has; a log whose snapshot, entries and commit mark contradict each
@@ -35,14 +40,17 @@
 //! for ownership. Block in a machine, or let it look at a clock or at chance.
 
 mod adapter;
+mod clock;
 mod engine;
 mod group;
+mod hold;
 mod lease;
 mod log;
 mod machine;
 mod members;
 mod network;
 mod observer;
+mod offline;
 mod recovery;
 mod runtime;
 mod settings;
@@ -57,6 +65,8 @@ pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
+pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};
 pub use status::{SnapshotProgress, Status};
+pub use store::LogMark;

@@ -17,6 +17,7 @@ use openraft::{LogState, OptionalSend};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::offline::Kept;
 use crate::snapshot::{self, Transfers};
 use crate::store::{self, Change, Done, GroupWriter, Key, Stored};
 use crate::types::{Entry, LogId, Types, Vote};
@@ -167,6 +168,12 @@ impl Log {
         }
         Ok(changes)
     }
+}
+
+/// The vote and the entries of a group that does not run, checked.
+pub(crate) fn read(group: GroupId, stored: &Stored) -> io::Result<Kept> {
+    let Memory { vote, entries, .. } = Memory::restore(group, stored)?;
+    Ok(Kept { vote, entries: entries.into_iter().map(|held| held.entry).collect() })
 }
 
 impl RaftLogReader<Types> for Log {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{AsyncRuntime, RaftMetrics};
 use pushonce_core::{NodeId, Term};
-use tokio::time::{Instant, sleep_until};
 
+use crate::clock::BootTime;
 use crate::group::Inner;
 use crate::runtime::Runtime;
 use crate::types::Types;
@@ -91,7 +91,7 @@ async fn observe(group: &Group) {
 /// Lets the replica ask for votes once its silence is over, and it has all that it had.
 async fn speak(group: &Group) {
     if let Some(at) = group.0.silent_until {
-        sleep_until(at).await;
+        at.reached().await;
     }
     if let Some(recovery) = &group.0.recovery {
         recovery.over().await;
@@ -111,9 +111,9 @@ async fn recover(group: &Group) {
     }
 }
 
-async fn until(time: Option<Instant>) {
+async fn until(time: Option<BootTime>) {
     match time {
-        Some(at) => sleep_until(at).await,
+        Some(at) => at.reached().await,
         None => std::future::pending().await,
     }
 }
@@ -164,7 +164,7 @@ impl Group {
                 false => self.0.leader_log.load(Ordering::Relaxed),
             },
             sending: match is_leader {
-                true => self.0.transfers.progress(Instant::now()),
+                true => self.0.transfers.progress(tokio::time::Instant::now()),
                 false => BTreeMap::new(),
             },
             applied: index(metrics.last_applied),
@@ -181,8 +181,8 @@ impl Group {
     }
 
     fn silent(&self, metrics: &RaftMetrics<Types>) -> BTreeSet<NodeId> {
-        let Inner { me, followers, settings, .. } = &*self.0;
-        let Some(since) = Instant::now().checked_sub(settings.election_max) else {
+        let Inner { me, followers, times, .. } = &*self.0;
+        let Some(since) = BootTime::now().checked_sub(times.lease()) else {
             return BTreeSet::new();
         };
         let voters = metrics.membership_config.voter_ids().map(NodeId);

@@ -6,6 +6,7 @@
 //! left is removed at the next start. A peer's snapshot arrives in the same pieces and takes the same
 //! way. Nobody ever holds the whole but the machine that is restored from it.
 
+pub(crate) mod offline;
 mod transfers;
 
 use std::io::{self, Write};

@@ -51,11 +51,12 @@ fn engine(disk: &Filling) -> Engine {
     let space = Space::new(Path::new("/data"), None, Arc::new(room));
     let fatal = Arc::new(|why: &str| panic!("{why}"));
     let writer = Writer::start(disk.clone(), space.clone(), fatal).unwrap();
-    let store = Opened { writer, found: Vec::new(), space };
+    let (mark, writes) = (LogMark { log: 7, writes: 0 }, Writes::default());
+    let opened = Opened { writer, found: Vec::new(), mark, writes };
     let settings = Arc::new(Settings::lan());
     let config = Arc::new(settings.raft().unwrap());
     let book = AddressBook::default();
-    Engine::over(store, ClusterId(7), NodeId(1), settings, config, book)
+    Engine::over(opened, space, ClusterId(7), NodeId(1), settings, config, book)
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,6 +3,7 @@
 mod book;
 mod dial;
 mod link;
+mod marks;
 mod peer;
 mod receive;
 mod service;
@@ -13,6 +14,7 @@ pub use service::Service;
 
 pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
+pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
 pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;

@@ -24,11 +24,14 @@ use openraft::{OptionalSend, RPCTypes};
 use pushonce_core::{NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
 use tokio::time::Instant;
 
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
 use super::wire::{self, Kind, SnapshotAnswer, SnapshotRequest, SnapshotStep};
+use crate::clock::BootTime;
+use crate::hold::Hold;
 use crate::lease::Followers;
 use crate::log::Log;
 use crate::snapshot::{Image, Transfers};
@@ -52,6 +55,7 @@ pub(crate) struct Dialer {
     pub(crate) log: Log,
     pub(crate) followers: Followers,
     pub(crate) transfers: Transfers,
+    pub(crate) hold: Hold,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
 }
@@ -64,6 +68,7 @@ pub(crate) struct Peer {
     log: Log,
     followers: Followers,
     transfers: Transfers,
+    hold: Hold,
     link: Arc<Link>,
     rpc_timeout: Duration,
     snapshot_timeout: Duration,
@@ -83,6 +88,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             log: self.log.clone(),
             followers: self.followers.clone(),
             transfers: self.transfers.clone(),
+            hold: self.hold.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -121,6 +127,16 @@ impl Peer {
         }
     }
 
+    /// Asks for no vote while the lease of the leader that was heard last may run. The candidate's own
+    /// vote elects nobody: a leader without other voters has no lease to respect.
+    fn may_ask(&self, request: &VoteRequest<Types>) -> Result<(), Failed> {
+        if self.hold.is_on() && !request.leadership_transfer {
+            let why = "the lease of the leader that was heard last may still run";
+            return Err(NetworkError::from_string(why).into());
+        }
+        Ok(())
+    }
+
     /// Queues an append as soon as there is room for its entries, and gives the future of its answer.
     async fn append(
         &self,
@@ -137,7 +153,7 @@ impl Peer {
             _ => None,
         };
         // After the wait: the lease counts from here.
-        let asked = Instant::now();
+        let asked = BootTime::now();
         let pending = body.and_then(|body| {
             let asking = self.link.request_in(room, self.group, Kind::Append, body, Bytes::new());
             asking.map_err(|error| self.failed(Kind::Append, error))
@@ -243,6 +259,7 @@ impl NetVote<Types> for Peer {
         request: VoteRequest<Types>,
         _option: RPCOption,
     ) -> Result<VoteResponse<Types>, Failed> {
+        self.may_ask(&request)?;
         self.ask(Kind::Vote, &request).await
     }
 
@@ -251,6 +268,7 @@ impl NetVote<Types> for Peer {
         request: VoteRequest<Types>,
         _option: RPCOption,
     ) -> Result<VoteResponse<Types>, Failed> {
+        self.may_ask(&request)?;
         self.ask(Kind::PreVote, &request).await
     }
 }

@@ -38,6 +38,7 @@ pub(super) async fn on_request(
     request: SnapshotRequest,
     data: Bytes,
 ) -> Result<SnapshotAnswer, String> {
+    group.hear(&request.vote);
     group.meet(&request.vote, request.last).await?;
     // A leader that was replaced must not displace what its successor sends.
     if let Some(known) = group.0.log.vote().filter(|known| *known > request.vote) {

@@ -5,6 +5,7 @@ use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tonic::metadata::MetadataMap;
 
 use crate::types::{LogId, SnapshotMeta, Types, Vote};
 
@@ -26,11 +27,16 @@ pub(super) const TO: &str = "pushonce-to";
 /// Names the node that asks.
 pub(super) const FROM: &str = "pushonce-from";
 
+/// What the sender says of its log.
+pub(super) const LOG: &str = "pushonce-log";
+/// What the sender has heard of the receiver's log; absent when nothing.
+pub(super) const HEARD: &str = "pushonce-heard";
+
 /// A request of a snapshot transfer.
 ///
 /// The leader offers its snapshot, sends the pieces that the follower lacks one after another, and
 /// asks it to install them. Each answer says how many pieces the follower holds, so a transfer
-/// continues there after a broken stream, a late answer or a restart of either side.
+/// continues there after a broken stream or a late answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SnapshotRequest {
     pub(super) vote: Vote,
@@ -87,4 +93,9 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, postcard::Error> 
 
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
     postcard::from_bytes(body)
+}
+
+/// A value of the metadata; `None` when it is absent or not readable.
+pub(super) fn said<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
+    metadata.get(key)?.to_str().ok()?.parse().ok()
 }
