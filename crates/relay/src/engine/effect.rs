@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     FetchError, Gap, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
-    ShardId, Topic, Want,
+    ShardId, Timestamp, Topic, Want,
 };
 use pushonce_proto::peer::Frame;
 
@@ -26,6 +26,10 @@ pub(crate) enum Effect {
     Fresh(Topic),
     /// Tell the sink, which asked.
     Audience(Topic, u64),
+    /// Keep what the clock of a peer shows.
+    Clock(NodeId, Timestamp),
+    /// Tell the sink how far the log of a shard is.
+    LogTime(ShardId, Timestamp),
     /// Read the history of this node's own shard, and say `Event::Read` before any other event.
     Read { purpose: Purpose, topic: Topic, want: Want },
     /// Hand a publish of a peer to the shard, and say its outcome to that peer.
@@ -63,15 +67,23 @@ const HEAD_BYTES: usize = 40;
 /// The frames of one heartbeat, at least one. So many topics may have changed that one frame of all
 /// would be larger than a peer accepts, and the link would break again with each heartbeat. The doubts
 /// are in each of them: a frame without would vouch for every shard.
+/// The log times are in the first: they do not go back.
 pub(crate) fn heartbeats(
     mut heads: Vec<(u32, Position)>,
     doubts: Vec<(ShardId, Duration)>,
+    clock: Timestamp,
+    mut log_times: Vec<(ShardId, Timestamp)>,
 ) -> impl Iterator<Item = Frame> {
     let mut first = true;
     std::iter::from_fn(move || {
         let more = std::mem::take(&mut first) || !heads.is_empty();
         let rest = heads.len().saturating_sub(FRAME_BYTES / HEAD_BYTES);
-        more.then(|| Frame::Heartbeat { heads: heads.split_off(rest), doubts: doubts.clone() })
+        more.then(|| Frame::Heartbeat {
+            heads: heads.split_off(rest),
+            doubts: doubts.clone(),
+            clock,
+            log_times: std::mem::take(&mut log_times),
+        })
     })
 }
 
@@ -137,8 +149,11 @@ mod tests {
 
     use super::*;
 
+    const CLOCK: Timestamp = Timestamp(u64::MAX);
+
     fn heartbeat(heads: &[(u32, Position)], doubts: &[(ShardId, Duration)]) -> Vec<Frame> {
-        heartbeats(heads.to_vec(), doubts.to_vec()).collect()
+        let log_times = doubts.iter().map(|&(shard, _)| (shard, CLOCK)).collect();
+        heartbeats(heads.to_vec(), doubts.to_vec(), CLOCK, log_times).collect()
     }
 
     #[test]
@@ -149,11 +164,13 @@ mod tests {
         let frames = heartbeat(&heads, &doubts);
         let mut told = Vec::new();
         for frame in frames {
-            let Frame::Heartbeat { heads, doubts: repeated } = &frame else { panic!("{frame:?}") };
+            let Frame::Heartbeat { heads, doubts: repeated, .. } = &frame else {
+                panic!("{frame:?}")
+            };
             assert_eq!(*repeated, doubts, "a frame vouches for a shard in doubt");
             told.extend_from_slice(heads);
             let bytes = LinkFrame::from(frame).encoded_len();
-            assert!(bytes <= FRAME_BYTES + 8 * doubts.len(), "{bytes} bytes");
+            assert!(bytes <= FRAME_BYTES + 64 * doubts.len(), "{bytes} bytes");
         }
         told.sort_unstable_by(|a, b| b.0.cmp(&a.0));
         assert!(told == heads, "some head was lost or told twice");
@@ -161,6 +178,8 @@ mod tests {
 
     #[test]
     fn heartbeat_without_news_is_sent_all_the_same() {
-        assert_eq!(heartbeat(&[], &[]), [Frame::Heartbeat { heads: vec![], doubts: vec![] }]);
+        assert!(
+            matches!(&heartbeat(&[], &[])[..], [Frame::Heartbeat { heads, .. }] if heads.is_empty())
+        );
     }
 }
