@@ -34,6 +34,19 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// What is wrong, the worst first.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong with the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `degraded` or `unavailable`.
+    pub severity: String,
+    /// A word for machines.
+    pub kind: String,
+    /// For people.
+    pub text: String,
 }
 
 /// The control group as one node knows it.
@@ -158,7 +171,20 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            problems: status.problems.into_iter().map(pb::Problem::from).collect(),
         }
+    }
+}
+
+impl From<Problem> for pb::Problem {
+    fn from(Problem { severity, kind, text }: Problem) -> pb::Problem {
+        pb::Problem { severity, kind, text }
+    }
+}
+
+impl From<pb::Problem> for Problem {
+    fn from(pb::Problem { severity, kind, text }: pb::Problem) -> Problem {
+        Problem { severity, kind, text }
     }
 }
 
@@ -236,6 +262,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            problems: status.problems.into_iter().map(Problem::from).collect(),
         })
     }
 }
@@ -397,6 +424,11 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            problems: vec![Problem {
+                severity: "degraded".to_owned(),
+                kind: "too_few_copies".to_owned(),
+                text: "s3 has fewer than 3 living copies".to_owned(),
+            }],
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

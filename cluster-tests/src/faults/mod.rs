@@ -8,6 +8,7 @@
 mod damage;
 mod flood;
 mod kill;
+mod log_gone;
 mod membership;
 mod none;
 mod pause;
@@ -111,6 +112,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     membership::JOIN,
     membership::LEAVE,
     rolling::ROW,
+    rolling::TERMINATED,
+    log_gone::ROW,
     flood::ROW,
     flood::STOPPED,
 ];

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::demo;
 use crate::node::membership::Expelled;
+use crate::output::log::LogWriter;
+use crate::output::{self, OutputError};
 
 /// Publish once, and every viewer has it: a clustered broker for real-time push.
 #[derive(Parser)]
@@ -66,22 +68,46 @@ const EXPELLED: u8 = 77;
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
+    let log = output::log::standard_error().and_then(LogWriter::start);
+    let ended = match &log {
+        Ok(log) => run(cli, log.clone()),
+        Err(error) => Err(anyhow::anyhow!("cannot start the thread of the log: {error}")),
+    };
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            complain(&why);
-            if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
-        }
+        Err(why) => code_of(&why),
+    };
+    if let Ok(log) = log {
+        log.flush();
     }
+    code
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let usual = if matches!(cli.command, Command::Serve(_)) { SERVING } else { "error" };
-    log(cli.log.as_deref().unwrap_or(usual), cli.json)?;
+/// The exit status of a command that failed; says why, unless nobody can read it.
+fn code_of(why: &anyhow::Error) -> ExitCode {
+    if matches!(why.downcast_ref(), Some(OutputError::Closed)) {
+        return output::CLOSED.into();
+    }
+    if let Some(cluster::Unhealthy(code)) = why.downcast_ref() {
+        return (*code).into();
+    }
+    output::notice(format!("pushonce: {why:#}"));
+    if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
+}
+
+fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
+    let serves = matches!(cli.command, Command::Serve(_));
+    log(cli.log.as_deref().unwrap_or(if serves { SERVING } else { "error" }), cli.json, log_to)?;
+    if serves {
+        panics_are_logged();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     runtime.block_on(async {
         let shutdown = on_signal()?;
+        if serves {
+            survive_hangup()?;
+        }
         match cli.command {
             Command::Demo(args) => demo::run(args, shutdown).await,
             Command::Serve(args) => serve::run(args, shutdown).await,
@@ -96,6 +122,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
+/// The exit status of a command that a second signal ends: 128 and the number of the signal.
+const INTERRUPTED: i32 = 130;
+const TERMINATED: i32 = 143;
+
 /// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
 fn on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -105,12 +135,12 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
     let cancelled = token.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            let code = tokio::select! {
+                _ = interrupt.recv() => INTERRUPTED,
+                _ = terminate.recv() => TERMINATED,
+            };
             if cancelled.is_cancelled() {
-                std::process::exit(130);
+                std::process::exit(code);
             }
             cancelled.cancel();
         }
@@ -118,22 +148,41 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-fn log(filter: &str, json: bool) -> anyhow::Result<()> {
+/// A node goes on when its terminal or its supervisor's session ends. Nothing is read again: settings
+/// are changed by a restart.
+fn survive_hangup() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("received SIGHUP, going on: restart the node to change its settings");
+        }
+    });
+    Ok(())
+}
+
+/// The usual hook writes to standard error directly, where a stuck pipe would hold the thread that
+/// panicked, and with it what others wait for.
+fn panics_are_logged() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!("a thread {panic}\n{backtrace}");
+    }));
+}
+
+fn log(filter: &str, json: bool, to: LogWriter) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|why| anyhow::anyhow!("--log {filter}: {why}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        // It would say so by `eprintln!`, which panics when standard error is gone.
+        .log_internal_errors(false)
+        .with_writer(to);
     if json {
         log.json().init()
     } else {
         log.with_target(false).init()
     }
     Ok(())
-}
-
-#[allow(clippy::print_stderr)]
-fn complain(why: &anyhow::Error) {
-    eprintln!("pushonce: {why:#}");
 }

@@ -20,6 +20,7 @@ pub mod config;
 pub mod demo;
 pub mod instruments;
 mod node;
+pub mod output;
 
 pub use config::Config;
 pub use node::Node;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
+use crate::limits::Counts;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
 
@@ -41,6 +42,9 @@ const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     topics: BTreeMap<Topic, Arc<Log>>,
+    /// Of `topics`, counted again when a snapshot is restored.
+    #[serde(skip)]
+    counts: Counts,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
     dedupe: Dedupe,
@@ -125,7 +129,11 @@ impl State {
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let log = entry.or_insert_with(|| Arc::new(Log::begin(index)));
+        let counts = &mut self.counts;
+        let log = entry.or_insert_with(|| {
+            counts.add(&topic);
+            Arc::new(Log::begin(index))
+        });
         if Some(log.epoch().0) <= self.lent.get(topic.namespace()).copied() {
             *log = Arc::new(Log::begin(index));
         }
@@ -167,7 +175,23 @@ impl State {
         }
         for topic in unused {
             self.topics.remove(&topic);
+            self.counts.remove(&topic);
         }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many of a namespace there are.
+    pub(crate) fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace)
+    }
+
+    /// Whether a topic is here, of whichever life.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// Whether an entry of the time `now` would find something to drop, if it looked at every topic.
@@ -266,7 +290,8 @@ impl State {
         }
         let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
-        Ok(State { dedupe, ..state })
+        let counts = Counts::of(state.topics.keys());
+        Ok(State { dedupe, counts, ..state })
     }
 }
 

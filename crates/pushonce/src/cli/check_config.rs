@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::serve;
+use crate::output;
 
-#[allow(clippy::print_stdout)]
 pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
     let config = args.resolve()?;
     let times = &config.consensus;
@@ -33,13 +33,16 @@ pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
         "connect-timeout": format!("{:?}", times.connect_timeout),
         "proposal-deadline": format!("{:?}", times.proposal_deadline),
         "snapshot-timeout": format!("{:?}", times.snapshot_timeout),
+        "topics-max": config.topics_max,
+        "shutdown-delay": format!("{:?}", config.shutdown_delay),
+        "shutdown-grace": format!("{:?}", config.shutdown_grace),
         "disk-reserve": times.disk_reserve,
     });
     if as_json {
-        println!("{fields}");
+        output::line(fields)?;
     } else if let Some(fields) = fields.as_object() {
         for (key, value) in fields {
-            println!("{key} = {value}");
+            output::line(format_args!("{key} = {value}"))?;
         }
     }
     Ok(())

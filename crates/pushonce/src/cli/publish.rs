@@ -10,6 +10,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
+use crate::output::{self, OutputError};
+
 /// What to publish, and through whom.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -39,8 +41,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     match &args.data {
         Some(data) => {
             let placed = publisher.publish(args.message(data.clone().into())).await?;
-            report(json, &placed);
-            Ok(())
+            Ok(report(json, &placed)?)
         }
         None => lines(&args, publisher, json, shutdown).await,
     }
@@ -94,21 +95,20 @@ async fn report_all(
         let outcome = acknowledgement
             .await
             .unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned())));
-        report(json, &outcome.with_context(|| format!("line {line}"))?);
+        report(json, &outcome.with_context(|| format!("line {line}"))?)?;
     }
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn report(json: bool, placed: &Placed) {
+fn report(json: bool, placed: &Placed) -> Result<(), OutputError> {
     if json {
         let acknowledged = json!({
             "position": placed.position.to_string(),
             "time": placed.time.0,
             "durability": placed.durability.as_str(),
         });
-        println!("{acknowledged}");
+        output::line(acknowledged)
     } else {
-        println!("{}", placed.position);
+        output::line(placed.position)
     }
 }

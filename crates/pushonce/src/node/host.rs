@@ -11,7 +11,7 @@ use pushonce_consensus::{Engine, Group, GroupId, Status};
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Clock, Committed, Handle, Shard};
+use pushonce_shard::{Clock, Committed, Handle, NodeTopics, Shard};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,8 @@ pub(super) struct Host {
     pub(super) control: Control,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
+    /// What its replicas hold.
+    pub(super) topics: Arc<NodeTopics>,
 }
 
 /// What runs beside one replica.
@@ -137,6 +139,7 @@ impl Host {
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
             namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
+            self.topics.set_shards(view.shards);
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             for shard in plan.start {
@@ -198,6 +201,7 @@ impl Host {
             namespaces: namespaces.subscribe(),
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: wall_clock(),
+            topics: self.topics.clone(),
         };
         let (handle, runner) = shard.open(&self.engine).await?;
         // Nobody is moved before the loop has said what is wanted.

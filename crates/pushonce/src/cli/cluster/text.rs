@@ -1,6 +1,6 @@
 //! The answers of a cluster, for people.
 
-use pushonce_proto::pb::cluster::v1::{ExplainResponse, Member, Shard, StatusResponse};
+use pushonce_proto::pb::cluster::v1::{ExplainResponse, Member, Problem, Shard, StatusResponse};
 
 pub(super) fn node(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { format!("n{id}") }
@@ -16,7 +16,8 @@ fn nodes(ids: &[u64]) -> String {
 
 /// The cluster on a screen of 80 columns, as long as names and addresses are short.
 pub(super) fn status_text(status: &StatusResponse) -> String {
-    let mut text = format!(
+    let mut text = headline(status);
+    text += &format!(
         "cluster {}  (asked {}, view {}, placement {})\n\nmembers\n",
         status.cluster_id,
         node(status.node_id),
@@ -43,6 +44,14 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
     let draining = status.members.iter().filter(|member| member.state == "draining");
     text.extend(draining.map(|member| drain_line(status, member.id)));
     text
+}
+
+/// What is wrong, before everything else; nothing for a healthy cluster.
+fn headline(status: &StatusResponse) -> String {
+    let line =
+        |problem: &Problem| format!("{}: {}\n", problem.severity.to_uppercase(), problem.text);
+    let lines: String = status.problems.iter().map(line).collect();
+    if lines.is_empty() { lines } else { lines + "\n" }
 }
 
 /// What a draining node still holds.
@@ -173,6 +182,21 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
         }
+    }
+
+    #[test]
+    fn problems_come_first() {
+        let problem = |severity: &str, text: &str| Problem {
+            severity: severity.to_owned(),
+            text: text.to_owned(),
+            ..Problem::default()
+        };
+        let problems = vec![problem("unavailable", "no owner"), problem("degraded", "n3 is down")];
+        let text = status_text(&StatusResponse { problems, ..StatusResponse::default() });
+        assert!(
+            text.starts_with("UNAVAILABLE: no owner\nDEGRADED: n3 is down\n\ncluster "),
+            "{text}"
+        );
     }
 
     #[test]

@@ -33,7 +33,11 @@ fn after(facts: &Facts, time: Duration) -> String {
         }
         watchman.look(&moving, now);
     }
-    watchman.look(&moving, start + time).join("\n")
+    texts(watchman.look(&moving, start + time)).join("\n")
+}
+
+fn texts(reasons: Vec<Reason>) -> Vec<String> {
+    reasons.into_iter().map(|reason| reason.text).collect()
 }
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -90,14 +94,15 @@ fn within_five_seconds_it_is_said_what_is_wrong() {
 #[test]
 fn a_full_disk_is_told_in_its_own_words() {
     let full = Facts { disk: Some("the disk is full".to_owned()), ..well() };
-    assert_eq!(Watchman::default().look(&full, Instant::now()), ["the disk is full"]);
+    let told = Watchman::default().look(&full, Instant::now());
+    assert_eq!(told, [Reason { text: "the disk is full".to_owned(), blocks: Blocks::PUBLISH }]);
 }
 
 #[test]
 fn a_node_that_is_no_member_is_not_ready_at_once() {
     for (state, words) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")] {
         let told = Watchman::default().look(&Facts { state, ..well() }, Instant::now());
-        assert!(told[0].contains(words), "{told:?}");
+        assert!(told[0].text.contains(words), "{told:?}");
     }
 }
 
@@ -118,6 +123,54 @@ fn what_is_busy_is_not_what_stands_still() {
         (replica.applied, replica.last_log) = (u64::from(quarter), u64::from(quarter) + 90);
         facts.rounds.values_mut().for_each(|count| *count = u64::from(quarter));
         let told = watchman.look(&facts, start + Duration::from_millis(250) * quarter);
-        assert_eq!(told, [] as [String; 0]);
+        assert_eq!(told, []);
+    }
+}
+
+#[test]
+fn node_that_was_never_ready_is_not_ready_before_it_knows_every_leader() {
+    type Change = fn(&mut Facts);
+    let cases: [Change; 4] = [
+        |facts| facts.control.leader = None,
+        |facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None,
+        |facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false,
+        |facts| _ = facts.owners.insert(SHARD, None),
+    ];
+    for spoil in cases {
+        let (start, mut watchman) = (Instant::now(), Watchman::default());
+        let mut facts = well();
+        spoil(&mut facts);
+        let told = watchman.look(&facts, start);
+        assert!(told.iter().any(|reason| reason.blocks.publish), "{told:?}");
+        assert_eq!(watchman.look(&well(), start), []);
+        let told = watchman.look(&facts, start);
+        assert_eq!(told, [], "a node that was ready bears it for a moment");
+    }
+}
+
+#[test]
+fn each_reason_blocks_what_it_is_about() {
+    type Change = fn(&mut Facts);
+    let cases: [(Change, Blocks); 6] = [
+        (|facts| facts.control.leader = None, Blocks::default()),
+        (|facts| facts.disk = Some("full".to_owned()), Blocks::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None, Blocks::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false, Blocks::ALL),
+        (|facts| _ = facts.owners.insert(SHARD, None), Blocks::ALL),
+        (|facts| facts.state = None, Blocks::ALL),
+    ];
+    for (spoil, blocks) in cases {
+        let (start, mut watchman) = (Instant::now(), Watchman::default());
+        watchman.look(&well(), start);
+        let mut facts = well();
+        spoil(&mut facts);
+        watchman.look(&facts, start);
+        // The replicas of these facts go nowhere, which is no reason while nothing waits.
+        let told = watchman.look(&facts, start + Duration::from_millis(2_500));
+        assert_eq!(
+            told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
+            [blocks],
+            "{told:?}"
+        );
     }
 }
