@@ -93,6 +93,16 @@ impl Node {
         Node { name, ports, index, data, log, pids, ground, flags, process: None }
     }
 
+    /// Creates a cluster in the data directory, as an operator does once before the first start.
+    pub(crate) fn init(&self) {
+        let mut command = binary::command();
+        command.args(["init", "--lanes", "1", "--name", &self.name, "--data"]);
+        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        self.ground.furnish(self.index, &self.data);
+        let done = command.stdin(Stdio::null()).output().expect("the binary starts");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
     pub fn start(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");

@@ -84,7 +84,7 @@ pub struct Row {
     pub story: &'static str,
     /// How many nodes the cluster has.
     pub nodes: usize,
-    /// Flags of the node that makes the cluster.
+    /// Flags of the first node, for `init` and `serve`.
     pub flags: &'static [&'static str],
     /// Makes ready one run; `Err` says why it cannot take place on this machine.
     pub prepare: fn(seed: u64) -> Result<Prepared, String>,
@@ -107,6 +107,7 @@ pub const ON_LOOPBACK: &[Row] = &[
     kill::ALL,
     pause::ROW,
     wipe::ROW,
+    wipe::FOUNDER,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

@@ -19,6 +19,7 @@ mod audience;
 mod claim;
 mod delivery;
 mod error;
+mod host_port;
 mod ids;
 mod message;
 mod namespace;
@@ -35,6 +36,7 @@ pub use audience::Watching;
 pub use claim::{Claim, Owners};
 pub use delivery::{Delivery, InvalidDelivery, Options};
 pub use error::{PublishError, Refusal};
+pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};
 pub use namespace::{

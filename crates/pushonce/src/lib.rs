@@ -23,4 +23,4 @@ mod node;
 pub mod output;
 
 pub use config::Config;
-pub use node::Node;
+pub use node::{InitError, Initialized, Node, init};

@@ -6,6 +6,7 @@ mod handover;
 mod health;
 mod host;
 mod identity;
+mod init;
 pub(crate) mod membership;
 mod memory;
 mod moves;
@@ -46,6 +47,7 @@ use founding::Founding;
 use handover::HandOver;
 use host::{Host, Hosted};
 use identity::DataDir;
+pub use init::{InitError, Initialized, init};
 use overview::Overview;
 use owned::Owned;
 use presence::Presence;
@@ -80,8 +82,8 @@ fn now() -> Timestamp {
 }
 
 impl Node {
-    /// Opens the data directory, joins or makes a cluster if it belongs to none, binds every door
-    /// and wires the engines. `pages` are served beside the node's own.
+    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
+    /// every door and wires the engines. `pages` are served beside the node's own.
     ///
     /// # Errors
     /// What cannot be had, and what to change.
@@ -91,6 +93,7 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
+        tracing::info!(data = %config.data.display(), "data directory");
         let data = Arc::new(DataDir::open(&config.data)?);
         let peers = bind(config.peer, "--peer").await?;
         let waiting = WaitingPages::open(config.http).await?;
@@ -237,6 +240,7 @@ impl Node {
                 self.control.clone(),
                 self.handle.reachable(),
                 self.host.hosted.clone(),
+                self.entry.config.development,
             ));
         let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
