@@ -105,19 +105,24 @@ impl Node {
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with more flags, for this one start.
+    pub fn start_with(&mut self, more: &[&str]) {
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        self.start_logging_to(log.into());
+        self.start_logging_to(log.into(), more);
     }
 
     /// As [`Node::start`], with a pipe for its log that nobody reads.
     pub fn start_with_stuck_log(&mut self) {
-        self.start_logging_to(Stdio::piped());
+        self.start_logging_to(Stdio::piped(), &[]);
     }
 
     /// As [`Node::start`], with a log that never takes anything: a full disk.
     pub fn start_with_full_log(&mut self) {
         let full = File::options().write(true).open("/dev/full").expect("a device of Linux");
-        self.start_logging_to(full.into());
+        self.start_logging_to(full.into(), &[]);
     }
 
     /// Closes the reading end of the pipe of [`Node::start_with_stuck_log`].
@@ -126,11 +131,11 @@ impl Node {
         drop(process.stderr.take().expect("its log is a pipe"));
     }
 
-    fn start_logging_to(&mut self, log: Stdio) {
+    fn start_logging_to(&mut self, log: Stdio, more: &[&str]) {
         assert!(self.process.is_none(), "{} is running", self.name);
         let mut command = binary::command();
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
-        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        command.arg(&self.data).args(self.ports.flags()).args(&self.flags).args(more);
         self.ground.furnish(self.index, &self.data);
         let mut command = self.ground.command(self.index, command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

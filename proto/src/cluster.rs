@@ -6,7 +6,7 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Claim, ClusterId, Member, MemberState, NodeId, ShardId, Term, Topic,
+    Addresses, Claim, ClusterId, ClusterTimes, Member, MemberState, NodeId, ShardId, Term, Topic,
 };
 
 pub use topic::{TopicInfo, TopicList};
@@ -34,6 +34,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// The times of consensus.
+    pub times: ClusterTimes,
     /// What is wrong, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -172,6 +174,7 @@ impl From<Status> for pb::StatusResponse {
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
             problems: status.problems.into_iter().map(pb::Problem::from).collect(),
+            times: Some(status.times.into()),
         }
     }
 }
@@ -263,6 +266,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
             problems: status.problems.into_iter().map(Problem::from).collect(),
+            times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
         })
     }
 }
@@ -429,6 +433,7 @@ mod tests {
                 kind: "too_few_copies".to_owned(),
                 text: "s3 has fewer than 3 living copies".to_owned(),
             }],
+            times: ClusterTimes::default(),
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

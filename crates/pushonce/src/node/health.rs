@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) reachable: BTreeSet<NodeId>,
     /// Why nothing is written for publishers here, if that is so.
     pub(super) disk: Option<String>,
+    /// Why this node takes part in no group any more, if that is so.
+    pub(super) rolled_back: Option<String>,
     /// Counts that rise as long as a part of the node goes round.
     pub(super) rounds: BTreeMap<Part, u64>,
 }
@@ -133,6 +135,7 @@ impl Watchman {
         let mut told = told(self.since.iter().filter_map(lasts).collect(), was_ready);
         // The disk has a reserve: what it says is no matter of a moment.
         told.extend(facts.disk.clone().map(|text| Reason { text, blocks: Blocks::PUBLISH }));
+        told.extend(facts.rolled_back.clone().map(Reason::of_all));
         self.was_ready |= told.iter().all(|reason| !reason.blocks.any());
         told
     }
