@@ -11,7 +11,7 @@ pub(super) const ROW: Row = Row {
     story: "every node is stopped and started again, the next when the last is ready",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Rolling { terminated: false, failed: None }),
+    prepare: |_| loopback(Rolling::default()),
 };
 
 pub(super) const TERMINATED: Row = Row {
@@ -22,7 +22,8 @@ pub(super) const TERMINATED: Row = Row {
     prepare: |_| loopback(Rolling { terminated: true, failed: None }),
 };
 
-struct Rolling {
+#[derive(Default)]
+pub(super) struct Rolling {
     /// By SIGTERM; else as by Ctrl-C.
     terminated: bool,
     /// Why a node did not end well.
@@ -50,7 +51,7 @@ impl Fault for Rolling {
             stage.cluster.restart(node);
             stage.whole().await;
         }
-        Ok(Effect::on(nodes))
+        Ok(Effect::restart(nodes))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

@@ -1,5 +1,6 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod clocks;
 mod enter;
 mod founding;
 mod handover;
@@ -23,7 +24,7 @@ mod watch;
 mod web;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -31,7 +32,7 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterView, Member, Timestamp};
+use pushonce_core::{ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
@@ -44,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use clocks::NodeClocks;
 use enter::Entry;
 use founding::Founding;
 use handover::HandOver;
@@ -77,12 +79,6 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// The time of this machine.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
     /// every door and wires the engines. `pages` are served beside the node's own.
@@ -114,15 +110,21 @@ impl Node {
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
+        let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
             pushonce_relay::Config::new(me, cluster),
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
+            clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream(handle.clone())),
+            Arc::new(ports::Upstream {
+                relay: handle.clone(),
+                view: views.clone(),
+                log_times: edge.log_times(),
+            }),
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
@@ -161,6 +163,7 @@ impl Node {
             pin_lanes: config.pin_lanes,
             compression: config.compression,
             grace: config.shutdown_grace,
+            heartbeat: config.session_heartbeat,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
@@ -200,6 +203,7 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
+            clocks,
             control: control.clone(),
             relay: handle.clone(),
             view: views,

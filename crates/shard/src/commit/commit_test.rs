@@ -53,6 +53,7 @@ impl Rig {
             ShardId(0),
             NodeId(1),
             Arc::new(Nobody),
+            Arc::new(|| NOW),
             Arc::new(crate::NodeTopics::new(0)),
         ));
         let commit = Commit {
@@ -61,7 +62,6 @@ impl Rig {
             intake: intake.clone(),
             permits: permits.clone(),
             namespaces: watch::channel(Namespaces::default()).1,
-            clock: Arc::new(|| NOW),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
