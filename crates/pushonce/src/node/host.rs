@@ -15,7 +15,7 @@ use pushonce_control::hosting::Removal;
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Committed, Handle, Shard};
+use pushonce_shard::{Committed, Handle, NodeTopics, Shard};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,8 @@ pub(super) struct Host {
     pub(super) control: Control,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
+    /// What its replicas hold.
+    pub(super) topics: Arc<NodeTopics>,
 }
 
 /// What runs beside one replica.
@@ -180,6 +182,7 @@ impl Host {
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
             common.namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
+            self.topics.set_shards(view.shards);
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             start.extend(plan.start.into_iter().filter(|shard| !absent.contains(shard)));
@@ -247,6 +250,7 @@ impl Host {
             namespaces: namespaces.subscribe(),
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: self.clocks.clone(),
+            topics: self.topics.clone(),
         };
         let (handle, runner) = shard.open(&self.engine).await?;
         // Nobody is moved before the loop has said what is wanted.
