@@ -9,6 +9,7 @@ mod damage;
 mod deleted_log;
 mod flood;
 mod kill;
+mod log_gone;
 mod membership;
 mod none;
 pub(crate) mod operator;
@@ -133,6 +134,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     rolling::ROW,
     start_up::ROW,
     settings::RAISED,
+    rolling::TERMINATED,
+    log_gone::ROW,
     flood::ROW,
     flood::STOPPED,
 ];

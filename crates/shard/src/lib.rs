@@ -16,7 +16,8 @@
 //! *What does it refuse?* To answer for the past, to take a publish, or to claim ownership, while this
 //! node does not lead with an unexpired lease, has not applied what its predecessors committed, or
 //! knows settings that the shard does not have yet. Topics of another shard. More publishes
-//! than the queue holds. Sockets, links, subscribers, and any clock but [`Clock`].
+//! than the queue holds, and, at the owner, more topics than its namespace or its node may have. Sockets,
+//! links, subscribers, and any clock but [`Clock`].
 //!
 //! *How does data move?* [`Handle::publish`] queues; the [`Runner`] takes a permit of the node,
 //! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
@@ -58,6 +59,7 @@ mod ended;
 mod entry;
 mod handle;
 mod keys;
+mod limits;
 mod machine;
 mod majority_clock;
 mod memory;
@@ -74,6 +76,7 @@ mod upkeep;
 pub use dedupe::Rejected;
 pub use entry::{Batch, InvalidEntry, Item};
 pub use handle::{Handle, OpenError, Runner, Shard};
+pub use limits::NodeTopics;
 pub use port::{Clock, Committed};
 pub use recover::{capture, replay};
 pub use settings::ShardSettings;

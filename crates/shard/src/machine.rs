@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::dedupe::InMemory;
 use crate::entry::encode_answer;
+use crate::limits::{Held, NodeTopics};
 use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
 use crate::{Applied, Batch, Clock, Committed, Item, ShardSettings, State};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     /// Lock order: `state`, then `memory`.
     memory: Mutex<Memory>,
     committed: Arc<dyn Committed>,
+    /// How many topics are here, of those that the node may have.
+    held: Held,
     /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
     /// of a group that elected somebody are never 0.
     ready: AtomicU64,
@@ -60,6 +63,7 @@ impl Shared {
         me: NodeId,
         committed: Arc<dyn Committed>,
         clock: Arc<dyn Clock>,
+        topics: Arc<NodeTopics>,
     ) -> Shared {
         Shared {
             id,
@@ -68,6 +72,7 @@ impl Shared {
             settings: RwLock::default(),
             memory: Mutex::default(),
             committed,
+            held: Held::new(topics),
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
             clock,
@@ -168,6 +173,23 @@ impl Shared {
         opened && settings.revision() >= known.revision()
     }
 
+    /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
+    /// that is here always does.
+    pub(crate) fn has_room(&self, topic: &Topic) -> Result<(), Refusal> {
+        let Some(known) = self.settings() else { return Err(Refusal::NotOwner { owner: None }) };
+        let settings = known.namespaces.of(topic);
+        if self.held.has_room(settings) {
+            return Ok(());
+        }
+        let state = self.read();
+        let memory = self.memory();
+        if state.has(topic) || memory.has(topic) {
+            return Ok(());
+        }
+        let name = topic.namespace();
+        self.held.check(topic, settings, state.count_of(name) + memory.count_of(name))
+    }
+
     /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
     /// so an entry that this page does not have yet finds this node leading too, and is handed on.
     pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
@@ -229,6 +251,7 @@ impl Shared {
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
+            self.held.set(state.len() + memory.len());
         }
         drop((memory, state));
         if is_new {
@@ -327,8 +350,10 @@ impl Machine for Replica {
             let mut state = shared.write();
             let renews = batch.renews_memory;
             let applied = state.apply(at.index, batch);
-            shared.memory().follow(at, state.time(), state.settings(), renews);
+            let mut memory = shared.memory();
+            memory.follow(at, state.time(), state.settings(), renews);
             shared.note_settings(&state);
+            shared.held.set(state.len() + memory.len());
             #[cfg(feature = "planted-bugs")]
             state.forget_repeats(shared.tells());
             (applied, shared.tells())
@@ -355,6 +380,7 @@ impl Machine for Replica {
         // Only a replica that does not lead takes a snapshot: nothing of its memory is used again.
         *self.shared.memory() = Memory::default();
         self.shared.note_settings(&state);
+        self.shared.held.set(state.len());
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use pushonce_core::{
 };
 
 use crate::dedupe::{Dedupe, Look};
+use crate::limits::Counts;
 use crate::state::named;
 use crate::topic::{Info, Log};
 use crate::{Item, Rejected, ShardSettings};
@@ -39,6 +40,8 @@ pub(crate) struct Memory {
     /// The epoch since which nothing stands in the queue that may be overtaken.
     passable: u64,
     topics: BTreeMap<Topic, Log>,
+    /// Of `topics`.
+    counts: Counts,
     /// The epochs of topics that were dropped since it was opened.
     renewed: BTreeMap<Topic, u64>,
     /// The last topic the sweep looked at.
@@ -127,6 +130,7 @@ impl Memory {
         let old = std::mem::replace(&mut self.settings, new);
         if before != after {
             self.topics.retain(|topic, _| after.contains(topic.namespace()));
+            self.counts = Counts::of(self.topics.keys());
             self.renew(index);
         }
         for (topic, log) in &mut self.topics {
@@ -162,6 +166,7 @@ impl Memory {
         }
         for topic in unused {
             self.topics.remove(&topic);
+            self.counts.remove(&topic);
             self.renewed.insert(topic, index);
         }
     }
@@ -200,7 +205,10 @@ impl Memory {
 
     fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
         let history = self.history(&item.topic);
-        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true);
+        let begin = || {
+            self.counts.add(&item.topic);
+            Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true)
+        };
         let log = self.topics.entry(item.topic.clone()).or_insert_with(begin);
         log.append(time, item, &history)
     }
@@ -223,6 +231,21 @@ impl Memory {
             Some(log) => log.page(want, now, &self.history(topic)),
             None => Log::empty_page(self.renewed.get(topic).copied().unwrap_or(self.epoch), want),
         }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many of a namespace there are.
+    pub(crate) fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace)
+    }
+
+    /// Whether a topic is here.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// What a reader could get of a topic at `now`.

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
 use crate::ended::Ended;
+use crate::limits::Counts;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected, ShardSettings};
 
@@ -50,6 +51,9 @@ pub struct State {
     /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
     time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
+    /// Of `topics`, counted again when a snapshot is restored.
+    #[serde(skip)]
+    counts: Counts,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
     dedupe: Dedupe,
@@ -94,6 +98,7 @@ impl State {
             settings: None,
             time: Timestamp(0),
             topics: BTreeMap::new(),
+            counts: Counts::default(),
             swept: None,
             dedupe: Dedupe::default(),
             lent: BTreeMap::new(),
@@ -194,6 +199,7 @@ impl State {
             self.lent.insert(name.clone(), index);
         }
         self.topics.retain(|topic, _| !after.contains(topic.namespace()));
+        self.counts = Counts::of(self.topics.keys());
     }
 
     /// Topics that begin in the owner's memory have the epoch `index` from now on.
@@ -251,7 +257,11 @@ impl State {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
         let reborn = self.lent.contains_key(topic.namespace()) || self.ended.last(&topic).is_some();
-        let log = entry.or_insert_with(|| Arc::new(Log::begin(index, reborn)));
+        let counts = &mut self.counts;
+        let log = entry.or_insert_with(|| {
+            counts.add(&topic);
+            Arc::new(Log::begin(index, reborn))
+        });
         let history = settings.history(&topic);
         let message = Arc::make_mut(log).append(time, item, history);
         (topic, message)
@@ -289,8 +299,24 @@ impl State {
         }
         for topic in unused {
             self.topics.remove(&topic);
+            self.counts.remove(&topic);
             self.ended.insert(&topic, index);
         }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many of a namespace there are.
+    pub(crate) fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace)
+    }
+
+    /// Whether a topic is here, of whichever life.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// Whether an entry of the time `now` would find something to drop, if it looked at every topic.
@@ -405,7 +431,8 @@ impl State {
         }
         let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
-        Ok(State { dedupe, ..state })
+        let counts = Counts::of(state.topics.keys());
+        Ok(State { dedupe, counts, ..state })
     }
 }
 

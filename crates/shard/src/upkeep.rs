@@ -71,7 +71,8 @@ impl Upkeep {
 
     async fn propose(&self, entry: Batch) {
         let Ok(permit) = self.permits.acquire().await else { return };
-        let proposed = self.group.propose(entry.encode()).await;
+        // Nothing is published with it, and a new owner is not ready before it has happened.
+        let proposed = self.group.propose_essential(entry.encode()).await;
         drop(permit);
         if let Err(error) = proposed {
             tracing::debug!(shard = %self.shared.id(), %error, "cannot commit upkeep, retrying");
