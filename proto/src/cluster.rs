@@ -6,7 +6,7 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Claim, ClusterId, Member, MemberState, NodeId, ShardId, Term, Topic,
+    Addresses, Claim, ClusterId, ClusterTimes, Member, MemberState, NodeId, ShardId, Term, Topic,
 };
 
 pub use topic::{TopicInfo, TopicList};
@@ -34,6 +34,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// The times of consensus.
+    pub times: ClusterTimes,
 }
 
 /// The control group as one node knows it.
@@ -158,6 +160,7 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            times: Some(status.times.into()),
         }
     }
 }
@@ -236,6 +239,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
         })
     }
 }
@@ -397,6 +401,7 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            times: ClusterTimes::default(),
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

@@ -23,6 +23,7 @@ pub mod delimited;
 mod field;
 pub mod peer;
 pub mod publisher;
+mod times;
 
 pub use field::InvalidField;
 

@@ -6,12 +6,14 @@
 //! run in which it never did is no pass.
 
 mod damage;
+mod deleted_log;
 mod flood;
 mod kill;
 mod membership;
 mod none;
 mod pause;
 mod rolling;
+mod times;
 mod wipe;
 
 use std::sync::Arc;
@@ -107,6 +109,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     pause::ROW,
     wipe::ROW,
     wipe::FOUNDER,
+    deleted_log::ROW,
+    times::ROW,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,

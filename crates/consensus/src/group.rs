@@ -10,14 +10,16 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Raft, RaftMetrics};
 use pushonce_core::{NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
+use crate::clock::BootTime;
+use crate::hold::{Hold, LeaseTimes};
 use crate::lease::{Followers, Lease};
 use crate::log::Log;
-use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed};
+use crate::network::{FRAME_BYTES_MAX, Fence, Groups, Kind, LinkError, Links, Proposed};
 use crate::recovery::Recovery;
 use crate::snapshot::{Draft, Shelf};
 use crate::space::Space;
@@ -63,6 +65,12 @@ pub(crate) struct Inner {
     pub(crate) log: Log,
     /// Who follows this node, while it leads.
     pub(crate) followers: Followers,
+    /// How long a lease lasts.
+    pub(crate) times: LeaseTimes,
+    /// The leader that this replica follows.
+    pub(crate) hold: Hold,
+    /// Whether this node may take part at all.
+    pub(crate) fence: Fence,
     pub(crate) shelf: Arc<Shelf>,
     /// What this replica had lost when it was started; `None` for nothing.
     pub(crate) recovery: Option<Recovery>,
@@ -81,7 +89,7 @@ pub(crate) struct Inner {
     /// may lead from then on, whatever the lease says.
     pub(crate) handed_over: AtomicU64,
     /// Until then this replica neither votes nor asks for votes.
-    pub(crate) silent_until: Option<Instant>,
+    pub(crate) silent_until: Option<BootTime>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -204,7 +212,7 @@ impl Group {
 
     /// As [`Group::lease`], at the moment of these metrics.
     pub(crate) fn lease_of(&self, metrics: &RaftMetrics<Types>) -> Option<Lease> {
-        let Inner { me, followers, settings, .. } = &*self.0;
+        let Inner { me, followers, times, .. } = &*self.0;
         let term = Term(metrics.current_term);
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
@@ -212,14 +220,15 @@ impl Group {
             // A leader that was removed stays for a moment, and then hands over by itself.
             && metrics.membership_config.voter_ids().any(|voter| voter == me.0)
             && !self.0.stopping.is_cancelled()
+            && !self.0.fence.is_closed()
             && self.0.handed_over.load(Ordering::SeqCst) != term.0;
         if !leads {
             return None;
         }
         let configs = metrics.membership_config.membership().get_joint_config();
-        let now = Instant::now();
+        let now = BootTime::now();
         // Followers count from later: from when the request came.
-        let until = followers.since(term, *me, now, configs)? + settings.election_max;
+        let until = followers.since(term, *me, now, configs)? + times.lease();
         (until > now).then_some(Lease { term, until })
     }
 

@@ -15,6 +15,11 @@
 //! by itself when there is room. A snapshot holds up entries for one piece at most. Every queue is
 //! bounded in bytes.
 //!
+//! How long leases last and are respected changes while a node runs ([`Engine::set_times`]); they are judged
+//! by a clock that counts suspensions. A node whose log was put back to an earlier state takes part in
+//! nothing, as soon as one peer is up that has heard of its later commits ([`Engine::rolled_back`]). A group
+//! that has lost its majority for good can be begun anew on a node that does not run ([`Offline`]).
+//!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
 //! another node or cluster, or cannot be read; a replica whose vote cannot be read, or whose entries
 //! nobody else has; nothing is ever deleted to get going. To go on after a failed write or fsync: the
@@ -31,14 +36,17 @@
 //! for ownership. Block in a machine, or let it look at a clock or at chance.
 
 mod adapter;
+mod clock;
 mod engine;
 mod group;
+mod hold;
 mod lease;
 mod log;
 mod machine;
 mod members;
 mod network;
 mod observer;
+mod offline;
 mod recovery;
 mod runtime;
 mod settings;
@@ -53,6 +61,8 @@ pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Damaged, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
+pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};
 pub use status::Status;
+pub use store::LogMark;

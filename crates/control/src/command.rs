@@ -2,8 +2,10 @@
 //! postcard, behind a version.
 
 use bytes::Bytes;
+use pushonce_consensus::LogMark;
 use pushonce_core::{
-    ClusterId, InvalidNamespace, Namespace, NamespaceChange, Namespaces, NodeId, ShardCount, Spread,
+    ClusterId, ClusterTimes, ConsensusTimes, InvalidNamespace, Namespace, NamespaceChange,
+    Namespaces, NodeId, ShardCount, Spread,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,15 @@ pub enum Command {
     Drain(NodeId),
     /// A member that gives its share away takes it back.
     Undrain(NodeId),
+    /// Changes the times of consensus of all nodes, in two steps.
+    SetTimes(ConsensusTimes),
+    /// A member has the times of a version on disk and in force.
+    HoldsTimes {
+        /// The member.
+        node: NodeId,
+        /// See [`ClusterTimes::version`].
+        version: u64,
+    },
 }
 
 /// A new cluster of one node.
@@ -61,6 +72,10 @@ pub struct Founding {
     pub spread: Spread,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The times of consensus.
+    pub times: ConsensusTimes,
+    /// Of the founder's log.
+    pub log: Option<LogMark>,
 }
 
 /// A node that wants in, for the first time or again.
@@ -76,6 +91,10 @@ pub struct Joining {
     pub node: Option<NodeId>,
     /// What it says of itself.
     pub profile: Profile,
+    /// The times of consensus that it was started with; `None` for those of the cluster.
+    pub times: Option<ConsensusTimes>,
+    /// Of the log in its data directory; `None` when there is none yet.
+    pub log: Option<LogMark>,
 }
 
 /// A node is in.
@@ -85,6 +104,8 @@ pub struct Joined {
     pub cluster: ClusterId,
     /// Under which id, for as long as the data directory lives.
     pub node: NodeId,
+    /// The times of consensus that it has to use from its start.
+    pub times: ClusterTimes,
 }
 
 /// What a command came to.
@@ -148,6 +169,53 @@ pub enum Refusal {
         /// How often it was, as the cluster knows.
         known: u64,
     },
+    /// The node was in use, and its log is gone: it would vote again, and lose what it acknowledged.
+    #[error(
+        "the log of {node} is not the one it had: its votes and what it acknowledged are lost. \
+         Put the log back (`raft.redb`); if it is lost, run `pushonce cluster remove {node}` and start \
+         a new node with an empty data directory"
+    )]
+    LogLost {
+        /// The node.
+        node: NodeId,
+    },
+    /// The log is an old copy.
+    #[error(
+        "the log of {node} is an old copy: it was written {writes} times, and the cluster knows of \
+         {known}. Start {node} with the log it had last; if that is lost, run \
+         `pushonce cluster remove {node}` and start a new node with an empty data directory"
+    )]
+    LogRolledBack {
+        /// The node.
+        node: NodeId,
+        /// How often it was written, as the log says.
+        writes: u64,
+        /// How often it was, as the cluster knows.
+        known: u64,
+    },
+    /// The node was started with other times of consensus than the others.
+    #[error(
+        "the node was started with the consensus times {said}, the cluster has {cluster}: start it \
+         without these flags, or change the cluster's with `pushonce cluster set-times`"
+    )]
+    OtherTimes {
+        /// Those of the node.
+        said: ConsensusTimes,
+        /// Those of the cluster.
+        cluster: ConsensusTimes,
+    },
+    /// One change of the times at a time.
+    #[error(
+        "the consensus times are being changed to {to}, and wait for {}: bring these nodes back or \
+         remove them; to take the change back, set the times that are in force",
+        listed(missing)
+    )]
+    TimesChanging {
+        /// To which times.
+        to: ConsensusTimes,
+        /// The members that have not acknowledged the change.
+        missing: Vec<NodeId>,
+    },
     /// The name is in use.
     #[error(
         "{holder} has the name {name:?}: choose another --name, start {holder} again with the data \
@@ -189,6 +257,10 @@ pub enum Refusal {
     /// The entry is of a newer version, or no entry at all.
     #[error("this command is not known here: bring every node to the same version")]
     Unreadable,
+}
+
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The outermost layer of an entry: what is behind a version never changes its shape.

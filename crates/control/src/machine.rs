@@ -24,6 +24,11 @@ impl Replica {
         (Replica { state: State::default(), view }, seen)
     }
 
+    /// What was applied.
+    pub(crate) fn into_state(self) -> State {
+        self.state
+    }
+
     /// Only a new version is said: a command that changed nothing wakes nobody.
     fn tell(&self) {
         let version = self.state.version();

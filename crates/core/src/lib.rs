@@ -29,6 +29,7 @@ mod resume;
 mod ring;
 mod route;
 mod stamp;
+mod times;
 mod topic;
 mod view;
 
@@ -48,5 +49,6 @@ pub use resume::{FetchError, From, Gap, GapReason, Item, Page, Want};
 pub use ring::Ring;
 pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
+pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use view::{Addresses, ClusterView, Member, MemberState, Roles};

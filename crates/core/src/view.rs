@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread};
+use crate::{
+    ClusterId, ClusterTimes, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread,
+};
 
 /// A version of the cluster. Nodes that hold the same version hold the same view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub struct ClusterView {
     pub placement: Placement,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The times of consensus.
+    pub times: ClusterTimes,
 }
 
 /// A node, as the control group knows it.
@@ -99,6 +103,7 @@ impl ClusterView {
             next_id: NodeId(0),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            times: ClusterTimes::default(),
         }
     }
 

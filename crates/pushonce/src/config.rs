@@ -13,14 +13,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pushonce_consensus::Settings;
-use pushonce_core::{HostPort, Roles, ShardCount};
+use pushonce_core::{ConsensusTimes, HostPort, Roles, ShardCount};
 
 pub use machine::Machine;
 pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
 pub use switch::Switch;
 pub use times::Preset;
-use times::consensus;
+use times::{consensus, names_times};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +67,9 @@ pub struct Config {
     pub insecure: bool,
     /// Times of consensus, and the room it keeps on the disk.
     pub consensus: Settings,
+    /// The times of consensus that the settings name; `None` when they name none: then the node takes
+    /// those of its cluster.
+    pub times: Option<ConsensusTimes>,
     /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
     pub development: bool,
 }
@@ -133,6 +136,7 @@ impl Config {
     ) -> Result<Config, InvalidConfig> {
         let said = flags.or(env).or(file);
         let consensus = consensus(&said)?;
+        let times = names_times(&said).then(|| consensus.times());
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let [http, quic, grpc, peer] = Self::PORTS.map(local);
         let peer = said.peer.unwrap_or(peer);
@@ -162,6 +166,7 @@ impl Config {
             compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
             consensus,
+            times,
             development: false,
         };
         config.check()?;

@@ -14,7 +14,9 @@ mod overview;
 mod owned;
 mod ports;
 mod presence;
+pub(crate) mod recover;
 mod stage;
+mod times;
 mod topics;
 mod watch;
 mod web;
@@ -89,8 +91,9 @@ impl Node {
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
-        let engine =
-            Engine::open(data.path(), cluster, me, config.consensus.clone(), book.clone()).await?;
+        let settings = config.consensus.clone().with_times(entry.times.target());
+        let engine = Engine::open(data.path(), cluster, me, settings, book.clone()).await?;
+        engine.set_times(&entry.times);
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
@@ -239,6 +242,13 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
+        let times = times::Follower {
+            times: self.entry.times,
+            data: self.data.clone(),
+            engine: self.engine.clone(),
+            control: self.control.clone(),
+        };
+        inside.spawn(times.run(token.clone()));
         let presence = Presence {
             entry: self.entry.clone(),
             data: self.data,

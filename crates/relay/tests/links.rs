@@ -287,6 +287,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
     }
 }
 

@@ -38,6 +38,11 @@ impl Ended {
         }
     }
 
+    /// Every topic may have had a life that ended at `index`: the replicas that knew of it are lost.
+    pub(crate) fn forget_all(&mut self, index: u64) {
+        *self = Ended { known: Arc::default(), forgotten: Some(index) };
+    }
+
     /// The index of the entry that may have dropped `topic` last; `None` when none has.
     pub(crate) fn last(&self, topic: &Topic) -> Option<u64> {
         let known = self.known.get(&xxh3_64(topic.as_str().as_bytes())).copied();

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod recover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};

@@ -85,6 +85,17 @@ impl Log {
         })
     }
 
+    /// The same messages as those of a life that begins at `epoch`.
+    pub(crate) fn reborn(&mut self, epoch: Epoch) {
+        self.head.epoch = epoch;
+        self.reborn = true;
+        for message in &mut self.messages {
+            let mut moved = Message::clone(message);
+            moved.position.epoch = epoch;
+            *message = Arc::new(moved);
+        }
+    }
+
     /// Which life of the topic it is.
     pub(crate) fn epoch(&self) -> Epoch {
         self.head.epoch

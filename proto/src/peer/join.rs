@@ -58,6 +58,7 @@ impl From<Join> for pb::JoinRequest {
             run: join.run,
             run_token: join.run_token,
             starting: join.starting,
+            ..pb::JoinRequest::default()
         }
     }
 }
@@ -98,6 +99,7 @@ impl From<Joined> for pb::JoinResponse {
         pb::JoinResponse {
             cluster_id: joined.cluster.0.to_be_bytes().to_vec().into(),
             node_id: joined.node.0,
+            ..pb::JoinResponse::default()
         }
     }
 }

@@ -3,6 +3,7 @@
 mod book;
 mod dial;
 mod link;
+mod marks;
 mod peer;
 mod service;
 mod wire;
@@ -12,6 +13,7 @@ pub use service::Service;
 
 pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
+pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
 pub(crate) use service::Groups;
 pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};

@@ -5,6 +5,7 @@ use openraft::raft::AppendEntriesRequest;
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tonic::metadata::MetadataMap;
 
 use crate::types::{LogId, SnapshotMeta, Types, Vote};
 
@@ -25,6 +26,11 @@ pub(super) const CLUSTER: &str = "pushonce-cluster";
 pub(super) const TO: &str = "pushonce-to";
 /// Names the node that asks.
 pub(super) const FROM: &str = "pushonce-from";
+
+/// What the sender says of its log.
+pub(super) const LOG: &str = "pushonce-log";
+/// What the sender has heard of the receiver's log; absent when nothing.
+pub(super) const HEARD: &str = "pushonce-heard";
 
 /// One piece of a snapshot; it travels in `data` as it lies on the leader's disk, checksum and all.
 /// Of an empty snapshot there is one chunk without a piece.
@@ -61,4 +67,9 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, postcard::Error> 
 
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
     postcard::from_bytes(body)
+}
+
+/// A value of the metadata; `None` when it is absent or not readable.
+pub(super) fn said<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
+    metadata.get(key)?.to_str().ok()?.parse().ok()
 }

@@ -13,7 +13,7 @@ use redb::{
 };
 
 use super::backend::{Failed, Watched, is_full};
-use super::{Change, Key, Store, Stored};
+use super::{Change, Key, LogMark, Store, Stored, Writes};
 use crate::{GroupId, OpenError};
 
 /// (group, index) to entry.
@@ -22,6 +22,8 @@ const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entrie
 const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
 /// (group, generation, number) to a piece of a snapshot.
 const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
+/// Which log this is, and how many commits it has had.
+const MARK: TableDefinition<&str, u64> = TableDefinition::new("mark");
 /// Whose store this is.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 
@@ -31,7 +33,7 @@ const FILE: &str = "raft.redb";
 const DRAFT: &str = "raft.redb.new";
 
 /// Raised when a record or table means something else than before.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Entries lie in memory until they are purged and are read back only at a start: the page cache
 /// has little to do, and redb's own default is a gigabyte.
@@ -44,6 +46,7 @@ pub(crate) struct Disk {
     /// memory is of a commit that never was.
     database: Option<Database>,
     failed: Failed,
+    writes: Writes,
 }
 
 /// Opens the file again, noting what fails.
@@ -93,7 +96,20 @@ impl Disk {
         let found = disk.ready().and_then(|database| owner(database).map_err(io::Error::other));
         let found = found.map_err(|error| io_at(&path, &error))?;
         check(&path, found.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
+        let mark = disk.mark().map_err(|why| OpenError::Damaged { path, why: why.to_string() })?;
+        disk.writes.set(mark.writes);
         Ok(disk)
+    }
+
+    /// What the log says of itself, as it is on disk.
+    pub(crate) fn mark(&mut self) -> io::Result<LogMark> {
+        let mark = mark(self.ready()?).map_err(io::Error::other)?;
+        mark.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its mark is missing"))
+    }
+
+    /// The number of commits that are durable, as it rises.
+    pub(crate) fn writes(&self) -> Writes {
+        self.writes.clone()
     }
 
     pub(super) fn over(
@@ -101,7 +117,7 @@ impl Disk {
     ) -> Result<Disk, DatabaseError> {
         let failed = Failed::default();
         let database = Some(open(failed.clone())?);
-        Ok(Disk { open: Box::new(open), database, failed })
+        Ok(Disk { open: Box::new(open), database, failed, writes: Writes::default() })
     }
 
     /// The groups there is anything of.
@@ -118,6 +134,12 @@ impl Disk {
         }
         self.database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
     }
+}
+
+fn mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
+    let table = database.begin_read()?.open_table(MARK)?;
+    let value = |key| table.get(key).map(|value| value.map(|value| value.value()));
+    Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
 }
 
 fn owner(database: &Database) -> Result<Option<String>, redb::Error> {
@@ -138,6 +160,10 @@ pub(super) fn claim(
 ) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
+    let mut mark = write.open_table(MARK)?;
+    mark.insert("log", rand::random::<u64>())?;
+    mark.insert("writes", 0)?;
+    drop(mark);
     // Made here, so that no reader has to care whether they exist.
     write.open_table(ENTRIES)?;
     write.open_table(VALUES)?;
@@ -180,10 +206,12 @@ fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
 impl Store for Disk {
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
         let written = commit(self.ready()?, changes);
-        written.map_err(|error| {
+        let writes = written.map_err(|error| {
             self.database = None;
             failure(&self.failed, error)
-        })
+        })?;
+        self.writes.set(writes);
+        Ok(())
     }
 
     fn read(&mut self, group: GroupId) -> io::Result<Stored> {
@@ -200,12 +228,23 @@ impl Store for Disk {
     }
 }
 
-fn commit(database: &Database, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
+/// Makes the changes durable. Returns how many commits there are now.
+fn commit(database: &Database, changes: &[(GroupId, Change)]) -> Result<u64, redb::Error> {
     let write = database.begin_write()?;
     apply(&write, changes)?;
+    let writes = count(&write)?;
     // redb's default durability: `commit` returns after the fsync.
     write.commit()?;
-    Ok(())
+    Ok(writes)
+}
+
+/// Counts the commit that is being made.
+fn count(write: &WriteTransaction) -> Result<u64, redb::Error> {
+    let mut mark = write.open_table(MARK)?;
+    let before = mark.get("writes")?.map_or(0, |writes| writes.value());
+    let writes = before.saturating_add(1);
+    mark.insert("writes", writes)?;
+    Ok(writes)
 }
 
 fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod disk;
+mod mark;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod record;
@@ -12,6 +13,8 @@ use std::io;
 use bytes::Bytes;
 
 pub(crate) use disk::Disk;
+pub use mark::LogMark;
+pub(crate) use mark::Writes;
 pub(crate) use record::{open, open_with, seal, seal_with};
 pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
 

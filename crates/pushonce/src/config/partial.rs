@@ -77,7 +77,9 @@ pub struct Partial {
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
-    /// Times of consensus: lan (nodes some milliseconds apart) or wan (up to 250 ms) [default: lan]
+    /// Times of consensus of a new cluster: lan (nodes some milliseconds apart) or wan (up to 250 ms)
+    /// [default: lan]. They are the cluster's: a node that joins or starts again takes them, and does not
+    /// start when this or one of the next five says otherwise; `pushonce cluster set-times` changes them
     #[arg(long, value_name = "lan|wan")]
     #[serde(default, deserialize_with = "parsed")]
     pub consensus: Option<Preset>,

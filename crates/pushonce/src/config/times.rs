@@ -52,6 +52,14 @@ pub(super) fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
     Ok(settings)
 }
 
+/// Whether any of the times is named that all nodes of a cluster share.
+pub(super) fn names_times(said: &Partial) -> bool {
+    let Partial { consensus, heartbeat, election_min, election_max, .. } = said;
+    let Partial { rpc_timeout, connect_timeout, .. } = said;
+    let times = [heartbeat, election_min, election_max, rpc_timeout, connect_timeout];
+    consensus.is_some() || times.iter().any(|time| time.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,12 +79,26 @@ mod tests {
             disk_reserve: Some(1 << 30),
             ..Settings::wan()
         };
+        assert_eq!(config.times, Some(wanted.times()));
         assert_eq!(config.consensus, wanted);
         assert_eq!(
             Config::resolve(Partial::default(), Partial::default(), Partial::default())
                 .map(|config| config.consensus),
             Ok(Settings::lan())
         );
+    }
+
+    #[test]
+    fn a_node_that_names_no_shared_time_takes_those_of_its_cluster() {
+        let resolve = |said| Config::resolve(said, Partial::default(), Partial::default());
+        let named = |said| resolve(said).map(|config| config.times);
+        assert_eq!(named(Partial::default()), Ok(None));
+        let own = Partial { proposal_deadline: "9s".parse().ok(), ..Partial::default() };
+        assert_eq!(named(own), Ok(None), "a deadline is each node's own");
+        let preset = Partial { consensus: Some(Preset::Wan), ..Partial::default() };
+        assert_eq!(named(preset), Ok(Some(pushonce_core::ConsensusTimes::WAN)));
+        let one = Partial { connect_timeout: "120ms".parse().ok(), ..Partial::default() };
+        assert!(named(one).is_ok_and(|times| times.is_some()));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) reachable: BTreeSet<NodeId>,
     /// Why nothing is written for publishers here, if that is so.
     pub(super) disk: Option<String>,
+    /// Why this node takes part in no group any more, if that is so.
+    pub(super) rolled_back: Option<String>,
     /// Counts that rise as long as a part of the node goes round.
     pub(super) rounds: BTreeMap<Part, u64>,
 }
@@ -106,7 +108,8 @@ impl Watchman {
         };
         let told = told(self.since.iter().filter_map(lasts).collect());
         // The disk has a reserve: what it says is no matter of a moment.
-        told.into_iter().chain(facts.disk.clone()).collect()
+        let told = told.into_iter().chain(facts.disk.clone());
+        told.chain(facts.rolled_back.clone()).collect()
     }
 
     /// What has stood still for too long.

@@ -8,11 +8,12 @@ use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
+use pushonce_consensus::Settings;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Options,
-    Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Timestamp, Topic, Want,
-    Watching,
+    ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange,
+    NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Timestamp,
+    Topic, Want, Watching,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
@@ -287,6 +288,15 @@ impl pushonce_publish::Operations for Operations {
     ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
         let control = self.control.clone();
         Box::pin(async move { control.set_namespace(name, change).await.map_err(not_done) })
+    }
+
+    fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move {
+            let fitting = Settings::lan().with_times(times).check();
+            fitting.map_err(|why| OperationError::Invalid(why.to_string()))?;
+            control.set_times(times).await.map_err(not_done)
+        })
     }
 }
 

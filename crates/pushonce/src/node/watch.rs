@@ -110,6 +110,7 @@ impl Watch {
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
             reachable: reachable.borrow().clone(),
             disk: self.engine.room().err().map(|full| full.to_string()),
+            rolled_back: self.engine.rolled_back(),
             rounds,
         }
     }

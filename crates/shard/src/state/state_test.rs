@@ -441,3 +441,42 @@ fn what_is_no_snapshot_of_this_version_is_refused() {
     }
     assert_eq!(State::restore(&snapshot), Ok(state));
 }
+
+#[test]
+fn a_recovered_state_keeps_its_messages_and_begins_an_epoch_above_everything_lost() {
+    let publish = |state: &mut State, index, name| {
+        let batch = Batch::new(Timestamp(1), vec![item(name, vec![1], History::default())]);
+        state.apply(index, batch).messages[0].1.position
+    };
+    let mut state = State::default();
+    let first = publish(&mut state, 3, "a");
+    publish(&mut state, 4, "a");
+    assert_eq!(state.size(), (1, 2));
+
+    let index = 1 << 40;
+    state.recover(index);
+    let page = state.page(&topic("a"), Want::After(first)).unwrap();
+    assert_eq!(page.head, Position::new(index, 2));
+    assert_eq!(page.messages.len(), 2);
+    assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
+    // Given out by a lost replica: beyond what is here, and of a topic that is not here.
+    for name in ["a", "b"] {
+        let lost = Position::new(900, 77);
+        let gap = state.page(&topic(name), Want::After(lost)).unwrap().gap;
+        assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch), "{name}");
+    }
+    assert_eq!(publish(&mut state, index + 1, "a"), Position::new(index, 3));
+    assert_eq!(State::restore(&state.snapshot()), Ok(state));
+}
+
+#[test]
+fn what_is_left_of_an_earlier_life_stays_dead_in_a_recovered_state() {
+    let mut state = State::default();
+    let batch = Batch::new(Timestamp(1), vec![item("news/köln", vec![1], History::default())]);
+    state.apply(3, batch);
+    let names = Some(BTreeSet::from(["news".to_owned()]));
+    state.apply(4, Batch { memory: names, ..Batch::new(Timestamp(1), vec![]) });
+    state.recover(1 << 40);
+    let page = state.page(&topic("news/köln"), Want::All).unwrap();
+    assert_eq!(page.messages, []);
+}

@@ -15,6 +15,7 @@ fn well() -> Facts {
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
         reachable: [ME, OTHER].into(),
         disk: None,
+        rolled_back: None,
         rounds: [(Part::Lane(0), 1), (Part::Relay, 1)].into(),
     }
 }
