@@ -7,6 +7,7 @@ use bytes::Bytes;
 use pushonce_core::{ClusterId, Message, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::{FetchedPart, Frame};
+use pushonce_proto::status::describe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -89,7 +90,7 @@ pub(crate) async fn read(number: u64, link: Link, heard: mpsc::Sender<Heard>, si
         };
         match next {
             Err(_) => break format!("silent for {silence:?}"),
-            Ok(Err(status)) => break status.message().to_owned(),
+            Ok(Err(status)) => break describe(&status),
             Ok(Ok(None)) => break "closed by the peer".to_owned(),
             Ok(Ok(Some(frames))) => {
                 let what = What::Frames(frames_of(node, frames));

@@ -38,8 +38,8 @@ impl Ended {
         }
     }
 
-    /// Every topic may have had a life that ended at `index`: the replicas that knew of it are lost.
-    pub(crate) fn forget_all(&mut self, index: u64) {
+    /// Every topic may have had an earlier life that ended at `index`, above all indexes so far.
+    pub(crate) fn assume_all(&mut self, index: u64) {
         *self = Ended { known: Arc::default(), forgotten: Some(index) };
     }
 

@@ -6,6 +6,7 @@ mod disk;
 mod links;
 mod partition;
 mod power;
+mod soak;
 mod swizzle;
 mod watch;
 
@@ -73,6 +74,15 @@ pub const ON_THE_RIG: &[Row] = &[
         |seed| on(seed, clocks_ahead::Ahead::new),
     ),
 ];
+
+/// Several at a time, for as long as somebody wants: no row of the table.
+pub static SOAK: Row = Row {
+    name: "soak",
+    story: "several faults and operator commands at a time, drawn by the seed",
+    nodes: 4,
+    flags: &[],
+    prepare: |seed| on(seed, soak::Soak::new),
+};
 
 type Prepare = fn(u64) -> Result<Prepared, String>;
 

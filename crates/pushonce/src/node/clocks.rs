@@ -40,7 +40,7 @@ impl NodeClocks {
     fn read_local(&self) -> Timestamp {
         #[cfg(feature = "planted-bugs")]
         if planted::is_owners_wall_clock() {
-            return Timestamp(wall_millis());
+            return Timestamp(u64::try_from(wall_time().as_millis()).unwrap_or(u64::MAX));
         }
         let shown = lock(&self.local).read(wall_time(), elapsed());
         Timestamp(u64::try_from(shown.as_millis()).unwrap_or(u64::MAX))
@@ -89,11 +89,6 @@ impl Peers {
         self.0.retain(|_, (_, at)| now.saturating_sub(*at) <= FORGOTTEN_AFTER);
         self.0.insert(node, (time, now));
     }
-}
-
-/// The wall clock of this machine, in milliseconds since the Unix epoch: for records that people read.
-pub(super) fn wall_millis() -> u64 {
-    u64::try_from(wall_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The wall clock of this machine, since the Unix epoch.
