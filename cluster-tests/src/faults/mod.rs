@@ -11,6 +11,7 @@ mod flood;
 mod kill;
 mod membership;
 mod none;
+pub(crate) mod operator;
 mod pause;
 mod rolling;
 mod stranger;
@@ -139,6 +140,12 @@ impl Stage {
         .await
     }
 
+    /// Says on standard output what a fault that draws has drawn.
+    #[allow(clippy::print_stdout)]
+    pub(crate) fn note(&self, what: &str) {
+        println!("   {what}");
+    }
+
     /// Waits until every node that runs says that it is ready.
     pub async fn whole(&self) {
         for i in self.cluster.running() {
@@ -173,6 +180,26 @@ impl Stage {
             self.cluster.restart(node);
         }
     }
+}
+
+/// The faults of these rows, for one that does several at a time.
+pub(crate) fn kill_owner() -> Box<dyn Fault> {
+    Box::new(kill::Kill::of(kill::Who::Owner))
+}
+
+/// See [`kill_owner`].
+pub(crate) fn kill_leader() -> Box<dyn Fault> {
+    Box::new(kill::Kill::of(kill::Who::Leader))
+}
+
+/// See [`kill_owner`].
+pub(crate) fn pause_owner() -> Box<dyn Fault> {
+    Box::new(pause::Pause::default())
+}
+
+/// See [`kill_owner`].
+pub(crate) fn every_node_restarts() -> Box<dyn Fault> {
+    Box::new(rolling::Rolling::default())
 }
 
 /// What happens on loopback.

@@ -1,5 +1,6 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod clocks;
 mod conflict;
 mod discovery;
 mod enter;
@@ -27,7 +28,7 @@ mod watch;
 mod web;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -35,7 +36,7 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterId, ClusterView, Member, Timestamp};
+use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use clocks::NodeClocks;
 use conflict::ForeignCallers;
 use discovery::Discovery;
 use enter::Entry;
@@ -87,12 +89,6 @@ pub struct Node {
 /// Addresses that callers named and that are not asked yet; more are dropped, and named again.
 const CALLERS_MAX: usize = 64;
 
-/// The time of this machine.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
     /// every door and wires the engines. `pages` are served beside the node's own.
@@ -127,15 +123,21 @@ impl Node {
             conflict: conflicts.clone(),
         };
         let edge = ports::Edge::default();
+        let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
             pushonce_relay::Config::new(me, cluster),
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
+            clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream(handle.clone())),
+            Arc::new(ports::Upstream {
+                relay: handle.clone(),
+                view: views.clone(),
+                log_times: edge.log_times(),
+            }),
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
@@ -172,6 +174,7 @@ impl Node {
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
             compression: config.compression,
+            heartbeat: config.session_heartbeat,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
@@ -227,6 +230,7 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
+            clocks,
             control: control.clone(),
             relay: handle.clone(),
             view: views,
