@@ -179,10 +179,7 @@ impl Shared {
         self.check_own(metadata)?;
         let greeting: Option<Greeting> = said(metadata, LOG);
         let greeting = greeting.ok_or_else(|| format!("{peer} says nothing of its log"))?;
-        if let Err(why) = self.marks.check_peer(peer, greeting) {
-            tracing::warn!(%peer, "{why}");
-            return Err(why.to_string());
-        }
+        self.marks.check_peer(peer, greeting).map_err(|why| why.to_string())?;
         Ok(greeting)
     }
 
