@@ -34,6 +34,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// Another cluster whose members dial the answering node's address as one of theirs.
+    pub conflict: Option<ClusterId>,
     /// The times of consensus.
     pub times: ClusterTimes,
 }
@@ -160,6 +162,7 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
             times: Some(status.times.into()),
         }
     }
@@ -239,6 +242,12 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            conflict: match status.conflicting_cluster_id.as_str() {
+                "" => None,
+                id => Some(id.parse().map_err(|why| {
+                    InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
+                })?),
+            },
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
         })
     }
@@ -401,6 +410,7 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            conflict: Some(ClusterId(0xdef)),
             times: ClusterTimes::default(),
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));

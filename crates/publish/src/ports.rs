@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterView, ConsensusTimes, FetchError, From, Item, Namespace, NamespaceChange, NodeId,
-    Options, Owners, Placed, Position, Publish, PublishError, ShardId, Topic,
+    ClusterId, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace, NamespaceChange,
+    NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId, Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 
@@ -114,6 +114,8 @@ pub struct Snapshot {
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
     pub control: Control,
+    /// Another cluster whose members dial this node's address as one of theirs.
+    pub conflict: Option<ClusterId>,
 }
 
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the

@@ -110,6 +110,7 @@ impl Overview for World {
             owners: self.owners.clone(),
             reachable: BTreeSet::from([ME]),
             control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
+            conflict: None,
         }
     }
 

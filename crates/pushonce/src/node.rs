@@ -1,27 +1,34 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod clocks;
+mod conflict;
+mod discovery;
 mod enter;
 mod founding;
 mod health;
 mod host;
 mod identity;
 mod init;
-pub(crate) mod membership;
+pub(crate) mod join;
+mod membership;
 mod memory;
 mod moves;
 mod overview;
 mod owned;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod ports;
 mod presence;
 pub(crate) mod recover;
 mod stage;
 mod times;
 mod topics;
+mod verdict;
 mod watch;
 mod web;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -29,22 +36,27 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterView, Member, Timestamp};
+use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use clocks::NodeClocks;
+use conflict::ForeignCallers;
+use discovery::Discovery;
 use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
 pub use init::{InitError, Initialized, init};
+use membership::Door;
 use overview::Overview;
 use owned::Owned;
 use presence::Presence;
@@ -64,6 +76,9 @@ pub struct Node {
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
     host: Host,
+    discovery: Discovery,
+    door: Door,
+    conflict: Sender<Option<ClusterId>>,
     owned: Owned,
     watch: Watch,
     peers: TcpListener,
@@ -71,11 +86,8 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// The time of this machine.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+/// Addresses that callers named and that are not asked yet; more are dropped, and named again.
+const CALLERS_MAX: usize = 64;
 
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
@@ -104,17 +116,28 @@ impl Node {
         let (view, views) =
             channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
         let hosted = Hosted::default();
-        let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
+        let (conflict, conflicts) = channel(None);
+        let shards = ports::LocalShards {
+            hosted: hosted.clone(),
+            view: views.clone(),
+            conflict: conflicts.clone(),
+        };
         let edge = ports::Edge::default();
+        let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
             pushonce_relay::Config::new(me, cluster),
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
+            clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream(handle.clone())),
+            Arc::new(ports::Upstream {
+                relay: handle.clone(),
+                view: views.clone(),
+                log_times: edge.log_times(),
+            }),
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
@@ -129,6 +152,7 @@ impl Node {
             health: thought,
             engine: engine.clone(),
             hosted: hosted.clone(),
+            conflict: conflicts,
         };
         let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let owned =
@@ -150,6 +174,7 @@ impl Node {
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
             compression: config.compression,
+            heartbeat: config.session_heartbeat,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
@@ -182,10 +207,31 @@ impl Node {
             health,
             ready,
         };
+        let (callers, called) = mpsc::channel(CALLERS_MAX);
+        let door = Door {
+            identity: entry.identity.clone(),
+            control: control.clone(),
+            reachable: handle.reachable(),
+            hosted: hosted.clone(),
+            book: book.clone(),
+            callers,
+            foreign: Arc::new(ForeignCallers::default()),
+            development: config.development,
+        };
+        let discovery = Discovery {
+            identity: entry.identity.clone(),
+            own_address: entry.joining.profile.addresses.peer.clone(),
+            given: [config.join.clone(), data.peers()].concat(),
+            book: book.clone(),
+            view: views.clone(),
+            reachable: handle.reachable(),
+            callers: called,
+        };
         let host = Host {
             me,
             engine: engine.clone(),
             hosted,
+            clocks,
             control: control.clone(),
             relay: handle.clone(),
             view: views,
@@ -202,6 +248,9 @@ impl Node {
             handle,
             view,
             host,
+            discovery,
+            door,
+            conflict,
             owned,
             watch,
             peers,
@@ -222,12 +271,7 @@ impl Node {
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned.service())
-            .add_service(membership::Door::service(
-                self.control.clone(),
-                self.handle.reachable(),
-                self.host.hosted.clone(),
-                self.entry.config.development,
-            ));
+            .add_service(self.door.clone().service());
         let listener = Listener::new("peer", self.peers);
         let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Peer);
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
@@ -241,6 +285,14 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
+        inside.spawn(self.discovery.run(token.clone()));
+        inside.spawn(conflict::run(
+            self.entry.identity.cluster,
+            self.door.foreign,
+            self.handle.reachable(),
+            self.conflict,
+            token.clone(),
+        ));
         let times = times::Follower {
             times: self.entry.times,
             data: self.data.clone(),

@@ -1,9 +1,9 @@
 //! Time as a shard's entries tell it.
 //!
-//! Entries carry the times of their owners' clocks, and clocks are set. What is kept for a while is
-//! measured in the time that passes from entry to entry instead, of which no step counts for more
-//! than a minute: an owner's clock that jumps by a year takes a minute from what is kept, and one
-//! that is set back takes nothing.
+//! Entries carry log time, which no single clock can push. It advances while the whole cluster is down,
+//! though, and a publisher that retries afterwards was down for as long. So what makes retries safe is
+//! kept by the time that passes from entry to entry, of which no step counts for more than a minute: an
+//! outage takes a minute from the window, however long it lasts.
 
 use pushonce_core::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub(crate) struct Passing {
 }
 
 impl Passing {
-    /// The moment of the next entry, whose owner's clock said `time`.
+    /// The moment of the next entry, whose log time is `time`.
     pub(crate) fn at(&mut self, time: Timestamp) -> Moment {
         let step = self.last.map_or(0, |last| time.0.saturating_sub(last.0));
         self.now = Moment(self.now.0.saturating_add(step.min(STEP_MAX_MS)));

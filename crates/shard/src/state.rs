@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
+use crate::ended::Ended;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
 
 /// The version of snapshots this code writes, and the only one it reads.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
 /// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
@@ -41,6 +42,8 @@ const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 /// applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
+    time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
@@ -50,9 +53,9 @@ pub struct State {
     /// Of each namespace that ever did, the index of the last entry that gave the owner an epoch for
     /// it, or took it back. What is here of its topics from before is of an earlier life.
     lent: BTreeMap<String, u64>,
-    /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
-    /// earlier epoch in a topic that is not here may have been a reader of one that was.
-    dropped: Option<u64>,
+    /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
+    /// have missed some of it.
+    ended: Ended,
 }
 
 /// What an entry came to.
@@ -84,13 +87,19 @@ impl State {
     /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
     /// place, in the order of the batch.
     pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
-        let Batch { time, items, memory } = batch;
+        let Batch { time, items, memory, continues } = batch;
         if let Some(names) = memory {
             self.lend(index, names);
         }
         let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
         let mut applied = Applied::default();
+        // Entries are proposed side by side, and a proposer may be behind: time does not go back.
+        let time = self.time.max(time);
+        self.time = time;
         self.dedupe.advance(time);
+        for (topic, last) in continues {
+            self.dedupe.continue_after(&topic, last);
+        }
         for item in items {
             let outcome = self.take(index, time, item, &mut applied.messages);
             applied.outcomes.push(outcome);
@@ -126,9 +135,13 @@ impl State {
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let log = entry.or_insert_with(|| Arc::new(Log::begin(index)));
-        if Some(log.epoch().0) <= self.lent.get(topic.namespace()).copied() {
-            *log = Arc::new(Log::begin(index));
+        let lent = self.lent.get(topic.namespace()).copied();
+        let log = entry.or_insert_with(|| {
+            let reborn = lent.is_some() || self.ended.last(&topic).is_some();
+            Arc::new(Log::begin(index, reborn))
+        });
+        if Some(log.epoch().0) <= lent {
+            *log = Arc::new(Log::begin(index, true));
         }
         (topic, Arc::make_mut(log).append(time, item))
     }
@@ -138,6 +151,17 @@ impl State {
             self.lent.insert(name.clone(), index);
         }
         self.in_memory = names;
+    }
+
+    /// Log time: that of the newest entry, and never less than before it. Milliseconds since the Unix
+    /// epoch, as a majority of the voters' clocks showed it.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// What the log knows of repeats.
+    pub(crate) fn dedupe(&self) -> &Dedupe {
+        &self.dedupe
     }
 
     /// The namespaces that live in the owner's memory, as the newest entry about that has it.
@@ -163,11 +187,9 @@ impl State {
                 self.swept = Some(topic.clone());
             }
         }
-        if !unused.is_empty() {
-            self.dropped = Some(index);
-        }
         for topic in unused {
             self.topics.remove(&topic);
+            self.ended.insert(&topic, index);
         }
     }
 
@@ -179,7 +201,8 @@ impl State {
     /// Answers a question about the past of a topic. A topic that has never had a message, or was
     /// dropped and not made again, has an empty page with the head [`Position::ZERO`]; one that lived in
     /// an owner's memory since, an empty page that begins after that. Who asks for what follows a
-    /// position that may be of a dropped topic is told of a gap: nobody remembers what was in it.
+    /// position that may be of a dropped topic is told of a gap, also after [`Position::ZERO`]: nobody
+    /// remembers what was in it.
     ///
     /// # Errors
     /// [`FetchError::Future`] for a position that was never given out here.
@@ -189,11 +212,13 @@ impl State {
             return log.page(want);
         }
         let head = Position::ZERO;
-        let resumes = matches!(want, Want::After(asked) if asked != head);
-        let lost = if resumes { lent.max(self.dropped) } else { lent };
+        let lost = match want {
+            Want::After(_) => lent.max(self.ended.last(topic)),
+            Want::Last(_) | Want::All => lent,
+        };
         match (lost, want) {
-            (Some(index), want) => Log::begin(index).page(want),
-            (None, Want::After(asked)) if resumes => Err(FetchError::Future { asked, head }),
+            (Some(index), want) => Log::begin(index, true).page(want),
+            (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
         }
     }

@@ -1,5 +1,6 @@
 //! Times of consensus: a preset, and single ones over it.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +26,15 @@ impl FromStr for Preset {
             "wan" => Ok(Preset::Wan),
             _ => Err("must be lan or wan"),
         }
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Preset::Lan => "lan",
+            Preset::Wan => "wan",
+        })
     }
 }
 
@@ -69,8 +79,7 @@ mod tests {
     fn times_of_consensus_are_set_one_by_one_over_a_preset() {
         let file = "consensus = \"wan\"\nheartbeat = \"400ms\"\ndisk-reserve = \"1GiB\"";
         let file = Partial::from_toml(file).expect("good");
-        let env =
-            Partial::from_env(|key| (key == "PUSHONCE_ELECTION_MAX").then(|| "5s".to_owned()));
+        let env = Partial::from_env([("PUSHONCE_ELECTION_MAX".into(), "5s".into())]);
         let config =
             Config::resolve(Partial::default(), env.expect("good"), file).expect("they fit");
         let wanted = Settings {

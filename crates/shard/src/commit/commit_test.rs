@@ -49,14 +49,14 @@ impl Rig {
     fn start() -> Rig {
         let (group, proposed) = mpsc::unbounded_channel();
         let (intake, permits) = (Arc::new(Intake::default()), Arc::new(Semaphore::new(1)));
-        let shared = Arc::new(Shared::new(ShardId(0), NodeId(1), Arc::new(Nobody)));
+        let shared =
+            Arc::new(Shared::new(ShardId(0), NodeId(1), Arc::new(Nobody), Arc::new(|| NOW)));
         let commit = Commit {
             shared,
             proposer: Group(group),
             intake: intake.clone(),
             permits: permits.clone(),
             namespaces: watch::channel(Namespaces::default()).1,
-            clock: Arc::new(|| NOW),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

@@ -18,7 +18,7 @@ impl State {
             Arc::make_mut(log).reborn(Epoch(index));
         }
         // A topic that is not here may have been on the lost replicas.
-        self.dropped = Some(index);
+        self.ended.assume_all(index);
     }
 
     /// How many topics and messages there are.
