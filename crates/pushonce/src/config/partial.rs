@@ -114,7 +114,8 @@ pub struct Partial {
     #[arg(long, value_name = "TIME")]
     #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub proposal_deadline: Option<Time>,
-    /// How long the sending of one shard's snapshot may take [lan: 60s]
+    /// How long the transfer of a shard's snapshot may make no progress before it is tried again
+    /// [lan: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub snapshot_timeout: Option<Time>,

@@ -17,6 +17,8 @@ pub(super) struct Facts {
     pub(super) state: Option<MemberState>,
     /// The control group, as it looks from here.
     pub(super) control: Standing,
+    /// The shards of which this node had a replica when it started.
+    pub(super) restored: BTreeSet<ShardId>,
     /// The replicas that run here.
     pub(super) replicas: BTreeMap<ShardId, Standing>,
     /// Who owns each shard, as far as is known.
@@ -42,6 +44,9 @@ pub(super) struct Standing {
     pub(super) last_log: u64,
     /// What of it was applied.
     pub(super) applied: u64,
+    /// Entries that the leader holds and this replica has not applied; `None` before a leader was
+    /// heard.
+    pub(super) lag: Option<u64>,
 }
 
 /// A part of the node that goes round by itself.
@@ -63,6 +68,7 @@ enum Obstacle {
     Unowned(ShardId),
     OwnerOutOfReach(ShardId, NodeId),
     NotApplying(ShardId),
+    CatchingUp(ShardId),
     Stopped(Part),
 }
 
@@ -81,6 +87,10 @@ pub(super) struct Watchman {
     /// By part, and by shard whose entries wait to be applied: the last count, and since when it is.
     rounds: BTreeMap<Part, (u64, Instant)>,
     applied: BTreeMap<ShardId, (u64, Instant)>,
+    /// The shards whose replica here has been level with its leader since the start.
+    caught_up: BTreeSet<ShardId>,
+    /// The first look.
+    started: Option<Instant>,
 }
 
 /// A group without a leader elects one, and a shard without an owner gets one, within two seconds:
@@ -94,11 +104,22 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// What has not gone round, or on, for so long stands still: a busy machine may take one second.
 const STILL: Duration = Duration::from_secs(3);
 
+/// How many entries a replica may lack and still be level: what a busy shard has on its way.
+const LEVEL_ENTRIES: u64 = 64;
+
+/// For so long after its start a node is not ready because its replicas are not level. A rolling
+/// restart that went on before would take the next copy away while this one is incomplete. It is a
+/// matter of the start alone, and of so long at most: a replica that lags later, or for ever, keeps
+/// nobody from being served here, and under an overload all nodes lag, of which none must send its
+/// clients to the others. Metrics and `cluster status` show it all the same.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(600);
+
 impl Watchman {
     /// What keeps the node from its work, in words; nothing when it can do it.
     pub(super) fn look(&mut self, facts: &Facts, now: Instant) -> Vec<String> {
         let mut found = found(facts);
         found.extend(self.still(facts, now));
+        found.extend(self.catching_up(facts, now));
         self.since.retain(|obstacle, _| found.contains(obstacle));
         for &obstacle in &found {
             self.since.entry(obstacle).or_insert(now);
@@ -110,6 +131,20 @@ impl Watchman {
         // The disk has a reserve: what it says is no matter of a moment.
         let told = told.into_iter().chain(facts.disk.clone());
         told.chain(facts.rolled_back.clone()).collect()
+    }
+
+    /// The replicas that were here at the start and have not been level with their leaders since.
+    fn catching_up(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
+        let started = *self.started.get_or_insert(now);
+        let restored = facts.replicas.iter().filter(|(shard, _)| facts.restored.contains(shard));
+        let is_level = |lag: u64| lag <= LEVEL_ENTRIES;
+        let level = restored.clone().filter(|(_, replica)| replica.lag.is_some_and(is_level));
+        self.caught_up.extend(level.map(|(&shard, _)| shard));
+        if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
+            return Vec::new();
+        }
+        let behind = restored.filter(|(shard, _)| !self.caught_up.contains(shard));
+        behind.map(|(&shard, _)| Obstacle::CatchingUp(shard)).collect()
     }
 
     /// What has stood still for too long.
@@ -178,8 +213,10 @@ impl Facts {
 
 impl From<&Status> for Standing {
     fn from(status: &Status) -> Standing {
-        let &Status { leader, leads, last_log, applied, .. } = status;
-        Standing { leader, leads, last_log, applied }
+        let &Status { leader, leads, last_log, applied, leader_log, .. } = status;
+        let heard = leader.is_some() && leader_log > 0 && !status.recovering;
+        let lag = (leads || heard).then(|| status.lag());
+        Standing { leader, leads, last_log, applied, lag }
     }
 }
 
@@ -195,7 +232,9 @@ impl Obstacle {
             | Obstacle::Shard(_, Lack::LeaderOutOfReach(_))
             | Obstacle::OwnerOutOfReach(..) => SILENCE,
             // It was long enough already.
-            Obstacle::NotApplying(_) | Obstacle::Stopped(_) => Duration::ZERO,
+            Obstacle::NotApplying(_) | Obstacle::CatchingUp(_) | Obstacle::Stopped(_) => {
+                Duration::ZERO
+            }
         }
     }
 
@@ -215,6 +254,9 @@ impl Obstacle {
             Obstacle::NotApplying(_) => {
                 format!("cannot apply: entries have waited for {} s", STILL.as_secs())
             }
+            Obstacle::CatchingUp(_) => {
+                "the replica has not caught up with its leader since this node started".to_owned()
+            }
             Obstacle::Stopped(Part::Lane(lane)) => format!(
                 "the thread lane-{lane}, which serves clients, has not moved for {} s",
                 STILL.as_secs()
@@ -230,7 +272,8 @@ impl Obstacle {
             Obstacle::Shard(shard, _)
             | Obstacle::Unowned(shard)
             | Obstacle::OwnerOutOfReach(shard, _)
-            | Obstacle::NotApplying(shard) => Some(shard),
+            | Obstacle::NotApplying(shard)
+            | Obstacle::CatchingUp(shard) => Some(shard),
             _ => None,
         }
     }

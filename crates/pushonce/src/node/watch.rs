@@ -70,6 +70,7 @@ impl Watch {
             }
             self.memory.set(memory::resident().unwrap_or(0), self.memory_max);
             let at = Instant::now();
+            self.measure_lag();
             let mut because = watchman.look(&self.facts(), at);
             because.extend(overloaded(&self.admission));
             self.say(&because);
@@ -89,6 +90,24 @@ impl Watch {
         }
     }
 
+    /// How far the replicas of this node are behind their leaders, and how far those that it leads are
+    /// behind this node.
+    fn measure_lag(&self) {
+        let (mut own, mut followers, mut sending) = (0, 0, 0);
+        for handle in self.hosted.all() {
+            let status = handle.group().status();
+            let status = status.borrow();
+            own = own.max(status.lag());
+            let lags = status.voters.iter().filter_map(|&node| status.lag_of(node));
+            followers = followers.max(lags.max().unwrap_or(0));
+            sending += status.sending.len();
+        }
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "own").set(own as f64);
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "followers")
+            .set(followers as f64);
+        metrics::gauge!("pushonce_snapshots_sending").set(sending as f64);
+    }
+
     fn facts(&self) -> Facts {
         let Overview { me, view, owners, reachable, control, .. } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
@@ -104,8 +123,10 @@ impl Watch {
         let mut rounds: BTreeMap<Part, u64> =
             lanes.map(|(lane, count)| (Part::Lane(lane), count)).collect();
         rounds.insert(Part::Relay, self.relay.rounds());
+        let restored = self.engine.found().iter().filter_map(|group| group.as_shard());
         Facts {
             me: *me,
+            restored: restored.collect(),
             state: view.member(*me).map(|member| member.state),
             control: Standing::from(&*control.borrow()),
             replicas: replicas.collect(),

@@ -6,11 +6,18 @@ const SHARD: ShardId = ShardId(3);
 
 /// A node that leads one shard and follows another's control group, and lacks nothing.
 fn well() -> Facts {
-    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9 };
+    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9, lag: Some(0) };
     Facts {
         me: ME,
         state: Some(MemberState::Active),
-        control: Standing { leader: Some(OTHER), leads: false, last_log: 4, applied: 4 },
+        control: Standing {
+            leader: Some(OTHER),
+            leads: false,
+            last_log: 4,
+            applied: 4,
+            lag: Some(0),
+        },
+        restored: [SHARD].into(),
         replicas: [(SHARD, leading)].into(),
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
         reachable: [ME, OTHER].into(),
@@ -121,4 +128,36 @@ fn what_is_busy_is_not_what_stands_still() {
         let told = watchman.look(&facts, start + Duration::from_millis(250) * quarter);
         assert_eq!(told, [] as [String; 0]);
     }
+}
+
+#[test]
+fn started_node_is_not_ready_until_its_replica_was_level_once_and_not_for_longer_than_the_bound() {
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    let mut look = |lag: Option<u64>, second: u64| {
+        let mut facts = well();
+        let leads = lag == Some(0);
+        let leader = Some(if leads { ME } else { OTHER });
+        let replica = Standing { leader, leads, last_log: 9, applied: 9, lag };
+        facts.replicas.insert(SHARD, replica);
+        facts.rounds.values_mut().for_each(|count| *count = second);
+        watchman.look(&facts, start + Duration::from_secs(second)).join("\n")
+    };
+    assert!(look(None, 1).starts_with("s3: the replica has not caught up"), "no leader was heard");
+    assert!(look(Some(5_000), 200).starts_with("s3: the replica has not caught up"));
+    assert_eq!(look(Some(60), 201), "");
+    assert_eq!(look(Some(5_000), 202), "", "it has been level, and its clients can stay");
+
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    let mut lags = well();
+    lags.replicas.get_mut(&SHARD).unwrap().lag = Some(5_000);
+    assert_ne!(watchman.look(&lags, start), [""; 0]);
+    lags.rounds.values_mut().for_each(|count| *count += 1);
+    assert_eq!(watchman.look(&lags, start + CATCHING_UP_MAX), [""; 0], "out of service for ever");
+}
+
+#[test]
+fn replica_that_came_later_is_no_reason_for_a_running_node() {
+    let mut facts = well();
+    facts.replicas.insert(ShardId(4), Standing { lag: None, ..facts.replicas[&SHARD] });
+    assert_eq!(after(&facts, FIVE), "");
 }
