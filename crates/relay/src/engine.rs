@@ -5,6 +5,7 @@ mod continuity;
 mod effect;
 mod fetches;
 mod flow;
+mod gossip;
 mod interest;
 mod links;
 mod publishes;
@@ -242,7 +243,10 @@ impl Engine {
         if claim.owner == self.config.me && before != Some(claim.owner) {
             self.audience.settle(claim.shard, now + self.config.count_settle);
         }
-        let others = self.links.nodes().filter(|&node| node != from && node != claim.owner);
+        let me = self.config.me;
+        let linked = self.links.nodes();
+        let told = if from == me { linked.collect() } else { gossip::told(me, linked) };
+        let others = told.into_iter().filter(|&node| node != from && node != claim.owner);
         let tell = others.map(|node| Effect::Send(node, Frame::Claim(claim.clone())));
         self.effects.extend(tell);
         self.effects.push(Effect::Owners(self.routes.owners().clone()));

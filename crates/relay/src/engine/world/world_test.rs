@@ -282,7 +282,7 @@ fn the_head_of_a_region_does_not_judge_a_position_that_it_has_not_seen() {
     // Acknowledged, and not handed on yet.
     world.commit(&topic, false);
     let acknowledged = world.logs[&topic].head();
-    let head = world.view.heads("us", topic.shard(world.view.shards))[0];
+    let head = world.view.heads("us").of(topic.shard(world.view.shards))[0];
     let edge = NodeId(7 - head.0);
     let answer = world.ask(edge, &topic, Want::After(acknowledged));
     let page = Page { messages: vec![], head: acknowledged, gap: None };
