@@ -175,20 +175,6 @@ impl Watchman {
         behind.map(|(&shard, _)| Obstacle::CatchingUp(shard)).collect()
     }
 
-    /// The replicas that were here at the start and have not been level with their leaders since.
-    fn catching_up(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
-        let started = *self.started.get_or_insert(now);
-        let restored = facts.replicas.iter().filter(|(shard, _)| facts.restored.contains(shard));
-        let is_level = |lag: u64| lag <= LEVEL_ENTRIES;
-        let level = restored.clone().filter(|(_, replica)| replica.lag.is_some_and(is_level));
-        self.caught_up.extend(level.map(|(&shard, _)| shard));
-        if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
-            return Vec::new();
-        }
-        let behind = restored.filter(|(shard, _)| !self.caught_up.contains(shard));
-        behind.map(|(&shard, _)| Obstacle::CatchingUp(shard)).collect()
-    }
-
     /// What has stood still for too long.
     fn still(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
         let stands = |known: &mut (u64, Instant), count: u64| {
