@@ -95,8 +95,10 @@ async fn slow_subscriber_of_the_newest_is_never_a_second_behind() {
         let options = Options { delivery: Some(Delivery::Latest), datagrams, ..Options::default() };
         let builder = Subscriber::builder([cluster.server(0, transport)]).transport(transport);
         let topic = Topic::new(TOPIC).expect("valid");
-        let mut subscriber =
-            builder.topic_with(topic, From::Now, options).connect().expect("good addresses");
+        let mut subscriber = builder
+            .topic_with(topic, From::Now, options)
+            .connect()
+            .expect("the servers fit the transport");
         let live =
             async { while !matches!(subscriber.next().await, Some(Event::Subscribed { .. })) {} };
         tokio::time::timeout(secs(20), live).await.expect("it is subscribed");
