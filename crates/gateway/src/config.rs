@@ -26,9 +26,6 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Bytes of request line and headers; below 8 KiB counts as 8 KiB.
     pub header_bytes_max: usize,
-    /// Bytes of one frame from a client, after its fragments were joined. More closes the session
-    /// with [`TOO_BIG`](pushonce_proto::close::TOO_BIG).
-    pub frame_bytes_max: usize,
     /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
     pub subscriptions_max: usize,
     /// Publishes of one session that wait for their answer. One more is answered with `overloaded`.
@@ -40,7 +37,9 @@ pub struct Config {
     /// bytes, about 15 for each KiB of a large message, where a delivery is 4. So it pays where a message
     /// has ten readers or bytes cost money, and costs where each topic has a reader of its own.
     pub compression: bool,
-    /// How long sessions have to take their leave when the gateway ends.
+    /// How long sessions have to take their leave when the gateway ends. They are told to go one by one
+    /// over four fifths of it, so that their next servers accept them at an even rate; the last fifth is
+    /// for those that close slowly. Zero tells all of them at once.
     pub grace: Duration,
 }
 
@@ -65,9 +64,6 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             header_bytes_max: 16 << 10,
-            // A payload of 64 KiB in base64 takes 86 KiB. The rest is room to *answer* a payload
-            // that is a little over its limit, instead of hanging up on it.
-            frame_bytes_max: 128 << 10,
             // As many as the hub allows a session.
             subscriptions_max: 1_000,
             publishes_max: 64,

@@ -33,6 +33,7 @@ mod cluster;
 mod line;
 mod metrics;
 mod ordered;
+mod oversize;
 mod ports;
 mod publisher;
 mod route;
@@ -46,4 +47,4 @@ pub use ports::{
     Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed, Topics,
 };
 pub use router::Router;
-pub use server::Server;
+pub use server::{Ready, Server};

@@ -14,8 +14,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shard", &["core", "consensus"]),
     ("relay", &["core", "proto"]),
     ("fanout", &["core"]),
-    ("gateway", &["core", "proto", "fanout"]),
-    ("publish", &["core", "proto", "shard", "relay"]),
+    ("listener", &[]),
+    ("gateway", &["core", "proto", "fanout", "listener"]),
+    ("publish", &["core", "proto", "shard", "relay", "listener"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
 ];
@@ -24,7 +25,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const RESERVED: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
-    ("hashring", &["core"]),
     ("quinn", &["gateway", "client"]),
     ("clap", &["benches", "pushonce"]),
 ];

@@ -9,6 +9,8 @@ use pushonce_core::{FetchError, InvalidPublish, PublishError};
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
+use crate::query::InvalidQuery;
+
 /// Seconds to wait before a retry: longer than an owner takes to be elected again.
 const RETRY_AFTER_SECS: u32 = 2;
 
@@ -52,6 +54,7 @@ fn status(code: ErrorCode) -> StatusCode {
         // is still under way, which here is waited for.
         ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyTopics => StatusCode::INSUFFICIENT_STORAGE,
         // Not 503: the publish may have happened, so a proxy must not send it again by itself, which
         // does not know whether it has a key.
         ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
@@ -75,6 +78,12 @@ impl From<PublishError> for Fault {
 impl From<InvalidPublish> for Fault {
     fn from(error: InvalidPublish) -> Fault {
         Fault::of(ErrorCode::from(&error), error.to_string())
+    }
+}
+
+impl From<InvalidQuery> for Fault {
+    fn from(error: InvalidQuery) -> Fault {
+        Fault::of(ErrorCode::BadRequest, error.to_string())
     }
 }
 
