@@ -38,6 +38,19 @@ pub struct Status {
     pub conflict: Option<ClusterId>,
     /// The times of consensus.
     pub times: ClusterTimes,
+    /// What is wrong, the worst first.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong with the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `degraded` or `unavailable`.
+    pub severity: String,
+    /// A word for machines.
+    pub kind: String,
+    /// For people.
+    pub text: String,
 }
 
 /// The control group as one node knows it.
@@ -163,8 +176,21 @@ impl From<Status> for pb::StatusResponse {
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
             conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
+            problems: status.problems.into_iter().map(pb::Problem::from).collect(),
             times: Some(status.times.into()),
         }
+    }
+}
+
+impl From<Problem> for pb::Problem {
+    fn from(Problem { severity, kind, text }: Problem) -> pb::Problem {
+        pb::Problem { severity, kind, text }
+    }
+}
+
+impl From<pb::Problem> for Problem {
+    fn from(pb::Problem { severity, kind, text }: pb::Problem) -> Problem {
+        Problem { severity, kind, text }
     }
 }
 
@@ -248,6 +274,7 @@ impl TryFrom<pb::StatusResponse> for Status {
                     InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
                 })?),
             },
+            problems: status.problems.into_iter().map(Problem::from).collect(),
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
         })
     }
@@ -411,6 +438,11 @@ mod tests {
                 },
             ],
             conflict: Some(ClusterId(0xdef)),
+            problems: vec![Problem {
+                severity: "degraded".to_owned(),
+                kind: "too_few_copies".to_owned(),
+                text: "s3 has fewer than 3 living copies".to_owned(),
+            }],
             times: ClusterTimes::default(),
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));

@@ -9,6 +9,7 @@ mod damage;
 mod deleted_log;
 mod flood;
 mod kill;
+mod log_gone;
 mod membership;
 mod none;
 pub(crate) mod operator;
@@ -120,6 +121,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     membership::JOIN,
     membership::LEAVE,
     rolling::ROW,
+    rolling::TERMINATED,
+    log_gone::ROW,
     flood::ROW,
     flood::STOPPED,
 ];

@@ -58,20 +58,22 @@ impl Adapter {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
-    fn apply_one(&mut self, entry: Entry) -> Answer {
+    fn apply_one(&mut self, entry: Entry) -> io::Result<Answer> {
         let log_id = entry.log_id;
-        self.applied = Some(log_id);
-        match entry.payload {
+        let answer = match entry.payload {
             EntryPayload::Blank => Answer(Bytes::new()),
             EntryPayload::Normal(data) => {
                 let at = At { index: log_id.index, term: Term(log_id.leader_id.term) };
-                Answer(self.machine().apply(at, &data.0))
+                let machine = self.machine();
+                Answer(unless_panic("applying an entry", || machine.apply(at, &data.bytes))?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
                 Answer(Bytes::new())
             }
-        }
+        };
+        self.applied = Some(log_id);
+        Ok(answer)
     }
 }
 
@@ -88,7 +90,7 @@ impl RaftStateMachine<Types> for Adapter {
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.apply_one(entry);
+            let answer = self.apply_one(entry)?;
             if let Some(responder) = responder {
                 responder.send(answer);
             }
@@ -105,7 +107,9 @@ impl RaftStateMachine<Types> for Adapter {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
         let whole = snapshot.whole().await?;
-        self.machine().restore(&whole).map_err(io::Error::other)?;
+        let machine = self.machine();
+        unless_panic("restoring a snapshot", || machine.restore(&whole))?
+            .map_err(io::Error::other)?;
         self.shelf.publish(snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -113,7 +117,7 @@ impl RaftStateMachine<Types> for Adapter {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.shelf.current().await.map(shown))
+        Ok(self.shelf.current().await.map(Snapshot::from))
     }
 }
 
@@ -123,10 +127,14 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let state = state.ok_or_else(|| io::Error::other("the state was saved already"))?;
-        self.shelf.save(self.meta.clone(), state).await.map(shown)
+        self.shelf.save(self.meta.clone(), state).await.map(Snapshot::from)
     }
 }
 
-fn shown(image: Image) -> Snapshot {
-    Snapshot { meta: image.meta().clone(), snapshot: image }
+/// Makes an error of a panic in a machine. Without that only the task of the machine would end, and the
+/// replica would go on to lead, or to follow, and never apply anything again.
+fn unless_panic<T>(doing: &str, work: impl FnOnce() -> T) -> io::Result<T> {
+    // With the error the replica ends: nobody sees the state that the panic left.
+    let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    worked.map_err(|_| io::Error::other(format!("{doing} has panicked")))
 }

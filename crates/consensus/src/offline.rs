@@ -131,7 +131,7 @@ impl Offline {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(data) => {
                     let at = At { index: id.index, term: Term(id.leader_id.term) };
-                    machine.apply(at, &data.0);
+                    machine.apply(at, &data.bytes);
                 }
                 EntryPayload::Membership(changed) => {
                     membership = StoredMembership::new(Some(id), changed);

@@ -51,4 +51,4 @@ pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
-pub use view::{Addresses, ClusterView, Member, MemberState, Roles};
+pub use view::{Addresses, ClusterView, Heads, Member, MemberState, Roles};

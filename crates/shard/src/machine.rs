@@ -8,13 +8,14 @@ use std::sync::{
 use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
 use pushonce_core::{
-    FetchError, History, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId, Term,
-    Timestamp, Topic, Want,
+    FetchError, History, Namespace, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
+    Term, Timestamp, Topic, Want,
 };
 use tokio::sync::watch;
 
 use crate::dedupe::InMemory;
 use crate::entry::encode_answer;
+use crate::limits::{Held, NodeTopics};
 use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
 use crate::{Applied, Batch, Clock, Committed, Item, State};
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     /// Locked after the state, by who locks both.
     memory: Mutex<Memory>,
     committed: Arc<dyn Committed>,
+    /// How many topics are here, of those that the node may have.
+    held: Held,
     /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
     /// of a group that elected somebody are never 0.
     ready: AtomicU64,
@@ -57,6 +60,7 @@ impl Shared {
         me: NodeId,
         committed: Arc<dyn Committed>,
         clock: Arc<dyn Clock>,
+        topics: Arc<NodeTopics>,
     ) -> Shared {
         Shared {
             id,
@@ -64,6 +68,7 @@ impl Shared {
             state: RwLock::default(),
             memory: Mutex::default(),
             committed,
+            held: Held::new(topics),
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
             clock,
@@ -120,6 +125,21 @@ impl Shared {
                 Err(Refusal::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
             }
         }
+    }
+
+    /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
+    /// that is here always does.
+    pub(crate) fn has_room(&self, topic: &Topic, settings: &Namespace) -> Result<(), Refusal> {
+        if self.held.has_room(settings) {
+            return Ok(());
+        }
+        let state = self.read();
+        let memory = self.memory();
+        if state.has(topic) || memory.has(topic) {
+            return Ok(());
+        }
+        let name = topic.namespace();
+        self.held.check(topic, settings, state.count_of(name) + memory.count_of(name))
     }
 
     /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
@@ -179,6 +199,7 @@ impl Shared {
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
+            self.held.set(state.len() + memory.len());
         }
         drop((memory, state));
         if is_new {
@@ -266,6 +287,7 @@ impl Machine for Replica {
                 Some(names) => memory.open(at, time, names),
                 None => applied.messages.iter().for_each(|(topic, _)| memory.stray(topic)),
             }
+            shared.held.set(state.len() + memory.len());
             #[cfg(feature = "planted-bugs")]
             state.forget_repeats(shared.tells());
             (applied, shared.tells())
@@ -284,7 +306,9 @@ impl Machine for Replica {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
         let state = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
-        *self.shared.write() = state;
+        let mut here = self.shared.write();
+        *here = state;
+        self.shared.held.set(here.len() + self.shared.memory().len());
         Ok(())
     }
 }

@@ -76,7 +76,8 @@ impl Upkeep {
         let Some(now) = self.shared.stamp() else { return };
         let entry =
             if said { Batch::naming(now, names.clone()) } else { Batch::new(now, Vec::new()) };
-        if let Err(why) = self.group.propose(entry.encode()).await {
+        // Nothing is published with it, and a new owner is not ready before its memory is open.
+        if let Err(why) = self.group.propose_essential(entry.encode()).await {
             tracing::debug!(shard = %self.shared.id(), %why, "no upkeep, looking again");
             sleep(RETRY).await;
         }

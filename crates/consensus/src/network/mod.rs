@@ -5,6 +5,7 @@ mod dial;
 mod link;
 mod marks;
 mod peer;
+mod receive;
 mod service;
 mod wire;
 
@@ -15,5 +16,6 @@ pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
 pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
+pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;
 pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};

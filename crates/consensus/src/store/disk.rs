@@ -33,7 +33,7 @@ const FILE: &str = "raft.redb";
 const DRAFT: &str = "raft.redb.new";
 
 /// Raised when a record or table means something else than before.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// Entries lie in memory until they are purged and are read back only at a start: the page cache
 /// has little to do, and redb's own default is a gigabyte.

@@ -407,7 +407,7 @@ fn the_encoding_of_commands_is_frozen() {
     let unset = Command::SetNamespace { name: Some("a".to_owned()), change: None };
     assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0]);
     let set = Command::SetNamespace { name: None, change: Some(count(3)) };
-    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 6, 3]);
     assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 7, 3]);
 }

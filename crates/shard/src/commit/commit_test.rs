@@ -49,8 +49,13 @@ impl Rig {
     fn start() -> Rig {
         let (group, proposed) = mpsc::unbounded_channel();
         let (intake, permits) = (Arc::new(Intake::default()), Arc::new(Semaphore::new(1)));
-        let shared =
-            Arc::new(Shared::new(ShardId(0), NodeId(1), Arc::new(Nobody), Arc::new(|| NOW)));
+        let shared = Arc::new(Shared::new(
+            ShardId(0),
+            NodeId(1),
+            Arc::new(Nobody),
+            Arc::new(|| NOW),
+            Arc::new(crate::NodeTopics::new(0)),
+        ));
         let commit = Commit {
             shared,
             proposer: Group(group),
