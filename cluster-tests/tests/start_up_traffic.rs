@@ -55,8 +55,9 @@ async fn publish(http: SocketAddr, first: usize, acknowledged: Acknowledged) {
         let topic = format!("start/{nth}");
         // A node that is not there, or has no owner for it yet, is asked again with the next topic.
         let answer = web::post(http, &format!("/topics/{topic}"), b"x").await;
-        if let Ok(answer) = answer.as_ref().map(web::Answer::json)
-            && let Some(position) = answer["position"].as_str()
+        if let Ok(answer) = answer
+            && answer.status == 200
+            && let Some(position) = answer.json()["position"].as_str()
         {
             acknowledged.lock().expect("whole").push((topic, position.to_owned()));
         }
