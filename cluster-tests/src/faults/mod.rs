@@ -27,7 +27,6 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use tonic::async_trait;
 
-use crate::checker::Promises;
 use crate::cluster::Cluster;
 use crate::ground::{Ground, Loopback};
 use crate::history::Scribe;
@@ -69,11 +68,6 @@ pub trait Fault: Send {
     /// How often it can be done to one cluster.
     fn rounds(&self) -> usize {
         usize::MAX
-    }
-
-    /// What is promised in a run with it.
-    fn promises(&self, usual: Promises) -> Promises {
-        usual
     }
 
     /// Makes the cluster ready for it, before there is any load.

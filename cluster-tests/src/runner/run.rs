@@ -47,7 +47,6 @@ pub async fn run(row: &'static Row, options: &Options) -> Report {
         Ok(prepared) => prepared,
         Err(why) => return Report::left_out(row, options, why),
     };
-    let options = &Options { promises: fault.promises(options.promises), ..options.clone() };
     // Short, so that a run of half a minute sees many heartbeats.
     let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", "4s")];
     variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug)));
