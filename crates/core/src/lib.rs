@@ -29,6 +29,8 @@ mod ring;
 mod route;
 mod stamp;
 mod topic;
+mod version;
+pub mod versioned;
 mod view;
 
 pub use audience::Watching;
@@ -47,4 +49,7 @@ pub use ring::Ring;
 pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use topic::{InvalidTopic, Topic};
-pub use view::{Addresses, ClusterView, Member, MemberState, Roles};
+pub use version::{
+    AgreedVersion, ClusterVersion, UnsupportedVersion, VersionConflict, VersionOffer, VersionRange,
+};
+pub use view::{Addresses, Build, ClusterView, Member, MemberState, Roles};

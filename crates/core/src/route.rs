@@ -43,8 +43,8 @@ pub fn upstream(
 mod tests {
     use super::*;
     use crate::{
-        Addresses, Claim, ClusterId, Member, MemberState, Namespaces, Placement, Roles, ShardCount,
-        Spread, Term,
+        Addresses, Build, Claim, ClusterId, ClusterVersion, Member, MemberState, Namespaces,
+        Placement, Roles, ShardCount, Spread, Term,
     };
 
     const SHARD: ShardId = ShardId(7);
@@ -61,6 +61,7 @@ mod tests {
                 roles: Roles::default(),
                 weight: 1,
                 state: MemberState::Active,
+                build: Build::default(),
             };
             (id, member)
         };
@@ -74,6 +75,7 @@ mod tests {
             next_id: NodeId(regions.len() as u64 + 1),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            cluster_version: ClusterVersion::FIRST,
         }
     }
 

@@ -192,6 +192,7 @@ fn world() -> Arc<World> {
         next_id: NodeId(0),
         placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
         namespaces: Namespaces::default(),
+        cluster_version: Default::default(),
     };
     let mut owners = Owners::default();
     for shard in view.shards.ids() {

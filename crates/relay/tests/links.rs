@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Addresses, Claim, ClusterId, ClusterView, ContentType, FetchError, Gap, Member, MemberState,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError, Gap, Member, MemberState,
     Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish, PublishError, Refusal,
     Roles, ShardCount, Spread, Term, Timestamp, Topic, Want, Watching,
 };
@@ -249,6 +249,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
+            build: Build::default(),
         };
         (id, member)
     };
@@ -262,6 +263,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 

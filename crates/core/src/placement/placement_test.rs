@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Addresses, ClusterId, MemberState, Namespaces, Roles, ShardCount};
+use crate::{Addresses, Build, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount};
 
 fn member(id: u64, region: &str, zone: &str) -> Member {
     Member {
@@ -15,6 +15,7 @@ fn member(id: u64, region: &str, zone: &str) -> Member {
         roles: Roles::default(),
         weight: 1,
         state: MemberState::Active,
+        build: Build::default(),
     }
 }
 
@@ -29,6 +30,7 @@ fn view(shards: u16, members: Vec<Member>) -> ClusterView {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Addresses, Claim, ClusterId, ClusterView, ContentType, Member, MemberState, Message,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Member, MemberState, Message,
     Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId, Spread, Term, Timestamp,
     Topic,
 };
@@ -38,6 +38,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
+            build: Build::default(),
         };
         (id, member)
     };
@@ -51,6 +52,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
         next_id: NodeId(regions.len() as u64 + 1),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 
