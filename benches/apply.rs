@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushonce_core::{ContentType, History, Publish, Timestamp, Topic, Want};
+use pushonce_core::{ContentType, History, Publish, Timestamp, Topic, VersionRange, Want};
 use pushonce_shard::{Batch, Item, State};
 
 const TOPICS: usize = 10_000;
@@ -65,9 +65,9 @@ fn apply(c: &mut Criterion) {
         });
         let batch = batch(&topics, 0, messages);
         group.bench_function(BenchmarkId::new("encode entry", messages), |b| {
-            b.iter(|| black_box(&batch).encode());
+            b.iter(|| black_box(&batch).encode(VersionRange::SUPPORTED.max));
         });
-        let entry = batch.encode();
+        let entry = batch.encode(VersionRange::SUPPORTED.max);
         group.bench_function(BenchmarkId::new("decode entry", messages), |b| {
             b.iter(|| Batch::decode(black_box(&entry)).unwrap());
         });

@@ -6,13 +6,14 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Claim, ClusterId, Member, MemberState, NodeId, ShardId, Term, Topic,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, Member, MemberState, NodeId, ShardId, Term,
+    Topic, VersionRange,
 };
 
 pub use topic::{TopicInfo, TopicList};
 
 use crate::InvalidField;
-use crate::field::topic;
+use crate::field::{topic, version};
 use crate::pb::cluster::v1 as pb;
 
 /// The cluster as one node knows it.
@@ -34,6 +35,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// In which version nodes write what they share.
+    pub cluster_version: ClusterVersion,
 }
 
 /// The control group as one node knows it.
@@ -158,6 +161,7 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            cluster_version: status.cluster_version.0.into(),
         }
     }
 }
@@ -177,6 +181,9 @@ impl From<Seen> for pb::Member {
             grpc_address: member.addresses.grpc,
             http_address: member.addresses.http,
             quic_address: member.addresses.quic,
+            release: member.build.release,
+            version_min: member.build.supported.min.0.into(),
+            version_max: member.build.supported.max.0.into(),
         }
     }
 }
@@ -236,6 +243,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            cluster_version: version("cluster_version", status.cluster_version)?,
         })
     }
 }
@@ -262,6 +270,13 @@ impl TryFrom<pb::Member> for Seen {
                 })?,
                 weight: member.weight,
                 state: state(&member.state)?,
+                build: Build {
+                    release: member.release,
+                    supported: VersionRange {
+                        min: version("members.version_min", member.version_min)?,
+                        max: version("members.version_max", member.version_max)?,
+                    },
+                },
             },
             reachable: member.reachable,
         })
@@ -372,6 +387,7 @@ mod tests {
             roles: Roles { core: true, edge: false },
             weight: 1,
             state: MemberState::Draining,
+            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         };
         let status = Status {
             cluster: ClusterId(0xabc),
@@ -397,6 +413,7 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            cluster_version: ClusterVersion::FIRST,
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

@@ -4,13 +4,14 @@
 //! The machine lives in memory. After a restart it is the last snapshot plus the log behind it.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use pushonce_core::Term;
+use pushonce_core::versioned::Unreadable;
 
 use crate::snapshot::{Image, Shelf};
 use crate::types::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
@@ -23,7 +24,13 @@ pub(crate) struct Adapter {
     shelf: Arc<Shelf>,
     applied: Option<LogId>,
     membership: StoredMembership,
+    halted: Halted,
 }
+
+/// Why a replica has halted, once it has: it met something that this build cannot read. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Halted(Arc<OnceLock<String>>);
 
 /// A state that was captured and is to be put on disk.
 pub(crate) struct Builder {
@@ -40,7 +47,13 @@ impl Adapter {
             shelf,
             applied: None,
             membership: StoredMembership::default(),
+            halted: Halted::default(),
         }
+    }
+
+    /// Says why the replica has halted, if it has.
+    pub(crate) fn halted(&self) -> Halted {
+        self.halted.clone()
     }
 
     /// Restores the snapshot on disk, if there is one. With an error the machine is as it was.
@@ -58,19 +71,42 @@ impl Adapter {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
-    fn apply_one(&mut self, entry: Entry) -> Answer {
+    /// An entry that cannot be read does not count as applied, and ends the replica: one that went on
+    /// would have another state than the others.
+    fn apply_one(&mut self, entry: Entry) -> io::Result<Answer> {
         let log_id = entry.log_id;
-        self.applied = Some(log_id);
-        match entry.payload {
-            EntryPayload::Blank => Answer(Bytes::new()),
+        let answer = match entry.payload {
+            EntryPayload::Blank => Bytes::new(),
             EntryPayload::Normal(data) => {
                 let at = At { index: log_id.index, term: Term(log_id.leader_id.term) };
-                Answer(self.machine().apply(at, &data.0))
+                let applied = self.machine().apply(at, &data.0);
+                applied.map_err(|why| self.halted.halt(&format!("entry {}", at.index), why))?
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
-                Answer(Bytes::new())
+                Bytes::new()
             }
+        };
+        self.applied = Some(log_id);
+        Ok(Answer(answer))
+    }
+}
+
+impl Halted {
+    /// The reason, if the replica has halted.
+    pub(crate) fn why(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// The replica halts at `what`.
+    fn halt(&self, what: &str, why: Unreadable) -> io::Error {
+        let text = format!("{what} cannot be read: {why}");
+        self.0.get_or_init(|| text.clone());
+        metrics::counter!("pushonce_halted_replicas_total").increment(1);
+        // The reason itself: whoever starts a replica asks whether another build would read it.
+        match why {
+            Unreadable::Version(_) => io::Error::other(why),
+            Unreadable::Unversioned(_) | Unreadable::Damaged(_) => io::Error::other(text),
         }
     }
 }
@@ -88,7 +124,7 @@ impl RaftStateMachine<Types> for Adapter {
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.apply_one(entry);
+            let answer = self.apply_one(entry)?;
             if let Some(responder) = responder {
                 responder.send(answer);
             }
@@ -105,7 +141,9 @@ impl RaftStateMachine<Types> for Adapter {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
         let whole = snapshot.whole().await?;
-        self.machine().restore(&whole).map_err(io::Error::other)?;
+        if let Err(why) = self.machine().restore(&whole) {
+            return Err(self.halted.halt("the snapshot", why));
+        }
         self.shelf.publish(snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use openraft::{Config, Raft};
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId, UnsupportedVersion};
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
-use crate::group::Inner as GroupInner;
+use crate::group::{Check, Inner as GroupInner};
 use crate::lease::Followers;
 use crate::log::Log;
 use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
@@ -22,7 +22,7 @@ use crate::observer;
 use crate::recovery::{self, Recovery};
 use crate::snapshot::Shelf;
 use crate::space::{Probe, Room, Space};
-use crate::store::{Disk, Fatal, Writer};
+use crate::store::{Disk, Fatal, Writer, unsupported};
 use crate::{
     AddressBook, DiskFull, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status,
 };
@@ -93,6 +93,20 @@ pub enum OpenError {
         /// Who asked.
         wanted: String,
     },
+    /// It was made before there were cluster versions.
+    #[error("{} was made by a build that is older than cluster versions, and cannot be read: remove this node from its cluster and join again as a new node with an empty directory", path.display())]
+    Unversioned {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Its cluster has a version that this build does not support.
+    #[error("{} cannot be opened: {why}", path.display())]
+    Version {
+        /// The store.
+        path: PathBuf,
+        /// Which version it has, and which this build supports.
+        why: UnsupportedVersion,
+    },
     /// It cannot be read; nothing was changed.
     #[error("{} is damaged ({why}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
     Damaged {
@@ -133,6 +147,15 @@ pub enum StartError {
         /// The group.
         group: GroupId,
         /// What is wrong.
+        why: String,
+    },
+    /// It holds something that this build cannot read. Nothing was changed: a build that reads it goes
+    /// on there.
+    #[error("group {group} cannot be started: {why}")]
+    Unreadable {
+        /// The group.
+        group: GroupId,
+        /// What cannot be read, and what to run instead.
         why: String,
     },
     /// The engine was stopped.
@@ -199,6 +222,7 @@ impl Engine {
         let links = Links::new(
             cluster,
             me,
+            writer.agreed().clone(),
             Arc::clone(&settings),
             book.clone(),
             tasks.clone(),
@@ -207,6 +231,7 @@ impl Engine {
         let service = Service {
             cluster,
             me,
+            agreed: writer.agreed().clone(),
             book,
             groups: groups.clone(),
             tasks: tasks.clone(),
@@ -238,6 +263,21 @@ impl Engine {
         self.0.space.refused().map_or(Ok(()), Err)
     }
 
+    /// The version in which this node writes, as it stands on its disk.
+    pub fn agreed_version(&self) -> AgreedVersion {
+        self.0.writer.agreed().clone()
+    }
+
+    /// Notes on disk that the cluster has this version, and writes in it from then on. A lower version
+    /// than the present changes nothing. Builds that do not support the version refuse the directory from
+    /// then on.
+    ///
+    /// # Errors
+    /// When it cannot be written; the process is about to end then, or the engine was stopped.
+    pub async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
+        self.0.writer.raise(version).await
+    }
+
     /// The groups of which this node had a replica when the engine was opened. Each must be started
     /// again, whatever else is known: its vote may be needed before anybody can lead.
     pub fn found(&self) -> &[GroupId] {
@@ -266,9 +306,19 @@ impl Engine {
             return Err(StartError::AlreadyRunning(id));
         }
         let damaged = |why: String| StartError::Damaged { group: id, why };
+        let unreadable = |why: String| StartError::Unreadable { group: id, why };
         let replica = self.restore(id, Box::new(machine)).await;
-        let replica = replica.map_err(|error| damaged(error.to_string()))?;
-        let group = self.build(id, replica).await.map_err(damaged)?;
+        let replica = replica.map_err(|error| match unsupported(&error) {
+            Some(why) => unreadable(why.to_string()),
+            None => damaged(error.to_string()),
+        })?;
+        // openraft applies what is known to be committed before it is built.
+        let halted = replica.adapter.halted();
+        let built = self.build(id, replica, M::check).await;
+        let group = built.map_err(|why| match halted.why() {
+            Some(why) => unreadable(why.to_owned()),
+            None => damaged(why),
+        })?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(observer::run(group.clone()));
@@ -343,10 +393,10 @@ impl Engine {
         self.0.writer.close().await;
     }
 
-    async fn build(&self, id: GroupId, replica: Replica) -> Result<Group, String> {
+    async fn build(&self, id: GroupId, replica: Replica, check: Check) -> Result<Group, String> {
         let Replica { log, shelf, adapter, recovery } = replica;
         let Inner { me, settings, config, links, space, groups, .. } = &*self.0;
-        let followers = Followers::default();
+        let (followers, halted) = (Followers::default(), adapter.halted());
         let dialer = Dialer {
             me: *me,
             group: id,
@@ -370,6 +420,8 @@ impl Engine {
             log,
             followers,
             shelf,
+            halted,
+            check,
             recovery,
             incoming: Mutex::default(),
             links: links.clone(),
@@ -404,7 +456,9 @@ async fn open_store(
     let io = |error: std::io::Error| OpenError::Io { path: dir.to_owned(), why: error.to_string() };
     let mut disk = with_disk(dir, move |dir| Disk::open(dir, cluster, me)).await?;
     let found = disk.groups().map_err(io)?;
+    let version = disk.version();
     let writer = Writer::start(disk, space, fatal).map_err(io)?;
+    writer.agreed().raise(version);
     Ok((writer, found))
 }
 

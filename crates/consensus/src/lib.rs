@@ -50,7 +50,7 @@ mod types;
 
 pub use engine::{DestroyError, Engine, OpenError, Outside, StartError};
 pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
-pub use machine::{At, Capture, Damaged, Machine};
+pub use machine::{At, Capture, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
 pub use settings::{InvalidSettings, Settings, Warning};

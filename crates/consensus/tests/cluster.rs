@@ -262,6 +262,7 @@ async fn a_peer_that_is_gone_is_not_listened_to_and_its_stream_ends() {
         metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());
         metadata.insert("pushonce-to", "n1".parse().unwrap());
         metadata.insert("pushonce-from", "n2".parse().unwrap());
+        metadata.insert("pushonce-versions", "1 1 1".parse().unwrap());
         request
     };
     let mut answers = client.exchange(request()).await.unwrap().into_inner();

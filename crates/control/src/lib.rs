@@ -33,6 +33,7 @@ pub mod leave;
 mod machine;
 mod member;
 pub mod reconcile;
+mod rules;
 mod runner;
 mod state;
 mod voters;

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    ClusterId, ClusterView, Durability, InvalidNamespace, Member, MemberState, Namespace,
-    NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
+    ClusterId, ClusterVersion, ClusterView, Durability, InvalidNamespace, Member, MemberState,
+    Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::command::{decode, encode};
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal, Run};
+use crate::rules::Rules;
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run};
 
 /// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
 /// same commands are equal.
@@ -30,6 +31,8 @@ struct Cluster {
     gone: BTreeMap<Incarnation, NodeId>,
     placement: Placement,
     namespaces: Namespaces,
+    /// In which version nodes write what they share. Never goes down.
+    cluster_version: ClusterVersion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,13 +45,6 @@ struct Registered {
 
 /// The first node of every cluster.
 pub(crate) const FOUNDER: NodeId = NodeId(1);
-
-/// Every node holds the view and a link to each other: a thousand is more than was ever tried, and
-/// keeps who joins in a loop from filling every disk.
-const MEMBERS_MAX: usize = 1_000;
-
-/// Every node holds them all, and gets them all with every change of the cluster: some 100 KiB.
-const NAMESPACES_MAX: usize = 1_000;
 
 impl State {
     /// Applies the command committed at `index`.
@@ -77,14 +73,30 @@ impl State {
         self.0.as_ref().map(Cluster::view)
     }
 
-    /// The whole state, in postcard, behind a version.
-    pub fn snapshot(&self) -> bytes::Bytes {
-        encode(self)
+    /// The version of the cluster; the oldest that this build supports before it is founded.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        self.0.as_ref().map_or(VersionRange::SUPPORTED.min, |cluster| cluster.cluster_version)
     }
 
-    /// `None` for what is no snapshot of a known version.
-    pub fn restore(snapshot: &[u8]) -> Option<State> {
-        decode(snapshot)
+    /// The whole state, in postcard behind the version of the cluster.
+    pub fn snapshot(&self) -> bytes::Bytes {
+        versioned::encode(self.cluster_version(), self).into()
+    }
+
+    /// Reads a snapshot.
+    ///
+    /// # Errors
+    /// [`Unreadable`] for what is no snapshot of a version that this build supports.
+    pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
+        State::restore_within(VersionRange::SUPPORTED, snapshot)
+    }
+
+    /// As [`State::restore`], by a build that supports `supported`.
+    pub(crate) fn restore_within(
+        supported: VersionRange,
+        snapshot: &[u8],
+    ) -> Result<State, Unreadable> {
+        versioned::decode_within(supported, snapshot).map(|(_, state)| state)
     }
 
     fn found(&mut self, founding: Founding) -> Result<Answer, Refusal> {
@@ -95,6 +107,7 @@ impl State {
         if founding.replicas == 0 {
             return Err(Refusal::NoReplicas);
         }
+        supports(&founding.profile, founding.cluster_version)?;
         self.0 = Some(Cluster::new(founding));
         Ok(Answer::Done)
     }
@@ -102,8 +115,17 @@ impl State {
 
 impl Cluster {
     fn new(founding: Founding) -> Cluster {
-        let Founding { cluster, incarnation, run, profile, shards, replicas, spread, namespaces } =
-            founding;
+        let Founding {
+            cluster,
+            incarnation,
+            run,
+            profile,
+            shards,
+            replicas,
+            spread,
+            namespaces,
+            cluster_version,
+        } = founding;
         let member = profile.into_member(FOUNDER, MemberState::Active);
         Cluster {
             id: cluster,
@@ -119,7 +141,12 @@ impl Cluster {
                 replicas: shards.ids().map(|_| vec![FOUNDER]).collect(),
             },
             namespaces,
+            cluster_version,
         }
+    }
+
+    fn rules(&self) -> &'static Rules {
+        Rules::of(self.cluster_version)
     }
 
     fn founded_by(&self, founding: &Founding) -> Result<Answer, Refusal> {
@@ -142,6 +169,7 @@ impl Cluster {
             }
             Command::Drain(node) => self.drain(node),
             Command::Undrain(node) => self.undrain(node),
+            Command::Finalize { to } => self.finalize(to).map(Answer::Version),
         }
     }
 
@@ -151,11 +179,13 @@ impl Cluster {
             return Err(Refusal::Foreign { theirs, ours: self.id });
         }
         profile.check().map_err(Refusal::Profile)?;
+        supports(&profile, self.cluster_version)?;
         let known = self.identify(incarnation, said)?;
         self.is_the_newest(known, run)?;
         self.name_is_free(&profile.name, known)?;
-        if known.is_none() && self.members.len() >= MEMBERS_MAX {
-            return Err(Refusal::Full { max: MEMBERS_MAX as u32 });
+        let max = self.rules().members_max;
+        if known.is_none() && self.members.len() >= max {
+            return Err(Refusal::Full { max: max as u32 });
         }
         let node = known.unwrap_or(NodeId(self.next_id));
         let state = match known.and_then(|node| self.members.get(&node)) {
@@ -253,6 +283,7 @@ impl Cluster {
         name: Option<String>,
         change: Option<NamespaceChange>,
     ) -> Result<Namespace, Refusal> {
+        let max = self.rules().namespaces_max;
         let Namespaces { default, named } = &mut self.namespaces;
         let Some(name) = name else {
             let settings = change.map_or_else(Namespace::default, |change| default.with(change));
@@ -270,8 +301,8 @@ impl Cluster {
         };
         let settings = named.get(&name).unwrap_or(default).with(change);
         settings.check().map_err(Refusal::Namespace)?;
-        if !named.contains_key(&name) && named.len() >= NAMESPACES_MAX {
-            return Err(Refusal::TooManyNamespaces { max: NAMESPACES_MAX as u32 });
+        if !named.contains_key(&name) && named.len() >= max {
+            return Err(Refusal::TooManyNamespaces { max: max as u32 });
         }
         named.insert(name, settings.clone());
         Ok(settings)
@@ -294,6 +325,23 @@ impl Cluster {
         Ok(Answer::Done)
     }
 
+    /// Says again what holds already, so that the command may be repeated.
+    fn finalize(&mut self, to: ClusterVersion) -> Result<ClusterVersion, Refusal> {
+        let cluster = self.cluster_version;
+        if to == cluster {
+            return Ok(cluster);
+        }
+        if to != cluster.next() {
+            return Err(Refusal::NotTheNextVersion { to, cluster });
+        }
+        let members = self.view().without_support(to);
+        if !members.is_empty() {
+            return Err(Refusal::NotSupportedByAll { to, members });
+        }
+        self.cluster_version = to;
+        Ok(to)
+    }
+
     fn view(&self) -> ClusterView {
         let members = self.members.iter().map(|(&id, known)| (id, known.member.clone()));
         ClusterView {
@@ -306,10 +354,23 @@ impl Cluster {
             next_id: NodeId(self.next_id),
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
+            cluster_version: self.cluster_version,
         }
     }
+}
+
+/// A member that does not support the version of the cluster could not read what the others write.
+fn supports(profile: &Profile, cluster: ClusterVersion) -> Result<(), Refusal> {
+    let supported = profile.build.supported;
+    if !supported.is_valid() {
+        return Err(Refusal::Unversioned { cluster });
+    }
+    supported.accept(cluster).map(drop).map_err(Refusal::Unsupported)
 }
 
 #[cfg(test)]
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;
+#[cfg(test)]
+#[path = "state/version_test.rs"]
+mod version_test;

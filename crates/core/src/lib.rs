@@ -50,6 +50,7 @@ pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use topic::{InvalidTopic, Topic};
 pub use version::{
-    AgreedVersion, ClusterVersion, UnsupportedVersion, VersionConflict, VersionOffer, VersionRange,
+    AgreedVersion, ClusterVersion, InvalidOffer, UnsupportedVersion, VersionConflict, VersionOffer,
+    VersionRange,
 };
 pub use view::{Addresses, Build, ClusterView, Member, MemberState, Roles};

@@ -5,6 +5,7 @@
 //! and read the next; it never goes down. Until then every node may go back to the older build.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -40,7 +41,7 @@ pub struct UnsupportedVersion {
 }
 
 /// What a node says of its versions when it greets another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionOffer {
     /// What its build supports.
     pub supported: VersionRange,
@@ -212,6 +213,34 @@ impl Default for AgreedVersion {
     }
 }
 
+impl fmt::Display for VersionOffer {
+    /// As it stands in headers: `MIN MAX AGREED`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VersionOffer { supported: VersionRange { min, max }, agreed } = self;
+        write!(f, "{min} {max} {agreed}")
+    }
+}
+
+/// Not `MIN MAX AGREED`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no offer of versions: it must be three numbers, MIN MAX AGREED")]
+pub struct InvalidOffer(String);
+
+impl FromStr for VersionOffer {
+    type Err = InvalidOffer;
+
+    fn from_str(text: &str) -> Result<VersionOffer, InvalidOffer> {
+        let numbers: Result<Vec<u16>, _> = text.split(' ').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[min, max, agreed]) => Ok(VersionOffer {
+                supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
+                agreed: ClusterVersion(agreed),
+            }),
+            _ => Err(InvalidOffer(text.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for ClusterVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -255,9 +284,9 @@ mod tests {
     #[test]
     fn exactly_one_of_two_nodes_that_refuse_each_other_is_told_to_change() {
         let offers = || {
-            (1..5u16).flat_map(|min| (min..5).map(move |max| (min, max))).flat_map(|(min, max)| {
-                (min..=max).map(move |agreed| offer(min, max, agreed))
-            })
+            (1..5u16)
+                .flat_map(|min| (min..5).map(move |max| (min, max)))
+                .flat_map(|(min, max)| (min..=max).map(move |agreed| offer(min, max, agreed)))
         };
         for a in offers() {
             for b in offers() {
@@ -293,6 +322,15 @@ mod tests {
         assert_eq!(agreed.get(), ClusterVersion(3));
         agreed.raise(ClusterVersion(4));
         assert_eq!(agreed.clone().get(), ClusterVersion(4));
+    }
+
+    #[test]
+    fn an_offer_reads_back_from_its_text_and_anything_else_is_refused() {
+        let wanted = offer(1, 3, 2);
+        assert_eq!(wanted.to_string().parse(), Ok(wanted));
+        for broken in ["", "1 2", "1 2 x", "1 2 2 2", "1 70000 1"] {
+            assert!(broken.parse::<VersionOffer>().is_err(), "{broken:?}");
+        }
     }
 
     #[test]

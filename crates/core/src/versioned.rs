@@ -81,8 +81,8 @@ pub fn take<T: DeserializeOwned>(
     let (version, body) =
         ClusterVersion::split(bytes).ok_or(Unreadable::Unversioned(bytes.len()))?;
     supported.accept(version)?;
-    let (value, rest) = postcard::take_from_bytes(body)
-        .map_err(|error| Unreadable::Damaged(error.to_string()))?;
+    let (value, rest) =
+        postcard::take_from_bytes(body).map_err(|error| Unreadable::Damaged(error.to_string()))?;
     let rest = rest.strip_prefix(added_by(version));
     let rest = rest.ok_or_else(|| {
         Unreadable::Damaged(format!("a field that version {version} added is missing"))
@@ -107,8 +107,7 @@ mod tests {
 
     const FIRST: VersionRange =
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion::FIRST };
-    const LATER: VersionRange =
-        VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(2) };
+    const LATER: VersionRange = VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(2) };
 
     proptest! {
         #[test]

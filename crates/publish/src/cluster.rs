@@ -57,6 +57,14 @@ impl cluster_server::Cluster for Cluster {
         Ok(Response::new(pb::RemoveResponse {}))
     }
 
+    async fn finalize(
+        &self,
+        _: Request<pb::FinalizeRequest>,
+    ) -> Result<Response<pb::FinalizeResponse>, Status> {
+        let version = self.operations.finalize().await.map_err(refused)?;
+        Ok(Response::new(pb::FinalizeResponse { cluster_version: version.0.into() }))
+    }
+
     async fn explain(
         &self,
         request: Request<pb::ExplainRequest>,
@@ -135,6 +143,7 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
         control,
         members: view.members.values().map(seen).collect(),
         shards: view.shards.ids().map(&mut shard).collect(),
+        cluster_version: view.cluster_version,
     }
 }
 

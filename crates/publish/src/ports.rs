@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId, Options, Owners,
-    Placed, Position, Publish, PublishError, ShardId, Topic,
+    ClusterVersion, ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId,
+    Options, Owners, Placed, Position, Publish, PublishError, ShardId, Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 
@@ -127,6 +127,10 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Takes a member out for ever; with `force` also one that others cannot do without now.
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
+
+    /// Raises the version of the cluster by one, if every member supports the next; says which it has
+    /// then.
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>>;
 
     /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
     /// without a change, back to the default. Says what it has now.

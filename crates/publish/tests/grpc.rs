@@ -11,9 +11,10 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Claim, ClusterId, ClusterView, ContentType, Delivery, FetchError, From, Gap, GapReason, Item,
-    Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners, Placed, Placement,
-    Position, Publish, PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
+    Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Delivery, FetchError, From, Gap,
+    GapReason, Item, Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners,
+    Placed, Placement, Position, Publish, PublishError, ShardCount, ShardId, Spread, Term,
+    Timestamp, Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
@@ -163,6 +164,10 @@ impl Operations for World {
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
         let held = OperationError::Refused(format!("{node} holds s3"));
         future::ready(if force { Ok(()) } else { Err(held) }).boxed()
+    }
+
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+        future::ready(Ok(ClusterVersion::FIRST)).boxed()
     }
 
     fn set_namespace(

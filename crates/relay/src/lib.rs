@@ -44,6 +44,7 @@
 //! doubtful ([`Handle::disclaim`]); allow a topic more history than [`Config::link_bytes_max`].
 
 mod config;
+mod conflicts;
 mod crossing;
 mod dial;
 mod door;

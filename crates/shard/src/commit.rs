@@ -202,7 +202,7 @@ impl<P: Propose> Commit<P> {
         let item = |(Waiting { publish, reply }, history)| (Item::new(publish, history), reply);
         let (items, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(item).unzip();
         let batch = Batch::new(self.clock.now(), items);
-        let outcome = self.proposer.propose(batch.encode()).await;
+        let outcome = self.proposer.propose(batch.encode(self.shared.version())).await;
         let outcomes = outcomes(outcome, replies.len());
         count(&outcomes);
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
@@ -216,7 +216,7 @@ impl<P: Propose> Commit<P> {
         if !waiting.iter().all(|(one, _)| self.shared.keeps(&one.publish.topic)) {
             let names = self.namespaces.borrow().in_memory();
             let entry = Batch::naming(self.clock.now(), names);
-            if let Err(why) = self.proposer.propose(entry.encode()).await {
+            if let Err(why) = self.proposer.propose(entry.encode(self.shared.version())).await {
                 tracing::debug!(shard = %self.shared.id(), %why, "the memory is not opened");
             }
         }
@@ -257,11 +257,8 @@ fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
         Err(ProposeError::Unknown(why)) => return all(unknown(&why)),
     };
     match decode_answer(&answer) {
-        Ok(Some(outcomes)) if outcomes.len() == count => {
+        Ok(outcomes) if outcomes.len() == count => {
             outcomes.into_iter().map(|outcome| Ok(outcome?)).collect()
-        }
-        Ok(None) => {
-            all(Refusal::Unavailable("the replicas cannot read the entry".to_owned()).into())
         }
         _ => all(unknown("the state machine gave another answer than was asked for")),
     }

@@ -73,7 +73,7 @@ impl Shard {
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
         let Shard { id, me, permits, namespaces, committed, clock } = self;
-        let shared = Arc::new(Shared::new(id, me, committed));
+        let shared = Arc::new(Shared::new(id, me, engine.agreed_version(), committed));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
         shared.attach(group.clone());

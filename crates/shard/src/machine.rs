@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
+use pushonce_consensus::{At, Capture, Group, Machine, Status};
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{
-    FetchError, History, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId, Term,
-    Timestamp, Topic, Want,
+    AgreedVersion, ClusterVersion, FetchError, History, NodeId, Page, Placed, Publish,
+    PublishError, Refusal, ShardId, Term, Timestamp, Topic, Want,
 };
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ use crate::{Applied, Batch, Committed, Item, State};
 pub(crate) struct Shared {
     id: ShardId,
     me: NodeId,
+    agreed: AgreedVersion,
     state: RwLock<State>,
     /// Locked after the state, by who locks both.
     memory: Mutex<Memory>,
@@ -47,10 +49,16 @@ pub(crate) struct Replica {
 }
 
 impl Shared {
-    pub(crate) fn new(id: ShardId, me: NodeId, committed: Arc<dyn Committed>) -> Shared {
+    pub(crate) fn new(
+        id: ShardId,
+        me: NodeId,
+        agreed: AgreedVersion,
+        committed: Arc<dyn Committed>,
+    ) -> Shared {
         Shared {
             id,
             me,
+            agreed,
             state: RwLock::default(),
             memory: Mutex::default(),
             committed,
@@ -71,6 +79,11 @@ impl Shared {
 
     pub(crate) fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// The version to write entries in.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.agreed.get()
     }
 
     pub(crate) fn set_ready(&self, term: Option<Term>) {
@@ -202,18 +215,12 @@ impl Replica {
 }
 
 impl Machine for Replica {
-    fn apply(&mut self, at: At, entry: &Bytes) -> Bytes {
+    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         let shared = &self.shared;
-        let batch = match Batch::decode(entry) {
-            Ok(batch) => batch,
-            Err(why) => {
-                tracing::error!(shard = %shared.id, index = at.index, %why, "entry skipped");
-                metrics::counter!("pushonce_shard_unreadable_entries_total").increment(1);
-                return encode_answer(&None);
-            }
-        };
+        let (version, batch) = Batch::decode(entry)?;
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
+            state.adopt(version);
             let (time, opened) = (batch.time, batch.memory.clone());
             let applied = state.apply(at.index, batch);
             let mut memory = shared.memory();
@@ -225,11 +232,15 @@ impl Machine for Replica {
             state.forget_repeats(shared.tells());
             (applied, shared.tells())
         };
-        let answer = encode_answer(&Some(outcomes));
+        let answer = encode_answer(&outcomes);
         if tells && !messages.is_empty() {
             shared.committed.committed(shared.id, messages);
         }
-        answer
+        Ok(answer)
+    }
+
+    fn check(entry: &Bytes) -> Result<(), Unreadable> {
+        Batch::decode(entry).map(drop)
     }
 
     fn snapshot(&self) -> Capture {
@@ -237,8 +248,8 @@ impl Machine for Replica {
         Capture::new(move |to| state.encode(to))
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
-        let state = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        let state = State::restore(snapshot)?;
         *self.shared.write() = state;
         Ok(())
     }

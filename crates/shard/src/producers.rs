@@ -8,21 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::dedupe::{Fingerprint, Rejected};
 use crate::passing::Moment;
+use crate::rules::Rules;
 
 /// How many places are remembered of one producer: twice its window, as [`Sequence::WINDOW`] says.
 pub(crate) const PLACES_OF_ONE: usize = 16_384;
 
 /// And of all producers of a shard: eight that fill theirs, 12 MiB. With more, those with the most
 /// have less of the past, so that some of their repeats may end as unknown; nothing is placed twice.
-const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
+pub(crate) const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
 
 /// So many topics of producers are followed: 16 streams of 4,096 topics each on this one shard. Some
 /// 12 MiB. Past it, and past so many producers, those that rest longest begin anew.
-const TOPICS_MAX: usize = 65_536;
-const PRODUCERS_MAX: usize = 1_024;
+pub(crate) const TOPICS_MAX: usize = 65_536;
+pub(crate) const PRODUCERS_MAX: usize = 1_024;
 
 /// How many that may have rested long enough an entry looks at, so that none takes long.
-const LOOKED_AT_PER_ENTRY: usize = 64;
+pub(crate) const LOOKED_AT_PER_ENTRY: usize = 64;
 
 const _: () = assert!(PLACES_OF_ONE >= 2 * Sequence::WINDOW);
 
@@ -35,6 +36,8 @@ pub(crate) struct Producers {
     /// How many turns all producers have.
     #[serde(skip)]
     turns: usize,
+    #[serde(skip)]
+    rules: &'static Rules,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +81,11 @@ struct Rest {
 }
 
 impl Producers {
+    /// These are the bounds from now on. What is over them goes with the next message.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.rules = rules;
+    }
+
     /// What a message of this number is answered with; `None` when it is the next.
     pub(crate) fn look(
         &self,
@@ -126,21 +134,23 @@ impl Producers {
         progress.places.push_back(Place { epoch, number, fingerprint, placed });
         known.turns.push_back(Turn { topic: topic.clone(), epoch, number });
         self.turns += 1;
-        if known.turns.len() > PLACES_OF_ONE {
+        if known.turns.len() > self.rules.places_per_producer_max {
             self.turns -= known.forget_oldest();
         }
-        while self.turns > PLACES_MAX {
+        while self.turns > self.rules.places_max {
             let most = self.known.values_mut().max_by_key(|known| known.turns.len());
             self.turns -= most.map_or(self.turns, Producer::forget_oldest);
         }
-        while self.resting.len() > TOPICS_MAX || self.known.len() > PRODUCERS_MAX {
+        while self.resting.len() > self.rules.producer_topics_max
+            || self.known.len() > self.rules.producers_max
+        {
             self.look_at_first(|_| true);
         }
     }
 
     /// Forgets some of what has rested for longer than the window.
     pub(crate) fn forget(&mut self, now: Moment) {
-        for _ in 0..LOOKED_AT_PER_ENTRY {
+        for _ in 0..self.rules.rested_per_entry {
             if self.resting.front().is_none_or(|first| !first.used.is_past(now)) {
                 break;
             }
@@ -168,7 +178,7 @@ impl Producers {
     /// With what is not written; `None` when a topic of a producer would be followed for ever, or
     /// is not there.
     pub(crate) fn restored(self) -> Option<Producers> {
-        let Producers { known, resting, .. } = self;
+        let Producers { known, resting, rules, .. } = self;
         let pairs: HashSet<_> = resting.iter().map(|rest| (rest.producer, &rest.topic)).collect();
         let is_there = |rest: &Rest| {
             known.get(&rest.producer).is_some_and(|known| known.topics.contains_key(&rest.topic))
@@ -179,7 +189,7 @@ impl Producers {
             && known.values().all(|known| !known.topics.is_empty())
             && resting.iter().all(is_there);
         let turns = known.values().map(|known| known.turns.len()).sum();
-        whole.then_some(Producers { known, resting, turns })
+        whole.then_some(Producers { known, resting, turns, rules })
     }
 }
 

@@ -12,28 +12,28 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    Durability, FetchError, Message, Page, Placed, Position, Timestamp, Topic, Want,
+    ClusterVersion, Durability, FetchError, Message, Page, Placed, Position, Timestamp, Topic,
+    VersionRange, Want,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
+use crate::rules::Rules;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
-
-/// The version of snapshots this code writes, and the only one it reads.
-const VERSION: u8 = 3;
 
 /// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
 /// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
 /// under a microsecond to an entry that costs some hundred, and go round 50,000 topics in half a
 /// minute at 100 entries a second.
-const SWEPT_PER_ENTRY: usize = 16;
+pub(crate) const SWEPT_PER_ENTRY: usize = 16;
 
 /// How many an entry without messages looks at: it is there for nothing else. Some 200 µs, during
 /// which the state is locked.
-const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
+pub(crate) const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 
 /// The topics of one shard, and what it knows of retries. A clone shares the topics, and costs some
 /// pointers a topic and a known publish: it is what a snapshot is made of, while entries go on being
@@ -52,6 +52,9 @@ pub struct State {
     /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
     /// earlier epoch in a topic that is not here may have been a reader of one that was.
     dropped: Option<u64>,
+    /// The highest version of an entry that was applied. It stands before every snapshot.
+    #[serde(skip)]
+    version: ClusterVersion,
 }
 
 /// What an entry came to.
@@ -63,23 +66,21 @@ pub struct Applied {
     pub messages: Vec<(Topic, Arc<Message>)>,
 }
 
-/// A snapshot that cannot be restored. The state is as it was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSnapshot {
-    /// No bytes at all.
-    #[error("the snapshot is empty")]
-    Empty,
-    /// Written by another version.
-    #[error(
-        "the snapshot has version {0}, this node reads {VERSION}: run one version on all nodes"
-    )]
-    Version(u8),
-    /// Not what a snapshot looks like.
-    #[error("the snapshot cannot be read: {0}")]
-    Damaged(String),
-}
-
 impl State {
+    /// The next entry was written in `version`. From the first entry of a version on the shard keeps to
+    /// its rules, also when an owner that has not heard of the raise writes in the version before.
+    pub fn adopt(&mut self, version: ClusterVersion) {
+        if version > self.version {
+            self.version = version;
+            self.dedupe.keep_to(Rules::of(version));
+        }
+    }
+
+    /// The highest version of an entry that was applied; 0 before the first.
+    pub fn version(&self) -> ClusterVersion {
+        self.version
+    }
+
     /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
     /// place, in the order of the batch.
     pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
@@ -87,7 +88,9 @@ impl State {
         if let Some(names) = memory {
             self.lend(index, names);
         }
-        let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
+        let rules = Rules::of(self.version);
+        let swept =
+            if items.is_empty() { rules.swept_per_empty_entry } else { rules.swept_per_entry };
         let mut applied = Applied::default();
         self.dedupe.advance(time);
         for item in items {
@@ -216,7 +219,7 @@ impl State {
         found.filter(move |(topic, log)| lives(topic, log)).map(|(topic, log)| log.info(topic))
     }
 
-    /// The whole state as bytes: one of version, then postcard.
+    /// The whole state as bytes: its version, then postcard.
     pub fn snapshot(&self) -> Bytes {
         let mut snapshot = Vec::new();
         self.encode(&mut snapshot).expect("a growing buffer takes every state");
@@ -228,8 +231,8 @@ impl State {
     /// # Errors
     /// The writer's own.
     pub fn encode(&self, to: &mut dyn Write) -> io::Result<()> {
-        to.write_all(&[VERSION])?;
-        postcard::to_io(self, to).map(drop).map_err(io::Error::other)
+        // A state without an entry reads the same in every version.
+        versioned::write(self.version.max(VersionRange::SUPPORTED.min), self, to)
     }
 
     /// A number that equal states share, and others as good as never: xxh3 of the snapshot. Costs
@@ -243,28 +246,30 @@ impl State {
     /// The state that a snapshot was made of.
     ///
     /// # Errors
-    /// [`InvalidSnapshot`] when the bytes are no snapshot of this version, with nothing after it.
-    pub fn restore(snapshot: &[u8]) -> Result<State, InvalidSnapshot> {
-        let (&version, body) = snapshot.split_first().ok_or(InvalidSnapshot::Empty)?;
-        if version != VERSION {
-            return Err(InvalidSnapshot::Version(version));
-        }
-        match postcard::take_from_bytes(body) {
-            Ok((state, [])) => State::checked(state),
-            Ok((_, rest)) => {
-                Err(InvalidSnapshot::Damaged(format!("{} bytes too many", rest.len())))
-            }
-            Err(why) => Err(InvalidSnapshot::Damaged(why.to_string())),
-        }
+    /// [`Unreadable`] when the bytes are no snapshot of a version that this build supports, with
+    /// nothing after it.
+    pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
+        State::restore_within(VersionRange::SUPPORTED, snapshot)
+    }
+
+    /// As [`State::restore`], by a build that supports `supported`.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn restore_within(supported: VersionRange, snapshot: &[u8]) -> Result<State, Unreadable> {
+        let (version, state) = versioned::decode_within(supported, snapshot)?;
+        let mut state = State::checked(state)?;
+        state.adopt(version);
+        Ok(state)
     }
 
     /// A snapshot from a disk or a peer may be readable and wrong.
-    fn checked(state: State) -> Result<State, InvalidSnapshot> {
+    fn checked(state: State) -> Result<State, Unreadable> {
         if let Some((topic, _)) = state.topics.iter().find(|(_, log)| !log.is_whole()) {
             let why = format!("the history of {topic} has a hole");
-            return Err(InvalidSnapshot::Damaged(why));
+            return Err(Unreadable::Damaged(why));
         }
-        let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
+        let torn = || Unreadable::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
         Ok(State { dedupe, ..state })
     }
@@ -304,3 +309,5 @@ pub(crate) fn named<'a, T>(
 
 #[cfg(test)]
 mod state_test;
+#[cfg(test)]
+mod version_test;

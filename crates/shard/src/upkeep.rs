@@ -77,7 +77,7 @@ impl Upkeep {
         let now = self.clock.now();
         let entry =
             if said { Batch::naming(now, names.clone()) } else { Batch::new(now, Vec::new()) };
-        if let Err(why) = self.group.propose(entry.encode()).await {
+        if let Err(why) = self.group.propose(entry.encode(self.shared.version())).await {
             tracing::debug!(shard = %self.shared.id(), %why, "no upkeep, looking again");
             sleep(RETRY).await;
         }

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1::RaftResponses;
 use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Endpoint;
-use tonic::{Request, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
+use super::greeting::{offer, offered};
 use super::link::Link;
 use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, TO};
 use crate::{AddressBook, Settings};
@@ -32,6 +33,7 @@ pub(crate) struct Links(Arc<Shared>);
 struct Shared {
     cluster: ClusterId,
     me: NodeId,
+    agreed: AgreedVersion,
     settings: Arc<Settings>,
     book: AddressBook,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
@@ -43,20 +45,22 @@ impl Links {
     pub(crate) fn new(
         cluster: ClusterId,
         me: NodeId,
+        agreed: AgreedVersion,
         settings: Arc<Settings>,
         book: AddressBook,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Links {
         let links = Mutex::default();
-        Links(Arc::new(Shared { cluster, me, settings, book, links, tasks, shutdown }))
+        Links(Arc::new(Shared { cluster, me, agreed, settings, book, links, tasks, shutdown }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
     pub(crate) fn to(&self, peer: NodeId) -> Arc<Link> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
-            let link = Arc::new(Link::new(peer, self.0.settings.link_bytes_max));
+            let link =
+                Arc::new(Link::new(peer, self.0.agreed.clone(), self.0.settings.link_bytes_max));
             let shared = Arc::clone(&self.0);
             let kept = Arc::clone(&link);
             self.0.tasks.spawn(async move {
@@ -73,22 +77,32 @@ impl Shared {
     async fn keep_up(&self, link: &Arc<Link>) {
         let mut book = self.book.watch();
         let mut backoff = BACKOFF_MIN;
+        let mut refused = String::new();
         loop {
             let address = book.borrow_and_update().get(link.to());
             if let Some(address) = address {
                 match self.dial(link, &address).await {
-                    Ok(answers) => {
-                        tracing::debug!(peer = %link.to(), address, "consensus link is up");
+                    Ok((answers, version)) => {
+                        tracing::debug!(peer = %link.to(), address, %version, "consensus link is up");
                         backoff = BACKOFF_MIN;
-                        link.up();
+                        refused.clear();
+                        link.up(version);
                         let why = tokio::select! {
                             why = listen(link, answers) => why,
                             () = self.book.until_gone(link.to()) => "it was removed".to_owned(),
                         };
                         tracing::info!(peer = %link.to(), why, "consensus link broke");
                     }
-                    Err(why) => {
-                        tracing::debug!(peer = %link.to(), address, why, "peer cannot be reached");
+                    // Once for each reason, not once a second.
+                    Err(error) if error.code() == Code::FailedPrecondition => {
+                        if refused != error.message() {
+                            refused = error.message().to_owned();
+                            tracing::warn!(peer = %link.to(), address, error = refused,
+                                "peer refuses the consensus link, retrying");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(peer = %link.to(), address, %error, "cannot reach peer");
                     }
                 }
                 link.down();
@@ -116,14 +130,15 @@ impl Shared {
         unused
     }
 
+    /// Opens the stream, and says in which version the peer writes.
     async fn dial(
         &self,
         link: &Arc<Link>,
         address: &str,
-    ) -> Result<Streaming<RaftResponses>, String> {
+    ) -> Result<(Streaming<RaftResponses>, ClusterVersion), Status> {
         let settings = &self.settings;
         let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| error.to_string())?
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(settings.connect_timeout)
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -133,23 +148,30 @@ impl Shared {
             .keep_alive_timeout(settings.election_max)
             .connect()
             .await
-            .map_err(|error| format!("{error:?}"))?;
+            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let number = link.begin();
         let frames = stream::unfold(Arc::clone(link), move |link| async move {
             link.frame(number).await.map(|frame| (frame, link))
         });
         let mut request = Request::new(frames);
         let metadata = request.metadata_mut();
-        let text = |text: String| text.parse().map_err(|_| "not a header value".to_owned());
+        let text = |text: String| {
+            text.parse().map_err(|_| Status::internal(format!("{text:?} is no header value")))
+        };
         metadata.insert(CLUSTER, text(self.cluster.to_string())?);
         metadata.insert(TO, text(link.to().to_string())?);
         metadata.insert(FROM, text(self.me.to_string())?);
+        let ours = self.agreed.offer();
+        offer(metadata, ours);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
-        match timeout(settings.rpc_timeout, client.exchange(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(status.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", settings.rpc_timeout)),
-        }
+        let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
+        let late =
+            |_| Status::deadline_exceeded(format!("no answer within {:?}", settings.rpc_timeout));
+        let response = response.map_err(late)??;
+        let version = ours
+            .check(offered(response.metadata()))
+            .map_err(|why| Status::failed_precondition(why.to_string()))?;
+        Ok((response.into_inner(), version))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_core::NodeId;
+use pushonce_core::{AgreedVersion, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -18,6 +18,7 @@ use crate::GroupId;
 /// A link to a peer, up or down.
 pub(crate) struct Link {
     to: NodeId,
+    agreed: AgreedVersion,
     bytes_max: usize,
     state: Mutex<State>,
     /// Something waits to be sent, or the stream has ended.
@@ -56,6 +57,8 @@ pub(crate) struct Pending {
 #[derive(Default)]
 struct State {
     up: bool,
+    /// In which version the peer wrote when it greeted this node.
+    peer: ClusterVersion,
     /// Counts the streams, so that an old one never takes what belongs to the new.
     stream: u64,
     last_id: u64,
@@ -65,9 +68,9 @@ struct State {
 }
 
 impl Link {
-    pub(super) fn new(to: NodeId, bytes_max: usize) -> Link {
+    pub(super) fn new(to: NodeId, agreed: AgreedVersion, bytes_max: usize) -> Link {
         let risen = watch::Sender::new(false);
-        Link { to, bytes_max, state: Mutex::default(), ready: Notify::new(), risen }
+        Link { to, agreed, bytes_max, state: Mutex::default(), ready: Notify::new(), risen }
     }
 
     /// Queues a request, in the order of the calls.
@@ -103,6 +106,12 @@ impl Link {
         Ok(Pending { link: Arc::clone(self), id, answer })
     }
 
+    /// The version to write requests in: the one that nodes agreed on, as the better informed of both
+    /// ends knows it.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.agreed.get().max(self.state().peer)
+    }
+
     /// Requests are taken and sent.
     pub(crate) fn is_up(&self) -> bool {
         self.state().up
@@ -126,9 +135,13 @@ impl Link {
         state.stream
     }
 
-    /// The stream stands: requests are taken from now on.
-    pub(super) fn up(&self) {
-        self.state().up = true;
+    /// The stream stands: requests are taken from now on. `peer` is the version that the peer writes.
+    pub(super) fn up(&self, peer: ClusterVersion) {
+        {
+            let mut state = self.state();
+            state.up = true;
+            state.peer = peer;
+        }
         self.risen.send_replace(true);
     }
 

@@ -2,10 +2,11 @@
 
 mod book;
 mod dial;
+mod greeting;
 mod link;
 mod peer;
 mod service;
-mod wire;
+pub(crate) mod wire;
 
 pub use book::AddressBook;
 pub use service::Service;
@@ -14,4 +15,4 @@ pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
 pub(crate) use peer::Dialer;
 pub(crate) use service::Groups;
-pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};
+pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed};

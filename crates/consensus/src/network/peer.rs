@@ -86,7 +86,7 @@ impl RaftNetworkFactory<Types> for Dialer {
 
 impl Peer {
     fn send<T: Serialize>(&self, kind: Kind, message: &T, data: Bytes) -> Result<Pending, Failed> {
-        let body = wire::encode(message).map_err(|error| garbled(&error))?;
+        let body = wire::encode(self.link.version(), message);
         self.link.request(self.group, kind, body, data).map_err(|error| self.failed(kind, error))
     }
 
@@ -97,8 +97,7 @@ impl Peer {
     ) -> Result<A, Failed> {
         let pending = self.send(kind, message, Bytes::new())?;
         let answer = pending.within(self.rpc_timeout).await;
-        wire::decode(&answer.map_err(|error| self.failed(kind, error))?)
-            .map_err(|error| garbled(&error))
+        read(&answer.map_err(|error| self.failed(kind, error))?)
     }
 
     fn failed(&self, kind: Kind, error: LinkError) -> Failed {
@@ -130,8 +129,7 @@ impl Peer {
         async move {
             let answer = pending?.within(self.rpc_timeout * patience).await;
             let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
-            let answer: AppendEntriesResponse<Types> =
-                wire::decode(&answer).map_err(|error| garbled(&error))?;
+            let answer: AppendEntriesResponse<Types> = read(&answer)?;
             // Whatever it says of the entries: who knows of no higher vote follows.
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                 self.followers.answered(term, self.to, asked);
@@ -160,7 +158,7 @@ impl Peer {
             let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
             number += 1;
             if number >= pieces {
-                return wire::decode(&answer).map_err(|error| garbled(&error));
+                return read(&answer);
             }
         }
     }
@@ -254,8 +252,12 @@ fn unreadable(error: &io::Error) -> Failed {
     Unreachable::new(error).into()
 }
 
-fn garbled(error: &postcard::Error) -> Failed {
-    NetworkError::new(error).into()
+/// Reads an answer. One that cannot be read is asked for again.
+fn read<A: DeserializeOwned>(answer: &[u8]) -> Result<A, Failed> {
+    match wire::decode(answer) {
+        Ok((_, answer)) => Ok(answer),
+        Err(error) => Err(NetworkError::new(&error).into()),
+    }
 }
 
 fn result_of(

@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::greeting::{offer, offered};
 use super::wire::{self, CLUSTER, Chunk, FROM, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
 use crate::snapshot::Draft;
 use crate::types::{Entry, LogId, Snapshot, Types, Vote};
@@ -45,6 +46,7 @@ pub(crate) struct Groups(Arc<RwLock<HashMap<GroupId, Group>>>);
 pub struct Service {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
+    pub(crate) agreed: AgreedVersion,
     pub(crate) book: AddressBook,
     pub(crate) groups: Groups,
     pub(crate) tasks: TaskTracker,
@@ -86,6 +88,11 @@ impl pb::raft_server::Raft for Service {
         self.meant(&request, CLUSTER, &self.cluster.to_string())?;
         self.meant(&request, TO, &self.me.to_string())?;
         let from = self.admit(&request)?;
+        let ours = self.agreed.offer();
+        ours.check(offered(request.metadata())).map_err(|error| {
+            tracing::warn!(peer = %from, %error, "refused a consensus link");
+            Status::failed_precondition(error.to_string())
+        })?;
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
@@ -99,7 +106,9 @@ impl pb::raft_server::Raft for Service {
                 () = serving => {}
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let mut response = Response::new(ReceiverStream::new(stream));
+        offer(response.metadata_mut(), ours);
+        Ok(response)
     }
 }
 
@@ -211,10 +220,10 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
             })
         }
         Kind::Snapshot => match wire::decode(&body) {
-            Ok(chunk) => Box::pin(take_chunk(group, chunk, request.data)),
+            Ok((version, chunk)) => Box::pin(take_chunk(group, version, chunk, request.data)),
             Err(error) => refuse(error.to_string()),
         },
-        Kind::Propose => Box::pin(propose(group, body)),
+        Kind::Propose => with(body, move |entry: Bytes| propose(group, entry)),
         Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
     }
 }
@@ -262,7 +271,7 @@ impl Group {
     }
 }
 
-/// Decodes, works and encodes.
+/// Decodes, works and encodes in the version that the request has: whoever wrote it reads it.
 fn with<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> Answer
 where
     T: DeserializeOwned + Send + 'static,
@@ -270,23 +279,30 @@ where
     F: Future<Output = Result<A, String>> + Send,
 {
     Box::pin(async move {
-        let request = wire::decode(&body).map_err(|error| error.to_string())?;
+        let (version, request) = wire::decode(&body).map_err(|error| error.to_string())?;
         let answer = work(request).await?;
-        wire::encode(&answer).map_err(|error| error.to_string())
+        Ok(wire::encode(version, &answer))
     })
 }
 
-async fn propose(group: Group, entry: Bytes) -> Result<Bytes, String> {
-    let proposed = match group.propose(entry).await {
+/// Proposes what another node forwards, if this build can read it: once committed, an entry that cannot
+/// be read halts every replica.
+async fn propose(group: Group, entry: Bytes) -> Result<Proposed, String> {
+    (group.0.check)(&entry).map_err(|why| format!("the entry cannot be read: {why}"))?;
+    Ok(match group.propose(entry).await {
         Ok(answer) => Proposed::Applied(answer),
         Err(ProposeError::Refused { leader }) => Proposed::Refused(leader.map(|node| node.0)),
         Err(ProposeError::Unknown(why)) => Proposed::Unknown(why),
-    };
-    wire::encode(&proposed).map_err(|error| error.to_string())
+    })
 }
 
 /// Puts the piece on disk; the last one makes a snapshot of them all.
-async fn take_chunk(group: Group, chunk: Chunk, piece: Bytes) -> Result<Bytes, String> {
+async fn take_chunk(
+    group: Group,
+    version: ClusterVersion,
+    chunk: Chunk,
+    piece: Bytes,
+) -> Result<Bytes, String> {
     group.meet(&chunk.vote, chunk.last).await?;
     let mut incoming = group.0.incoming.lock().await;
     if chunk.number == 0 {
@@ -313,5 +329,5 @@ async fn take_chunk(group: Group, chunk: Chunk, piece: Bytes) -> Result<Bytes, S
     let snapshot = Snapshot { meta: chunk.meta, snapshot: whole };
     let installed = group.raft().install_full_snapshot(chunk.vote, snapshot).await;
     let response = installed.map_err(|error| error.to_string())?;
-    wire::encode(&response).map_err(|error| error.to_string())
+    Ok(wire::encode(version, &response))
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterVersion, NodeId, UnsupportedVersion, VersionRange};
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
@@ -22,16 +22,16 @@ const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entrie
 const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
 /// (group, generation, number) to a piece of a snapshot.
 const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
-/// Whose store this is.
+/// Whose store this is, and the version of its cluster.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+/// Keys of [`IDENTITY`].
+const OWNER: &str = "owner";
+const VERSION: &str = "version";
 
 /// The store of a node.
 const FILE: &str = "raft.redb";
 /// The store while it is made: a process may die between any two writes of that.
 const DRAFT: &str = "raft.redb.new";
-
-/// Raised when a record or table means something else than before.
-const FORMAT: u32 = 3;
 
 /// Entries lie in memory until they are purged and are read back only at a start: the page cache
 /// has little to do, and redb's own default is a gigabyte.
@@ -44,6 +44,7 @@ pub(crate) struct Disk {
     /// memory is of a commit that never was.
     database: Option<Database>,
     failed: Failed,
+    version: ClusterVersion,
 }
 
 /// Opens the file again, noting what fails.
@@ -85,8 +86,9 @@ impl Disk {
         let disk = Disk::over(move |failed| open_file(&file, failed));
         let mut disk = disk.map_err(|error| refused(&path, error))?;
         let found = disk.ready().and_then(|database| owner(database).map_err(io::Error::other));
-        let found = found.map_err(|error| io_at(&path, &error))?;
-        check(&path, found.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
+        let (owner, version) = found.map_err(|error| io_at(&path, &error))?;
+        check(&path, owner.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
+        disk.version = supported(&path, version)?;
         Ok(disk)
     }
 
@@ -95,7 +97,13 @@ impl Disk {
     ) -> Result<Disk, DatabaseError> {
         let failed = Failed::default();
         let database = Some(open(failed.clone())?);
-        Ok(Disk { open: Box::new(open), database, failed })
+        let version = VersionRange::SUPPORTED.min;
+        Ok(Disk { open: Box::new(open), database, failed, version })
+    }
+
+    /// The version of the cluster, as it was noted when the store was opened.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.version
     }
 
     /// The groups there is anything of.
@@ -114,15 +122,18 @@ impl Disk {
     }
 }
 
-fn owner(database: &Database) -> Result<Option<String>, redb::Error> {
+/// Whose the store is, and the version of its cluster as two bytes.
+fn owner(database: &Database) -> Result<(Option<String>, Option<Vec<u8>>), redb::Error> {
     let read = database.begin_read()?;
     let table = match read.open_table(IDENTITY) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
         Err(error) => return Err(error.into()),
     };
-    let owner = table.get("owner")?;
-    Ok(owner.map(|value| String::from_utf8_lossy(value.value()).into_owned()))
+    let owner = table.get(OWNER)?;
+    let owner = owner.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+    let version = table.get(VERSION)?.map(|value| value.value().to_vec());
+    Ok((owner, version))
 }
 
 pub(super) fn claim(
@@ -131,7 +142,12 @@ pub(super) fn claim(
     me: NodeId,
 ) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
-    write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
+    {
+        let mut table = write.open_table(IDENTITY)?;
+        table.insert(OWNER, identity(cluster, me).as_bytes())?;
+        // The oldest that this build writes: whatever the cluster has, it has no lower version.
+        table.insert(VERSION, VersionRange::SUPPORTED.min.prefix().as_slice())?;
+    }
     // Made here, so that no reader has to care whether they exist.
     write.open_table(ENTRIES)?;
     write.open_table(VALUES)?;
@@ -237,6 +253,9 @@ fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), 
             Change::Unset { key } => {
                 values.remove((id, *key as u8))?;
             }
+            Change::Version(version) => {
+                write.open_table(IDENTITY)?.insert(VERSION, version.prefix().as_slice())?;
+            }
             Change::Destroy => {
                 drop_entries(&mut entries, id, 0, u64::MAX)?;
                 values.retain_in((id, 0)..=(id, u8::MAX), |_, _| false)?;
@@ -323,18 +342,30 @@ fn value(
 }
 
 fn identity(cluster: ClusterId, me: NodeId) -> String {
-    format!("format {FORMAT}, cluster {cluster}, node {me}")
+    format!("cluster {cluster}, node {me}")
 }
 
 fn check(path: &Path, found: &str, wanted: &str) -> Result<(), OpenError> {
     if found == wanted {
         return Ok(());
     }
+    // How stores named their owner before there were cluster versions.
+    if found.starts_with("format ") {
+        return Err(OpenError::Unversioned { path: path.to_owned() });
+    }
     Err(OpenError::Foreign {
         path: path.to_owned(),
         found: found.to_owned(),
         wanted: wanted.to_owned(),
     })
+}
+
+/// A store without a version is older than cluster versions.
+fn supported(path: &Path, version: Option<Vec<u8>>) -> Result<ClusterVersion, OpenError> {
+    let version = version.as_deref().and_then(ClusterVersion::split).map(|(version, _)| version);
+    let version = version.ok_or_else(|| OpenError::Unversioned { path: path.to_owned() })?;
+    let unsupported = |why: UnsupportedVersion| OpenError::Version { path: path.to_owned(), why };
+    VersionRange::SUPPORTED.accept(version).map_err(unsupported)
 }
 
 fn refused(path: &Path, error: DatabaseError) -> OpenError {

@@ -10,9 +10,10 @@ mod writer;
 use std::io;
 
 use bytes::Bytes;
+use pushonce_core::ClusterVersion;
 
 pub(crate) use disk::Disk;
-pub(crate) use record::{open, open_with, seal, seal_with};
+pub(crate) use record::{open, open_with, seal, seal_with, unsupported};
 pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
 
 use crate::GroupId;
@@ -59,6 +60,8 @@ pub(crate) enum Change {
     Clear,
     /// Drops all there is.
     Destroy,
+    /// Notes the version of the cluster, of the whole store.
+    Version(ClusterVersion),
 }
 
 /// The single values of a group.
@@ -98,7 +101,8 @@ impl Change {
             | Change::Forget { .. }
             | Change::Unset { .. }
             | Change::Clear
-            | Change::Destroy => 64,
+            | Change::Destroy
+            | Change::Version(_) => 64,
         }
     }
 }

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Addresses, Build, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount};
+use crate::{
+    Addresses, Build, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount,
+};
 
 fn member(id: u64, region: &str, zone: &str) -> Member {
     Member {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pushonce_consensus::Engine;
 use pushonce_control::{Control, FoundError, Founding, Incarnation, Joining, Profile, Run};
-use pushonce_core::{Addresses, ClusterId, Namespaces, NodeId, Spread};
+use pushonce_core::{Addresses, Build, ClusterId, Namespaces, NodeId, Spread, VersionRange};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{DataDir, Identity};
@@ -71,6 +71,12 @@ fn first_of_a_cluster(data: &DataDir) -> Identity {
     Identity { cluster, node: NodeId(1), founding: true }
 }
 
+/// What this process runs.
+fn build() -> Build {
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    Build { release, supported: VersionRange::SUPPORTED }
+}
+
 fn profile(config: &Config) -> Profile {
     let at = |port: u16| format!("{}:{port}", config.advertise);
     Profile {
@@ -85,6 +91,7 @@ fn profile(config: &Config) -> Profile {
         zone: config.zone.clone(),
         roles: config.roles,
         weight: config.weight,
+        build: build(),
     }
 }
 
@@ -100,6 +107,8 @@ pub(super) async fn found(entry: &Entry, control: &Control) -> anyhow::Result<()
         replicas: config.replicas,
         spread: Spread::default(),
         namespaces: Namespaces::default(),
+        // Nobody is there to be compatible with.
+        cluster_version: VersionRange::SUPPORTED.max,
     };
     loop {
         match control.found(founding.clone()).await {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::Status;
-use pushonce_core::{MemberState, NodeId, ShardId};
+use pushonce_core::{MemberState, NodeId, ShardId, VersionConflict};
 
 /// What one look found.
 #[derive(Clone, Debug)]
@@ -25,6 +25,11 @@ pub(super) struct Facts {
     pub(super) reachable: BTreeSet<NodeId>,
     /// Why nothing is written for publishers here, if that is so.
     pub(super) disk: Option<String>,
+    /// Why groups have halted here: they met something that this build cannot read. `None` is the
+    /// control group.
+    pub(super) halted: BTreeMap<Option<ShardId>, String>,
+    /// The nodes with which this one exchanges no frames for their versions.
+    pub(super) conflicts: BTreeMap<NodeId, VersionConflict>,
     /// Counts that rise as long as a part of the node goes round.
     pub(super) rounds: BTreeMap<Part, u64>,
 }
@@ -106,7 +111,7 @@ impl Watchman {
         };
         let told = told(self.since.iter().filter_map(lasts).collect());
         // The disk has a reserve: what it says is no matter of a moment.
-        told.into_iter().chain(facts.disk.clone()).collect()
+        told.into_iter().chain(facts.disk.clone()).chain(facts.unreadable()).collect()
     }
 
     /// What has stood still for too long.
@@ -161,6 +166,20 @@ fn found(facts: &Facts) -> BTreeSet<Obstacle> {
 }
 
 impl Facts {
+    /// What this build cannot read; no matter of a moment either. A peer that cannot read what this node
+    /// writes is the peer's trouble.
+    fn unreadable(&self) -> BTreeSet<String> {
+        let older = |conflict: &&VersionConflict| {
+            matches!(conflict, VersionConflict::ThisNodeIsOlder { .. })
+        };
+        let halted = self.halted.iter().map(|(group, why)| match group {
+            None => format!("the control group has halted: {why}"),
+            Some(shard) => format!("{shard} has halted: {why}"),
+        });
+        let conflicts = self.conflicts.values().filter(older).map(ToString::to_string);
+        halted.chain(conflicts).collect()
+    }
+
     fn lack(&self, group: &Standing) -> Option<Lack> {
         match group.leader {
             None => Some(Lack::Leader),

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use pushonce_consensus::{Engine, Group, GroupId, Status};
+use pushonce_consensus::{Engine, Group, GroupId, StartError, Status};
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Clock, Committed, Handle, Shard};
+use pushonce_shard::{Clock, Committed, Handle, OpenError, Shard};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,11 @@ const MOVES_MAX: usize = 2;
 
 /// The replicas that run on this node, by shard. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Hosted(Arc<RwLock<BTreeMap<ShardId, Held>>>);
+pub(super) struct Hosted {
+    held: Arc<RwLock<BTreeMap<ShardId, Held>>>,
+    /// The replicas on this node's disk that this build cannot read, and why.
+    unreadable: Arc<RwLock<BTreeMap<ShardId, String>>>,
+}
 
 /// A replica that runs here, and what its group does or waits for while this node leads it.
 #[derive(Clone)]
@@ -91,6 +95,24 @@ impl Hosted {
         hosted.iter().map(|(&shard, held)| (shard, standing(held))).collect()
     }
 
+    /// The replicas here that have halted, or could not be started, because this build cannot read
+    /// something of them, and why.
+    pub(super) fn halted(&self) -> BTreeMap<ShardId, String> {
+        let mut halted = self.unreadable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = |held: &Held| held.handle.group().status().borrow().halted.clone();
+        let held = self.read();
+        halted.extend(held.iter().filter_map(|(&shard, held)| Some((shard, why(held)?))));
+        halted
+    }
+
+    fn refuse(&self, shard: ShardId, why: String) {
+        self.unreadable.write().unwrap_or_else(PoisonError::into_inner).insert(shard, why);
+    }
+
+    fn is_refused(&self, shard: ShardId) -> bool {
+        self.unreadable.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
+    }
+
     /// Every replica that runs here.
     pub(super) fn all(&self) -> Vec<Handle> {
         self.read().values().map(|held| held.handle.clone()).collect()
@@ -98,16 +120,16 @@ impl Hosted {
 
     fn insert(&self, held: Held) {
         let shard = held.handle.id();
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shard, held);
+        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(shard, held);
     }
 
     fn remove(&self, shard: ShardId) -> Option<Handle> {
-        let held = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+        let held = self.held.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
         held.map(|held| held.handle)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Held>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +149,7 @@ impl Host {
         // its owner says that it is not.
         for shard in self.engine.found().iter().filter_map(|group| group.as_shard()) {
             let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
-            replicas.insert(shard, replica);
+            replicas.extend(replica.map(|replica| (shard, replica)));
         }
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -141,7 +163,7 @@ impl Host {
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
             for shard in plan.start {
                 let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
-                replicas.insert(shard, replica);
+                replicas.extend(replica.map(|replica| (shard, replica)));
             }
             for shard in plan.drop {
                 self.drop_replica(shard, replicas.remove(&shard)).await;
@@ -183,6 +205,8 @@ impl Host {
         let _ = self.view.wait_for(|view| view.version >= version).await;
     }
 
+    /// Starts a replica; `None` for one that this build cannot read, which stays as it is: the others of
+    /// the node go on without it, and readiness says why.
     async fn start(
         &self,
         id: ShardId,
@@ -190,7 +214,10 @@ impl Host {
         moves: &Arc<Semaphore>,
         namespaces: &watch::Sender<Namespaces>,
         failures: &mpsc::Sender<ShardId>,
-    ) -> anyhow::Result<Replica> {
+    ) -> anyhow::Result<Option<Replica>> {
+        if self.hosted.is_refused(id) {
+            return Ok(None);
+        }
         let shard = Shard {
             id,
             me: self.me,
@@ -199,7 +226,15 @@ impl Host {
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: wall_clock(),
         };
-        let (handle, runner) = shard.open(&self.engine).await?;
+        let (handle, runner) = match shard.open(&self.engine).await {
+            Ok(opened) => opened,
+            Err(OpenError { why: StartError::Unreadable { why, .. }, .. }) => {
+                tracing::error!(shard = %id, error = why, "cannot start a replica, going on without it");
+                self.hosted.refuse(id, why);
+                return Ok(None);
+            }
+            Err(why) => return Err(why.into()),
+        };
         // Nobody is moved before the loop has said what is wanted.
         let (wanted, wanted_here) = watch::channel(Vec::new());
         let (said, progress) = watch::channel(None);
@@ -219,7 +254,7 @@ impl Host {
         tasks.spawn(mourn(handle.group().clone(), id, failures.clone(), stop.clone()));
         self.hosted.insert(Held { handle, progress });
         tracing::info!(shard = %id, "holding a replica");
-        Ok(Replica { wanted, stop, tasks })
+        Ok(Some(Replica { wanted, stop, tasks }))
     }
 
     /// The group has let go of this replica: stop it and delete its data.
@@ -267,7 +302,8 @@ async fn herald(
 }
 
 /// Tells when a replica has ended by itself: a node that goes on without it looks healthy, and the
-/// next death takes the shard's quorum.
+/// next death takes the shard's quorum. One that has halted at something that this build cannot read makes
+/// the node not ready, and the others of the node go on.
 async fn mourn(
     group: Group,
     shard: ShardId,
@@ -275,14 +311,19 @@ async fn mourn(
     stop: CancellationToken,
 ) {
     let mut status = group.status();
-    let failed =
-        async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.failed.clone()) };
+    let failed = async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.clone()) };
     tokio::select! {
         () = stop.cancelled() => {}
-        failed = failed => if let Ok(Some(why)) = failed {
-            tracing::error!(%shard, why, "a replica has ended");
-            // When the host has ended there is nobody to tell.
-            let _ = failures.send(shard).await;
+        failed = failed => match failed {
+            Ok(Status { halted: Some(why), .. }) => {
+                tracing::error!(%shard, error = why, "a replica has halted");
+            }
+            Ok(Status { failed: Some(why), .. }) => {
+                tracing::error!(%shard, why, "a replica has ended");
+                // When the host has ended there is nobody to tell.
+                let _ = failures.send(shard).await;
+            }
+            _ => {}
         }
     }
 }

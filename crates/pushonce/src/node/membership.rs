@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_control::{AskError, Control, Incarnation, Joining, Profile, Refusal, Run};
-use pushonce_core::{Addresses, ClusterId, NodeId};
+use pushonce_core::{Addresses, Build, ClusterId, ClusterVersion, NodeId, VersionRange};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
@@ -150,7 +150,7 @@ fn refused_for_good(code: Code) -> bool {
 }
 
 fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
-    let Profile { name, addresses, region, zone, roles, weight } = joining.profile.clone();
+    let Profile { name, addresses, region, zone, roles, weight, build } = joining.profile.clone();
     let Addresses { peer, grpc, http, quic } = addresses;
     pb::JoinRequest {
         incarnation: joining.incarnation.0.to_be_bytes().to_vec().into(),
@@ -165,6 +165,9 @@ fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
         run: joining.run.count,
         run_token: joining.run.token,
         starting,
+        release: build.release,
+        version_min: build.supported.min.0.into(),
+        version_max: build.supported.max.0.into(),
     }
 }
 
@@ -247,8 +250,20 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
             zone: request.zone,
             roles: request.roles.parse().map_err(|why| invalid(&format!("bad roles: {why}")))?,
             weight: request.weight,
+            build: Build {
+                release: request.release,
+                supported: VersionRange {
+                    min: version(request.version_min),
+                    max: version(request.version_max),
+                },
+            },
         },
     })
+}
+
+/// A number that is no version is one that nobody supports.
+fn version(number: u32) -> ClusterVersion {
+    u16::try_from(number).map(ClusterVersion).unwrap_or_default()
 }
 
 fn status(why: AskError) -> Status {
@@ -256,6 +271,10 @@ fn status(why: AskError) -> Status {
     match why {
         AskError::Refused(Refusal::NotFounded) => Status::unavailable(text),
         AskError::Refused(Refusal::NameTaken { .. }) => Status::already_exists(text),
+        // Another build may be started here, or the others may go back: no reason to end.
+        AskError::Refused(Refusal::Unsupported(_) | Refusal::Unversioned { .. }) => {
+            Status::unimplemented(text)
+        }
         // Of use elsewhere: the address is wrong, or the directory.
         AskError::Refused(Refusal::Foreign { .. }) => Status::invalid_argument(text),
         AskError::Refused(_) => Status::failed_precondition(text),

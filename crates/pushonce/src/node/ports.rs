@@ -10,8 +10,9 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange, NodeId, Options,
-    Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
+    ClusterVersion, ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange,
+    NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
+    Watching,
 };
 use pushonce_fanout::Hub;
 use pushonce_proto::cluster::{self, Progress};
@@ -235,6 +236,11 @@ impl pushonce_publish::Operations for Operations {
                 .map_err(|why| OperationError::Refused(why.to_string()))?;
             control.remove(node).await.map_err(not_done)
         })
+    }
+
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move { control.finalize().await.map_err(not_done) })
     }
 
     fn set_namespace(

@@ -74,6 +74,12 @@ impl Presence {
             let profile = joining.profile.clone();
             match self.control.announce(joining.incarnation, joining.run, profile).await {
                 Err(why) if why.retryable() => tracing::warn!("{why}"),
+                Err(AskError::Refused(
+                    why @ (Refusal::Unsupported(_) | Refusal::Unversioned { .. }),
+                )) => {
+                    // Nothing that ends by itself; the links say the same, and readiness with them.
+                    tracing::warn!(error = %why, "the cluster refuses this build, retrying");
+                }
                 Err(AskError::Refused(why)) if expels(&why) => {
                     return Err(Expelled(why.to_string()).into());
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::Engine;
+use pushonce_core::ShardId;
 use pushonce_gateway::{MemoryUse, Rounds};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -87,6 +88,15 @@ impl Watch {
         }
     }
 
+    /// Why groups have halted on this node.
+    fn halted(&self) -> BTreeMap<Option<ShardId>, String> {
+        let control = self.overview.control.borrow().halted.clone().map(|why| (None, why));
+        let shards = self.hosted.halted().into_iter().map(|(shard, why)| (Some(shard), why));
+        let halted: BTreeMap<_, _> = control.into_iter().chain(shards).collect();
+        metrics::gauge!("pushonce_halted_replicas").set(halted.len() as f64);
+        halted
+    }
+
     fn facts(&self) -> Facts {
         let Overview { me, view, owners, reachable, control, .. } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
@@ -109,6 +119,8 @@ impl Watch {
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
             reachable: reachable.borrow().clone(),
+            halted: self.halted(),
+            conflicts: self.relay.version_conflicts().borrow().clone(),
             disk: self.engine.room().err().map(|full| full.to_string()),
             rounds,
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Member, MemberState, Message,
-    Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId, Spread, Term, Timestamp,
-    Topic,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Member,
+    MemberState, Message, Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId,
+    Spread, Term, Timestamp, Topic,
 };
 
 /// The message at a position: its payload is a function of the position, as in a real topic.
