@@ -25,7 +25,7 @@ pub struct Builder {
     home: Option<PathBuf>,
 }
 
-/// Running nodes. Node 0 made the cluster, the others joined it.
+/// Running nodes. Node 0 was initialized with `pushonce init`, the others joined it.
 pub struct Cluster {
     nodes: Vec<Node>,
     home: Home,
@@ -114,6 +114,9 @@ impl Cluster {
             flags.extend(["--join".to_owned(), peers.join(",")]);
         }
         let mut node = Node::new(i, ports, self.home(), self.ground.clone(), flags);
+        if i == 0 {
+            node.init();
+        }
         node.start();
         self.nodes.push(node);
         i
@@ -248,7 +251,7 @@ impl Builder {
         self
     }
 
-    /// Flags of the node that makes the cluster.
+    /// Flags of the first node, for `init` and `serve`.
     pub fn flags(mut self, flags: &[&'static str]) -> Builder {
         self.flags.extend(flags);
         self

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use pushonce_client::{Server, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binary;
+use crate::binary::{self, Build};
 use crate::ground::Ground;
 use crate::wait::{secs, until};
 
@@ -40,6 +40,7 @@ pub struct Node {
     pids: PathBuf,
     ground: Arc<dyn Ground>,
     flags: Vec<String>,
+    build: Build,
     process: Option<Child>,
 }
 
@@ -90,14 +91,35 @@ impl Node {
         let data = ground.volume(index).unwrap_or_else(|| home.to_owned()).join(&name);
         let log = home.join(format!("{name}.log"));
         let pids = home.join("pids");
-        Node { name, ports, index, data, log, pids, ground, flags, process: None }
+        Node {
+            name,
+            ports,
+            index,
+            data,
+            log,
+            pids,
+            ground,
+            flags,
+            build: Build::default(),
+            process: None,
+        }
+    }
+
+    /// Creates a cluster in the data directory, as an operator does once before the first start.
+    pub(crate) fn init(&self) {
+        let mut command = binary::command();
+        command.args(["init", "--lanes", "1", "--name", &self.name, "--data"]);
+        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        self.ground.furnish(self.index, &self.data);
+        let done = command.stdin(Stdio::null()).output().expect("the binary starts");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        let mut command = binary::command();
+        let mut command = binary::command_of(self.build);
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
         self.ground.furnish(self.index, &self.data);
@@ -108,6 +130,11 @@ impl Node {
         writeln!(pids.expect("a file of process ids"), "{}", child.id())
             .expect("it can be written");
         self.process = Some(child);
+    }
+
+    /// The next start is of this build.
+    pub fn switch_to(&mut self, build: Build) {
+        self.build = build;
     }
 
     /// `kill -9`, and waits until it is gone.

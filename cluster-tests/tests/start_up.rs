@@ -55,14 +55,36 @@ async fn settings_that_cannot_be() {
     }
 }
 
-/// `serve` at an address that nobody uses, in a new directory unless `args` say otherwise.
-async fn serve(cluster: &Cluster, args: &[&str]) -> tool::Done {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_without_its_data_does_not_create_a_second_cluster() {
+    let mut cluster = Cluster::of(1).start().await;
+    cluster.kill(0);
+    cluster.node(0).wipe();
+    cluster.restart(0);
+    assert_eq!(cluster.ended(0).await.code(), Some(1));
+    let log = cluster.node(0).log();
+    let data = cluster.node(0).data().display().to_string();
+    for words in ["belongs to no cluster", "--join", "pushonce init", &data] {
+        assert!(log.contains(words), "{words:?} is not in: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_creates_a_cluster_once() {
     let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data").display().to_string();
+    let init = async || tool::pushonce(["init", "--data", &data], "").await;
+    assert!(init().await.ok().contains(&data));
+    init().await.failed(&[&data, "already belongs to n1 of cluster"]);
+}
+
+/// `serve` at an address that nobody uses, as a development node unless `args` name a directory.
+async fn serve(cluster: &Cluster, args: &[&str]) -> tool::Done {
     let mut all = vec!["serve".to_owned()];
     all.extend(cluster.ports(1).flags());
     all.extend(args.iter().map(|&arg| arg.to_owned()));
     if !args.contains(&"--data") {
-        all.extend(["--data".to_owned(), dir.path().display().to_string()]);
+        all.push("--dev".to_owned());
     }
     tool::pushonce(all, "").await
 }

@@ -12,6 +12,7 @@ mod membership;
 mod none;
 mod pause;
 mod rolling;
+mod upgrade;
 mod wipe;
 
 use std::sync::Arc;
@@ -83,7 +84,7 @@ pub struct Row {
     pub story: &'static str,
     /// How many nodes the cluster has.
     pub nodes: usize,
-    /// Flags of the node that makes the cluster.
+    /// Flags of the first node, for `init` and `serve`.
     pub flags: &'static [&'static str],
     /// Makes ready one run; `Err` says why it cannot take place on this machine.
     pub prepare: fn(seed: u64) -> Result<Prepared, String>,
@@ -106,11 +107,13 @@ pub const ON_LOOPBACK: &[Row] = &[
     kill::ALL,
     pause::ROW,
     wipe::ROW,
+    wipe::FOUNDER,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,
     membership::LEAVE,
     rolling::ROW,
+    upgrade::ROW,
     flood::ROW,
     flood::STOPPED,
 ];

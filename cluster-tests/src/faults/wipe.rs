@@ -12,10 +12,22 @@ pub(super) const ROW: Row = Row {
     story: "a node is killed, loses its disk, is refused under its name, and is replaced",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Wipe(None)),
+    prepare: |_| loopback(Wipe { founder: false, victim: None }),
 };
 
-struct Wipe(Option<usize>);
+pub(super) const FOUNDER: Row = Row {
+    name: "wiped-founder",
+    story: "the first node is killed, loses its disk, is started by its own command, and is replaced",
+    nodes: 3,
+    flags: &[],
+    prepare: |_| loopback(Wipe { founder: true, victim: None }),
+};
+
+struct Wipe {
+    /// Whether the victim is the node that was initialized: its command names no other node.
+    founder: bool,
+    victim: Option<usize>,
+}
 
 #[async_trait(?Send)]
 impl Fault for Wipe {
@@ -29,28 +41,28 @@ impl Fault for Wipe {
     }
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        // The first node made the cluster: without its data it would make another one, and only
-        // a node that joins can be refused.
-        let victim = 1.max(stage.owner().await);
+        let victim = if self.founder { 0 } else { 1.max(stage.owner().await) };
         stage.cluster.kill(victim);
         stage.cluster.node(victim).wipe();
         stage.cluster.restart(victim);
-        self.0 = Some(victim);
+        self.victim = Some(victim);
         Ok(Effect::on(vec![victim]))
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let victim = self.0.expect("it was injected");
+        let victim = self.victim.expect("it was injected");
         let status = stage.cluster.ended(victim).await;
         let log = stage.cluster.node(victim).log();
+        let refusal =
+            if self.founder { "belongs to no cluster" } else { "does not let this node join" };
         match status.code() {
-            Some(1) if log.contains("does not let this node join") => Confirmed::Installed,
+            Some(1) if log.contains(refusal) => Confirmed::Installed,
             code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
         }
     }
 
     async fn heal(&mut self, stage: &mut Stage) {
-        if let Some(victim) = self.0.take() {
+        if let Some(victim) = self.victim.take() {
             stage.replace(victim).await;
         }
     }

@@ -181,6 +181,11 @@ impl Engine {
         with_disk(dir, move |dir| Disk::create(dir, cluster, me)).await
     }
 
+    /// Whether `dir` holds a store, complete and in place.
+    pub fn has_store(dir: &Path) -> bool {
+        Disk::exists(dir)
+    }
+
     /// Opens the store in `dir` and locks it.
     ///
     /// When the disk fails later the process exits with status 74: what is on disk is not known

@@ -15,6 +15,12 @@
 //! by itself when there is room. A snapshot holds up entries for one piece at most. Every queue is
 //! bounded in bytes.
 //!
+//! *What of versions?* Everything on disk and on a link begins with a cluster version: the one that nodes
+//! agreed on ([`Engine::agreed_version`]), raised by [`Engine::raise_version`] once the directory says so. A
+//! peer that cannot read it is refused in words. An entry or a snapshot that the machine cannot read halts
+//! the replica ([`Status::halted`]): it does not count as applied, the other groups go on, and a build that
+//! reads it goes on there.
+//!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
 //! another node or cluster, or cannot be read; a replica whose vote cannot be read, or whose entries
 //! nobody else has; nothing is ever deleted to get going. To go on after a failed write or fsync: the

@@ -1,5 +1,8 @@
 //! What a build cannot read halts the replica that meets it, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+
+#[allow(dead_code, reason = "not every story needs all of it")]
 mod support;
 
 use std::sync::{Arc, Mutex};

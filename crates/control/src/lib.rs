@@ -11,6 +11,10 @@
 //! by one replica at a time, a newcomer votes only when it is level, and leadership is handed only
 //! to a living voter that is level.
 //!
+//! *What of versions?* The state holds the version of the cluster. [`Control::finalize`] raises it by one
+//! when every member announced that its build supports the next; it never goes down, and a node whose build
+//! does not support it is refused. By hand and not by itself: until then every node may go back.
+//!
 //! *What does it refuse?* A directory of another cluster, a node the cluster removed, an old copy of a
 //! directory, a name that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
 //! draws no random number and dials nobody.

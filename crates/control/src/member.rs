@@ -1,6 +1,6 @@
 //! What a node says of itself, and how its data directory is known again.
 
-use pushonce_core::{Addresses, Build, Member, MemberState, NodeId, Roles};
+use pushonce_core::{Addresses, Build, HostPort, Member, MemberState, NodeId, Roles};
 use serde::{Deserialize, Serialize};
 
 /// A data directory: 128 random bits drawn when it was made, and kept in it. A node that comes back
@@ -27,7 +27,8 @@ pub struct Run {
 pub struct Profile {
     /// Unique among the members: 1 to 64 bytes.
     pub name: String,
-    /// Where others dial it: 255 bytes each at most, the peer address not empty.
+    /// Where others dial it: each a [`HostPort`], or empty where nobody dials; the peer address is never
+    /// empty.
     pub addresses: Addresses,
     /// 64 bytes at most; empty when not labelled.
     pub region: String,
@@ -58,13 +59,16 @@ pub enum InvalidProfile {
         /// In bytes.
         max: u32,
     },
-    /// No address to dial, or an absurd one.
-    #[error("the {field} address must be host:port in at most {max} bytes")]
+    /// An address that nobody can dial.
+    #[error(
+        "the {field} address {address:?} cannot be dialled: it must be HOST:PORT with a DNS name, an \
+         IPv4 address or an IPv6 address in brackets; choose another --advertise"
+    )]
     Address {
         /// Which of the four.
         field: String,
-        /// In bytes.
-        max: u32,
+        /// What it was, cut to [`HostPort::HOST_BYTES_MAX`] characters.
+        address: String,
     },
     /// Would do nothing.
     #[error("a node needs a role: --roles core, edge, or core,edge")]
@@ -82,7 +86,6 @@ impl Profile {
     /// lists them all at each change of members: ten times as much would be felt.
     pub const WEIGHT_MAX: u32 = 100;
     const NAME_BYTES_MAX: u32 = 64;
-    const ADDRESS_BYTES_MAX: u32 = 255;
 
     /// Says what is wrong, if anything is. Whether the name is free only the cluster knows.
     pub fn check(&self) -> Result<(), InvalidProfile> {
@@ -109,11 +112,11 @@ impl Profile {
 
     fn check_addresses(&self) -> Result<(), InvalidProfile> {
         let Addresses { peer, grpc, http, quic } = &self.addresses;
-        let max = Self::ADDRESS_BYTES_MAX;
         for (field, address) in [("peer", peer), ("grpc", grpc), ("http", http), ("quic", quic)] {
-            let missing = field == "peer" && address.is_empty();
-            if missing || !fits(address, max) {
-                return Err(InvalidProfile::Address { field: field.to_owned(), max });
+            let unused = field != "peer" && address.is_empty();
+            if !unused && address.parse::<HostPort>().is_err() {
+                let address = address.chars().take(HostPort::HOST_BYTES_MAX).collect();
+                return Err(InvalidProfile::Address { field: field.to_owned(), address });
             }
         }
         Ok(())
@@ -170,6 +173,10 @@ pub(crate) mod tests {
         assert!(refused(|p| p.zone = "a\n".to_owned()).contains("--zone"));
         assert!(refused(|p| p.addresses.peer.clear()).contains("peer address"));
         assert!(refused(|p| p.addresses.quic = "q".repeat(256)).contains("quic address"));
+        assert!(refused(|p| p.addresses.peer = "a b:7091".to_owned()).contains("--advertise"));
+        assert!(
+            refused(|p| p.addresses.http = "http://a:7080".to_owned()).contains("http address")
+        );
         assert!(refused(|p| p.roles = Roles { core: false, edge: false }).contains("--roles"));
         assert!(refused(|p| p.weight = 0).contains("1 to 100"));
         assert!(refused(|p| p.weight = u32::MAX).contains("1 to 100"));

@@ -8,6 +8,10 @@
 //! *What does it promise?* Every function is a function of its arguments: two nodes that hold the
 //! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
 //!
+//! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] what
+//! this build reads, [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a
+//! value carries its version.
+//!
 //! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.
 //!
 //! *How does data move?* It does not: values come in, values go out.
@@ -19,6 +23,7 @@ mod audience;
 mod claim;
 mod delivery;
 mod error;
+mod host_port;
 mod ids;
 mod message;
 mod namespace;
@@ -37,6 +42,7 @@ pub use audience::Watching;
 pub use claim::{Claim, Owners};
 pub use delivery::{Delivery, InvalidDelivery, Options};
 pub use error::{PublishError, Refusal};
+pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{ContentType, InvalidPublish, Key, Message, Placed, Publish, Timestamp};
 pub use namespace::{

@@ -4,10 +4,12 @@ mod bench;
 mod check_config;
 mod cluster;
 mod duration;
+mod init;
 mod namespace;
 mod operator;
 mod publish;
 mod serve;
+mod settings;
 mod subscribe;
 mod topic;
 
@@ -38,7 +40,10 @@ struct Cli {
 enum Command {
     /// Three nodes in one process, the World Cup 2026 replayed, and a page to watch it on
     Demo(demo::Args),
-    /// Run a node
+    /// Create a cluster: prepare the data directory of its first node, once, offline. Takes the
+    /// settings of `serve`
+    Init(settings::Settings),
+    /// Run a node. Never creates a cluster: an empty data directory needs `init` once, --join, or --dev
     Serve(serve::Args),
     /// Publish one message, or every line of standard input
     Publish(publish::Args),
@@ -53,7 +58,7 @@ enum Command {
     /// Put load on a cluster and measure what comes of it
     Bench(bench::Args),
     /// Say what a node would run with, or what is wrong with it
-    CheckConfig(serve::Args),
+    CheckConfig(settings::Settings),
 }
 
 /// What a node logs unless told otherwise: what an operator acts on. The consensus library tells
@@ -84,6 +89,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let shutdown = on_signal()?;
         match cli.command {
             Command::Demo(args) => demo::run(args, shutdown).await,
+            Command::Init(settings) => init::run(settings, json).await,
             Command::Serve(args) => serve::run(args, shutdown).await,
             Command::Publish(args) => publish::run(args, json, shutdown).await,
             Command::Subscribe(args) => subscribe::run(args, json, shutdown).await,

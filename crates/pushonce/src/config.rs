@@ -1,8 +1,9 @@
 //! The settings of a node: flags, then environment, then file; plain data, checked once.
 //!
 //! [`Partial`] is one source, each value said or not; [`Config::resolve`] lays the three over each
-//! other. Only `main` reads the real environment and the real file.
+//! other. What of the defaults depends on the machine and the user is in [`Machine`].
 
+mod machine;
 mod measure;
 mod partial;
 mod switch;
@@ -12,8 +13,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pushonce_consensus::Settings;
-use pushonce_core::{Roles, ShardCount};
+use pushonce_core::{HostPort, Roles, ShardCount};
 
+pub use machine::Machine;
 pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
 pub use switch::Switch;
@@ -25,7 +27,7 @@ use times::consensus;
 pub struct Config {
     /// The operator's name for the node, unique in the cluster.
     pub name: String,
-    /// Where it keeps what it must not lose.
+    /// Directory for data that the node must not lose, absolute.
     pub data: PathBuf,
     /// HTTP and WebSocket.
     pub http: SocketAddr,
@@ -37,7 +39,8 @@ pub struct Config {
     pub peer: SocketAddr,
     /// The host that others dial.
     pub advertise: String,
-    /// Peer addresses of nodes to join; empty makes a new cluster on an empty data directory.
+    /// Peer addresses of other nodes. An empty data directory joins their cluster; a member asks there
+    /// for the present addresses of the others. Empty on a node that needs neither.
     pub join: Vec<String>,
     /// Label; may be empty.
     pub region: String,
@@ -47,9 +50,9 @@ pub struct Config {
     pub roles: Roles,
     /// Its share of the shards beside the others' weights.
     pub weight: u32,
-    /// Shards of a cluster that this node makes.
+    /// Shards of a cluster that `init` creates.
     pub shards: ShardCount,
-    /// Replicas a shard of a cluster that this node makes.
+    /// Replicas a shard of a cluster that `init` creates.
     pub replicas: u8,
     /// Threads that carry client sessions.
     pub lanes: usize,
@@ -64,6 +67,8 @@ pub struct Config {
     pub insecure: bool,
     /// Times of consensus, and the room it keeps on the disk.
     pub consensus: Settings,
+    /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
+    pub development: bool,
 }
 
 /// What is wrong with the settings, and what to change.
@@ -113,20 +118,37 @@ impl Config {
     /// # Errors
     /// [`InvalidConfig`] for the first setting that cannot be.
     pub fn resolve(flags: Partial, env: Partial, file: Partial) -> Result<Config, InvalidConfig> {
+        Config::resolve_on(&Machine::current(), flags, env, file)
+    }
+
+    /// As [`Config::resolve`], with the defaults of a given machine.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] for the first setting that cannot be.
+    pub fn resolve_on(
+        machine: &Machine,
+        flags: Partial,
+        env: Partial,
+        file: Partial,
+    ) -> Result<Config, InvalidConfig> {
         let said = flags.or(env).or(file);
         let consensus = consensus(&said)?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let [http, quic, grpc, peer] = Self::PORTS.map(local);
         let peer = said.peer.unwrap_or(peer);
         let join = said.join.unwrap_or_default();
-        let name = said.name.unwrap_or_else(|| default_name(&join, peer));
+        let advertise = said.advertise.map_or_else(|| advertised(peer), Ok)?;
+        // Never from --join or an address: a member that is given --join, or moves, must find its data.
+        let folder = said.name.as_deref().unwrap_or("default");
+        let data = said.data.unwrap_or_else(|| machine.data_home.join(folder));
         let config = Config {
-            data: said.data.unwrap_or_else(|| PathBuf::from("pushonce-data").join(&name)),
+            data: machine.absolute(&data),
+            name: said.name.unwrap_or_else(|| default_name(&advertise, peer)),
             http: said.http.unwrap_or(http),
             quic: said.quic.unwrap_or(quic),
             grpc: said.grpc.unwrap_or(grpc),
             peer,
-            advertise: said.advertise.map_or_else(|| advertised(peer), Ok)?,
+            advertise,
             join,
             region: said.region.unwrap_or_default(),
             zone: said.zone.unwrap_or_default(),
@@ -140,13 +162,15 @@ impl Config {
             compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
             consensus,
-            name,
+            development: false,
         };
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), InvalidConfig> {
+        // First: the name may be made of the address.
+        self.check_addresses()?;
         let value = |flag, why: &str| Err(InvalidConfig::Value { flag, why: why.to_owned() });
         for (flag, label) in
             [("--name", &self.name), ("--region", &self.region), ("--zone", &self.zone)]
@@ -168,15 +192,29 @@ impl Config {
         if !(1..=256).contains(&self.lanes) {
             return value("--lanes", "must be 1 to 256");
         }
+        self.check_exposure()
+    }
+
+    fn check_addresses(&self) -> Result<(), InvalidConfig> {
+        let value = |flag, why: String| Err(InvalidConfig::Value { flag, why });
         for address in &self.join {
-            if address
-                .rsplit_once(':')
-                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
-                return value("--join", "takes HOST:PORT of another node's --peer, divided by ','");
+            if let Err(why) = address.parse::<HostPort>() {
+                let takes = "takes HOST:PORT of another node's --peer, divided by ','";
+                return value("--join", format!("{takes}: {why}"));
             }
         }
-        self.check_exposure()
+        for (flag, listen) in self.doors() {
+            if let Err(why) = self.advertised(listen.port()).parse::<HostPort>() {
+                let flag = if listen.port() == 0 { flag } else { "--advertise" };
+                return value(flag, format!("cannot be dialled by others: {why}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where others dial the door at `port`.
+    pub fn advertised(&self, port: u16) -> String {
+        format!("{}:{port}", self.advertise)
     }
 
     fn check_exposure(&self) -> Result<(), InvalidConfig> {
@@ -194,12 +232,10 @@ impl Config {
     }
 }
 
-/// The first node of a cluster is `n1`; those that join it are told apart by where they listen.
-fn default_name(join: &[String], peer: SocketAddr) -> String {
-    if join.is_empty() {
-        return "n1".to_owned();
-    }
-    format!("{}-{}", peer.ip(), peer.port()).replace(':', "-")
+/// Nodes without a name are told apart by the address that others dial.
+fn default_name(advertise: &str, peer: SocketAddr) -> String {
+    let host: String = advertise.chars().filter(|c| !matches!(c, '[' | ']')).take(57).collect();
+    format!("{host}-{}", peer.port()).replace(':', "-")
 }
 
 /// What others dial when nobody said: the address itself, if it is one that can be dialled.
@@ -243,10 +279,42 @@ mod tests {
     fn without_a_word_it_is_one_node_on_loopback() {
         let config = resolve(Partial::default(), Partial::default(), Partial::default());
         let config = config.expect("the defaults are good");
-        assert_eq!(config.name, "n1");
-        assert_eq!(config.data, PathBuf::from("pushonce-data/n1"));
+        assert_eq!(config.name, "127.0.0.1-7091");
         assert!(config.doors().iter().all(|(_, address)| address.ip().is_loopback()));
         assert_eq!(config.advertise, "127.0.0.1");
+    }
+
+    #[test]
+    fn the_data_directory_is_absolute_and_does_not_depend_on_join_or_addresses() {
+        let machine =
+            Machine { data_home: "/var/lib/pushonce".into(), working_dir: "/work".into() };
+        let data = |flags: Partial| {
+            let none = Partial::default;
+            Config::resolve_on(&machine, flags, none(), none()).expect("valid").data
+        };
+        let default = PathBuf::from("/var/lib/pushonce/default");
+        assert_eq!(data(Partial::default()), default);
+        let joins = Partial { join: Some(vec!["a:1".to_owned()]), ..Partial::default() };
+        assert_eq!(data(joins), default);
+        let moved = SocketAddr::from(([127, 0, 0, 9], 9));
+        assert_eq!(data(Partial { peer: Some(moved), ..Partial::default() }), default);
+        assert_eq!(data(named("a")), PathBuf::from("/var/lib/pushonce/a"));
+        let relative = Partial { data: Some("d/a".into()), ..Partial::default() };
+        assert_eq!(data(relative), PathBuf::from("/work/d/a"));
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_dial_is_refused_before_it_is_advertised() {
+        for host in ["a b", "http://a", "a:7091", "", "::1", "a/b"] {
+            let flags = Partial { advertise: Some(host.to_owned()), ..Partial::default() };
+            let refused = resolve(flags, Partial::default(), Partial::default());
+            let flag = |why: &InvalidConfig| matches!(why, InvalidConfig::Value { flag, .. } if *flag == "--advertise");
+            assert!(refused.as_ref().is_err_and(flag), "{host:?}: {refused:?}");
+        }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let flags = Partial { peer: Some(any), ..Partial::default() };
+        let refused = resolve(flags, Partial::default(), Partial::default());
+        assert!(matches!(refused, Err(InvalidConfig::Value { flag: "--peer", .. })), "{refused:?}");
     }
 
     #[test]

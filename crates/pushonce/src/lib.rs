@@ -22,4 +22,4 @@ pub mod instruments;
 mod node;
 
 pub use config::Config;
-pub use node::Node;
+pub use node::{InitError, Initialized, Node, init};

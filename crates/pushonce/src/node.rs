@@ -5,6 +5,7 @@ mod founding;
 mod health;
 mod host;
 mod identity;
+mod init;
 pub(crate) mod membership;
 mod memory;
 mod moves;
@@ -41,6 +42,7 @@ use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
+pub use init::{InitError, Initialized, init};
 use overview::Overview;
 use owned::Owned;
 use presence::Presence;
@@ -74,8 +76,8 @@ fn now() -> Timestamp {
 }
 
 impl Node {
-    /// Opens the data directory, joins or makes a cluster if it belongs to none, binds every door
-    /// and wires the engines. `pages` are served beside the node's own.
+    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
+    /// every door and wires the engines. `pages` are served beside the node's own.
     ///
     /// # Errors
     /// What cannot be had, and what to change.
@@ -85,6 +87,7 @@ impl Node {
         metrics: PrometheusHandle,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
+        tracing::info!(data = %config.data.display(), "data directory");
         let data = Arc::new(DataDir::open(&config.data)?);
         let peers = bind(config.peer, "--peer").await?;
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
@@ -222,6 +225,7 @@ impl Node {
                 self.control.clone(),
                 self.handle.reachable(),
                 self.host.hosted.clone(),
+                self.entry.config.development,
             ));
         let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());

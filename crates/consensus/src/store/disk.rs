@@ -73,6 +73,12 @@ impl Disk {
         put_in_place(&draft, &path).map_err(|error| io_at(&path, &error))
     }
 
+    /// Whether `raft.redb` is in place. A path that cannot be read counts as present: the caller must
+    /// not make a second store there.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        fs::exists(dir.join(FILE)).unwrap_or(true)
+    }
+
     /// Opens the `raft.redb` of this node of this cluster.
     ///
     /// A file that is missing is not made anew: its votes are gone, and a node that votes twice in

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::serve;
+use super::settings::Settings;
 
 #[allow(clippy::print_stdout)]
-pub(super) fn run(args: serve::Args, as_json: bool) -> anyhow::Result<()> {
-    let config = args.resolve()?;
+pub(super) fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
+    let config = settings.resolve()?;
     let times = &config.consensus;
     let fields = json!({
         "name": config.name,

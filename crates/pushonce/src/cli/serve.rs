@@ -1,42 +1,35 @@
 //! `pushonce serve`: run a node.
 
-use std::path::PathBuf;
-
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use axum::Router;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Partial};
+use super::settings::{Settings, Sources};
+use crate::config::Config;
 use crate::{Node, node};
 
-/// The settings of the node, and a file that may hold them.
+/// The settings of the node, and whether it is one for development.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    settings: Partial,
-    /// A TOML file with the same settings; flags and PUSHONCE_… variables go before it
-    #[arg(long, env = "PUSHONCE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-impl Args {
-    /// Flags over environment over file.
-    pub(super) fn resolve(self) -> anyhow::Result<Config> {
-        let file = match &self.config {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("the configuration file {}", path.display()))?;
-                Partial::from_toml(&text).with_context(|| path.display().to_string())?
-            }
-            None => Partial::default(),
-        };
-        let env = Partial::from_env(|key| std::env::var(key).ok())?;
-        Ok(Config::resolve(self.settings, env, file)?)
-    }
+    settings: Settings,
+    /// For development: a new cluster of this one node, on loopback addresses, in a temporary directory
+    /// that is deleted at the end
+    #[arg(long, conflicts_with_all = ["data", "join"])]
+    dev: bool,
 }
 
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let config = args.resolve()?;
+    let (config, _temporary) = if args.dev {
+        let temporary = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
+        let config = development(args.settings.sources()?, &temporary)?;
+        node::init(&config).await?;
+        tracing::info!(data = %config.data.display(), "development node: its data is deleted at the end");
+        (config, Some(temporary))
+    } else {
+        (args.settings.resolve()?, None)
+    };
     if config.insecure {
         tracing::warn!("--insecure: whoever reaches this node's ports may use it");
     }
@@ -45,4 +38,66 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     node.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The settings with a directory of their own. A development node creates a cluster at every start, so
+/// nothing may make it part of a real one.
+fn development(mut sources: Sources, temporary: &TempDir) -> anyhow::Result<Config> {
+    for (source, partial) in [("environment", &sources.env), ("configuration file", &sources.file)]
+    {
+        if partial.data.is_some() || partial.join.is_some() {
+            bail!("--dev takes no data directory and no join addresses, and the {source} sets one");
+        }
+    }
+    sources.flags.data = Some(temporary.path().to_owned());
+    let mut config = sources.resolve()?;
+    for (flag, address) in config.doors() {
+        if !address.ip().is_loopback() {
+            bail!("--dev serves loopback addresses only, and {flag} is {address}");
+        }
+    }
+    let host = config.advertise.parse().context("--dev needs a loopback address in --advertise");
+    if !host.is_ok_and(|host: std::net::IpAddr| host.is_loopback()) {
+        bail!("--dev advertises a loopback address only, and --advertise is {}", config.advertise);
+    }
+    config.development = true;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::config::Partial;
+
+    fn config(flags: Partial, file: Partial) -> anyhow::Result<Config> {
+        let temporary = tempfile::tempdir()?;
+        development(Sources { flags, env: Partial::default(), file }, &temporary)
+    }
+
+    #[test]
+    fn a_development_node_is_alone_on_loopback_in_a_temporary_directory() {
+        let good = config(Partial::default(), Partial::default()).expect("defaults are loopback");
+        assert!(good.development && good.data.starts_with(std::env::temp_dir()));
+    }
+
+    #[test]
+    fn a_development_node_takes_nothing_that_could_make_it_a_second_cluster() {
+        let open = Partial {
+            peer: Some(SocketAddr::from(([0, 0, 0, 0], 7091))),
+            advertise: Some("127.0.0.1".to_owned()),
+            insecure: Some(true),
+            ..Partial::default()
+        };
+        let named = Partial { advertise: Some("a.example".to_owned()), ..Partial::default() };
+        for flags in [open, named] {
+            assert!(config(flags.clone(), Partial::default()).is_err(), "{flags:?}");
+        }
+        let data = Partial { data: Some("/d".into()), ..Partial::default() };
+        let join = Partial { join: Some(vec!["a:1".to_owned()]), ..Partial::default() };
+        for file in [data, join] {
+            assert!(config(Partial::default(), file.clone()).is_err(), "{file:?}");
+        }
+    }
 }

@@ -15,10 +15,11 @@ use super::{InvalidConfig, Preset, Size, Switch, Time};
 #[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Partial {
-    /// The node's name, unique in the cluster [default: n1, or HOST-PORT of --peer when joining]
+    /// The node's name, unique in the cluster [default: HOST-PORT that other nodes dial]
     #[arg(long)]
     pub name: Option<String>,
-    /// Directory for what the node must not lose [default: ./pushonce-data/NAME]
+    /// Directory for data that the node must not lose [default: /var/lib/pushonce/NAME for root, else
+    /// $XDG_DATA_HOME/pushonce/NAME or ~/.local/share/pushonce/NAME; `default` without --name]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// HTTP and WebSocket [default: 127.0.0.1:7080]
@@ -33,10 +34,12 @@ pub struct Partial {
     /// gRPC between nodes [default: 127.0.0.1:7091]
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<SocketAddr>,
-    /// The host that other nodes and clients dial [default: the address of --peer]
+    /// The host that other nodes and clients dial. Prefer a DNS name: it stays when the address of the
+    /// machine changes [default: the address of --peer]
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
-    /// Peer addresses (HOST:PORT,…) of a cluster to join; a used data directory remembers its own
+    /// Peer addresses (HOST:PORT,…) of other nodes: an empty data directory joins their cluster, a
+    /// member asks them where the other members are now
     #[arg(long, value_name = "ADDRS", value_delimiter = ',')]
     pub join: Option<Vec<String>>,
     /// Label: a message crosses into a region once
@@ -52,10 +55,10 @@ pub struct Partial {
     /// Share of the shards beside the other nodes' weights, 1 to 16 [default: 1]
     #[arg(long)]
     pub weight: Option<u32>,
-    /// Shards of a new cluster, for ever, 1 to 4096 [default: 16]
+    /// Shards of the cluster that `pushonce init` creates, permanent, 1 to 4096 [default: 16]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
-    /// Replicas of each shard of a new cluster: 1, 3 or 5 [default: 3]
+    /// Replicas of each shard of the cluster that `pushonce init` creates: 1, 3 or 5 [default: 3]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u8>,
     /// Threads that carry client sessions [default: one a core]

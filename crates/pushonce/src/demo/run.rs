@@ -80,6 +80,9 @@ async fn start(
     let mut nodes = JoinSet::new();
     for index in 0..NODES {
         let config = config(args, home, index)?;
+        if index == 0 {
+            node::init(&config).await?;
+        }
         // Every node joins through the first, which must be up before they ask.
         let node = Node::build(config, pushonce_console::demo(), metrics.clone(), stop)
             .await

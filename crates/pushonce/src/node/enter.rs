@@ -1,19 +1,31 @@
-//! How a node begins: it finds out who it is.
+//! Start-up: which cluster the node belongs to, and under which id.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_consensus::Engine;
 use pushonce_control::{Control, FoundError, Founding, Incarnation, Joining, Profile, Run};
-use pushonce_core::{Addresses, Build, ClusterId, Namespaces, NodeId, Spread, VersionRange};
+use pushonce_core::{Addresses, Build, Namespaces, ShardCount, Spread, VersionRange};
 use tokio_util::sync::CancellationToken;
 
-use super::identity::{DataDir, Identity};
+use super::identity::{Bootstrap, DataDir, Identity};
 use super::membership;
 use crate::config::Config;
 
 /// Between two tries to make the cluster; each waits some seconds for a leader by itself.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The data directory belongs to no cluster, and no address of one is given.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the data directory {data} belongs to no cluster. To join a cluster, give the peer addresses of \
+     its nodes with --join. To create a new cluster, run `pushonce init` once with the same settings. \
+     For development on this machine alone, run `pushonce serve --dev`. If this node was a member \
+     before, its data is not here: check --data", data = .data.display()
+)]
+pub(super) struct NoIdentity {
+    data: std::path::PathBuf,
+}
 
 /// Who the node is, and what it says of itself.
 #[derive(Clone)]
@@ -25,7 +37,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// What the directory remembers, or what a cluster lets it be, or the first node of a new one.
+    /// Reads the identity from the directory, or joins the cluster at `--join`. Never makes a
+    /// cluster: only `pushonce init` does, so that a wiped or misplaced directory cannot make a second.
+    ///
+    /// # Errors
+    /// [`NoIdentity`] for an empty directory without `--join`; the reason when the cluster refuses.
     pub(super) async fn find(
         config: Config,
         data: &DataDir,
@@ -47,11 +63,10 @@ impl Entry {
                 known
             }
             None => {
-                let new = if config.join.is_empty() {
-                    first_of_a_cluster(data)
-                } else {
-                    membership::ask(&config.join, &joining, shutdown).await?
-                };
+                if config.join.is_empty() {
+                    return Err(NoIdentity { data: data.path().to_owned() }.into());
+                }
+                let new = membership::ask(&config.join, &joining, shutdown).await?;
                 // Before the identity, which says that the log is there.
                 Engine::create(data.path(), new.cluster, new.node).await?;
                 data.keep(&new)?;
@@ -63,14 +78,6 @@ impl Entry {
     }
 }
 
-/// The cluster gets the number that was drawn for the directory: a founder that died half way makes
-/// the same cluster again.
-fn first_of_a_cluster(data: &DataDir) -> Identity {
-    let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
-    tracing::info!(%cluster, data = %data.path().display(), "making a new cluster");
-    Identity { cluster, node: NodeId(1), founding: true }
-}
-
 /// What this process runs.
 fn build() -> Build {
     let release = env!("CARGO_PKG_VERSION").to_owned();
@@ -78,7 +85,7 @@ fn build() -> Build {
 }
 
 fn profile(config: &Config) -> Profile {
-    let at = |port: u16| format!("{}:{port}", config.advertise);
+    let at = |port| config.advertised(port);
     Profile {
         name: config.name.clone(),
         addresses: Addresses {
@@ -96,15 +103,19 @@ fn profile(config: &Config) -> Profile {
 }
 
 /// Makes the cluster. A slow disk is no reason to give up: saying it again changes nothing.
-pub(super) async fn found(entry: &Entry, control: &Control) -> anyhow::Result<()> {
-    let Entry { config, identity, joining } = entry;
+pub(super) async fn found(
+    entry: &Entry,
+    bootstrap: Bootstrap,
+    control: &Control,
+) -> anyhow::Result<()> {
+    let Entry { identity, joining, .. } = entry;
     let founding = Founding {
         cluster: identity.cluster,
         incarnation: joining.incarnation,
         run: joining.run,
         profile: joining.profile.clone(),
-        shards: config.shards,
-        replicas: config.replicas,
+        shards: ShardCount::new(bootstrap.shards).context("identity.json: shards out of range")?,
+        replicas: bootstrap.replicas,
         spread: Spread::default(),
         namespaces: Namespaces::default(),
         // Nobody is there to be compatible with.

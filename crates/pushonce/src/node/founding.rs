@@ -24,7 +24,7 @@ impl Founding {
 
     /// Whether groups are still to be begun.
     pub(super) fn pending(&self) -> bool {
-        self.identity.founding
+        self.identity.bootstrap.is_some()
     }
 
     /// Begins what is hosted and not begun; gives the right up once all shards have begun.
@@ -45,7 +45,7 @@ impl Founding {
                 None => return Ok(()),
             }
         }
-        self.identity.founding = false;
+        self.identity.bootstrap = None;
         self.data.keep(&self.identity)?;
         tracing::info!(shards = view.shards.get(), "the cluster is founded");
         Ok(())

@@ -23,9 +23,19 @@ pub(super) struct Identity {
     pub(super) cluster: ClusterId,
     /// Its own id there.
     pub(super) node: NodeId,
-    /// Whether it made the cluster and has not yet begun every shard group. Only such a node may
-    /// ever begin one: two beginnings of a group would be two histories.
-    pub(super) founding: bool,
+    /// Set by `pushonce init` until every shard group is initialized. Only such a node may ever
+    /// initialize one: two initializations of a group would be two histories.
+    pub(super) bootstrap: Option<Bootstrap>,
+}
+
+/// What `pushonce init` fixed for the new cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bootstrap {
+    /// Number of shards, permanent.
+    pub(super) shards: u16,
+    /// Replicas per shard.
+    pub(super) replicas: u8,
 }
 
 /// As it stands in the file: ids in the form they are printed in.
@@ -34,7 +44,7 @@ pub(super) struct Identity {
 struct IdentityFile {
     cluster: String,
     node: u64,
-    founding: bool,
+    bootstrap: Option<Bootstrap>,
 }
 
 /// Why a data directory cannot be used.
@@ -139,7 +149,7 @@ impl DataDir {
         let file: IdentityFile =
             serde_json::from_str(&text).map_err(|why| damaged(why.to_string()))?;
         let cluster = file.cluster.parse().map_err(|_| damaged("no cluster id".to_owned()))?;
-        Ok(Some(Identity { cluster, node: NodeId(file.node), founding: file.founding }))
+        Ok(Some(Identity { cluster, node: NodeId(file.node), bootstrap: file.bootstrap }))
     }
 
     /// Writes who the node is, so that it is there after a power cut or not at all.
@@ -151,7 +161,7 @@ impl DataDir {
         let file = IdentityFile {
             cluster: identity.cluster.to_string(),
             node: identity.node.0,
-            founding: identity.founding,
+            bootstrap: identity.bootstrap,
         };
         let text = serde_json::to_string_pretty(&file).map_err(|why| io(&path)(why.into()))?;
         write_whole(&path, text.as_bytes())
@@ -212,7 +222,8 @@ mod tests {
     #[test]
     fn a_directory_remembers_who_it_is() {
         let dir = tempfile::tempdir().expect("a directory");
-        let identity = Identity { cluster: ClusterId(7), node: NodeId(3), founding: true };
+        let bootstrap = Some(Bootstrap { shards: 16, replicas: 3 });
+        let identity = Identity { cluster: ClusterId(7), node: NodeId(3), bootstrap };
         let (first, incarnation) = {
             let data = DataDir::open(dir.path()).expect("opens");
             assert_eq!(data.identity().expect("reads"), None);

@@ -142,7 +142,7 @@ async fn ask_one(address: &str, joining: &Joining, starting: bool) -> Result<Ide
     let answer =
         MembershipClient::new(channel).join(request(joining, starting)).await?.into_inner();
     let cluster = id(&answer.cluster_id).ok_or_else(|| unreachable(&"it sent no cluster id"))?;
-    Ok(Identity { cluster: ClusterId(cluster), node: NodeId(answer.node_id), founding: false })
+    Ok(Identity { cluster: ClusterId(cluster), node: NodeId(answer.node_id), bootstrap: None })
 }
 
 fn refused_for_good(code: Code) -> bool {
@@ -176,6 +176,8 @@ pub(super) struct Door {
     control: Control,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
     hosted: Hosted,
+    /// Whether this is a development node, which creates a cluster at every start.
+    development: bool,
 }
 
 impl Door {
@@ -184,8 +186,9 @@ impl Door {
         control: Control,
         reachable: watch::Receiver<BTreeSet<NodeId>>,
         hosted: Hosted,
+        development: bool,
     ) -> MembershipServer<Door> {
-        MembershipServer::new(Door { control, reachable, hosted })
+        MembershipServer::new(Door { control, reachable, hosted, development })
     }
 
     /// Refuses a second process of a node: two that vote under one id would elect two leaders.
@@ -208,6 +211,12 @@ impl Membership for Door {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
+        if self.development {
+            return Err(Status::failed_precondition(
+                "this node runs with --dev and accepts no members: create a cluster with \
+                 `pushonce init`",
+            ));
+        }
         let request = request.into_inner();
         let starting = request.starting;
         let joining = joining(request)?;

@@ -53,8 +53,8 @@ impl Presence {
     }
 
     async fn keep(&mut self) -> anyhow::Result<()> {
-        if self.entry.identity.founding {
-            enter::found(&self.entry, &self.control).await?;
+        if let Some(bootstrap) = self.entry.identity.bootstrap {
+            enter::found(&self.entry, bootstrap, &self.control).await?;
         } else {
             self.announce().await?;
         }

@@ -74,7 +74,7 @@ fn builds(status: &StatusResponse) -> String {
     for Member { id, release, version_min, version_max, .. } in &status.members {
         builds.entry((release, version_min, version_max)).or_default().push(*id);
     }
-    let line = |((release, min, max), ids): (_, Vec<u64>)| {
+    let line = |((release, min, max), ids): ((&String, &u32, &u32), Vec<u64>)| {
         let versions = if min == max { min.to_string() } else { format!("{min} to {max}") };
         format!("  release {release}, cluster versions {versions}: {}\n", nodes(&ids))
     };

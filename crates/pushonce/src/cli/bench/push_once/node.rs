@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::viewers;
+use crate::config::{Config, Partial};
+use crate::init;
 
 const START_MAX: Duration = Duration::from_secs(30);
 
@@ -25,6 +27,8 @@ impl Node {
     /// Returns when it is ready.
     pub(super) async fn start() -> anyhow::Result<Node> {
         let data = tempfile::tempdir()?;
+        let flags = Partial { data: Some(data.path().to_owned()), ..Partial::default() };
+        init(&Config::resolve(flags, Partial::default(), Partial::default())?).await?;
         let [http, quic, grpc, peer] = free_ports()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--log", "error", "serve", "--name", "bench", "--data"]).arg(data.path());

@@ -1,0 +1,61 @@
+//! Defaults that depend on the machine and the user.
+
+use std::path::{Path, PathBuf};
+
+/// What the defaults of a node's settings are made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The directory below which node data lies by default, absolute.
+    pub data_home: PathBuf,
+    /// What relative paths are relative to, absolute.
+    pub working_dir: PathBuf,
+}
+
+impl Machine {
+    /// This process's machine and user.
+    pub fn current() -> Machine {
+        let root = rustix::process::geteuid().is_root();
+        Machine {
+            data_home: data_home(root, |name| std::env::var_os(name).map(PathBuf::from)),
+            working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        }
+    }
+
+    /// A path as given, made absolute.
+    pub(super) fn absolute(&self, path: &Path) -> PathBuf {
+        self.working_dir.join(path)
+    }
+}
+
+/// `/var/lib/pushonce` for root; else as the XDG base directories say. A relative variable is ignored,
+/// as that specification demands.
+fn data_home(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let absolute = |name| env(name).filter(|path| path.is_absolute());
+    let user = || {
+        absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local").join("share")))
+    };
+    let base = if root { None } else { user() };
+    base.unwrap_or_else(|| PathBuf::from("/var/lib")).join("pushonce")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_home_is_absolute_and_follows_the_user() {
+        let home = |root, set: &[(&str, &str)]| {
+            let set: Vec<_> = set.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+            data_home(root, |name| {
+                set.iter().find(|(key, _)| key == name).map(|(_, path)| PathBuf::from(path))
+            })
+        };
+        let user = [("HOME", "/home/a")];
+        assert_eq!(home(false, &user), PathBuf::from("/home/a/.local/share/pushonce"));
+        assert_eq!(home(true, &user), PathBuf::from("/var/lib/pushonce"));
+        let xdg = [("HOME", "/home/a"), ("XDG_DATA_HOME", "/data")];
+        assert_eq!(home(false, &xdg), PathBuf::from("/data/pushonce"));
+        assert_eq!(home(false, &[("HOME", "a")]), PathBuf::from("/var/lib/pushonce"));
+    }
+}
