@@ -4,7 +4,7 @@
 //! A build that changes one of them adds a set of rules for its newest version, and keeps the set of
 //! the version before.
 
-use pushonce_core::ClusterVersion;
+use pushonce_core::{ClusterVersion, VersionRange};
 
 use crate::{keys, producers, state};
 
@@ -61,9 +61,9 @@ impl Rules {
     }
 }
 
-/// The rules of the first version.
+/// The rules of a state without entries.
 impl Default for &'static Rules {
     fn default() -> &'static Rules {
-        Rules::of(ClusterVersion::FIRST)
+        Rules::of(VersionRange::SUPPORTED.min)
     }
 }

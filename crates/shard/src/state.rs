@@ -52,7 +52,8 @@ pub struct State {
     /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
     /// earlier epoch in a topic that is not here may have been a reader of one that was.
     dropped: Option<u64>,
-    /// The highest version of an entry that was applied. It stands before every snapshot.
+    /// The highest version of an entry that was applied, or 0 for the oldest that this build supports. It
+    /// stands before every snapshot.
     #[serde(skip)]
     version: ClusterVersion,
 }
@@ -70,15 +71,16 @@ impl State {
     /// The next entry was written in `version`. From the first entry of a version on the shard keeps to
     /// its rules, also when an owner that has not heard of the raise writes in the version before.
     pub fn adopt(&mut self, version: ClusterVersion) {
-        if version > self.version {
+        if version > self.version() {
             self.version = version;
             self.dedupe.keep_to(Rules::of(version));
         }
     }
 
-    /// The highest version of an entry that was applied; 0 before the first.
+    /// The highest version of an entry that was applied; the oldest that this build supports before
+    /// the first.
     pub fn version(&self) -> ClusterVersion {
-        self.version
+        self.version.max(VersionRange::SUPPORTED.min)
     }
 
     /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
@@ -88,7 +90,7 @@ impl State {
         if let Some(names) = memory {
             self.lend(index, names);
         }
-        let rules = Rules::of(self.version);
+        let rules = Rules::of(self.version());
         let swept =
             if items.is_empty() { rules.swept_per_empty_entry } else { rules.swept_per_entry };
         let mut applied = Applied::default();
@@ -231,8 +233,7 @@ impl State {
     /// # Errors
     /// The writer's own.
     pub fn encode(&self, to: &mut dyn Write) -> io::Result<()> {
-        // A state without an entry reads the same in every version.
-        versioned::write(self.version.max(VersionRange::SUPPORTED.min), self, to)
+        versioned::write(self.version(), self, to)
     }
 
     /// A number that equal states share, and others as good as never: xxh3 of the snapshot. Costs

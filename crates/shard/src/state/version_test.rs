@@ -81,7 +81,7 @@ proptest! {
         batches in entries(0..50u64, true), flips in prop::collection::vec(any::<bool>(), 30),
     ) {
         let mut state = State::default();
-        let mut highest = ClusterVersion(0);
+        let mut highest = OLD.max;
         for (nth, (batch, flip)) in batches.iter().zip(flips).enumerate() {
             let version = if flip { NEW.max } else { OLD.max };
             highest = highest.max(version);

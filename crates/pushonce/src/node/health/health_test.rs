@@ -115,7 +115,7 @@ fn a_build_that_cannot_read_its_cluster_is_not_ready_and_says_what_to_run() {
 
     let halted = [(None, "entry 3".to_owned()), (Some(SHARD), "entry 9".to_owned())].into();
     let told = Watchman::default().look(&Facts { halted, ..well() }, Instant::now());
-    assert_eq!(told, ["the control group has halted: entry 3", "s3 has halted: entry 9"]);
+    assert_eq!(told, ["s3 has halted: entry 9", "the control group has halted: entry 3"]);
 }
 
 #[test]
