@@ -17,8 +17,8 @@ use pushonce_core::{
     ContentType, FetchError, From, Gap, Message, Options, Page, Position, Timestamp, Topic, Want,
 };
 use pushonce_fanout::{
-    Closed, Driver, Encode, Hub, Lane, Offered, Outlet, Run, SessionKey, Standing, Upstream, Wire,
-    hub,
+    Closed, Driver, Encode, Hub, Lane, Offered, Outlet, Retention, Run, SessionKey, Standing,
+    Upstream, Wire, hub,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,10 @@ impl Upstream for Source {
 
     fn fetch(&self, _: Topic, _: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
         Box::pin(async { Err(FetchError::Unavailable("nobody asks".to_owned())) })
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
     }
 }
 

@@ -95,6 +95,11 @@ impl Cluster {
         self.nodes[i].start();
     }
 
+    /// As [`Cluster::restart`], with more flags for this one start.
+    pub fn restart_with(&mut self, i: usize, more: &[&str]) {
+        self.nodes[i].start_with(more);
+    }
+
     /// Adds a node that joins, and starts it. Says which it is.
     pub fn join(&mut self, region: &str) -> usize {
         self.join_with(region, &[])

@@ -4,6 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pushonce_client::Trust;
@@ -39,6 +40,41 @@ pub trait Ground: Send + Sync {
     /// Starts that command, its input and output told, in the `i`th node's world.
     fn start(&self, _: usize, mut node: Command) -> io::Result<Child> {
         node.spawn()
+    }
+}
+
+/// Another ground, on which every node has these environment variables.
+pub(crate) struct WithEnvironment {
+    /// Where the nodes live.
+    pub(crate) ground: Arc<dyn Ground>,
+    /// Names and values.
+    pub(crate) variables: Vec<(&'static str, &'static str)>,
+}
+
+impl Ground for WithEnvironment {
+    fn address(&self, i: usize) -> Ipv4Addr {
+        self.ground.address(i)
+    }
+
+    fn volume(&self, i: usize) -> Option<PathBuf> {
+        self.ground.volume(i)
+    }
+
+    fn furnish(&self, i: usize, data: &Path) {
+        self.ground.furnish(i, data);
+    }
+
+    fn trust(&self) -> Trust {
+        self.ground.trust()
+    }
+
+    fn command(&self, i: usize, mut node: Command) -> Command {
+        node.envs(self.variables.iter().copied());
+        self.ground.command(i, node)
+    }
+
+    fn start(&self, i: usize, node: Command) -> io::Result<Child> {
+        self.ground.start(i, node)
     }
 }
 

@@ -117,11 +117,16 @@ impl Node {
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with more flags, for this one start.
+    pub fn start_with(&mut self, more: &[&str]) {
         assert!(self.process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
         let mut command = binary::command_of(self.build);
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
-        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
+        command.arg(&self.data).args(self.ports.flags()).args(&self.flags).args(more);
         self.ground.furnish(self.index, &self.data);
         let mut command = self.ground.command(self.index, command);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);

@@ -51,7 +51,7 @@ impl Viewer {
         let topic = Topic::new(topic).expect("a valid topic");
         let who = format!("the viewer of {topic} at {}", servers[0]);
         let builder = Subscriber::builder(servers).transport(transport).topic(topic, from);
-        Viewer { subscriber: builder.connect(), who }
+        Viewer { subscriber: builder.connect().expect("the servers fit the transport"), who }
     }
 
     /// The next event, whatever it is.

@@ -36,7 +36,10 @@ impl Asker {
         let options = Options { audience: true, ..Options::default() };
         let topic = Topic::new(TOPIC).expect("valid");
         let builder = Subscriber::builder(servers).transport(transport);
-        let mut subscriber = builder.topic_with(topic, From::Now, options).connect();
+        let mut subscriber = builder
+            .topic_with(topic, From::Now, options)
+            .connect()
+            .expect("the servers fit the transport");
         let (tell, told) = watch::channel(0);
         let mut task = JoinSet::new();
         task.spawn(async move {

@@ -126,7 +126,10 @@ async fn topics_can_be_looked_at(cluster: &Cluster) {
     let options = Options { audience: true, ..Options::default() };
     let topic = TOPIC.parse().expect("valid");
     let beside = Subscriber::builder([cluster.server(0, Transport::Ws)]);
-    let mut beside = beside.topic_with(topic, From::Now, options).connect();
+    let mut beside = beside
+        .topic_with(topic, From::Now, options)
+        .connect()
+        .expect("the servers fit the transport");
     let told = async {
         while !matches!(beside.next().await, Some(Event::Audience { count: 2, .. })) {}
         pushonce(["publish", TOPIC, "fourth", "--server", &server], "").await.ok()

@@ -26,7 +26,10 @@ impl Viewer {
         let options = Options { delivery, datagrams: true, ..Options::default() };
         let topic = Topic::new(TOPIC).expect("valid");
         let builder = Subscriber::builder(servers).transport(Transport::Quic);
-        let subscriber = builder.topic_with(topic, From::Now, options).connect();
+        let subscriber = builder
+            .topic_with(topic, From::Now, options)
+            .connect()
+            .expect("the servers fit the transport");
         Viewer { subscriber, reached: Position::ZERO }
     }
 

@@ -6,8 +6,8 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Build, Claim, ClusterId, ClusterVersion, Member, MemberState, NodeId, ShardId, Term,
-    Topic, VersionRange,
+    Addresses, Build, Claim, ClusterId, ClusterTimes, ClusterVersion, Member, MemberState, NodeId,
+    ShardId, Term, Topic, VersionRange,
 };
 
 pub use topic::{TopicInfo, TopicList};
@@ -35,6 +35,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// The times of consensus.
+    pub times: ClusterTimes,
     /// In which version nodes write what they share.
     pub cluster_version: ClusterVersion,
 }
@@ -161,6 +163,7 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            times: Some(status.times.into()),
             cluster_version: status.cluster_version.0.into(),
         }
     }
@@ -243,6 +246,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
             cluster_version: version("cluster_version", status.cluster_version)?,
         })
     }
@@ -413,6 +417,7 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            times: ClusterTimes::default(),
             cluster_version: ClusterVersion::FIRST,
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));

@@ -23,6 +23,8 @@ pub mod delimited;
 mod field;
 pub mod peer;
 pub mod publisher;
+pub mod status;
+mod times;
 
 pub use field::InvalidField;
 

@@ -14,6 +14,7 @@ use crate::field::{
     content_type, drawn, durability, durability_number, key, position, reason, written_drawn,
 };
 use crate::pb::publisher::v1 as pb;
+use crate::status::describe;
 
 /// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it was made on
 /// the way, not by a node, so it says nothing about the outcome.
@@ -200,11 +201,11 @@ impl From<&Status> for Failure {
     fn from(status: &Status) -> Failure {
         let outcome = status.metadata().get(OUTCOME_HEADER).map(MetadataValue::as_bytes);
         if outcome != Some(b"refused".as_slice()) {
-            return Failure::Unknown(format!("{}: {}", status.code(), status.message()));
+            return Failure::Unknown(describe(status));
         }
         Failure::Refused {
             code: status.code(),
-            message: status.message().to_owned(),
+            message: describe(status),
             retry: !matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use pushonce_cluster_tests::checker::Promises;
 use pushonce_cluster_tests::faults::Row;
@@ -20,6 +21,8 @@ faults [--tier short|full]    runs the rows of a tier (full unless said)
        [--keep]               keep them also when all is well
        [--patient]            times as for a machine that has other things to do
        [--results FILE]       writes the table there
+faults --soak MINUTES          runs of several faults and operator commands at a time, each of --seconds
+                               with the next seed, until the time is over
 faults --planted              whether each planted bug is caught; needs a binary built with them
 faults --failovers N          kills the owner of a topic N times, and prints how long publishing stops";
 
@@ -29,6 +32,7 @@ struct Asked {
     results: Option<PathBuf>,
     planted: bool,
     failovers: Option<usize>,
+    soak: Option<Duration>,
 }
 
 enum Ask {
@@ -60,7 +64,7 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
     let promises = Promises::STATED;
     let mut options = Options { seed: 1, seconds: 20, promises, dir, keep: false, planted: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
-    let (mut planted, mut failovers) = (false, None);
+    let (mut planted, mut failovers, mut soak) = (false, None, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
@@ -77,6 +81,7 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
             "--patient" => options.promises = Promises::PATIENT,
             "--planted" => planted = true,
             "--failovers" => failovers = usize::try_from(number(value()?)?).ok(),
+            "--soak" => soak = Some(Duration::from_secs(number(value()?)? * 60)),
             "--only" => only.push(value()?),
             "--results" => results = Some(value()?.into()),
             "--tier" => match value()?.as_str() {
@@ -87,19 +92,13 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
             other => return Err(format!("{other} is unknown")),
         }
     }
-    let all = runner::rows();
-    if let Some(unknown) = only.iter().find(|name| !all.iter().any(|row| row.name == **name)) {
-        return Err(format!("there is no row {unknown}"));
+    let named = |name: &String| runner::row(name).ok_or_else(|| format!("there is no row {name}"));
+    let mut rows = only.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    if rows.is_empty() {
+        let is_wanted = |row: &&Row| !short || SHORT.contains(&row.name);
+        rows = runner::rows().into_iter().filter(is_wanted).collect();
     }
-    let wanted = |row: &&Row| {
-        if only.is_empty() {
-            !short || SHORT.contains(&row.name)
-        } else {
-            only.iter().any(|n| n == row.name)
-        }
-    };
-    let rows = all.into_iter().filter(wanted).collect();
-    Ok(Ask::Run(Asked { options, rows, results, planted, failovers }))
+    Ok(Ask::Run(Asked { options, rows, results, planted, failovers, soak }))
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -116,7 +115,7 @@ fn check(path: &Path) -> ExitCode {
 }
 
 async fn run(asked: Asked) -> ExitCode {
-    let Asked { options, rows, results, planted, failovers } = asked;
+    let Asked { options, rows, results, planted, failovers, soak } = asked;
     std::fs::create_dir_all(&options.dir).expect("the directory can be made");
     if planted {
         return catch_planted(&options).await;
@@ -127,6 +126,9 @@ async fn run(asked: Asked) -> ExitCode {
         std::fs::create_dir_all(&dir).expect("the directory can be made");
         print!("{}", runner::failovers(kills, dir).await);
         return ExitCode::SUCCESS;
+    }
+    if let Some(time) = soak {
+        return soak_for(time, options).await;
     }
     println!("histories and logs: {}; seed {}", options.dir.display(), options.seed);
     let mut reports = Vec::new();
@@ -142,6 +144,25 @@ async fn run(asked: Asked) -> ExitCode {
     let failed = reports.iter().filter(|r| matches!(r.verdict, Verdict::Fail(_))).count();
     let unknown = reports.iter().filter(|r| matches!(r.verdict, Verdict::Unknown(_))).count();
     println!("{} rows: {failed} failed, {unknown} unknown", reports.len());
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// One run after the other, each of another seed: a run that fails is done again by its own command.
+async fn soak_for(time: Duration, mut options: Options) -> ExitCode {
+    let row = runner::row("soak").expect("it is a row");
+    let begun = Instant::now();
+    let (mut runs, mut failed) = (0, 0);
+    while begun.elapsed() < time {
+        let report = runner::run(row, &options).await;
+        println!("{report}   repeat: {}", runner::command(row, &options));
+        runs += 1;
+        failed += usize::from(report.verdict != Verdict::Pass);
+        options.seed += 1;
+    }
+    println!(
+        "{runs} runs in {:.0} min: {failed} did not pass",
+        begun.elapsed().as_secs_f64() / 60.0
+    );
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -1,19 +1,49 @@
-//! I22: under a flood the answers are places or refusals and not silence, most of the usual load is
-//! still placed, and after it all of it is again.
+//! I22: a session that sends more than it may have under way gets an answer to every request, a place
+//! or an error, or its session is closed; it never waits in silence. Under a flood most of the usual
+//! load is still placed, and after it all of it is again.
 
-use super::{Evidence, Judgement, Promises, Run, Violation};
+use super::{Evidence, Installed, Judgement, Promises, Run, Violation};
 use crate::history::{Event, Phase, Record};
 
 /// Of the usual rate of accepted publishes, in percent.
 const GOODPUT: u64 = 80;
 
 pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
-    let Some(flood) = run.faults.iter().find(|fault| fault.effect.flood) else {
-        return Ok(Evidence::Lacking("there was no flood"));
-    };
-    let (Some(ends), Some(usual)) = (flood.ends, usual(run)) else {
-        return Ok(Evidence::Lacking("the flood did not end, or there was no load before it"));
-    };
+    let mut looked = bursts(run)?;
+    for flood in run.faults.iter().filter(|fault| fault.effect.flood) {
+        looked += under_flood(run, promises, flood)?;
+    }
+    Ok(Evidence::of(looked, "there was no flood, and no session sent more than it may"))
+}
+
+/// Every request of every burst was answered, unless the node ended or was kept from answering.
+fn bursts(run: &Run<'_>) -> Result<usize, Violation> {
+    let mut looked = 0;
+    for (index, record) in run.records.iter().enumerate() {
+        let Event::Burst { node, sent, answered, closed, ms } = record.event else { continue };
+        if answered == sent {
+            looked += 1;
+        } else if !closed && !is_disturbed(run, record.at.saturating_sub(ms * 1_000), record.at) {
+            let what = format!("node {node} answered {answered} of {sent} publishes of a session");
+            return Err(Violation::new(what, [index]));
+        }
+    }
+    Ok(looked)
+}
+
+/// Whether a burst met a fault: a node that sleeps or is cut off answers nobody.
+fn is_disturbed(run: &Run<'_>, begun: u64, ended: u64) -> bool {
+    run.faults.iter().filter(|fault| !fault.effect.flood).any(|fault| {
+        run.at(fault.begins) <= ended && fault.ends.is_none_or(|ends| run.at(ends) >= begun)
+    })
+}
+
+fn under_flood(
+    run: &Run<'_>,
+    promises: &Promises,
+    flood: &Installed<'_>,
+) -> Result<usize, Violation> {
+    let (Some(ends), Some(usual)) = (flood.ends, usual(run)) else { return Ok(0) };
     let during = rate(run, run.at(flood.confirmed), run.at(ends));
     if during * 100 < usual * GOODPUT {
         let what =
@@ -29,7 +59,7 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
         let what = format!("{after} publishes a second are accepted after the flood, not {usual}");
         return Err(Violation::new(what, [ends]));
     }
-    Ok(Evidence::Looked(2))
+    Ok(2)
 }
 
 /// Publishes accepted a second before the faults.

@@ -1,5 +1,5 @@
-//! I11: what is acknowledged or shown through a node that slept or was cut off, from then on, is in
-//! the log at its place.
+//! I11: what is acknowledged or shown through a node that slept, was cut off or was restarted, from
+//! then on, is in the log at its place.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
                 };
                 if !kept {
                     let what = format!(
-                        "{name}: node {node}, after it slept or was cut off, said {position}, \
+                        "{name}: node {node}, after it slept, was cut off or was restarted, said {position}, \
                          which is not in the log of node {}",
                         log.node
                     );
@@ -39,7 +39,7 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
             }
         }
     }
-    Ok(Evidence::of(looked, "no node slept or was cut off and was heard after it"))
+    Ok(Evidence::of(looked, "no node slept, was cut off or was restarted, and was heard after it"))
 }
 
 /// What was acknowledged or shown through a known node: node, record, position, payload.

@@ -40,20 +40,20 @@ pub(super) const ALL: Row = Row {
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(super) enum Who {
     Owner,
     Leader,
     Majority,
     All,
 }
 
-struct Kill {
+pub(super) struct Kill {
     who: Who,
     victims: Vec<usize>,
 }
 
 impl Kill {
-    fn of(who: Who) -> Kill {
+    pub(super) fn of(who: Who) -> Kill {
         Kill { who, victims: Vec::new() }
     }
 
@@ -92,7 +92,7 @@ impl Fault for Kill {
         let left: Vec<_> = stage.cluster.running().collect();
         let majority = left.len() > self.victims.len();
         let unready = if majority { Vec::new() } else { left };
-        Ok(Effect { majority, unready, ..Effect::on(self.victims.clone()) })
+        Ok(Effect { majority, unready, ..Effect::restart(self.victims.clone()) })
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

@@ -6,12 +6,15 @@
 //! run in which it never did is no pass.
 
 mod damage;
+mod deleted_log;
 mod flood;
 mod kill;
 mod membership;
 mod none;
+pub(crate) mod operator;
 mod pause;
 mod rolling;
+mod times;
 mod upgrade;
 mod wipe;
 
@@ -108,6 +111,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     pause::ROW,
     wipe::ROW,
     wipe::FOUNDER,
+    deleted_log::ROW,
+    times::ROW,
     damage::FLIPPED,
     damage::TORN,
     membership::JOIN,
@@ -132,6 +137,12 @@ impl Stage {
             self.cluster.index_of(asked, leader).await
         })
         .await
+    }
+
+    /// Says on standard output what a fault that draws has drawn.
+    #[allow(clippy::print_stdout)]
+    pub(crate) fn note(&self, what: &str) {
+        println!("   {what}");
     }
 
     /// Waits until every node that runs says that it is ready.
@@ -168,6 +179,26 @@ impl Stage {
             self.cluster.restart(node);
         }
     }
+}
+
+/// The faults of these rows, for one that does several at a time.
+pub(crate) fn kill_owner() -> Box<dyn Fault> {
+    Box::new(kill::Kill::of(kill::Who::Owner))
+}
+
+/// See [`kill_owner`].
+pub(crate) fn kill_leader() -> Box<dyn Fault> {
+    Box::new(kill::Kill::of(kill::Who::Leader))
+}
+
+/// See [`kill_owner`].
+pub(crate) fn pause_owner() -> Box<dyn Fault> {
+    Box::new(pause::Pause::default())
+}
+
+/// See [`kill_owner`].
+pub(crate) fn every_node_restarts() -> Box<dyn Fault> {
+    Box::new(rolling::Rolling::default())
 }
 
 /// What happens on loopback.

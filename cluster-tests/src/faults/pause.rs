@@ -12,10 +12,11 @@ pub(super) const ROW: Row = Row {
     story: "SIGSTOP of the owner of the hot topic for 3 s, and back",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Pause(None)),
+    prepare: |_| loopback(Pause::default()),
 };
 
-struct Pause(Option<usize>);
+#[derive(Default)]
+pub(super) struct Pause(Option<usize>);
 
 #[async_trait(?Send)]
 impl Fault for Pause {

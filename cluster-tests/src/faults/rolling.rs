@@ -11,10 +11,11 @@ pub(super) const ROW: Row = Row {
     story: "every node is stopped and started again, the next when the last is ready",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Rolling { failed: None }),
+    prepare: |_| loopback(Rolling::default()),
 };
 
-struct Rolling {
+#[derive(Default)]
+pub(super) struct Rolling {
     /// Why a node did not end well.
     failed: Option<String>,
 }
@@ -35,7 +36,7 @@ impl Fault for Rolling {
             stage.cluster.restart(node);
             stage.whole().await;
         }
-        Ok(Effect::on(nodes))
+        Ok(Effect::restart(nodes))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

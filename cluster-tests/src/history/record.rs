@@ -76,6 +76,11 @@ pub enum Event {
     Log { topic: Name, node: usize, transport: Name, log: Vec<Entry> },
     /// What a node says of its own health.
     Health { node: usize, ready: bool, because: Name },
+    /// A node does not answer the question for its health.
+    Silent { node: usize },
+    /// One session sent more publishes at once than a session may have without an answer: so many were
+    /// sent, and so many answered, in so many milliseconds. `closed` when the session ended before.
+    Burst { node: usize, sent: usize, answered: usize, closed: bool, ms: u64 },
     /// What a node takes of the machine.
     Sample { node: usize, rss_kib: u64, descriptors: u64 },
     /// After the run: how often a node's log says that something panicked.
@@ -134,7 +139,8 @@ pub struct Effect {
     pub majority: bool,
     /// Nodes that run meanwhile, can be asked, and cannot commit, apply or deliver: they must say so.
     pub unready: Vec<usize>,
-    /// Nodes that sleep, or are cut off, and may take themselves for an owner when another is one.
+    /// Nodes that sleep, are cut off, or come back from a restart, and may take themselves for an owner
+    /// when another is one.
     pub deposed: Vec<usize>,
     /// Nodes whose files were changed behind their backs.
     pub damaged: Vec<usize>,
@@ -157,6 +163,22 @@ impl Effect {
     /// Done to these nodes, and a majority is left without them.
     pub fn on(nodes: Vec<usize>) -> Effect {
         Effect { nodes, majority: true, ..Effect::default() }
+    }
+
+    /// These nodes end and come back with the data they had.
+    pub fn restart(nodes: Vec<usize>) -> Effect {
+        Effect { deposed: nodes.clone(), ..Effect::on(nodes) }
+    }
+
+    /// This effect and another one at the same time.
+    pub fn and(mut self, other: Effect) -> Effect {
+        self.nodes.extend(other.nodes);
+        self.majority &= other.majority;
+        self.unready.extend(other.unready);
+        self.deposed.extend(other.deposed);
+        self.damaged.extend(other.damaged);
+        self.flood |= other.flood;
+        self
     }
 }
 

@@ -10,6 +10,7 @@
 //! record; over QUIC it is the SDK.
 
 mod bare;
+mod burst;
 mod forger;
 mod prober;
 mod reader;
@@ -124,6 +125,7 @@ impl Load {
             };
         }
         others.spawn(forger::forge(part(watch.clone())));
+        others.spawn(burst::burst(part(watch.clone())));
         others.spawn(prober::probe(part(watch)));
         Load { publishing, watching, publishers, others }
     }

@@ -25,12 +25,17 @@ pub(super) async fn probe(part: Part) {
 /// Writes down what changes.
 async fn probe_one(node: usize, ports: Ports, scribe: Scribe) {
     let mut last = None;
+    let mut is_silent = false;
     loop {
         let answer =
             tokio::time::timeout(PATIENCE, web::get(ports.http, "/health/ready", &[])).await;
+        let was_silent = std::mem::replace(&mut is_silent, !matches!(answer, Ok(Ok(_))));
+        if is_silent && !was_silent {
+            scribe.write(Event::Silent { node });
+        }
         if let Ok(Ok(answer)) = answer {
             let ready = answer.status == 200;
-            if last != Some(ready) {
+            if last != Some(ready) || was_silent {
                 let because = if ready { "".into() } else { answer.body.into() };
                 scribe.write(Event::Health { node, ready, because });
             }

@@ -96,7 +96,8 @@ async fn quic(
     let name = Topic::new(topic).expect("a valid topic");
     let servers = [ports.server(Transport::Quic)];
     let builder = Subscriber::builder(servers).transport(Transport::Quic).trust(trust.clone());
-    let mut subscriber = builder.topic(name, From::Start).connect();
+    let mut subscriber =
+        builder.topic(name, From::Start).connect().expect("the servers fit the transport");
     let mut log: Vec<Entry> = Vec::new();
     while last != Position::ZERO && log.last().is_none_or(|entry| entry.position < last) {
         match subscriber.next().await {

@@ -17,7 +17,8 @@ pub(super) async fn watch(part: Part, topic: String, home: usize) {
     let name = Topic::new(&topic).expect("a valid topic");
     let builder = Subscriber::builder(servers.clone()).transport(TRANSPORT);
     let builder = builder.trust(part.trust.clone());
-    let mut subscriber = builder.topic(name, From::Start).connect();
+    let mut subscriber =
+        builder.topic(name, From::Start).connect().expect("the servers fit the transport");
     let mut reached = None;
     loop {
         let event = tokio::select! {

@@ -19,16 +19,21 @@ pub use carried::Carried;
 pub use failover::{Failovers, failovers};
 pub use planted::{PLANTED, Planted};
 pub use report::{Report, Verdict, again};
-pub use run::{Options, run};
+pub use run::{Options, command, run};
 pub use table::table;
 pub use watchdog::Watchdog;
 
 use crate::faults::{ON_LOOPBACK, Row};
-use crate::rig::faults::ON_THE_RIG;
+use crate::rig::faults::{ON_THE_RIG, SOAK};
 
 /// Every row, in the order of the table.
 pub fn rows() -> Vec<&'static Row> {
     ON_LOOPBACK.iter().chain(ON_THE_RIG).collect()
+}
+
+/// The row of the name; the soak is one too, and not of the table.
+pub fn row(name: &str) -> Option<&'static Row> {
+    rows().into_iter().chain([&SOAK]).find(|row| row.name == name)
 }
 
 /// The rows of the short tier: those that break most when something is wrong, a process, a disk and a

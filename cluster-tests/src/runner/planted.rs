@@ -3,14 +3,8 @@
 //! Needs a binary that was built with the feature `planted-bugs`; without it every row passes, and
 //! so every bug counts as missed.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
-
 use super::{Options, Report};
 use crate::checker::Promises;
-use crate::ground::Ground;
 use crate::wait::secs;
 
 /// A bug, and where it shows.
@@ -31,6 +25,7 @@ pub const PLANTED: &[Planted] = &[
     Planted { bug: "off-by-one-resume", row: "none", breaks: &["I12"] },
     Planted { bug: "gap-not-signalled", row: "none", breaks: &["I12"] },
     Planted { bug: "dedupe-not-replicated", row: "kill-owner", breaks: &["I7", "I8"] },
+    Planted { bug: "owners-wall-clock", row: "clocks-ahead", breaks: &["I1", "I4"] },
 ];
 
 impl Planted {
@@ -52,26 +47,5 @@ impl Planted {
         // What a bug keeps from ever being level is not waited for.
         let promises = Promises { level: secs(10), ..options.promises };
         Options { planted: Some(self.bug), dir, promises, ..options.clone() }
-    }
-}
-
-/// A ground on which every node has the bug.
-pub(super) struct Infested {
-    pub(super) ground: Arc<dyn Ground>,
-    pub(super) bug: &'static str,
-}
-
-impl Ground for Infested {
-    fn address(&self, i: usize) -> Ipv4Addr {
-        self.ground.address(i)
-    }
-
-    fn volume(&self, i: usize) -> Option<PathBuf> {
-        self.ground.volume(i)
-    }
-
-    fn command(&self, i: usize, mut node: Command) -> Command {
-        node.env("PUSHONCE_PLANTED_BUG", self.bug);
-        self.ground.command(i, node)
     }
 }

@@ -75,7 +75,7 @@ impl Report {
             )),
             (None, None) => Verdict::Pass,
         };
-        let again = options.command(row);
+        let again = super::command(row, options);
         Report { row, verdict, judged, carried, dir, again, told }
     }
 
@@ -88,7 +88,7 @@ impl Report {
             judged: PROPERTIES.iter().map(|property| (property, lacking())).collect(),
             carried: Carried::default(),
             dir: PathBuf::new(),
-            again: options.command(row),
+            again: super::command(row, options),
             told: String::new(),
         }
     }

@@ -10,10 +10,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::Report;
-use super::planted::Infested;
 use crate::checker::Promises;
 use crate::cluster::Cluster;
 use crate::faults::{Confirmed, Fault, Prepared, Row, Stage};
+use crate::ground::WithEnvironment;
 use crate::history::{self, Event, Phase, Record, Recorder, Scribe};
 use crate::load::{self, HOT, Load, Plan};
 use crate::wait::{secs, until};
@@ -35,16 +35,10 @@ pub struct Options {
     pub planted: Option<&'static str>,
 }
 
-impl Options {
-    /// The command that does a row again.
-    pub(super) fn command(&self, row: &Row) -> String {
-        let Options { seed, seconds, .. } = self;
-        format!(
-            "cargo run --release -p pushonce-cluster-tests --bin faults -- --only {} --seed {seed} \
-             --seconds {seconds}",
-            row.name
-        )
-    }
+/// The command that does a row again.
+pub fn command(row: &Row, options: &Options) -> String {
+    let Options { seed, seconds, .. } = options;
+    format!("scripts/faults --only {} --seed {seed} --seconds {seconds}", row.name)
 }
 
 /// Runs a row and judges it. Its directory stays when it did not pass.
@@ -53,10 +47,10 @@ pub async fn run(row: &'static Row, options: &Options) -> Report {
         Ok(prepared) => prepared,
         Err(why) => return Report::left_out(row, options, why),
     };
-    let ground = match options.planted {
-        Some(bug) => Arc::new(Infested { ground, bug }),
-        None => ground,
-    };
+    // Short, so that a run of half a minute sees many heartbeats.
+    let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", "4s")];
+    variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug)));
+    let ground = Arc::new(WithEnvironment { ground, variables });
     let dir = options.dir.join(format!("{}-{}", row.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("the directory of the run can be made");

@@ -40,7 +40,7 @@ pub use publisher::Publisher;
 pub use server::{InvalidServer, Scheme, Server};
 pub use session::{Transport, Trust};
 pub use stream::{Acknowledgement, PublishStream};
-pub use subscriber::{Builder, Event, Subscriber};
+pub use subscriber::{BuildError, Builder, Event, Subscriber};
 
 /// Re-exported, so that a caller needs one crate.
 pub use pushonce_core as core;

@@ -8,6 +8,7 @@ use pushonce_core::{InvalidPublish, Placed, Publish, PublishError, Stamp};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher::Failure;
+use pushonce_proto::status::describe;
 use rand::Rng;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
@@ -107,7 +108,7 @@ impl Publisher {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if never_sent(&status) => {
                 self.shared.leave(server).await;
-                return Err(unreachable(status.message()));
+                return Err(unreachable(&describe(&status)));
             }
             Ok(Err(status)) => {
                 let failure = Failure::from(&status);

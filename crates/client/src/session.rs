@@ -11,7 +11,7 @@ use pushonce_proto::client::{Command, Encoding, Event, Request};
 use pushonce_proto::close::{self, Reconnect};
 
 use crate::progress::Ask;
-use crate::server::Server;
+use crate::server::{Scheme, Server};
 
 pub(crate) use grpc::connect as grpc_connect;
 pub use trust::Trust;
@@ -26,6 +26,26 @@ pub enum Transport {
     Quic,
     /// gRPC: for back ends; one call a topic.
     Grpc,
+}
+
+impl Transport {
+    /// Whether it is spoken at addresses of this scheme.
+    pub(crate) fn takes(self, scheme: Scheme) -> bool {
+        match self {
+            Transport::Ws => matches!(scheme, Scheme::Http | Scheme::Ws),
+            Transport::Quic => scheme == Scheme::Quic,
+            Transport::Grpc => scheme == Scheme::Http,
+        }
+    }
+
+    /// How its addresses are written.
+    pub(crate) fn address_form(self) -> &'static str {
+        match self {
+            Transport::Ws => "WebSocket takes ws://HOST:PORT or http://HOST:PORT of --http",
+            Transport::Quic => "QUIC takes quic://HOST:PORT of --quic",
+            Transport::Grpc => "gRPC takes http://HOST:PORT of --grpc",
+        }
+    }
 }
 
 /// How to reach a server.

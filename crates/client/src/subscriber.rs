@@ -101,6 +101,25 @@ pub struct Subscriber {
     _task: AbortOnDropHandle<()>,
 }
 
+/// Why a subscriber cannot be made. Says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// The list of servers is empty.
+    #[error("a subscriber needs the address of at least one server")]
+    NoServers,
+    /// There is nothing to subscribe to.
+    #[error("a subscriber needs at least one topic")]
+    NoTopics,
+    /// An address of another transport.
+    #[error("{server} is not an address for this transport: {}", transport.address_form())]
+    WrongScheme {
+        /// The address.
+        server: Server,
+        /// What it was given for.
+        transport: Transport,
+    },
+}
+
 /// Events that wait for the caller. A full queue stops the reading of the session.
 const EVENTS_MAX: usize = 256;
 
@@ -154,12 +173,25 @@ impl Builder {
         self
     }
 
-    /// Connects, in a task of its own, to the first server that answers, in the order given: whose
-    /// clients are many gives each of them another order. Needs a tokio runtime.
-    pub fn connect(self) -> Subscriber {
-        let (send, events) = mpsc::channel(EVENTS_MAX);
+    /// Connects, in a task of its own, to the first server that answers, in the order given: an
+    /// application with many clients gives each of them another order. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BuildError`] when no session could ever begin.
+    pub fn connect(self) -> Result<Subscriber, BuildError> {
         let Builder { servers, dial, progress } = self;
+        if servers.is_empty() {
+            return Err(BuildError::NoServers);
+        }
+        if progress.is_empty() {
+            return Err(BuildError::NoTopics);
+        }
+        let transport = dial.transport;
+        if let Some(server) = servers.iter().find(|server| !transport.takes(server.scheme)) {
+            return Err(BuildError::WrongScheme { server: server.clone(), transport });
+        }
+        let (send, events) = mpsc::channel(EVENTS_MAX);
         let task = tokio::spawn(keeper::keep(servers, dial, progress, send));
-        Subscriber { events, _task: AbortOnDropHandle::new(task) }
+        Ok(Subscriber { events, _task: AbortOnDropHandle::new(task) })
     }
 }

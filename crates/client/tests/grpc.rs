@@ -175,7 +175,8 @@ async fn a_call_that_breaks_is_made_again_from_the_last_message() {
     let mut subscriber = Subscriber::builder([door.server.clone()])
         .transport(Transport::Grpc)
         .topic(topic(), From::Last(2))
-        .connect();
+        .connect()
+        .expect("the servers fit the transport");
     let (from, answers) = door.calls.recv().await.unwrap();
     assert_eq!(from, From::Last(2));
     answers.send(subscribed(7)).await.unwrap();
@@ -195,7 +196,8 @@ async fn a_position_that_was_never_given_out_is_refused_for_good() {
     let mut subscriber = Subscriber::builder([door.server])
         .transport(Transport::Grpc)
         .topic(topic(), From::Position(Position::new(9, 9)))
-        .connect();
+        .connect()
+        .expect("the servers fit the transport");
     assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
     let Event::Refused { code, message } = next(&mut subscriber).await else { panic!("refused") };
     assert_eq!(code, ErrorCode::FuturePosition);

@@ -21,7 +21,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn watch(doors: &[&Door], from: From) -> Subscriber {
     let servers = doors.iter().map(|door| door.server());
-    Subscriber::builder(servers).topic(topic(), from).connect()
+    Subscriber::builder(servers)
+        .topic(topic(), from)
+        .connect()
+        .expect("the servers fit the transport")
 }
 
 /// The next event that `wanted` takes; what comes before it is passed over.
@@ -127,7 +130,10 @@ async fn a_topic_without_an_owner_does_not_take_the_others_with_it() {
     let door = Door::open().await;
     let other = pushonce_core::Topic::new("game/8").unwrap();
     let builder = Subscriber::builder([door.server()]).topic(topic(), From::Start);
-    let mut subscriber = builder.topic(other.clone(), From::Last(1)).connect();
+    let mut subscriber = builder
+        .topic(other.clone(), From::Last(1))
+        .connect()
+        .expect("the servers fit the transport");
     let mut client = door.client().await;
     assert_eq!(client.asks_from().await, From::Start);
     assert_eq!(client.asks_from().await, From::Last(1));
@@ -188,7 +194,8 @@ async fn json_carries_the_same() {
     let mut subscriber = Subscriber::builder([server])
         .encoding(Encoding::Json)
         .topic(topic(), From::Start)
-        .connect();
+        .connect()
+        .expect("the servers fit the transport");
     let (stream, _) = listener.accept().await.unwrap();
     let protocol = HeaderName::from_static("sec-websocket-protocol");
     let json = HeaderValue::from_static("pushonce.v1.json");
@@ -217,7 +224,8 @@ async fn a_server_that_speaks_something_else_is_not_tried_again() {
     let mut subscriber = Subscriber::builder([door.server()])
         .encoding(Encoding::Json)
         .topic(topic(), From::Now)
-        .connect();
+        .connect()
+        .expect("the servers fit the transport");
     // It answers every client with protobuf.
     let client = tokio::spawn(async move { door.client().await });
     assert!(find(&mut subscriber, why).await.contains("does not speak pushonce.v1.json"));

@@ -129,7 +129,11 @@ fn message_at(position: Position) -> client::Event {
 
 fn watch(server: Server, trust: Trust) -> Subscriber {
     let builder = Subscriber::builder([server]).transport(Transport::Quic);
-    builder.trust(trust).topic(topic(), From::Start).connect()
+    builder
+        .trust(trust)
+        .topic(topic(), From::Start)
+        .connect()
+        .expect("the servers fit the transport")
 }
 
 async fn next(subscriber: &mut Subscriber) -> Event {
@@ -197,7 +201,10 @@ async fn watch_datagrams(door: &Door) -> (Subscriber, Client) {
     let delivery = Some(Delivery::Latest);
     let options = Options { delivery, datagrams: true, ..Options::default() };
     let builder = Subscriber::builder([door.server()]).transport(Transport::Quic);
-    let subscriber = builder.topic_with(topic(), From::Last(1), options).connect();
+    let subscriber = builder
+        .topic_with(topic(), From::Last(1), options)
+        .connect()
+        .expect("the servers fit the transport");
     let mut client = door.client().await;
     assert_eq!(client.asks_from().await, From::Last(1));
     client.subscribed_to(1, Delivery::Latest).await;

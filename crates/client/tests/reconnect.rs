@@ -17,7 +17,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn watch(doors: &[&Door], from: From) -> Subscriber {
     let servers = doors.iter().map(|door| door.server());
-    Subscriber::builder(servers).topic(topic(), from).connect()
+    Subscriber::builder(servers)
+        .topic(topic(), from)
+        .connect()
+        .expect("the servers fit the transport")
 }
 
 async fn next(subscriber: &mut Subscriber) -> Option<Event> {
@@ -76,7 +79,10 @@ async fn a_server_that_is_not_there_is_passed_over() {
     let gone = Door::open().await.server();
     let door = Door::open().await;
     let servers = [gone, door.server()];
-    let mut subscriber = Subscriber::builder(servers).topic(topic(), From::Now).connect();
+    let mut subscriber = Subscriber::builder(servers)
+        .topic(topic(), From::Now)
+        .connect()
+        .expect("the servers fit the transport");
 
     let mut client = door.client().await;
     client.asks_from().await;

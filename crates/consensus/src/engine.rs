@@ -6,23 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use openraft::{Config, Raft};
-use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId, UnsupportedVersion};
+use pushonce_core::{
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, NodeId, UnsupportedVersion,
+};
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
+use crate::clock::BootTime;
 use crate::group::{Check, Inner as GroupInner};
+use crate::hold::{Hold, LeaseTimes};
 use crate::lease::Followers;
 use crate::log::Log;
-use crate::network::{Dialer, FRAME_BYTES_MAX, Groups, Links};
+use crate::network::{Dialer, FRAME_BYTES_MAX, Fence, Groups, Links, Marks};
 use crate::observer;
 use crate::recovery::{self, Recovery};
 use crate::snapshot::Shelf;
 use crate::space::{Probe, Room, Space};
-use crate::store::{Disk, Fatal, Writer, unsupported};
+use crate::store::{Disk, Fatal, LogMark, Writer, Writes, unsupported};
 use crate::{
     AddressBook, DiskFull, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status,
 };
@@ -38,6 +41,9 @@ struct Inner {
     writer: Writer,
     space: Space,
     found: Vec<GroupId>,
+    mark: LogMark,
+    times: LeaseTimes,
+    fence: Fence,
     links: Links,
     service: Service,
     groups: Groups,
@@ -63,6 +69,14 @@ struct Replica {
     shelf: Arc<Shelf>,
     adapter: Adapter,
     recovery: Option<Recovery>,
+}
+
+/// A store as it was opened.
+struct Opened {
+    writer: Writer,
+    found: Vec<GroupId>,
+    mark: LogMark,
+    writes: Writes,
 }
 
 /// Why a data directory cannot be opened.
@@ -219,7 +233,11 @@ impl Engine {
         }
         let config = Arc::new(settings.raft()?);
         let space = Space::new(dir, settings.disk_reserve, outside.room);
-        let (writer, found) = open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
+        let Opened { writer, found, mark, writes } =
+            open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
+        let times = LeaseTimes::new(settings.election_max);
+        let fence = Fence::default();
+        let marks = Marks::new(me, mark.writes, writes, fence.clone());
         let settings = Arc::new(settings);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(space.clone().run(shutdown.clone()));
@@ -230,6 +248,7 @@ impl Engine {
             writer.agreed().clone(),
             Arc::clone(&settings),
             book.clone(),
+            marks.clone(),
             tasks.clone(),
             shutdown.clone(),
         );
@@ -238,6 +257,7 @@ impl Engine {
             me,
             agreed: writer.agreed().clone(),
             book,
+            marks,
             groups: groups.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
@@ -250,6 +270,9 @@ impl Engine {
             writer,
             space,
             found,
+            mark,
+            times,
+            fence,
             links,
             service,
             groups,
@@ -281,6 +304,30 @@ impl Engine {
     /// When it cannot be written; the process is about to end then, or the engine was stopped.
     pub async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
         self.0.writer.raise(version).await
+    }
+
+    /// What the log in `dir` says of itself, without using it for anything else.
+    pub async fn mark_in(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<LogMark, OpenError> {
+        with_disk(dir, move |dir| marked(dir, Disk::open(dir, cluster, me)?).map(|(_, mark)| mark))
+            .await
+    }
+
+    /// What the log said of itself when it was opened.
+    pub fn mark(&self) -> LogMark {
+        self.0.mark
+    }
+
+    /// Takes the times that the cluster has agreed on, at once and for all groups: how long leases
+    /// last and are respected. Heartbeats, timeouts and the pace of elections stay those of the
+    /// [`Settings`].
+    pub fn set_times(&self, times: &ClusterTimes) {
+        self.0.times.set(times);
+    }
+
+    /// Why this node takes part in no group any more: its log was put back to an earlier state, as its
+    /// peers know. `None` as long as it does.
+    pub fn rolled_back(&self) -> Option<String> {
+        self.0.fence.reason()
     }
 
     /// The groups of which this node had a replica when the engine was opened. Each must be started
@@ -400,13 +447,15 @@ impl Engine {
 
     async fn build(&self, id: GroupId, replica: Replica, check: Check) -> Result<Group, String> {
         let Replica { log, shelf, adapter, recovery } = replica;
-        let Inner { me, settings, config, links, space, groups, .. } = &*self.0;
+        let Inner { me, settings, config, links, space, groups, times, fence, .. } = &*self.0;
         let (followers, halted) = (Followers::default(), adapter.halted());
+        let hold = Hold::new(times.clone());
         let dialer = Dialer {
             me: *me,
             group: id,
             log: log.clone(),
             followers: followers.clone(),
+            hold: hold.clone(),
             links: links.clone(),
             settings: Arc::clone(settings),
         };
@@ -415,8 +464,7 @@ impl Engine {
             .map_err(|error| error.to_string())?;
         // What a leader counts on outlives a restart of its followers: until its lease has surely
         // run out, this replica elects nobody else. openraft forgets the lease.
-        let silent_until =
-            log.follows_another(me.0).then(|| Instant::now() + settings.election_max);
+        let silent_until = log.follows_another(me.0).then(|| BootTime::now() + times.hold());
         raft.runtime_config().elect(silent_until.is_none() && recovery.is_none());
         Ok(Group(Arc::new(GroupInner {
             id,
@@ -424,6 +472,9 @@ impl Engine {
             raft,
             log,
             followers,
+            times: times.clone(),
+            hold,
+            fence: fence.clone(),
             shelf,
             halted,
             check,
@@ -457,14 +508,21 @@ async fn open_store(
     me: NodeId,
     space: Space,
     fatal: Fatal,
-) -> Result<(Writer, Vec<GroupId>), OpenError> {
+) -> Result<Opened, OpenError> {
     let io = |error: std::io::Error| OpenError::Io { path: dir.to_owned(), why: error.to_string() };
-    let mut disk = with_disk(dir, move |dir| Disk::open(dir, cluster, me)).await?;
+    let open = move |dir: &Path| marked(dir, Disk::open(dir, cluster, me)?);
+    let (mut disk, mark) = with_disk(dir, open).await?;
     let found = disk.groups().map_err(io)?;
-    let version = disk.version();
+    let (version, writes) = (disk.version(), disk.writes());
     let writer = Writer::start(disk, space, fatal).map_err(io)?;
     writer.agreed().raise(version);
-    Ok((writer, found))
+    Ok(Opened { writer, found, mark, writes })
+}
+
+fn marked(dir: &Path, mut disk: Disk) -> Result<(Disk, LogMark), OpenError> {
+    let mark = disk.mark();
+    let failed = |why: io::Error| OpenError::Io { path: dir.to_owned(), why: why.to_string() };
+    Ok((disk, mark.map_err(failed)?))
 }
 
 /// Opening may repair the file after a crash, which takes as long as the file is large.

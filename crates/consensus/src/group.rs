@@ -11,14 +11,16 @@ use openraft::{Raft, RaftMetrics};
 use pushonce_core::versioned::Unreadable;
 use pushonce_core::{NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::{Adapter, Halted};
+use crate::clock::BootTime;
+use crate::hold::{Hold, LeaseTimes};
 use crate::lease::{Followers, Lease};
 use crate::log::Log;
-use crate::network::{FRAME_BYTES_MAX, Groups, Kind, LinkError, Links, Proposed, wire};
+use crate::network::{FRAME_BYTES_MAX, Fence, Groups, Kind, LinkError, Links, Proposed, wire};
 use crate::recovery::Recovery;
 use crate::snapshot::{Draft, Shelf};
 use crate::space::Space;
@@ -67,6 +69,12 @@ pub(crate) struct Inner {
     pub(crate) log: Log,
     /// Who follows this node, while it leads.
     pub(crate) followers: Followers,
+    /// How long a lease lasts.
+    pub(crate) times: LeaseTimes,
+    /// The leader that this replica follows.
+    pub(crate) hold: Hold,
+    /// Whether this node may take part at all.
+    pub(crate) fence: Fence,
     pub(crate) shelf: Arc<Shelf>,
     /// Why this replica has halted, if it has.
     pub(crate) halted: Halted,
@@ -89,7 +97,7 @@ pub(crate) struct Inner {
     /// may lead from then on, whatever the lease says.
     pub(crate) handed_over: AtomicU64,
     /// Until then this replica neither votes nor asks for votes.
-    pub(crate) silent_until: Option<Instant>,
+    pub(crate) silent_until: Option<BootTime>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -212,7 +220,7 @@ impl Group {
 
     /// As [`Group::lease`], at the moment of these metrics.
     pub(crate) fn lease_of(&self, metrics: &RaftMetrics<Types>) -> Option<Lease> {
-        let Inner { me, followers, settings, .. } = &*self.0;
+        let Inner { me, followers, times, .. } = &*self.0;
         let term = Term(metrics.current_term);
         let leads = metrics.state.is_leader()
             && metrics.running_state.is_ok()
@@ -220,14 +228,15 @@ impl Group {
             // A leader that was removed stays for a moment, and then hands over by itself.
             && metrics.membership_config.voter_ids().any(|voter| voter == me.0)
             && !self.0.stopping.is_cancelled()
+            && !self.0.fence.is_closed()
             && self.0.handed_over.load(Ordering::SeqCst) != term.0;
         if !leads {
             return None;
         }
         let configs = metrics.membership_config.membership().get_joint_config();
-        let now = Instant::now();
+        let now = BootTime::now();
         // Followers count from later: from when the request came.
-        let until = followers.since(term, *me, now, configs)? + settings.election_max;
+        let until = followers.since(term, *me, now, configs)? + times.lease();
         (until > now).then_some(Lease { term, until })
     }
 

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::{NodeId, Term};
-use tokio::time::Instant;
+
+use crate::clock::BootTime;
 
 /// The right to lead for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) term: Term,
-    pub(crate) until: Instant,
+    pub(crate) until: BootTime,
 }
 
 /// Who has answered the leader of a term, and when it was asked that. Clones share it.
@@ -27,12 +28,12 @@ pub(crate) struct Followers(Arc<Mutex<Heard>>);
 struct Heard {
     term: Term,
     /// When the latest request was sent that the node has answered.
-    asked: BTreeMap<NodeId, Instant>,
+    asked: BTreeMap<NodeId, BootTime>,
 }
 
 impl Followers {
     /// A node has answered, as a follower in `term`, what it was sent at `asked`.
-    pub(crate) fn answered(&self, term: Term, node: NodeId, asked: Instant) {
+    pub(crate) fn answered(&self, term: Term, node: NodeId, asked: BootTime) {
         let mut heard = self.lock();
         if term > heard.term {
             *heard = Heard { term, asked: BTreeMap::new() };
@@ -49,9 +50,9 @@ impl Followers {
         &self,
         term: Term,
         me: NodeId,
-        now: Instant,
+        now: BootTime,
         configs: impl IntoIterator<Item = &'a BTreeSet<u64>>,
-    ) -> Option<Instant> {
+    ) -> Option<BootTime> {
         let heard = self.lock();
         let asked = |node: NodeId| match node {
             node if node == me => Some(now),
@@ -60,7 +61,7 @@ impl Followers {
         };
         let of_quorum = |voters: &BTreeSet<u64>| {
             let times = || voters.iter().filter_map(|voter| asked(NodeId(*voter)));
-            let by_then = |time: &Instant| times().filter(|other| other >= time).count();
+            let by_then = |time: &BootTime| times().filter(|other| other >= time).count();
             // Few voters, and asked for every publish: counted on the spot, without a list.
             times().filter(|time| by_then(time) > voters.len() / 2).max()
         };
@@ -72,7 +73,7 @@ impl Followers {
         &self,
         term: Term,
         me: NodeId,
-        since: Instant,
+        since: BootTime,
         nodes: impl Iterator<Item = NodeId>,
     ) -> BTreeSet<NodeId> {
         let heard = self.lock();
@@ -98,15 +99,15 @@ mod tests {
     /// A leader among `voters`, and a clock to count seconds with.
     struct Leader {
         followers: Followers,
-        start: Instant,
+        start: BootTime,
     }
 
     impl Leader {
         fn new() -> Leader {
-            Leader { followers: Followers::default(), start: Instant::now() }
+            Leader { followers: Followers::default(), start: BootTime::now() }
         }
 
-        fn at(&self, second: u64) -> Instant {
+        fn at(&self, second: u64) -> BootTime {
             self.start + Duration::from_secs(second)
         }
 

@@ -15,6 +15,11 @@
 //! by itself when there is room. A snapshot holds up entries for one piece at most. Every queue is
 //! bounded in bytes.
 //!
+//! How long leases last and are respected changes while a node runs ([`Engine::set_times`]); they are judged
+//! by a clock that counts suspensions. A node whose log was put back to an earlier state takes part in
+//! nothing, as soon as one peer is up that has heard of its later commits ([`Engine::rolled_back`]). A group
+//! that has lost its majority for good can be begun anew on a node that does not run ([`Offline`]).
+//!
 //! *What of versions?* Everything on disk and on a link begins with a cluster version: the one that nodes
 //! agreed on ([`Engine::agreed_version`]), raised by [`Engine::raise_version`] once the directory says so. A
 //! peer that cannot read it is refused in words. An entry or a snapshot that the machine cannot read halts
@@ -37,14 +42,17 @@
 //! for ownership. Block in a machine, or let it look at a clock or at chance.
 
 mod adapter;
+mod clock;
 mod engine;
 mod group;
+mod hold;
 mod lease;
 mod log;
 mod machine;
 mod members;
 mod network;
 mod observer;
+mod offline;
 mod recovery;
 mod runtime;
 mod settings;
@@ -59,6 +67,8 @@ pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
+pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};
 pub use status::Status;
+pub use store::LogMark;

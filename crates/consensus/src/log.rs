@@ -14,6 +14,7 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
 use tokio::sync::Notify;
 
+use crate::offline::Kept;
 use crate::store::{self, Change, Done, GroupWriter, Key, Stored};
 use crate::types::{Entry, LogId, Types, Vote};
 use crate::{GroupId, Settings};
@@ -143,6 +144,12 @@ impl Log {
         }
         Ok(changes)
     }
+}
+
+/// The vote and the entries of a group that does not run, checked.
+pub(crate) fn read(group: GroupId, stored: &Stored) -> io::Result<Kept> {
+    let Memory { vote, entries, .. } = Memory::restore(group, stored)?;
+    Ok(Kept { vote, entries: entries.into_iter().map(|held| held.entry).collect() })
 }
 
 impl RaftLogReader<Types> for Log {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{AsyncRuntime, RaftMetrics};
 use pushonce_core::{NodeId, Term};
-use tokio::time::{Instant, sleep_until};
 
+use crate::clock::BootTime;
 use crate::group::Inner;
 use crate::runtime::Runtime;
 use crate::types::Types;
@@ -86,7 +86,7 @@ async fn observe(group: &Group) {
 /// Lets the replica ask for votes once its silence is over, and it has all that it had.
 async fn speak(group: &Group) {
     if let Some(at) = group.0.silent_until {
-        sleep_until(at).await;
+        at.reached().await;
     }
     if let Some(recovery) = &group.0.recovery {
         recovery.over().await;
@@ -106,9 +106,9 @@ async fn recover(group: &Group) {
     }
 }
 
-async fn until(time: Option<Instant>) {
+async fn until(time: Option<BootTime>) {
     match time {
-        Some(at) => sleep_until(at).await,
+        Some(at) => at.reached().await,
         None => std::future::pending().await,
     }
 }
@@ -167,8 +167,8 @@ impl Group {
     }
 
     fn silent(&self, metrics: &RaftMetrics<Types>) -> BTreeSet<NodeId> {
-        let Inner { me, followers, settings, .. } = &*self.0;
-        let Some(since) = Instant::now().checked_sub(settings.election_max) else {
+        let Inner { me, followers, times, .. } = &*self.0;
+        let Some(since) = BootTime::now().checked_sub(times.lease()) else {
             return BTreeSet::new();
         };
         let voters = metrics.membership_config.voter_ids().map(NodeId);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use pushonce_core::ConsensusTimes;
 
 use crate::runtime::BEAT;
 
@@ -85,6 +86,31 @@ impl Settings {
             proposal_deadline: Duration::from_secs(15),
             snapshot_timeout: Duration::from_secs(300),
             ..Settings::lan()
+        }
+    }
+
+    /// The times that all nodes of a cluster share.
+    pub fn times(&self) -> ConsensusTimes {
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        ConsensusTimes {
+            heartbeat_ms: millis(self.heartbeat),
+            election_min_ms: millis(self.election_min),
+            election_max_ms: millis(self.election_max),
+            rpc_timeout_ms: millis(self.rpc_timeout),
+            connect_timeout_ms: millis(self.connect_timeout),
+        }
+    }
+
+    /// The same with other times.
+    pub fn with_times(self, times: ConsensusTimes) -> Settings {
+        let time = |millis: u32| Duration::from_millis(millis.into());
+        Settings {
+            heartbeat: time(times.heartbeat_ms),
+            election_min: time(times.election_min_ms),
+            election_max: time(times.election_max_ms),
+            rpc_timeout: time(times.rpc_timeout_ms),
+            connect_timeout: time(times.connect_timeout_ms),
+            ..self
         }
     }
 
@@ -177,6 +203,13 @@ mod tests {
         assert_eq!(Settings::wan().check().map(|warnings| warnings.len()), Ok(1));
         assert!(Settings::lan().raft().is_ok());
         assert!(Settings::wan().raft().is_ok());
+    }
+
+    #[test]
+    fn the_presets_have_the_times_of_the_cluster_presets() {
+        assert_eq!(Settings::lan().times(), ConsensusTimes::LAN);
+        assert_eq!(Settings::wan().times(), ConsensusTimes::WAN);
+        assert_eq!(Settings::lan().with_times(ConsensusTimes::WAN).times(), ConsensusTimes::WAN);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! left is removed at the next start. A peer's snapshot arrives in the same pieces and takes the same
 //! way. Nobody ever holds the whole but the machine that is restored from it.
 
+pub(crate) mod offline;
+
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

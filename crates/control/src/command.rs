@@ -2,10 +2,11 @@
 //! postcard behind the cluster version.
 
 use bytes::Bytes;
+use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    ClusterId, ClusterVersion, InvalidNamespace, Namespace, NamespaceChange, Namespaces, NodeId,
-    ShardCount, Spread, UnsupportedVersion, VersionRange,
+    ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, Namespace,
+    NamespaceChange, Namespaces, NodeId, ShardCount, Spread, UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,15 @@ pub enum Command {
     Drain(NodeId),
     /// A member that gives its share away takes it back.
     Undrain(NodeId),
+    /// Changes the times of consensus of all nodes, in two steps.
+    SetTimes(ConsensusTimes),
+    /// A member has the times of a version on disk and in force.
+    HoldsTimes {
+        /// The member.
+        node: NodeId,
+        /// See [`ClusterTimes::version`].
+        version: u64,
+    },
     /// Raises the version of the cluster to `to`, one above the present, if every member supports it.
     Finalize {
         /// The version the cluster will have.
@@ -70,6 +80,10 @@ pub struct Founding {
     pub namespaces: Namespaces,
     /// The version that the cluster begins with.
     pub cluster_version: ClusterVersion,
+    /// The times of consensus.
+    pub times: ConsensusTimes,
+    /// Of the founder's log.
+    pub log: Option<LogMark>,
 }
 
 /// A node that wants in, for the first time or again.
@@ -85,6 +99,10 @@ pub struct Joining {
     pub node: Option<NodeId>,
     /// What it says of itself.
     pub profile: Profile,
+    /// The times of consensus that it was started with; `None` for those of the cluster.
+    pub times: Option<ConsensusTimes>,
+    /// Of the log in its data directory; `None` when there is none yet.
+    pub log: Option<LogMark>,
 }
 
 /// A node is in.
@@ -94,6 +112,8 @@ pub struct Joined {
     pub cluster: ClusterId,
     /// Under which id, for as long as the data directory lives.
     pub node: NodeId,
+    /// The times of consensus that it has to use from its start.
+    pub times: ClusterTimes,
 }
 
 /// What a command came to.
@@ -158,6 +178,53 @@ pub enum Refusal {
         run: u64,
         /// How often it was, as the cluster knows.
         known: u64,
+    },
+    /// The node was in use, and its log is gone: it would vote again, and lose what it acknowledged.
+    #[error(
+        "the log of {node} is not the one it had: its votes and what it acknowledged are lost. \
+         Put the log back (`raft.redb`); if it is lost, run `pushonce cluster remove {node}` and start \
+         a new node with an empty data directory"
+    )]
+    LogLost {
+        /// The node.
+        node: NodeId,
+    },
+    /// The log is an old copy.
+    #[error(
+        "the log of {node} is an old copy: it was written {writes} times, and the cluster knows of \
+         {known}. Start {node} with the log it had last; if that is lost, run \
+         `pushonce cluster remove {node}` and start a new node with an empty data directory"
+    )]
+    LogRolledBack {
+        /// The node.
+        node: NodeId,
+        /// How often it was written, as the log says.
+        writes: u64,
+        /// How often it was, as the cluster knows.
+        known: u64,
+    },
+    /// The node was started with other times of consensus than the others.
+    #[error(
+        "the node was started with the consensus times {said}, the cluster has {cluster}: start it \
+         without these flags, or change the cluster's with `pushonce cluster set-times`"
+    )]
+    OtherTimes {
+        /// Those of the node.
+        said: ConsensusTimes,
+        /// Those of the cluster.
+        cluster: ConsensusTimes,
+    },
+    /// One change of the times at a time.
+    #[error(
+        "the consensus times are being changed to {to}, and wait for {}: bring these nodes back or \
+         remove them; to take the change back, set the times that are in force",
+        listed(missing)
+    )]
+    TimesChanging {
+        /// To which times.
+        to: ConsensusTimes,
+        /// The members that have not acknowledged the change.
+        missing: Vec<NodeId>,
     },
     /// The name is in use.
     #[error(
@@ -234,8 +301,8 @@ pub enum Refusal {
     },
 }
 
-fn listed(members: &[NodeId]) -> String {
-    members.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Command {

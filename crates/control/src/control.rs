@@ -7,16 +7,15 @@ use pushonce_consensus::{
     Engine, Group, GroupId, InitializeError, ProposeError, StartError, Status,
 };
 use pushonce_core::{
-    AgreedVersion, ClusterVersion, ClusterView, Namespace, NamespaceChange, NodeId, VersionRange,
+    AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId,
+    VersionRange,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::machine::{Replica, View};
 use crate::state::FOUNDER;
-use crate::{
-    Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run, Runner,
-};
+use crate::{Answer, Command, Founding, Joined, Joining, Refusal, Runner};
 
 /// This node's part of the control group. Clones share it.
 #[derive(Clone)]
@@ -121,15 +120,10 @@ impl Control {
     ///
     /// A node whose *peer* address changed may not be reachable for the leader, and so may not know
     /// it: such a node joins again, through another node.
-    pub async fn announce(
-        &self,
-        incarnation: Incarnation,
-        run: Run,
-        profile: Profile,
-    ) -> Result<(), AskError> {
+    pub async fn announce(&self, joining: Joining) -> Result<(), AskError> {
         let view = self.first_view().await?;
         let (cluster, node) = (Some(view.cluster), Some(self.me));
-        self.join(Joining { incarnation, run, cluster, node, profile }).await.map(drop)
+        self.join(Joining { cluster, node, ..joining }).await.map(drop)
     }
 
     /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a
@@ -177,6 +171,18 @@ impl Control {
             Answer::Namespace(settings) => Ok(settings),
             _ => Err(AskError::Unknown("the leader answered something else".to_owned())),
         }
+    }
+
+    /// Changes the times of consensus of all nodes. Returns when that is decided: the change ends when
+    /// every member has acknowledged its first step. Saying it again changes nothing; the times in
+    /// force take a change that is under way back.
+    pub async fn set_times(&self, times: ConsensusTimes) -> Result<(), AskError> {
+        self.ask(Command::SetTimes(times)).await.map(drop)
+    }
+
+    /// Tells the cluster that this node has the times of a version on disk and in force.
+    pub async fn holds_times(&self, version: u64) -> Result<(), AskError> {
+        self.ask(Command::HoldsTimes { node: self.me, version }).await.map(drop)
     }
 
     /// Proposes here or not at all: what a leader decided is void when it leads no more.

@@ -11,12 +11,15 @@
 //! by one replica at a time, a newcomer votes only when it is level, and leadership is handed only
 //! to a living voter that is level.
 //!
+//! The times of consensus change for all members in two steps, of which the second waits for every member.
+//!
 //! *What of versions?* The state holds the version of the cluster. [`Control::finalize`] raises it by one
 //! when every member announced that its build supports the next; it never goes down, and a node whose build
 //! does not support it is refused. By hand and not by itself: until then every node may go back.
 //!
 //! *What does it refuse?* A directory of another cluster, a node the cluster removed, an old copy of a
-//! directory, a name that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
+//! directory, a member whose log is gone or older than it was, a node with other times of consensus, a name
+//! that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
 //! draws no random number and dials nobody.
 //!
 //! *How does data move?* A command goes through [`Control`] to the leader, is committed, applied on
@@ -37,14 +40,17 @@ pub mod leave;
 mod machine;
 mod member;
 pub mod reconcile;
+mod recover;
 mod rules;
 mod runner;
 mod state;
+mod times;
 mod voters;
 
 pub use command::{Answer, Command, Founding, Joined, Joining, Refusal};
 pub use control::{AskError, Control, FoundError};
 pub use member::{Incarnation, InvalidProfile, Profile, Run};
+pub use recover::{capture, replay};
 pub use runner::Runner;
-pub use state::State;
+pub use state::{RecoverError, State};
 pub use voters::voters;

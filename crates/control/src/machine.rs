@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Machine};
-use pushonce_core::ClusterView;
 use pushonce_core::versioned::Unreadable;
+use pushonce_core::{ClusterView, VersionRange};
 use tokio::sync::watch;
 
 use crate::{Command, State};
@@ -25,6 +25,11 @@ impl Replica {
         (Replica { state: State::default(), view }, seen)
     }
 
+    /// What was applied.
+    pub(crate) fn into_state(self) -> State {
+        self.state
+    }
+
     /// Only a new version is said: a command that changed nothing wakes nobody.
     fn tell(&self) {
         let version = self.state.version();
@@ -42,7 +47,11 @@ impl Replica {
 impl Machine for Replica {
     fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         let (version, command) = Command::decode(entry)?;
-        let answer = self.state.apply(at.index, command);
+        let mut next = self.state.clone();
+        let answer = next.apply(at.index, command);
+        // An older build can read the command that raises the version, and could write nothing after it.
+        VersionRange::SUPPORTED.accept(next.cluster_version())?;
+        self.state = next;
         self.tell();
         Ok(answer.encode(version))
     }
@@ -64,9 +73,10 @@ impl Machine for Replica {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::{NodeId, Term, VersionRange};
+    use pushonce_core::{Build, NodeId, Term};
 
     use super::*;
+    use crate::Founding;
     use crate::state::state_test::founding;
 
     fn entry(command: &Command) -> Bytes {
@@ -98,6 +108,20 @@ mod tests {
         assert!(matches!(replica.apply(at(1), &garbage), Err(Unreadable::Damaged(_))));
         assert!(view.borrow().is_none());
         assert_eq!(replica.state, State::default());
+    }
+
+    #[test]
+    fn a_build_halts_at_the_raise_to_a_version_that_it_does_not_support() {
+        let (mut replica, view) = Replica::new();
+        let max = VersionRange::SUPPORTED.max;
+        let mut founding = Founding { cluster_version: max, ..founding() };
+        let supported = VersionRange { min: max, max: max.next() };
+        founding.profile.build = Build { supported, ..Build::default() };
+        replica.apply(at(3), &entry(&Command::Found(founding))).unwrap();
+        let raise = entry(&Command::Finalize { to: max.next() });
+        assert!(matches!(replica.apply(at(4), &raise), Err(Unreadable::Version(_))));
+        assert_eq!(replica.state.cluster_version(), max, "it does not count as applied");
+        assert_eq!(view.borrow().as_ref().map(|view| view.version), Some(3));
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! What is replicated: the cluster, as a value that commands change.
 
+mod recover;
+
 use std::collections::BTreeMap;
 
+use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, Durability, InvalidNamespace, Member, MemberState,
-    Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread, VersionRange,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member,
+    MemberState, Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
+    VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::rules::Rules;
+use crate::times::{Changing, Times};
 use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run};
+
+pub use recover::RecoverError;
 
 /// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
 /// same commands are equal.
@@ -31,6 +38,7 @@ struct Cluster {
     gone: BTreeMap<Incarnation, NodeId>,
     placement: Placement,
     namespaces: Namespaces,
+    times: Times,
     /// In which version nodes write what they share. Never goes down.
     cluster_version: ClusterVersion,
 }
@@ -40,6 +48,8 @@ struct Registered {
     incarnation: Incarnation,
     /// The last that said it runs on that directory.
     run: Run,
+    /// Of its log, when it said so last; `None` before it has one.
+    log: Option<LogMark>,
     member: Member,
 }
 
@@ -115,17 +125,9 @@ impl State {
 
 impl Cluster {
     fn new(founding: Founding) -> Cluster {
-        let Founding {
-            cluster,
-            incarnation,
-            run,
-            profile,
-            shards,
-            replicas,
-            spread,
-            namespaces,
-            cluster_version,
-        } = founding;
+        let Founding { cluster, incarnation, run, profile, shards, replicas, spread, .. } =
+            founding;
+        let Founding { namespaces, times, log, cluster_version, .. } = founding;
         let member = profile.into_member(FOUNDER, MemberState::Active);
         Cluster {
             id: cluster,
@@ -134,13 +136,14 @@ impl Cluster {
             replicas,
             spread,
             next_id: FOUNDER.0 + 1,
-            members: BTreeMap::from([(FOUNDER, Registered { incarnation, run, member })]),
+            members: BTreeMap::from([(FOUNDER, Registered { incarnation, run, log, member })]),
             gone: BTreeMap::new(),
             placement: Placement {
                 version: 1,
                 replicas: shards.ids().map(|_| vec![FOUNDER]).collect(),
             },
             namespaces,
+            times: Times::new(times),
             cluster_version,
         }
     }
@@ -169,12 +172,14 @@ impl Cluster {
             }
             Command::Drain(node) => self.drain(node),
             Command::Undrain(node) => self.undrain(node),
+            Command::SetTimes(times) => self.set_times(times),
+            Command::HoldsTimes { node, version } => self.holds_times(node, version),
             Command::Finalize { to } => self.finalize(to).map(Answer::Version),
         }
     }
 
     fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
-        let Joining { incarnation, run, cluster, node: said, profile } = joining;
+        let Joining { incarnation, run, cluster, node: said, profile, times, log } = joining;
         if let Some(theirs) = cluster.filter(|&theirs| theirs != self.id) {
             return Err(Refusal::Foreign { theirs, ours: self.id });
         }
@@ -182,6 +187,8 @@ impl Cluster {
         supports(&profile, self.cluster_version)?;
         let known = self.identify(incarnation, said)?;
         self.is_the_newest(known, run)?;
+        self.has_its_log(known, said.and(log))?;
+        self.has_our_times(times)?;
         self.name_is_free(&profile.name, known)?;
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
@@ -193,9 +200,44 @@ impl Cluster {
             None => MemberState::Joining,
         };
         self.next_id = self.next_id.max(node.0 + 1);
+        let log = log.or_else(|| self.members.get(&node)?.log);
         let member = profile.into_member(node, state);
-        self.members.insert(node, Registered { incarnation, run, member });
-        Ok(Joined { cluster: self.id, node })
+        if self.members.insert(node, Registered { incarnation, run, log, member }).is_none() {
+            self.times.acknowledge(node, self.times.agreed().version);
+        }
+        Ok(Joined { cluster: self.id, node, times: self.times.agreed() })
+    }
+
+    /// A node that was in use has voted: without that log it could vote again in the same term, and
+    /// what it acknowledged would count though nobody has it. A member that joins and has never said
+    /// that it has a log has no vote yet, so it may begin with an empty one.
+    fn has_its_log(&self, node: Option<NodeId>, log: Option<LogMark>) -> Result<(), Refusal> {
+        let Some((node, known)) = node.and_then(|node| Some((node, self.members.get(&node)?)))
+        else {
+            return Ok(());
+        };
+        match (known.log, log) {
+            (None, None) if known.member.state == MemberState::Joining => Ok(()),
+            (None, Some(_)) => Ok(()),
+            (Some(before), Some(now)) if now.log == before.log => {
+                if now.writes >= before.writes {
+                    return Ok(());
+                }
+                let (writes, known) = (now.writes, before.writes);
+                Err(Refusal::LogRolledBack { node, writes, known })
+            }
+            _ => Err(Refusal::LogLost { node }),
+        }
+    }
+
+    fn has_our_times(&self, said: Option<ConsensusTimes>) -> Result<(), Refusal> {
+        let agreed = self.times.agreed();
+        match said {
+            Some(said) if !agreed.accepts(&said) => {
+                Err(Refusal::OtherTimes { said, cluster: agreed.target() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The member that a directory is; `None` for a new one.
@@ -275,6 +317,25 @@ impl Cluster {
         }
         let known = self.members.remove(&node).ok_or(Refusal::NotAMember(node))?;
         self.gone.insert(known.incarnation, node);
+        self.times.advance(self.members.keys().copied());
+        Ok(Answer::Done)
+    }
+
+    fn set_times(&mut self, times: ConsensusTimes) -> Result<Answer, Refusal> {
+        let begun = self.times.set(times);
+        begun.map_err(|Changing { to }| {
+            let missing = self.times.missing(self.members.keys().copied()).collect();
+            Refusal::TimesChanging { to, missing }
+        })?;
+        Ok(Answer::Done)
+    }
+
+    fn holds_times(&mut self, node: NodeId, version: u64) -> Result<Answer, Refusal> {
+        if !self.members.contains_key(&node) {
+            return Err(Refusal::NotAMember(node));
+        }
+        self.times.acknowledge(node, version);
+        self.times.advance(self.members.keys().copied());
         Ok(Answer::Done)
     }
 
@@ -354,6 +415,7 @@ impl Cluster {
             next_id: NodeId(self.next_id),
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
+            times: self.times.agreed(),
             cluster_version: self.cluster_version,
         }
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pushonce_consensus::GroupId;
-use pushonce_control::{AskError, Refusal, Run};
+use pushonce_control::{AskError, Joining, Refusal};
 use pushonce_core::{ClusterView, MemberState, NodeId, Placement, ShardId};
 use support::{Count, World, ids, joining, keep, profile, propose, until};
 use tokio::sync::{Semaphore, watch};
@@ -90,10 +90,10 @@ async fn who_may_not_join_is_told_why_and_who_moved_is_known_at_its_new_address(
     assert!(matches!(taken, Err(AskError::Refused(Refusal::NameTaken { .. }))));
 
     let moved = profile("n2", "there:7091");
-    let incarnation = joining("n2", moved.clone()).incarnation;
-    second.control.announce(incarnation, Run::default(), moved.clone()).await.unwrap();
+    let said = Joining { log: Some(second.engine.mark()), ..joining("n2", moved.clone()) };
+    second.control.announce(said.clone()).await.unwrap();
     let seen = first.view(|view| view.members[&NodeId(2)].addresses.peer == "there:7091").await;
-    second.control.announce(incarnation, Run::default(), moved.clone()).await.unwrap();
+    second.control.announce(said).await.unwrap();
     assert_eq!(first.view(|_| true).await, seen, "what is known makes no new version");
 
     first.control.remove(NodeId(2)).await.unwrap();

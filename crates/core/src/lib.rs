@@ -33,6 +33,7 @@ mod resume;
 mod ring;
 mod route;
 mod stamp;
+mod times;
 mod topic;
 mod version;
 pub mod versioned;
@@ -54,6 +55,7 @@ pub use resume::{FetchError, From, Gap, GapReason, Item, Page, Want};
 pub use ring::Ring;
 pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
+pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
 pub use version::{
     AgreedVersion, ClusterVersion, InvalidOffer, UnsupportedVersion, VersionConflict, VersionOffer,

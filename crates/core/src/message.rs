@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Durability, InvalidStamp, InvalidTopic, Position, Stamp, Topic};
 
-/// Milliseconds since the Unix epoch, UTC. Of a message: when its owner proposed it.
+/// Milliseconds since the Unix epoch, UTC. The time of a message is log time: what a majority of the clocks
+/// of its shard's voters had reached when the owner took it. It never falls from message to message of a
+/// topic, and the age of a message is measured in it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -53,7 +55,7 @@ pub struct Publish {
 pub struct Message {
     /// Its place in the topic.
     pub position: Position,
-    /// When its owner proposed it.
+    /// When its owner took it, in log time.
     pub time: Timestamp,
     /// What the payload is.
     pub content_type: ContentType,
@@ -68,7 +70,7 @@ pub struct Message {
 pub struct Placed {
     /// Its place in the topic.
     pub position: Position,
-    /// When its owner proposed it.
+    /// When its owner took it, in log time.
     pub time: Timestamp,
     /// What it survives.
     pub durability: Durability,

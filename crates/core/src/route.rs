@@ -75,6 +75,7 @@ mod tests {
             next_id: NodeId(regions.len() as u64 + 1),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            times: Default::default(),
             cluster_version: ClusterVersion::FIRST,
         }
     }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ClusterVersion, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread,
-    VersionRange,
+    ClusterId, ClusterTimes, ClusterVersion, Namespaces, NodeId, Placement, Ring, ShardCount,
+    ShardId, Spread, VersionRange,
 };
 
 /// A version of the cluster. Nodes that hold the same version hold the same view.
@@ -32,6 +32,8 @@ pub struct ClusterView {
     pub placement: Placement,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The times of consensus.
+    pub times: ClusterTimes,
     /// In which version nodes write what they share.
     pub cluster_version: ClusterVersion,
 }
@@ -115,6 +117,7 @@ impl ClusterView {
             next_id: NodeId(0),
             placement: Placement::default(),
             namespaces: Namespaces::default(),
+            times: ClusterTimes::default(),
             cluster_version: ClusterVersion::default(),
         }
     }

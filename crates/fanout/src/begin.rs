@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{FetchError, From, Gap, Page, Position, Topic, Want};
+use pushonce_core::{FetchError, From, Gap, GapReason, Page, Position, Topic, Want};
 
-use crate::Subscribed;
 use crate::feed::{Hold, State};
-use crate::ring::{Bounds, Place, before};
+use crate::ring::{Bounds, Place, Ring, before};
 use crate::table::{Interest, Table};
+use crate::{Retention, Subscribed};
 
 /// How often the past is asked for before the subscriber is sent away. A second time is needed when
 /// messages were lost while the first answer was on its way; a third if that happens again at once.
@@ -49,14 +49,15 @@ pub(crate) async fn begin(
     feed.opened().await;
     // From here on: the ring keeps what it has while a page is on its way.
     let hold = feed.hold();
-    let mut start = here(&feed.state(), from);
+    let retention = table.retention(topic);
+    let mut start = here(&feed.state(), from, &retention);
     for _ in 0..TRIES {
         let Err(want) = start else { break };
         let page = table.fetch(topic, want).await?;
         let mut state = feed.state();
         start = match joined(&mut state, want, &page, table.bounds()) {
             Some(start) => Ok(start),
-            None => here(&state, from),
+            None => here(&state, from, &retention),
         };
     }
     match start {
@@ -65,25 +66,41 @@ pub(crate) async fn begin(
     }
 }
 
-/// The start, if the ring has all that was asked for; else what to ask upstream for.
-fn here(state: &State, from: From) -> Result<Start, Want> {
+/// The start, if the ring has all that was asked for and may be shown; else what to ask upstream for.
+fn here(state: &State, from: From, retention: &Retention) -> Result<Start, Want> {
     let ring = &state.ring;
     #[cfg(feature = "planted-bugs")]
     let from = crate::planted::of_this_life(from, ring.head());
     let cursor = match from {
         From::Now => ring.head(),
-        From::Last(n) => ring.last(n as usize).ok_or(Want::Last(n))?,
-        From::Start if ring.is_whole() => ring.floor(),
-        From::Start => return Err(Want::All),
-        // Ahead of the head: only upstream knows whether that was ever given out.
-        From::Position(p) if p > ring.head() || ring.place(p) == Place::Passed => {
-            return Err(Want::After(p));
-        }
-        From::Position(p) => p,
+        From::Last(n) => ring.last(n as usize, retention).ok_or(Want::Last(n))?,
+        From::Start => match ring.visible_from(0, retention) {
+            0 if !ring.is_whole() => return Err(Want::All),
+            0 => ring.floor(),
+            oldest => ring.cursor_at(oldest),
+        },
+        // Ahead of the head: only upstream knows whether that was ever given out; and only upstream knows
+        // whether there was an earlier life, for one that has seen nothing.
+        From::Position(p) if p > ring.head() || p == Position::ZERO => return Err(Want::After(p)),
+        From::Position(p) => match ring.place(p) {
+            Place::Passed => return Err(Want::After(p)),
+            Place::At(next) => match ring.visible_from(next, retention) {
+                oldest if oldest > next => return Ok(expired(ring, p, oldest)),
+                _ => p,
+            },
+        },
     };
     #[cfg(feature = "planted-bugs")]
     let cursor = crate::planted::resumed(from, cursor);
     Ok(Start { cursor, gap: None, head: ring.head() })
+}
+
+/// The start of a reader that resumes at `reached`, though what follows is older than may be shown, up to
+/// the entry of index `oldest`.
+fn expired(ring: &Ring, reached: Position, oldest: usize) -> Start {
+    let cursor = ring.cursor_at(oldest);
+    let gap = Gap { from: reached.next(), to: cursor, reason: GapReason::Expired };
+    Start { cursor, gap: Some(gap), head: ring.head() }
 }
 
 /// The start after a page has joined the ring. None when it does not touch the ring, because the
@@ -114,9 +131,17 @@ fn joined(state: &mut State, want: Want, page: &Page, bounds: Bounds) -> Option<
 mod tests {
     use super::*;
     use crate::feed::Feed;
-    use pushonce_core::{ContentType, GapReason, Message, Timestamp};
+    use pushonce_core::{ContentType, History, Message, Timestamp};
 
     const BOUNDS: Bounds = Bounds { messages: 10, bytes: 1_000 };
+
+    const ALL: Retention = bounded(100);
+
+    const fn bounded(count_max: u32) -> Retention {
+        let history =
+            History { count_max, bytes_max: 1_000, age_max_ms: 1_000, expire_after_ms: 1_000 };
+        Retention { history, log_time: Timestamp(0) }
+    }
 
     fn page(epoch: u64, offsets: std::ops::RangeInclusive<u64>) -> Page {
         let head = Position::new(epoch, *offsets.end());
@@ -143,7 +168,7 @@ mod tests {
     #[test]
     fn what_the_ring_has_is_not_asked_for() {
         let feed = feed(2, 5, 9);
-        let here = |from| here(&feed.state(), from).map(|start| start.cursor);
+        let here = |from| here(&feed.state(), from, &ALL).map(|start| start.cursor);
         assert_eq!(here(From::Now), Ok(Position::new(2, 9)));
         assert_eq!(here(From::Last(2)), Ok(Position::new(2, 7)));
         assert_eq!(here(From::Position(Position::new(2, 5))), Ok(Position::new(2, 5)));
@@ -152,10 +177,10 @@ mod tests {
     #[test]
     fn what_the_ring_has_not_is_asked_for_upstream() {
         let feed = feed(2, 5, 9);
-        let here = |from| here(&feed.state(), from).map(|start| start.cursor);
+        let here = |from| here(&feed.state(), from, &ALL).map(|start| start.cursor);
         assert_eq!(here(From::Last(5)), Err(Want::Last(5)));
         assert_eq!(here(From::Start), Err(Want::All));
-        for (epoch, offset) in [(2, 4), (1, 7), (2, 10), (3, 1)] {
+        for (epoch, offset) in [(2, 4), (1, 7), (2, 10), (3, 1), (0, 0)] {
             let position = Position::new(epoch, offset);
             assert_eq!(here(From::Position(position)), Err(Want::After(position)));
         }
@@ -168,8 +193,30 @@ mod tests {
         let start = joined(&mut state, Want::All, &page(2, 3..=9), BOUNDS);
         let wanted = Start { cursor: Position::new(2, 2), gap: None, head: Position::new(2, 9) };
         assert_eq!(start, Some(wanted));
-        assert_eq!(here(&state, From::Start), Ok(wanted));
-        assert_eq!(here(&state, From::Last(50)), Ok(wanted));
+        assert_eq!(here(&state, From::Start, &ALL), Ok(wanted));
+        assert_eq!(here(&state, From::Last(50), &ALL), Ok(wanted));
+    }
+
+    #[test]
+    fn history_is_cut_to_what_the_namespace_allows_though_the_ring_has_more() {
+        let feed = feed(2, 5, 9);
+        let head = Position::new(2, 9);
+        let here = |from, count_max| here(&feed.state(), from, &bounded(count_max));
+        let start = |offset, gap| Ok(Start { cursor: Position::new(2, offset), gap, head });
+        for from in [From::Last(3), From::Last(50), From::Start] {
+            assert_eq!(here(from, 2), start(7, None), "{from:?}");
+            assert_eq!(here(from, 0), start(9, None), "{from:?}");
+        }
+        assert_eq!(here(From::Last(2), 2), start(7, None));
+        let resume = |offset| From::Position(Position::new(2, offset));
+        let gap = |from, to| {
+            let (from, to) = (Position::new(2, from), Position::new(2, to));
+            Some(Gap { from, to, reason: GapReason::Expired })
+        };
+        assert_eq!(here(resume(7), 2), start(7, None));
+        assert_eq!(here(resume(5), 2), start(7, gap(6, 7)));
+        assert_eq!(here(resume(8), 0), start(9, gap(9, 9)));
+        assert_eq!(here(resume(9), 0), start(9, None), "nothing follows");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::begin::{Begun, begin};
 use crate::feed::{Feed, State};
 use crate::ring::{Bounds, Place};
 use crate::table::Table;
-use crate::{Driver, Encode, Lane, Reader, Standing, Upstream};
+use crate::{Driver, Encode, Lane, Reader, Retention, Standing, Upstream};
 
 /// The bounds of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +109,15 @@ impl Hub {
         }
     }
 
-    /// The newest `n` messages of a topic: from its ring if that has them and is not stale, else from
+    /// The newest `n` messages of a topic, as far as its namespace keeps them: from its ring if that has them and is not stale, else from
     /// upstream, which is asked once however many ask at the same time.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] when upstream cannot be asked, or does not answer in time.
     pub async fn latest(&self, topic: &Topic, n: u32) -> Result<Page, FetchError> {
         let table = &self.shared.table;
-        if let Some(page) = table.get(topic).and_then(|feed| newest(&feed.state(), n)) {
+        let retention = table.retention(topic);
+        if let Some(page) = table.get(topic).and_then(|feed| newest(&feed.state(), n, &retention)) {
             return Ok(page);
         }
         let timeout = self.shared.config.upstream_timeout;
@@ -162,13 +163,13 @@ fn unanswered(timeout: Duration) -> FetchError {
     FetchError::Unavailable(format!("no answer within {} ms", timeout.as_millis()))
 }
 
-/// The newest `n`, if they are all in the ring.
-fn newest(state: &State, n: u32) -> Option<Page> {
+/// The newest `n`, as far as they may be shown, if they are all in the ring.
+fn newest(state: &State, n: u32, retention: &Retention) -> Option<Page> {
     if !state.is_open() || state.standing() == Standing::Stale {
         return None;
     }
     let ring = &state.ring;
-    let Place::At(index) = ring.place(ring.last(n as usize)?) else { return None };
+    let Place::At(index) = ring.place(ring.last(n as usize, retention)?) else { return None };
     let messages = ring.from(index).map(|entry| Arc::clone(&entry.message)).collect();
     Some(Page { messages, head: ring.head(), gap: None })
 }

@@ -26,7 +26,8 @@
 //! turn's end, at once, so that a hundred topics cost it one write. A subscriber that is blocked is
 //! marked and passed over until [`Lane::writable`]; a cursor moves by what was taken, so nothing of
 //! what was not is kept. What is older than the ring is fetched from upstream, once for all who
-//! ask, and joins the ring at its old end.
+//! ask, and joins the ring at its old end. Whatever is read as history, from the ring or from a page, is
+//! cut to what the topic's namespace allows ([`Retention`]).
 //!
 //! *What must a caller not do?* Call [`Hub::live`], [`Hub::deliver`], [`Hub::lost`], [`Hub::stale`]
 //! and [`Hub::fresh`] of one topic from two threads at once; call back into the hub from within an
@@ -46,6 +47,7 @@ mod pick;
 mod planted;
 mod port;
 mod reader;
+mod retention;
 mod ring;
 mod table;
 mod wakes;
@@ -55,3 +57,4 @@ pub use lane::{Driver, Lane, SessionKey, SubscribeError};
 pub use outlet::{Closed, Offered, Outlet, Run};
 pub use port::{Encode, Standing, Subscribed, Upstream, Wire};
 pub use reader::Reader;
+pub use retention::Retention;

@@ -4,10 +4,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use pushonce_core::{FetchError, Gap, Message, Page, Position, Topic, Want};
 
+use crate::Retention;
+
 /// Where the topics come from: the node's relay.
 ///
 /// `watch` and `unwatch` are called in the order in which a topic's first subscriber comes and its
-/// last one goes. None of the three may block, or call the hub back before it returns.
+/// last one goes. None of these may block, or call the hub back before it returns.
 pub trait Upstream: Send + Sync + 'static {
     /// Somebody here wants `topic`: answer with [`Hub::live`](crate::Hub::live), then deliver
     /// everything after that head. `after` is what is here already, if anything.
@@ -18,6 +20,10 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Asks for the past of a topic, watched or not.
     fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>>;
+
+    /// How much of a topic's past may be shown now, as far as this node knows. Asked whenever history
+    /// is read.
+    fn retention(&self, topic: &Topic) -> Retention;
 }
 
 /// Makes frames: whole, ready for a socket, and the same for every subscriber of the topic.

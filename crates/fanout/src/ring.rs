@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pushonce_core::{Message, Offset, Position, Topic};
 
 use crate::frames::{Form, Frames};
-use crate::{Encode, Wire};
+use crate::{Encode, Retention, Wire};
 
 /// A message and its frames.
 pub(crate) struct Entry {
@@ -195,14 +195,31 @@ impl Ring {
         }
     }
 
+    /// The index of the oldest entry that may be shown as history, from `index` on.
+    pub(crate) fn visible_from(&self, index: usize, retention: &Retention) -> usize {
+        let count = self.entries.len().saturating_sub(index);
+        let newest_first = self.entries.iter().rev().take(count).map(|entry| &entry.message);
+        self.entries.len() - retention.visible(newest_first)
+    }
+
+    /// The cursor of a reader that is to be shown the entry of this index next.
+    pub(crate) fn cursor_at(&self, index: usize) -> Position {
+        self.entries.get(index).map_or(self.head, |entry| before(entry.message.position))
+    }
+
     /// The entries from an index on, oldest first.
     pub(crate) fn from(&self, index: usize) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.range(index.min(self.entries.len())..)
     }
 
-    /// The cursor of a reader that wants the newest `n`, if they are all here.
-    pub(crate) fn last(&self, n: usize) -> Option<Position> {
-        if n <= self.entries.len() {
+    /// The cursor of a reader that wants the newest `n`, as far as they may be shown; `None` when some of
+    /// those are not here.
+    pub(crate) fn last(&self, n: usize, retention: &Retention) -> Option<Position> {
+        let oldest = self.entries.len().saturating_sub(n);
+        let visible = self.visible_from(oldest, retention);
+        if visible > oldest {
+            Some(self.cursor_at(visible))
+        } else if n <= self.entries.len() {
             let offset = Offset(self.head.offset.0 - n as u64);
             Some(Position { epoch: self.head.epoch, offset })
         } else {

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use futures::future::{BoxFuture, FutureExt, Shared};
 use pushonce_core::{FetchError, Page, Topic, Want, Watching};
 
-use crate::Upstream;
 use crate::audience::Changed;
 use crate::feed::{Feed, lock};
 use crate::metrics::Meters;
 use crate::ring::Bounds;
+use crate::{Retention, Upstream};
 
 /// A power of two. Lanes meet at a lock only when they open or leave topics of one part at the same
 /// time; deliveries take it for one look-up.
@@ -117,6 +117,11 @@ impl Table {
         }
     }
 
+    /// How much of a topic's past may be shown now.
+    pub(crate) fn retention(&self, topic: &Topic) -> Retention {
+        self.upstream.retention(topic)
+    }
+
     /// Asks upstream; whoever asks the same while an answer is awaited gets the same answer.
     pub(crate) async fn fetch(&self, topic: &Topic, want: Want) -> Answer {
         let key = (topic.clone(), want);
@@ -125,7 +130,9 @@ impl Table {
             let ask = || {
                 self.meters.fetches.increment(1);
                 let answer = self.upstream.fetch(topic.clone(), want);
-                answer.map(|answer| answer.map(Arc::new)).boxed().shared()
+                let (upstream, topic) = (Arc::clone(&self.upstream), topic.clone());
+                let cut = move |page| Arc::new(upstream.retention(&topic).cut(page, want));
+                answer.map(|answer| answer.map(cut)).boxed().shared()
             };
             part.questions.entry(key.clone()).or_insert_with(ask).clone()
         };

@@ -13,7 +13,7 @@ use pushonce_core::{
     ClusterId, ClusterView, ContentType, FetchError, Message, Page, Placed, Position, Publish,
     PublishError, Refusal, Timestamp, Topic, Want,
 };
-use pushonce_fanout::{Driver, Hub, Upstream, hub};
+use pushonce_fanout::{Driver, Hub, Retention, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -142,6 +142,10 @@ impl Upstream for Nowhere {
             _ => Ok(Page { messages: Vec::new(), head, gap: None }),
         };
         std::future::ready(page).boxed()
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
     }
 }
 

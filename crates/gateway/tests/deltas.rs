@@ -16,7 +16,9 @@ use proptest::sample::Index;
 use pushonce_core::{
     ContentType, FetchError, From, Message, Options, Page, Position, Timestamp, Topic, Want,
 };
-use pushonce_fanout::{Closed, Hub, Offered, Outlet, Run, SessionKey, Upstream, Wire, hub};
+use pushonce_fanout::{
+    Closed, Hub, Offered, Outlet, Retention, Run, SessionKey, Upstream, Wire, hub,
+};
 use pushonce_gateway::Encoder;
 use pushonce_proto::client::{Encoding, Event};
 use tokio::runtime::{Builder, LocalOptions};
@@ -65,6 +67,10 @@ impl Upstream for Nowhere {
 
     fn fetch(&self, _: Topic, _: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
         std::future::ready(Err(FetchError::Unavailable("no past".to_owned()))).boxed()
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
     }
 }
 

@@ -110,6 +110,16 @@ impl cluster_server::Cluster for Cluster {
         let settings = self.operations.set_namespace(name, change).await.map_err(refused)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
+
+    async fn set_times(
+        &self,
+        request: Request<pb::SetTimesRequest>,
+    ) -> Result<Response<pb::SetTimesResponse>, Status> {
+        let times = request.into_inner().times;
+        let times = times.ok_or_else(|| Status::invalid_argument("times is missing"))?;
+        self.operations.set_times(times.into()).await.map_err(refused)?;
+        Ok(Response::new(pb::SetTimesResponse {}))
+    }
 }
 
 fn named(name: &str) -> Result<Topic, Status> {
@@ -143,6 +153,7 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
         control,
         members: view.members.values().map(seen).collect(),
         shards: view.shards.ids().map(&mut shard).collect(),
+        times: view.times,
         cluster_version: view.cluster_version,
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterVersion, ClusterView, FetchError, From, Item, Namespace, NamespaceChange, NodeId,
-    Options, Owners, Placed, Position, Publish, PublishError, ShardId, Topic,
+    ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace,
+    NamespaceChange, NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId,
+    Topic,
 };
 use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
 
@@ -139,6 +140,9 @@ pub trait Operations: Send + Sync + 'static {
         name: Option<String>,
         change: Option<NamespaceChange>,
     ) -> BoxFuture<'static, Result<Namespace, OperationError>>;
+
+    /// Changes the times of consensus of all nodes.
+    fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>>;
 }
 
 /// Why the cluster did not change as asked. The text says what to do.

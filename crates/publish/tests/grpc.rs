@@ -184,6 +184,14 @@ impl Operations for World {
         })
         .boxed()
     }
+
+    fn set_times(
+        &self,
+        times: pushonce_core::ConsensusTimes,
+    ) -> BoxFuture<'static, Result<(), OperationError>> {
+        let refused = OperationError::Invalid(format!("{times} do not fit together"));
+        future::ready(if times.heartbeat_ms == 0 { Err(refused) } else { Ok(()) }).boxed()
+    }
 }
 
 fn world() -> Arc<World> {
@@ -197,6 +205,7 @@ fn world() -> Arc<World> {
         next_id: NodeId(0),
         placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
         namespaces: Namespaces::default(),
+        times: Default::default(),
         cluster_version: Default::default(),
     };
     let mut owners = Owners::default();

@@ -13,11 +13,13 @@ mod settings;
 mod subscribe;
 mod topic;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use crate::demo;
 use crate::node::membership::Expelled;
@@ -31,7 +33,8 @@ struct Cli {
     /// Print JSON, one object a line, instead of text for people
     #[arg(long, global = true)]
     json: bool,
-    /// What to log, as in `info` or `pushonce_relay=debug`
+    /// Log levels to change, as in `debug` or `pushonce_relay=debug,openraft=info`; the rest keeps its
+    /// default
     #[arg(long, global = true, env = "PUSHONCE_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
@@ -68,21 +71,52 @@ const SERVING: &str = "info,openraft=error";
 /// How a node ends that the cluster has no place for: to start it again is of no use. (`EX_NOPERM`.)
 const EXPELLED: u8 = 77;
 
+/// What the other commands log: why a server cannot be reached, and what a subscriber misses.
+const CLIENT: &str = "warn";
+
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = without_empty_variables(Cli::command());
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = cli.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            complain(&why);
+            complain(&format!("{why:#}"), json);
             if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
         }
     }
 }
 
+/// An empty variable counts as not set, as for the settings of a node.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| {
+        arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+    };
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
+/// Help and version go to standard output. What is wrong with the command line goes to standard error,
+/// in the format that the command line asks for.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        complain(error.to_string().trim_end(), true);
+    } else {
+        // Nobody reads it when this fails.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let usual = if matches!(cli.command, Command::Serve(_)) { SERVING } else { "error" };
-    log(cli.log.as_deref().unwrap_or(usual), cli.json)?;
+    let default = if matches!(cli.command, Command::Serve(_)) { SERVING } else { CLIENT };
+    log(filter(default, cli.log.as_deref())?, cli.json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     runtime.block_on(async {
@@ -124,9 +158,15 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-fn log(filter: &str, json: bool) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|why| anyhow::anyhow!("--log {filter}: {why}"))?;
+/// The directives of `--log` over the default ones. A directive replaces the one for the same target, so
+/// that `debug` keeps `openraft=error`.
+fn filter(default: &str, changes: Option<&str>) -> anyhow::Result<EnvFilter> {
+    let changes = changes.unwrap_or_default();
+    EnvFilter::try_new(format!("{default},{changes}"))
+        .map_err(|why| anyhow::anyhow!("--log {changes}: {why}"))
+}
+
+fn log(filter: EnvFilter, json: bool) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -139,7 +179,39 @@ fn log(filter: &str, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stderr)]
-fn complain(why: &anyhow::Error) {
-    eprintln!("pushonce: {why:#}");
+/// Says on standard error why the command failed.
+fn complain(why: &str, json: bool) {
+    let line = if json {
+        serde_json::json!({ "error": why }).to_string()
+    } else {
+        format!("pushonce: {why}")
+    };
+    // Nobody reads it when this fails.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_directives_change_the_default_ones_and_keep_the_rest() {
+        let serving = |changes| filter(SERVING, changes).map(|filter| filter.to_string());
+        let directives = |text: String| {
+            let mut parts: Vec<_> = text.split(',').map(str::to_owned).collect();
+            parts.sort();
+            parts
+        };
+        for (changes, expected) in [
+            (None, vec!["info", "openraft=error"]),
+            (Some("debug"), vec!["debug", "openraft=error"]),
+            (Some("pushonce_relay=debug"), vec!["info", "openraft=error", "pushonce_relay=debug"]),
+            (Some("openraft=info"), vec!["info", "openraft=info"]),
+        ] {
+            let filter = serving(changes).expect("valid directives");
+            assert_eq!(directives(filter), expected, "{changes:?}");
+        }
+        let refused = serving(Some("pushonce=loud")).expect_err("no level").to_string();
+        assert!(refused.contains("pushonce=loud"), "{refused}");
+    }
 }

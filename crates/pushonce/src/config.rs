@@ -3,6 +3,8 @@
 //! [`Partial`] is one source, each value said or not; [`Config::resolve`] lays the three over each
 //! other. What of the defaults depends on the machine and the user is in [`Machine`].
 
+mod environment;
+mod listen;
 mod machine;
 mod measure;
 mod partial;
@@ -11,16 +13,17 @@ mod times;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pushonce_consensus::Settings;
-use pushonce_core::{HostPort, Roles, ShardCount};
+use pushonce_core::{ConsensusTimes, HostPort, Roles, ShardCount};
 
 pub use machine::Machine;
 pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
 pub use switch::Switch;
 pub use times::Preset;
-use times::consensus;
+use times::{consensus, names_times};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +68,13 @@ pub struct Config {
     pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
     pub insecure: bool,
+    /// How often a client session gets a heartbeat.
+    pub session_heartbeat: Duration,
     /// Times of consensus, and the room it keeps on the disk.
     pub consensus: Settings,
+    /// The times of consensus that the settings name; `None` when they name none: then the node takes
+    /// those of its cluster.
+    pub times: Option<ConsensusTimes>,
     /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
     pub development: bool,
 }
@@ -113,6 +121,10 @@ impl Config {
     /// The port of each door unless another is said: HTTP, QUIC, gRPC, peers.
     pub const PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
 
+    /// The longest time between two heartbeats of a session, and the default. Clients take two and a half
+    /// of it without any frame for the end of the connection.
+    pub const SESSION_HEARTBEAT: Duration = Duration::from_secs(25);
+
     /// Lays flags over environment over file over defaults, and checks the whole.
     ///
     /// # Errors
@@ -133,6 +145,7 @@ impl Config {
     ) -> Result<Config, InvalidConfig> {
         let said = flags.or(env).or(file);
         let consensus = consensus(&said)?;
+        let times = names_times(&said).then(|| consensus.times());
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let [http, quic, grpc, peer] = Self::PORTS.map(local);
         let peer = said.peer.unwrap_or(peer);
@@ -161,7 +174,11 @@ impl Config {
             memory_max: said.memory_max.map(|size| size.0),
             compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
+            session_heartbeat: said
+                .session_heartbeat
+                .map_or(Self::SESSION_HEARTBEAT, |time| time.0),
             consensus,
+            times,
             development: false,
         };
         config.check()?;
@@ -192,6 +209,9 @@ impl Config {
         if !(1..=256).contains(&self.lanes) {
             return value("--lanes", "must be 1 to 256");
         }
+        if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT).contains(&self.session_heartbeat) {
+            return value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
+        }
         self.check_exposure()
     }
 
@@ -209,7 +229,8 @@ impl Config {
                 return value(flag, format!("cannot be dialled by others: {why}"));
             }
         }
-        Ok(())
+        let [http, quic, grpc, peer] = self.doors();
+        listen::check_ports(&[http, grpc, peer], quic)
     }
 
     /// Where others dial the door at `port`.
@@ -224,6 +245,44 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// These settings as a source that says every one of them: a node that loads it runs with equal
+    /// settings.
+    pub fn to_partial(&self) -> Partial {
+        let times = &self.consensus;
+        Partial {
+            name: Some(self.name.clone()),
+            data: Some(self.data.clone()),
+            http: Some(self.http),
+            quic: Some(self.quic),
+            grpc: Some(self.grpc),
+            peer: Some(self.peer),
+            advertise: Some(self.advertise.clone()),
+            join: Some(self.join.clone()),
+            region: Some(self.region.clone()),
+            zone: Some(self.zone.clone()),
+            roles: Some(self.roles),
+            weight: Some(self.weight),
+            shards: Some(self.shards.get()),
+            replicas: Some(self.replicas),
+            lanes: Some(self.lanes),
+            pin_lanes: Some(self.pin_lanes),
+            compression: Some(Switch(self.compression)),
+            insecure: Some(self.insecure),
+            session_heartbeat: Some(Time(self.session_heartbeat)),
+            // Each of its times follows; where the settings name none, the node takes the cluster's.
+            consensus: None,
+            heartbeat: self.times.map(|_| Time(times.heartbeat)),
+            election_min: self.times.map(|_| Time(times.election_min)),
+            election_max: self.times.map(|_| Time(times.election_max)),
+            rpc_timeout: Some(Time(times.rpc_timeout)),
+            connect_timeout: Some(Time(times.connect_timeout)),
+            proposal_deadline: Some(Time(times.proposal_deadline)),
+            snapshot_timeout: Some(Time(times.snapshot_timeout)),
+            disk_reserve: times.disk_reserve.map(Size),
+            memory_max: self.memory_max.map(Size),
+        }
     }
 
     /// Every address the node serves, with the flag that sets it.
@@ -352,6 +411,10 @@ mod tests {
         let cases = [
             ("--replicas", Partial { replicas: Some(2), ..Partial::default() }),
             ("--shards", Partial { shards: Some(0), ..Partial::default() }),
+            (
+                "--session-heartbeat",
+                Partial { session_heartbeat: "30s".parse().ok(), ..Partial::default() },
+            ),
             ("--weight", Partial { weight: Some(0), ..Partial::default() }),
             ("--join", Partial { join: Some(vec!["nowhere".to_owned()]), ..Partial::default() }),
             ("--name", named("a b")),
@@ -359,6 +422,20 @@ mod tests {
         for (wanted, partial) in cases {
             let refused = resolve(partial, Partial::default(), Partial::default());
             assert!(matches!(refused, Err(InvalidConfig::Value { flag, .. }) if flag == wanted));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_written_out_loads_as_the_same_configuration() {
+        let said = "name = \"a\"\nhttp = \"127.0.0.1:1\"\njoin = [\"b:7091\"]\nroles = \"edge\"\n\
+            consensus = \"wan\"\nelection-max = \"4500ms\"\ndisk-reserve = \"1GiB\"\n\
+            memory-max = \"2000000\"\npin-lanes = true\ncompression = \"off\"";
+        for text in ["", said] {
+            let file = Partial::from_toml(text).expect("valid");
+            let config = resolve(Partial::default(), Partial::default(), file).expect("valid");
+            let written = toml::to_string(&config.to_partial()).expect("plain data");
+            let read = Partial::from_toml(&written).expect("loads again");
+            assert_eq!(resolve(Partial::default(), Partial::default(), read), Ok(config));
         }
     }
 }

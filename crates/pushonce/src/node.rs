@@ -1,5 +1,6 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod clocks;
 mod enter;
 mod founding;
 mod health;
@@ -13,13 +14,15 @@ mod overview;
 mod owned;
 mod ports;
 mod presence;
+pub(crate) mod recover;
 mod stage;
+mod times;
 mod topics;
 mod watch;
 mod web;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use axum::Router as Pages;
@@ -27,7 +30,7 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterView, Member, Timestamp};
+use pushonce_core::{ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_relay::Relay;
@@ -38,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use clocks::NodeClocks;
 use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
@@ -69,12 +73,6 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// The time of this machine.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
     /// every door and wires the engines. `pages` are served beside the node's own.
@@ -93,8 +91,9 @@ impl Node {
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
-        let engine =
-            Engine::open(data.path(), cluster, me, config.consensus.clone(), book.clone()).await?;
+        let settings = config.consensus.clone().with_times(entry.times.target());
+        let engine = Engine::open(data.path(), cluster, me, settings, book.clone()).await?;
+        engine.set_times(&entry.times);
         let (control, control_runner) = Control::open(&engine, me).await?;
 
         let first = control.view().borrow().clone();
@@ -103,6 +102,7 @@ impl Node {
         let hosted = Hosted::default();
         let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
         let edge = ports::Edge::default();
+        let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
             pushonce_relay::Config {
                 agreed: engine.agreed_version(),
@@ -111,10 +111,15 @@ impl Node {
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
+            clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream(handle.clone())),
+            Arc::new(ports::Upstream {
+                relay: handle.clone(),
+                view: views.clone(),
+                log_times: edge.log_times(),
+            }),
             Arc::new(pushonce_gateway::Encoder),
         );
         edge.open(hub.clone());
@@ -150,6 +155,7 @@ impl Node {
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
             compression: config.compression,
+            heartbeat: config.session_heartbeat,
             ..Default::default()
         };
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
@@ -185,6 +191,7 @@ impl Node {
             me,
             engine: engine.clone(),
             hosted,
+            clocks,
             control: control.clone(),
             relay: handle.clone(),
             view: views,
@@ -240,6 +247,13 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
+        let times = times::Follower {
+            times: self.entry.times,
+            data: self.data.clone(),
+            engine: self.engine.clone(),
+            control: self.control.clone(),
+        };
+        inside.spawn(times.run(token.clone()));
         let presence = Presence {
             entry: self.entry.clone(),
             data: self.data,

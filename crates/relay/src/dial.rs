@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pushonce_core::{NodeId, VersionConflict, VersionOffer};
 use pushonce_proto::pb::peer::v1::relay_client::RelayClient;
+use pushonce_proto::status::describe;
 use rand::Rng as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -69,7 +70,7 @@ pub(crate) async fn keep(
             }
             Ok(Err(NoLink::Version(conflict))) => conflicts.note(to, conflict),
             Ok(Err(NoLink::Other(why))) => {
-                tracing::debug!(%to, address, why = why.message(), "no link yet");
+                tracing::debug!(%to, address, why = %describe(&why), "no link yet");
             }
             Err(_) => tracing::debug!(%to, address, "no link yet: no greeting in time"),
         }

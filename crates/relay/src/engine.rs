@@ -12,6 +12,7 @@ mod recent;
 mod routes;
 #[cfg(test)]
 mod testing;
+mod times;
 mod trust;
 mod upstream;
 #[cfg(test)]
@@ -22,8 +23,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pushonce_core::{
-    Claim, ClusterView, FetchError, Message, NodeId, Page, Position, Publish, ShardId, Topic, Want,
-    Watching,
+    Claim, ClusterView, FetchError, Message, NodeId, Page, Position, Publish, ShardId, Timestamp,
+    Topic, Want, Watching,
 };
 use pushonce_proto::peer::Frame;
 
@@ -37,6 +38,7 @@ use flow::{Flow, Origin, Stage};
 use links::Links;
 use publishes::Publishes;
 use routes::Routes;
+use times::Times;
 use trust::Trust;
 
 /// What happened.
@@ -72,6 +74,8 @@ pub(crate) enum Event {
     Fetch { id: u64, topic: Topic, want: Want },
     /// The answer to `Effect::Read`.
     Read { purpose: Purpose, topic: Topic, result: Result<Page, FetchError> },
+    /// What this node's clock shows, and the log times of the shards that this node owns.
+    Times { clock: Timestamp, logs: Vec<(ShardId, Timestamp)> },
     /// Time passed; said several times a second.
     Tick,
 }
@@ -88,6 +92,7 @@ pub(crate) struct Engine {
     publishes: Publishes,
     fetches: Fetches,
     trust: Trust,
+    times: Times,
     audience: Audience,
     last_ticket: u64,
     /// The shard whose topics the last beat compared with their history.
@@ -98,7 +103,10 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(config: Config, view: Arc<ClusterView>, now: Instant) -> Engine {
+        let mut times = Times::default();
+        times.resize(view.shards.get());
         Engine {
+            times,
             trust: Trust::new(view.shards.get(), now),
             audience: Audience::new(now),
             routes: Routes::new(config.me, view),
@@ -140,6 +148,7 @@ impl Engine {
                     self.audited(&topic, head, now);
                 }
             },
+            Event::Times { clock, logs } => self.on_times(clock, logs, now),
             Event::Tick => self.tick(now),
         }
         std::mem::take(&mut self.effects)
@@ -164,7 +173,12 @@ impl Engine {
             Frame::Lost { number, gap } => self.told_lost(from, number, gap, now),
             Frame::Fetch { id, topic, want } => self.fetch_for(from, id, topic, want, now),
             Frame::Fetched { id, part } => self.fetched(from, id, part, now),
-            Frame::Heartbeat { heads, doubts } => {
+            Frame::Heartbeat { heads, doubts, clock, log_times } => {
+                // A peer of a version that sends no clock is one whose clock is not known.
+                if clock > Timestamp(0) {
+                    self.effects.push(Effect::Clock(from, clock));
+                }
+                self.on_log_times(log_times);
                 self.vouched(from, &doubts, now);
                 self.heartbeat(from, heads, now);
             }
@@ -175,6 +189,7 @@ impl Engine {
 
     fn see(&mut self, view: Arc<ClusterView>, now: Instant) {
         self.trust.resize(view.shards.get(), now);
+        self.times.resize(view.shards.get());
         self.routes.see(view);
         self.reroute(None, now);
     }
@@ -184,6 +199,9 @@ impl Engine {
         // All that is known, not only what is this node's: the peer may have no link to the owner.
         let claims = self.routes.owners().claims().cloned();
         self.effects.extend(claims.map(|claim| Effect::Send(node, Frame::Claim(claim))));
+        // An owner that has just started waits for the clocks of the others.
+        let heartbeat = self.heartbeat_for(node, Vec::new(), now);
+        self.effects.extend(heartbeat.map(|frame| Effect::Send(node, frame)));
         self.reroute(None, now);
     }
 
@@ -267,8 +285,8 @@ impl Engine {
             }
         }
         for (to, heads) in heads {
-            let doubts = self.doubts(to, now);
-            self.effects.push(Effect::Send(to, Frame::Heartbeat { heads, doubts }));
+            let heartbeat = self.heartbeat_for(to, heads, now);
+            self.effects.extend(heartbeat.map(|frame| Effect::Send(to, frame)));
         }
         // One shard a beat: the audit is the last net, and all at once would hold up deliveries.
         self.audited = (self.audited + 1) % self.routes.view().shards.get();

@@ -2,7 +2,7 @@
 //!
 //! *What is it?* The links between nodes, one bidirectional gRPC stream for each pair, and the engine
 //! that decides what goes over them: [`Relay`] is run, [`Handle`] is spoken to, and the node around
-//! it is reached by two ports, [`Source`] (its shards) and [`Sink`] (its edge). Beside messages, links
+//! it is reached by three ports, [`Source`] (its shards), [`Sink`] (its edge) and [`Clocks`]. Beside messages, links
 //! carry publishes to the owner, questions about the past, and the owners' claims, from which every
 //! node knows who leads each shard.
 //!
@@ -28,7 +28,9 @@
 //! the head dies, a link breaks, or a hole shows, the same question is asked again, and nothing later
 //! is shown before the answer. The sink is served like one more link. Heartbeats carry, beside where
 //! topics stand, for how long the sender has not been able to vouch for a shard: an owner without a
-//! lease says so, and so does the head of a region that hears nothing.
+//! lease says so, and so does the head of a region that hears nothing. They also carry the sender's clock,
+//! of which owners make the time of their logs, and the newest log time of each shard, by which an edge
+//! measures the age of messages.
 //!
 //! How many sessions watch a topic climbs the same way, as counts that replace each other, once a second
 //! at most and only where something changed: a region's head adds up its region, the owner the cluster.
@@ -65,5 +67,5 @@ pub use config::Config;
 pub use dial::server;
 pub use door::Service;
 pub use handle::Handle;
-pub use port::{Sink, Source};
+pub use port::{Clocks, Sink, Source};
 pub use relay::Relay;

@@ -10,6 +10,7 @@ use pushonce_core::{
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::{FetchedPart, Frame};
+use pushonce_proto::status::describe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -112,7 +113,7 @@ pub(crate) async fn read(number: u64, link: Link, heard: mpsc::Sender<Heard>, si
         };
         match next {
             Err(_) => break format!("silent for {silence:?}"),
-            Ok(Err(status)) => break status.message().to_owned(),
+            Ok(Err(status)) => break describe(&status),
             Ok(Ok(None)) => break "closed by the peer".to_owned(),
             Ok(Ok(Some(frames))) => {
                 if let Err(why) = supported(&frames) {
@@ -176,6 +177,8 @@ const COPIED_BELOW_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::Timestamp;
+
     use super::*;
 
     const OURS: ClusterId = ClusterId(7);
@@ -216,7 +219,9 @@ mod tests {
         let other = Misdialled::OtherNode { me: ME, meant: NodeId(3) };
         assert_eq!(other.to_string(), "this is n2, not n3; correct the address of n3");
         assert_eq!(greeted(OURS, ME, &hello(7, Some(3))), Err(other));
-        let heartbeat = Frame::Heartbeat { heads: vec![], doubts: vec![] };
+        let clock = Timestamp(7);
+        let heartbeat =
+            Frame::Heartbeat { heads: vec![], doubts: vec![], clock, log_times: vec![] };
         assert_eq!(greeted(OURS, ME, &heartbeat), Err(Misdialled::NoHello));
     }
 }

@@ -149,12 +149,13 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, StreamExt as _};
-    use pushonce_core::Position;
+    use pushonce_core::{Position, Timestamp};
 
     use super::*;
 
     fn beat(number: u32) -> Frame {
-        Frame::Heartbeat { heads: vec![(number, Position::ZERO)], doubts: vec![] }
+        let heads = vec![(number, Position::ZERO)];
+        Frame::Heartbeat { heads, doubts: vec![], clock: Timestamp(7), log_times: vec![] }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use pushonce_core::{
-    FetchError, Gap, Message, Page, Placed, Position, Publish, PublishError, Topic, Want, Watching,
+    FetchError, Gap, Message, NodeId, Page, Placed, Position, Publish, PublishError, ShardId,
+    Timestamp, Topic, Want, Watching,
 };
 
 /// The shards that this node owns.
@@ -22,6 +23,18 @@ pub trait Source: Send + Sync + 'static {
     /// `Unavailable` when this node does not lead the topic's shard; `Future` for a position that
     /// was never given out.
     fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError>;
+
+    /// The time of the newest entry of every shard that this node owns. Asked several times a second.
+    fn log_times(&self) -> Vec<(ShardId, Timestamp)>;
+}
+
+/// The clocks of the nodes. Must not block.
+pub trait Clocks: Send + Sync + 'static {
+    /// What this node's clock shows now.
+    fn local(&self) -> Timestamp;
+
+    /// The clock of a peer shows this now, as far as the link brings it at once.
+    fn on_reading(&self, node: NodeId, time: Timestamp);
 }
 
 /// The edge of this node. Calls come one at a time, in order; they must not block.
@@ -50,6 +63,10 @@ pub trait Sink: Send + Sync + 'static {
     /// So many sessions of the whole cluster watch a topic of which one here asked that. Said once a
     /// second at most, and only when it changed.
     fn audience(&self, topic: &Topic, sessions: u64);
+
+    /// The log of a shard has come to this time: the age of its messages is measured from their times
+    /// to this one. Never less than before.
+    fn log_time(&self, shard: ShardId, time: Timestamp);
 
     /// How many sessions there are here, of at most `topics_max` of the topics where that changed since it
     /// was said last; none when the last has gone. Asked several times a second: the answer must cost

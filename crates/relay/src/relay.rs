@@ -14,7 +14,7 @@ use crate::door::Service;
 use crate::inbox::Inbox;
 use crate::link::Link;
 use crate::run::Running;
-use crate::{Config, Handle, Sink, Source};
+use crate::{Clocks, Config, Handle, Sink, Source};
 
 /// To be run. Handles may be used before it runs; what they say waits.
 pub struct Relay {
@@ -22,6 +22,7 @@ pub struct Relay {
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) source: Arc<dyn Source>,
     pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) inbox: Listening,
     pub(crate) owners: watch::Sender<Arc<Owners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
@@ -50,6 +51,7 @@ impl Relay {
         view: watch::Receiver<Arc<ClusterView>>,
         source: Arc<dyn Source>,
         sink: Arc<dyn Sink>,
+        clocks: Arc<dyn Clocks>,
     ) -> (Relay, Handle) {
         let inbox = Arc::new(Inbox::new(config.committed_bytes_max, config.pending_max));
         let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
@@ -64,6 +66,7 @@ impl Relay {
             view,
             source,
             sink,
+            clocks,
             inbox,
             owners,
             reachable,

@@ -46,22 +46,20 @@ const HEARD_MAX: usize = 256;
 
 impl Running {
     pub(crate) fn new(relay: Relay) -> Running {
-        let Relay {
-            config,
-            mut view,
-            source,
-            sink,
-            inbox,
-            owners,
-            reachable,
-            links,
-            greeted,
-            conflicts,
-        } = relay;
+        let Relay { config, mut view, source, sink, clocks, inbox, owners, .. } = relay;
+        let Relay { reachable, links, greeted, conflicts, .. } = relay;
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let seen = view.borrow_and_update().clone();
-        let parts =
-            Parts { config: config.clone(), view: seen, source, sink, owners, reachable, heard };
+        let parts = Parts {
+            config: config.clone(),
+            view: seen,
+            source,
+            sink,
+            clocks,
+            owners,
+            reachable,
+            heard,
+        };
         let turn = Arc::new(Mutex::new(Turn::new(parts)));
         inbox.0.lend(&turn);
         Running {

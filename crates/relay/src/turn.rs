@@ -22,7 +22,7 @@ use crate::engine::{COUNTED_PER_TICK, Effect, Engine, Event};
 use crate::inbox::{Call, Waiting};
 use crate::link::{self, Heard, Link, What};
 use crate::outbox::{Load, Outbox};
-use crate::{Config, Sink, Source};
+use crate::{Clocks, Config, Sink, Source};
 
 /// The engine, and what it acts on.
 pub(crate) struct Turn {
@@ -31,6 +31,7 @@ pub(crate) struct Turn {
     view: Arc<ClusterView>,
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
+    clocks: Arc<dyn Clocks>,
     owners: watch::Sender<Arc<Owners>>,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     links: BTreeMap<NodeId, Up>,
@@ -68,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) view: Arc<ClusterView>,
     pub(crate) source: Arc<dyn Source>,
     pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) owners: watch::Sender<Arc<Owners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     /// Where the readers of links put what they hear.
@@ -76,7 +78,7 @@ pub(crate) struct Parts {
 
 impl Turn {
     pub(crate) fn new(parts: Parts) -> Turn {
-        let Parts { config, view, source, sink, owners, reachable, heard } = parts;
+        let Parts { config, view, source, sink, clocks, owners, reachable, heard } = parts;
         let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
         Turn {
             config,
@@ -84,6 +86,7 @@ impl Turn {
             view,
             source,
             sink,
+            clocks,
             owners,
             reachable,
             links: BTreeMap::new(),
@@ -110,6 +113,8 @@ impl Turn {
         if !counts.is_empty() {
             self.on(Event::Watching(counts));
         }
+        let (clock, logs) = (self.clocks.local(), self.source.log_times());
+        self.on(Event::Times { clock, logs });
         self.on(Event::Tick);
     }
 
@@ -129,7 +134,7 @@ impl Turn {
     }
 
     fn perform(&mut self, effect: Effect) -> Option<Event> {
-        let Turn { source, sink, owners, .. } = self;
+        let Turn { source, sink, clocks, owners, .. } = self;
         match effect {
             Effect::Send(to, frame) => return self.send(to, frame),
             Effect::Live(topic, head) => sink.live(&topic, head),
@@ -138,6 +143,8 @@ impl Turn {
             Effect::Stale(topic) => sink.stale(&topic),
             Effect::Fresh(topic) => sink.fresh(&topic),
             Effect::Audience(topic, sessions) => sink.audience(&topic, sessions),
+            Effect::Clock(node, time) => clocks.on_reading(node, time),
+            Effect::LogTime(shard, time) => sink.log_time(shard, time),
             Effect::Read { purpose, topic, want } => {
                 let result = source.page(&topic, want);
                 return Some(Event::Read { purpose, topic, result });

@@ -13,12 +13,12 @@ use futures::future::BoxFuture;
 use pushonce_core::{
     Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError, Gap,
     Member, MemberState, Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish,
-    PublishError, Refusal, Roles, ShardCount, Spread, Term, Timestamp, Topic, VersionOffer,
-    VersionRange, Want, Watching,
+    PublishError, Refusal, Roles, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
+    VersionOffer, VersionRange, Want, Watching,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
-use pushonce_relay::{Config, Handle, Relay, Sink, Source};
+use pushonce_relay::{Clocks, Config, Handle, Relay, Sink, Source};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -50,6 +50,7 @@ struct Edge(mpsc::UnboundedSender<Heard>);
 struct Node {
     handle: Handle,
     heard: mpsc::UnboundedReceiver<Heard>,
+    clocks: mpsc::UnboundedReceiver<(NodeId, Timestamp)>,
     shutdown: CancellationToken,
     address: String,
 }
@@ -93,6 +94,26 @@ impl Source for Shards {
         let head = messages.last().map_or(Position::ZERO, |message| message.position);
         Ok(Page { messages: messages.iter().skip(skip).cloned().collect(), head, gap: None })
     }
+
+    fn log_times(&self) -> Vec<(ShardId, Timestamp)> {
+        Vec::new()
+    }
+}
+
+/// A clock that stands still, and what the peers' clocks show.
+struct Clock {
+    me: NodeId,
+    readings: mpsc::UnboundedSender<(NodeId, Timestamp)>,
+}
+
+impl Clocks for Clock {
+    fn local(&self) -> Timestamp {
+        Timestamp(self.me.0 * 1_000)
+    }
+
+    fn on_reading(&self, node: NodeId, time: Timestamp) {
+        let _ended = self.readings.send((node, time));
+    }
 }
 
 impl Sink for Edge {
@@ -101,6 +122,8 @@ impl Sink for Edge {
     fn fresh(&self, _: &Topic) {}
 
     fn audience(&self, _: &Topic, _: u64) {}
+
+    fn log_time(&self, _: ShardId, _: Timestamp) {}
 
     fn watching(&self, _: usize) -> Vec<(Topic, Watching)> {
         Vec::new()
@@ -177,7 +200,9 @@ impl Cluster {
             let mut config = Config::new(id, CLUSTER);
             adjust(&mut config);
             let (source, sink) = (Arc::new(shards), Arc::new(Edge(tell)));
-            let (relay, handle) = Relay::new(config, view.clone(), source, sink);
+            let (readings, clocks) = mpsc::unbounded_channel();
+            let clock = Arc::new(Clock { me: id, readings });
+            let (relay, handle) = Relay::new(config, view.clone(), source, sink, clock);
             *own.lock().expect("no panic") = Some(handle.clone());
             let shutdown = CancellationToken::new();
             let server = pushonce_relay::server().add_service(relay.service());
@@ -188,7 +213,7 @@ impl Cluster {
                 tokio::select! { _ = serve => {}, () = down.cancelled() => {} }
             });
             tasks.spawn(relay.run(shutdown.clone()));
-            nodes.insert(id, Node { handle, heard, shutdown, address });
+            nodes.insert(id, Node { handle, heard, clocks, shutdown, address });
         }
         let topic = Topic::new("worldcup/final").expect("valid");
         let mut cluster = Cluster { nodes, log, topic, term: 0, tasks };
@@ -264,6 +289,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
         cluster_version: ClusterVersion::FIRST,
     }
 }
@@ -300,6 +326,24 @@ async fn what_is_published_on_any_node_reaches_all_and_outlives_the_owner() {
     assert_eq!(cluster.publish(3, 2).await.expect("acknowledged").position, Position::new(1, 51));
     for id in 2..=3 {
         cluster.node(id).hears_up_to(51, 51).await;
+    }
+}
+
+#[tokio::test]
+async fn every_node_hears_of_the_clocks_of_the_others() {
+    let mut cluster = Cluster::of(3).await;
+    for node in cluster.nodes.values_mut() {
+        let mut readings = BTreeMap::new();
+        while readings.len() < 2 {
+            let heard = timeout(Duration::from_secs(10), node.clocks.recv()).await;
+            let (of, time) = heard.expect("in time").expect("running");
+            readings.insert(of, time);
+        }
+        // Links take time, and a stopped clock is carried on by the sender: a second at most.
+        for (of, time) in readings {
+            let ahead = time.0 - of.0 * 1_000;
+            assert!(ahead < 1_000, "{of} showed {time:?}");
+        }
     }
 }
 

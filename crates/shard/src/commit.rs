@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{Durability, History, Namespaces, Placed, Publish, PublishError, Refusal};
+use pushonce_core::{
+    Durability, History, Namespaces, Placed, Publish, PublishError, Refusal, Timestamp,
+};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::dedupe::InMemory;
 use crate::entry::decode_answer;
 use crate::machine::{Shared, Way};
 use crate::queue::{Bounds, Queue, Rejected};
-use crate::{Batch, Clock, Item};
+use crate::{Batch, Item};
 
 /// What may wait for one shard. 16,384 is four times what the busiest measured load had in flight
 /// over all shards; 8 MiB, so that even 64 full queues take no more than half a gibibyte of a node.
@@ -67,7 +70,6 @@ pub(crate) struct Commit<P> {
     pub(crate) intake: Arc<Intake>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) namespaces: watch::Receiver<Namespaces>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Propose for Group {
@@ -148,6 +150,10 @@ async fn end(outcome: oneshot::Receiver<Outcome>) -> Outcome {
 /// another shard: else some shards without a quorum would hold up all the others of the node.
 const PERMIT_MAX: Duration = Duration::from_millis(250);
 
+/// How long publishes wait for the clocks of a majority after a start: two heartbeats of a link.
+const CLOCKS_MAX: Duration = Duration::from_secs(2);
+const CLOCKS_RETRY: Duration = Duration::from_millis(10);
+
 impl<P: Propose> Commit<P> {
     /// Proposes entry after entry until `shutdown`. The one under way then is waited for.
     pub(crate) async fn run(self, shutdown: &CancellationToken) {
@@ -181,6 +187,20 @@ impl<P: Propose> Commit<P> {
         }
     }
 
+    /// The time of the next entry. A node that has just started waits for the clocks of the others, which
+    /// come with the first heartbeat of each link.
+    async fn stamp(&self) -> Option<Timestamp> {
+        let known = async {
+            loop {
+                match self.shared.stamp() {
+                    Some(time) => return time,
+                    None => sleep(CLOCKS_RETRY).await,
+                }
+            }
+        };
+        timeout(CLOCKS_MAX, known).await.ok()
+    }
+
     /// What is for the owner's memory, by now, and what is for the log.
     fn parted(&self, waiting: Vec<Waiting>) -> (Vec<Bounded>, Vec<Bounded>) {
         let namespaces = self.namespaces.borrow();
@@ -199,9 +219,29 @@ impl<P: Propose> Commit<P> {
     }
 
     async fn log(&self, waiting: Vec<Bounded>) {
-        let item = |(Waiting { publish, reply }, history)| (Item::new(publish, history), reply);
-        let (items, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(item).unzip();
-        let batch = Batch::new(self.clock.now(), items);
+        let Some(time) = self.stamp().await else {
+            for (Waiting { reply, .. }, _) in waiting {
+                let _nobody_waits = reply.send(Err(no_clock()));
+            }
+            return;
+        };
+        let (mut batch, mut replies) = (Batch::new(time, Vec::new()), Vec::new());
+        for (Waiting { publish, reply }, history) in waiting {
+            let item = Item::new(publish, history);
+            match self.shared.look_in_memory(&item, time) {
+                InMemory::Settled(outcome) => {
+                    let _nobody_waits = reply.send(outcome.map_err(PublishError::from));
+                    continue;
+                }
+                InMemory::Continues(last) => batch.continues.push((item.topic.clone(), last)),
+                InMemory::Unknown => {}
+            }
+            batch.items.push(item);
+            replies.push(reply);
+        }
+        if replies.is_empty() {
+            return;
+        }
         let outcome = self.proposer.propose(batch.encode(self.shared.version())).await;
         let outcomes = outcomes(outcome, replies.len());
         count(&outcomes);
@@ -213,16 +253,17 @@ impl<P: Propose> Commit<P> {
     /// Places messages in memory, behind those that went into the log while nobody knew better. An
     /// entry says what lives in memory first, unless it is said: when it fails, nothing is placed.
     async fn keep(&self, waiting: Vec<Bounded>) {
-        if !waiting.iter().all(|(one, _)| self.shared.keeps(&one.publish.topic)) {
+        if !waiting.iter().all(|(one, _)| self.shared.keeps(&one.publish.topic))
+            && let Some(time) = self.stamp().await
+        {
             let names = self.namespaces.borrow().in_memory();
-            let entry = Batch::naming(self.clock.now(), names);
+            let entry = Batch::naming(time, names);
             if let Err(why) = self.proposer.propose(entry.encode(self.shared.version())).await {
                 tracing::debug!(shard = %self.shared.id(), %why, "the memory is not opened");
             }
         }
         for (Waiting { publish, reply }, history) in waiting {
-            let now = self.clock.now();
-            let outcome = self.shared.place_in_memory(publish, history, now, Way::Through);
+            let outcome = self.shared.place_in_memory(publish, history, Way::Through);
             let outcome = outcome.unwrap_or_else(|_| Err(Refusal::NotOwner { owner: None }.into()));
             let _nobody_waits = reply.send(outcome);
         }
@@ -262,6 +303,12 @@ fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
         }
         _ => all(unknown("the state machine gave another answer than was asked for")),
     }
+}
+
+fn no_clock() -> PublishError {
+    let why =
+        "the owner has not heard of the clocks of a majority of the shard's voters yet; retry";
+    Refusal::Unavailable(why.to_owned()).into()
 }
 
 fn unknown(why: &str) -> PublishError {

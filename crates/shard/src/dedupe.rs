@@ -41,6 +41,17 @@ pub(crate) enum Look {
     Settled(Result<Placed, Rejected>),
 }
 
+/// What the owner's memory knows of a message that goes to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InMemory {
+    /// Nothing.
+    Unknown,
+    /// It has its place there, or may have none.
+    Settled(Result<Placed, Rejected>),
+    /// It is the next of its producer's, behind this one, which the log does not know of.
+    Continues(Sequence),
+}
+
 /// Why applying an entry gives a message no place. Every replica says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejected {
@@ -57,11 +68,14 @@ pub enum Rejected {
     },
     /// It has a place, and where that is has been forgotten.
     Forgotten,
+    /// Its producer is not known, and the shard follows as many as it may.
+    TooManyProducers,
 }
 
 impl Dedupe {
     /// These are the constants from now on.
     pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.passing.keep_to(rules);
         self.keys.keep_to(rules);
         self.producers.keep_to(rules);
     }
@@ -96,6 +110,56 @@ impl Dedupe {
                 Look::Settled(Ok(placed))
             }
         }
+    }
+
+    /// Whether a message that goes to the owner's memory is new, by what the memory knows and by what the
+    /// log does: its namespace may have been replicated when it was first sent.
+    pub(crate) fn look_beside(&mut self, log: &Dedupe, item: &Item) -> Look {
+        let Some(marks) = Marks::of(item) else { return Look::New(None) };
+        let Marks { name, sequence, fingerprint } = &marks;
+        let (topic, fingerprint) = (&item.topic, *fingerprint);
+        let by_number = sequence.and_then(|asked| {
+            self.producers.look_beside(&log.producers, topic, asked, fingerprint)
+        });
+        if let Some(settled) = by_number {
+            return Look::Settled(settled);
+        }
+        let look = |keys: &Keys| name.as_ref().and_then(|name| keys.look(topic, name, fingerprint));
+        match look(&self.keys).or_else(|| look(&log.keys)) {
+            None => Look::New(Some(marks)),
+            Some(Err(rejected)) => Look::Settled(Err(rejected)),
+            Some(Ok(placed)) => {
+                self.remember(Marks { name: None, ..marks }, topic, placed);
+                Look::Settled(Ok(placed))
+            }
+        }
+    }
+
+    /// What the owner's memory knows of a message that goes to the log: its namespace may have lived in
+    /// memory when it was first sent.
+    pub(crate) fn look_ahead_of(&self, log: &Dedupe, item: &Item) -> InMemory {
+        let Some(Marks { name, sequence, fingerprint }) = Marks::of(item) else {
+            return InMemory::Unknown;
+        };
+        if let Some(asked) = sequence {
+            let Sequence { producer, epoch, number } = asked;
+            let reached = self.producers.reached(&item.topic, producer);
+            if reached > log.producers.reached(&item.topic, producer) {
+                if let Some(settled) = self.producers.repeat(&item.topic, asked, fingerprint) {
+                    return InMemory::Settled(settled);
+                }
+                if reached == Some((epoch, number.saturating_sub(1))) {
+                    return InMemory::Continues(Sequence { number: number - 1, ..asked });
+                }
+            }
+        }
+        let known = name.and_then(|name| self.keys.look(&item.topic, &name, fingerprint));
+        known.map_or(InMemory::Unknown, InMemory::Settled)
+    }
+
+    /// A producer's messages to a topic up to `last` were placed in the owner's memory.
+    pub(crate) fn continue_after(&mut self, topic: &Topic, last: Sequence) {
+        self.producers.continue_after(topic, last, self.passing.now());
     }
 
     /// The message of these marks has its place.
@@ -144,9 +208,17 @@ impl From<Rejected> for PublishError {
             Rejected::Forgotten => {
                 PublishError::unknown("it has its place, and where that is has been forgotten")
             }
+            Rejected::TooManyProducers => {
+                let why = "the topic's shard follows as many producers as it has memory for, and takes \
+                           new ones when others have published nothing for five minutes; use fewer \
+                           streams, or publish with a key or a nonce";
+                Refusal::Overloaded(why.to_owned()).into()
+            }
         }
     }
 }
 
+#[cfg(test)]
+mod across_test;
 #[cfg(test)]
 mod dedupe_test;

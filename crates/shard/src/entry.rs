@@ -19,13 +19,17 @@ use crate::Rejected;
 /// The publishes of one entry, in the order in which they get their places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// When the owner proposed it, by the owner's clock.
+    /// When the owner proposed it, in log time: not its own clock, but what a majority of the voters'
+    /// clocks had reached.
     pub time: Timestamp,
     /// What it carries.
     pub items: Vec<Item>,
     /// The namespaces that live in the memory of the owner that proposes it, if it says anything of
     /// that: what begins there from now on has the index of this entry as epoch.
     pub memory: Option<BTreeSet<String>>,
+    /// The last message of a producer to a topic that was placed in the owner's memory, where an item is
+    /// the next of the same producer: it goes on in the log.
+    pub continues: Vec<(Topic, Sequence)>,
 }
 
 /// One publish, with the bounds its topic's history has from now on.
@@ -48,12 +52,12 @@ pub struct Item {
 impl Batch {
     /// Publishes, and no word about what lives in memory.
     pub fn new(time: Timestamp, items: Vec<Item>) -> Batch {
-        Batch { time, items, memory: None }
+        Batch { time, items, memory: None, continues: Vec::new() }
     }
 
     /// No publishes, only which namespaces live in memory.
     pub(crate) fn naming(time: Timestamp, memory: BTreeSet<String>) -> Batch {
-        Batch { time, items: Vec::new(), memory: Some(memory) }
+        Batch { memory: Some(memory), ..Batch::new(time, Vec::new()) }
     }
 
     /// The entry to propose, written in a version.
@@ -129,6 +133,10 @@ mod tests {
             time: Timestamp(1_790_000_000_000),
             items: vec![item("a/b", b"one"), item("c", b"")],
             memory: Some(["chat".to_owned()].into()),
+            continues: vec![(
+                Topic::new("c").unwrap(),
+                Sequence { producer: pushonce_core::ProducerId(7), epoch: 2, number: 9 },
+            )],
         }
     }
 

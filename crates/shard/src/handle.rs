@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
     Claim, Durability, FetchError, History, Namespaces, NodeId, Page, Placed, Publish,
-    PublishError, Refusal, ShardId, Topic, Want,
+    PublishError, Refusal, ShardId, Timestamp, Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ pub struct Shard {
     pub namespaces: watch::Receiver<Namespaces>,
     /// Who is told of what was committed.
     pub committed: Arc<dyn Committed>,
-    /// Where the times of messages come from.
+    /// The clocks of the nodes, of which a majority makes the log's time.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -40,7 +40,6 @@ pub struct Handle {
     group: Group,
     intake: Arc<Intake>,
     namespaces: watch::Receiver<Namespaces>,
-    clock: Arc<dyn Clock>,
     claim: watch::Receiver<Option<Claim>>,
 }
 
@@ -73,7 +72,7 @@ impl Shard {
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
         let Shard { id, me, permits, namespaces, committed, clock } = self;
-        let shared = Arc::new(Shared::new(id, me, engine.agreed_version(), committed));
+        let shared = Arc::new(Shared::new(id, me, engine.agreed_version(), committed, clock));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
         shared.attach(group.clone());
@@ -85,17 +84,10 @@ impl Shard {
             group: group.clone(),
             intake: intake.clone(),
             namespaces: namespaces.clone(),
-            clock: clock.clone(),
             claim,
         };
-        let commit = Commit {
-            shared: shared.clone(),
-            proposer: group.clone(),
-            intake,
-            permits,
-            namespaces,
-            clock,
-        };
+        let commit =
+            Commit { shared: shared.clone(), proposer: group.clone(), intake, permits, namespaces };
         Ok((handle, Runner { shared, group, commit, claim: claimed }))
     }
 }
@@ -135,8 +127,7 @@ impl Handle {
     /// Places a message in memory: at once, unless something stands in the queue that came before it.
     async fn keep(&self, mut publish: Publish, history: History) -> Result<Placed, PublishError> {
         loop {
-            let now = self.clock.now();
-            publish = match self.shared.place_in_memory(publish, history, now, Way::Past) {
+            publish = match self.shared.place_in_memory(publish, history, Way::Past) {
                 Ok(outcome) => return outcome,
                 // The memory is about to be opened.
                 Err(_) if !self.shared.is_ready() => {
@@ -161,6 +152,12 @@ impl Handle {
     /// while this node does not own the shard.
     pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
         self.shared.page(topic, want)
+    }
+
+    /// The time of the newest entry, in milliseconds since the Unix epoch: the age of a message is the
+    /// difference to it. `None` while this node does not own the shard.
+    pub fn log_time(&self) -> Option<Timestamp> {
+        self.shared.log_time()
     }
 
     /// This node's claim to the shard: `Some` while it leads with a lease and has caught up, with
@@ -214,7 +211,6 @@ impl Runner {
             group: group.clone(),
             permits: commit.permits.clone(),
             namespaces: commit.namespaces.clone(),
-            clock: commit.clock.clone(),
         };
         let namespaces = commit.namespaces.clone();
         tokio::join!(

@@ -113,7 +113,8 @@ impl Keys {
 
     /// Forgets what is older than the window.
     pub(crate) fn forget(&mut self, now: Moment) {
-        while self.known.front().is_some_and(|oldest| oldest.at.is_past(now)) {
+        while self.known.front().is_some_and(|oldest| oldest.at.is_past(now, self.rules.window_ms))
+        {
             self.pop();
         }
     }

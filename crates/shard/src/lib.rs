@@ -28,6 +28,8 @@
 //! No timer takes part: what comes while an entry is under way makes the next one. Every entry also
 //! looks at a few topics beside its own, and drops messages past their age, and topics that are empty
 //! and unused for long; when nothing else is proposed, the owner proposes an entry for that alone.
+//! Ages are measured in the log's own time, which a majority of the voters' clocks must have reached
+//! (`majority_clock`): no single wrong clock expires anything.
 //!
 //! Messages of `memory` namespaces are in no entry: [`Handle::publish`] places them in the owner's
 //! memory, under the lease of its term, and hands them on: past the queue, once nothing stands there
@@ -48,15 +50,18 @@
 mod claim;
 mod commit;
 mod dedupe;
+mod ended;
 mod entry;
 mod handle;
 mod keys;
 mod machine;
+mod majority_clock;
 mod memory;
 mod passing;
 mod port;
 mod producers;
 mod queue;
+mod recover;
 mod rules;
 mod state;
 mod topic;
@@ -66,5 +71,6 @@ pub use dedupe::Rejected;
 pub use entry::{Batch, Item};
 pub use handle::{Handle, OpenError, Runner, Shard};
 pub use port::{Clock, Committed};
+pub use recover::{capture, replay};
 pub use state::{Applied, State};
 pub use topic::Info;

@@ -14,9 +14,11 @@ use pushonce_core::{
 };
 use tokio::sync::watch;
 
+use crate::dedupe::InMemory;
 use crate::entry::encode_answer;
+use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
-use crate::{Applied, Batch, Committed, Item, State};
+use crate::{Applied, Batch, Clock, Committed, Item, State};
 
 /// What a handle and the group's task share.
 pub(crate) struct Shared {
@@ -32,6 +34,9 @@ pub(crate) struct Shared {
     ready: AtomicU64,
     /// Empty while the group replays its log at the start: nobody leads then.
     group: OnceLock<(Group, watch::Receiver<Status>)>,
+    clock: Arc<dyn Clock>,
+    /// Lock order: `state`, then `memory`, then this.
+    majority_clock: Mutex<MajorityClock>,
 }
 
 /// How a message comes to the owner's memory.
@@ -54,6 +59,7 @@ impl Shared {
         me: NodeId,
         agreed: AgreedVersion,
         committed: Arc<dyn Committed>,
+        clock: Arc<dyn Clock>,
     ) -> Shared {
         Shared {
             id,
@@ -64,7 +70,31 @@ impl Shared {
             committed,
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
+            clock,
+            majority_clock: Mutex::default(),
         }
+    }
+
+    /// The time of an entry that is proposed now. `None` while fewer than a majority of the voters'
+    /// clocks have been known since this node started.
+    pub(crate) fn stamp(&self) -> Option<Timestamp> {
+        let floor = self.read().time();
+        self.stamp_after(floor)
+    }
+
+    fn stamp_after(&self, floor: Timestamp) -> Option<Timestamp> {
+        let reading = |node: &NodeId| self.clock.reading(*node);
+        let majority = match self.group.get() {
+            Some((_, status)) => majority(status.borrow().voters.iter().map(reading)),
+            None => reading(&self.me),
+        };
+        let mut clock = self.majority_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.stamp(floor, self.clock.elapsed(), majority)
+    }
+
+    /// The time of the last entry or message of this shard, if this node owns it.
+    pub(crate) fn log_time(&self) -> Option<Timestamp> {
+        self.is_ready().then(|| self.read().time())
     }
 
     /// Says which group applies the entries. The first word counts.
@@ -143,18 +173,18 @@ impl Shared {
         &self,
         publish: Publish,
         history: History,
-        now: Timestamp,
         way: Way,
     ) -> Result<Result<Placed, PublishError>, Box<Publish>> {
         let state = self.read();
         let mut memory = self.memory();
         let term = self.ready();
+        let now = self.stamp_after(state.time().max(memory.time()));
         let may =
             memory.holds(term, &publish.topic) && (way == Way::Through || memory.is_passable());
-        if self.leads() != Some(term) || !may {
+        let (Some(now), true) = (now, may && self.leads() == Some(term)) else {
             return Err(Box::new(publish));
-        }
-        let (outcome, message) = memory.take(now, Item::new(publish, history));
+        };
+        let (outcome, message) = memory.take(now, Item::new(publish, history), state.dedupe());
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
@@ -167,6 +197,16 @@ impl Shared {
             return Ok(Err(PublishError::unknown("the shard may have another owner since")));
         }
         Ok(outcome.map_err(PublishError::from))
+    }
+
+    /// What this owner's memory knows of a message that goes to the log.
+    pub(crate) fn look_in_memory(&self, item: &Item, now: Timestamp) -> InMemory {
+        let state = self.read();
+        let mut memory = self.memory();
+        if !memory.is_open(self.ready()) {
+            return InMemory::Unknown;
+        }
+        memory.dedupe_at(now).look_ahead_of(state.dedupe(), item)
     }
 
     /// Whether this node owns the shard and has caught up.
@@ -221,8 +261,9 @@ impl Machine for Replica {
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
             state.adopt(version);
-            let (time, opened) = (batch.time, batch.memory.clone());
+            let opened = batch.memory.clone();
             let applied = state.apply(at.index, batch);
+            let time = state.time();
             let mut memory = shared.memory();
             match opened {
                 Some(names) => memory.open(at, time, names),

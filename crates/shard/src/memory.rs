@@ -44,6 +44,8 @@ pub(crate) struct Memory {
     /// The last topic the sweep looked at.
     swept: Option<Topic>,
     dedupe: Dedupe,
+    /// The time of the newest message or entry.
+    time: Timestamp,
 }
 
 /// A message that is new, for whoever listens; none for a repeat.
@@ -74,13 +76,20 @@ impl Memory {
         self.names.contains(topic.namespace())
     }
 
+    /// The time of the newest message or entry: log time, as that of [`State`](crate::State).
+    pub(crate) fn time(&self) -> Timestamp {
+        self.time
+    }
+
     /// An entry says which namespaces its proposer keeps. Saying the same again drops what is past its
     /// age, and topics that are empty and unused.
     pub(crate) fn open(&mut self, at: At, now: Timestamp, names: BTreeSet<String>) {
         if !self.is_open(at.term) {
-            *self = Memory { term: at.term, names, epoch: at.index, ..Memory::default() };
+            *self =
+                Memory { term: at.term, names, epoch: at.index, time: now, ..Memory::default() };
             return;
         }
+        let now = self.advance(now);
         if names != self.names {
             self.topics.retain(|topic, _| names.contains(topic.namespace()));
             self.names = names;
@@ -93,6 +102,12 @@ impl Memory {
         if self.renewed.len() > RENEWED_MAX {
             self.renew(at.index);
         }
+    }
+
+    /// Time does not go back: an entry may carry an earlier one than a message that overtook it.
+    fn advance(&mut self, time: Timestamp) -> Timestamp {
+        self.time = self.time.max(time);
+        self.time
     }
 
     fn renew(&mut self, epoch: u64) {
@@ -126,15 +141,25 @@ impl Memory {
         }
     }
 
-    /// Gives a message of a topic that it holds the next place, if it is new: what this owner knows of
-    /// repeats goes with it, as the messages do. Says where it stands, and what is to be handed on.
+    /// What it knows of repeats, for messages that go to the log.
+    pub(crate) fn dedupe_at(&mut self, time: Timestamp) -> &Dedupe {
+        let time = self.advance(time);
+        self.dedupe.advance(time);
+        &self.dedupe
+    }
+
+    /// Gives a message of a topic that it holds the next place, if it is new by what this owner knows of
+    /// repeats, which goes with it, as the messages do, and by what the `log` knows. Says where it stands,
+    /// and what is to be handed on.
     pub(crate) fn take(
         &mut self,
         time: Timestamp,
         item: Item,
+        log: &Dedupe,
     ) -> (Result<Placed, Rejected>, HandedOn) {
+        let time = self.advance(time);
         self.dedupe.advance(time);
-        let marks = match self.dedupe.look(&item) {
+        let marks = match self.dedupe.look_beside(log, &item) {
             Look::Settled(outcome) => return (outcome, None),
             Look::New(marks) => marks,
         };
@@ -149,18 +174,19 @@ impl Memory {
     }
 
     fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
-        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch));
+        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true);
         self.topics.entry(item.topic.clone()).or_insert_with(begin).append(time, item)
     }
 
     /// Answers a question about the past of a topic that it holds. One without messages stands before
-    /// the first of its epoch, so whoever was told of another is told a gap.
+    /// the first of its epoch, so whoever was told of another is told a gap; so is whoever comes with
+    /// `0:0`, for an owner before this one may have had messages.
     pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
         match self.topics.get(topic) {
             Some(log) => log.page(want),
             None => {
                 let epoch = self.renewed.get(topic).copied().unwrap_or(self.epoch);
-                Log::begin(epoch).page(want)
+                Log::begin(epoch, true).page(want)
             }
         }
     }

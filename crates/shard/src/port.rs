@@ -1,8 +1,9 @@
 //! What a shard needs of the node around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use pushonce_core::{Message, ShardId, Timestamp, Topic};
+use pushonce_core::{Message, NodeId, ShardId, Timestamp, Topic};
 
 /// Who is told of what was committed.
 pub trait Committed: Send + Sync + 'static {
@@ -22,14 +23,23 @@ pub trait Committed: Send + Sync + 'static {
     fn pass_on(&self);
 }
 
-/// Where the time of a message comes from.
+/// The clocks of the nodes, as far as this node knows them.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now. It may jump; only the age bound of history notices.
-    fn now(&self) -> Timestamp;
+    /// What the wall clock of `node` shows now. `None` when nothing was heard of it for some seconds.
+    fn reading(&self, node: NodeId) -> Option<Timestamp>;
+
+    /// The time since some moment before this process started. Nobody can set it, and it counts the time
+    /// for which the machine was suspended.
+    fn elapsed(&self) -> Duration;
 }
 
+/// One clock that all nodes share.
 impl<F: Fn() -> Timestamp + Send + Sync + 'static> Clock for F {
-    fn now(&self) -> Timestamp {
-        self()
+    fn reading(&self, _: NodeId) -> Option<Timestamp> {
+        Some(self())
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self().0)
     }
 }

@@ -17,10 +17,13 @@ pub(crate) const PLACES_OF_ONE: usize = 16_384;
 /// have less of the past, so that some of their repeats may end as unknown; nothing is placed twice.
 pub(crate) const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
 
-/// So many topics of producers are followed: 16 streams of 4,096 topics each on this one shard. Some
-/// 12 MiB. Past it, and past so many producers, those that rest longest begin anew.
-pub(crate) const TOPICS_MAX: usize = 65_536;
-pub(crate) const PRODUCERS_MAX: usize = 1_024;
+/// What the topics of producers that are followed may take together: some 100,000 producers of one topic
+/// each. Past it a producer, or a topic of one, that is not known is refused until others have rested for
+/// the window: to evict one that is known would let its repeats be placed twice, or renumber it.
+pub(crate) const FOLLOWED_BYTES_MAX: usize = 64 << 20;
+
+/// What a topic of a producer takes beside its name: its progress, its first places, its turn to rest.
+const FOLLOWED_BYTES: usize = 512;
 
 /// How many that may have rested long enough an entry looks at, so that none takes long.
 pub(crate) const LOOKED_AT_PER_ENTRY: usize = 64;
@@ -36,6 +39,9 @@ pub(crate) struct Producers {
     /// How many turns all producers have.
     #[serde(skip)]
     turns: usize,
+    /// What the topics of all producers take.
+    #[serde(skip)]
+    bytes: usize,
     #[serde(skip)]
     rules: &'static Rules,
 }
@@ -53,7 +59,8 @@ struct Progress {
     epoch: u32,
     last: u64,
     used: Moment,
-    /// The last of it: numbers that follow each other, save where an epoch began.
+    /// The last of it: numbers that follow each other, save where an epoch began, or where some were placed
+    /// by another table.
     places: VecDeque<Place>,
 }
 
@@ -105,14 +112,76 @@ impl Producers {
                     Ordering::Greater => out_of_sequence,
                 }
             }
-            _ => {
-                if asked.number == 1 {
-                    None
-                } else {
-                    out_of_sequence
-                }
-            }
+            _ if asked.number > 1 => out_of_sequence,
+            Some(_) => None,
+            None => self.has_no_room_for(topic).then_some(Err(Rejected::TooManyProducers)),
         }
+    }
+
+    /// The same with what another table knows of the producers: that of the log beside this one of the
+    /// owner's memory. The one in which the producer has come further decides.
+    pub(crate) fn look_beside(
+        &self,
+        other: &Producers,
+        topic: &Topic,
+        asked: Sequence,
+        fingerprint: Fingerprint,
+    ) -> Option<Result<Placed, Rejected>> {
+        let reached = self.reached(topic, asked.producer);
+        let is_behind = other.reached(topic, asked.producer) > reached;
+        let (ahead, behind) = if is_behind { (other, self) } else { (self, other) };
+        match ahead.look(topic, asked, fingerprint) {
+            Some(Err(Rejected::Forgotten)) => {
+                behind.repeat(topic, asked, fingerprint).or(Some(Err(Rejected::Forgotten)))
+            }
+            None if reached.is_none() && self.has_no_room_for(topic) => {
+                Some(Err(Rejected::TooManyProducers))
+            }
+            settled => settled,
+        }
+    }
+
+    /// How far a producer has come in a topic: its epoch and number.
+    pub(crate) fn reached(&self, topic: &Topic, producer: ProducerId) -> Option<(u32, u64)> {
+        let progress = self.known.get(&producer)?.topics.get(topic)?;
+        Some((progress.epoch, progress.last))
+    }
+
+    /// The first answer to a message that has its place by this table; `None` when it has none.
+    pub(crate) fn repeat(
+        &self,
+        topic: &Topic,
+        asked: Sequence,
+        fingerprint: Fingerprint,
+    ) -> Option<Result<Placed, Rejected>> {
+        let progress = self.known.get(&asked.producer)?.topics.get(topic)?;
+        let has_place = progress.epoch == asked.epoch && asked.number <= progress.last;
+        has_place.then(|| progress.repeat(asked.number, fingerprint))
+    }
+
+    /// Another table has a producer's messages to a topic up to `last`: here the next one is taken.
+    pub(crate) fn continue_after(&mut self, topic: &Topic, last: Sequence, now: Moment) {
+        let Sequence { producer, epoch, number } = last;
+        let reached = self.reached(topic, producer);
+        let is_full = reached.is_none() && self.has_no_room_for(topic);
+        if is_full || reached >= Some((epoch, number)) {
+            return;
+        }
+        let progress = self.follow(topic, producer, now);
+        (progress.epoch, progress.last, progress.used) = (epoch, number, now);
+    }
+
+    fn follow(&mut self, topic: &Topic, producer: ProducerId, now: Moment) -> &mut Progress {
+        let known = self.known.entry(producer).or_default();
+        known.topics.entry(topic.clone()).or_insert_with(|| {
+            self.resting.push_back(Rest { producer, topic: topic.clone(), used: now });
+            self.bytes += followed_bytes(topic);
+            Progress { epoch: 0, last: 0, used: now, places: VecDeque::new() }
+        })
+    }
+
+    fn has_no_room_for(&self, topic: &Topic) -> bool {
+        self.bytes + followed_bytes(topic) > self.rules.followed_bytes_max
     }
 
     /// The next message of a producer has its place.
@@ -125,13 +194,10 @@ impl Producers {
         now: Moment,
     ) {
         let Sequence { producer, epoch, number } = sequence;
-        let known = self.known.entry(producer).or_default();
-        let progress = known.topics.entry(topic.clone()).or_insert_with(|| {
-            self.resting.push_back(Rest { producer, topic: topic.clone(), used: now });
-            Progress { epoch, last: 0, used: now, places: VecDeque::new() }
-        });
+        let progress = self.follow(topic, producer, now);
         (progress.epoch, progress.last, progress.used) = (epoch, number, now);
         progress.places.push_back(Place { epoch, number, fingerprint, placed });
+        let known = self.known.entry(producer).or_default();
         known.turns.push_back(Turn { topic: topic.clone(), epoch, number });
         self.turns += 1;
         if known.turns.len() > self.rules.places_per_producer_max {
@@ -141,34 +207,33 @@ impl Producers {
             let most = self.known.values_mut().max_by_key(|known| known.turns.len());
             self.turns -= most.map_or(self.turns, Producer::forget_oldest);
         }
-        while self.resting.len() > self.rules.producer_topics_max
-            || self.known.len() > self.rules.producers_max
-        {
-            self.look_at_first(|_| true);
-        }
     }
 
     /// Forgets some of what has rested for longer than the window.
     pub(crate) fn forget(&mut self, now: Moment) {
         for _ in 0..self.rules.rested_per_entry {
-            if self.resting.front().is_none_or(|first| !first.used.is_past(now)) {
+            if self
+                .resting
+                .front()
+                .is_none_or(|first| !first.used.is_past(now, self.rules.window_ms))
+            {
                 break;
             }
-            self.look_at_first(|used| used.is_past(now));
+            self.look_at_first(now);
         }
     }
 
-    /// Forgets the first that rests, unless it was used since or is to be kept: then it goes to the
-    /// end.
-    fn look_at_first(&mut self, goes: impl Fn(Moment) -> bool) {
+    /// Forgets the first that rests if it has rested for the window; else it goes to the end.
+    fn look_at_first(&mut self, now: Moment) {
         let Some(Rest { producer, topic, used: before }) = self.resting.pop_front() else { return };
         let Some(known) = self.known.get_mut(&producer) else { return };
         let Some(used) = known.topics.get(&topic).map(|progress| progress.used) else { return };
-        if used > before || !goes(used) {
+        if used > before || !used.is_past(now, self.rules.window_ms) {
             self.resting.push_back(Rest { producer, topic, used });
             return;
         }
         known.topics.remove(&topic);
+        self.bytes -= followed_bytes(&topic);
         if known.topics.is_empty() {
             self.turns -= known.turns.len();
             self.known.remove(&producer);
@@ -189,8 +254,13 @@ impl Producers {
             && known.values().all(|known| !known.topics.is_empty())
             && resting.iter().all(is_there);
         let turns = known.values().map(|known| known.turns.len()).sum();
-        whole.then_some(Producers { known, resting, turns, rules })
+        let bytes = resting.iter().map(|rest| followed_bytes(&rest.topic)).sum();
+        whole.then_some(Producers { known, resting, turns, bytes, rules })
     }
+}
+
+fn followed_bytes(topic: &Topic) -> usize {
+    topic.as_str().len() + FOLLOWED_BYTES
 }
 
 impl Producer {

@@ -6,7 +6,7 @@
 
 use pushonce_core::{ClusterVersion, VersionRange};
 
-use crate::{keys, producers, state};
+use crate::{ended, keys, passing, producers, state};
 
 /// One set of constants. Each is explained where it is defined.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,12 +23,16 @@ pub(crate) struct Rules {
     pub(crate) places_per_producer_max: usize,
     /// And of all producers of a shard.
     pub(crate) places_max: usize,
-    /// How many topics of producers are followed.
-    pub(crate) producer_topics_max: usize,
-    /// How many producers are followed.
-    pub(crate) producers_max: usize,
+    /// What the topics of producers that are followed may take, in bytes.
+    pub(crate) followed_bytes_max: usize,
     /// How many producers that may have rested long enough an entry looks at.
     pub(crate) rested_per_entry: usize,
+    /// How many dropped topics are remembered one by one.
+    pub(crate) ended_topics_max: usize,
+    /// How long what makes retries safe is kept, in milliseconds.
+    pub(crate) window_ms: u64,
+    /// The most that one step between two entries counts for, in milliseconds.
+    pub(crate) step_max_ms: u64,
 }
 
 const FIRST: Rules = Rules {
@@ -38,9 +42,11 @@ const FIRST: Rules = Rules {
     name_bytes_max: keys::BYTES_MAX,
     places_per_producer_max: producers::PLACES_OF_ONE,
     places_max: producers::PLACES_MAX,
-    producer_topics_max: producers::TOPICS_MAX,
-    producers_max: producers::PRODUCERS_MAX,
+    followed_bytes_max: producers::FOLLOWED_BYTES_MAX,
     rested_per_entry: producers::LOOKED_AT_PER_ENTRY,
+    ended_topics_max: ended::KNOWN_MAX,
+    window_ms: passing::WINDOW_MS,
+    step_max_ms: passing::STEP_MAX_MS,
 };
 
 /// Of the version that tests of upgrades add. It remembers so few names that a replica with the wrong

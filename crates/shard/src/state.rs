@@ -5,6 +5,7 @@
 
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod recover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
+use crate::ended::Ended;
 use crate::rules::Rules;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
@@ -40,6 +42,8 @@ pub(crate) const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 /// applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
+    time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
@@ -49,9 +53,9 @@ pub struct State {
     /// Of each namespace that ever did, the index of the last entry that gave the owner an epoch for
     /// it, or took it back. What is here of its topics from before is of an earlier life.
     lent: BTreeMap<String, u64>,
-    /// The index of the last entry that dropped a topic. Whoever asks for what follows a position of an
-    /// earlier epoch in a topic that is not here may have been a reader of one that was.
-    dropped: Option<u64>,
+    /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
+    /// have missed some of it.
+    ended: Ended,
     /// The highest version of an entry that was applied, or 0 for the oldest that this build supports. It
     /// stands before every snapshot.
     #[serde(skip)]
@@ -74,6 +78,7 @@ impl State {
         if version > self.version() {
             self.version = version;
             self.dedupe.keep_to(Rules::of(version));
+            self.ended.keep_to(Rules::of(version));
         }
     }
 
@@ -86,7 +91,7 @@ impl State {
     /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
     /// place, in the order of the batch.
     pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
-        let Batch { time, items, memory } = batch;
+        let Batch { time, items, memory, continues } = batch;
         if let Some(names) = memory {
             self.lend(index, names);
         }
@@ -94,7 +99,13 @@ impl State {
         let swept =
             if items.is_empty() { rules.swept_per_empty_entry } else { rules.swept_per_entry };
         let mut applied = Applied::default();
+        // Entries are proposed side by side, and a proposer may be behind: time does not go back.
+        let time = self.time.max(time);
+        self.time = time;
         self.dedupe.advance(time);
+        for (topic, last) in continues {
+            self.dedupe.continue_after(&topic, last);
+        }
         for item in items {
             let outcome = self.take(index, time, item, &mut applied.messages);
             applied.outcomes.push(outcome);
@@ -130,9 +141,13 @@ impl State {
     fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let log = entry.or_insert_with(|| Arc::new(Log::begin(index)));
-        if Some(log.epoch().0) <= self.lent.get(topic.namespace()).copied() {
-            *log = Arc::new(Log::begin(index));
+        let lent = self.lent.get(topic.namespace()).copied();
+        let log = entry.or_insert_with(|| {
+            let reborn = lent.is_some() || self.ended.last(&topic).is_some();
+            Arc::new(Log::begin(index, reborn))
+        });
+        if Some(log.epoch().0) <= lent {
+            *log = Arc::new(Log::begin(index, true));
         }
         (topic, Arc::make_mut(log).append(time, item))
     }
@@ -142,6 +157,17 @@ impl State {
             self.lent.insert(name.clone(), index);
         }
         self.in_memory = names;
+    }
+
+    /// Log time: that of the newest entry, and never less than before it. Milliseconds since the Unix
+    /// epoch, as a majority of the voters' clocks showed it.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// What the log knows of repeats.
+    pub(crate) fn dedupe(&self) -> &Dedupe {
+        &self.dedupe
     }
 
     /// The namespaces that live in the owner's memory, as the newest entry about that has it.
@@ -167,11 +193,9 @@ impl State {
                 self.swept = Some(topic.clone());
             }
         }
-        if !unused.is_empty() {
-            self.dropped = Some(index);
-        }
         for topic in unused {
             self.topics.remove(&topic);
+            self.ended.insert(&topic, index);
         }
     }
 
@@ -183,7 +207,8 @@ impl State {
     /// Answers a question about the past of a topic. A topic that has never had a message, or was
     /// dropped and not made again, has an empty page with the head [`Position::ZERO`]; one that lived in
     /// an owner's memory since, an empty page that begins after that. Who asks for what follows a
-    /// position that may be of a dropped topic is told of a gap: nobody remembers what was in it.
+    /// position that may be of a dropped topic is told of a gap, also after [`Position::ZERO`]: nobody
+    /// remembers what was in it.
     ///
     /// # Errors
     /// [`FetchError::Future`] for a position that was never given out here.
@@ -193,11 +218,13 @@ impl State {
             return log.page(want);
         }
         let head = Position::ZERO;
-        let resumes = matches!(want, Want::After(asked) if asked != head);
-        let lost = if resumes { lent.max(self.dropped) } else { lent };
+        let lost = match want {
+            Want::After(_) => lent.max(self.ended.last(topic)),
+            Want::Last(_) | Want::All => lent,
+        };
         match (lost, want) {
-            (Some(index), want) => Log::begin(index).page(want),
-            (None, Want::After(asked)) if resumes => Err(FetchError::Future { asked, head }),
+            (Some(index), want) => Log::begin(index, true).page(want),
+            (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
         }
     }

@@ -28,6 +28,8 @@ pub struct Info {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Log {
     head: Position,
+    /// The topic may have had an earlier life, which readers of then do not know the end of.
+    reborn: bool,
     history: History,
     messages: VecDeque<Arc<Message>>,
     bytes: u64,
@@ -37,10 +39,11 @@ pub(crate) struct Log {
 
 impl Log {
     /// A topic that begins with the entry at `index`: the epoch is the index, so that no two lives
-    /// of a topic share one.
-    pub(crate) fn begin(index: u64) -> Log {
+    /// of a topic share one. `reborn` says whether it may have had an earlier life.
+    pub(crate) fn begin(index: u64, reborn: bool) -> Log {
         Log {
             head: Position { epoch: Epoch(index), offset: Offset(0) },
+            reborn,
             history: History::default(),
             messages: VecDeque::new(),
             bytes: 0,
@@ -63,9 +66,8 @@ impl Log {
         message
     }
 
-    /// Drops the oldest messages that are over a bound. Age is counted from the time of the entry
-    /// being applied, not of the newest ever seen: a clock that was far ahead once empties history
-    /// once, and not for as long as it was ahead.
+    /// Drops the oldest messages that are over a bound. `now` is log time, and so are the times of the
+    /// messages: an age is the time that the log has measured since.
     pub(crate) fn forget(&mut self, now: Timestamp) {
         while self.is_over(now)
             && let Some(oldest) = self.messages.pop_front()
@@ -81,6 +83,17 @@ impl Log {
                 || self.bytes > u64::from(self.history.bytes_max)
                 || now.0.saturating_sub(oldest.time.0) > self.history.age_max_ms
         })
+    }
+
+    /// The same messages as those of a life that begins at `epoch`.
+    pub(crate) fn reborn(&mut self, epoch: Epoch) {
+        self.head.epoch = epoch;
+        self.reborn = true;
+        for message in &mut self.messages {
+            let mut moved = Message::clone(message);
+            moved.position.epoch = epoch;
+            *message = Arc::new(moved);
+        }
     }
 
     /// Which life of the topic it is.
@@ -116,7 +129,7 @@ impl Log {
         }
         // An earlier epoch's offset may be forged, and as large as it likes.
         let next = Offset(offset.0.saturating_add(1));
-        if epoch != self.head.epoch && reached != Position::ZERO {
+        if epoch != self.head.epoch && (self.reborn || reached != Position::ZERO) {
             let gap = self.gap(Position { epoch, offset: next }, GapReason::Epoch);
             return Ok(self.page_from(0, Some(gap)));
         }

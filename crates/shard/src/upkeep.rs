@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::Batch;
 use crate::machine::Shared;
-use crate::{Batch, Clock};
 
 /// How often the owner looks for something to drop. Each look goes over the shard's topics until it
 /// finds one, some tens of nanoseconds each; each entry costs some 200 µs. Ages are of seconds and
@@ -28,7 +28,6 @@ pub(crate) struct Upkeep {
     pub(crate) group: Group,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) namespaces: watch::Receiver<Namespaces>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Upkeep {
@@ -62,8 +61,8 @@ impl Upkeep {
     }
 
     fn is_due(&self, term: Term, names: &BTreeSet<String>, sweep: bool) -> bool {
+        let Some(now) = self.shared.stamp() else { return false };
         let (state, memory) = (self.shared.read(), self.shared.memory());
-        let now = self.clock.now();
         state.in_memory() != names
             || (!names.is_empty() && !memory.is_open(term))
             || (sweep && (state.is_sweep_due(now) || memory.is_sweep_due(now)))
@@ -74,7 +73,7 @@ impl Upkeep {
     async fn propose(&self, names: &BTreeSet<String>) {
         let said = !names.is_empty() || !self.shared.read().in_memory().is_empty();
         let Ok(_permit) = self.permits.acquire().await else { return };
-        let now = self.clock.now();
+        let Some(now) = self.shared.stamp() else { return };
         let entry =
             if said { Batch::naming(now, names.clone()) } else { Batch::new(now, Vec::new()) };
         if let Err(why) = self.group.propose(entry.encode(self.shared.version())).await {

@@ -64,6 +64,7 @@ impl From<Join> for pb::JoinRequest {
             release: join.build.release,
             version_min: join.build.supported.min.0.into(),
             version_max: join.build.supported.max.0.into(),
+            ..pb::JoinRequest::default()
         }
     }
 }
@@ -111,6 +112,7 @@ impl From<Joined> for pb::JoinResponse {
         pb::JoinResponse {
             cluster_id: joined.cluster.0.to_be_bytes().to_vec().into(),
             node_id: joined.node.0,
+            ..pb::JoinResponse::default()
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
-    ShardId, Topic, VersionOffer, Want, Watching,
+    ShardId, Timestamp, Topic, VersionOffer, Want, Watching,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -105,6 +105,10 @@ pub enum Frame {
         /// The shards of which the sender cannot say that it has everything, and how long ago it
         /// last could, to the millisecond.
         doubts: Vec<(ShardId, Duration)>,
+        /// What the sender's clock shows.
+        clock: Timestamp,
+        /// The newest log time that the sender knows of each shard that the receiver may get from it.
+        log_times: Vec<(ShardId, Timestamp)>,
     },
     /// How many sessions the sender speaks for, where that changed.
     Watching {
@@ -161,7 +165,9 @@ impl Frame {
                     }
                     FetchedPart::Failed(_) => 0,
                 },
-                Frame::Heartbeat { heads, doubts } => heads.len() * 24 + doubts.len() * 8,
+                Frame::Heartbeat { heads, doubts, clock: _, log_times } => {
+                    heads.len() * 24 + doubts.len() * 8 + log_times.len() * 16
+                }
                 Frame::Watching { counts } => counts.len() * 16,
                 Frame::Audience { counts } => counts.len() * 16,
                 Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,

@@ -93,6 +93,15 @@ impl TryFrom<pb::LinkFrame> for Frame {
                         Ok((shard("heartbeat.doubts.shard", doubt.shard)?, age))
                     })
                     .collect::<Result<_, InvalidField>>()?,
+                clock: Timestamp(heartbeat.clock_ms),
+                log_times: heartbeat
+                    .log_times
+                    .into_iter()
+                    .map(|of| {
+                        let id = shard("heartbeat.log_times.shard", of.shard)?;
+                        Ok((id, Timestamp(of.time_ms)))
+                    })
+                    .collect::<Result<_, InvalidField>>()?,
             },
             Wire::Watching(watching) => Frame::Watching {
                 counts: watching

@@ -114,13 +114,23 @@ fn frame() -> impl Strategy<Value = Frame> {
             want
         }),
         (any::<u64>(), part()).prop_map(|(id, part)| Frame::Fetched { id, part }),
-        (vec((any::<u32>(), position()), 0..3), vec((any::<u16>(), any::<u32>()), 0..3)).prop_map(
-            |(heads, doubts)| {
+        (
+            vec((any::<u32>(), position()), 0..3),
+            vec((any::<u16>(), any::<u32>()), 0..3),
+            any::<u64>(),
+            vec((any::<u16>(), any::<u64>()), 0..3)
+        )
+            .prop_map(|(heads, doubts, clock, log_times)| {
                 let doubt =
                     |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
-                Frame::Heartbeat { heads, doubts: doubts.into_iter().map(doubt).collect() }
-            }
-        ),
+                let log_time = |(shard, ms): (u16, u64)| (ShardId(shard), Timestamp(ms));
+                Frame::Heartbeat {
+                    heads,
+                    doubts: doubts.into_iter().map(doubt).collect(),
+                    clock: Timestamp(clock),
+                    log_times: log_times.into_iter().map(log_time).collect(),
+                }
+            }),
         vec((any::<u32>(), any::<u64>(), any::<bool>()), 0..3).prop_map(|counts| {
             let count = |(number, sessions, asks)| (number, Watching { sessions, asks });
             Frame::Watching { counts: counts.into_iter().map(count).collect() }

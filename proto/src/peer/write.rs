@@ -57,19 +57,29 @@ impl From<Frame> for pb::LinkFrame {
                 }),
             }),
             Frame::Fetched { id, part } => Wire::Fetched(fetched(id, part)),
-            Frame::Heartbeat { heads, doubts } => Wire::Heartbeat(pb::Heartbeat {
-                heads: heads
-                    .into_iter()
-                    .map(|(number, at)| pb::Head { number, position: Some(at.into()) })
-                    .collect(),
-                doubts: doubts
-                    .into_iter()
-                    .map(|(shard, age)| pb::Doubt {
-                        shard: u32::from(shard.0),
-                        age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
-                    })
-                    .collect(),
-            }),
+            Frame::Heartbeat { heads, doubts, clock, log_times } => {
+                Wire::Heartbeat(pb::Heartbeat {
+                    heads: heads
+                        .into_iter()
+                        .map(|(number, at)| pb::Head { number, position: Some(at.into()) })
+                        .collect(),
+                    doubts: doubts
+                        .into_iter()
+                        .map(|(shard, age)| pb::Doubt {
+                            shard: u32::from(shard.0),
+                            age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
+                        })
+                        .collect(),
+                    clock_ms: clock.0,
+                    log_times: log_times
+                        .into_iter()
+                        .map(|(shard, time)| pb::LogTime {
+                            shard: u32::from(shard.0),
+                            time_ms: time.0,
+                        })
+                        .collect(),
+                })
+            }
             Frame::Watching { counts } => Wire::Watching(pb::Watching {
                 topics: counts
                     .into_iter()

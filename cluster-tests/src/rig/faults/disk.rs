@@ -69,7 +69,7 @@ impl Fault for FsyncError {
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let (node, berth) = self.0.choose(stage).await;
         berth.shim.fail_fsyncs(1);
-        Ok(Effect::on(vec![node]))
+        Ok(Effect::restart(vec![node]))
     }
 
     /// The fault is there when an fsync has failed; what the node has to do then is part of it.

@@ -1,10 +1,12 @@
 //! The faults that need a rig, one idea a file, and their rows in the table.
 
 mod clock;
+mod clocks_ahead;
 mod disk;
 mod links;
 mod partition;
 mod power;
+mod soak;
 mod swizzle;
 mod watch;
 
@@ -66,7 +68,21 @@ pub const ON_THE_RIG: &[Row] = &[
     row("clock", "the owner's wall clock jumps an hour ahead, and an hour back", |seed| {
         on(seed, clock::Step::new)
     }),
+    row(
+        "clocks-ahead",
+        "successors two hours ahead, the owner three days, with a retention of one hour",
+        |seed| on(seed, clocks_ahead::Ahead::new),
+    ),
 ];
+
+/// Several at a time, for as long as somebody wants: no row of the table.
+pub static SOAK: Row = Row {
+    name: "soak",
+    story: "several faults and operator commands at a time, drawn by the seed",
+    nodes: 4,
+    flags: &[],
+    prepare: |seed| on(seed, soak::Soak::new),
+};
 
 type Prepare = fn(u64) -> Result<Prepared, String>;
 

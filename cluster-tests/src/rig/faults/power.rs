@@ -47,7 +47,7 @@ impl Fault for Cut {
             self.down.push(node);
         }
         nodes.iter().for_each(|&node| stage.cluster.kill(node));
-        Ok(Effect { majority: self.victims == Victims::Owner, ..Effect::on(nodes) })
+        Ok(Effect { majority: self.victims == Victims::Owner, ..Effect::restart(nodes) })
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

@@ -7,6 +7,7 @@ use pushonce_proto::client::{ErrorCode, Event};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher;
+use pushonce_proto::status::{describe, error_chain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
@@ -41,16 +42,7 @@ pub(crate) async fn connect(server: &Server) -> Result<Channel, String> {
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|why| format!("{server}: {}", cause(&why)))
-}
-
-/// What lies at the bottom of an error: the top says only that there was one.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut bottom = error;
-    while let Some(source) = bottom.source() {
-        bottom = source;
-    }
-    bottom.to_string()
+    endpoint.connect().await.map_err(|why| format!("{server}: {}", error_chain(&why)))
 }
 
 impl Session {
@@ -129,11 +121,11 @@ fn refused(id: u64, status: Status) -> Result<Event, Ended> {
         Code::Unavailable => ErrorCode::Unavailable,
         _ => return Err(broken(&status)),
     };
-    Ok(Event::error(Some(id), code, status.message()))
+    Ok(Event::error(Some(id), code, describe(&status)))
 }
 
 fn broken(status: &Status) -> Ended {
-    Ended::again(format!("{}: {}", status.code(), status.message()))
+    Ended::again(describe(status))
 }
 
 fn on(id: u64, topic: &Topic, delivery: Delivery, event: publisher::Event) -> Event {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Ended, Trust};
-use crate::server::{Scheme, Server};
+use crate::server::Server;
 
 /// What the server offers on its UDP port beside HTTP/3.
 const ALPN: &[u8] = b"pushonce/1";
@@ -63,9 +63,6 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) async fn open(server: &Server, trust: &Trust) -> Result<Session, Ended> {
-        if server.scheme != Scheme::Quic {
-            return Err(Ended::for_good(format!("{server} is not a quic:// address")));
-        }
         let (endpoint, connection) = connect(server, trust).await?;
         let (control, answers) = connection.open_bi().await.map_err(ended)?;
         let (send, events) = mpsc::channel(EVENTS_MAX);

@@ -4,11 +4,12 @@ use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use pushonce_proto::client::{Encoding, Event, Request};
+use pushonce_proto::status::error_chain;
 use tokio::net::TcpStream;
-use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
+use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, upgrade};
 
 use super::Ended;
-use crate::server::{Scheme, Server};
+use crate::server::Server;
 
 /// A frame of a payload of 1 MiB: text of nothing but control characters takes six times its length
 /// in JSON.
@@ -21,9 +22,6 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) async fn open(server: &Server, encoding: Encoding) -> Result<Session, Ended> {
-        if server.scheme == Scheme::Quic {
-            return Err(Ended::for_good(format!("{server} is not a WebSocket address")));
-        }
         let subprotocol = HeaderValue::from_static(encoding.subprotocol());
         let builder = ClientBuilder::new()
             .uri(&format!("ws://{}/ws", server.authority()))
@@ -33,7 +31,7 @@ impl Session {
             .map_err(Ended::for_good)?;
         let stream = TcpStream::connect(server.authority()).await.map_err(Ended::again)?;
         stream.set_nodelay(true).map_err(Ended::again)?;
-        let (socket, response) = builder.connect_on(stream).await.map_err(Ended::again)?;
+        let (socket, response) = builder.connect_on(stream).await.map_err(not_upgraded)?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
             let why = format!("{server} does not speak {}", encoding.subprotocol());
             return Err(Ended::for_good(why));
@@ -69,5 +67,20 @@ impl Session {
                 Err(_) => {}
             }
         }
+    }
+}
+
+/// A server that refuses the upgrade for a reason that time does not change is not asked again: it is not
+/// Pushonce, or not its HTTP port.
+fn not_upgraded(error: Error) -> Ended {
+    match error {
+        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status)) => match status {
+            408 | 429 | 500..=599 => Ended::again(format!("the server answered HTTP {status}")),
+            _ => Ended::for_good(format!(
+                "the server answered HTTP {status} instead of a WebSocket upgrade: \
+                 give the address of a node's --http"
+            )),
+        },
+        error => Ended::again(error_chain(&error)),
     }
 }

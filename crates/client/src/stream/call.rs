@@ -11,6 +11,7 @@ use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher::Failure;
+use pushonce_proto::status::describe;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -80,7 +81,7 @@ impl Call {
                 let (answers, heard) = (answers.into_inner(), Instant::now());
                 return Ok(Call { server, requests, answers, answered: 0, heard });
             }
-            Ok(Err(status)) => status.message().to_owned(),
+            Ok(Err(status)) => describe(&status),
             Err(_) => "the call was not opened in time".to_owned(),
         };
         shared.leave(server).await;
@@ -177,7 +178,7 @@ impl Driver {
             let outcome = match answer {
                 Ok(Some(response)) => call.read(response, now),
                 Ok(None) => Err("the server ended the stream".to_owned()),
-                Err(status) => Err(format!("{}: {}", status.code(), status.message())),
+                Err(status) => Err(describe(&status)),
             };
             next = call.answers.message().now_or_never();
             let broken = match outcome {

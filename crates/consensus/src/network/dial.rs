@@ -11,12 +11,14 @@ use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::greeting::{offer, offered};
 use super::link::Link;
-use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, TO};
+use super::marks::{Greeting, Marks};
+use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, HEARD, LOG, TO, said};
 use crate::{AddressBook, Settings};
 
 /// The first and the longest pause between two attempts.
@@ -36,6 +38,7 @@ struct Shared {
     agreed: AgreedVersion,
     settings: Arc<Settings>,
     book: AddressBook,
+    marks: Marks,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -48,11 +51,22 @@ impl Links {
         agreed: AgreedVersion,
         settings: Arc<Settings>,
         book: AddressBook,
+        marks: Marks,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Links {
         let links = Mutex::default();
-        Links(Arc::new(Shared { cluster, me, agreed, settings, book, links, tasks, shutdown }))
+        Links(Arc::new(Shared {
+            cluster,
+            me,
+            agreed,
+            settings,
+            book,
+            marks,
+            links,
+            tasks,
+            shutdown,
+        }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
@@ -82,14 +96,15 @@ impl Shared {
             let address = book.borrow_and_update().get(link.to());
             if let Some(address) = address {
                 match self.dial(link, &address).await {
-                    Ok((answers, version)) => {
+                    Ok((greeting, answers, version)) => {
                         tracing::debug!(peer = %link.to(), address, %version, "consensus link is up");
                         backoff = BACKOFF_MIN;
                         refused.clear();
                         link.up(version);
                         let why = tokio::select! {
-                            why = listen(link, answers) => why,
+                            why = self.listen(link, greeting, answers) => why,
                             () = self.book.until_gone(link.to()) => "it was removed".to_owned(),
+                            () = self.marks.fence().closed() => "this node takes no part".to_owned(),
                         };
                         tracing::info!(peer = %link.to(), why, "consensus link broke");
                     }
@@ -135,7 +150,10 @@ impl Shared {
         &self,
         link: &Arc<Link>,
         address: &str,
-    ) -> Result<(Streaming<RaftResponses>, ClusterVersion), Status> {
+    ) -> Result<(Greeting, Streaming<RaftResponses>, ClusterVersion), Status> {
+        if let Some(reason) = self.marks.fence().reason() {
+            return Err(Status::aborted(reason));
+        }
         let settings = &self.settings;
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
@@ -150,8 +168,11 @@ impl Shared {
             .await
             .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let number = link.begin();
-        let frames = stream::unfold(Arc::clone(link), move |link| async move {
-            link.frame(number).await.map(|frame| (frame, link))
+        let begin = (Arc::clone(link), self.marks.clone());
+        let frames = stream::unfold(begin, move |(link, marks)| async move {
+            let mut frame = link.frame(number).await?;
+            frame.writes = marks.writes();
+            Some((frame, (link, marks)))
         });
         let mut request = Request::new(frames);
         let metadata = request.metadata_mut();
@@ -161,27 +182,63 @@ impl Shared {
         metadata.insert(CLUSTER, text(self.cluster.to_string())?);
         metadata.insert(TO, text(link.to().to_string())?);
         metadata.insert(FROM, text(self.me.to_string())?);
+        metadata.insert(LOG, text(self.marks.greeting().to_string())?);
+        if let Some(heard) = self.marks.heard(link.to()) {
+            metadata.insert(HEARD, text(heard.to_string())?);
+        }
         let ours = self.agreed.offer();
         offer(metadata, ours);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
         let late =
             |_| Status::deadline_exceeded(format!("no answer within {:?}", settings.rpc_timeout));
-        let response = response.map_err(late)??;
+        let response = match response.map_err(late)? {
+            Ok(response) => response,
+            Err(status) => {
+                self.check_own(status.metadata()).map_err(Status::aborted)?;
+                return Err(status);
+            }
+        };
         let version = ours
             .check(offered(response.metadata()))
             .map_err(|why| Status::failed_precondition(why.to_string()))?;
-        Ok((response.into_inner(), version))
+        let greeting = self.greeted(link.to(), response.metadata()).map_err(Status::aborted)?;
+        Ok((greeting, response.into_inner(), version))
     }
-}
 
-/// Takes answers until the stream ends; says why it did.
-async fn listen(link: &Link, mut answers: Streaming<RaftResponses>) -> String {
-    loop {
-        match answers.message().await {
-            Ok(Some(frame)) => link.answered(frame.responses),
-            Ok(None) => return "the peer closed it".to_owned(),
-            Err(status) => return status.to_string(),
+    /// Checks what the peer says of both logs, before anything it sends counts.
+    fn greeted(&self, peer: NodeId, metadata: &MetadataMap) -> Result<Greeting, String> {
+        self.check_own(metadata)?;
+        let greeting: Option<Greeting> = said(metadata, LOG);
+        let greeting = greeting.ok_or_else(|| format!("{peer} says nothing of its log"))?;
+        if let Err(why) = self.marks.check_peer(peer, greeting) {
+            tracing::warn!(%peer, "{why}");
+            return Err(why.to_string());
+        }
+        Ok(greeting)
+    }
+
+    fn check_own(&self, metadata: &MetadataMap) -> Result<(), String> {
+        self.marks.check_own(said(metadata, HEARD)).map_err(|why| why.to_string())
+    }
+
+    /// Takes answers until the stream ends; says why it did.
+    async fn listen(
+        &self,
+        link: &Link,
+        greeting: Greeting,
+        mut answers: Streaming<RaftResponses>,
+    ) -> String {
+        loop {
+            match answers.message().await {
+                Ok(Some(frame)) => {
+                    // Before the answers count anywhere.
+                    self.marks.note(link.to(), greeting, frame.writes);
+                    link.answered(frame.responses);
+                }
+                Ok(None) => return "the peer closed it".to_owned(),
+                Err(status) => return status.to_string(),
+            }
         }
     }
 }

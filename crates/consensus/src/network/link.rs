@@ -175,7 +175,7 @@ impl Link {
                     if !state.queue.is_empty() {
                         self.ready.notify_one();
                     }
-                    return Some(pb::RaftRequests { requests });
+                    return Some(pb::RaftRequests { requests, ..pb::RaftRequests::default() });
                 }
             }
             self.ready.notified().await;

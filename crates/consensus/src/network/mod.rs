@@ -4,6 +4,7 @@ mod book;
 mod dial;
 mod greeting;
 mod link;
+mod marks;
 mod peer;
 mod service;
 pub(crate) mod wire;
@@ -13,6 +14,7 @@ pub use service::Service;
 
 pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
+pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
 pub(crate) use service::Groups;
 pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed};

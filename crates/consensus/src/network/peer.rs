@@ -24,11 +24,12 @@ use openraft::{OptionalSend, RPCTypes};
 use pushonce_core::{NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
 use super::wire::{self, Chunk, Kind};
+use crate::clock::BootTime;
+use crate::hold::Hold;
 use crate::lease::Followers;
 use crate::log::Log;
 use crate::snapshot::Image;
@@ -48,6 +49,7 @@ pub(crate) struct Dialer {
     pub(crate) group: GroupId,
     pub(crate) log: Log,
     pub(crate) followers: Followers,
+    pub(crate) hold: Hold,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
 }
@@ -59,6 +61,7 @@ pub(crate) struct Peer {
     to: NodeId,
     log: Log,
     followers: Followers,
+    hold: Hold,
     link: Arc<Link>,
     rpc_timeout: Duration,
     snapshot_timeout: Duration,
@@ -77,6 +80,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             to,
             log: self.log.clone(),
             followers: self.followers.clone(),
+            hold: self.hold.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
             snapshot_timeout: self.settings.snapshot_timeout,
@@ -114,6 +118,16 @@ impl Peer {
         }
     }
 
+    /// Asks for no vote while the lease of the leader that was heard last may run. The candidate's own
+    /// vote elects nobody: a leader without other voters has no lease to respect.
+    fn may_ask(&self, request: &VoteRequest<Types>) -> Result<(), Failed> {
+        if self.hold.is_on() && !request.leadership_transfer {
+            let why = "the lease of the leader that was heard last may still run";
+            return Err(NetworkError::from_string(why).into());
+        }
+        Ok(())
+    }
+
     /// Queues an append now, and gives the future of its answer.
     fn append(
         &self,
@@ -124,7 +138,7 @@ impl Peer {
         let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
         let term = Term(request.vote.leader_id.term);
         let message: wire::Append = (request, self.log.last());
-        let asked = Instant::now();
+        let asked = BootTime::now();
         let pending = self.send(Kind::Append, &message, Bytes::new());
         async move {
             let answer = pending?.within(self.rpc_timeout * patience).await;
@@ -185,6 +199,7 @@ impl NetVote<Types> for Peer {
         request: VoteRequest<Types>,
         _option: RPCOption,
     ) -> Result<VoteResponse<Types>, Failed> {
+        self.may_ask(&request)?;
         self.ask(Kind::Vote, &request).await
     }
 
@@ -193,6 +208,7 @@ impl NetVote<Types> for Peer {
         request: VoteRequest<Types>,
         _option: RPCOption,
     ) -> Result<VoteResponse<Types>, Failed> {
+        self.may_ask(&request)?;
         self.ask(Kind::PreVote, &request).await
     }
 }

@@ -18,14 +18,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::greeting::{offer, offered};
-use super::wire::{self, CLUSTER, Chunk, FROM, Kind, Proposed, SNAPSHOT_BYTES_MAX, TO};
+use super::marks::{Greeting, Marks};
+use super::wire::{
+    self, CLUSTER, Chunk, FROM, HEARD, Kind, LOG, Proposed, SNAPSHOT_BYTES_MAX, TO, said,
+};
+use crate::clock::BootTime;
 use crate::snapshot::Draft;
 use crate::types::{Entry, LogId, Snapshot, Types, Vote};
 use crate::{AddressBook, Group, GroupId, ProposeError};
@@ -48,6 +52,7 @@ pub struct Service {
     pub(crate) me: NodeId,
     pub(crate) agreed: AgreedVersion,
     pub(crate) book: AddressBook,
+    pub(crate) marks: Marks,
     pub(crate) groups: Groups,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -93,22 +98,37 @@ impl pb::raft_server::Raft for Service {
             tracing::warn!(peer = %from, %error, "refused a consensus link");
             Status::failed_precondition(error.to_string())
         })?;
+        let greeting = self.greeted(from, &request)?;
+        let (own, heard) = (self.marks.greeting(), self.marks.heard(from));
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
             // A budget that runs out would make a first poll return early, and order would be lost.
-            let serving = unconstrained(service.serve(request.into_inner(), answers));
+            let serving =
+                unconstrained(service.serve(from, greeting, request.into_inner(), answers));
             tokio::select! {
                 () = service.shutdown.cancelled() => {}
                 () = service.book.until_gone(from) => {
                     tracing::info!(peer = %from, "it was removed, and is listened to no more");
                 }
+                () = service.marks.fence().closed() => {}
                 () = serving => {}
             }
         });
         let mut response = Response::new(ReceiverStream::new(stream));
         offer(response.metadata_mut(), ours);
+        put(response.metadata_mut(), LOG, own);
+        if let Some(heard) = heard {
+            put(response.metadata_mut(), HEARD, heard);
+        }
         Ok(response)
+    }
+}
+
+fn put(metadata: &mut MetadataMap, key: &'static str, value: impl std::fmt::Display) {
+    // Numbers and colons are a header's value.
+    if let Ok(value) = value.to_string().parse() {
+        metadata.insert(key, value);
     }
 }
 
@@ -128,6 +148,29 @@ impl Service {
         Ok(from)
     }
 
+    /// Compares both logs with what each node knows of the other's, before anything the peer sends is
+    /// looked at. See [`marks`](super::marks).
+    fn greeted<T>(&self, from: NodeId, request: &Request<T>) -> Result<Greeting, Status> {
+        let metadata = request.metadata();
+        let refused = |why: String| Status::failed_precondition(why);
+        let own = self.marks.check_own(said(metadata, HEARD));
+        own.map_err(|why| refused(why.to_string()))?;
+        if let Some(reason) = self.marks.fence().reason() {
+            return Err(refused(reason));
+        }
+        let greeting: Option<Greeting> = said(metadata, LOG);
+        let greeting =
+            greeting.ok_or_else(|| Status::invalid_argument(format!("{LOG} is missing")))?;
+        self.marks.check_peer(from, greeting).map_err(|why| {
+            let mut status = refused(why.to_string());
+            if let Some(heard) = self.marks.heard(from) {
+                put(status.metadata_mut(), HEARD, heard);
+            }
+            status
+        })?;
+        Ok(greeting)
+    }
+
     /// Refuses a peer that means another cluster or node: an address may have changed hands.
     fn meant<T>(&self, request: &Request<T>, key: &str, mine: &str) -> Result<(), Status> {
         let meant = request.metadata().get(key).and_then(|value| value.to_str().ok());
@@ -140,6 +183,8 @@ impl Service {
 
     async fn serve(
         &self,
+        from: NodeId,
+        greeting: Greeting,
         mut requests: Streaming<pb::RaftRequests>,
         answers: mpsc::Sender<Result<pb::RaftResponses, Status>>,
     ) {
@@ -155,6 +200,7 @@ impl Service {
                 }
                 frame = requests.message(), if working.len() < WORKING_MAX => {
                     let Ok(Some(frame)) = frame else { return };
+                    self.marks.note(from, greeting, frame.writes);
                     for request in frame.requests {
                         let mut work = self.begin(request);
                         // The first poll hands it to openraft: here and now, in order.
@@ -165,12 +211,15 @@ impl Service {
                     }
                 }
             }
-            if !responses.is_empty()
-                && answers.send(Ok(pb::RaftResponses { responses })).await.is_err()
-            {
+            if !responses.is_empty() && answers.send(Ok(self.frame(responses))).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// What is acknowledged is durable already, so the count that goes with it includes it.
+    fn frame(&self, responses: Vec<pb::RaftResponse>) -> pb::RaftResponses {
+        pb::RaftResponses { responses, writes: self.marks.writes() }
     }
 
     fn begin(&self, request: pb::RaftRequest) -> Work {
@@ -198,6 +247,7 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
     match request.kind() {
         Kind::Append => with(body, move |(append, last): wire::Append| async move {
             group.may_append(&append)?;
+            group.hear(&append.vote);
             group.meet(&append.vote, last).await?;
             group.raft().append_entries(append).await.map_err(|error| error.to_string())
         }),
@@ -247,6 +297,13 @@ impl Group {
         }
     }
 
+    /// Notes that the leader lives. One that was deposed does not count.
+    fn hear(&self, vote: &Vote) {
+        if self.0.log.vote().is_none_or(|known| known <= *vote) {
+            self.0.hold.heard();
+        }
+    }
+
     /// Tells a replica that recovers of its leader, before it hears of anything else from there.
     async fn meet(&self, vote: &Vote, last: Option<LogId>) -> Result<(), String> {
         let Some(recovery) = self.recovering() else { return Ok(()) };
@@ -259,13 +316,18 @@ impl Group {
         Ok(())
     }
 
-    /// Refuses while the lease of a leader may run that this replica followed before it restarted.
-    /// A leader that hands over says itself that its lease is over.
+    /// Refuses while the lease of a leader may run: of the one that this replica follows, or followed
+    /// before it restarted, or its own. A leader that hands over says itself that its lease is over.
     fn may_vote(&self, request: &VoteRequest<Types>) -> Result<(), String> {
         self.has_all()?;
-        let silent = self.0.silent_until.is_some_and(|until| Instant::now() < until);
-        if silent && !request.leadership_transfer {
+        if request.leadership_transfer {
+            return Ok(());
+        }
+        if self.0.silent_until.is_some_and(|until| BootTime::now() < until) {
             return Err("restarted a moment ago, and may be bound to another leader".to_owned());
+        }
+        if self.0.hold.is_on() || self.lease().is_some() {
+            return Err("the lease of a leader may still run".to_owned());
         }
         Ok(())
     }
@@ -303,6 +365,7 @@ async fn take_chunk(
     chunk: Chunk,
     piece: Bytes,
 ) -> Result<Bytes, String> {
+    group.hear(&chunk.vote);
     group.meet(&chunk.vote, chunk.last).await?;
     let mut incoming = group.0.incoming.lock().await;
     if chunk.number == 0 {

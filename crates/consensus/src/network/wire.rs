@@ -8,6 +8,7 @@ use pushonce_core::versioned::{self, Unreadable};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tonic::metadata::MetadataMap;
 
 use crate::types::{LogId, SnapshotMeta, Types, Vote};
 
@@ -30,6 +31,11 @@ pub(super) const TO: &str = "pushonce-to";
 pub(super) const FROM: &str = "pushonce-from";
 /// What the sender says of its cluster versions: in the request and in the answer.
 pub(super) const VERSIONS: &str = "pushonce-versions";
+
+/// What the sender says of its log.
+pub(super) const LOG: &str = "pushonce-log";
+/// What the sender has heard of the receiver's log; absent when nothing.
+pub(super) const HEARD: &str = "pushonce-heard";
 
 /// One piece of a snapshot; it travels in `data` as it lies on the leader's disk, checksum and all.
 /// Of an empty snapshot there is one chunk without a piece.
@@ -67,4 +73,9 @@ pub(crate) fn encode<T: Serialize>(version: ClusterVersion, value: &T) -> Bytes 
 /// Reads a body, and says which version it has.
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<(ClusterVersion, T), Unreadable> {
     versioned::decode(body)
+}
+
+/// A value of the metadata; `None` when it is absent or not readable.
+pub(super) fn said<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
+    metadata.get(key)?.to_str().ok()?.parse().ok()
 }

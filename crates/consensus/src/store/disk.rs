@@ -13,7 +13,7 @@ use redb::{
 };
 
 use super::backend::{Failed, Watched, is_full};
-use super::{Change, Key, Store, Stored};
+use super::{Change, Key, LogMark, Store, Stored, Writes};
 use crate::{GroupId, OpenError};
 
 /// (group, index) to entry.
@@ -22,6 +22,8 @@ const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entrie
 const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
 /// (group, generation, number) to a piece of a snapshot.
 const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
+/// Which log this is, and how many commits it has had.
+const MARK: TableDefinition<&str, u64> = TableDefinition::new("mark");
 /// Whose store this is, and the version of its cluster.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 /// Keys of [`IDENTITY`].
@@ -45,6 +47,7 @@ pub(crate) struct Disk {
     database: Option<Database>,
     failed: Failed,
     version: ClusterVersion,
+    writes: Writes,
 }
 
 /// Opens the file again, noting what fails.
@@ -95,7 +98,20 @@ impl Disk {
         let (owner, version) = found.map_err(|error| io_at(&path, &error))?;
         check(&path, owner.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
         disk.version = supported(&path, version)?;
+        let mark = disk.mark().map_err(|why| OpenError::Damaged { path, why: why.to_string() })?;
+        disk.writes.set(mark.writes);
         Ok(disk)
+    }
+
+    /// What the log says of itself, as it is on disk.
+    pub(crate) fn mark(&mut self) -> io::Result<LogMark> {
+        let mark = mark(self.ready()?).map_err(io::Error::other)?;
+        mark.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its mark is missing"))
+    }
+
+    /// The number of commits that are durable, as it rises.
+    pub(crate) fn writes(&self) -> Writes {
+        self.writes.clone()
     }
 
     pub(super) fn over(
@@ -103,8 +119,8 @@ impl Disk {
     ) -> Result<Disk, DatabaseError> {
         let failed = Failed::default();
         let database = Some(open(failed.clone())?);
-        let version = VersionRange::SUPPORTED.min;
-        Ok(Disk { open: Box::new(open), database, failed, version })
+        let (version, writes) = (VersionRange::SUPPORTED.min, Writes::default());
+        Ok(Disk { open: Box::new(open), database, failed, version, writes })
     }
 
     /// The version of the cluster, as it was noted when the store was opened.
@@ -126,6 +142,12 @@ impl Disk {
         }
         self.database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
     }
+}
+
+fn mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
+    let table = database.begin_read()?.open_table(MARK)?;
+    let value = |key| table.get(key).map(|value| value.map(|value| value.value()));
+    Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
 }
 
 /// Whose the store is, and the version of its cluster as two bytes.
@@ -154,6 +176,10 @@ pub(super) fn claim(
         // The oldest that this build writes: whatever the cluster has, it has no lower version.
         table.insert(VERSION, VersionRange::SUPPORTED.min.prefix().as_slice())?;
     }
+    let mut mark = write.open_table(MARK)?;
+    mark.insert("log", rand::random::<u64>())?;
+    mark.insert("writes", 0)?;
+    drop(mark);
     // Made here, so that no reader has to care whether they exist.
     write.open_table(ENTRIES)?;
     write.open_table(VALUES)?;
@@ -196,10 +222,12 @@ fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
 impl Store for Disk {
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
         let written = commit(self.ready()?, changes);
-        written.map_err(|error| {
+        let writes = written.map_err(|error| {
             self.database = None;
             failure(&self.failed, error)
-        })
+        })?;
+        self.writes.set(writes);
+        Ok(())
     }
 
     fn read(&mut self, group: GroupId) -> io::Result<Stored> {
@@ -216,12 +244,23 @@ impl Store for Disk {
     }
 }
 
-fn commit(database: &Database, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {
+/// Makes the changes durable. Returns how many commits there are now.
+fn commit(database: &Database, changes: &[(GroupId, Change)]) -> Result<u64, redb::Error> {
     let write = database.begin_write()?;
     apply(&write, changes)?;
+    let writes = count(&write)?;
     // redb's default durability: `commit` returns after the fsync.
     write.commit()?;
-    Ok(())
+    Ok(writes)
+}
+
+/// Counts the commit that is being made.
+fn count(write: &WriteTransaction) -> Result<u64, redb::Error> {
+    let mut mark = write.open_table(MARK)?;
+    let before = mark.get("writes")?.map_or(0, |writes| writes.value());
+    let writes = before.saturating_add(1);
+    mark.insert("writes", writes)?;
+    Ok(writes)
 }
 
 fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), redb::Error> {

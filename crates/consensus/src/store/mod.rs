@@ -2,6 +2,7 @@
 
 mod backend;
 mod disk;
+mod mark;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod record;
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
 pub(crate) use disk::Disk;
+pub use mark::LogMark;
+pub(crate) use mark::Writes;
 pub(crate) use record::{open, open_with, seal, seal_with, unsupported};
 pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use pushonce_core::{History, InvalidNamespace, ShardId, Topic};
 
@@ -17,6 +19,8 @@ pub(crate) fn founding() -> Founding {
         replicas: 3,
         spread: Spread::Zones,
         namespaces: Namespaces::default(),
+        times: ConsensusTimes::LAN,
+        log: None,
         cluster_version: VersionRange::SUPPORTED.min,
     }
 }
@@ -28,6 +32,8 @@ fn newcomer(incarnation: u128, name: &str) -> Joining {
         cluster: None,
         node: None,
         profile: profile(name),
+        times: None,
+        log: None,
     }
 }
 
@@ -147,6 +153,7 @@ fn who_comes_again_may_have_moved_and_stays_what_it_was() {
     let mut moved = newcomer(2, "n2");
     moved.cluster = Some(CLUSTER);
     moved.node = Some(joined.node);
+    moved.log = marked(9, 50);
     moved.profile.addresses.peer = "elsewhere:7091".to_owned();
     assert_eq!(log.join(moved).unwrap(), joined);
     let member = &log.view().members[&joined.node];
@@ -477,4 +484,116 @@ proptest! {
         let version = VersionRange::SUPPORTED.max;
         prop_assert_eq!(Command::decode(&command.encode(version)), Ok((version, command)));
     }
+}
+
+fn marked(log: u64, writes: u64) -> Option<LogMark> {
+    Some(LogMark { log, writes })
+}
+
+/// The second node of a cluster, as it says that it has a log.
+fn in_use(log: &mut Log) -> Joining {
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    let again = Joining { node: Some(joined.node), log: marked(9, 50), ..newcomer(2, "n2") };
+    assert_eq!(log.join(again.clone()), Ok(joined));
+    again
+}
+
+#[test]
+fn a_node_that_was_in_use_is_refused_without_its_log() {
+    let mut log = Log::founded();
+    let n2 = in_use(&mut log);
+    let lost = Refusal::LogLost { node: NodeId(2) };
+    let cases = [
+        Joining { node: None, log: None, ..n2.clone() },
+        Joining { log: None, ..n2.clone() },
+        Joining { log: marked(10, 99), ..n2.clone() },
+    ];
+    for joining in cases {
+        assert_eq!(log.refused(Command::Join(joining)), lost);
+    }
+    let older = Joining { log: marked(9, 49), ..n2.clone() };
+    let rolled_back = Refusal::LogRolledBack { node: NodeId(2), writes: 49, known: 50 };
+    assert_eq!(log.refused(Command::Join(older)), rolled_back);
+    assert!(log.join(Joining { log: marked(9, 51), ..n2 }).is_ok());
+}
+
+#[test]
+fn an_active_member_that_never_said_that_it_has_a_log_is_not_let_in_as_new() {
+    let mut log = Log::founded();
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(log.join(newcomer(2, "n2")), Ok(joined), "it had no log yet, and no vote");
+    log.done(Command::Activate(joined.node));
+    let refused = log.refused(Command::Join(newcomer(2, "n2")));
+    assert_eq!(refused, Refusal::LogLost { node: joined.node });
+}
+
+#[test]
+fn a_node_with_other_times_is_refused_and_a_new_one_is_told_the_times() {
+    let mut log = Log::founded();
+    let slow = Joining { times: Some(ConsensusTimes::WAN), ..newcomer(2, "n2") };
+    let refusal = Refusal::OtherTimes { said: ConsensusTimes::WAN, cluster: ConsensusTimes::LAN };
+    assert_eq!(log.refused(Command::Join(slow)), refusal);
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(joined.times.current, ConsensusTimes::LAN);
+}
+
+#[test]
+fn times_change_when_every_member_holds_the_first_step_or_is_gone() {
+    let mut log = Log::founded();
+    for n in 2..=3 {
+        let joined = log.join(newcomer(n, &format!("n{n}"))).unwrap();
+        log.done(Command::Activate(joined.node));
+    }
+    log.done(Command::SetTimes(ConsensusTimes::WAN));
+    let step = log.view().times;
+    assert_eq!((step.current, step.next), (ConsensusTimes::LAN, Some(ConsensusTimes::WAN)));
+    let other = ConsensusTimes { heartbeat_ms: 100, ..ConsensusTimes::LAN };
+    let missing = vec![NodeId(1), NodeId(2), NodeId(3)];
+    let busy = Refusal::TimesChanging { to: ConsensusTimes::WAN, missing };
+    assert_eq!(log.refused(Command::SetTimes(other)), busy);
+
+    log.done(Command::HoldsTimes { node: NodeId(1), version: step.version });
+    log.done(Command::HoldsTimes { node: NodeId(2), version: step.version });
+    let newcomer = log.join(newcomer(4, "n4")).unwrap();
+    assert_eq!(newcomer.times, step, "it is told the step, so it is not waited for");
+    assert_eq!(log.view().times, step);
+    log.done(Command::Remove(NodeId(3)));
+    let after = log.view().times;
+    assert_eq!((after.current, after.next), (ConsensusTimes::WAN, None));
+}
+
+#[test]
+fn a_recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
+    let mut log = Log::founded();
+    for n in 2..=3 {
+        let joined = log.join(newcomer(n, &format!("n{n}"))).unwrap();
+        log.done(Command::Activate(joined.node));
+    }
+    let (me, lost) = (NodeId(2), [NodeId(1), NodeId(3)].into());
+    assert_eq!(log.state.recover(me, &lost, 1 << 40), Ok(()));
+    let view = log.view();
+    assert_eq!(view.members.keys().collect::<Vec<_>>(), [&me]);
+    assert_eq!(view.version, 1 << 40);
+    // A node that the lost ones let in without this one's knowledge.
+    assert!(view.is_gone(NodeId(4)));
+    log.index = 1 << 40;
+    let back = log.refused(Command::Join(newcomer(3, "n3")));
+    assert_eq!(back, Refusal::Removed(NodeId(3)));
+    assert!(log.join(newcomer(9, "new")).unwrap().node > NodeId(1000));
+    assert_eq!(State::restore(&log.state.snapshot()), Ok(log.state));
+}
+
+#[test]
+fn a_recovery_that_makes_no_sense_changes_nothing() {
+    use super::RecoverError::{Itself, NoHolder, NotAMember, NotFounded};
+    let lost = |id| BTreeSet::from([NodeId(id)]);
+    assert_eq!(State::default().recover(NodeId(1), &lost(2), 99), Err(NotFounded));
+    let mut log = Log::founded();
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    let before = log.state.clone();
+    let mut refused = |me, id| log.state.recover(NodeId(me), &lost(id), 99);
+    assert_eq!(refused(1, 1), Err(Itself(NodeId(1))));
+    assert_eq!(refused(1, 7), Err(NotAMember(NodeId(7))));
+    assert_eq!(refused(2, 1), Err(NoHolder(joined.node)));
+    assert_eq!(log.state, before);
 }

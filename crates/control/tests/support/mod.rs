@@ -62,6 +62,8 @@ impl World {
             replicas: 3,
             spread: Spread::Zones,
             namespaces: Namespaces::default(),
+            times: Default::default(),
+            log: None,
             cluster_version: VersionRange::SUPPORTED.min,
         };
         node.control.found(founding.clone()).await.unwrap();
@@ -136,7 +138,7 @@ pub(crate) async fn until(
 pub(crate) fn joining(name: &str, profile: Profile) -> Joining {
     let incarnation = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
     let (incarnation, run) = (Incarnation(incarnation), Run::default());
-    Joining { incarnation, run, cluster: None, node: None, profile }
+    Joining { incarnation, run, cluster: None, node: None, profile, times: None, log: None }
 }
 
 pub(crate) fn profile(name: &str, peer: &str) -> Profile {

@@ -32,6 +32,7 @@ fn view(shards: u16, members: Vec<Member>) -> ClusterView {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
         cluster_version: ClusterVersion::FIRST,
     }
 }

@@ -1,7 +1,18 @@
 use proptest::prelude::*;
-use pushonce_core::{ContentType, Timestamp};
+use pushonce_core::{ContentType, History, Timestamp};
 
 use super::*;
+
+/// Hides nothing of these few messages.
+const ALL: Retention = Retention {
+    history: History {
+        count_max: 1_000,
+        bytes_max: 1 << 20,
+        age_max_ms: 1_000,
+        expire_after_ms: 1_000,
+    },
+    log_time: Timestamp(0),
+};
 
 fn message(epoch: u64, offset: u64, payload: usize) -> Arc<Message> {
     Arc::new(Message {
@@ -85,11 +96,11 @@ fn the_newest_message_stays_whatever_its_size() {
 fn the_newest_n_are_here_or_all_there_are_or_must_be_fetched() {
     let mut ring = Ring::new(Position::new(1, 7));
     ring.push(message(1, 8, 1));
-    assert_eq!(ring.last(0), Some(Position::new(1, 8)));
-    assert_eq!(ring.last(1), Some(Position::new(1, 7)));
-    assert_eq!(ring.last(2), None);
+    assert_eq!(ring.last(0, &ALL), Some(Position::new(1, 8)));
+    assert_eq!(ring.last(1, &ALL), Some(Position::new(1, 7)));
+    assert_eq!(ring.last(2, &ALL), None);
     ring.set_whole();
-    assert_eq!(ring.last(2), Some(Position::new(1, 7)));
+    assert_eq!(ring.last(2, &ALL), Some(Position::new(1, 7)));
 }
 
 #[derive(Clone, Debug)]

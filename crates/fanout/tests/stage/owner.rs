@@ -9,7 +9,7 @@ use pushonce_core::{
     ContentType, Epoch, FetchError, Gap, GapReason, Message, Offset, Page, Position, Timestamp,
     Topic, Want,
 };
-use pushonce_fanout::{Hub, Standing, Upstream};
+use pushonce_fanout::{Hub, Retention, Standing, Upstream};
 use tokio::sync::Semaphore;
 
 pub(crate) struct Owner {
@@ -202,5 +202,9 @@ impl Upstream for Up {
             owner.state().logs.entry(topic).or_default().page(want)
         }
         .boxed()
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
     }
 }

@@ -11,7 +11,7 @@ use pushonce_core::{
     ContentType, FetchError, Message, Page, Placed, Position, Publish, PublishError, Timestamp,
     Topic, Want,
 };
-use pushonce_fanout::{Hub, Upstream};
+use pushonce_fanout::{Hub, Retention, Upstream};
 use pushonce_gateway::{Audience, Publisher};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -107,6 +107,10 @@ impl Upstream for Origin {
 
     fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
         self.ask(|tell| Ask::Fetch(topic, want, tell))
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
     }
 }
 

@@ -90,6 +90,7 @@ fn stage() -> Stage {
         next_id: NodeId(0),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
         cluster_version: Default::default(),
     }));
     let parts = Parts {

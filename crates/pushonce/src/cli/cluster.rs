@@ -1,6 +1,8 @@
 //! `pushonce cluster`: look at a cluster, and say who belongs to it.
 
+mod recover;
 mod text;
+mod times;
 
 use std::time::Duration;
 
@@ -57,11 +59,23 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Change the times of consensus of all nodes: leases follow at once, in a safe order; heartbeats and
+    /// timeouts of a node follow when it is started again
+    SetTimes(times::Args),
+    /// Go on with the nodes that are left when the majority of the control group is lost for good: on the
+    /// data directory of a survivor that does not run
+    Recover(recover::Args),
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
+    let command = match args.command {
+        // There is nobody to ask.
+        Command::Recover(args) => return recover::run(args, json),
+        command => command,
+    };
     let mut client = args.asked.connect().await?;
-    match args.command {
+    match command {
+        Command::Recover(_) => {}
         Command::Status => {
             let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
             print(json, || status_json(&status), || status_text(&status));
@@ -95,6 +109,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             client.remove(RemoveRequest { node: id, force }).await.map_err(refused)?;
             done(json, id, "removed", "is removed");
         }
+        Command::SetTimes(change) => times::set(&mut client, change, json).await?,
     }
     Ok(())
 }
@@ -188,6 +203,7 @@ fn status_json(status: &StatusResponse) -> Value {
         },
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
         "shards": status.shards.iter().map(shard).collect::<Vec<_>>(),
+        "times": status.times.as_ref().map(times::times_json),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
+use pushonce_proto::status::describe;
 use serde_json::Value;
 use tonic::transport::Channel;
 
@@ -37,7 +38,7 @@ impl Asked {
 
 /// Why a node did not do it, in its words.
 pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
+    anyhow::anyhow!(describe(&status))
 }
 
 /// The answer, for a machine or for a person.

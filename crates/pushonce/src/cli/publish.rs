@@ -1,13 +1,17 @@
 //! `pushonce publish`: one message, or every line of standard input.
 
-use std::io::IsTerminal as _;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use pushonce_client::{Acknowledgement, Failure, PublishStream, Publisher, Server};
 use pushonce_core::{ContentType, Key, Placed, Publish, Topic};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
 /// What to publish, and through whom.
@@ -16,10 +20,13 @@ pub(super) struct Args {
     /// Where to
     #[arg(value_parser = str::parse::<Topic>)]
     topic: Topic,
-    /// The payload; without it every line of standard input is one message
-    data: Option<String>,
-    /// A name for the message: published again under it, it stands once [only with DATA]
-    #[arg(long, value_parser = |text: &str| Key::new(text), requires = "data")]
+    /// The payload; without it and --file every line of standard input is one message
+    data: Option<OsString>,
+    /// A file whose whole content is the payload of one message; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    file: Option<PathBuf>,
+    /// A name for the message: published again under it, it stands once [only with DATA or --file]
+    #[arg(long, value_parser = |text: &str| Key::new(text))]
     key: Option<Key>,
     /// What the payload is [default: JSON if it is JSON, else text]
     #[arg(long, value_name = "TYPE", value_parser = |text: &str| ContentType::parse(text))]
@@ -36,14 +43,56 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let publisher = Publisher::new(args.server.clone());
-    match &args.data {
-        Some(data) => {
-            let placed = publisher.publish(args.message(data.clone().into())).await?;
+    let payload = match (&args.data, &args.file) {
+        (Some(data), _) => Some(Bytes::from(data.clone().into_vec())),
+        (None, Some(file)) => Some(whole(file)?),
+        (None, None) => None,
+    };
+    match payload {
+        Some(payload) => {
+            let placed = publisher.publish(args.message(payload)).await?;
             report(json, &placed);
             Ok(())
         }
+        None if args.key.is_some() => {
+            bail!("--key names one message: give DATA or --file, not lines of standard input")
+        }
         None => lines(&args, publisher, json, shutdown).await,
     }
+}
+
+/// The content of a file, or what comes on standard input until its end.
+fn whole(file: &Path) -> anyhow::Result<Bytes> {
+    let mut payload = Vec::new();
+    // One byte more than the largest payload, so that a larger one is refused and not cut.
+    let max = Publish::PAYLOAD_BYTES_CAP as u64 + 1;
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(max).read_to_end(&mut payload)
+    } else {
+        File::open(file).and_then(|file| file.take(max).read_to_end(&mut payload))
+    };
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(payload.into())
+}
+
+/// Reads a line of any bytes, without its end; `None` at the end of the input.
+///
+/// # Errors
+/// A line that is longer than the largest payload, which is not read to its end.
+async fn next_line(input: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let max = Publish::PAYLOAD_BYTES_CAP as u64 + 2;
+    let count = input.take(max).read_until(b'\n', &mut line).await.context("standard input")?;
+    if count == 0 {
+        return Ok(None);
+    }
+    if line.pop_if(|last| *last == b'\n').is_some() {
+        line.pop_if(|last| *last == b'\r');
+    }
+    if line.len() > Publish::PAYLOAD_BYTES_CAP {
+        bail!("a line is longer than {} bytes, the largest payload", Publish::PAYLOAD_BYTES_CAP);
+    }
+    Ok(Some(line))
 }
 
 impl Args {
@@ -68,10 +117,10 @@ async fn lines(
     let mut stream = publisher.stream().await?;
     let (sent, acknowledgements) = tokio::sync::mpsc::channel(PublishStream::IN_FLIGHT_MAX);
     let reporter = tokio::spawn(report_all(acknowledgements, json));
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut input = BufReader::new(tokio::io::stdin());
     loop {
         let line = tokio::select! {
-            line = lines.next_line() => line.context("standard input")?,
+            line = next_line(&mut input) => line?,
             () = shutdown.cancelled() => None,
         };
         let Some(line) = line else { break };
@@ -110,5 +159,30 @@ fn report(json: bool, placed: &Placed) {
         println!("{acknowledged}");
     } else {
         println!("{}", placed.position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_of_any_bytes_are_read_without_their_ends() {
+        let mut input: &[u8] = b"one\n\xff\xfe\r\n\nlast";
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut input).await.expect("short lines") {
+            lines.push(line);
+        }
+        assert_eq!(lines, [&b"one"[..], b"\xff\xfe", b"", b"last"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_over_the_largest_payload_is_refused() {
+        let longest = vec![b'x'; Publish::PAYLOAD_BYTES_CAP];
+        let mut input = &[&longest[..], b"\n"].concat()[..];
+        assert_eq!(next_line(&mut input).await.expect("fits"), Some(longest.clone()));
+        let mut input = &[&longest[..], b"x\n"].concat()[..];
+        let refused = next_line(&mut input).await.expect_err("too long").to_string();
+        assert!(refused.contains("1048576 bytes"), "{refused}");
     }
 }

@@ -34,7 +34,7 @@ impl Settings {
             }
             None => Partial::default(),
         };
-        let env = Partial::from_env(|key| std::env::var(key).ok())?;
+        let env = Partial::from_env(std::env::vars_os())?;
         Ok(Sources { flags: self.flags, env, file })
     }
 

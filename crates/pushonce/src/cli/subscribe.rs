@@ -43,8 +43,9 @@ pub(super) struct Args {
     #[arg(long)]
     datagrams: bool,
     /// Address of a node, of the transport's port: http://127.0.0.1:7080 (ws),
-    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once
-    #[arg(long, env = "PUSHONCE_SERVER", value_delimiter = ',')]
+    /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once. The variable
+    /// is not the PUSHONCE_SERVER of the other commands: that names gRPC ports
+    #[arg(long, env = "PUSHONCE_SUBSCRIBE_SERVER", value_delimiter = ',')]
     server: Vec<Server>,
     /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate says it; not needed
     /// on loopback
@@ -131,7 +132,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     for topic in &args.topics {
         builder = builder.topic_with(topic.clone(), args.from, options);
     }
-    let mut subscriber = builder.connect();
+    let mut subscriber = builder.connect()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let event = tokio::select! {
@@ -156,12 +157,12 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
                 tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
             }
             Event::Live { topic, .. } => tracing::info!(%topic, "the server hears of it again"),
-            Event::Gap { topic, gap } => tracing::warn!(%topic, "missing: {gap}"),
+            Event::Gap { topic, gap } => tracing::warn!(%topic, %gap, "messages are missing"),
             Event::Refused { code, message } => bail!("{code}: {message}"),
-            Event::Disconnected { why, retry_in: Some(_), .. } => {
-                tracing::warn!("{why}; connecting again");
+            Event::Disconnected { server, why, retry_in: Some(pause) } => {
+                tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }
-            Event::Disconnected { why, retry_in: None, .. } => bail!("{why}"),
+            Event::Disconnected { server, why, retry_in: None } => bail!("{server}: {why}"),
             Event::Connected { server } => tracing::info!(%server, "connected"),
             Event::Subscribed { topic, position, .. } => {
                 tracing::info!(%topic, %position, "subscribed");
@@ -174,11 +175,24 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
 /// A line a message: the frame that a JSON client gets, or the position and the payload.
 fn message_line(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
     if json {
-        return client::encode_message(Encoding::Json, topic, message).to_vec();
+        return single_line_json(&client::encode_message(Encoding::Json, topic, message));
     }
     let mut line = format!("{topic}\t{}\t", message.position).into_bytes();
-    line.extend_from_slice(&message.payload);
+    for &byte in message.payload.iter() {
+        match byte {
+            b'\n' => line.extend_from_slice(b"\\n"),
+            b'\r' => line.extend_from_slice(b"\\r"),
+            byte => line.push(byte),
+        }
+    }
     line
+}
+
+/// A JSON payload stands in the frame as it was published, with its line breaks. Outside of strings they
+/// are white space, and strings have none.
+fn single_line_json(frame: &[u8]) -> Vec<u8> {
+    let is_break = |byte| matches!(byte, b'\n' | b'\r');
+    frame.iter().map(|&byte| if is_break(byte) { b' ' } else { byte }).collect()
 }
 
 /// The same of how many watch; no message has such a position.
@@ -198,7 +212,7 @@ fn show(mut line: Vec<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::Position;
+    use pushonce_core::{ContentType, Position, Timestamp};
 
     use super::*;
 
@@ -210,6 +224,30 @@ mod tests {
         assert_eq!(from("12:4051"), Ok(From::Position(Position::new(12, 4051))));
         for text in ["", "last:", "last:x", "yesterday", "12"] {
             assert!(from(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_with_line_breaks_is_one_line() {
+        let topic = Topic::new("a").expect("valid");
+        let message = |content_type, payload: &'static str| Message {
+            position: Position::new(1, 1),
+            time: Timestamp(7),
+            content_type,
+            key: None,
+            payload: payload.into(),
+        };
+        let json = message(ContentType::Json, "{\n  \"a\": \"x\\ny\"\r\n}");
+        let text = message(ContentType::Text, "one\ntwo");
+        assert_eq!(message_line(false, &topic, &text), b"a\t1:1\tone\\ntwo");
+        for message in [json, text] {
+            let line = message_line(true, &topic, &message);
+            assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
+            let read: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+            let whole = Encoding::Json;
+            let frame = client::encode_message(whole, &topic, &message);
+            let frame: serde_json::Value = serde_json::from_slice(&frame).expect("JSON");
+            assert_eq!(read, frame);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Times and sizes as a person writes them.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -33,6 +34,20 @@ impl FromStr for Size {
         let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
         let why = "a size is a whole number of bytes, or of KiB, MiB or GiB, as in 256MiB";
         scaled(text, &units).map(Size).ok_or(InvalidMeasure(why))
+    }
+}
+
+/// In milliseconds, the smallest unit that is read.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0.as_millis())
+    }
+}
+
+/// In bytes.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
     }
 }
 

@@ -1,18 +1,20 @@
 //! What one source says: the flags, the environment, or the file.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use pushonce_core::Roles;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::environment::Environment;
 use super::{InvalidConfig, Preset, Size, Switch, Time};
 
 /// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
 /// the file `name`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Partial {
     /// The node's name, unique in the cluster [default: HOST-PORT that other nodes dial]
@@ -50,7 +52,7 @@ pub struct Partial {
     pub zone: Option<String>,
     /// core (holds shards), edge (holds clients), or both [default: core,edge]
     #[arg(long, value_parser = str::parse::<Roles>)]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub roles: Option<Roles>,
     /// Share of the shards beside the other nodes' weights, 1 to 16 [default: 1]
     #[arg(long)]
@@ -72,52 +74,59 @@ pub struct Partial {
     /// it: half the bytes or less, for the CPU of some five deliveries. Off is for nodes whose topics
     /// have a reader or two each [default: on]
     #[arg(long, value_name = "on|off")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub compression: Option<Switch>,
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
-    /// Times of consensus: lan (nodes some milliseconds apart) or wan (up to 250 ms) [default: lan]
+    /// How often a client session gets a heartbeat, 1s to 25s: shorter where something between closes
+    /// connections that are quiet [default: 25s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
+    pub session_heartbeat: Option<Time>,
+    /// Times of consensus of a new cluster: lan (nodes some milliseconds apart) or wan (up to 250 ms)
+    /// [default: lan]. They are the cluster's: a node that joins or starts again takes them, and does not
+    /// start when this or one of the next five says otherwise; `pushonce cluster set-times` changes them
     #[arg(long, value_name = "lan|wan")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub consensus: Option<Preset>,
     /// How often an owner says that it lives [lan: 150ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub heartbeat: Option<Time>,
     /// The shortest wait of a replica before it asks to replace a silent owner [lan: 400ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub election_min: Option<Time>,
     /// The longest such wait, and the length of an owner's lease [lan: 800ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub election_max: Option<Time>,
     /// How long a small request to another node may take [lan: 250ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub rpc_timeout: Option<Time>,
     /// How long dialling another node may take [lan: 100ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub connect_timeout: Option<Time>,
     /// How long a publish waits for its commit before its outcome is unknown [lan: 5s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub proposal_deadline: Option<Time>,
     /// How long the sending of one shard's snapshot may take [lan: 60s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub snapshot_timeout: Option<Time>,
     /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, value_name = "SIZE")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub disk_reserve: Option<Size>,
     /// Memory of this process. Near it, subscribers that take the newest alone get it less often, and then
     /// no new sessions are taken in; at it, sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
     #[arg(long, value_name = "SIZE")]
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub memory_max: Option<Size>,
 }
 
@@ -130,42 +139,48 @@ impl Partial {
         toml::from_str(text).map_err(|why| InvalidConfig::File(why.to_string()))
     }
 
-    /// Reads `PUSHONCE_…` variables by name.
+    /// Reads the `PUSHONCE_…` variables of an environment. An empty variable counts as not set.
     ///
     /// # Errors
-    /// [`InvalidConfig::Environment`] for the first that cannot be read.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Partial, InvalidConfig> {
-        let env = Environment(lookup);
-        Ok(Partial {
-            name: env.parsed("NAME")?,
-            data: env.parsed("DATA")?,
-            http: env.parsed("HTTP")?,
-            quic: env.parsed("QUIC")?,
-            grpc: env.parsed("GRPC")?,
-            peer: env.parsed("PEER")?,
-            advertise: env.parsed("ADVERTISE")?,
-            join: env.text("JOIN").map(|list| list.split(',').map(str::to_owned).collect()),
-            region: env.parsed("REGION")?,
-            zone: env.parsed("ZONE")?,
-            roles: env.parsed("ROLES")?,
-            weight: env.parsed("WEIGHT")?,
-            shards: env.parsed("SHARDS")?,
-            replicas: env.parsed("REPLICAS")?,
-            lanes: env.parsed("LANES")?,
-            pin_lanes: env.parsed("PIN_LANES")?,
-            compression: env.parsed("COMPRESSION")?,
-            insecure: env.parsed("INSECURE")?,
-            consensus: env.parsed("CONSENSUS")?,
-            heartbeat: env.parsed("HEARTBEAT")?,
-            election_min: env.parsed("ELECTION_MIN")?,
-            election_max: env.parsed("ELECTION_MAX")?,
-            rpc_timeout: env.parsed("RPC_TIMEOUT")?,
-            connect_timeout: env.parsed("CONNECT_TIMEOUT")?,
-            proposal_deadline: env.parsed("PROPOSAL_DEADLINE")?,
-            snapshot_timeout: env.parsed("SNAPSHOT_TIMEOUT")?,
-            disk_reserve: env.parsed("DISK_RESERVE")?,
-            memory_max: env.parsed("MEMORY_MAX")?,
-        })
+    /// [`InvalidConfig::Environment`] for the first variable that cannot be read, or that no setting
+    /// has the name of.
+    pub fn from_env(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Partial, InvalidConfig> {
+        let mut env = Environment::new(variables);
+        let partial = Partial {
+            name: env.take("NAME")?,
+            data: env.take("DATA")?,
+            http: env.take("HTTP")?,
+            quic: env.take("QUIC")?,
+            grpc: env.take("GRPC")?,
+            peer: env.take("PEER")?,
+            advertise: env.take("ADVERTISE")?,
+            join: env.take_list("JOIN")?,
+            region: env.take("REGION")?,
+            zone: env.take("ZONE")?,
+            roles: env.take("ROLES")?,
+            weight: env.take("WEIGHT")?,
+            shards: env.take("SHARDS")?,
+            replicas: env.take("REPLICAS")?,
+            lanes: env.take("LANES")?,
+            pin_lanes: env.take("PIN_LANES")?,
+            compression: env.take("COMPRESSION")?,
+            insecure: env.take("INSECURE")?,
+            session_heartbeat: env.take("SESSION_HEARTBEAT")?,
+            consensus: env.take("CONSENSUS")?,
+            heartbeat: env.take("HEARTBEAT")?,
+            election_min: env.take("ELECTION_MIN")?,
+            election_max: env.take("ELECTION_MAX")?,
+            rpc_timeout: env.take("RPC_TIMEOUT")?,
+            connect_timeout: env.take("CONNECT_TIMEOUT")?,
+            proposal_deadline: env.take("PROPOSAL_DEADLINE")?,
+            snapshot_timeout: env.take("SNAPSHOT_TIMEOUT")?,
+            disk_reserve: env.take("DISK_RESERVE")?,
+            memory_max: env.take("MEMORY_MAX")?,
+        };
+        env.finish()?;
+        Ok(partial)
     }
 
     /// What `self` says, and what `other` says where `self` is silent.
@@ -189,6 +204,7 @@ impl Partial {
             pin_lanes: self.pin_lanes.or(other.pin_lanes),
             compression: self.compression.or(other.compression),
             insecure: self.insecure.or(other.insecure),
+            session_heartbeat: self.session_heartbeat.or(other.session_heartbeat),
             consensus: self.consensus.or(other.consensus),
             heartbeat: self.heartbeat.or(other.heartbeat),
             election_min: self.election_min.or(other.election_min),
@@ -203,22 +219,14 @@ impl Partial {
     }
 }
 
-struct Environment<F>(F);
-
-impl<F: Fn(&str) -> Option<String>> Environment<F> {
-    fn text(&self, key: &str) -> Option<String> {
-        (self.0)(&format!("PUSHONCE_{key}"))
-    }
-
-    fn parsed<T>(&self, key: &str) -> Result<Option<T>, InvalidConfig>
-    where
-        T: FromStr<Err: std::fmt::Display>,
-    {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|why: T::Err| InvalidConfig::Environment {
-            name: format!("PUSHONCE_{key}"),
-            why: format!("{why}, in {text:?}"),
-        })
+fn written<S, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
+where
+    S: serde::Serializer,
+    T: std::fmt::Display,
+{
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -248,23 +256,5 @@ mod tests {
     fn an_unknown_key_in_the_file_is_refused_by_name() {
         let why = Partial::from_toml("name = \"a\"\nport = 1").expect_err("unknown").to_string();
         assert!(why.contains("port"), "{why}");
-    }
-
-    #[test]
-    fn the_environment_is_read_by_the_names_of_the_flags() {
-        let env = |key: &str| match key {
-            "PUSHONCE_GRPC" => Some("127.0.0.1:9".to_owned()),
-            "PUSHONCE_JOIN" => Some("a:1,b:2".to_owned()),
-            "PUSHONCE_COMPRESSION" => Some("off".to_owned()),
-            _ => None,
-        };
-        let partial = Partial::from_env(env).expect("good");
-        assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
-        assert_eq!(partial.compression, Some(Switch(false)));
-        assert_eq!(partial.join.map(|j| j.len()), Some(2));
-        let broken = Partial::from_env(|key| (key == "PUSHONCE_HTTP").then(|| "x".to_owned()));
-        assert!(
-            matches!(broken, Err(InvalidConfig::Environment { name, .. }) if name == "PUSHONCE_HTTP")
-        );
     }
 }

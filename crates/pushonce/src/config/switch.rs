@@ -1,5 +1,6 @@
 //! What is on or off.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// On or off, in these words.
@@ -15,5 +16,11 @@ impl FromStr for Switch {
             "off" => Ok(Switch(false)),
             _ => Err("must be on or off"),
         }
+    }
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "on" } else { "off" })
     }
 }

@@ -1,5 +1,6 @@
 //! Times of consensus: a preset, and single ones over it.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,6 +29,15 @@ impl FromStr for Preset {
     }
 }
 
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Preset::Lan => "lan",
+            Preset::Wan => "wan",
+        })
+    }
+}
+
 /// The preset, with the times that were said in the place of its own.
 pub(super) fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
     let preset = match said.consensus {
@@ -52,6 +62,14 @@ pub(super) fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
     Ok(settings)
 }
 
+/// Whether any of the times is named that all nodes of a cluster share.
+pub(super) fn names_times(said: &Partial) -> bool {
+    let Partial { consensus, heartbeat, election_min, election_max, .. } = said;
+    let Partial { rpc_timeout, connect_timeout, .. } = said;
+    let times = [heartbeat, election_min, election_max, rpc_timeout, connect_timeout];
+    consensus.is_some() || times.iter().any(|time| time.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,8 +79,7 @@ mod tests {
     fn times_of_consensus_are_set_one_by_one_over_a_preset() {
         let file = "consensus = \"wan\"\nheartbeat = \"400ms\"\ndisk-reserve = \"1GiB\"";
         let file = Partial::from_toml(file).expect("good");
-        let env =
-            Partial::from_env(|key| (key == "PUSHONCE_ELECTION_MAX").then(|| "5s".to_owned()));
+        let env = Partial::from_env([("PUSHONCE_ELECTION_MAX".into(), "5s".into())]);
         let config =
             Config::resolve(Partial::default(), env.expect("good"), file).expect("they fit");
         let wanted = Settings {
@@ -71,12 +88,26 @@ mod tests {
             disk_reserve: Some(1 << 30),
             ..Settings::wan()
         };
+        assert_eq!(config.times, Some(wanted.times()));
         assert_eq!(config.consensus, wanted);
         assert_eq!(
             Config::resolve(Partial::default(), Partial::default(), Partial::default())
                 .map(|config| config.consensus),
             Ok(Settings::lan())
         );
+    }
+
+    #[test]
+    fn a_node_that_names_no_shared_time_takes_those_of_its_cluster() {
+        let resolve = |said| Config::resolve(said, Partial::default(), Partial::default());
+        let named = |said| resolve(said).map(|config| config.times);
+        assert_eq!(named(Partial::default()), Ok(None));
+        let own = Partial { proposal_deadline: "9s".parse().ok(), ..Partial::default() };
+        assert_eq!(named(own), Ok(None), "a deadline is each node's own");
+        let preset = Partial { consensus: Some(Preset::Wan), ..Partial::default() };
+        assert_eq!(named(preset), Ok(Some(pushonce_core::ConsensusTimes::WAN)));
+        let one = Partial { connect_timeout: "120ms".parse().ok(), ..Partial::default() };
+        assert!(named(one).is_ok_and(|times| times.is_some()));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Viewers {
                 Subscriber::builder(servers).transport(transport).topic(topic, From::Start);
             let seen = Arc::new(Mutex::new(Seen { messages: 0, gaps: 0, latency: histogram() }));
             viewers.seen.push((transport, seen.clone()));
-            viewers._tasks.spawn(watch(subscriber.connect(), seen));
+            viewers._tasks.spawn(watch(subscriber.connect()?, seen));
         }
         Ok(viewers)
     }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pushonce_consensus::Engine;
-use pushonce_control::{Control, FoundError, Founding, Incarnation, Joining, Profile, Run};
-use pushonce_core::{Addresses, Build, Namespaces, ShardCount, Spread, VersionRange};
+use pushonce_control::{
+    Control, FoundError, Founding, Incarnation, Joining, Profile, Refusal, Run,
+};
+use pushonce_core::{Addresses, Build, ClusterTimes, Namespaces, ShardCount, Spread, VersionRange};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{Bootstrap, DataDir, Identity};
@@ -32,6 +34,8 @@ pub(super) struct NoIdentity {
 pub(super) struct Entry {
     pub(super) config: Config,
     pub(super) identity: Identity,
+    /// The times of consensus to start with.
+    pub(super) times: ClusterTimes,
     /// What it says to the cluster.
     pub(super) joining: Joining,
 }
@@ -53,28 +57,48 @@ impl Entry {
             cluster: None,
             node: None,
             profile: profile(&config),
+            times: config.times,
+            log: None,
         };
-        let identity = match data.identity()? {
+        let (identity, times) = match data.identity()? {
             Some(known) => {
                 joining.cluster = Some(known.cluster);
                 joining.node = Some(known.node);
+                let mark = Engine::mark_in(data.path(), known.cluster, known.node).await?;
+                joining.log = Some(mark);
+                let times = data.times()?;
+                let times = times.unwrap_or_else(|| ClusterTimes::new(config.consensus.times()));
+                agree(&config, &times)?;
                 let others = [data.peers()?, config.join.clone()].concat();
                 membership::confirm(&others, &joining).await?;
-                known
+                (known, times)
             }
             None => {
                 if config.join.is_empty() {
                     return Err(NoIdentity { data: data.path().to_owned() }.into());
                 }
-                let new = membership::ask(&config.join, &joining, shutdown).await?;
+                let (new, times) = membership::ask(&config.join, &joining, shutdown).await?;
                 // Before the identity, which says that the log is there.
                 Engine::create(data.path(), new.cluster, new.node).await?;
+                data.keep_times(&times)?;
                 data.keep(&new)?;
-                new
+                joining.log = Some(Engine::mark_in(data.path(), new.cluster, new.node).await?);
+                (new, times)
             }
         };
         (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
-        Ok(Entry { config, identity, joining })
+        Ok(Entry { config, identity, times, joining })
+    }
+}
+
+/// Refuses settings that name other times than this node has to use: with a longer lease than others
+/// respect, two nodes would own one shard.
+fn agree(config: &Config, times: &ClusterTimes) -> Result<(), Refusal> {
+    match config.times {
+        Some(said) if !times.accepts(&said) => {
+            Err(Refusal::OtherTimes { said, cluster: times.target() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -108,7 +132,7 @@ pub(super) async fn found(
     bootstrap: Bootstrap,
     control: &Control,
 ) -> anyhow::Result<()> {
-    let Entry { identity, joining, .. } = entry;
+    let Entry { identity, times, joining, .. } = entry;
     let founding = Founding {
         cluster: identity.cluster,
         incarnation: joining.incarnation,
@@ -118,6 +142,8 @@ pub(super) async fn found(
         replicas: bootstrap.replicas,
         spread: Spread::default(),
         namespaces: Namespaces::default(),
+        times: times.current,
+        log: joining.log,
         // Nobody is there to be compatible with.
         cluster_version: VersionRange::SUPPORTED.max,
     };
@@ -127,5 +153,29 @@ pub(super) async fn found(
             told => return told.context("the cluster cannot be founded"),
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::ConsensusTimes;
+
+    use super::*;
+    use crate::config::{Partial, Preset};
+
+    #[test]
+    fn a_node_that_names_other_times_than_its_cluster_does_not_start() {
+        let config = |consensus| {
+            let said = Partial { consensus, ..Partial::default() };
+            Config::resolve(said, Partial::default(), Partial::default()).expect("good")
+        };
+        let lan = ClusterTimes::new(ConsensusTimes::LAN);
+        assert!(agree(&config(None), &lan).is_ok());
+        assert!(agree(&config(Some(Preset::Lan)), &lan).is_ok());
+        let why =
+            agree(&config(Some(Preset::Wan)), &lan).expect_err("it would hold a longer lease");
+        let why = why.to_string();
+        assert!(why.contains("--consensus wan, the cluster has --consensus lan"), "{why}");
+        assert!(why.contains("pushonce cluster set-times"), "{why}");
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) reachable: BTreeSet<NodeId>,
     /// Why nothing is written for publishers here, if that is so.
     pub(super) disk: Option<String>,
+    /// Why this node takes part in no group any more, if that is so.
+    pub(super) rolled_back: Option<String>,
     /// Why groups have halted here: they met something that this build cannot read. `None` is the
     /// control group.
     pub(super) halted: BTreeMap<Option<ShardId>, String>,
@@ -111,7 +113,8 @@ impl Watchman {
         };
         let told = told(self.since.iter().filter_map(lasts).collect());
         // The disk has a reserve: what it says is no matter of a moment.
-        told.into_iter().chain(facts.disk.clone()).chain(facts.unreadable()).collect()
+        let told = told.into_iter().chain(facts.disk.clone()).chain(facts.rolled_back.clone());
+        told.chain(facts.unreadable()).collect()
     }
 
     /// What has stood still for too long.

@@ -11,11 +11,12 @@ use pushonce_consensus::{Engine, Group, GroupId, StartError, Status};
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Clock, Committed, Handle, OpenError, Shard};
+use pushonce_shard::{Committed, Handle, OpenError, Shard};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::NodeClocks;
 use super::founding::Founding;
 
 /// Proposals of all shards of a node that may be under way at once. Measured: four cost a tenth of
@@ -49,6 +50,8 @@ pub(super) struct Host {
     pub(super) engine: Engine,
     /// The list to keep.
     pub(super) hosted: Hosted,
+    /// Makes the time of the logs.
+    pub(super) clocks: Arc<NodeClocks>,
     /// Told of what is committed, and of claims.
     pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
@@ -224,7 +227,7 @@ impl Host {
             permits: permits.clone(),
             namespaces: namespaces.subscribe(),
             committed: Arc::new(ToRelay(self.relay.clone())),
-            clock: wall_clock(),
+            clock: self.clocks.clone(),
         };
         let (handle, runner) = match shard.open(&self.engine).await {
             Ok(opened) => opened,
@@ -351,10 +354,6 @@ impl Committed for ToRelay {
     fn pass_on(&self) {
         self.0.pass_on();
     }
-}
-
-fn wall_clock() -> Arc<dyn Clock> {
-    Arc::new(super::now)
 }
 
 fn namespaces(view: &watch::Receiver<Arc<ClusterView>>) -> watch::Sender<Namespaces> {

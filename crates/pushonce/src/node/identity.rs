@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// A data directory that this process, and no other, has open.
@@ -124,6 +124,31 @@ impl DataDir {
         write_whole(&self.path.join("peers"), peers.join("\n").as_bytes())
     }
 
+    /// The times of consensus that the node had in force last; `None` before it had any.
+    ///
+    /// # Errors
+    /// [`DataError`] when the file is there and cannot be read.
+    pub(super) fn times(&self) -> Result<Option<ClusterTimes>, DataError> {
+        let path = self.path.join("times.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(io(&path)(why)),
+        };
+        let times = serde_json::from_str(&text);
+        times.map(Some).map_err(|why| DataError::Damaged { path, why: why.to_string() })
+    }
+
+    /// Writes the times of consensus, durable when it returns: before they are acknowledged.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub(super) fn keep_times(&self, times: &ClusterTimes) -> Result<(), DataError> {
+        let path = self.path.join("times.json");
+        let text = serde_json::to_string_pretty(times).map_err(|why| io(&path)(why.into()))?;
+        write_whole(&path, text.as_bytes())
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -217,6 +242,8 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::ConsensusTimes;
+
     use super::*;
 
     #[test]
@@ -252,6 +279,19 @@ mod tests {
         assert_eq!(starts(), 2);
         fs::write(dir.path().join("starts"), "many").expect("writes");
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_directory_remembers_the_times_of_consensus() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        assert_eq!(data.times().expect("reads"), None);
+        let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
+        let times = ClusterTimes { version: 2, current, next };
+        data.keep_times(&times).expect("writes");
+        assert_eq!(data.times().expect("reads"), Some(times));
+        fs::write(dir.path().join("times.json"), "{}").expect("writes");
+        assert!(matches!(data.times(), Err(DataError::Damaged { .. })));
     }
 
     #[test]

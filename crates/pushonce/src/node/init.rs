@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use pushonce_consensus::Engine;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 
 use super::identity::{Bootstrap, DataDir, Identity};
 use crate::config::Config;
@@ -75,6 +75,7 @@ pub async fn init(config: &Config) -> anyhow::Result<Initialized> {
     let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
     Engine::create(&path, cluster, FOUNDER).await?;
     let bootstrap = Bootstrap { shards: config.shards.get(), replicas: config.replicas };
+    data.keep_times(&ClusterTimes::new(config.consensus.times()))?;
     data.keep(&Identity { cluster, node: FOUNDER, bootstrap: Some(bootstrap) })?;
     Ok(Initialized { cluster, data: path })
 }

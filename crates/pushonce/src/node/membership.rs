@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use pushonce_consensus::LogMark;
 use pushonce_control::{AskError, Control, Incarnation, Joining, Profile, Refusal, Run};
-use pushonce_core::{Addresses, Build, ClusterId, ClusterVersion, NodeId, VersionRange};
+use pushonce_core::{
+    Addresses, Build, ClusterId, ClusterTimes, ClusterVersion, NodeId, VersionRange,
+};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
@@ -59,12 +62,12 @@ pub(super) async fn ask(
     addresses: &[String],
     joining: &Joining,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Identity> {
+) -> anyhow::Result<(Identity, ClusterTimes)> {
     let mut last = String::new();
     loop {
         for address in addresses {
             match ask_one(address, joining, true).await {
-                Ok(identity) => return Ok(identity),
+                Ok(joined) => return Ok(joined),
                 Err(why) if refused_for_good(why.code()) => {
                     anyhow::bail!("{address} does not let this node join: {}", why.message())
                 }
@@ -132,7 +135,11 @@ async fn remind(addresses: &[String], joining: &Joining, starting: bool) -> anyh
     Ok(Told::Nothing)
 }
 
-async fn ask_one(address: &str, joining: &Joining, starting: bool) -> Result<Identity, Status> {
+async fn ask_one(
+    address: &str,
+    joining: &Joining,
+    starting: bool,
+) -> Result<(Identity, ClusterTimes), Status> {
     let unreachable = |why: &dyn std::fmt::Display| Status::unavailable(why.to_string());
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(|why| Status::invalid_argument(format!("{address} is no HOST:PORT: {why}")))?
@@ -142,7 +149,10 @@ async fn ask_one(address: &str, joining: &Joining, starting: bool) -> Result<Ide
     let answer =
         MembershipClient::new(channel).join(request(joining, starting)).await?.into_inner();
     let cluster = id(&answer.cluster_id).ok_or_else(|| unreachable(&"it sent no cluster id"))?;
-    Ok(Identity { cluster: ClusterId(cluster), node: NodeId(answer.node_id), bootstrap: None })
+    let times = answer.times.ok_or_else(|| unreachable(&"it sent no times"))?;
+    let times = ClusterTimes::try_from(times).map_err(|why| unreachable(&why))?;
+    let node = NodeId(answer.node_id);
+    Ok((Identity { cluster: ClusterId(cluster), node, bootstrap: None }, times))
 }
 
 fn refused_for_good(code: Code) -> bool {
@@ -165,6 +175,8 @@ fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
         run: joining.run.count,
         run_token: joining.run.token,
         starting,
+        times: joining.times.map(Into::into),
+        log: joining.log.map(|LogMark { log, writes }| pb::LogMark { log, writes }),
         release: build.release,
         version_min: build.supported.min.0.into(),
         version_max: build.supported.max.0.into(),
@@ -227,6 +239,7 @@ impl Membership for Door {
         Ok(Response::new(pb::JoinResponse {
             cluster_id: bytes_of(joined.cluster),
             node_id: joined.node.0,
+            times: Some(joined.times.into()),
         }))
     }
 
@@ -267,6 +280,8 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
                 },
             },
         },
+        times: request.times.map(Into::into),
+        log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
     })
 }
 
@@ -285,7 +300,9 @@ fn status(why: AskError) -> Status {
             Status::unimplemented(text)
         }
         // Of use elsewhere: the address is wrong, or the directory.
-        AskError::Refused(Refusal::Foreign { .. }) => Status::invalid_argument(text),
+        AskError::Refused(Refusal::Foreign { .. } | Refusal::OtherTimes { .. }) => {
+            Status::invalid_argument(text)
+        }
         AskError::Refused(_) => Status::failed_precondition(text),
         _ => Status::unavailable(text),
     }

@@ -2,19 +2,20 @@
 //! what it is plugged into.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
+use pushonce_consensus::Settings;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterVersion, ClusterView, FetchError, From, Gap, Item, Message, Namespace, NamespaceChange,
-    NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal, ShardId, Topic, Want,
-    Watching,
+    ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message, Namespace,
+    NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal,
+    ShardId, Timestamp, Topic, Want, Watching,
 };
-use pushonce_fanout::Hub;
+use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
 use pushonce_publish::{OperationError, Overview as _, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
@@ -69,76 +70,118 @@ impl pushonce_relay::Source for LocalShards {
         };
         handle.page(topic, want)
     }
+
+    fn log_times(&self) -> Vec<(ShardId, Timestamp)> {
+        let replicas = self.hosted.all().into_iter();
+        replicas.filter_map(|handle| Some((handle.id(), handle.log_time()?))).collect()
+    }
 }
 
 /// The edge of this node. The relay is made before the hub that it delivers to.
 #[derive(Clone, Default)]
-pub(super) struct Edge(Arc<OnceLock<Hub>>);
+pub(super) struct Edge {
+    hub: Arc<OnceLock<Hub>>,
+    log_times: LogTimes,
+}
+
+/// By shard: how far its log is, as far as this node has heard. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct LogTimes(Arc<RwLock<BTreeMap<ShardId, Timestamp>>>);
+
+impl LogTimes {
+    fn of(&self, shard: ShardId) -> Timestamp {
+        let times = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        times.get(&shard).copied().unwrap_or_default()
+    }
+
+    fn set(&self, shard: ShardId, time: Timestamp) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shard, time);
+    }
+}
 
 impl Edge {
     /// From here on messages have somewhere to go.
     pub(super) fn open(&self, hub: Hub) {
         // Set once, at the start of the node.
-        let _ = self.0.set(hub);
+        let _ = self.hub.set(hub);
+    }
+
+    /// What the hub is told of its topics beside their messages.
+    pub(super) fn log_times(&self) -> LogTimes {
+        self.log_times.clone()
     }
 }
 
 impl pushonce_relay::Sink for Edge {
     fn live(&self, topic: &Topic, head: Position) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.live(topic, head);
         }
     }
 
     fn deliver(&self, topic: &Topic, messages: Vec<Arc<Message>>) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.deliver(topic, &messages);
         }
     }
 
     fn lost(&self, topic: &Topic, gap: Gap) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.lost(topic, gap);
         }
     }
 
     fn stale(&self, topic: &Topic) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.stale(topic);
         }
     }
 
     fn fresh(&self, topic: &Topic) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.fresh(topic);
         }
     }
 
     fn audience(&self, topic: &Topic, sessions: u64) {
-        if let Some(hub) = self.0.get() {
+        if let Some(hub) = self.hub.get() {
             hub.audience(topic, sessions);
         }
     }
 
     fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)> {
-        self.0.get().map_or_else(Vec::new, |hub| hub.watching(topics_max))
+        self.hub.get().map_or_else(Vec::new, |hub| hub.watching(topics_max))
+    }
+
+    fn log_time(&self, shard: ShardId, time: Timestamp) {
+        self.log_times.set(shard, time);
     }
 }
 
 /// Where the hub gets its topics from.
-pub(super) struct Upstream(pub(super) pushonce_relay::Handle);
+pub(super) struct Upstream {
+    pub(super) relay: pushonce_relay::Handle,
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) log_times: LogTimes,
+}
 
 impl pushonce_fanout::Upstream for Upstream {
     fn watch(&self, topic: &Topic, after: Option<Position>) {
-        self.0.watch(topic, after);
+        self.relay.watch(topic, after);
     }
 
     fn unwatch(&self, topic: &Topic) {
-        self.0.unwatch(topic);
+        self.relay.unwatch(topic);
     }
 
     fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
-        self.0.fetch(topic, want)
+        self.relay.fetch(topic, want)
+    }
+
+    fn retention(&self, topic: &Topic) -> Retention {
+        let view = self.view.borrow();
+        let log_time = self.log_times.of(topic.shard(view.shards));
+        Retention { history: view.namespaces.of(topic).history, log_time }
     }
 }
 
@@ -250,6 +293,15 @@ impl pushonce_publish::Operations for Operations {
     ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
         let control = self.control.clone();
         Box::pin(async move { control.set_namespace(name, change).await.map_err(not_done) })
+    }
+
+    fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move {
+            let fitting = Settings::lan().with_times(times).check();
+            fitting.map_err(|why| OperationError::Invalid(why.to_string()))?;
+            control.set_times(times).await.map_err(not_done)
+        })
     }
 }
 

@@ -71,8 +71,7 @@ impl Presence {
     async fn announce(&self) -> anyhow::Result<()> {
         let joining = &self.entry.joining;
         loop {
-            let profile = joining.profile.clone();
-            match self.control.announce(joining.incarnation, joining.run, profile).await {
+            match self.control.announce(joining.clone()).await {
                 Err(why) if why.retryable() => tracing::warn!("{why}"),
                 Err(AskError::Refused(
                     why @ (Refusal::Unsupported(_) | Refusal::Unversioned { .. }),
@@ -133,5 +132,12 @@ impl Presence {
 
 /// Whether a node that is told so has no place in the cluster, whatever else is changed.
 fn expels(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Removed(_) | Refusal::Superseded { .. } | Refusal::NotThatNode(_))
+    matches!(
+        refusal,
+        Refusal::Removed(_)
+            | Refusal::Superseded { .. }
+            | Refusal::NotThatNode(_)
+            | Refusal::LogLost { .. }
+            | Refusal::LogRolledBack { .. }
+    )
 }

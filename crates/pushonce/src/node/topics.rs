@@ -10,6 +10,7 @@ use pushonce_core::{FetchError, NodeId, Owners, ShardId, Topic};
 use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_client::TopicsClient;
+use pushonce_proto::status::describe;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Response;
@@ -145,7 +146,7 @@ where
 {
     let unavailable = FetchError::Unavailable;
     let late = |_| unavailable(format!("{node} did not answer within {PATIENCE:?}"));
-    let refused = |status: tonic::Status| unavailable(status.message().to_owned());
+    let refused = |status: tonic::Status| unavailable(describe(&status));
     let unread = |why: T::Error| unavailable(format!("{node} gave no answer: {why}"));
     T::try_from(answer.map_err(late)?.map_err(refused)?.into_inner()).map_err(unread)
 }

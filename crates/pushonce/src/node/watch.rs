@@ -122,6 +122,7 @@ impl Watch {
             halted: self.halted(),
             conflicts: self.relay.version_conflicts().borrow().clone(),
             disk: self.engine.room().err().map(|full| full.to_string()),
+            rolled_back: self.engine.rolled_back(),
             rounds,
         }
     }

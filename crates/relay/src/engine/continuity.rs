@@ -47,7 +47,9 @@ impl Replay {
     pub(crate) fn of(after: Position, page: Page) -> Replay {
         let first = page.messages.first().map(|message| message.position);
         let resumes = first.map_or(page.head, before);
-        let silent = resumes <= after || resumes.next().follows(after);
+        // After `ZERO` a first message follows, unless the page says that there was an earlier life.
+        let follows = page.gap.is_none() && resumes.next().follows(after);
+        let silent = resumes <= after || follows;
         let gap = (!silent).then(|| Gap {
             from: page.gap.map_or(after.next(), |gap| gap.from),
             to: resumes,
@@ -127,6 +129,14 @@ mod tests {
         let replay = Replay::of(Position::new(1, 4), page(&[(1, 9)], (1, 9), None));
         let to = Position::new(1, 8);
         let gap = Gap { from: Position::new(1, 5), to, reason: GapReason::Expired };
+        assert_eq!(replay.gap, Some(gap));
+    }
+
+    #[test]
+    fn an_earlier_life_that_a_page_names_is_told_to_a_reader_of_nothing() {
+        let gap =
+            Gap { from: Position::new(0, 1), to: Position::new(7, 0), reason: GapReason::Epoch };
+        let replay = Replay::of(Position::ZERO, page(&[(7, 1)], (7, 1), Some(gap)));
         assert_eq!(replay.gap, Some(gap));
     }
 

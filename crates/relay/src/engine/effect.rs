@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    FetchError, Gap, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError, Topic,
-    Want,
+    FetchError, Gap, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
+    ShardId, Timestamp, Topic, Want,
 };
 use pushonce_proto::peer::Frame;
 
@@ -25,6 +25,10 @@ pub(crate) enum Effect {
     Fresh(Topic),
     /// Tell the sink, which asked.
     Audience(Topic, u64),
+    /// Keep what the clock of a peer shows.
+    Clock(NodeId, Timestamp),
+    /// Tell the sink how far the log of a shard is.
+    LogTime(ShardId, Timestamp),
     /// Read the history of this node's own shard, and say `Event::Read` before any other event.
     Read { purpose: Purpose, topic: Topic, want: Want },
     /// Hand a publish of a peer to the shard, and say its outcome to that peer.

@@ -36,8 +36,12 @@ impl Recent {
     }
 
     /// Everything after `position`, if nothing between was forgotten; empty when `position` is the
-    /// newest. Nothing is said of one that is newer: the owner may have given it out, or nobody.
+    /// newest. Nothing is said of one that is newer: the owner may have given it out, or nobody; nor of
+    /// [`Position::ZERO`], for only the owner knows whether the topic had an earlier life.
     pub(crate) fn after(&self, position: Position) -> Option<Vec<Arc<Message>>> {
+        if position == Position::ZERO {
+            return None;
+        }
         let first = self.messages.front()?.position;
         if first.follows(position) {
             return Some(self.messages.iter().cloned().collect());
@@ -93,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_of_nothing_begins_with_the_first_message_ever() {
-        assert_eq!(offsets(recent(1..=2, 9, 1_000).after(Position::ZERO)), Some(vec![1, 2]));
-        assert_eq!(offsets(recent(1..=9, 2, 1_000).after(Position::ZERO)), None);
+    fn what_follows_nothing_is_for_the_owner_to_say() {
+        assert_eq!(offsets(recent(1..=2, 9, 1_000).after(Position::ZERO)), None);
+        assert_eq!(offsets(recent(1..=2, 9, 1_000).after(Position::new(4, 0))), Some(vec![1, 2]));
     }
 }

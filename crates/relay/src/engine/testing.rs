@@ -52,6 +52,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
         next_id: NodeId(regions.len() as u64 + 1),
         placement: Placement::default(),
         namespaces: Namespaces::default(),
+        times: Default::default(),
         cluster_version: ClusterVersion::FIRST,
     }
 }

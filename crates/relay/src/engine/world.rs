@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_core::{
     ClusterView, ContentType, FetchError, Gap, GapReason, Message, NodeId, Page, Placed, Position,
-    Publish, PublishError, Refusal, ShardId, Topic, Want, Watching,
+    Publish, PublishError, Refusal, ShardId, Timestamp, Topic, Want, Watching,
 };
 use pushonce_proto::peer::Frame;
 
@@ -32,6 +32,7 @@ const HISTORY: usize = 6;
 
 pub(super) struct World {
     view: Arc<ClusterView>,
+    began: Instant,
     now: Instant,
     engines: BTreeMap<NodeId, Engine>,
     logs: BTreeMap<Topic, Log>,
@@ -113,6 +114,7 @@ impl World {
         };
         let mut world = World {
             engines: view.members.keys().map(engine).collect(),
+            began: now,
             now,
             logs: BTreeMap::new(),
             leads: BTreeMap::new(),
@@ -317,6 +319,8 @@ impl World {
             self.event(node, Event::Watching(vec![(topic, watching)]));
         }
         for node in self.nodes() {
+            let clock = Timestamp((self.now - self.began).as_millis() as u64);
+            self.event(node, Event::Times { clock, logs: Vec::new() });
             self.event(node, Event::Tick);
         }
         for ((node, topic), observer) in &self.observers {
@@ -470,7 +474,7 @@ impl World {
             }
             Effect::Reset(peer) => panic!("{node} reset its link to {peer}"),
             Effect::Fetched { id, result } => drop(self.answers.insert(id, result)),
-            Effect::Owners(_) => {}
+            Effect::Owners(_) | Effect::Clock(..) | Effect::LogTime(..) => {}
         }
         None
     }

@@ -55,6 +55,7 @@ impl Rig {
             NodeId(1),
             AgreedVersion::default(),
             Arc::new(Nobody),
+            Arc::new(|| NOW),
         ));
         let commit = Commit {
             shared,
@@ -62,7 +63,6 @@ impl Rig {
             intake: intake.clone(),
             permits: permits.clone(),
             namespaces: watch::channel(Namespaces::default()).1,
-            clock: Arc::new(|| NOW),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use pushonce_core::{ContentType, History, Key, Position, ProducerId, Stamp};
 
 use super::*;
-use crate::passing::Moment;
+use crate::passing::{Moment, WINDOW_MS};
 use crate::{Batch, State};
 
 #[derive(Clone, Debug)]
@@ -43,11 +43,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         ),
         1 => Just(Mark::None),
     ];
-    // Mostly small steps, some of a window or a wild clock's.
-    let time = prop_oneof![4 => 0..70_000u64, 1 => 0..1_000_000u64, 1 => Just(u64::MAX)];
+    // Mostly small steps, some of a window, some of a proposer that is behind.
+    let passed = prop_oneof![4 => 0..70_000i64, 1 => 0..1_000_000i64, 1 => -90_000..0i64];
     let message = (0..2u8, prop_oneof![5 => Just(0u8), 1 => Just(1u8)], mark);
-    let step = (time, vec(message, 1..6)).prop_map(|(time, messages)| Step { time, messages });
-    vec(step, 1..40)
+    let steps = vec((passed, vec(message, 1..6)), 1..40);
+    steps.prop_map(|steps| {
+        let mut reached = 0u64;
+        let step = |(passed, messages)| {
+            let time = reached.saturating_add_signed(passed);
+            reached = reached.max(time);
+            Step { time, messages }
+        };
+        steps.into_iter().map(step).collect()
+    })
 }
 
 /// What was placed, in order.
@@ -90,7 +98,7 @@ impl Naive {
         let named = Name::of(item).map(|name| (item.topic.clone(), name));
         let now = self.passing.now();
         let live = |known: &&((Topic, Name), Fingerprint, Placed, Moment)| {
-            Some(&known.0) == named.as_ref() && !known.3.is_past(now)
+            Some(&known.0) == named.as_ref() && !known.3.is_past(now, WINDOW_MS)
         };
         let (_, was, placed, _) = self.named.iter().rev().find(live)?;
         Some(if *was == fingerprint { Ok(*placed) } else { Err(Rejected::KeyReused) })
@@ -142,7 +150,7 @@ fn item(topic: u8, payload: u8, mark: &Mark, naive: &Naive) -> Item {
         }
         Mark::None => (None, None),
     };
-    // Or the wild clock would drop topics between the messages.
+    // Or topics would be dropped between the messages.
     let history = History { expire_after_ms: u64::MAX, ..History::default() };
     let content_type = ContentType::Binary;
     Item { topic, content_type, key, stamp, payload: vec![payload].into(), history }
@@ -156,10 +164,11 @@ proptest! {
     #[test]
     fn every_message_is_placed_once_or_answered_as_a_naive_list_says(steps in steps()) {
         let (mut state, mut naive) = (State::default(), Naive::default());
-        let mut index = 0;
+        let (mut index, mut log_time) = (0, 0);
         for Step { time, messages } in steps {
+            log_time = log_time.max(time);
             for (topic, payload, mark) in messages {
-                naive.passing.at(Timestamp(time));
+                naive.passing.at(Timestamp(log_time));
                 let item = item(topic, payload, &mark, &naive);
                 index += 1;
                 let batch = Batch::new(Timestamp(time), vec![item.clone()]);
@@ -171,7 +180,7 @@ proptest! {
                 // The table may have forgotten such a producer, or not yet.
                 let rested = item.sequence().is_some_and(|asked| {
                     let numbered = naive.numbered.get(&(asked.producer, item.topic.clone()));
-                    numbered.is_some_and(|n| n.used.is_past(naive.passing.now()))
+                    numbered.is_some_and(|n| n.used.is_past(naive.passing.now(), WINDOW_MS))
                 });
                 prop_assert!(
                     said == settled(true) || rested && said == settled(false),

@@ -37,7 +37,7 @@ fn item(name: &str, key: Option<&str>) -> Item {
 }
 
 fn place(memory: &mut Memory, time: Timestamp, item: Item) -> Position {
-    memory.take(time, item).0.unwrap().position
+    memory.take(time, item, &Dedupe::default()).0.unwrap().position
 }
 
 fn gap(memory: &Memory, name: &str, asked: Position) -> Option<Gap> {
@@ -78,11 +78,12 @@ fn the_next_owner_has_nothing_and_tells_a_gap_to_its_beginning() {
 fn a_repeated_key_gets_the_first_position_for_as_long_as_the_owner_lives() {
     let mut memory = opened();
     let keyed = || item("chat/7", Some("a1"));
-    let (first, handed_on) = memory.take(Timestamp(1), keyed());
+    let log = Dedupe::default();
+    let (first, handed_on) = memory.take(Timestamp(1), keyed(), &log);
     assert!(handed_on.is_some());
-    assert_eq!(memory.take(Timestamp(2), keyed()), (first, None));
+    assert_eq!(memory.take(Timestamp(2), keyed(), &log), (first, None));
     let other = Item { payload: "other".into(), ..keyed() };
-    assert_eq!(memory.take(Timestamp(2), other), (Err(Rejected::KeyReused), None));
+    assert_eq!(memory.take(Timestamp(2), other, &log), (Err(Rejected::KeyReused), None));
     memory.open(at(4, 12), Timestamp(3), names(&["chat"]));
     assert_eq!(place(&mut memory, Timestamp(4), keyed()), Position::new(12, 1));
 }

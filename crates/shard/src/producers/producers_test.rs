@@ -153,27 +153,29 @@ fn a_topic_that_rests_is_forgotten_and_one_in_use_is_not() {
 }
 
 #[test]
-fn past_so_many_topics_those_that_rest_longest_begin_anew() {
+fn a_new_producer_is_refused_when_the_table_is_full_and_nobody_is_evicted() {
     let mut producers = Producers::default();
-    for nth in 0..TOPICS_MAX + 1 {
-        take(&mut producers, &format!("t/{nth}"), at(0, 1), minute(0));
-        if nth == 0 {
-            take(&mut producers, "t/0", at(0, 2), minute(1));
-        }
+    let of = |producer: usize, number| Sequence {
+        producer: ProducerId(producer as u128),
+        ..at(0, number)
+    };
+    let count = FOLLOWED_BYTES_MAX / followed_bytes(&topic("a"));
+    for nth in 0..count {
+        take(&mut producers, "a", of(nth, 1), minute(0));
     }
-    assert_eq!(producers.resting.len(), TOPICS_MAX);
-    assert_eq!(look(&producers, "t/0", at(0, 3)), None, "it was used since");
-    assert_eq!(look(&producers, "t/1", at(0, 2)), out_of_sequence(at(0, 2), None));
-}
-
-#[test]
-fn past_so_many_producers_those_that_rest_longest_begin_anew() {
-    let mut producers = Producers::default();
-    for nth in 0..=PRODUCERS_MAX as u128 {
-        take(&mut producers, "a", Sequence { producer: ProducerId(nth), ..at(0, 1) }, minute(0));
+    let full = Some(Err(Rejected::TooManyProducers));
+    assert_eq!(look(&producers, "a", of(count, 1)), full);
+    assert_eq!(look(&producers, "b", of(0, 1)), full, "a new topic of a known producer");
+    assert_eq!(look(&producers, "a", of(count, 2)), out_of_sequence(of(count, 2), None));
+    for nth in 0..count {
+        assert_eq!(look(&producers, "a", of(nth, 1)), Some(Ok(placed(1))), "a repeat of {nth}");
     }
-    assert_eq!(producers.known.len(), PRODUCERS_MAX);
-    assert!(!producers.known.contains_key(&ProducerId(0)));
+    take(&mut producers, "a", of(3, 2), minute(5));
+    producers.forget(minute(6));
+    assert_eq!(producers.known.len(), count - LOOKED_AT_PER_ENTRY + 1);
+    take(&mut producers, "a", of(count, 1), minute(6));
+    assert_eq!(look(&producers, "a", of(3, 3)), None, "it was used since");
+    assert_eq!(producers.clone().restored(), Some(producers));
 }
 
 #[test]

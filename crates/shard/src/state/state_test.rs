@@ -106,12 +106,14 @@ proptest! {
     fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX), false)) {
         let mut state = State::default();
         let mut naive = BTreeMap::<Topic, Naive>::new();
+        let mut time = Timestamp(0);
         for (nth, batch) in entries.into_iter().enumerate() {
+            time = time.max(batch.time);
             let placed = state.apply(index(nth), batch.clone()).messages;
             prop_assert_eq!(placed.len(), batch.items.len());
             for ((name, message), item) in placed.iter().zip(batch.items) {
                 prop_assert_eq!((name, &message.payload, &message.key), (&item.topic, &item.payload, &item.key));
-                prop_assert_eq!(message.time, batch.time);
+                prop_assert_eq!(message.time, time);
                 naive.entry(name.clone()).or_default().append(message, item.history);
             }
         }
@@ -290,8 +292,8 @@ fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
     let page = state.page(&topic("a"), Want::After(forged));
     assert_eq!(page, Err(FetchError::Future { asked: forged, head }));
     let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
-    for want in [Want::All, Want::Last(3), Want::After(Position::ZERO)] {
-        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()), "who has seen nothing waits");
+    for want in [Want::All, Want::Last(3)] {
+        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()));
     }
 
     let items = vec![item("a", b"three".to_vec(), History::default())];
@@ -304,6 +306,47 @@ fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
     let (asked, head) = (Position::new(10, 1), Position::new(9, 1));
     let page = state.page(&topic("a"), Want::After(asked));
     assert_eq!(page, Err(FetchError::Future { asked, head }), "of an epoch that never was");
+}
+
+#[test]
+fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() {
+    let mut state = used_once();
+    sweep(&mut state, 5, 200);
+    let from_zero = |state: &State, name| {
+        let page = state.page(&topic(name), Want::After(Position::ZERO)).unwrap();
+        (page.messages.len(), page.gap)
+    };
+    let gap = |epoch| {
+        let (from, to) = (Position::new(0, 1), Position::new(epoch, 0));
+        Some(Gap { from, to, reason: GapReason::Epoch })
+    };
+    assert_eq!(from_zero(&state, "a"), (0, gap(5)), "dropped, and not made again");
+    assert_eq!(from_zero(&state, "b"), (0, None), "never made");
+    let asked = Position::new(4, 1);
+    let future = FetchError::Future { asked, head: Position::ZERO };
+    assert_eq!(state.page(&topic("b"), Want::After(asked)), Err(future));
+    let items = ["a", "b"].map(|name| item(name, b"three".to_vec(), History::default()));
+    state.apply(9, Batch::new(Timestamp(200), items.into()));
+    let restored = State::restore(&state.snapshot()).unwrap();
+    for state in [state, restored] {
+        assert_eq!(from_zero(&state, "a"), (1, gap(9)));
+        assert_eq!(from_zero(&state, "b"), (1, None));
+    }
+}
+
+#[test]
+fn log_time_never_goes_back_and_ages_are_measured_in_it() {
+    let mut state = used_once();
+    sweep(&mut state, 5, 8);
+    sweep(&mut state, 6, 3);
+    assert_eq!(state.time(), Timestamp(8));
+    let history = History { age_max_ms: 10, ..History::default() };
+    let late = state.apply(7, Batch::new(Timestamp(1), vec![item("b", vec![], history)]));
+    assert_eq!(late.messages[0].1.time, Timestamp(8), "a proposer that was behind");
+    sweep(&mut state, 8, 18);
+    assert_eq!(state.topic(&topic("b")).map(|info| info.count), Some(1));
+    sweep(&mut state, 9, 19);
+    assert_eq!(state.topic(&topic("b")).map(|info| info.count), Some(0));
 }
 
 #[test]
@@ -401,4 +444,43 @@ fn what_is_no_snapshot_of_this_version_is_refused() {
         assert!(State::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");
     }
     assert_eq!(State::restore(&snapshot), Ok(state));
+}
+
+#[test]
+fn a_recovered_state_keeps_its_messages_and_begins_an_epoch_above_everything_lost() {
+    let publish = |state: &mut State, index, name| {
+        let batch = Batch::new(Timestamp(1), vec![item(name, vec![1], History::default())]);
+        state.apply(index, batch).messages[0].1.position
+    };
+    let mut state = State::default();
+    let first = publish(&mut state, 3, "a");
+    publish(&mut state, 4, "a");
+    assert_eq!(state.size(), (1, 2));
+
+    let index = 1 << 40;
+    state.recover(index);
+    let page = state.page(&topic("a"), Want::After(first)).unwrap();
+    assert_eq!(page.head, Position::new(index, 2));
+    assert_eq!(page.messages.len(), 2);
+    assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
+    // Given out by a lost replica: beyond what is here, and of a topic that is not here.
+    for name in ["a", "b"] {
+        let lost = Position::new(900, 77);
+        let gap = state.page(&topic(name), Want::After(lost)).unwrap().gap;
+        assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch), "{name}");
+    }
+    assert_eq!(publish(&mut state, index + 1, "a"), Position::new(index, 3));
+    assert_eq!(State::restore(&state.snapshot()), Ok(state));
+}
+
+#[test]
+fn what_is_left_of_an_earlier_life_stays_dead_in_a_recovered_state() {
+    let mut state = State::default();
+    let batch = Batch::new(Timestamp(1), vec![item("news/köln", vec![1], History::default())]);
+    state.apply(3, batch);
+    let names = Some(BTreeSet::from(["news".to_owned()]));
+    state.apply(4, Batch { memory: names, ..Batch::new(Timestamp(1), vec![]) });
+    state.recover(1 << 40);
+    let page = state.page(&topic("news/köln"), Want::All).unwrap();
+    assert_eq!(page.messages, []);
 }

@@ -8,7 +8,7 @@ const EPOCH: u64 = 7;
 /// A topic of epoch 7 with messages at the times given, whose history keeps `count_max` of them.
 fn log(count_max: u32, times: &[u64]) -> Log {
     let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000, ..History::default() };
-    let mut log = Log::begin(EPOCH);
+    let mut log = Log::begin(EPOCH, false);
     for &time in times {
         log.append(Timestamp(time), item(b"pay", history));
     }
@@ -123,7 +123,7 @@ fn messages_leave_by_age_with_the_next_publish() {
 #[test]
 fn messages_leave_by_bytes_and_one_over_the_bound_is_not_kept() {
     let history = History { bytes_max: 5, ..History::default() };
-    let mut log = Log::begin(EPOCH);
+    let mut log = Log::begin(EPOCH, false);
     for payload in [b"12".as_slice(), b"34", b"56"] {
         log.append(Timestamp(1), item(payload, history));
     }
@@ -150,7 +150,7 @@ fn new_bounds_of_the_namespace_hold_from_the_next_message() {
 #[test]
 fn a_log_with_a_hole_or_a_message_out_of_place_is_not_whole() {
     let good = log(10, &[1, 2, 3]);
-    assert!(good.is_whole() && log(0, &[1]).is_whole() && Log::begin(EPOCH).is_whole());
+    assert!(good.is_whole() && log(0, &[1]).is_whole() && Log::begin(EPOCH, false).is_whole());
     let broken: [fn(&mut Log); 5] = [
         |log| drop(log.messages.remove(1)),
         |log| log.head = Position::new(EPOCH, 2),

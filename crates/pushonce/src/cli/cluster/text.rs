@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pushonce_proto::pb::cluster::v1::{ExplainResponse, Member, Shard, StatusResponse};
+use pushonce_core::ConsensusTimes;
+use pushonce_proto::pb::cluster::v1::{
+    ClusterTimes, ExplainResponse, Member, Shard, StatusResponse,
+};
 
 pub(super) fn node(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { format!("n{id}") }
@@ -45,10 +48,17 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
         0 => "\nnothing is moving\n".to_owned(),
         n => format!("\n{n} of {} shards are moving\n", status.shards.len()),
     };
+    text.extend(status.times.as_ref().and_then(changing_line));
     let draining = status.members.iter().filter(|member| member.state == "draining");
     text.extend(upgrade_line(status));
     text.extend(draining.map(|member| drain_line(status, member.id)));
     text
+}
+
+/// The change of the consensus times that is under way.
+fn changing_line(times: &ClusterTimes) -> Option<String> {
+    let next = ConsensusTimes::from(times.next?);
+    Some(format!("consensus times change to {next} once every member has acknowledged them\n"))
 }
 
 /// What a draining node still holds.

@@ -17,6 +17,7 @@ fn well() -> Facts {
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
         reachable: [ME, OTHER].into(),
         disk: None,
+        rolled_back: None,
         halted: BTreeMap::new(),
         conflicts: BTreeMap::new(),
         rounds: [(Part::Lane(0), 1), (Part::Relay, 1)].into(),

@@ -11,7 +11,10 @@ use super::audience::{Audience, Cursor};
 /// a hole of its own, so there is none.
 pub(super) async fn listen(guest: &Guest, audience: &Audience) -> anyhow::Error {
     let builder = Subscriber::builder(vec![guest.door.clone()]).transport(Transport::Quic);
-    let mut subscriber = builder.topic(guest.topic.clone(), From::Now).connect();
+    let mut subscriber = match builder.topic(guest.topic.clone(), From::Now).connect() {
+        Ok(subscriber) => subscriber,
+        Err(error) => return error.into(),
+    };
     let mut cursor: Option<Cursor> = None;
     loop {
         let Some(event) = subscriber.next().await else { return anyhow!("the session ended") };

@@ -1,0 +1,82 @@
+//! A client that sends more publishes at once than a session may have without an answer.
+
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt as _, StreamExt as _};
+use rand::Rng as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_websockets::{ClientBuilder, Message};
+
+use super::Part;
+use crate::history::Event;
+use crate::node::Ports;
+
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Half as many again as a session may have under way, which is 64.
+const PUBLISHES: usize = 96;
+
+/// How long the answers may take: longer than a node waits for an owner, and for a commit.
+const ANSWERS: Duration = Duration::from_secs(12);
+
+pub(super) async fn burst(part: Part) {
+    let mut rng = part.plan.rng("burst");
+    let scribe = part.recorder.scribe("burst");
+    while !part.over() {
+        let node = rng.random_range(0..part.nodes.len());
+        // A node that is down takes no session: that is no burst.
+        let begun = Instant::now();
+        if let Some((answered, closed)) = send(part.nodes[node]).await {
+            let ms = begun.elapsed().as_millis() as u64;
+            scribe.write(Event::Burst { node, sent: PUBLISHES, answered, closed, ms });
+        }
+        tokio::select! {
+            () = part.until_over() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// How many were answered, and whether the session ended before all were; `None` when none began.
+async fn send(ports: Ports) -> Option<(usize, bool)> {
+    let uri = format!("ws://{}/ws", ports.http);
+    let builder = ClientBuilder::new().uri(&uri).ok()?;
+    let opening = async {
+        let stream = TcpStream::connect(ports.http).await.ok()?;
+        Some(builder.connect_on(stream).await.ok()?.0)
+    };
+    let mut socket = timeout(ANSWERS, opening).await.ok().flatten()?;
+    for id in 1..=PUBLISHES {
+        let topic = format!("burst/{}", id % 8);
+        let request = format!(r#"{{"id":{id},"publish":{{"topic":"{topic}","data":"{id}"}}}}"#);
+        if socket.feed(Message::text(request)).await.is_err() {
+            return Some((0, true));
+        }
+    }
+    if socket.flush().await.is_err() {
+        return Some((0, true));
+    }
+    let mut answered = 0;
+    let read = async {
+        while answered < PUBLISHES {
+            match socket.next().await {
+                Some(Ok(message)) if message.is_close() => return true,
+                Some(Ok(message)) => {
+                    let text = message.as_text().unwrap_or_default();
+                    answered += usize::from(is_answer(text));
+                }
+                Some(Err(_)) | None => return true,
+            }
+        }
+        false
+    };
+    let closed = timeout(ANSWERS, read).await.unwrap_or(false);
+    Some((answered, closed))
+}
+
+/// A place, or an error: refused or unknown.
+fn is_answer(frame: &str) -> bool {
+    let frame: serde_json::Value = serde_json::from_str(frame).unwrap_or_default();
+    frame["id"].is_u64() && (frame["published"].is_object() || frame["error"].is_object())
+}

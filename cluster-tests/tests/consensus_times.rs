@@ -1,0 +1,58 @@
+//! Set-up: three nodes with the times of a local network, under load.
+//! Fault: one is started again with the times of a wide-area network.
+//! Claim: it does not start, and says the cluster's times and the command that changes them. That command
+//! changes all nodes, in both directions, while publishes go on; a node that starts again takes the new
+//! times; while one is down the change waits for it.
+
+use pushonce_cluster_tests::{Cluster, secs, tool, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_have_the_consensus_times_of_their_cluster() {
+    let mut cluster = Cluster::of(3).start().await;
+    let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
+    let mut load = cluster.load(0, &topics);
+    load.goes_on(5, secs(20)).await;
+
+    cluster.kill(2);
+    cluster.restart_with(2, &["--consensus", "wan"]);
+    assert_eq!(cluster.ended(2).await.code(), Some(1));
+    let log = cluster.node(2).log();
+    for part in ["--consensus wan, the cluster has --consensus lan", "cluster set-times"] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+
+    // Node 2 is down: nobody's lease may become longer before it knows.
+    set_times(&cluster, &["lan", "--election-max", "1200ms"]).await;
+    assert_eq!(lease(&cluster).await, Ok(800));
+    cluster.restart(2);
+    until("the change is complete", secs(30), async || match lease(&cluster).await? {
+        1200 => Ok(()),
+        other => Err(format!("{other} ms")),
+    })
+    .await;
+    load.goes_on(5, secs(20)).await;
+
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.settled(3).await;
+    set_times(&cluster, &["lan"]).await;
+    until("the change back is complete", secs(30), async || match lease(&cluster).await? {
+        800 => Ok(()),
+        other => Err(format!("{other} ms")),
+    })
+    .await;
+    load.goes_on(5, secs(20)).await;
+    load.end().await;
+}
+
+async fn set_times(cluster: &Cluster, times: &[&str]) {
+    let server = format!("http://{}", cluster.ports(0).grpc);
+    let args = ["cluster", "set-times", "--server", &server];
+    tool::pushonce(args.iter().chain(times), "").await.ok();
+}
+
+/// The length of leases in force, in milliseconds.
+async fn lease(cluster: &Cluster) -> Result<u32, String> {
+    let times = cluster.status(0).await?.times.ok_or("no times")?;
+    Ok(times.current.ok_or("no times in force")?.election_max)
+}

@@ -1,0 +1,97 @@
+//! How long a lease lasts, and how long a replica stays with the leader it heard.
+//!
+//! openraft has both as one fixed time per replica. Here they are two, and change while a node runs,
+//! so that a cluster can change them without a moment at which one node's lease is longer than
+//! another's hold (see `ClusterTimes` in core). openraft's own timers stay what they were at the
+//! start of the node: they decide when a replica tries, never when it may.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pushonce_core::ClusterTimes;
+
+use crate::clock::BootTime;
+
+/// The two times of a node, for all of its groups. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseTimes(Arc<Millis>);
+
+#[derive(Debug)]
+struct Millis {
+    lease: AtomicU64,
+    hold: AtomicU64,
+}
+
+/// When one replica last heard its leader. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
+    times: LeaseTimes,
+    heard: Arc<Mutex<Option<BootTime>>>,
+}
+
+impl LeaseTimes {
+    /// Both are the same.
+    pub(crate) fn new(time: Duration) -> LeaseTimes {
+        let millis = millis(time);
+        LeaseTimes(Arc::new(Millis { lease: millis.into(), hold: millis.into() }))
+    }
+
+    /// Takes what the cluster has agreed on. Whoever reads one old and one new value is safe: each
+    /// step of a change may be taken in halves.
+    pub(crate) fn set(&self, times: &ClusterTimes) {
+        self.0.lease.store(millis(times.lease()), Ordering::SeqCst);
+        self.0.hold.store(millis(times.hold()), Ordering::SeqCst);
+    }
+
+    /// How long a leader may trust that nobody else is elected, after a quorum was asked.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.0.lease.load(Ordering::SeqCst))
+    }
+
+    /// How long a replica neither votes nor asks for votes after it heard its leader.
+    pub(crate) fn hold(&self) -> Duration {
+        Duration::from_millis(self.0.hold.load(Ordering::SeqCst))
+    }
+}
+
+impl Hold {
+    /// Of a replica that has heard nobody.
+    pub(crate) fn new(times: LeaseTimes) -> Hold {
+        Hold { times, heard: Arc::default() }
+    }
+
+    /// The leader has just said something.
+    pub(crate) fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(BootTime::now());
+    }
+
+    /// Whether the leader that was heard last may still have its lease.
+    pub(crate) fn is_on(&self) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|heard| BootTime::now() < heard + self.times.hold())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::ConsensusTimes;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_holds_to_its_leader_for_as_long_as_the_cluster_says_now() {
+        let times = LeaseTimes::new(Duration::ZERO);
+        let hold = Hold::new(times.clone());
+        assert!(!hold.is_on(), "it has heard nobody");
+        hold.heard();
+        assert!(!hold.is_on(), "the hold is zero");
+        times.set(&ClusterTimes::new(ConsensusTimes::WAN));
+        assert!(hold.is_on(), "the new hold counts for what was heard before");
+        assert_eq!(times.lease(), times.hold());
+    }
+}

@@ -1,0 +1,280 @@
+//! What nodes know of each other's logs: a node whose log went back in time takes part no more.
+//!
+//! Every commit of a node's log counts itself, and every frame says how many there are. A peer
+//! remembers the count of each node. When the node starts again with a lower one, its log was put back
+//! to an earlier state while it was in use (a restored directory, a snapshot of a disk, a disk that lost
+//! what it had synced): the node has forgotten votes that it gave and entries that it acknowledged. So
+//! both ends of a new stream compare, and such a node is refused by its peers and closes its own fence.
+//!
+//! What this does not find: a log that goes back while no peer is up that heard of the lost commits.
+//! The control group remembers a count as well, from each start of a node.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pushonce_core::NodeId;
+use tokio::sync::watch;
+
+use crate::store::Writes;
+
+/// Keeps this node out of every group once it is closed. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
+
+/// The counts of the peers, and this node's own. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Marks(Arc<Shared>);
+
+struct Shared {
+    me: NodeId,
+    process: u64,
+    /// The count with which this process has opened its log.
+    opened: u64,
+    writes: Writes,
+    heard: Mutex<HashMap<NodeId, Heard>>,
+    fence: Fence,
+}
+
+/// The highest count that was heard from a process of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    process: u64,
+    writes: u64,
+}
+
+/// What one end of a stream says to the other first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Greeting {
+    /// Drawn when the process opened its log.
+    process: u64,
+    /// The count then.
+    opened: u64,
+    /// The count now.
+    writes: u64,
+}
+
+/// One of both logs went back in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the log of {node} was put back to an earlier state: {known} commits are known of it, and it was \
+     started with {opened}. It has forgotten votes and messages that it acknowledged. Stop {node}, run \
+     `pushonce cluster remove {node}`, and start a new node with an empty data directory"
+)]
+pub(super) struct RolledBack {
+    pub(super) node: NodeId,
+    known: u64,
+    opened: u64,
+}
+
+impl Fence {
+    /// From now on this node takes no part. The first reason stays.
+    pub(crate) fn close(&self, reason: String) {
+        self.0.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(reason);
+            first
+        });
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+    }
+}
+
+impl Marks {
+    pub(crate) fn new(me: NodeId, opened: u64, writes: Writes, fence: Fence) -> Marks {
+        let (process, heard) = (rand::random(), Mutex::default());
+        Marks(Arc::new(Shared { me, process, opened, writes, heard, fence }))
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.0.fence
+    }
+
+    /// How many commits this node's log has now.
+    pub(super) fn writes(&self) -> u64 {
+        self.0.writes.get()
+    }
+
+    pub(super) fn greeting(&self) -> Greeting {
+        Greeting { process: self.0.process, opened: self.0.opened, writes: self.writes() }
+    }
+
+    /// What this node has heard from a peer.
+    pub(super) fn heard(&self, peer: NodeId) -> Option<Heard> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).copied()
+    }
+
+    /// Compares what a peer has heard from this node with this node's log. Closes the fence when the
+    /// log is the older one.
+    pub(super) fn check_own(&self, heard: Option<Heard>) -> Result<(), RolledBack> {
+        let Shared { me, process, opened, fence, .. } = &*self.0;
+        let found = lost(*me, heard, *process, *opened);
+        if let Err(why) = found {
+            if !fence.is_closed() {
+                tracing::error!(node = %me, "{why}");
+                metrics::gauge!("pushonce_rolled_back").set(1.0);
+            }
+            fence.close(why.to_string());
+        }
+        found
+    }
+
+    /// Compares what a peer says of its log with what is known of it, and remembers it.
+    pub(super) fn check_peer(&self, peer: NodeId, said: Greeting) -> Result<(), RolledBack> {
+        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = heard.get(&peer).copied();
+        if let Err(why) = lost(peer, known, said.process, said.opened) {
+            metrics::counter!("pushonce_rolled_back_peers_refused_total").increment(1);
+            return Err(why);
+        }
+        let writes = said.writes.max(said.opened);
+        let entry = heard.entry(peer).or_insert(Heard { process: said.process, writes });
+        *entry = Heard { process: said.process, writes: entry.writes.max(writes) };
+        Ok(())
+    }
+
+    /// A frame of a stream that began with this greeting has said the count.
+    pub(super) fn note(&self, peer: NodeId, greeting: Greeting, writes: u64) {
+        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = heard.get_mut(&peer).filter(|known| known.process == greeting.process)
+        {
+            known.writes = known.writes.max(writes);
+        }
+    }
+}
+
+/// Whether a log that a process has opened lacks commits that another process made before.
+fn lost(node: NodeId, heard: Option<Heard>, process: u64, opened: u64) -> Result<(), RolledBack> {
+    match heard {
+        Some(Heard { process: before, writes: known }) if before != process && known > opened => {
+            Err(RolledBack { node, known, opened })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As it travels.
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.process, self.opened, self.writes)
+    }
+}
+
+impl FromStr for Greeting {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Greeting, ()> {
+        match numbers(text).as_deref() {
+            Some(&[process, opened, writes]) => Ok(Greeting { process, opened, writes }),
+            _ => Err(()),
+        }
+    }
+}
+
+/// As it travels.
+impl fmt::Display for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.process, self.writes)
+    }
+}
+
+impl FromStr for Heard {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Heard, ()> {
+        match numbers(text).as_deref() {
+            Some(&[process, writes]) => Ok(Heard { process, writes }),
+            _ => Err(()),
+        }
+    }
+}
+
+fn numbers(text: &str) -> Option<Vec<u64>> {
+    text.split(':').take(4).map(|number| number.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+
+    fn marks(opened: u64) -> Marks {
+        Marks::new(NodeId(1), opened, Writes::default(), Fence::default())
+    }
+
+    fn greeting(process: u64, opened: u64, writes: u64) -> Greeting {
+        Greeting { process, opened, writes }
+    }
+
+    #[test]
+    fn a_peer_that_starts_again_with_its_log_is_taken() {
+        let marks = marks(0);
+        let first = greeting(1, 10, 10);
+        assert_eq!(marks.check_peer(PEER, first), Ok(()));
+        marks.note(PEER, first, 50);
+        assert_eq!(marks.check_peer(PEER, first), Ok(()), "a second stream of the same process");
+        assert_eq!(marks.check_peer(PEER, greeting(2, 50, 50)), Ok(()));
+        assert_eq!(marks.check_peer(PEER, greeting(3, 60, 60)), Ok(()));
+    }
+
+    #[test]
+    fn a_peer_that_starts_again_with_fewer_commits_is_refused_for_as_long_as_it_is_known() {
+        let marks = marks(0);
+        let first = greeting(1, 10, 10);
+        marks.check_peer(PEER, first).expect("it is new");
+        marks.note(PEER, first, 50);
+        let back = marks.check_peer(PEER, greeting(2, 49, 49)).expect_err("one commit is lost");
+        assert_eq!(back, RolledBack { node: PEER, known: 50, opened: 49 });
+        // It goes on by itself, and has more commits than it ever had.
+        assert!(marks.check_peer(PEER, greeting(2, 49, 900)).is_err());
+        assert!(marks.check_peer(PEER, greeting(3, 49, 900)).is_err());
+    }
+
+    #[test]
+    fn an_old_frame_of_an_earlier_process_is_not_taken_for_the_new_one() {
+        let marks = marks(0);
+        let first = greeting(1, 10, 10);
+        marks.check_peer(PEER, first).expect("it is new");
+        marks.check_peer(PEER, greeting(2, 20, 20)).expect("it has its log");
+        marks.note(PEER, first, 15);
+        assert_eq!(marks.heard(PEER), Some(Heard { process: 2, writes: 20 }));
+    }
+
+    #[test]
+    fn a_node_that_hears_of_commits_it_lacks_closes_its_fence() {
+        let own = marks(40);
+        let process = own.greeting().process;
+        assert_eq!(own.check_own(None), Ok(()));
+        assert_eq!(own.check_own(Some(Heard { process, writes: 99 })), Ok(()), "its own commits");
+        let before = process.wrapping_add(1);
+        assert_eq!(own.check_own(Some(Heard { process: before, writes: 40 })), Ok(()));
+        assert!(!own.fence().is_closed());
+        assert!(own.check_own(Some(Heard { process: before, writes: 41 })).is_err());
+        assert!(own.fence().reason().is_some_and(|why| why.contains("cluster remove n1")));
+    }
+
+    #[test]
+    fn what_is_said_arrives_as_it_was_said() {
+        let said = greeting(u64::MAX, 7, 9);
+        assert_eq!(said.to_string().parse(), Ok(said));
+        let heard = Heard { process: 3, writes: 4 };
+        assert_eq!(heard.to_string().parse(), Ok(heard));
+        for bad in ["", "1:2", "1:2:3:4", "a:b:c", "1:2:-3"] {
+            assert_eq!(bad.parse::<Greeting>(), Err(()), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The groups of a node that does not run: read, and begun anew with this node as the only voter.
+//!
+//! For a cluster that has lost the majority of a group for good. What is left on this node's disk
+//! becomes a snapshot that begins another history of the group: far above every index and term that the
+//! lost replicas can have reached, so that nothing they gave out is given out again. A group that is
+//! begun anew on one node must never be begun anew, or go on, on another.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use openraft::{EntryPayload, Membership};
+use pushonce_core::{ClusterId, NodeId, Term};
+
+use crate::log;
+use crate::snapshot::offline as snapshot;
+use crate::store::{self, Change, Disk, Key, Store, Stored};
+use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, Vote};
+use crate::{At, Capture, GroupId, Machine, OpenError};
+
+/// How far above the last known entry a new history begins. A group that commits 2,000 entries a
+/// second takes 17 years for as many.
+const INDEX_STEP: u64 = 1 << 40;
+/// How far above the last known term. A group that elects somebody every second takes 136 years.
+const TERM_STEP: u64 = 1 << 32;
+
+/// The store of a stopped node. Nothing changes before [`Offline::commit`] but for what counts for
+/// nothing.
+pub struct Offline {
+    disk: Disk,
+    me: NodeId,
+    staged: Vec<(GroupId, Change)>,
+}
+
+/// What is on the disk of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The replicas that vote, as the newest entry about that says; of both configurations while they
+    /// change.
+    pub voters: BTreeSet<NodeId>,
+    /// The index of the last entry; 0 when there is none.
+    pub last: u64,
+    /// The highest term: of the vote, or of the last entry.
+    pub term: Term,
+    /// The replica had lost something that it had acknowledged, and has not got all of it back.
+    pub recovering: bool,
+}
+
+/// Why a group cannot be read or begun anew. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// What is on disk cannot be read.
+    #[error("group {group} cannot be read: {why}")]
+    Unreadable {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk failed, or is full.
+    #[error("the store cannot be written: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl Found {
+    /// Where a new history of the group begins: above everything that the others can have given out.
+    pub fn next_history(&self) -> At {
+        At {
+            index: self.last.saturating_add(INDEX_STEP),
+            term: Term(self.term.0.saturating_add(TERM_STEP)),
+        }
+    }
+}
+
+impl Offline {
+    /// Opens the store in `dir` and locks it.
+    ///
+    /// # Errors
+    /// [`OpenError::AlreadyOpen`] while a node uses it.
+    pub fn open(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<Offline, OpenError> {
+        Ok(Offline { disk: Disk::open(dir, cluster, me)?, me, staged: Vec::new() })
+    }
+
+    /// The groups of which there is a replica.
+    ///
+    /// # Errors
+    /// [`OfflineError::Disk`].
+    pub fn groups(&mut self) -> Result<Vec<GroupId>, OfflineError> {
+        Ok(self.disk.groups()?)
+    }
+
+    /// Brings a new machine to the end of the log. Entries that were not known to be committed are
+    /// applied too: the majority that could have told is gone, and may have acknowledged them.
+    ///
+    /// # Errors
+    /// [`OfflineError::Unreadable`] for a damaged replica.
+    pub fn replay(
+        &mut self,
+        group: GroupId,
+        machine: &mut dyn Machine,
+    ) -> Result<Found, OfflineError> {
+        let stored = self.disk.read(group)?;
+        let replayed = self.replay_stored(group, &stored, machine);
+        replayed.map_err(|error| OfflineError::Unreadable { group, why: error.to_string() })
+    }
+
+    fn replay_stored(
+        &mut self,
+        group: GroupId,
+        stored: &Stored,
+        machine: &mut dyn Machine,
+    ) -> io::Result<Found> {
+        let kept = log::read(group, stored)?;
+        let mut applied: Option<LogId> = None;
+        let mut membership = StoredMembership::default();
+        if let Some((meta, state)) = snapshot::read(&mut self.disk, group, stored)? {
+            machine.restore(&state).map_err(io::Error::other)?;
+            (applied, membership) = (meta.last_log_id, meta.last_membership);
+        }
+        for entry in kept.entries {
+            let id = entry.log_id;
+            let next = applied.map_or(0, |applied| applied.index + 1);
+            if id.index < next {
+                continue;
+            }
+            if id.index > next {
+                let why = format!("the entries {next} to {} are missing", id.index - 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(data) => {
+                    let at = At { index: id.index, term: Term(id.leader_id.term) };
+                    machine.apply(at, &data.0).map_err(io::Error::other)?;
+                }
+                EntryPayload::Membership(changed) => {
+                    membership = StoredMembership::new(Some(id), changed);
+                }
+            }
+            applied = Some(id);
+        }
+        let voted = kept.vote.map_or(0, |vote| vote.leader_id.term);
+        Ok(Found {
+            voters: membership.voter_ids().map(NodeId).collect(),
+            last: applied.map_or(0, |applied| applied.index),
+            term: Term(voted.max(applied.map_or(0, |applied| applied.leader_id.term))),
+            recovering: stored.recovering.is_some(),
+        })
+    }
+
+    /// Prepares another history of a group: it begins with `state` at `at`, and this node is its only
+    /// voter.
+    ///
+    /// # Errors
+    /// [`OfflineError::Disk`].
+    pub fn begin_anew(
+        &mut self,
+        group: GroupId,
+        at: At,
+        state: Capture,
+    ) -> Result<(), OfflineError> {
+        let stored = self.disk.read(group)?;
+        let last = LogId::new_term_index(at.term.0, at.index);
+        let voters = vec![BTreeSet::from([self.me.0])];
+        let membership = Membership::new_with_defaults(voters, []);
+        let meta = SnapshotMeta {
+            last_log_id: Some(last),
+            last_membership: StoredMembership::new(Some(last), membership),
+        };
+        let version = self.disk.version();
+        let manifest = snapshot::write(&mut self.disk, group, version, &stored, meta, state)?;
+        let set = |key, record| Change::Set { key, record };
+        let changes = [
+            // Below the index of all entries there are.
+            Change::Truncate { from: 0 },
+            Change::Purge { upto: at.index, record: store::seal(group, version, &last)? },
+            set(Key::Vote, store::seal(group, version, &Vote::new(at.term.0, self.me.0))?),
+            set(Key::Committed, store::seal(group, version, &Some(last))?),
+            set(Key::Snapshot, manifest),
+            Change::Unset { key: Key::Recovering },
+        ];
+        self.staged.extend(changes.into_iter().map(|change| (group, change)));
+        let old = stored.generations.into_iter();
+        self.staged.extend(old.map(|generation| (group, Change::Forget { generation })));
+        Ok(())
+    }
+
+    /// Makes all that was prepared count, in one commit: all of it or nothing.
+    ///
+    /// # Errors
+    /// [`OfflineError::Disk`].
+    pub fn commit(mut self) -> Result<(), OfflineError> {
+        Ok(self.disk.write(&self.staged)?)
+    }
+}
+
+/// The parts of a log that [`log::read`] gives.
+pub(crate) struct Kept {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) entries: Vec<Entry>,
+}

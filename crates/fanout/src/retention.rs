@@ -1,0 +1,148 @@
+//! What of a topic's past may be shown: the bounds of its namespace, as this node knows them.
+//!
+//! A ring keeps messages for subscribers that are behind, within bounds of its own. They say nothing of
+//! what a namespace allows, so whatever is read as history is cut here: what a resume, `last`, `start` or a
+//! snapshot finds in the ring, and the pages that come from upstream, whose owner may not know the newest
+//! settings yet. Subscribers that follow the topic live are not cut: a message is delivered once, however
+//! short the history.
+
+use std::sync::Arc;
+
+use pushonce_core::{Gap, GapReason, History, Message, Page, Timestamp, Want};
+
+use crate::ring::before;
+
+/// The bounds of a topic's history, and the time by which ages are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// The bounds, as this node's view has them.
+    pub history: History,
+    /// The newest log time that this node knows of the topic's shard: never more than its owner has, so
+    /// nothing is hidden that the owner would show.
+    pub log_time: Timestamp,
+}
+
+impl Retention {
+    /// How many messages may be shown, of those that are given newest first.
+    pub(crate) fn visible<'a>(
+        &self,
+        newest_first: impl Iterator<Item = &'a Arc<Message>>,
+    ) -> usize {
+        let History { count_max, bytes_max, age_max_ms, .. } = self.history;
+        let (mut now, mut bytes) = (self.log_time, 0_u64);
+        let is_visible = |message: &&Arc<Message>| {
+            // The log has reached the time of its newest message, if nobody said more.
+            now = now.max(message.time);
+            bytes += message.payload.len() as u64;
+            bytes <= u64::from(bytes_max) && now.0 - message.time.0 <= age_max_ms
+        };
+        let count_max = usize::try_from(count_max).unwrap_or(usize::MAX);
+        newest_first.take(count_max).take_while(is_visible).count()
+    }
+
+    /// The page without what may not be shown. An answer to [`Want::After`] names that as missing.
+    pub(crate) fn cut(&self, mut page: Page, want: Want) -> Page {
+        let visible = self.visible(page.messages.iter().rev());
+        let hidden = page.messages.len() - visible;
+        let Some(first_hidden) = page.messages.drain(..hidden).next() else { return page };
+        if matches!(want, Want::After(_)) {
+            let to = page.messages.first().map_or(page.head, |first| before(first.position));
+            let from = page.gap.map_or(first_hidden.position, |gap| gap.from);
+            let reason = page.gap.map_or(GapReason::Expired, |gap| gap.reason);
+            page.gap = Some(Gap { from, to, reason });
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use pushonce_core::{ContentType, Position};
+
+    use super::*;
+
+    fn message(offset: u64, time: u64, bytes: usize) -> Arc<Message> {
+        Arc::new(Message {
+            position: Position::new(7, offset),
+            time: Timestamp(time),
+            content_type: ContentType::Binary,
+            key: None,
+            payload: vec![b'x'; bytes].into(),
+        })
+    }
+
+    fn page(messages: Vec<Arc<Message>>) -> Page {
+        let head = messages.last().map_or(Position::new(7, 0), |last| last.position);
+        Page { messages, head, gap: None }
+    }
+
+    fn of(count_max: u32, bytes_max: u32, age_max_ms: u64, log_time: u64) -> Retention {
+        let history = History { count_max, bytes_max, age_max_ms, ..History::default() };
+        Retention { history, log_time: Timestamp(log_time) }
+    }
+
+    fn offsets(page: &Page) -> Vec<u64> {
+        page.messages.iter().map(|message| message.position.offset.0).collect()
+    }
+
+    #[test]
+    fn each_bound_hides_the_oldest() {
+        let messages = || page((1..=5).map(|n| message(n, n * 100, 10)).collect());
+        let shown = |retention: Retention| offsets(&retention.cut(messages(), Want::All));
+        assert_eq!(shown(of(9, 900, 9_000, 500)), [1, 2, 3, 4, 5]);
+        assert_eq!(shown(of(2, 900, 9_000, 500)), [4, 5]);
+        assert_eq!(shown(of(9, 29, 9_000, 500)), [4, 5]);
+        assert_eq!(shown(of(9, 900, 200, 500)), [3, 4, 5]);
+        assert_eq!(shown(of(9, 900, 200, 650)), [5]);
+        assert_eq!(shown(of(0, 900, 9_000, 500)), [0; 0], "no past at all");
+    }
+
+    #[test]
+    fn a_log_time_that_is_not_known_hides_nothing_that_the_owner_shows() {
+        let messages = page(vec![message(1, 100, 1), message(2, 900, 1)]);
+        assert_eq!(offsets(&of(9, 9, 800, 0).cut(messages.clone(), Want::All)), [1, 2]);
+        assert_eq!(offsets(&of(9, 9, 799, 0).cut(messages, Want::All)), [2]);
+    }
+
+    #[test]
+    fn what_is_hidden_from_a_resume_is_a_gap() {
+        let messages = || page((4..=6).map(|n| message(n, 100, 1)).collect());
+        let want = Want::After(Position::new(7, 3));
+        let cut = of(1, 9, 900, 100).cut(messages(), want);
+        let gap = |from: (u64, u64), to, reason| {
+            Some(Gap { from: Position::new(from.0, from.1), to: Position::new(7, to), reason })
+        };
+        assert_eq!((offsets(&cut), cut.gap), (vec![6], gap((7, 4), 5, GapReason::Expired)));
+        let named = Page { gap: gap((2, 9), 3, GapReason::Epoch), ..messages() };
+        let cut = of(0, 9, 900, 100).cut(named, Want::After(Position::new(2, 8)));
+        assert_eq!((offsets(&cut), cut.gap), (vec![], gap((2, 9), 6, GapReason::Epoch)));
+    }
+
+    proptest! {
+        /// What is left is what an owner keeps that pops the oldest while any bound is passed.
+        #[test]
+        fn an_edge_shows_what_the_owner_keeps(
+            sizes in proptest::collection::vec((0..30usize, 0..50u64), 0..20),
+            count in 0..12u32, bytes in 0..200u32, age in 0..200u64, since in 0..100u64,
+        ) {
+            let mut time = 0;
+            let messages = sizes.iter().zip(1..).map(|(&(bytes, passed), offset)| {
+                time += passed;
+                message(offset, time, bytes)
+            });
+            let messages: Vec<_> = messages.collect();
+            let now = time + since;
+            let mut kept = &messages[..];
+            while let Some(oldest) = kept.first()
+                && (kept.len() > count as usize
+                    || kept.iter().map(|m| m.payload.len()).sum::<usize>() > bytes as usize
+                    || now - oldest.time.0 > age)
+            {
+                kept = &kept[1..];
+            }
+            let retention = of(count, bytes, age, now);
+            prop_assert_eq!(&retention.cut(page(messages.clone()), Want::All).messages[..], kept);
+        }
+    }
+}

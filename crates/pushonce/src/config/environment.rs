@@ -1,0 +1,150 @@
+//! The `PUSHONCE_…` variables of the environment.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::InvalidConfig;
+
+const PREFIX: &str = "PUSHONCE_";
+
+/// Variables that other parts of the binary read: the command line, and test builds.
+const READ_ELSEWHERE: [&str; 5] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER", "PLANTED_BUG"];
+
+/// The variables that no setting has read yet, by their names without the prefix. An empty variable
+/// counts as not set: compose files and unit files pass those for "no value".
+pub(super) struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    pub(super) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+        let named = |(name, value): (OsString, OsString)| {
+            let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
+            (!value.is_empty()).then_some((name, value))
+        };
+        Environment(variables.into_iter().filter_map(named).collect())
+    }
+
+    /// Reads a setting; `None` when the variable is not set.
+    pub(super) fn take<T>(&mut self, name: &str) -> Result<Option<T>, InvalidConfig>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let Some(text) = self.take_text(name)? else { return Ok(None) };
+        let invalid = |why: T::Err| InvalidConfig::Environment {
+            name: format!("{PREFIX}{name}"),
+            why: format!("{why}, in {text:?}"),
+        };
+        text.parse().map(Some).map_err(invalid)
+    }
+
+    /// Reads a list whose values are divided by commas.
+    pub(super) fn take_list(&mut self, name: &str) -> Result<Option<Vec<String>>, InvalidConfig> {
+        let list = self.take_text(name)?;
+        Ok(list.map(|list| list.split(',').map(|value| value.trim().to_owned()).collect()))
+    }
+
+    /// Refuses the first variable that nothing reads: it is a setting with a wrong name.
+    pub(super) fn finish(self) -> Result<(), InvalidConfig> {
+        let is_known = |name: &str| READ_ELSEWHERE.contains(&name) || is_service_link(name);
+        match self.0.into_keys().find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) => Err(InvalidConfig::Environment {
+                name: format!("{PREFIX}{name}"),
+                why: "no setting has this name; `pushonce serve --help` lists the flags, and \
+                      --some-flag is PUSHONCE_SOME_FLAG"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    fn take_text(&mut self, name: &str) -> Result<Option<String>, InvalidConfig> {
+        let not_text = |value: OsString| InvalidConfig::Environment {
+            name: format!("{PREFIX}{name}"),
+            why: format!("the value is not UTF-8: {value:?}"),
+        };
+        self.0.remove(name).map(|value| value.into_string().map_err(not_text)).transpose()
+    }
+}
+
+/// Whether Kubernetes sets a variable of this name in every pod beside a Service whose name begins with
+/// `pushonce`: `PUSHONCE_SERVICE_HOST`, `PUSHONCE_PEER_SERVICE_PORT_GRPC`, `PUSHONCE_PORT_7080_TCP_ADDR`.
+fn is_service_link(name: &str) -> bool {
+    let name = format!("_{name}");
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || (name.contains("_PORT_") && (name.contains("_TCP") || name.contains("_UDP")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+    use crate::config::{Partial, Switch};
+
+    fn read(variables: &[(&str, &str)]) -> Result<Partial, InvalidConfig> {
+        Partial::from_env(variables.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    fn refused_name(variables: &[(&str, &str)]) -> Option<String> {
+        match read(variables) {
+            Err(InvalidConfig::Environment { name, .. }) => Some(name),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn variables_have_the_names_of_the_flags() {
+        let partial = read(&[
+            ("PUSHONCE_GRPC", "127.0.0.1:9"),
+            ("PUSHONCE_JOIN", "a:1, b:2"),
+            ("PUSHONCE_COMPRESSION", "off"),
+            ("HOME", "/root"),
+        ]);
+        let partial = partial.expect("all are valid");
+        assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
+        assert_eq!(partial.compression, Some(Switch(false)));
+        assert_eq!(partial.join, Some(vec!["a:1".to_owned(), "b:2".to_owned()]));
+    }
+
+    #[test]
+    fn an_invalid_value_is_refused_with_the_name_of_its_variable() {
+        assert_eq!(refused_name(&[("PUSHONCE_HTTP", "x")]).as_deref(), Some("PUSHONCE_HTTP"));
+        let latin1 = ("PUSHONCE_NAME".into(), OsString::from_vec(vec![0xe9]));
+        let refused = Partial::from_env([latin1]).expect_err("not UTF-8").to_string();
+        assert!(refused.contains("PUSHONCE_NAME") && refused.contains("UTF-8"), "{refused}");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set() {
+        let empty = ["NAME", "DATA", "HTTP", "JOIN", "INSECURE", "MEMORY_MAX", "NO_SUCH_SETTING"];
+        let empty = empty.map(|name| (OsString::from(format!("PUSHONCE_{name}")), OsString::new()));
+        assert_eq!(Partial::from_env(empty), Ok(Partial::default()));
+    }
+
+    #[test]
+    fn a_variable_that_nothing_reads_is_refused() {
+        let unknown = refused_name(&[("PUSHONCE_SHARD", "64")]);
+        assert_eq!(unknown.as_deref(), Some("PUSHONCE_SHARD"));
+        assert_eq!(
+            read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),
+            Ok(Partial::default())
+        );
+    }
+
+    #[test]
+    fn variables_that_kubernetes_sets_for_a_service_are_passed_over() {
+        let links = [
+            ("PUSHONCE_SERVICE_HOST", "10.0.0.1"),
+            ("PUSHONCE_SERVICE_PORT", "7080"),
+            ("PUSHONCE_PEER_SERVICE_PORT_GRPC", "7091"),
+            ("PUSHONCE_PORT", "tcp://10.0.0.1:7080"),
+            ("PUSHONCE_PORT_7080_TCP", "tcp://10.0.0.1:7080"),
+            ("PUSHONCE_PORT_7443_UDP_ADDR", "10.0.0.1"),
+        ];
+        assert_eq!(read(&links), Ok(Partial::default()));
+    }
+}

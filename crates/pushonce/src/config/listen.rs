@@ -1,0 +1,76 @@
+//! Checks of the addresses that a node listens on.
+
+use std::net::SocketAddr;
+
+use super::InvalidConfig;
+
+/// Refuses what the system would refuse later, or nobody could dial: port 0, and one TCP port for two
+/// listeners. QUIC may share the number of a TCP port.
+pub(super) fn check_ports(
+    tcp: &[(&'static str, SocketAddr)],
+    udp: (&'static str, SocketAddr),
+) -> Result<(), InvalidConfig> {
+    for &(flag, address) in tcp.iter().chain([&udp]) {
+        if address.port() == 0 {
+            let why = format!(
+                "{address} has port 0; name the port, because other nodes and clients dial it"
+            );
+            return Err(InvalidConfig::Value { flag, why });
+        }
+    }
+    for (i, &(flag, address)) in tcp.iter().enumerate() {
+        if let Some((other, _)) = tcp[..i].iter().find(|(_, earlier)| overlap(*earlier, address)) {
+            let why = format!("{address} is the address of {other} too; give each its own port");
+            return Err(InvalidConfig::Value { flag, why });
+        }
+    }
+    Ok(())
+}
+
+/// Whether both cannot be bound at the same time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && same_host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Partial};
+
+    fn refused_flag(partial: Partial) -> Option<&'static str> {
+        match Config::resolve(partial, Partial::default(), Partial::default()) {
+            Err(InvalidConfig::Value { flag, .. }) => Some(flag),
+            _ => None,
+        }
+    }
+
+    fn at(address: &str) -> Option<SocketAddr> {
+        address.parse().ok()
+    }
+
+    #[test]
+    fn port_zero_is_refused_for_every_listener() {
+        let zero = at("127.0.0.1:0");
+        let none = Partial::default;
+        assert_eq!(refused_flag(Partial { http: zero, ..none() }), Some("--http"));
+        assert_eq!(refused_flag(Partial { quic: zero, ..none() }), Some("--quic"));
+        assert_eq!(refused_flag(Partial { grpc: zero, ..none() }), Some("--grpc"));
+        assert_eq!(refused_flag(Partial { peer: zero, ..none() }), Some("--peer"));
+        let join = Some(vec!["node-1:0".to_owned()]);
+        assert_eq!(refused_flag(Partial { join, ..none() }), Some("--join"));
+    }
+
+    #[test]
+    fn two_listeners_on_one_tcp_port_are_refused() {
+        let same = Partial { grpc: at("127.0.0.1:7091"), ..Partial::default() };
+        assert_eq!(refused_flag(same), Some("--peer"));
+        let insecure = Some(true);
+        let wildcard = Partial { http: at("0.0.0.0:7090"), insecure, ..Partial::default() };
+        assert_eq!(refused_flag(wildcard), Some("--grpc"));
+        let elsewhere = Partial { http: at("127.0.0.2:7090"), ..Partial::default() };
+        assert_eq!(refused_flag(elsewhere), None);
+        let udp = Partial { quic: at("127.0.0.1:7080"), ..Partial::default() };
+        assert_eq!(refused_flag(udp), None);
+    }
+}

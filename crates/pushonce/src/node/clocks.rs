@@ -1,0 +1,150 @@
+//! The clocks of the nodes as this one knows them: its own, and what the links bring of the others.
+//!
+//! Shards make the time of their logs of them ([`pushonce_shard::Clock`]), the relay fills them
+//! ([`pushonce_relay::Clocks`]).
+
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod slewed;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pushonce_core::{NodeId, Timestamp};
+
+use slewed::SlewedClock;
+
+/// A peer whose clock was not heard of for this long has none. Heartbeats come every second; ten are
+/// enough to say that it is gone.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
+/// Every clock that this node knows.
+pub(super) struct NodeClocks {
+    me: NodeId,
+    local: Mutex<SlewedClock>,
+    peers: Mutex<Peers>,
+}
+
+/// What the clocks of peers showed, and when that was heard.
+#[derive(Default)]
+struct Peers(BTreeMap<NodeId, (Timestamp, Duration)>);
+
+impl NodeClocks {
+    pub(super) fn new(me: NodeId) -> NodeClocks {
+        let local = SlewedClock::new(wall_time(), elapsed());
+        NodeClocks { me, local: Mutex::new(local), peers: Mutex::default() }
+    }
+
+    fn read_local(&self) -> Timestamp {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is_owners_wall_clock() {
+            return Timestamp(u64::try_from(wall_time().as_millis()).unwrap_or(u64::MAX));
+        }
+        let shown = lock(&self.local).read(wall_time(), elapsed());
+        Timestamp(u64::try_from(shown.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl pushonce_shard::Clock for NodeClocks {
+    fn reading(&self, node: NodeId) -> Option<Timestamp> {
+        if node == self.me {
+            return Some(self.read_local());
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is_owners_wall_clock() {
+            return Some(self.read_local());
+        }
+        lock(&self.peers).reading(node, elapsed())
+    }
+
+    fn elapsed(&self) -> Duration {
+        elapsed()
+    }
+}
+
+impl pushonce_relay::Clocks for NodeClocks {
+    fn local(&self) -> Timestamp {
+        self.read_local()
+    }
+
+    fn on_reading(&self, node: NodeId, time: Timestamp) {
+        lock(&self.peers).on_reading(node, time, elapsed());
+    }
+}
+
+impl Peers {
+    /// What the clock of `node` shows at `now`: what it showed, and the time since.
+    fn reading(&self, node: NodeId, now: Duration) -> Option<Timestamp> {
+        let (shown, at) = self.0.get(&node)?;
+        let passed = now.saturating_sub(*at);
+        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        (passed <= FORGOTTEN_AFTER).then(|| Timestamp(shown.0.saturating_add(millis)))
+    }
+
+    /// Takes what a clock shows at `now`, and forgets the clocks of peers that are gone: so there are never
+    /// more than links.
+    fn on_reading(&mut self, node: NodeId, time: Timestamp, now: Duration) {
+        self.0.retain(|_, (_, at)| now.saturating_sub(*at) <= FORGOTTEN_AFTER);
+        self.0.insert(node, (time, now));
+    }
+}
+
+/// The wall clock of this machine, since the Unix epoch.
+fn wall_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time since the machine started, with the time for which it was suspended.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn elapsed() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// The time since the process first asked.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn elapsed() -> Duration {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// Each change behind these locks is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn clock_of_a_peer_runs_on_and_is_forgotten_after_ten_seconds() {
+        let mut peers = Peers::default();
+        assert_eq!(peers.reading(PEER, secs(1)), None);
+        peers.on_reading(PEER, Timestamp(5_000), secs(100));
+        assert_eq!(peers.reading(PEER, secs(103)), Some(Timestamp(8_000)));
+        assert_eq!(peers.reading(PEER, secs(110)), Some(Timestamp(15_000)));
+        assert_eq!(peers.reading(PEER, secs(111)), None);
+        peers.on_reading(NodeId(3), Timestamp(1), secs(111));
+        assert_eq!(peers.0.len(), 1, "what is forgotten takes no room");
+    }
+
+    #[test]
+    fn own_clock_shows_the_wall_time_and_advances() {
+        use pushonce_shard::Clock as _;
+        let clocks = NodeClocks::new(NodeId(1));
+        let (wall, shown) = (wall_time().as_millis(), clocks.reading(NodeId(1)).unwrap());
+        assert!(wall.abs_diff(u128::from(shown.0)) < 1_000);
+        assert!(clocks.elapsed() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,97 @@
+//! This node's clock: follows the wall clock, and never jumps.
+
+use std::time::Duration;
+
+/// How fast the clock approaches the wall clock: by at most this part of the time that passes. An age that
+/// is measured meanwhile is wrong by an eighth at most, so a step of the wall clock, of whatever size,
+/// expires nothing that is younger than seven eighths of its retention. A step of a second is
+/// followed within eight seconds, one of an hour within eight; a clock that was a day wrong when the node
+/// started is better corrected by a restart.
+const SLEW_PART: u32 = 8;
+
+/// A clock that begins with the wall time and then advances by a clock that nobody can set, a little faster
+/// or slower while the wall clock is elsewhere.
+#[derive(Debug)]
+pub(super) struct SlewedClock {
+    /// What it showed, since the Unix epoch.
+    shown: Duration,
+    /// By the clock that nobody can set.
+    at: Duration,
+}
+
+impl SlewedClock {
+    /// `wall`: the wall time, since the Unix epoch. `now`: the time of the clock that nobody can set.
+    pub(super) fn new(wall: Duration, now: Duration) -> SlewedClock {
+        SlewedClock { shown: wall, at: now }
+    }
+
+    /// What the clock shows now, since the Unix epoch. Never less than before.
+    pub(super) fn read(&mut self, wall: Duration, now: Duration) -> Duration {
+        let passed = now.saturating_sub(self.at);
+        let steady = self.shown.saturating_add(passed);
+        let slew = passed / SLEW_PART;
+        // `clamp` would panic if the bounds crossed; they cannot.
+        let shown = wall.max(steady.saturating_sub(slew)).min(steady.saturating_add(slew));
+        *self = SlewedClock { shown, at: self.at.max(now) };
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Reads a clock that began at a day, every 10 ms for `time`, beside a wall clock that is `wall_at`.
+    fn after(time: Duration, wall_at: impl Fn(Duration) -> Duration) -> Duration {
+        let mut clock = SlewedClock::new(DAY, secs(7));
+        let (mut passed, mut shown) = (Duration::ZERO, DAY);
+        while passed < time {
+            passed += Duration::from_millis(10);
+            let read = clock.read(wall_at(passed), secs(7) + passed);
+            assert!(read >= shown, "it went back");
+            shown = read;
+        }
+        shown
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_has_no_effect_at_once() {
+        let ahead = after(secs(8), |passed| 3 * DAY + passed);
+        assert_eq!(ahead, DAY + secs(9));
+        let behind = after(secs(8), |passed| passed);
+        assert_eq!(behind, DAY + secs(7));
+    }
+
+    #[test]
+    fn a_step_that_is_taken_back_leaves_nothing() {
+        let stepped = |passed| match passed > secs(8) {
+            true => DAY + passed,
+            false => DAY + HOUR + passed,
+        };
+        assert_eq!(after(secs(20), stepped), DAY + secs(20));
+    }
+
+    #[test]
+    fn a_wall_clock_that_drifts_is_followed() {
+        let drifting = |passed: Duration| DAY + passed + passed / 1_000;
+        assert_eq!(after(secs(100), drifting), drifting(secs(100)));
+    }
+
+    #[test]
+    fn frequent_reads_do_not_lose_time() {
+        let mut clock = SlewedClock::new(DAY, secs(0));
+        let mut shown = DAY;
+        for micros in 1..=100_000 {
+            let passed = Duration::from_micros(micros);
+            shown = clock.read(DAY + HOUR, passed);
+        }
+        assert_eq!(shown, DAY + Duration::from_micros(112_500));
+    }
+}

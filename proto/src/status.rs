@@ -1,0 +1,64 @@
+//! What a failed gRPC call says, for people.
+
+use std::error::Error;
+
+use tonic::Status;
+
+/// The message of a status with its causes. A status that the transport made says only "transport
+/// error", or nothing: the reason, as "connection refused", is in its sources.
+pub fn describe(status: &Status) -> String {
+    let message = match status.message() {
+        "" => format!("{} without a message", status.code()),
+        message => message.to_owned(),
+    };
+    with_causes(message, status.source())
+}
+
+/// An error with its causes, outermost first. A cause that the text before it contains is left out.
+pub fn error_chain(error: &dyn Error) -> String {
+    with_causes(error.to_string(), error.source())
+}
+
+fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !words.is_empty() && !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Outer(#[source] io::Error);
+
+    fn refused() -> Outer {
+        Outer(io::Error::other("connection refused"))
+    }
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        assert_eq!(error_chain(&refused()), "transport error: connection refused");
+        let wrapped = io::Error::other(refused());
+        assert_eq!(error_chain(&wrapped), "transport error: connection refused");
+    }
+
+    #[test]
+    fn a_status_without_a_message_still_says_what_happened() {
+        assert_eq!(describe(&Status::unavailable("no owner")), "no owner");
+        let silent = describe(&Status::cancelled(""));
+        assert!(silent.contains("cancelled") && silent.contains("without a message"), "{silent}");
+        let mut status = Status::unavailable("transport error");
+        status.set_source(Arc::new(io::Error::other("connection refused")));
+        assert_eq!(describe(&status), "transport error: connection refused");
+    }
+}
