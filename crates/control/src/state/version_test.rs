@@ -33,6 +33,8 @@ fn start(state: &mut State, node: u64, count: u64, supported: VersionRange) -> A
         cluster: None,
         node: None,
         profile: Profile { build: build(supported), ..profile(&name) },
+        times: None,
+        log: None,
     };
     state.apply(state.version() + 1, Command::Join(joining))
 }
