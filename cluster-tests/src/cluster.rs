@@ -95,6 +95,15 @@ impl Cluster {
         self.nodes[i].start();
     }
 
+    /// A node of a cluster of its own, initialized and started, at the given addresses. Its name, data
+    /// and log are those of an `i`th node.
+    pub fn stranger(&self, i: usize, ports: Ports) -> Node {
+        let mut node = Node::new(i, ports, self.home(), self.ground.clone(), Vec::new());
+        node.init();
+        node.start();
+        node
+    }
+
     /// As [`Cluster::restart`], with more flags for this one start.
     pub fn restart_with(&mut self, i: usize, more: &[&str]) {
         self.nodes[i].start_with(more);

@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Creates a cluster in the data directory, as an operator does once before the first start.
-    pub(crate) fn init(&self) {
+    pub fn init(&self) {
         let mut command = binary::command();
         command.args(["init", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
@@ -140,6 +140,19 @@ impl Node {
     /// The next start is of this build.
     pub fn switch_to(&mut self, build: Build) {
         self.build = build;
+    }
+
+    /// Gives the node other addresses for its next start, and other nodes to ask. It must not run.
+    pub fn move_to(&mut self, ports: Ports, join: &[SocketAddr]) {
+        assert!(!self.runs(), "{} is running", self.name);
+        self.ports = ports;
+        if let Some(at) = self.flags.iter().position(|flag| flag == "--join") {
+            self.flags.drain(at..at + 2);
+        }
+        if !join.is_empty() {
+            let join: Vec<_> = join.iter().map(SocketAddr::to_string).collect();
+            self.flags.extend(["--join".to_owned(), join.join(",")]);
+        }
     }
 
     /// `kill -9`, and waits until it is gone.

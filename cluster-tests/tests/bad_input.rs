@@ -28,6 +28,8 @@ async fn each_gets_its_answer_and_nobody_else_notices() {
     still_serves(&cluster, &mut viewer).await;
     handshakes_that_are_wrong_are_refused(ports).await;
     still_serves(&cluster, &mut viewer).await;
+    queries_that_are_wrong_end_the_session(ports).await;
+    still_serves(&cluster, &mut viewer).await;
     requests_that_are_wrong_are_refused(ports).await;
     still_serves(&cluster, &mut viewer).await;
     calls_that_are_wrong_are_refused(ports).await;
@@ -83,14 +85,21 @@ async fn handshakes_that_are_wrong_are_refused(ports: Ports) {
     for (path, headers, status, says) in [
         ("/ws", vec![upgrade, version, key, chat], 400, "pushonce.v1.json"),
         ("/ws", vec![upgrade, key, "sec-websocket-version: 8"], 426, "13"),
-        ("/ws?topic=a//b", vec![upgrade, version, key], 400, "bad_topic"),
-        ("/ws?topic=a&from=yesterday", vec![upgrade, version, key], 400, "from"),
     ] {
         let headers: Vec<_> = headers.into_iter().chain(["connection: upgrade"]).collect();
         let answer = web::request(ports.http, "GET", path, &headers, b"").await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert!([&answer.body, &answer.head].iter().any(|t| t.contains(says)), "{answer:?}");
+    }
+}
+
+async fn queries_that_are_wrong_end_the_session(ports: Ports) {
+    for (query, code) in [("?topic=a//b", "bad_topic"), ("?topic=a&from=yesterday", "bad_position")]
+    {
+        let mut socket = Socket::open(ports.http, query).await;
+        refused(&socket.hear().await.expect("an error first"), code, "");
+        assert_eq!(socket.hear().await, Err(4400), "{query:?}");
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use pushonce_client::Transport;
-use pushonce_cluster_tests::{Cluster, Sent, secs, tool};
+use pushonce_cluster_tests::{Cluster, Sent, secs};
 use pushonce_core::From;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,7 @@ async fn an_id_is_of_one_node_for_ever() {
     a_node_killed_while_it_joins_gets_its_id_again(&mut cluster).await;
     a_node_that_comes_back_is_who_it_was(&mut cluster).await;
     a_name_without_its_data_is_refused(&mut cluster).await;
-    a_directory_of_another_cluster_is_refused(&cluster).await;
+    a_directory_of_another_cluster_stays_with_its_own(&cluster).await;
     a_new_node_gets_a_new_id(&mut cluster).await;
 }
 
@@ -83,17 +83,19 @@ async fn a_name_without_its_data_is_refused(cluster: &mut Cluster) {
     }
 }
 
-async fn a_directory_of_another_cluster_is_refused(cluster: &Cluster) {
+async fn a_directory_of_another_cluster_stays_with_its_own(cluster: &Cluster) {
     let mut other = Cluster::of(1).start().await;
+    let theirs = cluster.status(0).await.expect("it answers").cluster_id;
+    let ours = other.status(0).await.expect("it answers").cluster_id;
     assert!(other.stop(0).await.success());
-    let data = other.node(0).data().to_string_lossy();
-    let theirs = cluster.ports(0).peer.to_string();
-    let args = ["serve", "--name", "stranger", "--data", &data, "--join", &theirs];
-    let args = args.into_iter().map(str::to_owned).chain(cluster.ports(9).flags());
-
-    let refused = tool::pushonce(args, "").await;
-
-    refused.failed(&["belongs to cluster", "use an empty data directory"]);
+    let ports = other.node(0).ports;
+    other.node_mut(0).move_to(ports, &[cluster.ports(0).peer]);
+    other.restart(0);
+    other.settled(1).await;
+    assert_eq!(other.status(0).await.expect("it answers").cluster_id, ours);
+    let log = other.node(0).log();
+    let warns = |line: &&str| line.contains(&ours) && line.contains(&theirs);
+    assert!(log.lines().any(|line| warns(&line)), "{log}");
 }
 
 async fn a_new_node_gets_a_new_id(cluster: &mut Cluster) {

@@ -41,7 +41,7 @@ pub const BAD_DATA: Close = entry(1007, "bad_data", Reconnect::No);
 pub const TOO_BIG: Close = entry(1009, "too_big", Reconnect::No);
 /// The server failed.
 pub const INTERNAL: Close = entry(1011, "internal", Reconnect::Later);
-/// What arrived is no frame of the protocol at all.
+/// What arrived is no frame of the protocol at all, or the query that opened the session is wrong.
 pub const BAD_FRAME: Close = entry(4400, "bad_frame", Reconnect::No);
 /// The client did not read what was sent for too long, and answers to it filled their queue.
 pub const SLOW: Close = entry(4408, "slow", Reconnect::Later);

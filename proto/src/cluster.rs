@@ -35,6 +35,8 @@ pub struct Status {
     pub members: Vec<Seen>,
     /// Every shard, by id.
     pub shards: Vec<Shard>,
+    /// Another cluster whose members dial the answering node's address as one of theirs.
+    pub conflict: Option<ClusterId>,
     /// The times of consensus.
     pub times: ClusterTimes,
     /// In which version nodes write what they share.
@@ -163,6 +165,7 @@ impl From<Status> for pb::StatusResponse {
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
+            conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
             times: Some(status.times.into()),
             cluster_version: status.cluster_version.0.into(),
         }
@@ -246,6 +249,12 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
             shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
+            conflict: match status.conflicting_cluster_id.as_str() {
+                "" => None,
+                id => Some(id.parse().map_err(|why| {
+                    InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
+                })?),
+            },
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
             cluster_version: version("cluster_version", status.cluster_version)?,
         })
@@ -417,6 +426,7 @@ mod tests {
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },
             ],
+            conflict: Some(ClusterId(0xdef)),
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::FIRST,
         };

@@ -42,6 +42,11 @@ impl Decoder {
         Decoder { buffer: BytesMut::new(), max }
     }
 
+    /// Bounds the frames from here on, and the one that is incomplete.
+    pub fn limit(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// Takes what arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);

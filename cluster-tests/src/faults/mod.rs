@@ -14,6 +14,7 @@ mod none;
 pub(crate) mod operator;
 mod pause;
 mod rolling;
+mod stranger;
 mod times;
 mod upgrade;
 mod wipe;
@@ -111,6 +112,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     pause::ROW,
     wipe::ROW,
     wipe::FOUNDER,
+    stranger::AT_ADDRESS,
+    stranger::MALFORMED,
     deleted_log::ROW,
     times::ROW,
     damage::FLIPPED,

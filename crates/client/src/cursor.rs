@@ -72,6 +72,11 @@ impl Cursor {
         self.delivery == Delivery::All
     }
 
+    /// Whether a newer message takes the place of an older one.
+    pub(crate) fn is_newest_only(&self) -> bool {
+        !self.owes_each()
+    }
+
     /// Messages up to `gap.to` will not come. Whether that is news.
     pub(crate) fn skip(&mut self, gap: &Gap) -> bool {
         let news = self.reached.is_none_or(|reached| reached < gap.to);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use pushonce_core::GapReason;
 use pushonce_proto::close::Reconnect;
 use rand::Rng;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::progress::{Progress, Step};
+use crate::progress::{NewestOnly, Progress, Step};
+use crate::queue::{News, Sender};
 use crate::server::Server;
 use crate::session::{Dial, Ended, Session};
 use crate::subscriber::Event;
@@ -36,12 +37,7 @@ const STALE_FIRST: Duration = Duration::from_secs(1);
 const STALE_DOUBLINGS_MAX: u32 = 6;
 
 /// Session after session, until there is no sense in another or nobody listens.
-pub(crate) async fn keep(
-    servers: Vec<Server>,
-    dial: Dial,
-    mut progress: Progress,
-    events: mpsc::Sender<Event>,
-) {
+pub(crate) async fn keep(servers: Vec<Server>, dial: Dial, mut progress: Progress, events: Sender) {
     let mut patience = Patience { elsewhere: servers.len() > 1, ..Patience::default() };
     for server in servers.iter().cycle() {
         let ended = session(&dial, &mut progress, server, &mut patience, &events).await;
@@ -73,7 +69,7 @@ async fn session(
     progress: &mut Progress,
     server: &Server,
     patience: &mut Patience,
-    events: &mpsc::Sender<Event>,
+    events: &Sender,
 ) -> Result<Ended, Gone> {
     let mut session = match Session::open(dial, server).await {
         Ok(session) => session,
@@ -113,7 +109,7 @@ async fn session(
                 if matches!(event, Event::Message { .. } | Event::Live { .. }) {
                     patience.stale = 0;
                 }
-                tell(events, event).await?;
+                tell_of_topic(events, progress, event).await?;
             }
             Step::Wait { message } => {
                 tracing::debug!(%server, "asked again after a pause: {message}");
@@ -157,6 +153,25 @@ fn drawn(span: Duration) -> Duration {
     span.mul_f64(rand::rng().random())
 }
 
-async fn tell(events: &mpsc::Sender<Event>, event: Event) -> Result<(), Gone> {
+async fn tell(events: &Sender, event: Event) -> Result<(), Gone> {
     events.send(event).await.map_err(|_| Gone)
+}
+
+/// Tells what a session brought. Of a topic whose caller wants the newest only, without waiting for
+/// the caller: the session is read on.
+async fn tell_of_topic(events: &Sender, progress: &Progress, event: Event) -> Result<(), Gone> {
+    let (topic, news) = match event {
+        Event::Message { topic, message } => (topic, News::Message(message)),
+        Event::Gap { topic, gap } if gap.reason == GapReason::Conflated => {
+            (topic, News::PassedOver(gap))
+        }
+        event => return tell(events, event).await,
+    };
+    match (progress.newest_only(&topic), news) {
+        (Some(NewestOnly { tells_gaps }), news) => {
+            events.replace(topic, news, tells_gaps).map_err(|_| Gone)
+        }
+        (None, News::Message(message)) => tell(events, Event::Message { topic, message }).await,
+        (None, News::PassedOver(gap)) => tell(events, Event::Gap { topic, gap }).await,
+    }
 }

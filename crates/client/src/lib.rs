@@ -18,8 +18,11 @@
 //!
 //! *How does data move?* A task of its own keeps the session; its events wait in a bounded queue
 //! until [`Subscriber::next`] takes them. A caller that does not take them stops the session's
-//! reading, and the server sees a slow reader. Of topics that come as datagrams the newest message waits
-//! instead.
+//! reading, and the server sees a slow reader. Messages of a topic under `latest` or `rate` never do:
+//! the newest of each such topic waits, a newer one takes its place, and the session is read on. So a
+//! slow caller is shown the newest message there is, not one that waited in some buffer. That holds
+//! for a subscriber whose topics are all of this kind; a topic under `all` that is not read stops the
+//! connection for every topic on it.
 //!
 //! *What must a caller not do?* Keep a subscriber and not read it. Give QUIC addresses that are not
 //! loopback without saying whose certificate to trust ([`Trust`]).
@@ -28,8 +31,11 @@ mod backoff;
 mod cursor;
 mod delta;
 mod keeper;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod progress;
 mod publisher;
+mod queue;
 mod server;
 mod session;
 mod stream;

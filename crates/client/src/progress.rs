@@ -71,6 +71,13 @@ pub(crate) struct Ask {
     pub(crate) options: Options,
 }
 
+/// A caller that wants the newest message of a topic only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NewestOnly {
+    /// What is passed over is told.
+    pub(crate) tells_gaps: bool,
+}
+
 /// Why a difference could not be made a message: the server's mistake.
 #[derive(Debug, thiserror::Error)]
 enum NoMessage {
@@ -122,6 +129,12 @@ impl Progress {
     /// Every topic was refused.
     pub(crate) fn is_empty(&self) -> bool {
         self.topics.is_empty()
+    }
+
+    /// What the caller wants of a topic: `None` for every message.
+    pub(crate) fn newest_only(&self, topic: &Topic) -> Option<NewestOnly> {
+        let Followed { cursor, options } = self.topics.get(topic)?;
+        cursor.is_newest_only().then_some(NewestOnly { tells_gaps: options.conflated })
     }
 
     pub(crate) fn step(&mut self, event: client::Event) -> Step {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use pushonce_core::{Delivery, From, Gap, Message, Options, Position, Topic};
 use pushonce_proto::client::{Encoding, ErrorCode};
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::keeper;
 use crate::progress::Progress;
+use crate::queue;
 use crate::server::Server;
 use crate::session::{Dial, Transport, Trust};
 
@@ -97,7 +97,7 @@ pub struct Builder {
 
 /// Topics as they come, over one session after another. Dropped, it disconnects.
 pub struct Subscriber {
-    events: mpsc::Receiver<Event>,
+    events: queue::Receiver,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -119,9 +119,6 @@ pub enum BuildError {
         transport: Transport,
     },
 }
-
-/// Events that wait for the caller. A full queue stops the reading of the session.
-const EVENTS_MAX: usize = 256;
 
 impl Subscriber {
     /// Begins with the addresses of one or more nodes: those of the transport that is to be used.
@@ -190,7 +187,7 @@ impl Builder {
         if let Some(server) = servers.iter().find(|server| !transport.takes(server.scheme)) {
             return Err(BuildError::WrongScheme { server: server.clone(), transport });
         }
-        let (send, events) = mpsc::channel(EVENTS_MAX);
+        let (send, events) = queue::queue();
         let task = tokio::spawn(keeper::keep(servers, dial, progress, send));
         Ok(Subscriber { events, _task: AbortOnDropHandle::new(task) })
     }

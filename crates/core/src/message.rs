@@ -171,7 +171,9 @@ impl ContentType {
     /// The longest content type, in bytes.
     pub const BYTES_MAX: usize = 127;
 
-    /// Reads a `Content-Type` value; parameters of JSON and text are dropped.
+    /// Reads a `Content-Type` value. JSON and text are UTF-8 here, so their `charset=utf-8` is dropped;
+    /// with another charset they are neither, and text with any other parameter is kept as it was
+    /// written.
     ///
     /// # Errors
     /// [`InvalidPublish::ContentType`] when it is empty, too long, or not visible ASCII.
@@ -180,11 +182,16 @@ impl ContentType {
         if text.is_empty() || text.len() > Self::BYTES_MAX || !text.chars().all(visible) {
             return Err(InvalidPublish::ContentType);
         }
-        let essence = text.split(';').next().unwrap_or(text).trim();
-        Ok(match essence.to_ascii_lowercase().as_str() {
-            "application/json" => ContentType::Json,
-            "text/plain" => ContentType::Text,
-            "application/octet-stream" => ContentType::Binary,
+        let lower = text.to_ascii_lowercase();
+        let mut parts = lower.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let parameters: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+        let is_utf8 = |part: &&str| matches!(*part, "charset=utf-8" | "charset=\"utf-8\"");
+        let says_other = |part: &&str| part.starts_with("charset=") && !is_utf8(part);
+        Ok(match essence {
+            "application/json" if !parameters.iter().any(says_other) => ContentType::Json,
+            "text/plain" if parameters.iter().all(is_utf8) => ContentType::Text,
+            "application/octet-stream" if parameters.is_empty() => ContentType::Binary,
             _ => ContentType::Other(text.into()),
         })
     }
@@ -288,9 +295,24 @@ mod tests {
         let parse = |text| ContentType::parse(text);
         assert_eq!(parse("Application/JSON; charset=utf-8"), Ok(ContentType::Json));
         assert_eq!(parse("text/plain"), Ok(ContentType::Text));
+        assert_eq!(parse("text/plain;charset=UTF-8"), Ok(ContentType::Text));
+        assert_eq!(parse("text/plain; charset=\"utf-8\";"), Ok(ContentType::Text));
         assert_eq!(parse("image/png"), Ok(ContentType::Other("image/png".into())));
         assert_eq!(parse("a\nb"), Err(InvalidPublish::ContentType));
         assert_eq!(parse(""), Err(InvalidPublish::ContentType));
+    }
+
+    #[test]
+    fn content_type_with_another_charset_or_parameter_is_kept_as_it_was_written() {
+        for text in [
+            "text/plain; charset=iso-8859-1",
+            "text/plain; charset=utf-8; format=flowed",
+            "application/json; charset=utf-16",
+            "application/octet-stream; padding=2",
+        ] {
+            assert_eq!(ContentType::parse(text), Ok(ContentType::Other(text.into())));
+        }
+        assert_eq!(ContentType::parse("application/json; odata=full"), Ok(ContentType::Json));
     }
 
     #[test]

@@ -199,6 +199,13 @@ impl Namespace {
 }
 
 impl Namespaces {
+    /// The largest payload that any namespace takes, in bytes.
+    pub fn payload_bytes_max(&self) -> usize {
+        let all = std::iter::once(&self.default).chain(self.named.values());
+        let largest = all.map(|namespace| namespace.payload_bytes_max).max().unwrap_or_default();
+        usize::try_from(largest).unwrap_or(usize::MAX)
+    }
+
     /// The settings that `topic` lives under.
     pub fn of(&self, topic: &Topic) -> &Namespace {
         self.named.get(topic.namespace()).unwrap_or(&self.default)

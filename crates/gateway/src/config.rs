@@ -26,9 +26,6 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Bytes of request line and headers; below 8 KiB counts as 8 KiB.
     pub header_bytes_max: usize,
-    /// Bytes of one frame from a client, after its fragments were joined. More closes the session
-    /// with [`TOO_BIG`](pushonce_proto::close::TOO_BIG).
-    pub frame_bytes_max: usize,
     /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
     pub subscriptions_max: usize,
     /// Publishes of one session that wait for their answer. One more is answered with `overloaded`.
@@ -65,9 +62,6 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             header_bytes_max: 16 << 10,
-            // A payload of 64 KiB in base64 takes 86 KiB. The rest is room to *answer* a payload
-            // that is a little over its limit, instead of hanging up on it.
-            frame_bytes_max: 128 << 10,
             // As many as the hub allows a session.
             subscriptions_max: 1_000,
             publishes_max: 64,

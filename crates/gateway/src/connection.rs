@@ -16,14 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pushonce_proto::client::ErrorCode;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
 use crate::http::Fault;
 use crate::lane::Local;
-use crate::ws;
+use crate::overflow::OverflowPermit;
+use crate::{linger, ws};
 
 /// hyper takes no smaller buffer.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -35,43 +35,79 @@ const HEADERS_MAX: usize = 64;
 const BACK_SECS: u32 = 10;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
-    Connection: close\r\n\r\n";
+    Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
 
-/// The place of one connection, until it is dropped.
-pub(crate) struct Place {
-    _permit: OwnedSemaphorePermit,
-    inside: bool,
-}
-
-impl Place {
+/// The right to be connected, until it is dropped.
+pub(crate) enum ConnectionPermit {
     /// For a session, or as many requests as the client likes.
-    pub(crate) fn inside(permit: OwnedSemaphorePermit) -> Place {
-        Place { _permit: permit, inside: true }
+    Regular { _permit: OwnedSemaphorePermit },
+    /// For one answer: the node is full.
+    Overflow(OverflowPermit),
+}
+
+impl ConnectionPermit {
+    fn is_regular(&self) -> bool {
+        matches!(self, ConnectionPermit::Regular { .. })
     }
 
-    /// For one answer. The server is full, and whoever looks after it must reach it all the more: who
-    /// kills what does not answer would send everybody away.
-    pub(crate) fn aside(permit: OwnedSemaphorePermit) -> Place {
-        Place { _permit: permit, inside: false }
+    fn on_request(&self) {
+        if let ConnectionPermit::Overflow(permit) = self {
+            permit.on_request();
+        }
+    }
+
+    fn on_answered(&self) {
+        if let ConnectionPermit::Overflow(permit) = self {
+            permit.on_answered();
+        }
+    }
+
+    /// Ends when the connection must make room; never, for a regular one.
+    async fn evicted(&self) {
+        match self {
+            ConnectionPermit::Regular { .. } => std::future::pending().await,
+            ConnectionPermit::Overflow(permit) => permit.evicted().await,
+        }
     }
 }
 
-/// There is no room, not even aside: said without a task and without reading what is asked.
-pub(crate) fn turn_away(stream: &TcpStream) {
+/// Answers a connection for which there is no permit at all, without reading its request.
+pub(crate) fn turn_away(local: &Rc<Local>, stream: TcpStream) {
     // What does not fit into an empty socket buffer is not worth a wait.
     let _ = stream.try_write(FULL);
+    if !local.has_descriptor_for_client(&stream) {
+        // Nothing is left to wait with: a request that came already is read, so that closing the
+        // connection does not reset it.
+        let _ = stream.try_read(&mut local.scratch.borrow_mut());
+        return;
+    }
+    let Ok(permit) = local.lingering.clone().try_acquire_owned() else { return };
+    let lane = local.clone();
+    local.spawn(async move {
+        linger::close(&lane, stream).await;
+        drop(permit);
+    });
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(local: Rc<Local>, stream: TcpStream, router: Router, place: Place) {
+pub(crate) async fn serve(
+    local: Rc<Local>,
+    stream: TcpStream,
+    router: Router,
+    permit: ConnectionPermit,
+) {
     let opening = Rc::new(Cell::new(None));
     let upgrade = opening.clone();
-    let meters = local.clone();
-    let inside = place.inside;
-    let service = service_fn(move |request| match request.uri().path() {
-        "/ws" if inside => open(&request, &upgrade, &meters),
-        "/ws" => full(),
-        _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
+    let lane = local.clone();
+    let permit = Rc::new(permit);
+    let admitted = permit.clone();
+    let service = service_fn(move |request| {
+        admitted.on_request();
+        match request.uri().path() {
+            "/ws" if admitted.is_regular() => open(&request, &upgrade, &lane),
+            "/ws" => full(),
+            _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
+        }
     });
     let config = &local.config;
     let mut connection = http1::Builder::new()
@@ -79,26 +115,30 @@ pub(crate) async fn serve(local: Rc<Local>, stream: TcpStream, router: Router, p
         .header_read_timeout(config.handshake_timeout)
         .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN))
         .max_headers(HEADERS_MAX)
-        .keep_alive(inside)
+        .keep_alive(permit.is_regular())
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
+        () = permit.evicted() => return turn_away(&local, connection.into_parts().io.into_inner()),
         () = local.leaving.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         }
     }
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let stream = parts.io.into_inner();
     match opening.take() {
         // A task of its own: this one is several times as large, and idle sessions are many.
         Some(opening) => {
             let session = ws::run(local.clone(), stream, &parts.read_buf, opening);
-            local.spawn_connection(session.map(move |()| drop(place)));
+            local.spawn_connection(session.map(move |()| drop(permit)));
         }
         None => {
-            // An error only says that the client was first.
-            let _ = stream.shutdown().await;
+            permit.on_answered();
+            tokio::select! {
+                () = linger::close(&local, stream) => {}
+                () = permit.evicted() => {}
+            }
         }
     }
 }

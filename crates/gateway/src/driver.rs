@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
-use pushonce_core::{From, Options, Placed, Position, Publish, PublishError, Topic};
+use pushonce_core::{Delivery, From, Options, Placed, Position, Publish, PublishError, Topic};
 use pushonce_fanout::{Outlet, SessionKey, Wire};
 use pushonce_proto::client::{Event, InvalidFrame, Request};
 use pushonce_proto::close::{self, Close};
@@ -37,11 +37,13 @@ pub(crate) trait Transport: 'static {
     }
 
     /// Makes a way for the frames of a subscription, where each has its own; its messages may go as
-    /// datagrams, if they are wanted.
+    /// datagrams, if they are wanted. Where `delivery` is not every message, little may wait behind it:
+    /// what was sent cannot be replaced by what is newer.
     fn open(
         &self,
         token: u32,
         topic: &Topic,
+        delivery: Delivery,
         datagrams: bool,
     ) -> LocalBoxFuture<'static, Result<(), NoWay>>;
 
@@ -233,6 +235,9 @@ impl<T: Transport> Driver<T> {
         from: From,
         options: Options,
     ) -> Result<Granted, Refusal> {
+        if let Some(refusal) = refusal::of_topic(topic) {
+            return Err(refusal);
+        }
         let lane = &self.local.fanout;
         let granted = self.local.grant(topic, options.delivery);
         let delivery = granted.map_err(|why| refusal::of_rate(&why))?;
@@ -245,7 +250,7 @@ impl<T: Transport> Driver<T> {
         let options = Options { delivery: Some(delivery), ..options };
         let subscribed = lane.subscribe(self.key, token, topic.clone(), from, options).await;
         let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
-        if let Err(NoWay) = self.transport.open(token, topic, options.datagrams).await {
+        if let Err(NoWay) = self.transport.open(token, topic, delivery, options.datagrams).await {
             lane.unsubscribe(self.key, topic);
             return Err(refusal::of_stream());
         }

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Http};
 use crate::lane::{self, Parts};
-use crate::{Audience, BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic};
+use crate::{
+    Admission, Audience, BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic,
+};
 
 /// What is behind the doors.
 #[derive(Clone)]
@@ -39,6 +41,7 @@ pub struct Gateway {
     http_addr: SocketAddr,
     quic: quic::Port,
     rounds: Rounds,
+    admission: Admission,
     memory: MemoryUse,
 }
 
@@ -83,8 +86,19 @@ impl Gateway {
         let router = http::router(routes, extra);
         let config = Arc::new(config);
         let rounds = Rounds::new(listeners.len());
+        let admission = Admission::new(listeners.len());
         let memory = MemoryUse::default();
-        Ok(Gateway { config, behind, router, listeners, http_addr, quic, rounds, memory })
+        Ok(Gateway {
+            config,
+            behind,
+            router,
+            listeners,
+            http_addr,
+            quic,
+            rounds,
+            admission,
+            memory,
+        })
     }
 
     /// Where HTTP and WebSocket are, with the port that was taken.
@@ -100,6 +114,11 @@ impl Gateway {
     /// Whether the lanes go round, once it runs.
     pub fn rounds(&self) -> Rounds {
         self.rounds.clone()
+    }
+
+    /// Whether the lanes admit new sessions, once it runs.
+    pub fn admission(&self) -> Admission {
+        self.admission.clone()
     }
 
     /// Where to say how much memory the process uses. Near the end of it sessions that take the newest
@@ -141,6 +160,7 @@ impl Gateway {
                 room: room.clone(),
                 memory: self.memory.clone(),
                 rounds: self.rounds.clone(),
+                admission: self.admission.lane(index),
             };
             let (tell, ended) = oneshot::channel();
             lane::start(index, parts, stop.clone(), tell)?;

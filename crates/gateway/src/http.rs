@@ -1,7 +1,9 @@
 //! HTTP: the topic is the URL. Everything but `/ws`, which is spoken by hand in `ws`.
 
 mod audience;
+mod cors;
 mod fault;
+mod headers;
 mod publish;
 mod snapshot;
 
@@ -12,7 +14,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use http::StatusCode;
 use pushonce_core::Topic;
 use pushonce_fanout::Hub;
@@ -22,7 +24,7 @@ use tokio::sync::watch;
 pub(crate) use fault::Fault;
 
 use crate::certificate::Fingerprint;
-use crate::{Audience, Publisher};
+use crate::{Audience, Publisher, refusal};
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -37,19 +39,19 @@ pub(crate) struct Http {
 
 /// The routes of topics, and those of `extra`.
 pub(crate) fn router(http: Http, extra: Router) -> Router {
+    let topic = get(snapshot::get).post(publish::post).options(cors::preflight);
     Router::new()
-        .route("/topics/{*topic}", get(snapshot::get).post(publish::post))
-        .route("/dev/certificate", get(certificate))
-        .method_not_allowed_fallback(method_not_allowed)
+        .route("/topics/{*topic}", topic.fallback(method_not_allowed))
+        .route("/dev/certificate", get(certificate).options(cors::preflight))
         .with_state(http)
-        .merge(extra)
         .fallback(not_found)
+        .layer(middleware::from_fn(cors::allow_any_origin))
+        .merge(extra)
+        .method_not_allowed_fallback(method_not_allowed)
 }
 
 async fn certificate(State(http): State<Http>) -> Response {
-    let mut response = Json(&*http.fingerprint.borrow()).into_response();
-    snapshot::allow_any_origin(&mut response);
-    response
+    Json(&*http.fingerprint.borrow()).into_response()
 }
 
 async fn not_found() -> Fault {
@@ -63,6 +65,14 @@ async fn not_found() -> Fault {
 async fn method_not_allowed() -> Fault {
     let text = "this method is not for this path; GET reads a topic, POST publishes to it";
     Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
+}
+
+/// A topic that clients may read: those of the system are for none.
+fn readable(topic: Topic) -> Result<Topic, Fault> {
+    match refusal::of_topic(&topic) {
+        None => Ok(topic),
+        Some((code, text)) => Err(Fault::of(code, text)),
+    }
 }
 
 /// The topic of a path, percent-decoded.

@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{ClusterView, Delivery, TooFast, Topic};
+use pushonce_core::{ClusterView, Delivery, Publish, TooFast, Topic};
+use pushonce_listener::{DescriptorBudget, Listener, Purpose};
+use pushonce_proto::client::Encoding;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,8 +23,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
-use crate::connection::Place;
-use crate::metrics::Meters;
+use crate::admission::LaneAdmission;
+use crate::connection::ConnectionPermit;
+use crate::metrics::{Meters, Shortage};
+use crate::overflow::Overflow;
 use crate::pressure::{self, Load, MemoryUse, Pressure};
 use crate::registry::Registry;
 use crate::session::Limits;
@@ -31,18 +36,21 @@ use crate::{Behind, Config, Publisher, Rounds, connection, pin, quic};
 /// client. Smaller means more reads of large frames, larger is never filled.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// A pause when the system has no descriptor left: without it the lane would spin, and closing
-/// sessions is what frees some.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-
 /// How many connections are taken in before everything else of the lane has its turn. The handshake of
 /// one costs some 100 µs, as a turn of the fan-out's 256 offers costs a millisecond: in a storm the two
 /// take turns, whoever is connected waits some milliseconds, and whoever is not, in the backlog.
 const ACCEPTS_PER_TURN: usize = 16;
 
-/// Connections of a lane that are answered once while there is no room: probes and scrapers are a few,
-/// each gone within milliseconds; of a crowd that comes to a full server so many are told why at a time.
-const ASIDE_MAX: usize = 16;
+/// JSON may write every byte of a text as `\u0041`; base64 takes far less.
+const JSON_BYTES_A_BYTE: usize = 6;
+
+/// Bytes of a frame beside its payload: the topic, the key and the names of the fields, and room to
+/// answer a payload that is over its limit.
+const FRAME_BYTES_BESIDE: usize = 64 << 10;
+
+/// Connections that were turned away and are kept for as long as their client needs to read the
+/// answer. One more is closed at once.
+const LINGERING_MAX: usize = 64;
 
 /// What the sessions of a lane share. Never leaves the lane's thread.
 pub(crate) struct Local {
@@ -52,15 +60,19 @@ pub(crate) struct Local {
     pub(crate) fanout: pushonce_fanout::Lane,
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Of the settings of the namespaces.
-    view: watch::Receiver<Arc<ClusterView>>,
+    view: RefCell<watch::Receiver<Arc<ClusterView>>>,
+    /// By the view that was seen last.
+    payload_bytes_max: Cell<usize>,
     pub(crate) sessions: Registry,
     /// Filled and read within one poll of one task.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) meters: Meters,
     /// Connections, over all lanes.
     pub(crate) room: Arc<Semaphore>,
-    /// Those beyond them, for one answer each.
-    aside: Arc<Semaphore>,
+    /// Which descriptors they may use.
+    descriptors: DescriptorBudget,
+    overflow: Rc<Overflow>,
+    pub(crate) lingering: Arc<Semaphore>,
     pressure: Cell<Pressure>,
     memory: MemoryUse,
     /// Cancelled when the lane takes in nobody any more.
@@ -79,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) room: Arc<Semaphore>,
     pub(crate) memory: MemoryUse,
     pub(crate) rounds: Rounds,
+    pub(crate) admission: LaneAdmission,
 }
 
 /// Starts the thread of lane `index`. `ended` hears how it went; it is dropped if the lane panics.
@@ -103,19 +116,19 @@ fn live(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<(
 }
 
 async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Result<()> {
-    let Parts { config, behind, router, listener, quic, room, memory, rounds } = parts;
+    let Parts { config, behind, router, listener, quic, room, memory, rounds, admission } = parts;
     let Behind { hub, publisher, view, .. } = behind;
     let (fanout, driver) = hub.lane();
     let leaving = shutdown.child_token();
     let local = Rc::new(Local::new(config, fanout, publisher, view, room, memory, leaving.clone()));
-    let listener = TcpListener::from_std(listener)?;
+    let listener = Listener::new("http", TcpListener::from_std(listener)?);
     let quic = quic.map(|door| quic::Endpoint::open(door, local.clone())).transpose()?;
     let over = CancellationToken::new();
     local.spawn(driver.run(over.clone()));
     let mut quic = quic.map(|endpoint| tokio::task::spawn_local(endpoint.run(over.clone())));
     tokio::select! {
         () = accept_tcp(&local, listener, router) => {}
-        () = beat(&local, || rounds.count(index)) => {}
+        () = beat(&local, &admission, || rounds.count(index)) => {}
         () = ended(&mut quic), if quic.is_some() => {}
         () = leaving.cancelled() => {}
     }
@@ -148,36 +161,22 @@ async fn take_leave(local: &Local) {
     }
 }
 
-async fn accept_tcp(local: &Rc<Local>, listener: TcpListener, router: axum::Router) {
+async fn accept_tcp(local: &Rc<Local>, listener: Listener, router: axum::Router) {
     for turn in 1.. {
         if turn % ACCEPTS_PER_TURN == 0 {
             tokio::task::yield_now().await;
         }
-        match listener.accept().await {
-            Ok((stream, _)) => admit(local, stream, &router),
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                local.meters.accept_failed.increment(1);
-                tracing::warn!(%error, "cannot accept a connection; raise the limit of open files");
-                tokio::time::sleep(EXHAUSTED_PAUSE).await;
-            }
-        }
+        admit(local, listener.accept().await, &router);
     }
 }
 
-/// The connection broke before it was taken: no reason to wait for the next.
-fn is_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
 fn admit(local: &Rc<Local>, stream: TcpStream, router: &axum::Router) {
-    let Some(place) = local.place() else { return connection::turn_away(&stream) };
+    let Some(permit) = local.admit(&stream) else { return connection::turn_away(local, stream) };
     // A frame is whole when it is written; to wait for more only delays it. A failure means that
     // the connection is gone, which is noticed when it is read.
     let _ = stream.set_nodelay(true);
     limit_stuck(&stream, local.config.heartbeat);
-    let served = connection::serve(local.clone(), stream, router.clone(), place);
+    let served = connection::serve(local.clone(), stream, router.clone(), permit);
     local.connections.spawn_local(served);
 }
 
@@ -195,13 +194,13 @@ fn limit_stuck(stream: &TcpStream, heartbeat: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn limit_stuck(_: &TcpStream, _: Duration) {}
 
-async fn beat(local: &Local, round: impl Fn()) {
+async fn beat(local: &Local, admission: &LaneAdmission, round: impl Fn()) {
     let mut ticks = tokio::time::interval(Registry::tick_every(local.config.heartbeat));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut load = Load::default();
     loop {
         ticks.tick().await;
-        local.feel(&mut load);
+        local.feel(&mut load, admission);
         round();
     }
 }
@@ -222,19 +221,23 @@ impl Local {
             subscriptions_max: config.subscriptions_max,
             publishes_max: config.publishes_max,
             // Two of the largest: one that waits does not refuse the next.
-            publish_bytes_max: 2 * config.frame_bytes_max,
+            publish_bytes_max: 2 * Publish::PAYLOAD_BYTES_CAP,
         };
+        let payload_bytes_max = view.borrow().namespaces.payload_bytes_max();
         Local {
             config,
             limits: Rc::new(limits),
             fanout,
             publisher,
-            view,
+            payload_bytes_max: Cell::new(payload_bytes_max),
+            view: RefCell::new(view),
             sessions: Registry::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             meters: Meters::new(),
             room,
-            aside: Arc::new(Semaphore::new(ASIDE_MAX)),
+            descriptors: DescriptorBudget::of_process(),
+            overflow: Rc::default(),
+            lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
             pressure: Cell::default(),
             memory,
             leaving,
@@ -258,15 +261,34 @@ impl Local {
         topic: &Topic,
         asked: Option<Delivery>,
     ) -> Result<Delivery, TooFast> {
-        self.view.borrow().namespaces.of(topic).grant(asked)
+        self.view.borrow().borrow().namespaces.of(topic).grant(asked)
+    }
+
+    /// Bytes of one frame from a client, after its fragments were joined. More closes the session with
+    /// [`TOO_BIG`](pushonce_proto::close::TOO_BIG).
+    ///
+    /// The largest payload of any namespace fits, however it is written, and so does one that is a
+    /// little over: it is refused in words.
+    pub(crate) fn frame_bytes_max(&self, encoding: Encoding) -> usize {
+        let mut view = self.view.borrow_mut();
+        if view.has_changed().unwrap_or(false) {
+            let view = view.borrow_and_update();
+            self.payload_bytes_max.set(view.namespaces.payload_bytes_max());
+        }
+        let longest = match encoding {
+            Encoding::Json => JSON_BYTES_A_BYTE,
+            Encoding::Proto => 1,
+        };
+        longest * self.payload_bytes_max.get() + FRAME_BYTES_BESIDE
     }
 
     /// Does what the load asks for, and gives the sessions whose turn it is their beat.
-    fn feel(&self, load: &mut Load) {
+    fn feel(&self, load: &mut Load, admission: &LaneAdmission) {
         let backlog = pressure::share(self.fanout.take_lag(), pressure::BACKLOG_MAX);
         let now = load.follow(backlog.max(self.memory.share()));
         if self.pressure.replace(now) != now {
             tracing::warn!(pressure = ?now, backlog, memory = self.memory.share(), "load changed");
+            admission.set(now);
             let widens = now >= Pressure::Widen;
             self.fanout.widen(if widens { pressure::WIDENED } else { Duration::ZERO });
         }
@@ -281,18 +303,32 @@ impl Local {
         self.connections.token()
     }
 
-    /// A place for one more connection over TCP.
-    fn place(&self) -> Option<Place> {
-        let aside = || self.aside.clone().try_acquire_owned().ok();
-        self.permit().map(Place::inside).or_else(|| aside().map(Place::aside))
+    /// The permit of one more connection over TCP.
+    fn admit(&self, stream: &impl AsRawFd) -> Option<ConnectionPermit> {
+        if !self.has_descriptor_for_client(stream) {
+            self.meters.rejected(Shortage::Descriptors);
+        } else if let Some(permit) = self.permit() {
+            return Some(ConnectionPermit::Regular { _permit: permit });
+        }
+        let probes = self.descriptors.admits(Purpose::Probe, stream);
+        let permit = if probes { self.overflow.admit() } else { None };
+        permit.map(ConnectionPermit::Overflow)
     }
 
-    /// A place for one more session.
+    /// Whether the descriptor of a connection is one that clients may keep.
+    pub(crate) fn has_descriptor_for_client(&self, stream: &impl AsRawFd) -> bool {
+        self.descriptors.admits(Purpose::Client, stream)
+    }
+
+    /// The permit of one more session.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let takes = self.pressure.get() < Pressure::Close;
-        let permit = takes.then(|| self.room.clone().try_acquire_owned().ok()).flatten();
+        if self.pressure.get() >= Pressure::Close {
+            self.meters.rejected(Shortage::Load);
+            return None;
+        }
+        let permit = self.room.clone().try_acquire_owned().ok();
         if permit.is_none() {
-            self.meters.full.increment(1);
+            self.meters.rejected(Shortage::Connections);
         }
         permit
     }

@@ -13,7 +13,10 @@
 //! words or closes the session with a code of `pushonce_proto::close`; it never ends a lane, nor
 //! holds it up: a session is read one buffer at a time. What a session that does not read holds is
 //! bounded: its answers, for no request is read while many are queued, and of messages the rest of
-//! one frame; on QUIC one frame a topic, the send window, and some dozens of datagrams.
+//! one frame; on QUIC one frame a topic, the send window, and some dozens of datagrams. A client that
+//! asked for the newest messages and reads slowly is sent fewer of them: it never gets one that is
+//! seconds old, as far as its own buffers allow. A refusal reaches a client that is still sending. A
+//! flood of connections takes no place from health checks and metrics.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
 //! [`Publisher`] and the [`Audience`] it is given. TLS on TCP, tokens, WebTransport and server-sent
@@ -27,6 +30,7 @@
 //! adds: two routes of one name are a mistake that is found at start, by a panic of `axum`. End the
 //! process before [`Gateway::run`] has ended, if sessions are to take their leave.
 
+mod admission;
 mod audience;
 mod bind;
 pub mod certificate;
@@ -38,11 +42,16 @@ mod encoder;
 mod gateway;
 mod http;
 mod lane;
+mod linger;
 mod metrics;
+mod overflow;
 mod pin;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod pressure;
 mod publisher;
 mod pulse;
+pub mod query;
 mod quic;
 mod refusal;
 mod registry;
@@ -52,6 +61,7 @@ mod session;
 mod testing;
 mod ws;
 
+pub use admission::Admission;
 pub use audience::Audience;
 pub use bind::BindError;
 pub use certificate::Certificate;

@@ -11,14 +11,35 @@ pub(crate) enum Door {
     Quic,
 }
 
+/// Why a new connection is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// `connections_max` are open.
+    Connections,
+    /// The descriptors of clients are in use.
+    Descriptors,
+    /// Memory, or the backlog of a lane, is near its bound.
+    Load,
+}
+
+impl Shortage {
+    const ALL: [Shortage; 3] = [Shortage::Connections, Shortage::Descriptors, Shortage::Load];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Shortage::Connections => "connections",
+            Shortage::Descriptors => "descriptors",
+            Shortage::Load => "load",
+        }
+    }
+}
+
 /// The meters of one lane. Handles, taken once: the hot path looks nothing up.
 pub(crate) struct Meters {
     ws: DoorMeters,
     quic: DoorMeters,
-    /// Connections that were turned away because all doors are full, or the node overloaded.
-    pub(crate) full: Counter,
-    /// Times the system had no descriptor or memory for a connection.
-    pub(crate) accept_failed: Counter,
+    /// New connections that were rejected, by what the node is short of.
+    rejected: [Counter; 3],
     /// Sessions that an overloaded node sent away.
     pub(crate) shed: Counter,
 }
@@ -45,10 +66,17 @@ impl Meters {
         Meters {
             ws: DoorMeters::new("websocket"),
             quic: DoorMeters::new("quic"),
-            full: counter!("pushonce_gateway_connections_full_total"),
-            accept_failed: counter!("pushonce_gateway_accept_failed_total"),
+            rejected: Shortage::ALL.map(|shortage| {
+                let reason = shortage.as_str();
+                counter!("pushonce_gateway_connections_rejected_total", "reason" => reason)
+            }),
             shed: counter!("pushonce_gateway_sessions_shed_total"),
         }
+    }
+
+    /// A new connection was rejected.
+    pub(crate) fn rejected(&self, shortage: Shortage) {
+        self.rejected[shortage as usize].increment(1);
     }
 
     pub(crate) fn of(&self, door: Door) -> &DoorMeters {

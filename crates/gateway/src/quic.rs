@@ -40,6 +40,10 @@ const RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// 10 MiB; at a quarter of a mebibyte a thousand stopped readers hold no more than that many MiB.
 const SEND_WINDOW_BYTES: u64 = 256 << 10;
 
+/// The same for a session with a subscription of `latest` or `rate`: what is in the window cannot be
+/// replaced by what is newer. Enough for a hundred small messages, or one large one, in each round trip.
+const FRESH_SEND_WINDOW_BYTES: u64 = 32 << 10;
+
 /// Datagrams of a session that wait for the network. Some dozens, so that they fill the packets of a
 /// turn: more would grow old here, where at the hub a newer one takes the place of an older.
 const DATAGRAM_BYTES: usize = 16 << 10;

@@ -1,6 +1,6 @@
 //! The words of the protocol for a subscription that is refused.
 
-use pushonce_core::{Delivery, Options, TooFast};
+use pushonce_core::{Delivery, Options, TooFast, Topic};
 use pushonce_fanout::SubscribeError;
 use pushonce_proto::client::ErrorCode;
 
@@ -16,6 +16,12 @@ pub(crate) fn of_hub(error: &SubscribeError) -> Refusal {
         SubscribeError::Gone => ErrorCode::Unavailable,
     };
     (code, error.to_string())
+}
+
+/// Topics of the system are for no client.
+pub(crate) fn of_topic(topic: &Topic) -> Option<Refusal> {
+    let text = "topics with a segment that begins with '$' are the system's; choose another topic";
+    topic.is_system().then(|| (ErrorCode::NotAllowed, text.to_owned()))
 }
 
 /// Its namespace does not give so much.

@@ -8,6 +8,7 @@ mod handshake;
 mod opening;
 mod outlet;
 mod session;
+mod window;
 
 pub(crate) use opening::Opening;
 pub(crate) use session::run;

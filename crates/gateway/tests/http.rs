@@ -80,6 +80,86 @@ async fn what_is_posted_is_read_back_as_it_was() {
     assert_eq!(newest.header("pushonce-position"), "7:1");
     assert_eq!(newest.header("cache-control"), "no-cache");
     assert_eq!(newest.header("access-control-allow-origin"), "*");
+    assert_eq!(newest.header("x-content-type-options"), "nosniff");
+    assert!(newest.header("content-security-policy").contains("sandbox"));
+}
+
+#[tokio::test]
+async fn browsers_may_publish_and_read_errors_from_any_page() {
+    let server = Server::start().await;
+    for path in ["/topics/a/b", "/dev/certificate"] {
+        let preflight = Request::builder().method(Method::OPTIONS).uri(path);
+        let preflight = preflight
+            .header("origin", "https://example.org")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "content-type,idempotency-key");
+        let answer = ask(&server, preflight, "").await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        assert!(answer.header("access-control-allow-methods").contains("POST"));
+        let headers = answer.header("access-control-allow-headers");
+        assert!(headers.contains("content-type") && headers.contains("idempotency-key"));
+    }
+    let put = Request::builder().method(Method::PUT).uri("/topics/a");
+    for error in [
+        get(&server, "/topics/a").await,
+        get(&server, "/topics/a//b").await,
+        get(&server, "/nothing").await,
+        post(&server, "/topics/$sys/a", "x").await,
+        ask(&server, put, "").await,
+    ] {
+        assert!(error.status.is_client_error());
+        assert_eq!(error.header("access-control-allow-origin"), "*", "{}", error.status);
+        assert_eq!(error.header("x-content-type-options"), "nosniff");
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_ignored_is_refused() {
+    let server = Server::start().await;
+    for (request, status) in [
+        (Request::post("/topics/a?key=k"), 400),
+        (Request::post("/topics/a?"), 200),
+        (Request::post("/topics/a").header("content-encoding", "gzip"), 415),
+        (Request::post("/topics/a").header("if-match", "\"7:1\""), 400),
+        (Request::post("/topics/a").header("x-idempotency-key", "k"), 400),
+        (Request::get("/topics/a?last=1&newest"), 400),
+        (Request::get("/topics/a?last=1&last=2"), 400),
+        (Request::get("/topics/a?la%FFst=1"), 400),
+        (Request::get("/topics/$sys/a"), 403),
+    ] {
+        let path = format!("{:?}", request.uri_ref());
+        assert_eq!(ask(&server, request, "x").await.status.as_u16(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn text_in_another_charset_is_read_back_as_it_was_posted() {
+    let server = Server::start().await;
+    let latin = "text/plain; charset=iso-8859-1";
+    let request = Request::post("/topics/a").header("content-type", latin);
+    assert_eq!(ask(&server, request, &b"caf\xe9"[..]).await.status, StatusCode::OK);
+    let newest = get(&server, "/topics/a").await;
+    assert_eq!((newest.header("content-type"), &newest.body[..]), (latin, &b"caf\xe9"[..]));
+}
+
+/// A client that sends its whole body before it looks for an answer, as many do.
+#[tokio::test]
+async fn refusal_reaches_a_client_that_is_still_writing() {
+    let server = Server::start().await;
+    let body = vec![b'x'; 8 << 20];
+    let head = format!(
+        "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for _ in 0..5 {
+        let mut raw = Raw::connect(server.http, head.as_bytes()).await;
+        for piece in body.chunks(64 << 10) {
+            raw.send(piece).await;
+        }
+        let answer = raw.head().await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,8 @@ session_suite!(
     nobody_publishes_to_the_system,
     a_payload_over_the_limit_is_answered,
     a_frame_over_the_limit_ends_the_session,
+    the_largest_payload_of_a_namespace_fits_however_it_is_written,
+    topics_of_the_system_cannot_be_subscribed_to,
     a_position_that_was_never_given_out_is_refused,
     nothing_to_unsubscribe_is_said,
     heartbeats_carry_what_was_sent,
@@ -209,8 +211,32 @@ async fn a_payload_over_the_limit_is_answered(via: Via) {
 async fn a_frame_over_the_limit_ends_the_session(via: Via) {
     let server = Server::start().await;
     let mut client = Client::connect(&server, via).await;
-    client.send(1, publish("a", &"x".repeat(200 << 10))).await;
+    client.send(1, publish("a", &"x".repeat(600 << 10))).await;
     assert_eq!(client.closed().await, close::TOO_BIG.code);
+}
+
+async fn the_largest_payload_of_a_namespace_fits_however_it_is_written(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    // Each of these is six bytes long in JSON.
+    client.send(1, publish("a", &"\u{1}".repeat(64 << 10))).await;
+    assert!(matches!(client.answer().await, Event::Published { .. }));
+    // A session that is open learns of a raised limit as well.
+    let raised = Some(1 << 20);
+    server.set(NamespaceChange { payload_bytes_max: raised, ..NamespaceChange::default() });
+    client.send(2, publish("a", &"\u{1}".repeat(1 << 20))).await;
+    assert!(matches!(client.answer().await, Event::Published { .. }));
+    client.send(3, publish("a", &"x".repeat((1 << 20) + 1))).await;
+    assert_eq!(client.refused().await, (Some(3), ErrorCode::TooLarge));
+}
+
+async fn topics_of_the_system_cannot_be_subscribed_to(via: Via) {
+    let server = Server::start().await;
+    let mut client = Client::connect(&server, via).await;
+    for topic in ["$sys/nodes", "a/$presence"] {
+        client.send(1, subscribe(topic, From::Now)).await;
+        assert_eq!(client.refused().await, (Some(1), ErrorCode::NotAllowed));
+    }
 }
 
 async fn a_position_that_was_never_given_out_is_refused(via: Via) {

@@ -87,9 +87,28 @@ async fn a_query_subscribes_at_once() {
     raw.head().await;
     raw.text("subscribed").await;
     raw.text("old").await;
-    let request = HANDSHAKE.replace("/ws", "/ws?topic=a//b");
-    let answer = Raw::connect(server.http, request.as_bytes()).await.head().await;
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+/// A browser shows its page nothing of a refused handshake, and pages connect again after one.
+#[tokio::test]
+async fn wrong_query_is_refused_in_the_session_with_a_code_that_says_no() {
+    let server = Server::start().await;
+    for (query, code) in [
+        ("topic=a//b", "bad_topic"),
+        ("from=bogus", "bad_position"),
+        ("topic=a&from=last:x", "bad_position"),
+        ("topic=a&form=now", "unknown_field"),
+        ("topic=a&topic=b", "bad_request"),
+        ("topic=a%FF", "bad_request"),
+        ("topic=a%zz", "bad_request"),
+    ] {
+        let request = HANDSHAKE.replace("/ws", &format!("/ws?{query}"));
+        let mut raw = Raw::connect(server.http, request.as_bytes()).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{query}: {head}");
+        raw.text(&format!("\"code\":\"{code}\"")).await;
+        assert_eq!(raw.closed().await, close::BAD_FRAME.code, "{query}");
+    }
 }
 
 #[tokio::test]
@@ -175,12 +194,14 @@ async fn who_looks_after_a_full_server_is_answered_once_a_connection() {
         let answer = Raw::connect(server.http, probe).await.all().await;
         assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("503"), "{answer}");
     }
-    // Who holds their connections open leaves no way aside, and is told so without a word read.
+    // Connections that send nothing take no place from a probe: the oldest makes room.
     let mut silent = Vec::new();
     for _ in 0..16 {
         silent.push(Raw::connect(server.http, b"").await);
     }
     let answer = Raw::connect(server.http, probe).await.all().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = silent[0].all().await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
     drop((silent, session));
 }

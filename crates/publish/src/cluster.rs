@@ -135,7 +135,7 @@ fn refused(why: OperationError) -> Status {
 }
 
 fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> cluster::Status {
-    let Snapshot { me, view, owners, reachable, control } = snapshot;
+    let Snapshot { me, view, owners, reachable, control, conflict } = snapshot;
     let seen = |member: &pushonce_core::Member| Seen {
         reachable: member.id == me || reachable.contains(&member.id),
         member: member.clone(),
@@ -153,6 +153,7 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
         control,
         members: view.members.values().map(seen).collect(),
         shards: view.shards.ids().map(&mut shard).collect(),
+        conflict,
         times: view.times,
         cluster_version: view.cluster_version,
     }

@@ -33,6 +33,7 @@ mod cluster;
 mod line;
 mod metrics;
 mod ordered;
+mod oversize;
 mod ports;
 mod publisher;
 mod route;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace,
     NamespaceChange, NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId,
     Topic,
 };
@@ -115,6 +115,8 @@ pub struct Snapshot {
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
     pub control: Control,
+    /// Another cluster whose members dial this node's address as one of theirs.
+    pub conflict: Option<ClusterId>,
 }
 
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the

@@ -8,14 +8,17 @@ use std::time::Duration;
 use futures::future;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
-use pushonce_core::{From as Begin, InvalidDelivery, Options, Publish, PublishError, Topic};
+use pushonce_core::{
+    From as Begin, InvalidDelivery, InvalidPublish, Options, Publish, PublishError, Topic,
+};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server;
-use pushonce_proto::publisher::{fetch_status, publish_status};
+use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::{Feed, Router, subscription};
+use crate::{Feed, Router, oversize, subscription};
 
 pub(crate) struct Publisher {
     pub router: Router,
@@ -33,7 +36,11 @@ impl publisher_server::Publisher for Publisher {
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        let publish = Publish::try_from(request.into_inner()).map_err(PublishError::from);
+        let (metadata, _, request) = request.into_parts();
+        if let Some(name) = misplaced_key(&metadata) {
+            return Err(misplaced(&name));
+        }
+        let publish = Publish::try_from(request).map_err(PublishError::from);
         let placed = match publish {
             Ok(publish) => self.router.publish(publish).await,
             Err(refused) => Err(refused),
@@ -47,6 +54,9 @@ impl publisher_server::Publisher for Publisher {
         &self,
         request: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        if let Some(name) = misplaced_key(request.metadata()) {
+            return Err(misplaced(&name));
+        }
         let broken = Arc::new(OnceLock::new());
         let requests = Requests {
             wire: request.into_inner(),
@@ -71,6 +81,9 @@ impl publisher_server::Publisher for Publisher {
         let request = request.into_inner();
         let invalid = |why: &dyn std::error::Error| Status::invalid_argument(why.to_string());
         let topic = Topic::new(&request.topic).map_err(|why| invalid(&why))?;
+        if topic.is_system() {
+            return Err(invalid(&InvalidPublish::SystemTopic));
+        }
         let from = request.from.unwrap_or_default();
         let from = Begin::try_from(from).map_err(|why| invalid(&why))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
@@ -84,6 +97,24 @@ impl publisher_server::Publisher for Publisher {
         let events = events.take_until(self.closing.clone().cancelled_owned());
         Ok(Response::new(events.chain(stream::iter([Err(going_down())])).boxed()))
     }
+}
+
+/// A header by which other APIs take the key of a request. Here it would be ignored, and a retry be
+/// placed twice.
+fn misplaced_key(metadata: &MetadataMap) -> Option<String> {
+    let names = metadata.keys().map(|key| match key {
+        KeyRef::Ascii(key) => key.as_str(),
+        KeyRef::Binary(key) => key.as_str(),
+    });
+    names.into_iter().find(|name| name.contains("idempotency")).map(str::to_owned)
+}
+
+fn misplaced(name: &str) -> Status {
+    let mut status = Status::invalid_argument(format!(
+        "{name} is unknown; the key of a publish is the field `key` of the request"
+    ));
+    status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
+    status
 }
 
 fn going_down() -> Status {
@@ -109,6 +140,7 @@ impl Stream for Requests {
                     let publish = Publish::try_from(request).map_err(PublishError::from);
                     return Poll::Ready(Some(publish));
                 }
+                Some(Err(status)) if status.code() == Code::OutOfRange => oversize::refused(),
                 Some(Err(status)) => status,
             },
         };

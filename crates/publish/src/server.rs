@@ -5,23 +5,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_proto::pb;
 use pushonce_proto::pb::cluster::v1::cluster_server::ClusterServer;
 use pushonce_proto::pb::publisher::v1::publisher_server::PublisherServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService as _;
-use tonic::transport::server::{Router as Services, TcpIncoming};
+use tonic::transport::server::Router as Services;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::cluster::Cluster;
+use crate::oversize::Oversize;
 use crate::publisher::Publisher;
 use crate::{Feed, Operations, Overview, Router, Topics};
 
 /// Twice the largest payload: the message around it is small, and what no namespace takes need not
 /// be read to be refused.
-const MESSAGE_BYTES_MAX: usize = 2 << 20;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
 const _: () = assert!(MESSAGE_BYTES_MAX >= 2 * pushonce_core::Publish::PAYLOAD_BYTES_CAP);
 
 /// Calls of one connection at once. A publisher that waits for each of many unary publishes needs
@@ -71,7 +73,7 @@ pub struct Parts {
 #[must_use = "nothing is answered unless it runs"]
 pub struct Server {
     addr: SocketAddr,
-    incoming: TcpIncoming,
+    listener: Listener,
     services: Services,
     health: HealthReporter,
     ready: watch::Receiver<bool>,
@@ -122,13 +124,13 @@ impl Server {
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterServer::new(Cluster { overview, topics, operations });
         let services = transport()
-            .add_service(publisher)
+            .add_service(Oversize(publisher))
             .add_service(cluster)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(Server { addr, incoming, services, health, ready, closing })
+        let listener = Listener::new("grpc", listener);
+        Ok(Server { addr, listener, services, health, ready, closing })
     }
 
     /// Where it listens, with the port that was given out if none was asked for.
@@ -142,7 +144,8 @@ impl Server {
     /// # Errors
     /// [`Error::Serve`] when connections cannot be accepted any more.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, incoming, services, health, ready, closing } = self;
+        let Server { addr, listener, services, health, ready, closing } = self;
+        let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Publisher);
         let closed = closing.clone().cancelled_owned();
         let serve = services.serve_with_incoming_shutdown(incoming, closed);
         tokio::pin!(serve);

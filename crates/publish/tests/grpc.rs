@@ -111,6 +111,7 @@ impl Overview for World {
             owners: self.owners.clone(),
             reachable: BTreeSet::from([ME]),
             control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
+            conflict: None,
         }
     }
 
@@ -303,8 +304,35 @@ async fn what_breaks_a_rule_is_refused_with_what_to_change() {
 async fn a_frame_past_every_limit_is_refused_and_the_connection_lives() {
     let mut publisher = Node::start().await.publisher().await;
     let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("refused");
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    // With the outcome: a publisher that is not told takes it for unknown and sends it again.
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(
+        status.metadata().get(publisher::OUTCOME_HEADER),
+        Some(&"refused".parse().expect("ASCII")),
+        "{status:?}"
+    );
     assert!(publisher.publish(request("a", "x")).await.is_ok());
+    let requests = [request("a", "x"), request("a", vec![0; 3 << 20])];
+    let answers = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    let mut answers = answers.into_inner();
+    assert_eq!(answers.message().await.expect("acknowledged").expect("one").sequence, 1);
+    let status = answers.message().await.expect_err("the stream ends");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+#[tokio::test]
+async fn idempotency_key_in_the_metadata_is_refused_instead_of_ignored() {
+    let mut publisher = Node::start().await.publisher().await;
+    let mut misplaced = tonic::Request::new(request("a", "x"));
+    misplaced.metadata_mut().insert("idempotency-key", "k".parse().expect("ASCII"));
+    let status = publisher.publish(misplaced).await.expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(
+        status.metadata().get(publisher::OUTCOME_HEADER),
+        Some(&"refused".parse().expect("ASCII")),
+        "{status:?}"
+    );
+    assert!(status.message().contains("`key`"), "{status:?}");
 }
 
 #[tokio::test]
@@ -372,6 +400,7 @@ async fn a_subscription_that_cannot_begin_says_why() {
     let mut publisher = Node::start().await.publisher().await;
     for (topic, position, code) in [
         ("a//b", "7:1", Code::InvalidArgument),
+        ("$sys/nodes", "7:1", Code::InvalidArgument),
         (LIVE, "seven", Code::InvalidArgument),
         (LIVE, "7:4", Code::OutOfRange),
     ] {

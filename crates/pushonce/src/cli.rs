@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::demo;
-use crate::node::membership::Expelled;
+use crate::node::join::Expelled;
 
 /// Publish once, and every viewer has it: a clustered broker for real-time push.
 #[derive(Parser)]

@@ -2,10 +2,13 @@
 //!
 //! *What is it?* [`Node`] builds the engines out of a [`Config`], plugs their ports into each other
 //! and runs them; [`cli`] is what a person types. The folder `node` holds the wiring: who the node is
-//! (`identity`), how it comes in (`membership`), which shards live on it (`host`), which port goes
+//! (`identity`), how a cluster is created (`init`), how a node joins (`join` asks, `verdict` decides what an
+//! answer means, `membership` answers), how members find each other at new addresses (`discovery`), how two
+//! clusters at one address are noticed (`conflict`), which shards live on it (`host`), which port goes
 //! where (`ports`), and whether it can do its work (`health` decides, `watch` looks).
 //!
-//! *What does it promise?* Settings are checked before anything is opened. A part that ends ends
+//! *What does it promise?* `serve` never creates a cluster. What a stranger answers never ends a node: only
+//! the control group's committed decision does. Settings are checked before anything is opened. A part that ends ends
 //! the node. A shutdown closes the doors first, then the links, and leaves the groups last.
 //!
 //! *What does it refuse?* Decisions: they are in the engines. Here is only who talks to whom.

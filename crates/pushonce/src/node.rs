@@ -1,23 +1,29 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
 mod clocks;
+mod conflict;
+mod discovery;
 mod enter;
 mod founding;
 mod health;
 mod host;
 mod identity;
 mod init;
-pub(crate) mod membership;
+pub(crate) mod join;
+mod membership;
 mod memory;
 mod moves;
 mod overview;
 mod owned;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod ports;
 mod presence;
 pub(crate) mod recover;
 mod stage;
 mod times;
 mod topics;
+mod verdict;
 mod watch;
 mod web;
 
@@ -30,23 +36,27 @@ use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_consensus::{AddressBook, Engine};
 use pushonce_control::Control;
-use pushonce_core::{ClusterView, Member};
+use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
+use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_relay::Relay;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use clocks::NodeClocks;
+use conflict::ForeignCallers;
+use discovery::Discovery;
 use enter::Entry;
 use founding::Founding;
 use host::{Host, Hosted};
 use identity::DataDir;
 pub use init::{InitError, Initialized, init};
+use membership::Door;
 use overview::Overview;
 use owned::Owned;
 use presence::Presence;
@@ -66,12 +76,18 @@ pub struct Node {
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
     host: Host,
+    discovery: Discovery,
+    door: Door,
+    conflict: Sender<Option<ClusterId>>,
     owned: Owned,
     watch: Watch,
     peers: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
 }
+
+/// Addresses that callers named and that are not asked yet; more are dropped, and named again.
+const CALLERS_MAX: usize = 64;
 
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
@@ -100,7 +116,12 @@ impl Node {
         let (view, views) =
             channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
         let hosted = Hosted::default();
-        let shards = ports::LocalShards { hosted: hosted.clone(), view: views.clone() };
+        let (conflict, conflicts) = channel(None);
+        let shards = ports::LocalShards {
+            hosted: hosted.clone(),
+            view: views.clone(),
+            conflict: conflicts.clone(),
+        };
         let edge = ports::Edge::default();
         let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
@@ -134,6 +155,7 @@ impl Node {
             health: thought,
             engine: engine.clone(),
             hosted: hosted.clone(),
+            conflict: conflicts,
         };
         let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let owned =
@@ -182,10 +204,31 @@ impl Node {
             engine: engine.clone(),
             relay: handle.clone(),
             lanes: gateway.rounds(),
+            admission: gateway.admission(),
             memory: gateway.memory(),
             memory_max: config.memory_max.unwrap_or_else(memory::usual_max),
             health,
             ready,
+        };
+        let (callers, called) = mpsc::channel(CALLERS_MAX);
+        let door = Door {
+            identity: entry.identity.clone(),
+            control: control.clone(),
+            reachable: handle.reachable(),
+            hosted: hosted.clone(),
+            book: book.clone(),
+            callers,
+            foreign: Arc::new(ForeignCallers::default()),
+            development: config.development,
+        };
+        let discovery = Discovery {
+            identity: entry.identity.clone(),
+            own_address: entry.joining.profile.addresses.peer.clone(),
+            given: [config.join.clone(), data.peers()].concat(),
+            book: book.clone(),
+            view: views.clone(),
+            reachable: handle.reachable(),
+            callers: called,
         };
         let host = Host {
             me,
@@ -208,6 +251,9 @@ impl Node {
             handle,
             view,
             host,
+            discovery,
+            door,
+            conflict,
             owned,
             watch,
             peers,
@@ -228,13 +274,9 @@ impl Node {
             .add_service(self.engine.service())
             .add_service(self.relay.service())
             .add_service(self.owned.service())
-            .add_service(membership::Door::service(
-                self.control.clone(),
-                self.handle.reachable(),
-                self.host.hosted.clone(),
-                self.entry.config.development,
-            ));
-        let incoming = TcpIncoming::from(self.peers).with_nodelay(Some(true));
+            .add_service(self.door.clone().service());
+        let listener = Listener::new("peer", self.peers);
+        let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Peer);
         let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
         port.spawn(async move { Ok(ended.await?) });
 
@@ -247,6 +289,14 @@ impl Node {
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
+        inside.spawn(self.discovery.run(token.clone()));
+        inside.spawn(conflict::run(
+            self.entry.identity.cluster,
+            self.door.foreign,
+            self.handle.reachable(),
+            self.conflict,
+            token.clone(),
+        ));
         let times = times::Follower {
             times: self.entry.times,
             data: self.data.clone(),

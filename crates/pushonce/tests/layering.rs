@@ -14,8 +14,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shard", &["core", "consensus"]),
     ("relay", &["core", "proto"]),
     ("fanout", &["core"]),
-    ("gateway", &["core", "proto", "fanout"]),
-    ("publish", &["core", "proto", "shard", "relay"]),
+    ("listener", &[]),
+    ("gateway", &["core", "proto", "fanout", "listener"]),
+    ("publish", &["core", "proto", "shard", "relay", "listener"]),
     ("client", &["core", "proto"]),
     ("console", &[]),
 ];

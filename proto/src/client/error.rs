@@ -177,7 +177,8 @@ impl InvalidFrame {
         Event::error(self.id, self.code, &self.message)
     }
 
-    pub(super) fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
+    /// One after which the session goes on: `message` says what to change.
+    pub fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
         InvalidFrame { id: None, code, message: message.to_string(), broken: false }
     }
 

@@ -6,15 +6,23 @@ use std::sync::Arc;
 use pushonce_core::NodeId;
 use tokio::sync::watch;
 
+/// As many as a cluster may have members: who answers with invented ids fills no memory.
+const HINTS_MAX: usize = 1_000;
+
 /// Where peers are dialled: `host:port` of their peer port. Clones share one table.
 ///
 /// A node that is gone is neither dialled nor listened to, and what it has open is closed.
+///
+/// A node may have a second address: a hint, where a member was found that the committed addresses do not
+/// have yet. Both are dialled in turn. A wrong hint costs attempts and nothing else, since every link
+/// begins with a check of cluster and node.
 #[derive(Clone, Debug)]
 pub struct AddressBook(Arc<watch::Sender<Table>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     addresses: BTreeMap<NodeId, String>,
+    hints: BTreeMap<NodeId, String>,
     /// A lower id that has no address is gone.
     next_id: NodeId,
 }
@@ -33,17 +41,42 @@ impl AddressBook {
     /// Says where every node is. An id below `next_id` that is not among them is gone for ever; a
     /// higher one is a node that was not heard of yet.
     pub fn replace(&self, addresses: BTreeMap<NodeId, String>, next_id: NodeId) {
-        let new = Table { addresses, next_id };
         self.0.send_if_modified(|table| {
+            let mut new = Table { addresses, hints: BTreeMap::new(), next_id };
+            let useful = |&(node, hint): &(&NodeId, &String)| {
+                !new.is_gone(*node) && new.addresses.get(node) != Some(hint)
+            };
+            let hints = table.hints.iter().filter(useful);
+            new.hints = hints.map(|(&node, hint)| (node, hint.clone())).collect();
             let news = *table != new;
             *table = new;
             news
         });
     }
 
+    /// Says where a node was found. Until the committed addresses have it, both are dialled. Says whether
+    /// it is news.
+    pub fn hint(&self, node: NodeId, address: impl Into<String>) -> bool {
+        let address = address.into();
+        self.0.send_if_modified(|table| {
+            let known = table.candidates(node).contains(&address);
+            let full = table.hints.len() >= HINTS_MAX && !table.hints.contains_key(&node);
+            if known || full || table.is_gone(node) {
+                return false;
+            }
+            table.hints.insert(node, address);
+            true
+        })
+    }
+
+    /// Where nodes were found beside their committed addresses.
+    pub fn hints(&self) -> BTreeMap<NodeId, String> {
+        self.0.borrow().hints.clone()
+    }
+
     /// Where a node is, if known.
     pub fn get(&self, node: NodeId) -> Option<String> {
-        self.0.borrow().get(node)
+        self.0.borrow().addresses.get(&node).cloned()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Table> {
@@ -58,8 +91,11 @@ impl AddressBook {
 }
 
 impl Table {
-    pub(super) fn get(&self, node: NodeId) -> Option<String> {
-        self.addresses.get(&node).cloned()
+    /// The addresses to dial in turn; the committed one first.
+    pub(super) fn candidates(&self, node: NodeId) -> Vec<String> {
+        let committed = self.addresses.get(&node);
+        let hint = self.hints.get(&node).filter(|&hint| Some(hint) != committed);
+        committed.into_iter().chain(hint).cloned().collect()
     }
 
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
@@ -69,7 +105,8 @@ impl Table {
 
 impl Default for AddressBook {
     fn default() -> AddressBook {
-        let nobody = Table { addresses: BTreeMap::new(), next_id: NodeId(0) };
+        let nobody =
+            Table { addresses: BTreeMap::new(), hints: BTreeMap::new(), next_id: NodeId(0) };
         AddressBook(Arc::new(watch::Sender::new(nobody)))
     }
 }
@@ -86,5 +123,22 @@ mod tests {
         book.replace(BTreeMap::from([(NodeId(1), "a:1".to_owned())]), NodeId(3));
         assert!(!gone(1) && gone(2) && !gone(3));
         assert_eq!(book.get(NodeId(2)), None);
+    }
+
+    #[test]
+    fn a_hint_is_dialled_beside_the_committed_address_until_that_is_the_same() {
+        let book = AddressBook::default();
+        let candidates = || book.watch().borrow().candidates(NodeId(1));
+        let commit = |address: &str| {
+            book.replace(BTreeMap::from([(NodeId(1), address.to_owned())]), NodeId(3));
+        };
+        assert!(book.hint(NodeId(1), "new:1"), "before any view");
+        assert_eq!(candidates(), ["new:1"]);
+        commit("old:1");
+        assert_eq!(candidates(), ["old:1", "new:1"]);
+        assert!(!book.hint(NodeId(1), "new:1") && !book.hint(NodeId(1), "old:1"));
+        assert!(!book.hint(NodeId(2), "b:1"), "n2 is gone");
+        commit("new:1");
+        assert_eq!((candidates(), book.hints()), (vec!["new:1".to_owned()], BTreeMap::new()));
     }
 }

@@ -92,10 +92,11 @@ impl Shared {
         let mut book = self.book.watch();
         let mut backoff = BACKOFF_MIN;
         let mut refused = String::new();
-        loop {
-            let address = book.borrow_and_update().get(link.to());
+        for attempt in 0_usize.. {
+            let addresses = book.borrow_and_update().candidates(link.to());
+            let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
-                match self.dial(link, &address).await {
+                match self.dial(link, address).await {
                     Ok((greeting, answers, version)) => {
                         tracing::debug!(peer = %link.to(), address, %version, "consensus link is up");
                         backoff = BACKOFF_MIN;
@@ -211,10 +212,7 @@ impl Shared {
         self.check_own(metadata)?;
         let greeting: Option<Greeting> = said(metadata, LOG);
         let greeting = greeting.ok_or_else(|| format!("{peer} says nothing of its log"))?;
-        if let Err(why) = self.marks.check_peer(peer, greeting) {
-            tracing::warn!(%peer, "{why}");
-            return Err(why.to_string());
-        }
+        self.marks.check_peer(peer, greeting).map_err(|why| why.to_string())?;
         Ok(greeting)
     }
 

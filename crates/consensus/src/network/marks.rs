@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::NodeId;
 use tokio::sync::watch;
@@ -33,8 +33,16 @@ struct Shared {
     /// The count with which this process has opened its log.
     opened: u64,
     writes: Writes,
-    heard: Mutex<HashMap<NodeId, Heard>>,
+    peers: Mutex<HashMap<NodeId, Peer>>,
     fence: Fence,
+}
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    heard: Heard,
+    /// The process that was refused last.
+    refused: Option<u64>,
 }
 
 /// The highest count that was heard from a process of a node.
@@ -58,8 +66,8 @@ pub(super) struct Greeting {
 /// One of both logs went back in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the log of {node} was put back to an earlier state: {known} commits are known of it, and it was \
-     started with {opened}. It has forgotten votes and messages that it acknowledged. Stop {node}, run \
+    "the log of {node} was put back to an earlier state: {known} commits are known of it, and it \
+     has {opened}. It has forgotten votes and messages that it acknowledged. Stop {node}, run \
      `pushonce cluster remove {node}`, and start a new node with an empty data directory"
 )]
 pub(super) struct RolledBack {
@@ -95,8 +103,8 @@ impl Fence {
 
 impl Marks {
     pub(crate) fn new(me: NodeId, opened: u64, writes: Writes, fence: Fence) -> Marks {
-        let (process, heard) = (rand::random(), Mutex::default());
-        Marks(Arc::new(Shared { me, process, opened, writes, heard, fence }))
+        let (process, peers) = (rand::random(), Mutex::default());
+        Marks(Arc::new(Shared { me, process, opened, writes, peers, fence }))
     }
 
     pub(super) fn fence(&self) -> &Fence {
@@ -114,17 +122,17 @@ impl Marks {
 
     /// What this node has heard from a peer.
     pub(super) fn heard(&self, peer: NodeId) -> Option<Heard> {
-        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).copied()
+        self.peers().get(&peer).map(|known| known.heard)
     }
 
     /// Compares what a peer has heard from this node with this node's log. Closes the fence when the
     /// log is the older one.
     pub(super) fn check_own(&self, heard: Option<Heard>) -> Result<(), RolledBack> {
         let Shared { me, process, opened, fence, .. } = &*self.0;
-        let found = lost(*me, heard, *process, *opened);
+        let found = lost(*me, heard, *process, *opened).and_then(|()| self.check_process(heard));
         if let Err(why) = found {
             if !fence.is_closed() {
-                tracing::error!(node = %me, "{why}");
+                tracing::error!(node = %me, %why, "this node takes no part in any group");
                 metrics::gauge!("pushonce_rolled_back").set(1.0);
             }
             fence.close(why.to_string());
@@ -132,27 +140,47 @@ impl Marks {
         found
     }
 
+    /// A machine may have been put back together with its memory: the process has told peers of commits
+    /// that it never made since.
+    fn check_process(&self, heard: Option<Heard>) -> Result<(), RolledBack> {
+        let (node, now) = (self.0.me, self.writes());
+        match heard.filter(|heard| heard.process == self.0.process && heard.writes > now) {
+            Some(Heard { writes: known, .. }) => Err(RolledBack { node, known, opened: now }),
+            None => Ok(()),
+        }
+    }
+
     /// Compares what a peer says of its log with what is known of it, and remembers it.
     pub(super) fn check_peer(&self, peer: NodeId, said: Greeting) -> Result<(), RolledBack> {
-        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = heard.get(&peer).copied();
-        if let Err(why) = lost(peer, known, said.process, said.opened) {
-            metrics::counter!("pushonce_rolled_back_peers_refused_total").increment(1);
+        let mut peers = self.peers();
+        let known = peers.get_mut(&peer);
+        if let Err(why) = lost(peer, known.as_ref().map(|it| it.heard), said.process, said.opened) {
+            let again =
+                known.is_some_and(|it| it.refused.replace(said.process) == Some(said.process));
+            if !again {
+                tracing::warn!(%peer, %why, "refusing a peer whose log was put back");
+                metrics::counter!("pushonce_rolled_back_peers_refused_total").increment(1);
+            }
             return Err(why);
         }
-        let writes = said.writes.max(said.opened);
-        let entry = heard.entry(peer).or_insert(Heard { process: said.process, writes });
-        *entry = Heard { process: said.process, writes: entry.writes.max(writes) };
+        let before = known.map_or(0, |it| it.heard.writes);
+        let heard =
+            Heard { process: said.process, writes: said.writes.max(said.opened).max(before) };
+        peers.insert(peer, Peer { heard, refused: None });
         Ok(())
     }
 
     /// A frame of a stream that began with this greeting has said the count.
     pub(super) fn note(&self, peer: NodeId, greeting: Greeting, writes: u64) {
-        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = heard.get_mut(&peer).filter(|known| known.process == greeting.process)
-        {
-            known.writes = known.writes.max(writes);
+        let mut peers = self.peers();
+        let known = peers.get_mut(&peer).map(|known| &mut known.heard);
+        if let Some(heard) = known.filter(|heard| heard.process == greeting.process) {
+            heard.writes = heard.writes.max(writes);
         }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, Peer>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -259,12 +287,22 @@ mod tests {
         let own = marks(40);
         let process = own.greeting().process;
         assert_eq!(own.check_own(None), Ok(()));
-        assert_eq!(own.check_own(Some(Heard { process, writes: 99 })), Ok(()), "its own commits");
+        own.0.writes.set(60);
+        assert_eq!(own.check_own(Some(Heard { process, writes: 60 })), Ok(()), "its own commits");
         let before = process.wrapping_add(1);
         assert_eq!(own.check_own(Some(Heard { process: before, writes: 40 })), Ok(()));
         assert!(!own.fence().is_closed());
         assert!(own.check_own(Some(Heard { process: before, writes: 41 })).is_err());
         assert!(own.fence().reason().is_some_and(|why| why.contains("cluster remove n1")));
+    }
+
+    #[test]
+    fn a_process_that_was_put_back_with_its_memory_closes_its_fence() {
+        let own = marks(40);
+        own.0.writes.set(60);
+        let process = own.greeting().process;
+        assert!(own.check_own(Some(Heard { process, writes: 61 })).is_err());
+        assert!(own.fence().is_closed());
     }
 
     #[test]

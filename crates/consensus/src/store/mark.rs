@@ -24,7 +24,7 @@ impl Writes {
         self.0.load(Ordering::Acquire)
     }
 
-    pub(super) fn set(&self, writes: u64) {
+    pub(crate) fn set(&self, writes: u64) {
         self.0.store(writes, Ordering::Release);
     }
 }

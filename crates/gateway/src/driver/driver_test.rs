@@ -36,7 +36,13 @@ impl Transport for Narrow {
         Rc::new(RefCell::new(Nothing))
     }
 
-    fn open(&self, token: u32, _: &Topic, _: bool) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    fn open(
+        &self,
+        token: u32,
+        _: &Topic,
+        _: Delivery,
+        _: bool,
+    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
         self.0.send(Told::Open(token)).unwrap();
         std::future::ready(Err(NoWay)).boxed_local()
     }

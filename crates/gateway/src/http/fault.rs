@@ -9,6 +9,8 @@ use pushonce_core::{FetchError, InvalidPublish, PublishError};
 use pushonce_proto::client::ErrorCode;
 use serde_json::json;
 
+use crate::query::InvalidQuery;
+
 /// Seconds to wait before a retry: longer than an owner takes to be elected again.
 const RETRY_AFTER_SECS: u32 = 2;
 
@@ -75,6 +77,12 @@ impl From<PublishError> for Fault {
 impl From<InvalidPublish> for Fault {
     fn from(error: InvalidPublish) -> Fault {
         Fault::of(ErrorCode::from(&error), error.to_string())
+    }
+}
+
+impl From<InvalidQuery> for Fault {
+    fn from(error: InvalidQuery) -> Fault {
+        Fault::of(ErrorCode::BadRequest, error.to_string())
     }
 }
 

@@ -5,33 +5,30 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, StatusCode};
-use pushonce_core::{ContentType, InvalidPublish, Key, Publish};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use pushonce_core::{InvalidPublish, Publish};
 use pushonce_proto::client::ErrorCode;
 use serde_json::{Value, json};
 
-use super::{Fault, Http, topic};
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// What a client sends that was told nothing, curl's `-d` for one.
-const FORM: &str = "application/x-www-form-urlencoded";
+use super::{Fault, Http, headers, topic};
+use crate::query;
 
 pub(super) async fn post(
     State(http): State<Http>,
     path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Fault> {
     let topic = topic(path)?;
-    let key = header(&headers, &IDEMPOTENCY_KEY)
-        .map(|text| Key::new(text.ok_or(InvalidPublish::Key)?))
-        .transpose()?;
+    query::expect_none(query.as_deref())?;
+    headers::check(&headers)?;
+    let key = headers::key(&headers)?;
     let payload = read(&headers, body, http.body_timeout).await?;
-    let content_type = content_type(&headers, &payload)?;
+    let content_type = headers::content_type(&headers, &payload)?;
     let publish = Publish { topic, content_type, key, stamp: None, payload };
     let placed = http.publisher.publish(publish).await?;
     Ok(Json(json!({
@@ -41,24 +38,11 @@ pub(super) async fn post(
     })))
 }
 
-/// `None`: the header is not there. `Some(None)`: it is no text.
-fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a str>> {
-    headers.get(name).map(|value| value.to_str().ok())
-}
-
-fn content_type(headers: &HeaderMap, payload: &[u8]) -> Result<ContentType, InvalidPublish> {
-    match header(headers, &CONTENT_TYPE) {
-        None => Ok(ContentType::guess(payload)),
-        Some(None) => Err(InvalidPublish::ContentType),
-        Some(Some(FORM)) => Ok(ContentType::guess(payload)),
-        Some(Some(text)) => ContentType::parse(text),
-    }
-}
-
 /// The whole body, if it comes in time and is no larger than any namespace allows.
 async fn read(headers: &HeaderMap, body: Body, timeout: Duration) -> Result<Bytes, Fault> {
     let max = Publish::PAYLOAD_BYTES_CAP;
-    let announced = header(headers, &CONTENT_LENGTH).flatten().and_then(|text| text.parse().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|line| line.to_str().ok());
+    let announced = announced.and_then(|text| text.parse().ok());
     if let Some(len) = announced.filter(|&len: &usize| len > max) {
         return Err(InvalidPublish::PayloadTooLarge { len, max }.into());
     }

@@ -2,20 +2,17 @@
 //! `?audience`, how many watch.
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH,
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pushonce_core::{Message, Page, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
-use serde::Deserialize;
 
-use super::{Fault, Http, audience, topic};
+use super::{Fault, Http, audience, cors, readable, topic};
+use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
@@ -25,28 +22,25 @@ const LAST_MAX: u32 = 1_000;
 /// Kept by nobody without asking: the next message makes it wrong. Asking is cheap, by the ETag.
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Params {
-    last: Option<u32>,
-    /// Bare, or `true`.
-    audience: Option<String>,
+/// What the query asks for.
+enum Params {
+    Newest,
+    Last(u32),
+    Audience,
 }
 
 pub(super) async fn get(
     State(http): State<Http>,
     path: Result<Path<String>, PathRejection>,
-    params: Result<Query<Params>, QueryRejection>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let mut response = match find(&http, path, params).await {
+    match find(&http, path, query.as_deref().unwrap_or_default()).await {
         Ok(Found::Newest(message)) => newest(&message, &headers),
         Ok(Found::Last(topic, page)) => last(&topic, &page),
         Ok(Found::Audience(response)) => response,
         Err(fault) => fault.answer(),
-    };
-    allow_any_origin(&mut response);
-    response
+    }
 }
 
 enum Found {
@@ -58,14 +52,28 @@ enum Found {
 async fn find(
     http: &Http,
     path: Result<Path<String>, PathRejection>,
-    params: Result<Query<Params>, QueryRejection>,
+    query: &str,
 ) -> Result<Found, Fault> {
-    let topic = topic(path)?;
-    let Query(params) = params.map_err(|rejection| bad(rejection.body_text()))?;
-    match (params.last, params.audience.as_deref()) {
-        (None, Some("" | "true")) => Ok(Found::Audience(audience::get(http, topic).await?)),
-        (_, Some(_)) => Err(bad("ask for ?audience alone, without a value".to_owned())),
-        (last, None) => messages(http, topic, last).await,
+    let topic = readable(topic(path)?)?;
+    match params(query)? {
+        Params::Audience => Ok(Found::Audience(audience::get(http, topic).await?)),
+        Params::Last(count) => messages(http, topic, Some(count)).await,
+        Params::Newest => messages(http, topic, None).await,
+    }
+}
+
+fn params(query: &str) -> Result<Params, Fault> {
+    let pairs = query::pairs(query)?;
+    let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let last = || bad(format!("last is a number from 1 to {LAST_MAX}"));
+    match *pairs {
+        [] => Ok(Params::Newest),
+        [("audience", "" | "true")] => Ok(Params::Audience),
+        [("last", count)] => count.parse().map(Params::Last).map_err(|_| last()),
+        _ if pairs.iter().any(|(name, _)| *name == "audience") => {
+            Err(bad("ask for ?audience alone, without a value".to_owned()))
+        }
+        _ => Err(bad(format!("{query:?}: ask for ?last=N or ?audience, once"))),
     }
 }
 
@@ -97,6 +105,7 @@ fn newest(message: &Message, asked: &HeaderMap) -> Response {
         if let Ok(content_type) = HeaderValue::from_str(message.content_type.as_str()) {
             response.headers_mut().insert(CONTENT_TYPE, content_type);
         }
+        cors::sandbox(&mut response);
         response
     };
     let headers = response.headers_mut();
@@ -139,14 +148,6 @@ fn json(body: Bytes) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, NO_CACHE);
     response
-}
-
-/// What everybody may read, every page may read.
-pub(super) fn allow_any_origin(response: &mut Response) {
-    let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    let exposed = HeaderValue::from_static("etag, pushonce-position");
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
 #[cfg(test)]

@@ -150,6 +150,12 @@ impl Link {
         self.set_due();
     }
 
+    /// Bounds what is on its way for the rest of the connection: it brings messages of which the
+    /// client wants the newest only.
+    pub(super) fn keep_fresh(&self) {
+        self.connection().set_send_window(super::FRESH_SEND_WINDOW_BYTES);
+    }
+
     /// Writes all of `bytes`, which then is empty. An error: something is left, and unless the
     /// stream is over, the session has a turn when there is room.
     pub(super) fn write(&self, stream: StreamId, bytes: &mut Bytes) -> Result<(), Full> {

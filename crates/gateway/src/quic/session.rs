@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pushonce_core::{Position, Topic};
+use pushonce_core::{Delivery, Position, Topic};
 use pushonce_fanout::Wire;
 use pushonce_proto::client::{self, Command, Encoding, Request};
 use pushonce_proto::close::{self, Close};
@@ -196,7 +196,7 @@ impl Talk {
             outlet: Rc::new(RefCell::new(outlet)),
             last: RefCell::new(None),
         };
-        let decoder = delimited::Decoder::new(local.config.frame_bytes_max);
+        let decoder = delimited::Decoder::new(local.frame_bytes_max(Encoding::Proto));
         let driver = Driver::begin(local.clone(), streams);
         Talk { driver, control, decoder, over: false }
     }
@@ -227,7 +227,7 @@ impl Talk {
     /// Says whether something was read.
     fn read(&mut self) -> bool {
         let link = &self.driver.transport().link;
-        match link.read(self.control, self.driver.local().config.frame_bytes_max) {
+        match link.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
             Read::Bytes(bytes) => self.take(&bytes),
             Read::End => self.over = true,
             Read::Nothing => return false,
@@ -237,6 +237,7 @@ impl Talk {
 
     /// Bytes came.
     fn take(&mut self, bytes: &[u8]) {
+        self.decoder.limit(self.driver.local().frame_bytes_max(Encoding::Proto));
         self.decoder.push(bytes);
         while self.driver.transport().outlet.borrow().open_for_requests() {
             match self.decoder.next() {
@@ -278,8 +279,12 @@ impl Transport for Streams {
         &self,
         token: u32,
         topic: &Topic,
+        delivery: Delivery,
         datagrams: bool,
     ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+        if delivery != Delivery::All {
+            self.link.keep_fresh();
+        }
         let (link, outlet, topic) = (self.link.clone(), self.outlet.clone(), topic.clone());
         async move {
             let opened = tokio::time::timeout(STREAM_TIMEOUT, link.open()).await;

@@ -35,7 +35,8 @@ pub(crate) enum Incoming {
     Binary(Bytes),
     /// To be answered with a pong of the same payload.
     Ping(Bytes),
-    Pong,
+    /// With the payload of the ping that it answers.
+    Pong(Bytes),
     /// The code, if one was given. Nothing comes after this.
     Close(Option<u16>),
 }
@@ -110,6 +111,11 @@ pub(super) enum Opcode {
 impl Decoder {
     pub(crate) fn new(limits: Limits, deflate: bool) -> Decoder {
         Decoder { limits, deflate, state: State::START, message: None }
+    }
+
+    /// Bounds the messages from here on, and the rest of the one that is being read.
+    pub(super) fn limit(&mut self, message_bytes_max: usize) {
+        self.limits.message_bytes_max = message_bytes_max;
     }
 
     /// Takes from the front of `input` until a message is whole. `None`: everything was taken and
@@ -215,7 +221,7 @@ impl Decoder {
         };
         match frame.opcode {
             Opcode::Ping => Ok(Some(Incoming::Ping(frame.control.into()))),
-            Opcode::Pong => Ok(Some(Incoming::Pong)),
+            Opcode::Pong => Ok(Some(Incoming::Pong(frame.control.into()))),
             Opcode::Close => read_close(&frame.control).map(|code| Some(Incoming::Close(code))),
             _ if frame.fin => {
                 let bytes_max = self.limits.message_bytes_max;

@@ -26,9 +26,9 @@ pub(crate) fn small_binary(payload: &[u8]) -> Bytes {
     small(Opcode::Binary, payload)
 }
 
-/// The question whether somebody is there.
-pub(crate) fn ping() -> Bytes {
-    whole(Opcode::Ping, &[])
+/// The question whether somebody is there, or has read everything before it.
+pub(crate) fn ping(payload: &[u8]) -> Bytes {
+    whole(Opcode::Ping, payload)
 }
 
 /// The answer to a ping. `payload` is the ping's.

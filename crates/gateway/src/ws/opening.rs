@@ -1,21 +1,21 @@
 //! `GET /ws`: what the request asks for, before there is a session.
 
 use axum::body::Body;
-use axum::extract::Query;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use pushonce_core::{From, InvalidDelivery, Options, Topic};
-use pushonce_proto::client::{self, Command, Encoding, ErrorCode};
+use pushonce_proto::client::{self, Command, Encoding, ErrorCode, InvalidFrame};
 
 use super::handshake::Handshake;
-use crate::http::Fault;
+use crate::query;
 
 /// A request that was found good.
 #[derive(Debug)]
 pub(crate) struct Opening {
     handshake: Handshake,
     /// `?topic=…&from=…`: subscribes at once. `from` is `now` (default), `start`, `last:N`, or a
-    /// position.
-    pub(super) subscribe: Option<client::Request>,
+    /// position. A query that is wrong is refused in the session: a browser shows its page nothing of a
+    /// refused handshake, and pages take that for a reason to connect again.
+    pub(super) subscribe: Result<Option<client::Request>, InvalidFrame>,
 }
 
 impl Opening {
@@ -30,12 +30,11 @@ impl Opening {
     ) -> Result<Opening, Box<Response<Body>>> {
         let handshake = Handshake::read(request, compression);
         let handshake = handshake.map_err(|refused| Box::new(refused.answer()))?;
-        let bad = |code: ErrorCode, text| {
-            Box::new(Fault::new(StatusCode::BAD_REQUEST, code.as_str(), text).answer())
-        };
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
-            .map_err(|rejection| bad(ErrorCode::BadRequest, rejection.body_text()))?;
-        let subscribe = subscription(&pairs).map_err(|(code, text)| bad(code, text))?;
+        let query = request.uri().query().unwrap_or_default();
+        let subscribe = query::pairs(query)
+            .map_err(|why| (ErrorCode::BadRequest, why.to_string()))
+            .and_then(|pairs| subscription(&pairs))
+            .map_err(|(code, text)| InvalidFrame::new(code, text));
         Ok(Opening { handshake, subscribe })
     }
 

@@ -4,18 +4,28 @@
 //! frame is ever cut by another. Of messages a session that does not read holds one rest here; of
 //! answers those of [`CONGESTED`], where reading stops, of the buffer that was read last, and of
 //! subscriptions and publishes that were on their way. That is the bound of the queue.
+//!
+//! A session with a subscription of `latest` or `rate` has two more bounds, so that a client that reads
+//! slowly is shown the newest message and none that is seconds old: the kernel holds nothing unsent
+//! when a frame is written, and a [`Window`] bounds the frames that the client has not read yet.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use pushonce_fanout::{Closed, Offered, Run};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::frame;
+use super::window::Window;
 use crate::lane::Local;
 use crate::metrics::Door;
 
@@ -34,15 +44,34 @@ const QUIETLY: SendFlags = SendFlags::empty();
 /// Answers in the queue beyond which no more requests are read.
 const CONGESTED: usize = 32;
 
+/// Bytes of a session with a subscription of `latest` or `rate` that the kernel holds and the client has
+/// not acknowledged. A slow network would otherwise fill a send buffer of some MiB, which is seconds of
+/// messages that cannot be replaced by newer ones any more.
+const FRESH_SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// The kernel takes no more of such a session while it holds a byte that it has not sent.
+#[cfg(target_os = "linux")]
+const FRESH_UNSENT_BYTES: u32 = 1;
+
 pub(crate) struct Outlet {
     stream: Rc<TcpStream>,
     queue: VecDeque<Bytes>,
     /// An offer was not taken whole: the lane waits to hear that there is room.
-    refused: bool,
+    refused: Option<Room>,
+    /// Of a session that wants the newest of some topic only. Boxed: most sessions have none.
+    fresh: Option<Box<Window>>,
     progressed: bool,
     state: State,
     waker: Option<Waker>,
     local: Rc<Local>,
+}
+
+/// Where there must be room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Socket,
+    /// Until the client confirms what was sent.
+    Window,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +88,8 @@ impl Outlet {
         Outlet {
             stream,
             queue: VecDeque::new(),
-            refused: false,
+            refused: None,
+            fresh: None,
             progressed: false,
             state: State::Open,
             waker: None,
@@ -74,6 +104,44 @@ impl Outlet {
             self.flush();
             self.wake();
         }
+    }
+
+    /// From now on little is under way to the client at any time, so that a slow one gets the newest
+    /// messages there are when it reads. For the rest of the session: a send buffer that was given a
+    /// size does not grow by itself again.
+    pub(super) fn keep_fresh(&mut self) {
+        if self.fresh.is_some() {
+            return;
+        }
+        self.fresh = Some(Box::new(Window::new()));
+        let socket = SockRef::from(&*self.stream);
+        // A failure means that the connection is gone.
+        let _ = socket.set_send_buffer_size(FRESH_SEND_BUFFER_BYTES);
+        #[cfg(target_os = "linux")]
+        let _ = socket.set_tcp_notsent_lowat(FRESH_UNSENT_BYTES);
+    }
+
+    /// Asks whether somebody is there. Of several pings a client may answer the last only, so the one
+    /// that the window waits for is asked again.
+    pub(super) fn ping(&mut self) {
+        let outstanding = self.fresh.as_ref().and_then(|window| window.outstanding());
+        let ping = outstanding.map_or_else(|| frame::ping(&[]), |payload| frame::ping(&payload));
+        self.push(ping);
+    }
+
+    /// The client answered a ping. Whether the lane waits to hear of room that there now is.
+    pub(super) fn on_pong(&mut self, payload: &[u8]) -> bool {
+        let Some(window) = &mut self.fresh else { return false };
+        let ping = window.on_pong(payload, Instant::now());
+        let room = window.room() > 0;
+        if let Some(payload) = ping {
+            self.push(frame::ping(&payload));
+        }
+        let waits = self.refused == Some(Room::Window) && room;
+        if waits {
+            self.refused = None;
+        }
+        waits
     }
 
     /// Queues the last frame.
@@ -104,14 +172,23 @@ impl Outlet {
         self.queue.shrink_to(0);
     }
 
-    /// Whether the session must be woken when the socket has room.
+    /// Whether something waits to be sent.
     pub(super) fn waits(&self) -> bool {
-        !self.queue.is_empty() || self.refused
+        !self.queue.is_empty() || self.refused.is_some()
     }
 
-    /// Whether the lane waits to hear of room that there now is. Asked once: it is told then.
+    /// Whether the session must be woken when the socket has room.
+    pub(super) fn waits_for_socket(&self) -> bool {
+        !self.queue.is_empty() || self.refused == Some(Room::Socket)
+    }
+
+    /// The socket has room. Whether the lane waits to hear of it. Asked once: it is told then.
     pub(super) fn take_room(&mut self) -> bool {
-        self.queue.is_empty() && std::mem::take(&mut self.refused)
+        let waits = self.queue.is_empty() && self.refused == Some(Room::Socket);
+        if waits {
+            self.refused = None;
+        }
+        waits
     }
 
     pub(super) fn congested(&self) -> bool {
@@ -140,7 +217,7 @@ impl Outlet {
 
     fn wake(&self) {
         if let Some(waker) = &self.waker
-            && (self.waits() || self.state != State::Open)
+            && (self.waits_for_socket() || self.state != State::Open)
         {
             waker.wake_by_ref();
         }
@@ -165,6 +242,27 @@ impl Outlet {
         let cut = usize::from(rest.is_some());
         self.queue.extend(rest);
         whole + cut
+    }
+
+    /// The same for a session that wants the newest only: no more than its window has room for, and
+    /// nothing behind bytes that the kernel has not sent yet.
+    fn take_fresh(&mut self, window: &mut Window, runs: &[Run<'_>]) -> usize {
+        let room = window.room();
+        if room == 0 || !is_drained(&self.stream) {
+            self.refused = Some(if room == 0 { Room::Window } else { Room::Socket });
+            return 0;
+        }
+        let all: usize = runs.iter().map(|run| run.frames.len()).sum();
+        let taken = if all <= room { self.take(runs) } else { self.take(&first(runs, room)) };
+        if let Some(payload) = window.on_sent(taken, Instant::now()) {
+            self.queue.push_back(frame::ping(&payload));
+            self.flush();
+        }
+        if taken < all && self.queue.is_empty() {
+            let full = window.room() == 0;
+            self.refused = Some(if full { Room::Window } else { Room::Socket });
+        }
+        taken
     }
 
     /// Writes what there is. Says how many bytes the socket took.
@@ -216,13 +314,54 @@ impl pushonce_fanout::Outlet for Outlet {
         self.flush();
         let all = runs.iter().map(|run| run.frames.len()).sum();
         let ready = self.state == State::Open && self.queue.is_empty();
-        let taken = if ready { self.take(runs) } else { 0 };
-        self.refused |= taken < all || !self.queue.is_empty();
+        let fresh = self.fresh.take();
+        let (taken, fresh) = match fresh {
+            Some(mut window) if ready => (self.take_fresh(&mut window, runs), Some(window)),
+            fresh => (if ready { self.take(runs) } else { 0 }, fresh),
+        };
+        self.fresh = fresh;
+        if !self.queue.is_empty() || (taken < all && self.refused.is_none()) {
+            self.refused = Some(Room::Socket);
+        }
         self.wake();
         match self.state {
             State::Open => Ok(Offered { taken, blocked: !self.queue.is_empty() }),
             State::Leaving | State::Dead => Err(Closed),
         }
+    }
+}
+
+/// The first `count` frames.
+fn first<'a>(runs: &[Run<'a>], count: usize) -> Vec<Run<'a>> {
+    let mut left = count;
+    let mut cut = Vec::new();
+    for run in runs {
+        let frames = &run.frames[..run.frames.len().min(left)];
+        let joined = run.joined.filter(|_| frames.len() == run.frames.len());
+        left -= frames.len();
+        cut.push(Run { token: run.token, frames, joined });
+        if left == 0 {
+            break;
+        }
+    }
+    cut
+}
+
+/// Whether the kernel holds nothing that it has not sent, by the low-water mark of the socket. To write
+/// alone does not tell: small writes join the last packet that waits, whatever the mark. If it does,
+/// the runtime waits until it does not.
+fn is_drained(stream: &TcpStream) -> bool {
+    let look = || {
+        let mut socket = [PollFd::new(stream, PollFlags::OUT)];
+        match poll(&mut socket, Some(&Timespec::default())) {
+            Ok(0) => Err(ErrorKind::WouldBlock.into()),
+            // An error of the socket is found by the write.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    };
+    match stream.try_io(Interest::WRITABLE, look) {
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+        Ok(()) => true,
     }
 }
 

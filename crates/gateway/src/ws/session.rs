@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pushonce_core::{Position, Topic};
+use pushonce_core::{Delivery, Position, Topic};
 use pushonce_fanout::Wire;
 use pushonce_proto::client::{Encoding, Event};
 use pushonce_proto::close::{self, Close};
@@ -44,8 +44,15 @@ pub(crate) fn run(
     opening: Opening,
 ) -> impl Future<Output = ()> + use<> {
     let mut session = Session::new(local, stream, opening.encoding(), opening.deflate());
-    if let Some(subscribe) = opening.subscribe {
-        session.driver.request(Ok(subscribe));
+    match opening.subscribe {
+        Ok(None) => {}
+        Ok(Some(subscribe)) => session.driver.request(Ok(subscribe)),
+        // Sent again, the same request is as wrong.
+        Err(invalid) => {
+            let reason = invalid.message.clone();
+            session.driver.request(Err(invalid));
+            session.driver.close(&close::BAD_FRAME, reason);
+        }
     }
     session.take(early);
     session
@@ -83,7 +90,7 @@ enum Peer {
 impl Session {
     fn new(local: Rc<Local>, stream: TcpStream, encoding: Encoding, deflate: bool) -> Session {
         let limits = Limits {
-            message_bytes_max: local.config.frame_bytes_max,
+            message_bytes_max: local.frame_bytes_max(encoding),
             fragments_max: FRAGMENTS_MAX,
         };
         let stream = Rc::new(stream);
@@ -119,7 +126,7 @@ impl Session {
     /// Ready when something was written, pending when nothing is to be, or nothing can be.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let outlet = &self.driver.transport().outlet;
-        if !outlet.borrow().waits() || self.stream.poll_write_ready(cx).is_pending() {
+        if !outlet.borrow().waits_for_socket() || self.stream.poll_write_ready(cx).is_pending() {
             return Poll::Pending;
         }
         outlet.borrow_mut().flush();
@@ -148,6 +155,8 @@ impl Session {
     /// Bytes came.
     fn take(&mut self, mut bytes: &[u8]) {
         self.driver.transport().heard.set(true);
+        let encoding = self.driver.transport().encoding;
+        self.decoder.limit(self.driver.local().frame_bytes_max(encoding));
         let mut ping = None;
         while self.peer == Peer::Talks && self.driver.transport().outlet.borrow().open() {
             match self.decoder.decode(&mut bytes) {
@@ -173,7 +182,12 @@ impl Session {
             (Incoming::Text(_) | Incoming::Binary(_), _) => {
                 self.driver.close(&close::UNSUPPORTED, other_kind(encoding));
             }
-            (Incoming::Ping(_) | Incoming::Pong, _) => {}
+            (Incoming::Ping(_), _) => {}
+            (Incoming::Pong(payload), _) => {
+                if self.driver.transport().outlet.borrow_mut().on_pong(&payload) {
+                    self.driver.writable();
+                }
+            }
             (Incoming::Close(code), _) => {
                 // RFC 6455, 5.5.1: the same code goes back.
                 let echo = frame::close(code.unwrap_or(close::NORMAL.code), "");
@@ -200,7 +214,7 @@ impl Session {
         if outlet.dead() || self.peer == Peer::Gone {
             return Poll::Ready(());
         }
-        if !outlet.waits() {
+        if !outlet.waits_for_socket() {
             // Twice does no harm, and an error only says that the other side was first.
             let _ = SockRef::from(&*self.stream).shutdown(Shutdown::Write);
         }
@@ -280,8 +294,18 @@ impl Transport for Socket {
         self.outlet.clone()
     }
 
-    /// All subscriptions share the one connection.
-    fn open(&self, _: u32, _: &Topic, _: bool) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    /// All subscriptions share the one connection. One of `latest` or `rate` bounds what is under way
+    /// for all of them.
+    fn open(
+        &self,
+        _: u32,
+        _: &Topic,
+        delivery: Delivery,
+        _: bool,
+    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+        if delivery != Delivery::All {
+            self.outlet.borrow_mut().keep_fresh();
+        }
         std::future::ready(Ok(())).boxed_local()
     }
 
@@ -299,7 +323,7 @@ impl Transport for Socket {
     }
 
     fn ping(&self) {
-        self.outlet.borrow_mut().push(frame::ping());
+        self.outlet.borrow_mut().ping();
     }
 
     fn leave(&self, close: &'static Close, reason: &str) {

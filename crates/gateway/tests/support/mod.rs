@@ -95,6 +95,9 @@ impl Server {
 
     /// Changes the default of all namespaces.
     pub fn set(&self, change: NamespaceChange) {
+        if let Some(max) = change.payload_bytes_max {
+            self.origin.set_payload_bytes_max(max as usize);
+        }
         self.view.send_modify(|view| {
             let view = Arc::make_mut(view);
             view.namespaces.default = view.namespaces.default.with(change);

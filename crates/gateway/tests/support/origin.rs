@@ -29,10 +29,12 @@ pub struct Origin {
 pub struct Feed {
     asks: mpsc::UnboundedReceiver<Ask>,
     topics: HashMap<Topic, Vec<Arc<Message>>>,
+    payload_bytes_max: usize,
     watched: watch::Sender<HashSet<Topic>>,
 }
 
 enum Ask {
+    PayloadMax(usize),
     Stand(Topic, bool),
     Audience(Topic, u64),
     Watch(Topic),
@@ -45,7 +47,9 @@ impl Origin {
     pub fn new() -> (Origin, Feed) {
         let (tell, asks) = mpsc::unbounded_channel();
         let (now, watched) = watch::channel(HashSet::new());
-        (Origin { asks: tell, watched }, Feed { asks, topics: HashMap::new(), watched: now })
+        let payload_bytes_max = Publish::PAYLOAD_BYTES_DEFAULT;
+        let feed = Feed { asks, topics: HashMap::new(), payload_bytes_max, watched: now };
+        (Origin { asks: tell, watched }, feed)
     }
 
     pub fn upstream(&self) -> Arc<dyn Upstream> {
@@ -66,6 +70,11 @@ impl Origin {
         let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
         let publish = Publish { topic, content_type, key: None, stamp: None, payload };
         Publisher::publish(self, publish).await.expect("published").position
+    }
+
+    /// Takes payloads up to this from now on.
+    pub fn set_payload_bytes_max(&self, max: usize) {
+        self.asks.send(Ask::PayloadMax(max)).ok();
     }
 
     /// The node hears of a topic, or does not.
@@ -149,6 +158,7 @@ impl Feed {
                 Ask::Unwatch(topic) => {
                     self.watched.send_modify(|watched| _ = watched.remove(&topic));
                 }
+                Ask::PayloadMax(max) => self.payload_bytes_max = max,
                 Ask::Stand(topic, true) => hub.fresh(&topic),
                 Ask::Stand(topic, false) => hub.stale(&topic),
                 Ask::Audience(topic, sessions) => hub.audience(&topic, sessions),
@@ -182,7 +192,7 @@ impl Feed {
     }
 
     fn publish(&mut self, hub: &Hub, publish: Publish) -> Result<Placed, PublishError> {
-        publish.check(Publish::PAYLOAD_BYTES_DEFAULT)?;
+        publish.check(self.payload_bytes_max)?;
         let messages = self.topics.entry(publish.topic.clone()).or_default();
         let message = Arc::new(Message {
             position: Position::new(EPOCH, messages.len() as u64 + 1),

@@ -191,6 +191,7 @@ fn status_json(status: &StatusResponse) -> Value {
     };
     json!({
         "cluster": status.cluster_id,
+        "conflicting-cluster": Some(&status.conflicting_cluster_id).filter(|id| !id.is_empty()),
         "node": status.node_id,
         "version": status.version,
         "cluster_version": status.cluster_version,

@@ -33,6 +33,8 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     if config.insecure {
         tracing::warn!("--insecure: whoever reaches this node's ports may use it");
     }
+    let descriptors = pushonce_listener::raise_descriptor_limit();
+    tracing::debug!(descriptors, "limit of open files");
     let metrics = node::metrics()?;
     let node = Node::build(config, Router::new(), metrics, &shutdown).await?;
     node.run(shutdown).await?;

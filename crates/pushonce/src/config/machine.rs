@@ -27,16 +27,15 @@ impl Machine {
     }
 }
 
-/// `/var/lib/pushonce` for root; else as the XDG base directories say. A relative variable is ignored,
-/// as that specification demands.
+/// As the XDG base directories say, and `/var/lib/pushonce` for root without `XDG_DATA_HOME`. A relative
+/// variable is ignored, as that specification demands.
 fn data_home(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let absolute = |name| env(name).filter(|path| path.is_absolute());
-    let user = || {
-        absolute("XDG_DATA_HOME")
-            .or_else(|| absolute("HOME").map(|home| home.join(".local").join("share")))
-    };
-    let base = if root { None } else { user() };
-    base.unwrap_or_else(|| PathBuf::from("/var/lib")).join("pushonce")
+    let home = || absolute("HOME").filter(|_| !root).map(|home| home.join(".local").join("share"));
+    absolute("XDG_DATA_HOME")
+        .or_else(home)
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("pushonce")
 }
 
 #[cfg(test)]
@@ -56,6 +55,7 @@ mod tests {
         assert_eq!(home(true, &user), PathBuf::from("/var/lib/pushonce"));
         let xdg = [("HOME", "/home/a"), ("XDG_DATA_HOME", "/data")];
         assert_eq!(home(false, &xdg), PathBuf::from("/data/pushonce"));
+        assert_eq!(home(true, &xdg), PathBuf::from("/data/pushonce"));
         assert_eq!(home(false, &[("HOME", "a")]), PathBuf::from("/var/lib/pushonce"));
     }
 }

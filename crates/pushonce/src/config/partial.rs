@@ -20,8 +20,8 @@ pub struct Partial {
     /// The node's name, unique in the cluster [default: HOST-PORT that other nodes dial]
     #[arg(long)]
     pub name: Option<String>,
-    /// Directory for data that the node must not lose [default: /var/lib/pushonce/NAME for root, else
-    /// $XDG_DATA_HOME/pushonce/NAME or ~/.local/share/pushonce/NAME; `default` without --name]
+    /// Directory for data that the node must not lose [default: NAME, or
+    /// `default`, in $XDG_DATA_HOME/pushonce, else /var/lib/pushonce for root or ~/.local/share/pushonce]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// HTTP and WebSocket [default: 127.0.0.1:7080]

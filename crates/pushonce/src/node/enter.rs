@@ -11,7 +11,7 @@ use pushonce_core::{Addresses, Build, ClusterTimes, Namespaces, ShardCount, Spre
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{Bootstrap, DataDir, Identity};
-use super::membership;
+use super::join;
 use crate::config::Config;
 
 /// Between two tries to make the cluster; each waits some seconds for a leader by itself.
@@ -69,15 +69,20 @@ impl Entry {
                 let times = data.times()?;
                 let times = times.unwrap_or_else(|| ClusterTimes::new(config.consensus.times()));
                 agree(&config, &times)?;
-                let others = [data.peers()?, config.join.clone()].concat();
-                membership::confirm(&others, &joining).await?;
+                let others = [config.join.clone(), data.peers()].concat();
+                join::confirm(&others, known.asker(), &joining).await?;
                 (known, times)
             }
             None => {
+                #[cfg(feature = "planted-bugs")]
+                if config.join.is_empty() && super::planted::creates_cluster() {
+                    super::init::prepare(data, &config).await?;
+                    return Box::pin(Entry::find(config, data, shutdown)).await;
+                }
                 if config.join.is_empty() {
                     return Err(NoIdentity { data: data.path().to_owned() }.into());
                 }
-                let (new, times) = membership::ask(&config.join, &joining, shutdown).await?;
+                let (new, times) = join::join(&config.join, &joining, shutdown).await?;
                 // Before the identity, which says that the log is there.
                 Engine::create(data.path(), new.cluster, new.node).await?;
                 data.keep_times(&times)?;

@@ -1,11 +1,16 @@
 //! Who a node is: kept in its data directory, held open by one process at a time.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use pushonce_core::{ClusterId, ClusterTimes, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, HostPort, NodeId};
 use serde::{Deserialize, Serialize};
+
+use super::verdict::Asker;
+
+/// A peers file has a line of at most 260 bytes for each of at most 1,000 members.
+const PEERS_BYTES_MAX: u64 = 512 << 10;
 
 /// A data directory that this process, and no other, has open.
 pub(super) struct DataDir {
@@ -26,6 +31,13 @@ pub(super) struct Identity {
     /// Set by `pushonce init` until every shard group is initialized. Only such a node may ever
     /// initialize one: two initializations of a group would be two histories.
     pub(super) bootstrap: Option<Bootstrap>,
+}
+
+impl Identity {
+    /// This node as one that asks other members.
+    pub(super) fn asker(&self) -> Asker {
+        Asker::Member { cluster: self.cluster, node: self.node }
+    }
 }
 
 /// What `pushonce init` fixed for the new cluster.
@@ -102,26 +114,38 @@ impl DataDir {
         self.starts
     }
 
-    /// Where the other members were last, as `host:port` of their peer ports.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub(super) fn peers(&self) -> Result<Vec<String>, DataError> {
-        let path = self.path.join("peers");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+    /// Where the other members were last, as `host:port` of their peer ports. A hint: a file that cannot
+    /// be read is an empty one, and a line that is no address is left out.
+    pub(super) fn peers(&self) -> Vec<String> {
+        let path = self.peers_path();
+        let bytes = match File::open(&path) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                file.take(PEERS_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes)
+            }
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(why) => Err(io(&path)(why)),
-        }
+            Err(why) => Err(why),
+        };
+        let bytes = bytes.unwrap_or_else(|error| {
+            tracing::warn!(%error, path = %path.display(), "cannot read the last known peers");
+            Vec::new()
+        });
+        let text = String::from_utf8_lossy(&bytes);
+        let addresses = text.lines().filter_map(|line| line.trim().parse::<HostPort>().ok());
+        addresses.map(|address| address.to_string()).collect()
     }
 
     /// Remembers where the other members are, so that they can be asked before anything of the
-    /// directory is used.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub(super) fn keep_peers(&self, peers: &[String]) -> Result<(), DataError> {
-        write_whole(&self.path.join("peers"), peers.join("\n").as_bytes())
+    /// directory is used. A hint: an error is logged, and nothing else.
+    pub(super) fn keep_peers(&self, peers: &[String]) {
+        let path = self.peers_path();
+        if let Err(error) = write_whole(&path, peers.join("\n").as_bytes()) {
+            tracing::warn!(%error, path = %path.display(), "cannot write the last known peers");
+        }
+    }
+
+    fn peers_path(&self) -> PathBuf {
+        self.path.join("peers")
     }
 
     /// The times of consensus that the node had in force last; `None` before it had any.
@@ -298,10 +322,23 @@ mod tests {
     fn a_directory_remembers_where_the_others_are() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
-        assert_eq!(data.peers().expect("reads"), Vec::<String>::new());
+        assert_eq!(data.peers(), Vec::<String>::new());
         let peers = ["a:1".to_owned(), "b:2".to_owned()];
-        data.keep_peers(&peers).expect("writes");
-        assert_eq!(data.peers().expect("reads"), peers);
+        data.keep_peers(&peers);
+        assert_eq!(data.peers(), peers);
+    }
+
+    #[test]
+    fn a_peers_file_of_any_content_is_read_as_far_as_it_makes_sense() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        let path = dir.path().join("peers");
+        fs::write(&path, b"a b:7091\nhttp://c\n\xff\xfe:1\n b:2 \n:0\n").expect("writes");
+        assert_eq!(data.peers(), ["b:2"]);
+        fs::remove_file(&path).expect("it was there");
+        fs::create_dir(&path).expect("a directory in its place");
+        assert_eq!(data.peers(), Vec::<String>::new());
+        data.keep_peers(&["a:1".to_owned()]);
     }
 
     #[test]

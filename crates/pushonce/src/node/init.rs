@@ -72,12 +72,19 @@ pub async fn init(config: &Config) -> anyhow::Result<Initialized> {
     if Engine::has_store(&path) {
         return Err(InitError::Partial { data: path }.into());
     }
+    let identity = prepare(&data, config).await?;
+    Ok(Initialized { cluster: identity.cluster, data: path })
+}
+
+/// Makes an empty directory that of the first node of a new cluster.
+pub(super) async fn prepare(data: &DataDir, config: &Config) -> anyhow::Result<Identity> {
     let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
-    Engine::create(&path, cluster, FOUNDER).await?;
+    Engine::create(data.path(), cluster, FOUNDER).await?;
     let bootstrap = Bootstrap { shards: config.shards.get(), replicas: config.replicas };
     data.keep_times(&ClusterTimes::new(config.consensus.times()))?;
-    data.keep(&Identity { cluster, node: FOUNDER, bootstrap: Some(bootstrap) })?;
-    Ok(Initialized { cluster, data: path })
+    let identity = Identity { cluster, node: FOUNDER, bootstrap: Some(bootstrap) };
+    data.keep(&identity)?;
+    Ok(identity)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pushonce_consensus::{Engine, Status};
-use pushonce_core::{ClusterView, NodeId, Owners, ShardId, Topic};
+use pushonce_core::{ClusterId, ClusterView, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::conflict;
 use super::host::Hosted;
 use super::watch::Health;
 
@@ -31,6 +32,8 @@ pub(super) struct Overview {
     pub(super) engine: Engine,
     /// The shards of this node.
     pub(super) hosted: Hosted,
+    /// Another cluster to which this node's address belongs.
+    pub(super) conflict: watch::Receiver<Option<ClusterId>>,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
@@ -120,6 +123,10 @@ impl Overview {
     /// Why the node cannot do its work; empty when it can.
     pub(super) fn obstacles(&self) -> Vec<String> {
         let mut found = self.health.borrow().obstacles(Instant::now());
+        found.extend(self.conflict.borrow().map(|theirs| {
+            let ours = self.view.borrow().cluster;
+            conflict::text(ours, theirs)
+        }));
         found.extend(self.engine.room().err().map(|full| full.to_string()));
         found
     }

@@ -11,15 +11,16 @@ use futures::stream::{self, BoxStream, LocalBoxStream};
 use pushonce_consensus::Settings;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message, Namespace,
-    NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal,
-    ShardId, Timestamp, Topic, Want, Watching,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message,
+    Namespace, NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError,
+    Refusal, ShardId, Timestamp, Topic, Want, Watching,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
 use pushonce_publish::{OperationError, Overview as _, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
+use super::conflict;
 use super::host::Hosted;
 use super::moves;
 use super::overview::Overview;
@@ -29,6 +30,8 @@ use super::overview::Overview;
 pub(super) struct LocalShards {
     pub(super) hosted: Hosted,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    /// Another cluster to which this node's address belongs: nothing is accepted meanwhile.
+    pub(super) conflict: watch::Receiver<Option<ClusterId>>,
 }
 
 impl LocalShards {
@@ -43,6 +46,11 @@ impl pushonce_publish::Shards for LocalShards {
         shard: ShardId,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        if let Some(theirs) = *self.conflict.borrow() {
+            let ours = self.view.borrow().cluster;
+            let refused = Refusal::Unavailable(conflict::text(ours, theirs));
+            return future::ready(Err(refused.into())).boxed();
+        }
         let handle = self.hosted.get(shard);
         Box::pin(async move {
             let not_here = Refusal::NotOwner { owner: None };
@@ -241,6 +249,7 @@ impl pushonce_publish::Overview for Overview {
                 learners: control.learners.into_iter().collect(),
                 applied: control.applied,
             },
+            conflict: *self.conflict.borrow(),
         }
     }
 

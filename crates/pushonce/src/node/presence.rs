@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use pushonce_control::{AskError, Control, Refusal};
 use pushonce_core::{ClusterView, NodeId};
 use tokio::sync::watch;
@@ -13,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::enter::{self, Entry};
 use super::identity::DataDir;
-use super::membership::{self, Expelled};
+use super::join::{self, Expelled};
 
 /// Between two tries to tell the cluster; each try waits some seconds for a leader by itself.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two tries while the cluster rejects the settings of this node: an operator has to act.
+const REJECTED_PAUSE: Duration = Duration::from_secs(10);
 
 /// A node that has no link to any other this long asks whether it is still a member. A removed one is
 /// told by nobody: its links are closed, and its groups are not spoken to.
@@ -44,7 +46,8 @@ impl Presence {
     /// then looks on until `stop`.
     ///
     /// # Errors
-    /// [`Expelled`] when the cluster has this node no more, or another process runs as it.
+    /// [`Expelled`] when the control group has committed that this node is no member any more, or that
+    /// its data directory is an old copy. Nothing else that another node says ends this one.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -61,7 +64,7 @@ impl Presence {
         loop {
             match self.news().await? {
                 News::Changed => self.announce().await?,
-                News::Alone => membership::still_in(&self.peers(), &self.entry.joining).await?,
+                News::Alone => self.still_member().await?,
             }
         }
     }
@@ -71,22 +74,38 @@ impl Presence {
     async fn announce(&self) -> anyhow::Result<()> {
         let joining = &self.entry.joining;
         loop {
-            match self.control.announce(joining.clone()).await {
-                Err(why) if why.retryable() => tracing::warn!("{why}"),
-                Err(AskError::Refused(
-                    why @ (Refusal::Unsupported(_) | Refusal::Unversioned { .. }),
-                )) => {
-                    // Nothing that ends by itself; the links say the same, and readiness with them.
-                    tracing::warn!(error = %why, "the cluster refuses this build, retrying");
-                }
+            let pause = match self.control.announce(joining.clone()).await {
+                Ok(()) => return Ok(()),
                 Err(AskError::Refused(why)) if expels(&why) => {
                     return Err(Expelled(why.to_string()).into());
                 }
-                told => return told.context("the cluster does not take this node back"),
+                Err(error) if error.retryable() => {
+                    tracing::warn!(%error, "cannot announce this node to the cluster, retrying");
+                    PAUSE
+                }
+                // It stays the member that it was under its old settings.
+                Err(error) => {
+                    tracing::error!(%error, "the cluster rejects the settings of this node");
+                    REJECTED_PAUSE
+                }
+            };
+            if self.view.borrow().is_gone(self.entry.identity.node) {
+                return Err(self.removed().into());
             }
-            membership::still_in(&self.peers(), joining).await?;
-            sleep(PAUSE).await;
+            self.still_member().await?;
+            sleep(pause).await;
         }
+    }
+
+    async fn still_member(&self) -> Result<(), Expelled> {
+        let Entry { config, identity, joining, .. } = &self.entry;
+        let addresses = [config.join.clone(), self.peers()].concat();
+        join::still_member(&addresses, identity.asker(), joining).await
+    }
+
+    /// The removal of this node is in its own copy of the committed state.
+    fn removed(&self) -> Expelled {
+        Expelled(Refusal::Removed(self.entry.identity.node).to_string())
     }
 
     async fn news(&mut self) -> anyhow::Result<News> {
@@ -95,9 +114,9 @@ impl Presence {
             let view = self.view.borrow_and_update().clone();
             let alone = view.members.len() > 1 && self.reachable.borrow_and_update().len() < 2;
             if view.is_gone(me) {
-                return Err(Expelled(Refusal::Removed(me).to_string()).into());
+                return Err(self.removed().into());
             }
-            self.data.keep_peers(&self.peers())?;
+            self.data.keep_peers(&self.peers());
             if view.member(me).is_some_and(|known| !self.entry.joining.profile.describes(known)) {
                 return Ok(News::Changed);
             }
@@ -118,15 +137,11 @@ impl Presence {
         }
     }
 
-    /// Where the others are: as the view has it, else as it was told.
+    /// Where the other members are, as the view has it.
     fn peers(&self) -> Vec<String> {
         let (view, me) = (self.view.borrow(), self.entry.identity.node);
         let others = view.members.values().filter(|member| member.id != me);
-        let mut peers: Vec<_> = others.map(|member| member.addresses.peer.clone()).collect();
-        if peers.is_empty() {
-            peers.clone_from(&self.entry.config.join);
-        }
-        peers
+        others.map(|member| member.addresses.peer.clone()).collect()
     }
 }
 

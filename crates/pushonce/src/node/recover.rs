@@ -179,7 +179,7 @@ impl Recovery {
         let left = self.view.members.values().filter(|member| !self.lost.contains(&member.id));
         let peers = left.filter(|member| member.id != identity.node);
         let peers: Vec<_> = peers.map(|member| member.addresses.peer.clone()).collect();
-        data.keep_peers(&peers)?;
+        data.keep_peers(&peers);
         record(data.path(), &self.plan)
     }
 }

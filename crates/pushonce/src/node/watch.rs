@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_consensus::Engine;
 use pushonce_core::ShardId;
-use pushonce_gateway::{MemoryUse, Rounds};
+use pushonce_gateway::{Admission, MemoryUse, Rounds};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ pub(super) struct Watch {
     pub(super) engine: Engine,
     pub(super) relay: pushonce_relay::Handle,
     pub(super) lanes: Rounds,
+    pub(super) admission: Admission,
     pub(super) memory: MemoryUse,
     /// In bytes; zero is no bound.
     pub(super) memory_max: u64,
@@ -70,7 +71,8 @@ impl Watch {
             }
             self.memory.set(memory::resident().unwrap_or(0), self.memory_max);
             let at = Instant::now();
-            let because = watchman.look(&self.facts(), at);
+            let mut because = watchman.look(&self.facts(), at);
+            because.extend(overloaded(&self.admission));
             self.say(&because);
             self.health.send_replace(Health { because, at });
         }
@@ -126,4 +128,15 @@ impl Watch {
             rounds,
         }
     }
+}
+
+/// A node that rejects new sessions says so before clients are sent to it.
+fn overloaded(admission: &Admission) -> Option<String> {
+    let (rejecting, lanes) = (admission.rejecting(), admission.lanes());
+    (rejecting > 0).then(|| {
+        format!(
+            "{rejecting} of {lanes} client threads reject new sessions: memory or the backlog of \
+             deliveries is near its bound; raise --memory-max or add a node"
+        )
+    })
 }

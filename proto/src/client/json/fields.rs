@@ -30,6 +30,12 @@ impl<'a> Fields<'a> {
         Some(self.0.remove(index).1)
     }
 
+    /// The text of a field that may be absent. `null` is absent: many clients write every field of
+    /// their record, set or not.
+    pub(super) fn optional(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.raw(name).filter(|value| value.get() != "null")
+    }
+
     /// A field that may be absent; `kind` says in the error what it must be.
     pub(super) fn take<T: DeserializeOwned>(
         &mut self,
@@ -38,7 +44,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, InvalidFrame> {
         let wrong =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be {kind}"));
-        self.raw(name).map(|raw| serde_json::from_str(raw.get()).map_err(wrong)).transpose()
+        self.optional(name).map(|raw| serde_json::from_str(raw.get()).map_err(wrong)).transpose()
     }
 
     /// A field that must be there.
@@ -49,6 +55,11 @@ impl<'a> Fields<'a> {
     ) -> Result<T, InvalidFrame> {
         let missing = || InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` is missing"));
         self.take(name, kind)?.ok_or_else(missing)
+    }
+
+    /// Removes a field that is `null`, if it is.
+    pub(super) fn drop_null(&mut self, name: &str) {
+        self.0.retain(|(field, value)| field != name || value.get() != "null");
     }
 
     /// The first field nobody took, and its value.

@@ -48,17 +48,23 @@ fn id(fields: &mut Fields<'_>) -> Result<Option<u64>, InvalidFrame> {
 
 // === requests ===
 
+type ReadCommand = fn(&mut Fields<'_>) -> Result<Command, InvalidFrame>;
+
+const COMMANDS: [(&str, ReadCommand); 4] = [
+    ("subscribe", subscribe),
+    ("unsubscribe", unsubscribe),
+    ("publish", publish),
+    ("authenticate", authenticate),
+];
+
 fn command(mut fields: Fields<'_>) -> Result<Command, InvalidFrame> {
+    COMMANDS.iter().for_each(|(name, _)| fields.drop_null(name));
     let Some((name, value)) = fields.first().map(|(name, value)| (name.to_owned(), value)) else {
         let why = "the frame asks for nothing; say subscribe, unsubscribe, publish or authenticate";
         return Err(InvalidFrame::new(ErrorCode::BadRequest, why));
     };
-    let read = match name.as_str() {
-        "subscribe" => subscribe,
-        "unsubscribe" => unsubscribe,
-        "publish" => publish,
-        "authenticate" => authenticate,
-        _ => return Err(unknown(&name)),
+    let Some((_, read)) = COMMANDS.iter().find(|(command, _)| *command == name) else {
+        return Err(unknown(&name));
     };
     fields.raw(&name);
     fields.finish()?;
@@ -71,14 +77,14 @@ fn command(mut fields: Fields<'_>) -> Result<Command, InvalidFrame> {
 fn subscribe(body: &mut Fields<'_>) -> Result<Command, InvalidFrame> {
     Ok(Command::Subscribe {
         topic: topic(body)?,
-        from: body.raw("from").map(from).transpose()?.unwrap_or_default(),
+        from: body.optional("from").map(from).transpose()?.unwrap_or_default(),
         options: options(body)?,
     })
 }
 
 fn options(body: &mut Fields<'_>) -> Result<Options, InvalidFrame> {
     Ok(Options {
-        delivery: body.raw("delivery").map(delivery).transpose()?,
+        delivery: body.optional("delivery").map(delivery).transpose()?,
         conflated: body.take("conflated", "true or false")?.unwrap_or(false),
         audience: body.take("audience", "true or false")?.unwrap_or(false),
         delta: match body.take::<String>("delta", "a string")? {
@@ -177,7 +183,7 @@ fn subscribed(id: Option<u64>, body: &mut Fields<'_>) -> Result<Event, InvalidFr
         topic: topic(body)?,
         position: position(body, "position")?,
         recovered: body.need("recovered", "true or false")?,
-        delivery: body.raw("delivery").map(delivery).transpose()?.unwrap_or_default(),
+        delivery: body.optional("delivery").map(delivery).transpose()?.unwrap_or_default(),
     })
 }
 

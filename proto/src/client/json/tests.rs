@@ -80,6 +80,22 @@ fn publish_a_string_as_text_and_anything_else_as_json() {
 }
 
 #[test]
+fn null_in_an_optional_field_is_the_same_as_its_absence() {
+    let with_nulls = r#"{"id":null,"publish":null,"subscribe":{"topic":"a","from":null,
+        "delivery":null,"conflated":null,"audience":null,"delta":null,"datagrams":null}}"#;
+    let without = request(r#"{"subscribe":{"topic":"a"}}"#).expect("valid");
+    assert_eq!(request(with_nulls).expect("valid"), without);
+    let publish =
+        r#"{"publish":{"topic":"a","data":"x","encoding":null,"content_type":null,"key":null}}"#;
+    assert_eq!(published(publish), published(r#"{"publish":{"topic":"a","data":"x"}}"#));
+    assert!(request(r#"{"subscribe":{"topic":null}}"#).is_err(), "a topic is not optional");
+    assert!(
+        request(r#"{"subscribe":{"topic":"a","form":null}}"#).is_err(),
+        "unknown stays unknown"
+    );
+}
+
+#[test]
 fn publish_what_json_cannot_hold() {
     let binary = published(r#"{"publish":{"topic":"a","data":"//4=","encoding":"base64"}}"#);
     assert_eq!((binary.content_type, &binary.payload[..]), (ContentType::Binary, &b"\xff\xfe"[..]));
@@ -197,7 +213,7 @@ fn each_wrong_part_has_its_own_answer() {
     ] {
         assert_eq!(refused(text), (Some(6), code, false), "{text}");
     }
-    for id in ["0", "-1", "1.5", r#""1""#, "null"] {
+    for id in ["0", "-1", "1.5", r#""1""#] {
         let text = format!(r#"{{"id":{id},"unsubscribe":{{"topic":"a"}}}}"#);
         assert_eq!(refused(&text), (None, ErrorCode::BadRequest, false), "{text}");
     }

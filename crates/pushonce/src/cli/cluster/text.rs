@@ -29,6 +29,9 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
         status.version,
         status.placement_version,
     );
+    if !status.conflicting_cluster_id.is_empty() {
+        text.insert_str(0, &conflict_text(status));
+    }
     let rows = status.members.iter().map(member_row).collect();
     text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc"], rows);
     text += "\nbuilds\n";
@@ -53,6 +56,15 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
     text.extend(upgrade_line(status));
     text.extend(draining.map(|member| drain_line(status, member.id)));
     text
+}
+
+fn conflict_text(status: &StatusResponse) -> String {
+    format!(
+        "CONFLICT: the address of {} belongs to a member of another cluster,\n\
+         {}, so it accepts no publishes\n\n",
+        node(status.node_id),
+        status.conflicting_cluster_id,
+    )
 }
 
 /// The change of the consensus times that is under way.
@@ -238,6 +250,19 @@ mod tests {
         assert!(!text.contains("finalize"), "{text}");
         status.members[1] = member(2, "0.2.0", 2);
         assert!(status_text(&status).contains("cluster finalize"));
+    }
+
+    #[test]
+    fn a_node_at_the_address_of_another_cluster_says_both_ids_first() {
+        let status = StatusResponse {
+            cluster_id: "a".repeat(32),
+            conflicting_cluster_id: "b".repeat(32),
+            node_id: 1,
+            ..StatusResponse::default()
+        };
+        let text = status_text(&status);
+        assert!(text.starts_with("CONFLICT: the address of n1"), "{text}");
+        assert!(text.contains(&status.cluster_id) && text.contains(&"b".repeat(32)), "{text}");
     }
 
     #[test]

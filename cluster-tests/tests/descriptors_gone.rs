@@ -1,0 +1,145 @@
+//! Set-up: three nodes that may have 256 descriptors each, a publisher and a viewer at one of them.
+//! Fault: idle connections come to every port of that node, more than it has descriptors, and each that
+//! is closed comes again.
+//! Claim: health checks and metrics are answered, the links to the other nodes stay, what is published
+//! is delivered, no thread spins, the log stays short; and when the connections go, new clients are
+//! served again.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pushonce_client::Transport;
+use pushonce_cluster_tests::{Cluster, Ground, Loopback, Node, Ports, secs, text, until, web};
+use pushonce_core::From;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const LIMIT: u32 = 256;
+
+/// Connections that come to each port, and how long one that was closed stays away: more than there are
+/// descriptors, and no storm that takes the processor from the node.
+const FLOOD: usize = 120;
+const AWAY: Duration = secs(1);
+
+/// Topics enough that every node owns some.
+const TOPICS: u32 = 8;
+
+/// Nodes with few descriptors, which they cannot raise.
+struct Few(Loopback);
+
+impl Ground for Few {
+    fn address(&self, i: usize) -> Ipv4Addr {
+        self.0.address(i)
+    }
+
+    fn command(&self, _: usize, node: Command) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh"]);
+        shell.arg(node.get_program()).args(node.get_args());
+        for (name, value) in node.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell
+    }
+}
+
+/// Comes, says nothing, and comes again when it is closed.
+async fn idle(port: SocketAddr) {
+    loop {
+        if let Ok(Ok(mut stream)) = tokio::time::timeout(secs(2), TcpStream::connect(port)).await {
+            // What it is told is nothing to it.
+            while stream.read_u8().await.is_ok() {}
+        }
+        tokio::time::sleep(AWAY).await;
+    }
+}
+
+fn flood(ports: Ports) -> JoinSet<()> {
+    let mut connections = JoinSet::new();
+    for port in [ports.http, ports.grpc, ports.peer] {
+        (0..FLOOD).for_each(|_| _ = connections.spawn(idle(port)));
+    }
+    connections
+}
+
+/// CPU time of the process so far.
+fn cpu(node: &Node) -> Duration {
+    let pid = node.pid().expect("it runs").as_raw_nonzero();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // Behind the name, which may have spaces: utime and stime are the 14th and 15th of the line.
+    let fields: Vec<_> = stat.rsplit(") ").next().expect("a name").split(' ').collect();
+    let ticks: u64 =
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+async fn answers(port: SocketAddr, path: &str) -> Result<Duration, String> {
+    let start = Instant::now();
+    match web::get(port, path, &[]).await?.status {
+        200 => Ok(start.elapsed()),
+        status => Err(format!("{path}: {status}")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
+    let cluster = Cluster::of(3).on(Arc::new(Few(Loopback::new()))).start().await;
+    let ports = cluster.ports(0);
+    let publisher = cluster.publisher(0);
+    let mut viewers = Vec::new();
+    for topic in 0..TOPICS {
+        let topic = format!("flood/{topic}");
+        let mut viewer = cluster.viewer(0, Transport::Ws, &topic, From::Now);
+        viewer.live(secs(20)).await;
+        viewers.push((topic, viewer));
+    }
+    let connections = flood(ports);
+    until("clients are turned away for want of descriptors", secs(30), async || {
+        let page = web::get(ports.http, "/metrics", &[]).await?;
+        let short = "connections_rejected_total{reason=\"descriptors\"} 0";
+        let counted = page.body.contains("reason=\"descriptors\"") && !page.body.contains(short);
+        counted.then_some(()).ok_or_else(|| "none was".to_owned())
+    })
+    .await;
+
+    let (before, start) = (cpu(cluster.node(0)), Instant::now());
+    for round in 0..5 {
+        for path in ["/health/live", "/metrics"] {
+            // A connection that comes in a burst of others may be the one that makes room.
+            until(path, secs(5), async || answers(ports.http, path).await).await;
+        }
+        for (topic, viewer) in &mut viewers {
+            let line = format!("{round}");
+            publisher.publish(text(topic, &line)).await.expect("placed");
+            assert_eq!(viewer.message(secs(20)).await.1, line, "{topic}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let used = cpu(cluster.node(0)) - before;
+    assert!(used < start.elapsed() / 2, "{used:?} of CPU in {:?}", start.elapsed());
+    for i in [1, 2] {
+        let status = cluster.status(i).await.expect("the others are not flooded");
+        assert!(status.members.iter().all(|member| member.state == "active"), "{status:?}");
+    }
+    let log = cluster.node(0).log();
+    let short =
+        log.lines().filter(|line| line.contains("descriptor") || line.contains("open files"));
+    let (short, lasted) = (short.count() as u64, start.elapsed().as_secs() + 60);
+    assert!(short <= lasted, "{short} lines in {lasted} s");
+
+    drop(connections);
+    until("new clients are served", secs(30), async || {
+        let answer = web::post(ports.http, "/topics/flood/0", b"after").await?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let mut viewer = cluster.viewer(0, Transport::Ws, "flood/0", From::Last(1));
+    // Another one may have been the newest a moment ago.
+    while viewer.message(secs(20)).await.1 != "after" {}
+}

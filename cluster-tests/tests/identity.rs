@@ -1,0 +1,195 @@
+//! Set-up: three nodes with acknowledged messages.
+//! Fault: a node of another cluster listens at a member's address; the first node was initialized a second
+//! time; nodes join with addresses that nobody can dial, and the peers files are garbage; one member, two
+//! and all come back at new addresses.
+//! Claim: a member's process neither ends nor fails to start by what a stranger says; the stranger at a
+//! member's address is not ready, refuses publishes and names both clusters; members find each other by
+//! cluster id and node id, wherever they are, and nothing acknowledged is lost.
+
+use std::net::SocketAddr;
+
+use pushonce_client::Transport;
+use pushonce_cluster_tests::{Cluster, Seen, secs, tool, until, web};
+use pushonce_core::From;
+use pushonce_proto::pb::peer::v1 as pb;
+use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+
+const TOPIC: &str = "game/1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_initialized_a_second_time_is_not_ready_and_names_both_clusters() {
+    let mut cluster = Cluster::of(3).start().await;
+    let first = cluster.status(1).await.expect("it answers").cluster_id;
+    cluster.kill(0);
+    cluster.node(0).wipe();
+    cluster.node(0).init();
+    cluster.restart(0);
+
+    let status = until("the second cluster sees the conflict", secs(60), async || {
+        let status = cluster.status(0).await?;
+        if status.conflicting_cluster_id.is_empty() { Err("none".to_owned()) } else { Ok(status) }
+    })
+    .await;
+    assert_eq!(status.conflicting_cluster_id, first);
+    assert_ne!(status.cluster_id, first);
+    let ids = [first.as_str(), &status.cluster_id];
+
+    let ports = cluster.ports(0);
+    let ready = web::get(ports.http, "/health/ready", &[]).await.expect("an answer");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let published = web::post(ports.http, "/topics/game/1", b"{}").await.expect("an answer");
+    assert_eq!(published.status, 503, "{published:?}");
+    let server = format!("http://{}", ports.grpc);
+    let text = tool::pushonce(["cluster", "status", "--server", &server], "").await.ok();
+    let log = cluster.node(0).log();
+    for id in ids {
+        for said in [&ready.body, &published.body, &text, &log] {
+            assert!(said.contains(id), "{id} is not in {said}");
+        }
+    }
+    until("a peer warns with both ids", secs(60), async || {
+        let log = cluster.node(1).log() + &cluster.node(2).log();
+        let warns = |line: &str| line.contains("WARN") && ids.iter().all(|id| line.contains(id));
+        log.lines().find(|line| warns(line)).map(drop).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    cluster.publish(1, TOPIC, 0..10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_restart_beside_a_stranger_at_a_members_address() {
+    let mut cluster = Cluster::of(3).start().await;
+    let log = cluster.publish(0, TOPIC, 0..10).await;
+    cluster.kill(2);
+    let stranger = cluster.stranger(9, cluster.ports(2));
+    until("the stranger serves", secs(60), async || {
+        let answer = web::get(stranger.ports.http, "/health/live", &[]).await?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+    })
+    .await;
+    for i in 0..2 {
+        cluster.kill(i);
+        cluster.restart(i);
+        ready(&cluster, i).await;
+    }
+    assert!((0..2).all(|i| !cluster.node_mut(i).has_ended()), "both run");
+    everywhere(&cluster, &[0, 1], &log).await;
+
+    drop(stranger);
+    cluster.restart(2);
+    cluster.settled(3).await;
+    everywhere(&cluster, &[0, 1, 2], &log).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_with_an_address_that_nobody_can_dial_changes_nothing_for_the_members() {
+    let mut cluster = Cluster::of(2).start().await;
+    let log = cluster.publish(0, TOPIC, 0..10).await;
+    for (number, address) in
+        ["a b:7091", "http://a:7091", "a", "a:0", ":7091", ""].into_iter().enumerate()
+    {
+        let refusal = join(&cluster, number, address).await;
+        assert_eq!(refusal.kind(), pb::join_refusal::Kind::Settings, "{address:?}");
+        assert!(refusal.text.contains("--advertise"), "{}", refusal.text);
+    }
+    let args = ["serve", "--data", "unused", "--advertise", "a b"];
+    tool::pushonce(args, "").await.failed(&["--advertise", "a b"]);
+    assert_eq!(cluster.status(0).await.expect("it answers").members.len(), 2);
+    for i in 0..2 {
+        cluster.kill(i);
+        let peers = cluster.node(i).data().join("peers");
+        std::fs::write(peers, b"a b:7091\nhttp://x\n\xff\xfe\n").expect("it can be written");
+    }
+    for i in 0..2 {
+        cluster.restart(i);
+    }
+    cluster.settled(2).await;
+    everywhere(&cluster, &[0, 1], &log).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_find_each_other_at_new_addresses() {
+    let mut cluster = Cluster::of(3).start().await;
+    let mut log = cluster.publish(0, TOPIC, 0..10).await;
+
+    // All: each is given the new address of the next alone.
+    move_to(&mut cluster, &[0, 1, 2], 100, |i| vec![(i + 1) % 3]).await;
+    log.extend(cluster.publish(1, TOPIC, 10..20).await);
+    everywhere(&cluster, &[0, 1, 2], &log).await;
+
+    // All but one, which runs on and is told nothing.
+    move_to(&mut cluster, &[1, 2], 150, |_| vec![0]).await;
+    log.extend(cluster.publish(2, TOPIC, 20..30).await);
+
+    // One, without a word: its peers file knows the others.
+    move_to(&mut cluster, &[0], 200, |_| Vec::new()).await;
+    log.extend(cluster.publish(0, TOPIC, 30..40).await);
+    everywhere(&cluster, &[0, 1, 2], &log).await;
+    assert_eq!(cluster.status(0).await.expect("it answers").members.len(), 3);
+}
+
+/// Kills `nodes` in one moment and starts them `offset` addresses further, each with `--join` at the nodes
+/// that `join` names.
+async fn move_to(
+    cluster: &mut Cluster,
+    nodes: &[usize],
+    offset: usize,
+    join: impl Fn(usize) -> Vec<usize>,
+) {
+    let moves = |i: usize| nodes.contains(&i);
+    let ports = |cluster: &Cluster, i: usize| match moves(i) {
+        true => cluster.ports(i + offset),
+        false => cluster.node(i).ports,
+    };
+    nodes.iter().for_each(|&i| cluster.kill(i));
+    for &i in nodes {
+        let join: Vec<SocketAddr> = join(i).iter().map(|&to| ports(cluster, to).peer).collect();
+        let at = ports(cluster, i);
+        cluster.node_mut(i).move_to(at, &join);
+    }
+    nodes.iter().for_each(|&i| cluster.restart(i));
+    cluster.settled(3).await;
+    for i in 0..3 {
+        let known = cluster.node(i).ports.peer.to_string();
+        until(&format!("node {i} is known at {known}"), secs(30), async || {
+            let members = cluster.status((i + 1) % 3).await?.members;
+            let found = members.iter().any(|member| member.peer_address == known);
+            if found { Ok(()) } else { Err(format!("{members:?}")) }
+        })
+        .await;
+        ready(cluster, i).await;
+    }
+}
+
+async fn ready(cluster: &Cluster, i: usize) {
+    let http = cluster.node(i).ports.http;
+    until(&format!("node {i} is ready"), secs(60), async || {
+        let answer = web::get(http, "/health/ready", &[]).await?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+    })
+    .await;
+}
+
+async fn everywhere(cluster: &Cluster, nodes: &[usize], log: &[Seen]) {
+    for &i in nodes {
+        let mut viewer = cluster.viewer(i, Transport::Ws, TOPIC, From::Start);
+        assert_eq!(viewer.messages(log.len(), secs(20)).await, *log, "on node {i}");
+    }
+}
+
+/// Joins as no Pushonce of this version would.
+async fn join(cluster: &Cluster, number: usize, address: &str) -> pb::JoinRefusal {
+    let server = format!("http://{}", cluster.node(0).ports.peer);
+    let mut client = MembershipClient::connect(server).await.expect("it listens");
+    let request = pb::JoinRequest {
+        incarnation: (number as u128).to_be_bytes().to_vec().into(),
+        name: format!("stranger-{number}"),
+        addresses: Some(pb::Addresses { peer: address.to_owned(), ..pb::Addresses::default() }),
+        roles: "core,edge".to_owned(),
+        weight: 1,
+        run: 1,
+        ..pb::JoinRequest::default()
+    };
+    let answer = client.join(request).await.expect("an answer").into_inner();
+    answer.refusal.expect("a refusal")
+}

@@ -1,0 +1,115 @@
+//! The query of a URL, read without loss.
+//!
+//! The usual decoders replace bytes that are not UTF-8, so two different topics would become one.
+
+/// Why a query cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidQuery {
+    /// `%` is not followed by two hexadecimal digits.
+    #[error("{0:?} in the query is not percent-encoded correctly; write % as %25")]
+    Percent(String),
+    /// The decoded bytes are not text.
+    #[error("{0:?} in the query is not UTF-8 when it is decoded; encode names as UTF-8")]
+    NotUtf8(String),
+    /// A name that means nothing here.
+    #[error("{name:?} is unknown in the query here; {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// What is known.
+        known: &'static str,
+    },
+}
+
+/// The name-value pairs of a query in `application/x-www-form-urlencoded`, decoded.
+///
+/// # Errors
+/// [`InvalidQuery`] for the first name or value that cannot be decoded.
+pub fn pairs(query: &str) -> Result<Vec<(String, String)>, InvalidQuery> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        })
+        .collect()
+}
+
+/// An endpoint without parameters has none.
+pub(crate) fn expect_none(query: Option<&str>) -> Result<(), InvalidQuery> {
+    match pairs(query.unwrap_or_default())?.into_iter().next() {
+        None => Ok(()),
+        Some((name, _)) => {
+            let known = "this request takes no parameters";
+            Err(InvalidQuery::Unknown { name, known })
+        }
+    }
+}
+
+fn decode(text: &str) -> Result<String, InvalidQuery> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        rest = more;
+        match first {
+            b'+' => bytes.push(b' '),
+            b'%' => {
+                let [high, low, more @ ..] = rest else { return Err(bad_percent(text)) };
+                let (high, low) = (digit(*high), digit(*low));
+                let (Some(high), Some(low)) = (high, low) else { return Err(bad_percent(text)) };
+                bytes.push(high << 4 | low);
+                rest = more;
+            }
+            other => bytes.push(*other),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| InvalidQuery::NotUtf8(shown(text)))
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+fn bad_percent(text: &str) -> InvalidQuery {
+    InvalidQuery::Percent(shown(text))
+}
+
+/// As much as an error should repeat.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(query: &str) -> Result<(String, String), InvalidQuery> {
+        pairs(query).map(|mut pairs| pairs.remove(0))
+    }
+
+    #[test]
+    fn names_and_values_are_decoded_without_loss() {
+        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(one("topic=a%2Fb+c"), pair("topic", "a/b c"));
+        assert_eq!(one("topic=%C3%A9=%3D"), pair("topic", "é=="));
+        assert_eq!(one("audience"), pair("audience", ""));
+        assert_eq!(pairs(""), Ok(vec![]));
+        assert_eq!(pairs("&a=1&&b=2").map(|pairs| pairs.len()), Ok(2));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused_instead_of_replaced() {
+        assert_eq!(one("topic=a%FF"), Err(InvalidQuery::NotUtf8("a%FF".to_owned())));
+        for query in ["topic=%", "topic=%4", "topic=%zz", "%g0=a"] {
+            assert!(matches!(one(query), Err(InvalidQuery::Percent(_))), "{query}");
+        }
+    }
+
+    #[test]
+    fn parameters_where_none_are_known_are_named() {
+        assert_eq!(expect_none(None), Ok(()));
+        assert_eq!(expect_none(Some("")), Ok(()));
+        let error = expect_none(Some("key=a")).unwrap_err().to_string();
+        assert!(error.contains("\"key\""), "{error}");
+    }
+}

@@ -1,0 +1,132 @@
+//! How the descriptors of the process are shared out between the kinds of connections.
+
+use std::os::fd::AsRawFd;
+
+use crate::limit;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A client session: HTTP or WebSocket.
+    Client,
+    /// A gRPC connection of a publisher, a back end or an operator.
+    Publisher,
+    /// One HTTP answer beyond the sessions: a health check, a scrape of the metrics.
+    Probe,
+    /// A connection of another node.
+    Peer,
+}
+
+/// Which descriptors each [`Purpose`] may use.
+///
+/// A new descriptor is always the lowest number that is free (POSIX `open`), so a descriptor with the
+/// number `n` means that at least `n` others are in use. A bound on the *number* of an accepted
+/// connection is therefore a bound on all descriptors of the process, files included, without a count
+/// that could go wrong.
+///
+/// With the limit `L` and the reserve `R` (a quarter of `L`, at most 8,192):
+///
+/// | purpose | may use numbers below | connections at most |
+/// |---|---|---|
+/// | client | `L - R` | |
+/// | publisher | `L - R/2` | |
+/// | peer | `L` | `R/4` |
+/// | probe | `L - R/8` | |
+///
+/// Clients and publishers together leave `R/2`. Peers take `R/4` of it at most, so an eighth of the
+/// reserve is left for probes, and the last eighth for files and outgoing connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorBudget {
+    limit: u64,
+    reserve: u64,
+}
+
+/// Upper bound of the reserve: enough for the links of a cluster of a thousand nodes.
+const RESERVE_MAX: u64 = 8_192;
+
+/// Lower bound for peers, so that a small cluster works under any limit.
+const PEERS_MIN: u64 = 16;
+
+impl DescriptorBudget {
+    /// The budget of a process that may have `limit` descriptors.
+    pub fn new(limit: u64) -> DescriptorBudget {
+        DescriptorBudget { limit, reserve: (limit / 4).min(RESERVE_MAX) }
+    }
+
+    /// The budget of this process, by its soft limit as it is now.
+    pub fn of_process() -> DescriptorBudget {
+        DescriptorBudget::new(limit::soft())
+    }
+
+    /// Whether a connection with this descriptor may stay.
+    pub fn admits(self, purpose: Purpose, connection: &impl AsRawFd) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::reserves_nothing() {
+            return true;
+        }
+        // Never negative: the connection is open.
+        let number = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
+        number < self.numbers_below(purpose)
+    }
+
+    /// Upper bound of the open connections of this purpose, where there is one beside the numbers.
+    pub fn connections_max(self, purpose: Purpose) -> Option<usize> {
+        let max = (self.reserve / 4).max(PEERS_MIN);
+        (purpose == Purpose::Peer).then(|| usize::try_from(max).unwrap_or(usize::MAX))
+    }
+
+    fn numbers_below(self, purpose: Purpose) -> u64 {
+        let DescriptorBudget { limit, reserve } = self;
+        match purpose {
+            Purpose::Client => limit - reserve,
+            Purpose::Publisher => limit - reserve / 2,
+            Purpose::Probe => limit - reserve / 8,
+            Purpose::Peer => limit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Numbered(i32);
+
+    impl AsRawFd for Numbered {
+        fn as_raw_fd(&self) -> i32 {
+            self.0
+        }
+    }
+
+    fn first_refused(budget: DescriptorBudget, purpose: Purpose) -> i32 {
+        (0..).find(|&number| !budget.admits(purpose, &Numbered(number))).expect("a limit")
+    }
+
+    #[test]
+    fn clients_leave_room_for_publishers_and_both_for_probes_and_peers() {
+        let budget = DescriptorBudget::new(1_024);
+        assert_eq!(first_refused(budget, Purpose::Client), 768);
+        assert_eq!(first_refused(budget, Purpose::Publisher), 896);
+        assert_eq!(first_refused(budget, Purpose::Probe), 992);
+        assert_eq!(first_refused(budget, Purpose::Peer), 1_024);
+        assert_eq!(budget.connections_max(Purpose::Peer), Some(64));
+        assert_eq!(budget.connections_max(Purpose::Client), None);
+    }
+
+    #[test]
+    fn full_clients_publishers_and_peers_leave_an_eighth_of_the_reserve_to_probes() {
+        for limit in [256, 1_024, 65_536, 1 << 20] {
+            let budget = DescriptorBudget::new(limit);
+            let peers = budget.connections_max(Purpose::Peer).expect("bounded") as u64;
+            let used = budget.numbers_below(Purpose::Publisher) + peers;
+            assert!(budget.numbers_below(Purpose::Probe) - used >= budget.reserve / 8, "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_large_limit_is_for_clients() {
+        let budget = DescriptorBudget::new(1 << 20);
+        assert_eq!(first_refused(budget, Purpose::Client), (1 << 20) - 8_192);
+        assert_eq!(DescriptorBudget::new(u64::MAX).reserve, RESERVE_MAX);
+    }
+}

@@ -1,0 +1,119 @@
+//! A TCP connection as a gRPC server takes it: counted, and with a deadline for its preface.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// Length of the HTTP/2 client preface (RFC 9113, 3.4). Keep-alive pings begin after it, so a
+/// connection that never sends it would be held for ever.
+const PREFACE_BYTES: usize = 24;
+
+/// Time for the preface.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// `None` once the preface was read.
+    preface: Option<Preface>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct Preface {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> Connection {
+        let deadline = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
+        let preface = Some(Preface { missing: PREFACE_BYTES, deadline });
+        Connection { stream, preface, _permit: permit }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(preface) = &mut self.preface else { return Poll::Pending };
+        preface
+            .deadline
+            .as_mut()
+            .poll(cx)
+            .map(|()| io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came in time"))
+    }
+
+    fn on_read(&mut self, bytes: usize) {
+        if let Some(preface) = &mut self.preface {
+            preface.missing = preface.missing.saturating_sub(bytes);
+            if preface.missing == 0 {
+                self.preface = None;
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        match read {
+            Poll::Ready(Ok(())) => self.on_read(buffer.filled().len() - before),
+            Poll::Pending => {
+                if let Poll::Ready(error) = self.poll_deadline(cx) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,38 @@
+//! The limit of open descriptors of this process.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of open descriptors to the hard one, and says what it is then. Many systems
+/// start a service with 1,024 for programs that use `select`; a node has one descriptor for each
+/// client.
+///
+/// A system that refuses leaves the limit as it was, and a log line says so.
+pub fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let wanted = Rlimit { current: maximum, maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit of open files");
+        }
+    }
+    soft()
+}
+
+/// The soft limit now; the largest number where there is none.
+pub(crate) fn soft() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soft_limit_is_raised_to_the_hard_one() {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let low = Rlimit { current: current.map(|limit| limit.min(512)), maximum };
+        setrlimit(Resource::Nofile, low).expect("a lower limit is always allowed");
+        assert_eq!(raise_descriptor_limit(), maximum.unwrap_or(u64::MAX));
+        assert_eq!(soft(), maximum.unwrap_or(u64::MAX));
+    }
+}

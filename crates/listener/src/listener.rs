@@ -1,0 +1,103 @@
+//! The one accept loop of all TCP ports.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics::{Counter, counter};
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::throttle;
+
+/// Pause after a failed accept. The failed connection stays in the backlog and keeps the listener
+/// readable, so a loop without a pause takes a whole core. Closed connections free descriptors
+/// meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound TCP port whose accept does not fail.
+#[derive(Debug)]
+pub struct Listener {
+    name: &'static str,
+    listener: TcpListener,
+    failed: Counter,
+}
+
+impl Listener {
+    /// Accepts from `listener`; `name` stands in the log and as the label of its metrics.
+    pub fn new(name: &'static str, listener: TcpListener) -> Listener {
+        let failed = counter!("pushonce_listener_accept_failed_total", "listener" => name);
+        Listener { name, listener, failed }
+    }
+
+    /// What [`Listener::new`] was given.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    /// As [`TcpListener::local_addr`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The next connection. Pauses while the system has no descriptor or memory for one. May be
+    /// dropped and called again: no connection is lost.
+    pub async fn accept(&self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    self.report(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn report(&self, error: &io::Error) {
+        self.failed.increment(1);
+        if let Some(suppressed) = throttle::LOG.pass() {
+            tracing::warn!(
+                %error, listener = self.name, suppressed,
+                "cannot accept a connection; raise the limit of open files"
+            );
+        }
+    }
+}
+
+/// The connection ended before it was accepted. Linux also returns pending network errors of the new
+/// connection, to be treated as if it had not been there (`accept(2)`).
+fn is_about_one_connection(error: &io::Error) -> bool {
+    const OF_THE_NETWORK: [Errno; 8] = [
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ];
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+        || Errno::from_io_error(error).is_some_and(|errno| OF_THE_NETWORK.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortages_are_told_apart_from_a_connection_that_broke() {
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::HOSTUNREACH] {
+            assert!(is_about_one_connection(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(!is_about_one_connection(&errno.into()), "{errno}");
+        }
+    }
+}

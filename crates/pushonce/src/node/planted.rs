@@ -1,0 +1,15 @@
+//! Bugs for the tests of the tests: the proof must catch them. In no build that anybody uses.
+
+fn is_planted(bug: &str) -> bool {
+    std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok(bug)
+}
+
+/// `serve-creates-cluster`: a node without an identity and without `--join` creates a cluster.
+pub(super) fn creates_cluster() -> bool {
+    is_planted("serve-creates-cluster")
+}
+
+/// `any-answer-counts`: the refusal of any node that listens at a peer's address is the cluster's.
+pub(super) fn any_answer_counts() -> bool {
+    is_planted("any-answer-counts")
+}
