@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use pushonce_core::{NodeId, Position, Ring, ShardCount, ShardId, Topic};
+use pushonce_core::{
+    Addresses, ClusterId, ClusterView, Member, MemberState, NodeId, Position, Ring, Roles,
+    ShardCount, ShardId, Topic,
+};
 
 const NAME: &str = "worldcup/2026/match/57";
 
@@ -35,5 +38,28 @@ fn ring(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, topic, ring);
+/// What a change of members costs each relay: the orders of its region, for all shards at once.
+fn heads(c: &mut Criterion) {
+    let mut view = ClusterView::unknown(ClusterId(1));
+    view.shards = ShardCount::new(256).unwrap();
+    view.members = (1..=1_000).map(|id| (NodeId(id), member(NodeId(id)))).collect();
+    c.bench_function("view/heads, 1000 nodes, 256 shards", |b| {
+        b.iter(|| black_box(&view).heads(black_box("eu")));
+    });
+}
+
+fn member(id: NodeId) -> Member {
+    Member {
+        id,
+        name: id.to_string(),
+        addresses: Addresses::default(),
+        region: "eu".to_owned(),
+        zone: String::new(),
+        roles: Roles::default(),
+        weight: 1,
+        state: MemberState::Active,
+    }
+}
+
+criterion_group!(benches, topic, ring, heads);
 criterion_main!(benches);

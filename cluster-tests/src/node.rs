@@ -122,14 +122,35 @@ impl Node {
 
     /// The same with more flags, for this one start.
     pub fn start_with(&mut self, more: &[&str]) {
-        assert!(self.process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
+        self.start_logging_to(log.into(), more);
+    }
+
+    /// As [`Node::start`], with a pipe for its log that nobody reads.
+    pub fn start_with_stuck_log(&mut self) {
+        self.start_logging_to(Stdio::piped(), &[]);
+    }
+
+    /// As [`Node::start`], with a log that never takes anything: a full disk.
+    pub fn start_with_full_log(&mut self) {
+        let full = File::options().write(true).open("/dev/full").expect("a device of Linux");
+        self.start_logging_to(full.into(), &[]);
+    }
+
+    /// Closes the reading end of the pipe of [`Node::start_with_stuck_log`].
+    pub fn close_log(&mut self) {
+        let process = self.process.as_mut().expect("it is running");
+        drop(process.stderr.take().expect("its log is a pipe"));
+    }
+
+    fn start_logging_to(&mut self, log: Stdio, more: &[&str]) {
+        assert!(self.process.is_none(), "{} is running", self.name);
         let mut command = binary::command_of(self.build);
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags).args(more);
         self.ground.furnish(self.index, &self.data);
         let mut command = self.ground.command(self.index, command);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = self.ground.start(self.index, command).expect("the binary starts");
         let pids = File::options().create(true).append(true).open(&self.pids);
         writeln!(pids.expect("a file of process ids"), "{}", child.id())
@@ -182,16 +203,30 @@ impl Node {
 
     /// Asks it to stop, as Ctrl-C does, and waits until it did.
     pub async fn stop(&mut self) -> ExitStatus {
-        kill_process(self.pid().expect("it is running"), Signal::INT)
-            .expect("the process can be signalled");
+        self.signal(Signal::INT);
         self.ended().await
+    }
+
+    /// Asks it to stop, as a supervisor does, and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Tells it that its terminal has gone.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid().expect("it is running"), signal)
+            .expect("the process can be signalled");
     }
 
     /// Waits until the process has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = self.process.as_mut().expect("it was started");
         let what = format!("the end of {}", self.name);
-        let status = until(&what, secs(15), async || {
+        let status = until(&what, secs(40), async || {
             child.try_wait().expect("it can be asked").ok_or_else(|| "it runs".to_owned())
         })
         .await;

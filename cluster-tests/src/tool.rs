@@ -22,11 +22,20 @@ pub struct Done {
 
 /// Runs `pushonce` with `args`, with `input` piped in, and waits for its end.
 pub async fn pushonce<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &str) -> Done {
+    run(args, input, Stdio::piped()).await
+}
+
+/// As [`pushonce`] without input, with its output to somewhere else: `out` of what comes back is empty.
+pub async fn pushonce_into<S: AsRef<str>>(args: impl IntoIterator<Item = S>, to: Stdio) -> Done {
+    run(args, "", to).await
+}
+
+async fn run<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &str, out: Stdio) -> Done {
     let mut command = Command::from(binary::command());
     for arg in args {
         command.arg(arg.as_ref());
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(out).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().expect("the binary starts");
     let mut stdin = child.stdin.take().expect("it was piped");
     // A command that has failed does not read to the end.
@@ -42,6 +51,12 @@ impl Done {
     /// What it printed. It must have ended well.
     pub fn ok(self) -> String {
         assert!(self.status.success(), "{self:?}");
+        self.out
+    }
+
+    /// What it printed before it ended with this status.
+    pub fn exited(self, code: i32) -> String {
+        assert_eq!(self.status.code(), Some(code), "{self:?}");
         self.out
     }
 

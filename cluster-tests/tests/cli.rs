@@ -144,14 +144,21 @@ async fn topics_can_be_looked_at(cluster: &Cluster) {
 
 async fn the_cluster_can_be_looked_at(cluster: &Cluster) {
     let server = grpc(cluster, 1);
-    let text = pushonce(["cluster", "status", "--server", &server], "").await.ok();
+    // Two nodes hold two of the three copies that are configured.
+    let text = pushonce(["cluster", "status", "--server", &server], "").await.exited(3);
+    assert!(
+        text.starts_with("DEGRADED: 16 shards (s0, s1, s2, …) have fewer than 3 living"),
+        "{text}"
+    );
     for words in ["node-0", "node-1", "control  leader n", "s15", "nothing is moving"] {
         assert!(text.contains(words), "{words:?} is not in: {text}");
     }
 
-    let status = pushonce(["cluster", "status", "--json", "--server", &server], "").await.ok();
+    let status = ["cluster", "status", "--json", "--server", &server];
+    let status = pushonce(status, "").await.exited(3);
     let status: Value = serde_json::from_str(&status).expect("JSON");
     assert_eq!(status["node"], 2);
+    assert_eq!(status["problems"][0]["kind"], "too_few_copies");
     assert_eq!(status["members"].as_array().map(Vec::len), Some(2));
     assert_eq!(status["shards"].as_array().map(Vec::len), Some(16));
 

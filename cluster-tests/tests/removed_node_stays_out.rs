@@ -57,6 +57,12 @@ async fn who_was_removed_while_it_slept_hears_of_it_and_ends() {
 
 async fn a_living_node_gives_away_what_it_holds_and_ends(cluster: &mut Cluster) {
     let id = cluster.id_of(0, 2).await;
+    // Two nodes cannot hold the three copies that are configured.
+    let refused = remove(cluster, &format!("n{id}")).await;
+    refused.failed(&["each shard should have 3 copies", "--force"]);
+    let server = format!("http://{}", cluster.ports(0).grpc);
+    let drain = ["cluster", "drain", &format!("n{id}"), "--force", "--server", &server];
+    tool::pushonce(drain, "").await.ok();
     for _ in 0..2 {
         remove(cluster, &format!("n{id}")).await.ok();
     }

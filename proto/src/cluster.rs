@@ -39,8 +39,21 @@ pub struct Status {
     pub conflict: Option<ClusterId>,
     /// The times of consensus.
     pub times: ClusterTimes,
+    /// What is wrong, the worst first.
+    pub problems: Vec<Problem>,
     /// In which version nodes write what they share.
     pub cluster_version: ClusterVersion,
+}
+
+/// Something that is wrong with the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `degraded` or `unavailable`.
+    pub severity: String,
+    /// A word for machines.
+    pub kind: String,
+    /// For people.
+    pub text: String,
 }
 
 /// The control group as one node knows it.
@@ -166,9 +179,22 @@ impl From<Status> for pb::StatusResponse {
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
             conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
+            problems: status.problems.into_iter().map(pb::Problem::from).collect(),
             times: Some(status.times.into()),
             cluster_version: status.cluster_version.0.into(),
         }
+    }
+}
+
+impl From<Problem> for pb::Problem {
+    fn from(Problem { severity, kind, text }: Problem) -> pb::Problem {
+        pb::Problem { severity, kind, text }
+    }
+}
+
+impl From<pb::Problem> for Problem {
+    fn from(pb::Problem { severity, kind, text }: pb::Problem) -> Problem {
+        Problem { severity, kind, text }
     }
 }
 
@@ -255,6 +281,7 @@ impl TryFrom<pb::StatusResponse> for Status {
                     InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
                 })?),
             },
+            problems: status.problems.into_iter().map(Problem::from).collect(),
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
             cluster_version: version("cluster_version", status.cluster_version)?,
         })
@@ -427,6 +454,11 @@ mod tests {
                 },
             ],
             conflict: Some(ClusterId(0xdef)),
+            problems: vec![Problem {
+                severity: "degraded".to_owned(),
+                kind: "too_few_copies".to_owned(),
+                text: "s3 has fewer than 3 living copies".to_owned(),
+            }],
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::FIRST,
         };

@@ -86,6 +86,7 @@ fn code(error: &PublishError) -> Code {
         PublishError::Refused(Refusal::Invalid(_)) => Code::InvalidArgument,
         PublishError::Refused(Refusal::OutOfSequence { .. }) => Code::Aborted,
         PublishError::Refused(Refusal::Overloaded(_)) => Code::ResourceExhausted,
+        PublishError::Refused(Refusal::TooManyTopics(_)) => Code::FailedPrecondition,
         PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
             Code::Unavailable
         }
@@ -206,7 +207,10 @@ impl From<&Status> for Failure {
         Failure::Refused {
             code: status.code(),
             message: describe(status),
-            retry: !matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists),
+            retry: !matches!(
+                status.code(),
+                Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition
+            ),
         }
     }
 }
@@ -400,6 +404,10 @@ mod tests {
             Failure::Refused { code: Code::ResourceExhausted, retry: true, .. }
         ));
         assert!(matches!(
+            refused(Refusal::TooManyTopics("16".to_owned())),
+            Failure::Refused { code: Code::FailedPrecondition, retry: false, .. }
+        ));
+        assert!(matches!(
             refused(Refusal::Unavailable("no owner".to_owned())),
             Failure::Refused { code: Code::Unavailable, retry: true, .. }
         ));
@@ -423,6 +431,7 @@ mod tests {
         for error in [
             PublishError::Refused(Refusal::Overloaded("full".to_owned())),
             PublishError::Refused(InvalidPublish::Key.into()),
+            PublishError::Refused(Refusal::TooManyTopics("16".to_owned())),
             PublishError::Refused(InvalidPublish::SequenceReused.into()),
             PublishError::Refused(Refusal::OutOfSequence {
                 asked: Sequence { producer: ProducerId(7), epoch: 0, number: 3 },

@@ -623,4 +623,14 @@ proptest! {
         };
         prop_assert!(failed(&records).contains(&expected));
     }
+
+    #[test]
+    fn a_node_that_does_not_answer_in_the_end_need_not_be_ready(mut records in good()) {
+        let last = records.last().unwrap().clone();
+        let unready = Event::Health { node: 7, ready: false, because: name("it is overloaded") };
+        records.push(Record { event: unready, ..last.clone() });
+        prop_assert!(failed(&records).contains(&"I19"));
+        records.push(Record { event: Event::Silent { node: 7 }, ..last });
+        prop_assert!(!failed(&records).contains(&"I19"));
+    }
 }

@@ -123,8 +123,11 @@ fn ready_times(run: &Run<'_>) -> Vec<Ready> {
 fn ready_in_the_end(run: &Run<'_>) -> Result<(), Violation> {
     let mut last = BTreeMap::new();
     for (index, record) in run.records.iter().enumerate() {
-        if let Event::Health { node, ready, .. } = record.event {
-            last.insert(node, (ready, index));
+        match record.event {
+            Event::Health { node, ready, .. } => drop(last.insert(node, (ready, index))),
+            // One that was replaced has no say in the end, whatever it said last.
+            Event::Silent { node } => drop(last.remove(&node)),
+            _ => {}
         }
     }
     for (node, (ready, index)) in last {

@@ -9,6 +9,7 @@ mod damage;
 mod deleted_log;
 mod flood;
 mod kill;
+mod log_gone;
 mod membership;
 mod none;
 pub(crate) mod operator;
@@ -122,6 +123,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     membership::LEAVE,
     rolling::ROW,
     upgrade::ROW,
+    rolling::TERMINATED,
+    log_gone::ROW,
     flood::ROW,
     flood::STOPPED,
 ];

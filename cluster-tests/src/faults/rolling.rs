@@ -14,8 +14,18 @@ pub(super) const ROW: Row = Row {
     prepare: |_| loopback(Rolling::default()),
 };
 
+pub(super) const TERMINATED: Row = Row {
+    name: "rolling-restart-sigterm",
+    story: "every node gets SIGTERM, gives its leads away, sends its clients away and starts again",
+    nodes: 3,
+    flags: &["--shutdown-delay", "500ms", "--shutdown-grace", "2s"],
+    prepare: |_| loopback(Rolling { terminated: true, failed: None }),
+};
+
 #[derive(Default)]
 pub(super) struct Rolling {
+    /// By SIGTERM; else as by Ctrl-C.
+    terminated: bool,
     /// Why a node did not end well.
     failed: Option<String>,
 }
@@ -29,7 +39,12 @@ impl Fault for Rolling {
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let nodes: Vec<_> = stage.cluster.running().collect();
         for &node in &nodes {
-            let status = stage.cluster.stop(node).await;
+            let status = if self.terminated {
+                stage.cluster.node(node).terminate();
+                stage.cluster.ended(node).await
+            } else {
+                stage.cluster.stop(node).await
+            };
             if !status.success() {
                 self.failed = Some(format!("node {node} ended by {status}"));
             }

@@ -76,11 +76,13 @@ impl Adapter {
     fn apply_one(&mut self, entry: Entry) -> io::Result<Answer> {
         let log_id = entry.log_id;
         let answer = match entry.payload {
-            EntryPayload::Blank => Bytes::new(),
+            EntryPayload::Blank => Answer(Bytes::new()),
             EntryPayload::Normal(data) => {
                 let at = At { index: log_id.index, term: Term(log_id.leader_id.term) };
-                let applied = self.machine().apply(at, &data.0);
-                applied.map_err(|why| self.halted.halt(&format!("entry {}", at.index), why))?
+                let machine = self.machine();
+                let applied = unless_panic("applying an entry", || machine.apply(at, &data.bytes))?;
+                let halt = |why| self.halted.halt(&format!("entry {}", at.index), why);
+                Answer(applied.map_err(halt)?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
@@ -88,7 +90,7 @@ impl Adapter {
             }
         };
         self.applied = Some(log_id);
-        Ok(Answer(answer))
+        Ok(answer)
     }
 }
 
@@ -141,9 +143,9 @@ impl RaftStateMachine<Types> for Adapter {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
         let whole = snapshot.whole().await?;
-        if let Err(why) = self.machine().restore(&whole) {
-            return Err(self.halted.halt("the snapshot", why));
-        }
+        let machine = self.machine();
+        unless_panic("restoring a snapshot", || machine.restore(&whole))?
+            .map_err(|why| self.halted.halt("the snapshot", why))?;
         self.shelf.publish(snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -151,7 +153,7 @@ impl RaftStateMachine<Types> for Adapter {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.shelf.current().await.map(shown))
+        Ok(self.shelf.current().await.map(Snapshot::from))
     }
 }
 
@@ -161,10 +163,14 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let state = state.ok_or_else(|| io::Error::other("the state was saved already"))?;
-        self.shelf.save(self.meta.clone(), state).await.map(shown)
+        self.shelf.save(self.meta.clone(), state).await.map(Snapshot::from)
     }
 }
 
-fn shown(image: Image) -> Snapshot {
-    Snapshot { meta: image.meta().clone(), snapshot: image }
+/// Makes an error of a panic in a machine. Without that only the task of the machine would end, and the
+/// replica would go on to lead, or to follow, and never apply anything again.
+fn unless_panic<T>(doing: &str, work: impl FnOnce() -> T) -> io::Result<T> {
+    // With the error the replica ends: nobody sees the state that the panic left.
+    let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    worked.map_err(|_| io::Error::other(format!("{doing} has panicked")))
 }

@@ -183,6 +183,16 @@ pub enum DestroyError {
     /// It runs.
     #[error("group {0} is running: stop it first")]
     Running(GroupId),
+    /// The group has taken it back.
+    #[error(
+        "the membership of group {group} at log index {membership} names this node: start the replica again"
+    )]
+    Member {
+        /// The group.
+        group: GroupId,
+        /// The log index of that membership.
+        membership: u64,
+    },
     /// The engine was stopped.
     #[error("the consensus engine is stopped")]
     Stopped,
@@ -233,12 +243,23 @@ impl Engine {
         }
         let config = Arc::new(settings.raft()?);
         let space = Space::new(dir, settings.disk_reserve, outside.room);
-        let Opened { writer, found, mark, writes } =
-            open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
+        let opened = open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
+        Ok(Engine::over(opened, space, cluster, me, Arc::new(settings), config, book))
+    }
+
+    fn over(
+        opened: Opened,
+        space: Space,
+        cluster: ClusterId,
+        me: NodeId,
+        settings: Arc<Settings>,
+        config: Arc<Config>,
+        book: AddressBook,
+    ) -> Engine {
+        let Opened { writer, found, mark, writes } = opened;
         let times = LeaseTimes::new(settings.election_max);
         let fence = Fence::default();
         let marks = Marks::new(me, mark.writes, writes, fence.clone());
-        let settings = Arc::new(settings);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(space.clone().run(shutdown.clone()));
         let groups = Groups::default();
@@ -280,7 +301,7 @@ impl Engine {
             tasks,
             shutdown,
         };
-        Ok(Engine(Arc::new(inner)))
+        Engine(Arc::new(inner))
     }
 
     /// Whether there is room to publish on this node's disk.
@@ -389,6 +410,7 @@ impl Engine {
         let (writer, stored) = self.0.writer.open(id).await?;
         // Without its vote a replica could vote twice in one term: it must not start.
         let bare = Log::restore(writer.clone(), &recovery::remains(&stored), settings)?;
+        recovery::check_vote(id, &stored, bare.vote())?;
         let read = Log::restore(writer.clone(), &stored, settings).and_then(|log| {
             let shelf = Shelf::restore(writer.clone(), &stored, log.snapshot_bytes())?;
             Ok((log, Arc::new(shelf)))
@@ -421,23 +443,38 @@ impl Engine {
         Ok(Replica { log: bare, shelf, adapter, recovery })
     }
 
-    /// Deletes log, vote and snapshot of a replica that was removed from its group and is stopped.
+    /// Deletes log, vote and snapshot of a replica that is stopped and that the membership at the log
+    /// index `removed_at` does not name.
     ///
-    /// Never for a replica that is still a member: it would forget what it voted for.
-    pub async fn destroy(&self, group: GroupId) -> Result<(), DestroyError> {
+    /// A stopped replica learns nothing, so what is on disk decides: a newer membership that names
+    /// this node means that the group has taken it back, counts what it acknowledged, and may count on
+    /// its vote.
+    ///
+    /// # Errors
+    /// [`DestroyError::Member`] when the group has taken it back: start it again.
+    pub async fn destroy(&self, group: GroupId, removed_at: u64) -> Result<(), DestroyError> {
         let _gate = self.0.gate.lock().await;
         if self.0.groups.get(group).is_some() {
             return Err(DestroyError::Running(group));
+        }
+        let (writer, stored) =
+            self.0.writer.open(group).await.map_err(|_| DestroyError::Stopped)?;
+        if let Some(newest) = recovery::newest_membership(&writer, &stored).await {
+            let index = newest.log_id().map_or(0, |id| id.index);
+            if index > removed_at && newest.membership().get_node(&self.0.me.0).is_some() {
+                return Err(DestroyError::Member { group, membership: index });
+            }
         }
         self.0.writer.destroy(group).await.map_err(|_| DestroyError::Stopped)
     }
 
     /// Stops all groups, the links and the writer, and unlocks the directory. What was acknowledged
-    /// is on disk.
+    /// is on disk. What waits for room on a full disk is given up, unacknowledged.
     pub async fn stop(&self) {
-        let _gate = self.0.gate.lock().await;
+        // First of all: who holds the gate may wait for that room.
         self.0.shutdown.cancel();
         self.0.writer.give_up();
+        let _gate = self.0.gate.lock().await;
         let groups = self.0.groups.all();
         futures::future::join_all(groups.iter().map(Group::stop)).await;
         self.0.tasks.close();
@@ -449,12 +486,14 @@ impl Engine {
         let Replica { log, shelf, adapter, recovery } = replica;
         let Inner { me, settings, config, links, space, groups, times, fence, .. } = &*self.0;
         let (followers, halted) = (Followers::default(), adapter.halted());
+        let transfers = log.transfers();
         let hold = Hold::new(times.clone());
         let dialer = Dialer {
             me: *me,
             group: id,
             log: log.clone(),
             followers: followers.clone(),
+            transfers: transfers.clone(),
             hold: hold.clone(),
             links: links.clone(),
             settings: Arc::clone(settings),
@@ -479,7 +518,8 @@ impl Engine {
             halted,
             check,
             recovery,
-            incoming: Mutex::default(),
+            incoming: Arc::default(),
+            transfers,
             links: links.clone(),
             space: space.clone(),
             settings: Arc::clone(settings),
@@ -488,6 +528,7 @@ impl Engine {
             nudge: Notify::new(),
             changing: Mutex::new(()),
             handed_over: AtomicU64::new(0),
+            leader_log: AtomicU64::new(0),
             silent_until,
             stopping: self.0.shutdown.child_token(),
             tasks: TaskTracker::new(),
@@ -538,3 +579,7 @@ async fn with_disk<T: Send + 'static>(
     };
     worked.map_err(failed)?
 }
+
+#[cfg(test)]
+#[path = "engine/full_disk_test.rs"]
+mod full_disk_test;

@@ -20,9 +20,11 @@ use crate::clock::BootTime;
 use crate::hold::{Hold, LeaseTimes};
 use crate::lease::{Followers, Lease};
 use crate::log::Log;
-use crate::network::{FRAME_BYTES_MAX, Fence, Groups, Kind, LinkError, Links, Proposed, wire};
+use crate::network::{
+    FRAME_BYTES_MAX, Fence, Groups, Incoming, Kind, LinkError, Links, Proposed, wire,
+};
 use crate::recovery::Recovery;
-use crate::snapshot::{Draft, Shelf};
+use crate::snapshot::{Shelf, Transfers};
 use crate::space::Space;
 use crate::types::{Data, Types};
 use crate::{DiskFull, Settings, Status};
@@ -82,8 +84,10 @@ pub(crate) struct Inner {
     pub(crate) check: Check,
     /// What this replica had lost when it was started; `None` for nothing.
     pub(crate) recovery: Option<Recovery>,
-    /// The snapshot that is coming in, if one is. There is one at most: only a leader sends any.
-    pub(crate) incoming: tokio::sync::Mutex<Option<Draft>>,
+    /// The snapshot that is arriving, if one is. There is one at most: only a leader sends any.
+    pub(crate) incoming: Arc<tokio::sync::Mutex<Option<Incoming>>>,
+    /// The snapshots that this node sends, while it leads.
+    pub(crate) transfers: Transfers,
     pub(crate) links: Links,
     pub(crate) space: Space,
     pub(crate) settings: Arc<Settings>,
@@ -96,6 +100,8 @@ pub(crate) struct Inner {
     /// The last term under which this node began to hand over its leadership; 0 for none. Another
     /// may lead from then on, whatever the lease says.
     pub(crate) handed_over: AtomicU64,
+    /// The index of the last entry that the leader said it holds.
+    pub(crate) leader_log: AtomicU64,
     /// Until then this replica neither votes nor asks for votes.
     pub(crate) silent_until: Option<BootTime>,
     pub(crate) stopping: CancellationToken,
@@ -149,13 +155,25 @@ impl Group {
     /// Waits as long as [`Settings::proposal_deadline`]. An entry above [`ENTRY_BYTES_MAX`] is
     /// refused.
     pub async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
-        if entry.len() > ENTRY_BYTES_MAX {
-            tracing::error!(group = %self.id(), bytes = entry.len(), "an entry is too large");
+        self.propose_data(Data { bytes: entry, essential: false }).await
+    }
+
+    /// As [`Group::propose`], for an entry that carries nothing that was published and without which
+    /// the group cannot be read, or does not get smaller: replicas whose disk has no room for
+    /// publishes accept it. It is to be small.
+    pub async fn propose_essential(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
+        self.propose_data(Data { bytes: entry, essential: true }).await
+    }
+
+    async fn propose_data(&self, data: Data) -> Result<Bytes, ProposeError> {
+        if data.bytes.len() > ENTRY_BYTES_MAX {
+            let bytes = data.bytes.len();
+            tracing::error!(group = %self.id(), bytes, "an entry is too large");
             return Err(ProposeError::Refused { leader: None });
         }
         // openraft has no deadline of its own: without a quorum it would wait for ever.
         let deadline = self.0.settings.proposal_deadline;
-        match timeout(deadline, self.raft().client_write(Data(entry))).await {
+        match timeout(deadline, self.raft().client_write(data)).await {
             Ok(Ok(written)) => Ok(written.data.0),
             Ok(Err(error)) => Err(self.not_proposed(error)),
             Err(_) => Err(ProposeError::Unknown(format!("no commit within {deadline:?}"))),

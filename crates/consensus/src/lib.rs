@@ -12,8 +12,10 @@
 //! another can be elected, and no two nodes lead under one term. A record that fails its checksum is
 //! never served: a replica with a damaged entry or snapshot gets what it lost from the others, and
 //! elects nobody before it has it. On a full disk nothing that was written is lost, and all goes on
-//! by itself when there is room. A snapshot holds up entries for one piece at most. Every queue is
-//! bounded in bytes.
+//! by itself when there is room; a new leader answers for the past although a majority has no room to
+//! publish. A snapshot holds up entries for one piece at most. Its transfer to a replica has no deadline
+//! while it makes progress, resumes at the piece it had reached, and takes turns with those of other
+//! groups; heartbeats and appends pass it. Every queue is bounded in bytes.
 //!
 //! How long leases last and are respected changes while a node runs ([`Engine::set_times`]); they are judged
 //! by a clock that counts suspensions. A node whose log was put back to an earlier state takes part in
@@ -27,9 +29,11 @@
 //! reads it goes on there.
 //!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
-//! another node or cluster, or cannot be read; a replica whose vote cannot be read, or whose entries
-//! nobody else has; nothing is ever deleted to get going. To go on after a failed write or fsync: the
-//! process ends. Peers that mean another node. Absent on purpose: reads (the
+//! another node or cluster, or cannot be read; a replica whose vote cannot be read or is older than its
+//! log, or whose entries nobody else has; a log whose snapshot, entries and commit mark contradict each
+//! other is got from the others again; nothing is ever deleted to get going. To go on after a failed write
+//! or fsync: the process ends. To go on after a panic in a machine: the replica fails, and its status
+//! says so. To destroy a replica that its group has taken back. Peers that mean another node. Absent on purpose: reads (the
 //! machine's owner reads its own state while it leads), TLS (a later layer of the dialler and of
 //! the server the service is mounted on), and retries of proposals (the caller knows which are safe).
 //!
@@ -70,5 +74,5 @@ pub use network::{AddressBook, Service};
 pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};
-pub use status::Status;
+pub use status::{SnapshotProgress, Status};
 pub use store::LogMark;

@@ -3,6 +3,8 @@
 //! An append is readable before it is durable, and acknowledged only after: openraft replicates
 //! from what was submitted and counts what was flushed. Votes and truncations wait for the disk.
 
+pub(crate) mod fit;
+
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
@@ -13,8 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::offline::Kept;
+use crate::snapshot::{self, Transfers};
 use crate::store::{self, Change, Done, GroupWriter, Key, Stored};
 use crate::types::{Entry, LogId, Types, Vote};
 use crate::{GroupId, Settings};
@@ -30,8 +34,16 @@ struct Shared {
     log_bytes_max: u64,
     /// Bytes of the newest snapshot on disk.
     snapshot_bytes: Arc<AtomicU64>,
+    /// The snapshots that are being sent.
+    transfers: Transfers,
     grown: Notify,
 }
+
+/// How much further than usual the log of a group may grow while its snapshot is sent to a replica.
+/// A new snapshot would make the transfer begin anew, and the log behind the old one, which the
+/// replica needs next, would be dropped: under steady load it would never catch up. Beyond this the
+/// memory is worth more than the transfer. This much, or the size of the snapshot.
+const SENDING_BYTES: u64 = 16 << 20;
 
 #[derive(Default)]
 struct Memory {
@@ -53,7 +65,10 @@ struct Held {
 }
 
 impl Log {
-    /// Checks and takes what was on disk.
+    /// Takes what was on disk, if each record is sound and all of them fit together.
+    ///
+    /// # Errors
+    /// `InvalidData`, with what is wrong.
     pub(crate) fn restore(
         writer: GroupWriter,
         stored: &Stored,
@@ -66,6 +81,7 @@ impl Log {
             append_bytes_max: settings.append_bytes_max,
             log_bytes_max: settings.log_bytes_max,
             snapshot_bytes: Arc::default(),
+            transfers: Transfers::new(settings.snapshot_timeout),
             grown: Notify::new(),
         })))
     }
@@ -113,6 +129,11 @@ impl Log {
         Arc::clone(&self.0.snapshot_bytes)
     }
 
+    /// The snapshots of this group that are being sent: they hold up compaction.
+    pub(crate) fn transfers(&self) -> Transfers {
+        self.0.transfers.clone()
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,7 +159,10 @@ impl Log {
         // A snapshot costs its own size: not more often than the log has grown by as much, so that
         // the disk writes at most about twice what was published.
         let snapshot = self.0.snapshot_bytes.load(Ordering::Relaxed);
-        if memory.grown >= self.0.log_bytes_max.max(snapshot) {
+        let bar = self.0.log_bytes_max.max(snapshot);
+        let sending = || self.0.transfers.are_running(Instant::now());
+        if memory.grown >= bar && (memory.grown >= bar + SENDING_BYTES.max(snapshot) || !sending())
+        {
             memory.grown = 0;
             self.0.grown.notify_one();
         }
@@ -251,6 +275,12 @@ impl Memory {
         for record in &stored.entries {
             memory.push(store::open(group, record)?, record.len() as u64)?;
         }
+        fit::check(&fit::Parts {
+            purged: memory.purged,
+            committed: memory.committed,
+            snapshot: snapshot::last_of(group, stored)?,
+            entries: memory.entries.iter().map(|held| held.entry.log_id).collect(),
+        })?;
         Ok(memory)
     }
 

@@ -1,6 +1,7 @@
 //! Watches one replica: says how it stands, and keeps its log short.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -42,7 +43,11 @@ async fn observe(group: &Group) {
     tokio::pin!(speak);
     let mut silent = true;
     loop {
-        let status = group.look();
+        let mut status = group.look();
+        if over {
+            // A task that fails says why; one that panics says nothing.
+            status.failed.get_or_insert_with(|| "a task of the replica has panicked".to_owned());
+        }
         let ended = over || status.failed.is_some();
         let news = group.0.status.send_if_modified(|known| {
             let news = *known != status;
@@ -142,6 +147,8 @@ impl Group {
         let stored = &metrics.membership_config;
         let membership = stored.membership();
         let index = |log_id: Option<crate::types::LogId>| log_id.map_or(0, |id| id.index);
+        let is_leader = metrics.state.is_leader();
+        let last_log = metrics.last_log_index.unwrap_or_default();
         Status {
             leader: metrics.current_leader.map(NodeId),
             term: Term(metrics.current_term),
@@ -151,7 +158,15 @@ impl Group {
             learners: membership.learner_ids().map(NodeId).collect(),
             joint: membership.get_joint_config().len() > 1,
             membership: index(*stored.log_id()),
-            last_log: metrics.last_log_index.unwrap_or_default(),
+            last_log,
+            leader_log: match is_leader {
+                true => last_log,
+                false => self.0.leader_log.load(Ordering::Relaxed),
+            },
+            sending: match is_leader {
+                true => self.0.transfers.progress(tokio::time::Instant::now()),
+                false => BTreeMap::new(),
+            },
             applied: index(metrics.last_applied),
             matched: metrics
                 .replication

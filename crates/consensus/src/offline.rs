@@ -131,7 +131,7 @@ impl Offline {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(data) => {
                     let at = At { index: id.index, term: Term(id.leader_id.term) };
-                    machine.apply(at, &data.0).map_err(io::Error::other)?;
+                    machine.apply(at, &data.bytes).map_err(io::Error::other)?;
                 }
                 EntryPayload::Membership(changed) => {
                     membership = StoredMembership::new(Some(id), changed);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use tokio::sync::{Mutex, watch};
 
+use crate::log::fit;
 use crate::store::{self, Change, GroupWriter, Key, Stored};
 use crate::types::{Entry, LogId, StoredMembership, Vote};
 use crate::{GroupId, snapshot};
@@ -89,6 +90,32 @@ pub(crate) fn remains(stored: &Stored) -> Stored {
     Stored { vote: stored.vote.clone(), recovering: stored.recovering.clone(), ..Stored::default() }
 }
 
+/// Checks the vote against whatever else can be read: without a vote that is at least as new, a replica
+/// could vote twice in one term, and must not start.
+pub(crate) fn check_vote(group: GroupId, stored: &Stored, vote: Option<Vote>) -> io::Result<()> {
+    let entries =
+        stored.entries.iter().filter_map(|record| store::open::<Entry>(group, record).ok());
+    let purged = stored.purged.as_ref().and_then(|record| store::open(group, record).ok());
+    let snapshot = snapshot::last_of(group, stored).ok().flatten();
+    let known = entries.map(|entry| entry.log_id).chain(purged).chain(snapshot);
+    fit::check_vote(vote, known)
+}
+
+/// The newest membership that is still readable, committed or not.
+pub(crate) async fn newest_membership(
+    writer: &GroupWriter,
+    stored: &Stored,
+) -> Option<StoredMembership> {
+    let group = writer.group();
+    let in_log = stored.entries.iter().filter_map(|record| membership(group, record));
+    let mut newest = in_log.max_by_key(|membership| *membership.log_id());
+    for &generation in &stored.generations {
+        let found = snapshot::membership(writer, generation).await;
+        newest = newest.into_iter().chain(found).max_by_key(|membership| *membership.log_id());
+    }
+    newest
+}
+
 /// Whether others than `me` can help: so say the newest membership that is still readable, or the
 /// leader that was followed last.
 pub(crate) async fn has_others(
@@ -97,14 +124,7 @@ pub(crate) async fn has_others(
     stored: &Stored,
     vote: Option<Vote>,
 ) -> bool {
-    let group = writer.group();
-    let in_log = stored.entries.iter().filter_map(|record| membership(group, record));
-    let mut newest = in_log.max_by_key(|membership| *membership.log_id());
-    for &generation in &stored.generations {
-        let found = snapshot::membership(writer, generation).await;
-        newest = newest.into_iter().chain(found).max_by_key(|membership| *membership.log_id());
-    }
-    match newest {
+    match newest_membership(writer, stored).await {
         Some(membership) => membership.voter_ids().any(|voter| voter != me),
         None => vote.is_some_and(|vote| vote.committed && vote.leader_id.voted_for != me),
     }

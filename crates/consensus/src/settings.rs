@@ -24,7 +24,8 @@ pub struct Settings {
     /// How long a proposal, or a change of membership, waits for its commit before its outcome is
     /// unknown.
     pub proposal_deadline: Duration,
-    /// How long the sending of one snapshot may take.
+    /// How long the transfer of a snapshot to a peer may make no progress before it is begun again, at the
+    /// piece it had reached. The whole transfer has no deadline.
     pub snapshot_timeout: Duration,
     /// A group takes a snapshot and drops old entries each time its log has grown by this many bytes, or
     /// by as many as its last snapshot had. Entries lie in memory until then, of every group of a node.
@@ -36,6 +37,9 @@ pub struct Settings {
     /// How many bytes may wait for one peer. When full, the request is refused at once and openraft
     /// backs off.
     pub link_bytes_max: usize,
+    /// How many bytes of entries, of all groups, may be on their way to one peer. Heartbeats stand behind
+    /// them, so a link must carry this many within less than an election.
+    pub entries_in_flight: usize,
     /// How many bytes of the disk are kept for elections and snapshots: with less nothing is
     /// published here. `None`: 256 MiB, or a twentieth of the disk if that is less.
     pub disk_reserve: Option<u64>,
@@ -66,11 +70,12 @@ impl Settings {
             rpc_timeout: Duration::from_millis(250),
             connect_timeout: Duration::from_millis(100),
             proposal_deadline: Duration::from_secs(5),
-            snapshot_timeout: Duration::from_secs(60),
+            snapshot_timeout: Duration::from_secs(30),
             log_bytes_max: 2 << 20,
             log_bytes_kept: 1 << 20,
             append_bytes_max: 1 << 20,
             link_bytes_max: 32 << 20,
+            entries_in_flight: 2 << 20,
             disk_reserve: None,
         }
     }
@@ -84,7 +89,9 @@ impl Settings {
             rpc_timeout: Duration::from_millis(1000),
             connect_timeout: Duration::from_millis(750),
             proposal_deadline: Duration::from_secs(15),
-            snapshot_timeout: Duration::from_secs(300),
+            snapshot_timeout: Duration::from_secs(60),
+            // What 250 ms of a 250 Mbit/s link hold.
+            entries_in_flight: 8 << 20,
             ..Settings::lan()
         }
     }

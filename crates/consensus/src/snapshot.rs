@@ -7,6 +7,7 @@
 //! way. Nobody ever holds the whole but the machine that is restored from it.
 
 pub(crate) mod offline;
+mod transfers;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::Capture;
 use crate::store::{self, Change, GroupWriter, Key, Stored};
-use crate::types::{LogId, SnapshotMeta, StoredMembership};
+use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership};
+use crate::{Capture, GroupId};
+
+pub(crate) use transfers::Transfers;
 
 /// What one piece holds of the state. With its checksum and its meta it stays under 256 KiB, of
 /// which redb would make 512. Twice as much, and a publish would wait twice as long; half as much,
@@ -239,7 +242,18 @@ impl Draft {
     }
 }
 
+impl From<Image> for Snapshot {
+    fn from(image: Image) -> Snapshot {
+        Snapshot { meta: image.meta().clone(), snapshot: image }
+    }
+}
+
 impl Image {
+    /// Its number in this store: no two snapshots of a group share one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.manifest.generation
+    }
+
     /// Of what it is a snapshot.
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.manifest.meta
@@ -295,6 +309,12 @@ fn open<'a>(
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(data)
+}
+
+/// The last entry in the snapshot that counts.
+pub(crate) fn last_of(group: GroupId, stored: &Stored) -> io::Result<Option<LogId>> {
+    let manifest = stored.snapshot.as_deref().map(|it| store::open::<Manifest>(group, it));
+    Ok(manifest.transpose()?.and_then(|manifest| manifest.meta.last_log_id))
 }
 
 /// The membership of which a piece of a snapshot tells, though its manifest may not be readable.

@@ -33,6 +33,11 @@ pub struct Status {
     /// On the leader: the voters that have answered nothing for as long as its lease lasts. A link takes
     /// longer to tell that its other end sleeps. Elsewhere empty.
     pub silent: BTreeSet<NodeId>,
+    /// On the leader: the snapshots that are on their way, by receiver. Elsewhere empty.
+    pub sending: BTreeMap<NodeId, SnapshotProgress>,
+    /// The index of the last entry that the leader was last known to hold: its own on the leader, what
+    /// the leader said elsewhere; 0 before a leader was heard.
+    pub leader_log: u64,
     /// This replica had lost something it had acknowledged, and has not got all of it back from the
     /// others: it does not vote.
     pub recovering: bool,
@@ -41,4 +46,26 @@ pub struct Status {
     /// Why this replica has halted, if it has: it met an entry or a snapshot that this build cannot read.
     /// It has `failed` then, too; nothing is lost, and a build that reads it goes on there.
     pub halted: Option<String>,
+}
+
+/// How far the transfer of a snapshot has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// Pieces that the receiver holds.
+    pub sent: u32,
+    /// Pieces in all; a piece is a quarter of a mebibyte.
+    pub pieces: u32,
+}
+
+impl Status {
+    /// Entries that this replica has not applied and its leader holds; 0 on the leader.
+    pub fn lag(&self) -> u64 {
+        self.leader_log.saturating_sub(self.applied)
+    }
+
+    /// On the leader: entries that a replica is not known to hold. Elsewhere `None`.
+    pub fn lag_of(&self, node: NodeId) -> Option<u64> {
+        let matched = self.matched.get(&node).copied();
+        self.leads.then(|| self.last_log.saturating_sub(matched.unwrap_or_default()))
+    }
 }

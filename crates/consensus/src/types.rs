@@ -31,7 +31,11 @@ pub(crate) type Snapshot = alias::SnapshotOf<Types, crate::snapshot::Image>;
 
 /// What is proposed. Cheap to clone: replication and apply share the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Data(pub(crate) Bytes);
+pub(crate) struct Data {
+    pub(crate) bytes: Bytes,
+    /// A replica without room for publishes accepts it all the same.
+    pub(crate) essential: bool,
+}
 
 /// What the machine answered to an entry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +44,7 @@ pub(crate) struct Answer(pub(crate) Bytes);
 // Entries end up in openraft's logs: their size is of interest there, their content is not.
 impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.bytes.len())
     }
 }
 

@@ -7,12 +7,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, ChangeError, DestroyError, Engine, GroupId, OpenError, ProposeError, Settings,
-    StartError,
+    AddressBook, At, Capture, ChangeError, DestroyError, Engine, GroupId, Machine, OpenError,
+    ProposeError, Settings, StartError,
 };
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{ClusterId, NodeId};
 use support::*;
 use tempfile::TempDir;
@@ -146,15 +148,84 @@ async fn members_change_one_step_at_a_time_and_a_removed_replica_can_be_destroye
     assert_eq!(number(&first.propose(entry(3, 8)).await.unwrap()), 3);
 
     let removed = &nodes[2];
-    assert!(matches!(removed.engine.destroy(GROUP).await, Err(DestroyError::Running(_))));
+    let removed_at = status.membership;
+    let running = removed.engine.destroy(GROUP, removed_at).await;
+    assert!(matches!(running, Err(DestroyError::Running(_))));
     removed.group.stop().await;
-    removed.engine.destroy(GROUP).await.unwrap();
+    removed.engine.destroy(GROUP, removed_at).await.unwrap();
     let again = removed.engine.start(GROUP, Sum::default()).await.unwrap();
     assert!(!again.status().borrow().initialized);
 
     first.add_learner(NodeId(3)).await.unwrap();
     first.remove_learner(NodeId(3)).await.unwrap();
     nodes[0].until("removed", |status| status.learners.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replica_that_was_taken_back_is_not_destroyed_by_an_older_removal() {
+    let (nodes, _) = cluster(3, &quick()).await;
+    let first = &nodes[0].group;
+    first.change_voters(ids(&[1, 2])).await.unwrap();
+    let removed = nodes[0].until("removed", |it| it.voters == ids(&[1, 2]) && !it.joint).await;
+    first.propose(entry(7, 8)).await.unwrap();
+    first.add_learner(NodeId(3)).await.unwrap();
+    level(&nodes[0], 3).await;
+    first.change_voters(ids(&[1, 2, 3])).await.unwrap();
+    nodes[2].until("a voter again", |status| status.voters.contains(&NodeId(3))).await;
+
+    // Its node had decided to drop it before it heard of that.
+    let taken_back = &nodes[2];
+    taken_back.group.stop().await;
+    let refused = taken_back.engine.destroy(GROUP, removed.membership).await;
+    assert!(matches!(refused, Err(DestroyError::Member { .. })), "{refused:?}");
+    let sum = Sum::default();
+    let again = taken_back.engine.start(GROUP, sum.clone()).await.unwrap();
+    assert!(again.status().borrow().voters.contains(&NodeId(3)), "what it knew is gone");
+    again.status().wait_for(|status| status.applied >= removed.membership).await.unwrap();
+}
+
+/// Panics at the number 13.
+struct Superstitious(Sum);
+
+impl Machine for Superstitious {
+    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
+        assert_ne!(number(entry), 13, "a bug");
+        self.0.apply(at, entry)
+    }
+
+    fn check(_: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Capture {
+        self.0.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        self.0.restore(snapshot)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panic_of_a_machine_is_the_failure_of_its_replica_and_of_no_other() {
+    let book = AddressBook::default();
+    let node = Node::start(1, &book, quick()).await;
+    node.group.initialize().await.unwrap();
+    let machine = Superstitious(Sum::default());
+    let unlucky = node.engine.start(GroupId(7), machine).await.unwrap();
+    unlucky.initialize().await.unwrap();
+    unlucky.status().wait_for(|status| status.leads).await.unwrap();
+    assert_eq!(number(&unlucky.propose(entry(12, 8)).await.unwrap()), 12);
+    assert!(unlucky.propose(entry(13, 8)).await.is_err());
+    let mut status = unlucky.status();
+    let failed = status.wait_for(|status| status.failed.is_some());
+    let failed = tokio::time::timeout(Duration::from_secs(8), failed).await.unwrap().unwrap();
+    let why = failed.failed.clone().unwrap();
+    assert!(why.contains("panicked"), "{why}");
+    drop(failed);
+    assert_eq!(unlucky.leads(), None);
+    node.until("leads", |status| status.leads && status.failed.is_none()).await;
+    assert_eq!(number(&node.group.propose(entry(1, 8)).await.unwrap()), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,6 +334,7 @@ async fn a_peer_that_is_gone_is_not_listened_to_and_its_stream_ends() {
         metadata.insert("pushonce-to", "n1".parse().unwrap());
         metadata.insert("pushonce-from", "n2".parse().unwrap());
         metadata.insert("pushonce-versions", "1 1 1".parse().unwrap());
+        metadata.insert("pushonce-log", "7:0:0".parse().unwrap());
         request
     };
     let mut answers = client.exchange(request()).await.unwrap().into_inner();

@@ -164,6 +164,7 @@ async fn a_stream_that_names_no_version_or_another_is_refused_in_words() {
         metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());
         metadata.insert("pushonce-to", "n1".parse().unwrap());
         metadata.insert("pushonce-from", "n2".parse().unwrap());
+        metadata.insert("pushonce-log", "7:0:0".parse().unwrap());
         if let Some(versions) = versions {
             metadata.insert("pushonce-versions", versions.parse().unwrap());
         }

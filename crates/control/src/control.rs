@@ -97,6 +97,11 @@ impl Control {
         self.view.clone()
     }
 
+    /// The Raft group underneath, for whoever hands its lead over.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
     /// The group as this node sees it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.group.status()

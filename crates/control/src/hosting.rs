@@ -14,7 +14,17 @@ pub struct Hosting {
     /// does that).
     pub start: Vec<ShardId>,
     /// Replicas to stop, and then to delete.
-    pub drop: Vec<ShardId>,
+    pub drop: Vec<Removal>,
+}
+
+/// A replica that its group has removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Which replica.
+    pub shard: ShardId,
+    /// The log index of a membership that does not name this node. By the time the replica is stopped
+    /// the group may have taken it back: a newer membership on its own disk says so.
+    pub removed_at: u64,
 }
 
 /// What `me` has to start and to drop.
@@ -49,10 +59,8 @@ pub fn plan(
         let begins_here = founding && standing == Standing::Unknown;
         match hosted.get(&shard) {
             None if wanted || begins_here => hosting.start.push(shard),
-            Some(&known)
-                if !listed && standing == Standing::Outside && news(owners, shard, known) =>
-            {
-                hosting.drop.push(shard);
+            Some(&known) if !listed && standing == Standing::Outside => {
+                hosting.drop.extend(removal(owners, shard, known));
             }
             _ => {}
         }
@@ -60,10 +68,11 @@ pub fn plan(
     hosting
 }
 
-/// Whether the newest claim is newer than the membership on this node's own disk that names it: an
-/// older one, from a node that was cut off, says nothing about what came after.
-fn news(owners: &Owners, shard: ShardId, known: Option<u64>) -> bool {
-    known.is_none_or(|known| owners.claim(shard).is_some_and(|claim| claim.membership > known))
+/// The removal that the newest claim tells of, if it is newer than the membership on this node's own
+/// disk that names it: an older one, from a node that was cut off, says nothing about what came after.
+fn removal(owners: &Owners, shard: ShardId, known: Option<u64>) -> Option<Removal> {
+    let removed_at = owners.claim(shard)?.membership;
+    known.is_none_or(|known| removed_at > known).then_some(Removal { shard, removed_at })
 }
 
 /// How this node stands to a group, as the group's owner says.

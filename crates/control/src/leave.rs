@@ -1,4 +1,4 @@
-//! Whether a member may be removed now.
+//! Whether a member may be removed or drained now.
 //!
 //! What is removed is not listened to any more, and its replicas count against every majority until
 //! each group has let go of it. So the living members of every group it votes in must be a majority
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
+use pushonce_core::{ClusterView, Member, MemberState, NodeId, Owners, ShardId};
 
 /// What the node that is asked sees.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,20 @@ pub enum Objection {
         node: NodeId,
         /// What it is in.
         groups: Groups,
+    },
+    /// The others could not hold as many copies as configured.
+    #[error(
+        "without {node} only {left} reachable nodes may hold shards, and each shard should have {wanted} \
+         copies: let another node join first. `pushonce cluster drain {node} --force` drains it all the \
+         same, and each shard has {left} copies then"
+    )]
+    TooFewCopies {
+        /// Who.
+        node: NodeId,
+        /// How many nodes could hold copies then.
+        left: usize,
+        /// How many copies a shard should have.
+        wanted: usize,
     },
     /// Nobody else has what it holds.
     #[error(
@@ -90,6 +104,27 @@ fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
     }
 }
 
+/// Says whether a member may give its share away: with `force`, or when the reachable others can hold as
+/// many copies of each shard as configured. One that drains or is gone already may.
+pub fn may_drain(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+    let Some(member) = seen.view.members.get(&node) else {
+        // The control group knows best whether there ever was such a member.
+        return Ok(());
+    };
+    if force || member.state == MemberState::Draining || !member.roles.core {
+        return Ok(());
+    }
+    let holds = |other: &&Member| {
+        other.id != node
+            && other.roles.core
+            && other.state == MemberState::Active
+            && seen.reachable.contains(&other.id)
+    };
+    let left = seen.view.members.values().filter(holds).count();
+    let wanted = usize::from(seen.view.replicas);
+    if left < wanted { Err(Objection::TooFewCopies { node, left, wanted }) } else { Ok(()) }
+}
+
 /// Says whether a member may be removed now. One that is gone already may.
 ///
 /// With `force` it may as long as nothing is lost for certain.
@@ -120,7 +155,7 @@ pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Obje
 
 impl Seen<'_> {
     /// As the owner says; where none is known, as the table has it.
-    fn voters(&self, shard: ShardId) -> &[NodeId] {
+    pub(crate) fn voters(&self, shard: ShardId) -> &[NodeId] {
         let claim = self.owners.claim(shard);
         claim.map_or_else(|| self.view.placement.of(shard), |claim| &claim.voters)
     }
@@ -167,4 +202,4 @@ fn listed(nodes: &BTreeSet<NodeId>) -> String {
 
 #[cfg(test)]
 #[path = "leave/leave_test.rs"]
-mod leave_test;
+pub(crate) mod leave_test;

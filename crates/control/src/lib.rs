@@ -33,6 +33,7 @@
 //! book: the caller fills it from the view.
 
 mod command;
+pub mod condition;
 mod control;
 mod duty;
 pub mod hosting;

@@ -114,6 +114,27 @@ pub fn plan(status: &Status, me: NodeId, wanted: &Wanted, nodes: &Nodes) -> Opti
         .or_else(|| group.transfer())
 }
 
+/// The voter to hand the lead to when `me` leads and is about to stop: the first of the `preferred` that
+/// is level, can be reached and answers, else any other such voter. `None` while there is none.
+pub fn successor(
+    status: &Status,
+    me: NodeId,
+    reachable: &BTreeSet<NodeId>,
+    preferred: &[NodeId],
+) -> Option<NodeId> {
+    let fits = |&node: &NodeId| {
+        node != me
+            && status.voters.contains(&node)
+            && reachable.contains(&node)
+            && !status.silent.contains(&node)
+            && level(status, node)
+    };
+    if status.joint {
+        return None;
+    }
+    preferred.iter().chain(&status.voters).copied().find(fits)
+}
+
 /// A living replica that follows and is to vote. When no step is left, it is not level yet.
 pub(crate) fn catching_up(status: &Status, wanted: &Wanted, nodes: &Nodes) -> Option<NodeId> {
     let follows = |node: &NodeId| status.learners.contains(node) && nodes.reachable.contains(node);

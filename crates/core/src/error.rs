@@ -43,6 +43,10 @@ pub enum Refusal {
     /// A bound was met; later it may be taken.
     #[error("too busy: {0}; retry after a pause")]
     Overloaded(String),
+    /// The message would make a topic, and there are as many as there may be: in its namespace, or on its
+    /// owner.
+    #[error("too many topics: {0}")]
+    TooManyTopics(String),
     /// Not the next of its producer's messages to the topic: one before it is missing, or its
     /// producer has begun a higher epoch, or the shard knows the producer no more.
     #[error("message {asked} of its producer is out of sequence: {}; send those before it first, or \
@@ -80,7 +84,9 @@ impl PublishError {
     /// Whether the same publish may succeed later, and is not placed twice by that.
     pub fn retryable(&self) -> bool {
         match self {
-            PublishError::Refused(refusal) => !matches!(refusal, Refusal::Invalid(_)),
+            PublishError::Refused(refusal) => {
+                !matches!(refusal, Refusal::Invalid(_) | Refusal::TooManyTopics(_))
+            }
             PublishError::Unknown { repeatable, .. } => *repeatable,
         }
     }

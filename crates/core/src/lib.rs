@@ -61,4 +61,4 @@ pub use version::{
     AgreedVersion, ClusterVersion, InvalidOffer, UnsupportedVersion, VersionConflict, VersionOffer,
     VersionRange,
 };
-pub use view::{Addresses, Build, ClusterView, Member, MemberState, Roles};
+pub use view::{Addresses, Build, ClusterView, Heads, Member, MemberState, Roles};

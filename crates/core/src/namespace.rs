@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Delivery, Publish, Topic};
+use crate::{Delivery, Publish, ShardCount, Topic};
 
 /// What an acknowledgement of this namespace means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,10 @@ pub struct Namespace {
     /// How many messages a second of one topic a session gets at most, if there is a bound: whatever
     /// it asks for, it gets the newest then.
     pub rate_max: Option<NonZeroU16>,
+    /// How many topics it may have in the whole cluster; 0 for no bound. Each shard has its part
+    /// ([`Namespace::topics_per_shard`]): a namespace that keeps the bound is not refused, one that does
+    /// not may get somewhat further.
+    pub topics_max: u32,
 }
 
 /// Some of the settings; what is not said stays as it is.
@@ -69,6 +73,8 @@ pub struct NamespaceChange {
     pub delivery: Option<Delivery>,
     /// See [`Namespace::rate_max`]; 0 takes the bound away.
     pub rate_max: Option<u16>,
+    /// See [`Namespace::topics_max`].
+    pub topics_max: Option<u32>,
 }
 
 /// Every namespace that has settings of its own, and those of all the others.
@@ -165,7 +171,8 @@ impl Namespace {
 
     /// These settings with a change.
     pub fn with(&self, change: NamespaceChange) -> Namespace {
-        let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = self;
+        let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
+            self;
         Namespace {
             durability: change.durability.unwrap_or(*durability),
             history: History {
@@ -177,8 +184,26 @@ impl Namespace {
             payload_bytes_max: change.payload_bytes_max.unwrap_or(*payload_bytes_max),
             delivery: change.delivery.unwrap_or(*delivery),
             rate_max: change.rate_max.map_or(*rate_max, NonZeroU16::new),
+            topics_max: change.topics_max.unwrap_or(*topics_max),
         }
     }
+
+    /// How many topics of it one of so many shards takes; `None` for no bound.
+    ///
+    /// Topics fall on shards at random, so some shards have more than their even part: by four standard
+    /// deviations more next to never.
+    pub fn topics_per_shard(&self, shards: ShardCount) -> Option<usize> {
+        if self.topics_max == 0 {
+            return None;
+        }
+        let even = self.topics_max.div_ceil(u32::from(shards.get()));
+        let deviation = f64::from(even).sqrt().ceil() as u32;
+        let part = even.saturating_add(4 * deviation).saturating_add(4);
+        usize::try_from(part.min(self.topics_max)).ok()
+    }
+
+    /// Topics that a namespace may have unless told otherwise: some hundred MiB of each replica's memory.
+    pub const TOPICS_DEFAULT: u32 = 1_000_000;
 
     /// What a session gets that asks for `asked`, or does not say.
     ///
@@ -271,6 +296,7 @@ impl Default for Namespace {
             payload_bytes_max: Publish::PAYLOAD_BYTES_DEFAULT as u32,
             delivery: Delivery::All,
             rate_max: None,
+            topics_max: Namespace::TOPICS_DEFAULT,
         }
     }
 }
@@ -289,6 +315,19 @@ mod tests {
         let changed = Namespace::default().with(change);
         assert_eq!(changed.history, History { count_max: 3, ..History::default() });
         assert_eq!(changed.with(NamespaceChange::default()), changed);
+    }
+
+    #[test]
+    fn shard_takes_its_even_part_of_the_topics_and_some_slack() {
+        let part = |topics_max: u32, shards: u16| {
+            let settings = Namespace { topics_max, ..Namespace::default() };
+            settings.topics_per_shard(ShardCount::new(shards).expect("valid"))
+        };
+        assert_eq!(part(0, 16), None);
+        assert_eq!(part(1_000_000, 16), Some(62_500 + 1_000 + 4));
+        assert_eq!(part(160, 16), Some(10 + 16 + 4));
+        assert_eq!(part(3, 16), Some(3), "never more than all");
+        assert_eq!(part(u32::MAX, 1), Some(u32::MAX as usize));
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! The consistent-hash ring: which nodes, in which order, a shard would like to live on.
 //!
-//! Consistent hashing after Karger et al. (1997), by the `hashring` crate, with [`Ring::POINTS`]
-//! points a node and unit of weight. The crate's own look-up of replicas names a node more than
-//! once, so its points are listed once, in order, and walked.
+//! Consistent hashing after Karger et al. (1997), with [`Ring::POINTS`] points a node and unit of
+//! weight. A shard falls to the node of the first point at or behind its own place on the circle.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use hashring::HashRing;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{NodeId, ShardId};
@@ -15,9 +13,9 @@ use crate::{NodeId, ShardId};
 /// Nodes on a circle. The same members give the same ring on every node and in every version:
 /// hashes are of fixed bytes, and frozen in a test.
 pub struct Ring {
-    lookup: HashRing<Point, FixedXxh3>,
-    /// Every point in the order of the circle.
-    circle: Vec<(u64, NodeId)>,
+    nodes: Vec<NodeId>,
+    /// Every point in the order of the circle, with the place of its node in `nodes`.
+    circle: Vec<(u64, u32)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,23 +33,24 @@ impl Ring {
 
     /// A ring of nodes with their weights. A weight of zero takes nothing.
     pub fn new(weights: &BTreeMap<NodeId, u32>) -> Ring {
-        let points: Vec<Point> = weights
-            .iter()
-            .flat_map(|(&node, &weight)| {
-                (0..weight.saturating_mul(Self::POINTS)).map(move |index| Point { node, index })
-            })
-            .collect();
-        let mut circle: Vec<_> =
-            points.iter().map(|point| (FixedXxh3.hash_one(point), point.node)).collect();
+        let weighted: Vec<_> = weights.iter().filter(|(_, weight)| **weight > 0).collect();
+        let mut circle = Vec::new();
+        for (at, &(&node, &weight)) in (0..).zip(&weighted) {
+            let points =
+                (0..weight.saturating_mul(Self::POINTS)).map(|index| Point { node, index });
+            circle.extend(points.map(|point| (FixedXxh3.hash_one(point), at)));
+        }
+        // Of two points at one place the lower node's comes first: nodes rise.
         circle.sort_unstable();
-        let mut lookup = HashRing::with_hasher(FixedXxh3);
-        lookup.batch_add(points);
-        Ring { lookup, circle }
+        Ring { nodes: weighted.into_iter().map(|(&node, _)| node).collect(), circle }
     }
 
     /// The node a shard falls to; `None` on an empty ring.
     pub fn owner(&self, shard: ShardId) -> Option<NodeId> {
-        self.lookup.get(&ShardKey(shard)).map(|point| point.node)
+        let key = FixedXxh3.hash_one(ShardKey(shard));
+        let start = self.circle.partition_point(|(hash, _)| *hash < key);
+        let (_, at) = self.circle.get(start).or_else(|| self.circle.first())?;
+        Some(self.nodes[*at as usize])
     }
 
     /// Every node of the ring, each once, in the order in which the shard meets them: the owner
@@ -60,10 +59,16 @@ impl Ring {
         let key = FixedXxh3.hash_one(ShardKey(shard));
         let start = self.circle.partition_point(|(hash, _)| *hash < key);
         let (before, after) = self.circle.split_at(start);
-        let mut nodes = Vec::new();
-        for (_, node) in after.iter().chain(before) {
-            if !nodes.contains(node) {
-                nodes.push(*node);
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        let mut met = vec![false; self.nodes.len()];
+        // All are met long before the circle is round: of 1,000 nodes after some 8,000 of 128,000
+        // points.
+        for &(_, at) in after.iter().chain(before) {
+            if nodes.len() == self.nodes.len() {
+                break;
+            }
+            if !std::mem::replace(&mut met[at as usize], true) {
+                nodes.push(self.nodes[at as usize]);
             }
         }
         nodes

@@ -1,7 +1,7 @@
 //! Where a node gets a topic from: the whole of failover, resume and region routing is to ask this
 //! function again.
 
-use crate::{ClusterView, NodeId, Owners, ShardId};
+use crate::{ClusterView, Heads, NodeId, Owners, ShardId};
 
 /// The next node towards the owner of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,26 +17,26 @@ pub enum Upstream {
 /// Where `me` gets the topics of `shard` from: the owner if it is in my region, else my region's
 /// head for the shard; for the head, the owner. So a message crosses into a region once.
 ///
-/// `reachable` says whether `me` has a link to a node. Nodes of a region may disagree about that
-/// for a while; still no circle can arise, because a node only ever turns to one that stands
+/// `heads` are those of my region, as the view has them. `reachable` says whether `me` has a link to a
+/// node. Nodes of a region may disagree about that for a while; still no circle can arise, because a node only ever turns to one that stands
 /// *before* it in the region's order, and the first of them turns to the owner.
 pub fn upstream(
     shard: ShardId,
     me: NodeId,
     view: &ClusterView,
     owners: &Owners,
+    heads: &Heads,
     reachable: impl Fn(NodeId) -> bool,
 ) -> Upstream {
     let Some(owner) = owners.of(shard) else { return Upstream::Unknown };
     if owner == me {
         return Upstream::Local;
     }
-    let region = view.region(me);
-    if view.region(owner) == region {
+    if view.region(owner) == view.region(me) {
         return Upstream::Node(owner);
     }
-    let before_me = view.heads(region, shard).into_iter().take_while(|&node| node != me);
-    Upstream::Node(before_me.into_iter().find(|&node| reachable(node)).unwrap_or(owner))
+    let mut before_me = heads.of(shard).iter().copied().take_while(|&node| node != me);
+    Upstream::Node(before_me.find(|&node| reachable(node)).unwrap_or(owner))
 }
 
 #[cfg(test)]
@@ -94,7 +94,10 @@ mod tests {
     }
 
     fn next(me: u64, view: &ClusterView, owners: &Owners, dead: &[u64]) -> Upstream {
-        upstream(SHARD, NodeId(me), view, owners, |node| !dead.contains(&node.0))
+        {
+            let heads = view.heads(view.region(NodeId(me)));
+            upstream(SHARD, NodeId(me), view, owners, &heads, |node| !dead.contains(&node.0))
+        }
     }
 
     #[test]
@@ -114,7 +117,7 @@ mod tests {
     fn in_another_region_one_node_asks_the_owner_and_the_others_ask_that_node() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let head = view.heads("us", SHARD)[0];
+        let head = view.heads("us").of(SHARD)[0];
         for me in [2, 3, 4].map(NodeId) {
             let wanted = if me == head { NodeId(1) } else { head };
             assert_eq!(next(me.0, &view, &owners, &[]), Upstream::Node(wanted));
@@ -125,7 +128,7 @@ mod tests {
     fn when_the_head_dies_the_next_of_the_order_takes_its_place() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let order = view.heads("us", SHARD);
+        let order = view.heads("us").of(SHARD).to_vec();
         let dead = [order[0].0];
         assert_eq!(next(order[1].0, &view, &owners, &dead), Upstream::Node(NodeId(1)));
         assert_eq!(next(order[2].0, &view, &owners, &dead), Upstream::Node(order[1]));
@@ -135,7 +138,7 @@ mod tests {
     fn nodes_that_disagree_about_who_lives_never_ask_in_a_circle() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let rank = |id: NodeId| view.heads("us", SHARD).iter().position(|&n| n == id);
+        let rank = |id: NodeId| view.heads("us").of(SHARD).iter().position(|&n| n == id);
         for dead in 0..8u64 {
             let dead: Vec<u64> =
                 (0..3).filter(|bit| dead & (1 << bit) != 0).map(|b| b + 2).collect();

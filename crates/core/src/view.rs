@@ -150,12 +150,25 @@ impl ClusterView {
         self.members.values().filter(holds).map(|m| (m.id, m)).collect()
     }
 
-    /// The nodes of a region in the order in which they would head it for `shard`. The first that
-    /// lives is the region's head.
-    pub fn heads(&self, region: &str, shard: ShardId) -> Vec<NodeId> {
+    /// The orders in which the nodes of a region would head it. To be asked for once per view: it
+    /// builds the ring of the region and walks it for every shard.
+    pub fn heads(&self, region: &str) -> Heads {
         let active = |m: &&Member| m.state == MemberState::Active && m.region == region;
         let weights = self.members.values().filter(active).map(|m| (m.id, 1)).collect();
-        Ring::new(&weights).walk(shard)
+        let ring = Ring::new(&weights);
+        Heads(self.shards.ids().map(|shard| ring.walk(shard)).collect())
+    }
+}
+
+/// For each shard, the nodes of one region in the order in which they would head it. The first that
+/// lives is the region's head.
+#[derive(Clone, Debug, Default)]
+pub struct Heads(Vec<Vec<NodeId>>);
+
+impl Heads {
+    /// The order for a shard; empty for one that the view does not have.
+    pub fn of(&self, shard: ShardId) -> &[NodeId] {
+        self.0.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -28,7 +28,7 @@ use crate::connection::ConnectionPermit;
 use crate::metrics::{Meters, Shortage};
 use crate::overflow::Overflow;
 use crate::pressure::{self, Load, MemoryUse, Pressure};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::session::Limits;
 use crate::{Behind, Config, Publisher, Rounds, connection, pin, quic};
 
@@ -126,13 +126,18 @@ async fn run(index: usize, parts: Parts, shutdown: CancellationToken) -> io::Res
     let over = CancellationToken::new();
     local.spawn(driver.run(over.clone()));
     let mut quic = quic.map(|endpoint| tokio::task::spawn_local(endpoint.run(over.clone())));
+    let round = || rounds.count(index);
     tokio::select! {
         () = accept_tcp(&local, listener, router) => {}
-        () = beat(&local, &admission, || rounds.count(index)) => {}
+        () = beat(&local, &admission, round) => {}
         () = ended(&mut quic), if quic.is_some() => {}
         () = leaving.cancelled() => {}
     }
-    take_leave(&local).await;
+    // Those whose turn to go has not come are served as before.
+    tokio::select! {
+        () = take_leave(&local) => {}
+        () = beat(&local, &admission, round) => {}
+    }
     over.cancel();
     ended(&mut quic).await;
     Ok(())
@@ -150,14 +155,36 @@ async fn ended(quic: &mut Option<JoinHandle<()>>) {
     }
 }
 
-/// Sessions say goodbye, answers in flight are finished, within the grace time.
+/// Sessions are told to go one by one, answers in flight are finished, within the grace time.
 async fn take_leave(local: &Local) {
-    local.sessions.dismiss();
     local.connections.close();
     let grace = local.config.grace;
-    if tokio::time::timeout(grace, local.connections.wait()).await.is_err() {
+    let leave = async {
+        dismiss(local).await;
+        local.connections.wait().await;
+    };
+    if tokio::time::timeout(grace, leave).await.is_err() {
         let left = local.connections.len();
         tracing::warn!(left, ?grace, "connections were cut off: they did not end in time");
+    }
+}
+
+/// Between two groups of sessions that are told to go: a hundred groups in the usual grace time.
+const DISMISS_PAUSE: Duration = Duration::from_millis(40);
+
+/// Tells the sessions to go, spread over their part of the grace time.
+async fn dismiss(local: &Local) {
+    let within = local.config.grace * 4 / 5;
+    let begun = Instant::now();
+    let mut told = 0;
+    loop {
+        let due = registry::departed(begun.elapsed(), within);
+        local.sessions.dismiss(told..due, within);
+        told = due;
+        if due == registry::DEPARTURES || local.sessions.is_empty() {
+            return;
+        }
+        tokio::time::sleep(DISMISS_PAUSE).await;
     }
 }
 

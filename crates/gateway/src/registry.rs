@@ -1,6 +1,7 @@
 //! Every session of a lane in one list, so that none needs a timer of its own.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +12,23 @@ use slab::Slab;
 /// that came together get different turns.
 const TURNS: usize = 256;
 
-/// Clients that must go are told to come back spread over this time, in milliseconds: their new
-/// server has a handshake to do for each of them.
+/// Clients that must go do so, or are told to come back, spread over at least this time, in
+/// milliseconds: their new server has a handshake to do for each of them.
 const RETURN_SPREAD_MS: u32 = 2_000;
+
+/// Moments at which sessions that must go are told so.
+pub(crate) const DEPARTURES: u32 = 1 << 16;
+
+/// How many of the [`DEPARTURES`] are over, so long after the first, when they are spread `within` some
+/// time.
+pub(crate) fn departed(elapsed: Duration, within: Duration) -> u32 {
+    let over = elapsed.as_nanos() * u128::from(DEPARTURES) / within.as_nanos().max(1);
+    if within.is_zero() {
+        DEPARTURES
+    } else {
+        u32::try_from(over).map_or(DEPARTURES, |over| over.min(DEPARTURES))
+    }
+}
 
 /// Those who are sent away by an overloaded node come back after this time at the earliest, and twice
 /// it at the latest, in milliseconds: long enough to notice whether it helped.
@@ -22,8 +37,8 @@ const BACK_MS: u32 = 10_000;
 /// A time below `max` for the `index`th of many, in milliseconds. Fibonacci hashing: neighbours are far
 /// apart, and no randomness is needed for it.
 fn spread(index: usize, max: u32) -> u32 {
-    let hash = (index as u32).wrapping_mul(0x9e37_79b9) >> 16;
-    (hash * max) >> 16
+    let hash = u64::from((index as u32).wrapping_mul(0x9e37_79b9) >> 16);
+    ((hash * u64::from(max)) >> 16) as u32
 }
 
 /// What the lane asks of each of its sessions.
@@ -85,11 +100,25 @@ impl Registry {
         self.seated(turn, TURNS)
     }
 
-    /// Every session takes its leave.
-    pub(crate) fn dismiss(&self) {
-        for (index, member) in self.seated(0, 1).into_iter().enumerate() {
-            member.dismiss(spread(index, RETURN_SPREAD_MS));
+    /// The sessions whose departure is one of these take their leave. The departures are spread `within`
+    /// a time; what of [`RETURN_SPREAD_MS`] that does not cover, their return does.
+    pub(crate) fn dismiss(&self, departures: Range<u32>, within: Duration) {
+        let covered = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let rest = RETURN_SPREAD_MS.saturating_sub(covered);
+        let members = self.members.borrow();
+        let due = |&(seat, _): &(usize, _)| departures.contains(&spread(seat, DEPARTURES));
+        // Copied out: a member may leave its seat while it is spoken to.
+        let leaving: Vec<_> =
+            members.iter().filter(due).map(|(seat, member)| (seat, member.clone())).collect();
+        drop(members);
+        for (seat, member) in leaving {
+            member.dismiss(spread(seat, rest));
         }
+    }
+
+    /// Whether nobody has a seat.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.borrow().is_empty()
     }
 
     /// Copied out: a member may leave its seat while it is spoken to.
@@ -107,6 +136,7 @@ mod tests {
     #[derive(Default)]
     struct Counted {
         beats: Cell<usize>,
+        dismissed: Cell<usize>,
         back_after_ms: Cell<u32>,
         shed_for_ms: Cell<u32>,
     }
@@ -121,6 +151,7 @@ mod tests {
         }
 
         fn dismiss(self: Rc<Self>, after_ms: u32) {
+            self.dismissed.set(self.dismissed.get() + 1);
             self.back_after_ms.set(after_ms);
         }
     }
@@ -156,10 +187,29 @@ mod tests {
     }
 
     #[test]
+    fn each_session_is_dismissed_once_and_evenly_over_the_time() {
+        let registry = Registry::default();
+        let members = seated(&registry, 1_000);
+        let within = Duration::from_secs(4);
+        let (mut told, mut gone) = (0, 0);
+        for step in 1..=10_u32 {
+            let due = departed(within * step / 10, within);
+            registry.dismiss(told..due, within);
+            told = due;
+            let now = members.iter().filter(|member| member.dismissed.get() == 1).count();
+            assert!((80..120).contains(&(now - gone)), "{} in step {step}", now - gone);
+            gone = now;
+        }
+        assert_eq!(gone, 1_000);
+        assert_eq!(departed(within * 2, within), DEPARTURES);
+        assert_eq!(departed(Duration::ZERO, Duration::ZERO), DEPARTURES);
+    }
+
+    #[test]
     fn those_who_must_go_come_back_spread_over_time() {
         let registry = Registry::default();
         let members = seated(&registry, 100);
-        registry.dismiss();
+        registry.dismiss(0..DEPARTURES, Duration::ZERO);
         let after: Vec<_> = members.iter().map(|member| member.back_after_ms.get()).collect();
         assert!(after.iter().all(|&ms| ms < RETURN_SPREAD_MS));
         assert!((40..60).contains(&after.iter().filter(|&&ms| ms < RETURN_SPREAD_MS / 2).count()));

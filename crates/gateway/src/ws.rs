@@ -5,6 +5,7 @@ mod deflate;
 mod extensions;
 pub(crate) mod frame;
 mod handshake;
+mod heartbeat;
 mod opening;
 mod outlet;
 mod session;

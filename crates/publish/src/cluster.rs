@@ -34,8 +34,8 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
-        let node = NodeId(request.into_inner().node);
-        self.operations.drain(node).await.map_err(refused)?;
+        let pb::DrainRequest { node, force } = request.into_inner();
+        self.operations.drain(NodeId(node), force).await.map_err(refused)?;
         Ok(Response::new(pb::DrainResponse {}))
     }
 
@@ -135,7 +135,7 @@ fn refused(why: OperationError) -> Status {
 }
 
 fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> cluster::Status {
-    let Snapshot { me, view, owners, reachable, control, conflict } = snapshot;
+    let Snapshot { me, view, owners, reachable, control, conflict, problems } = snapshot;
     let seen = |member: &pushonce_core::Member| Seen {
         reachable: member.id == me || reachable.contains(&member.id),
         member: member.clone(),
@@ -154,6 +154,7 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
         members: view.members.values().map(seen).collect(),
         shards: view.shards.ids().map(&mut shard).collect(),
         conflict,
+        problems,
         times: view.times,
         cluster_version: view.cluster_version,
     }

@@ -47,4 +47,4 @@ pub use ports::{
     Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed, Topics,
 };
 pub use router::Router;
-pub use server::Server;
+pub use server::{Ready, Server};

@@ -10,6 +10,7 @@ pub(crate) struct Outcomes {
     invalid: Counter,
     out_of_sequence: Counter,
     overloaded: Counter,
+    too_many_topics: Counter,
     unavailable: Counter,
     unknown: Counter,
 }
@@ -23,6 +24,7 @@ impl Outcomes {
             invalid: of("invalid"),
             out_of_sequence: of("out_of_sequence"),
             overloaded: of("overloaded"),
+            too_many_topics: of("too_many_topics"),
             unavailable: of("unavailable"),
             unknown: of("unknown"),
         }
@@ -36,6 +38,7 @@ impl Outcomes {
                 Refusal::Invalid(_) => &self.invalid,
                 Refusal::OutOfSequence { .. } => &self.out_of_sequence,
                 Refusal::Overloaded(_) => &self.overloaded,
+                Refusal::TooManyTopics(_) => &self.too_many_topics,
                 Refusal::NotOwner { .. } | Refusal::Unavailable(_) => &self.unavailable,
             },
         };

@@ -10,7 +10,7 @@ use pushonce_core::{
     NamespaceChange, NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId,
     Topic,
 };
-use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
+use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
 
 /// The shards that live on this node.
 pub trait Shards: Send + Sync + 'static {
@@ -117,13 +117,16 @@ pub struct Snapshot {
     pub control: Control,
     /// Another cluster whose members dial this node's address as one of theirs.
     pub conflict: Option<ClusterId>,
+    /// What is wrong with the cluster, the worst first.
+    pub problems: Vec<Problem>,
 }
 
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the
 /// second time changes nothing.
 pub trait Operations: Send + Sync + 'static {
-    /// Lets a member give away what it holds.
-    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>>;
+    /// Lets a member give away what it holds; with `force` also when the others hold fewer copies than
+    /// configured then.
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
 
     /// Lets a member that gives away what it holds take its share again.
     fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>>;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::future;
+use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
@@ -14,7 +14,8 @@ use pushonce_core::{
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server;
 use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -24,8 +25,42 @@ pub(crate) struct Publisher {
     pub router: Router,
     pub feed: Arc<dyn Feed>,
     pub heartbeat: Duration,
-    /// Cancelled when the node goes down: streams end, and say why.
+    pub leave: Leave,
+}
+
+/// When streams end because the node goes down. They say why.
+#[derive(Clone)]
+pub(crate) struct Leave {
+    /// Cancelled when the node goes down.
     pub closing: CancellationToken,
+    /// Each stream ends at a random moment within this time from then.
+    pub within: Duration,
+    /// Those that have not ended.
+    pub streams: TaskTracker,
+}
+
+impl Leave {
+    /// The same stream, counted until it is dropped.
+    fn count<T: Send + 'static>(
+        &self,
+        stream: impl Stream<Item = T> + Send + 'static,
+    ) -> BoxStream<'static, T> {
+        let counted = self.streams.token();
+        stream
+            .inspect(move |_| {
+                let _ = &counted;
+            })
+            .boxed()
+    }
+
+    /// The moment for one stream.
+    fn due(&self) -> BoxFuture<'static, ()> {
+        let Leave { closing, within, .. } = self.clone();
+        Box::pin(async move {
+            closing.cancelled().await;
+            tokio::time::sleep(within.mul_f64(rand::random())).await;
+        })
+    }
 }
 
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -60,7 +95,7 @@ impl publisher_server::Publisher for Publisher {
         let broken = Arc::new(OnceLock::new());
         let requests = Requests {
             wire: request.into_inner(),
-            closing: Box::pin(self.closing.clone().cancelled_owned()),
+            closing: self.leave.due(),
             broken: broken.clone(),
         };
         let answers =
@@ -69,7 +104,7 @@ impl publisher_server::Publisher for Publisher {
             });
         let end = stream::once(future::lazy(move |_| broken.get().cloned().map(Err)));
         let end = end.filter_map(future::ready);
-        Ok(Response::new(answers.chain(end).boxed()))
+        Ok(Response::new(self.leave.count(answers.chain(end))))
     }
 
     type SubscribeStream = Answers<pb::SubscribeResponse>;
@@ -94,8 +129,8 @@ impl publisher_server::Publisher for Publisher {
         let (begun, items) = begun.map_err(|why| fetch_status(&why))?;
         let events = subscription::events(from, begun, items, self.heartbeat);
         let events = events.map(|event| Ok(event.into()));
-        let events = events.take_until(self.closing.clone().cancelled_owned());
-        Ok(Response::new(events.chain(stream::iter([Err(going_down())])).boxed()))
+        let events = events.take_until(self.leave.due());
+        Ok(Response::new(self.leave.count(events.chain(stream::iter([Err(going_down())])))))
     }
 }
 
@@ -124,7 +159,7 @@ fn going_down() -> Status {
 /// The messages of a stream. What breaks it is kept, to be told after the last acknowledgement.
 struct Requests {
     wire: Streaming<pb::PublishRequest>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: BoxFuture<'static, ()>,
     broken: Arc<OnceLock<Status>>,
 }
 

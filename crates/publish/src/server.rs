@@ -11,6 +11,7 @@ use pushonce_proto::pb::cluster::v1::cluster_server::ClusterServer;
 use pushonce_proto::pb::publisher::v1::publisher_server::PublisherServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::server::NamedService as _;
 use tonic::transport::server::Router as Services;
 use tonic_health::ServingStatus;
@@ -18,7 +19,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::cluster::Cluster;
 use crate::oversize::Oversize;
-use crate::publisher::Publisher;
+use crate::publisher::{Leave, Publisher};
 use crate::{Feed, Operations, Overview, Router, Topics};
 
 /// Twice the largest payload: the message around it is small, and what no namespace takes need not
@@ -45,9 +46,18 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long calls may take to end when the node goes down. Streams are told at once; a publish
-/// under way has its owner's deadline, which is shorter.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long calls may take to end after the grace time of the streams: a publish under way has its
+/// owner's deadline, which is shorter.
+const CALLS_END: Duration = Duration::from_secs(5);
+
+/// What a node can do, as its health service says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// It takes publishes in: the answer for `pushonce.publisher.v1.Publisher`.
+    pub publish: bool,
+    /// It serves subscribers. The answer for the node as a whole is that it can do both.
+    pub viewers: bool,
+}
 
 /// What a server needs.
 pub struct Parts {
@@ -66,7 +76,10 @@ pub struct Parts {
     /// Changes the cluster for them.
     pub operations: Arc<dyn Operations>,
     /// Whether the node can do its work: what the health service says.
-    pub ready: watch::Receiver<bool>,
+    pub ready: watch::Receiver<Ready>,
+    /// When the node goes down its streams are ended one by one over this time, so that their clients
+    /// do not all come to the other nodes at once. Until it is over, publishes are taken in.
+    pub grace: Duration,
 }
 
 /// The port is bound; calls are answered once it runs.
@@ -76,8 +89,10 @@ pub struct Server {
     listener: Listener,
     services: Services,
     health: HealthReporter,
-    ready: watch::Receiver<bool>,
+    ready: watch::Receiver<Ready>,
     closing: CancellationToken,
+    grace: Duration,
+    streams: TaskTracker,
 }
 
 /// Why a server cannot serve.
@@ -113,13 +128,16 @@ impl Server {
     /// # Errors
     /// [`Error::Taken`] and [`Error::Bind`] say which address and what to do.
     pub async fn bind(parts: Parts) -> Result<Server, Error> {
-        let Parts { addr, router, feed, heartbeat, overview, topics, operations, ready } = parts;
+        let Parts { addr, router, feed, heartbeat, overview, topics, operations, ready, grace } =
+            parts;
         let listener =
             tokio::net::TcpListener::bind(addr).await.map_err(|why| refused(addr, why))?;
         let addr = listener.local_addr().map_err(|why| refused(addr, why))?;
         let closing = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let publisher = Publisher { router, feed, heartbeat, closing: closing.clone() };
+        let streams = TaskTracker::new();
+        let leave = Leave { closing: closing.clone(), within: grace, streams: streams.clone() };
+        let publisher = Publisher { router, feed, heartbeat, leave };
         let publisher =
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterServer::new(Cluster { overview, topics, operations });
@@ -130,7 +148,7 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let listener = Listener::new("grpc", listener);
-        Ok(Server { addr, listener, services, health, ready, closing })
+        Ok(Server { addr, listener, services, health, ready, closing, grace, streams })
     }
 
     /// Where it listens, with the port that was given out if none was asked for.
@@ -138,15 +156,16 @@ impl Server {
         self.addr
     }
 
-    /// Answers calls until `shutdown`; then takes no more, tells the streams, and waits five
-    /// seconds for what is under way.
+    /// Answers calls until `shutdown`; then ends the streams, one by one over the grace time, takes no
+    /// more calls after it, and waits five seconds for those under way.
     ///
     /// # Errors
     /// [`Error::Serve`] when connections cannot be accepted any more.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Server { addr, listener, services, health, ready, closing } = self;
+        let Server { addr, listener, services, health, ready, closing, grace, streams } = self;
         let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Publisher);
-        let closed = closing.clone().cancelled_owned();
+        let over = CancellationToken::new();
+        let closed = over.clone().cancelled_owned();
         let serve = services.serve_with_incoming_shutdown(incoming, closed);
         tokio::pin!(serve);
         tokio::select! {
@@ -154,9 +173,15 @@ impl Server {
             () = shutdown.cancelled() => {}
             () = tell_health(&health, ready) => {}
         }
-        say_health(&health, false).await;
+        say_health(&health, Ready::default()).await;
         closing.cancel();
-        match tokio::time::timeout(GRACE, serve).await {
+        streams.close();
+        tokio::select! {
+            ended = &mut serve => return Ok(ended?),
+            _ = tokio::time::timeout(grace, streams.wait()) => {}
+        }
+        over.cancel();
+        match tokio::time::timeout(CALLS_END, serve).await {
             Ok(ended) => Ok(ended?),
             Err(_) => {
                 tracing::warn!(%addr, "gRPC calls were cut off, they did not end in time");
@@ -167,10 +192,10 @@ impl Server {
 }
 
 /// Has the health service say what the node thinks of itself, for ever.
-async fn tell_health(health: &HealthReporter, mut ready: watch::Receiver<bool>) {
+async fn tell_health(health: &HealthReporter, mut ready: watch::Receiver<Ready>) {
     loop {
-        let is_ready = *ready.borrow_and_update();
-        say_health(health, is_ready).await;
+        let now = *ready.borrow_and_update();
+        say_health(health, now).await;
         if ready.changed().await.is_err() {
             // Whoever knew has gone: the node is about to go down.
             std::future::pending::<()>().await;
@@ -178,10 +203,11 @@ async fn tell_health(health: &HealthReporter, mut ready: watch::Receiver<bool>) 
     }
 }
 
-/// Of the node as a whole and of its one service for clients, which needs all of it.
-async fn say_health(health: &HealthReporter, ready: bool) {
-    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in ["", PublisherServer::<Publisher>::NAME] {
+/// Of the node as a whole, and of its service for publishers.
+async fn say_health(health: &HealthReporter, Ready { publish, viewers }: Ready) {
+    let services = [("", publish && viewers), (PublisherServer::<Publisher>::NAME, publish)];
+    for (service, ready) in services {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(service, status).await;
     }
 }

@@ -16,7 +16,7 @@ use pushonce_core::{
     Placed, Placement, Position, Publish, PublishError, ShardCount, ShardId, Spread, Term,
     Timestamp, Topic,
 };
-use pushonce_proto::cluster::{Control, Progress, TopicInfo, TopicList};
+use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
@@ -28,11 +28,12 @@ use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
 use pushonce_proto::publisher;
 use pushonce_publish::{
-    Feed, OperationError, Operations, Overview, Peers, Router, Server, Shards, Snapshot,
+    Feed, OperationError, Operations, Overview, Peers, Ready, Router, Server, Shards, Snapshot,
     Subscribed, Topics, router, server,
 };
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -112,6 +113,11 @@ impl Overview for World {
             reachable: BTreeSet::from([ME]),
             control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
             conflict: None,
+            problems: vec![Problem {
+                severity: "degraded".to_owned(),
+                kind: "too_few_copies".to_owned(),
+                text: "s3 has one copy".to_owned(),
+            }],
         }
     }
 
@@ -153,9 +159,9 @@ fn live() -> TopicInfo {
 }
 
 impl Operations for World {
-    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
         let refused = OperationError::Refused(format!("{node} is the last"));
-        future::ready(if node == ME { Err(refused) } else { Ok(()) }).boxed()
+        future::ready(if node == ME && !force { Err(refused) } else { Ok(()) }).boxed()
     }
 
     fn undrain(&self, _: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
@@ -223,7 +229,7 @@ struct Node {
     running: JoinHandle<Result<(), server::Error>>,
 }
 
-async fn bind(addr: &str, ready: watch::Receiver<bool>) -> Result<Server, server::Error> {
+async fn bind(addr: &str, ready: watch::Receiver<Ready>) -> Result<Server, server::Error> {
     let world = world();
     let parts = router::Parts {
         me: ME,
@@ -236,21 +242,27 @@ async fn bind(addr: &str, ready: watch::Receiver<bool>) -> Result<Server, server
     let addr = addr.parse().expect("an address");
     let (feed, overview, topics, operations) = (world.clone(), world.clone(), world.clone(), world);
     let heartbeat = HEARTBEAT;
+    let grace = GRACE;
     let parts =
-        server::Parts { addr, router, feed, heartbeat, overview, topics, operations, ready };
+        server::Parts { addr, router, feed, heartbeat, overview, topics, operations, ready, grace };
     Server::bind(parts).await
 }
 
 /// Short, so that the tests that wait for one do not take long.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
+/// Streams end within this after a node was told to stop.
+const GRACE: Duration = Duration::from_millis(500);
+
+const READY: Ready = Ready { publish: true, viewers: true };
+
 impl Node {
     async fn start() -> Node {
-        Node::that_is(watch::channel(true).1).await
+        Node::that_is(watch::channel(READY).1).await
     }
 
     /// As ready as that says.
-    async fn that_is(ready: watch::Receiver<bool>) -> Node {
+    async fn that_is(ready: watch::Receiver<Ready>) -> Node {
         let server = bind("127.0.0.1:0", ready).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
         Node { addr, running: tokio::spawn(server.run(shutdown.clone())), shutdown }
@@ -426,10 +438,33 @@ async fn when_the_node_goes_down_its_streams_say_so_and_it_ends() {
     let mut answers = publisher.publish_stream(open).await.expect("open").into_inner();
     assert!(answers.next().await.expect("an acknowledgement").is_ok());
     node.shutdown.cancel();
-    let last = events.skip(3).next().await.expect("an end").expect_err("an error");
-    assert_eq!(last.code(), Code::Unavailable);
+    let mut ends = events.filter_map(|event| future::ready(event.err()));
+    assert_eq!(ends.next().await.expect("an end").code(), Code::Unavailable);
     let last = answers.next().await.expect("an end").expect_err("an error");
     assert_eq!(last.code(), Code::Unavailable);
+    node.running.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn streams_end_one_by_one_and_publishes_are_taken_in_until_the_last() {
+    let node = Node::start().await;
+    let mut publisher = node.publisher().await;
+    let mut ends = JoinSet::new();
+    for _ in 0..20 {
+        let events = publisher.subscribe(now(LIVE)).await.expect("open").into_inner();
+        ends.spawn(async move {
+            let ended = events.filter(|event| future::ready(event.is_err())).next().await;
+            assert!(ended.is_some(), "it says why");
+            Instant::now()
+        });
+    }
+    let begun = Instant::now();
+    node.shutdown.cancel();
+    publisher.publish(request("a", "x")).await.expect("streams are left");
+    let ends = ends.join_all().await;
+    let (first, last) = (ends.iter().min().expect("some"), ends.iter().max().expect("some"));
+    assert!(*last - *first >= GRACE / 5, "{:?} lie between", *last - *first);
+    assert!(*last - begun <= 20 * GRACE, "{:?}", *last - begun);
     node.running.await.expect("no panic").expect("a clean end");
 }
 
@@ -439,6 +474,8 @@ async fn operators_see_the_cluster_and_where_a_topic_falls() {
     let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
     assert_eq!((status.node_id, status.version, status.placement_version), (1, 9, 4));
     assert_eq!(status.shards.len(), 16);
+    let problems: Vec<_> = status.problems.iter().map(|p| (&*p.severity, &*p.kind)).collect();
+    assert_eq!(problems, [("degraded", "too_few_copies")]);
     assert!(status.shards.iter().all(|shard| shard.owner == 1 && !shard.moving));
     let topic = "football/final".to_owned();
     let explained = cluster.explain(ExplainRequest { topic }).await.expect("answered").into_inner();
@@ -467,9 +504,10 @@ async fn operators_see_what_there_is_of_topics() {
 #[tokio::test]
 async fn operators_drain_and_remove_and_are_told_why_not() {
     let mut cluster = ClusterClient::new(Node::start().await.channel().await);
-    cluster.drain(DrainRequest { node: 2 }).await.expect("decided");
+    cluster.drain(DrainRequest { node: 2, force: false }).await.expect("decided");
     cluster.undrain(UndrainRequest { node: 2 }).await.expect("decided");
-    let last = cluster.drain(DrainRequest { node: 1 }).await.expect_err("the last");
+    cluster.drain(DrainRequest { node: 1, force: true }).await.expect("meant");
+    let last = cluster.drain(DrainRequest { node: 1, force: false }).await.expect_err("the last");
     assert_eq!((last.code(), last.message()), (Code::FailedPrecondition, "n1 is the last"));
     let held = cluster.remove(RemoveRequest { node: 2, force: false }).await.expect_err("holds");
     assert_eq!((held.code(), held.message()), (Code::FailedPrecondition, "n2 holds s3"));
@@ -482,7 +520,7 @@ async fn operators_drain_and_remove_and_are_told_why_not() {
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let node = Node::start().await;
-    let refused = bind(&node.addr.to_string(), watch::channel(true).1).await.err().expect("taken");
+    let refused = bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("taken");
     let text = refused.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }
@@ -562,13 +600,15 @@ async fn the_health_service_says_what_the_node_thinks_of_itself() {
     use pushonce_proto::pb::publisher::v1::publisher_server::SERVICE_NAME;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
-    let (thinks, ready) = watch::channel(true);
+    let (thinks, ready) = watch::channel(READY);
     let node = Node::that_is(ready).await;
-    for service in ["", SERVICE_NAME] {
+    let publishes = Ready { publish: true, viewers: false };
+    for (service, half) in [("", 2), (SERVICE_NAME, 1)] {
         let mut health = HealthClient::new(node.channel().await);
         let request = HealthCheckRequest { service: service.to_owned() };
         let mut told = health.watch(request).await.expect("answered").into_inner();
-        for (is_ready, status) in [(true, 1), (false, 2), (true, 1)] {
+        let steps = [(READY, 1), (Ready::default(), 2), (publishes, half), (READY, 1)];
+        for (is_ready, status) in steps {
             thinks.send_replace(is_ready);
             while told.message().await.expect("readable").expect("it goes on").status != status {}
         }

@@ -13,7 +13,7 @@ mod settings;
 mod subscribe;
 mod topic;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
@@ -23,6 +23,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::demo;
 use crate::node::join::Expelled;
+use crate::output::log::LogWriter;
+use crate::output::{self, OutputError};
 
 /// Publish once, and every viewer has it: a clustered broker for real-time push.
 #[derive(Parser)]
@@ -83,13 +85,31 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let json = cli.json;
-    match run(cli) {
+    let log = output::log::standard_error().and_then(LogWriter::start);
+    let ended = match &log {
+        Ok(log) => run(cli, log.clone()),
+        Err(error) => Err(anyhow::anyhow!("cannot start the thread of the log: {error}")),
+    };
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            complain(&format!("{why:#}"), json);
-            if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
-        }
+        Err(why) => code_of(&why, json),
+    };
+    if let Ok(log) = log {
+        log.flush();
     }
+    code
+}
+
+/// The exit status of a command that failed; says why, unless nobody can read it.
+fn code_of(why: &anyhow::Error, json: bool) -> ExitCode {
+    if matches!(why.downcast_ref(), Some(OutputError::Closed)) {
+        return output::CLOSED.into();
+    }
+    if let Some(cluster::Unhealthy(code)) = why.downcast_ref() {
+        return (*code).into();
+    }
+    complain(&format!("{why:#}"), json);
+    if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
 }
 
 /// An empty variable counts as not set, as for the settings of a node.
@@ -114,13 +134,20 @@ fn usage(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let default = if matches!(cli.command, Command::Serve(_)) { SERVING } else { CLIENT };
-    log(filter(default, cli.log.as_deref())?, cli.json)?;
+fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
+    let serves = matches!(cli.command, Command::Serve(_));
+    let default = if serves { SERVING } else { CLIENT };
+    log(filter(default, cli.log.as_deref())?, cli.json, log_to)?;
+    if serves {
+        panics_are_logged();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     runtime.block_on(async {
         let shutdown = on_signal()?;
+        if serves {
+            survive_hangup()?;
+        }
         match cli.command {
             Command::Demo(args) => demo::run(args, shutdown).await,
             Command::Init(settings) => init::run(settings, json).await,
@@ -136,6 +163,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
+/// The exit status of a command that a second signal ends: 128 and the number of the signal.
+const INTERRUPTED: i32 = 130;
+const TERMINATED: i32 = 143;
+
 /// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
 fn on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -145,17 +176,39 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
     let cancelled = token.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            let code = tokio::select! {
+                _ = interrupt.recv() => INTERRUPTED,
+                _ = terminate.recv() => TERMINATED,
+            };
             if cancelled.is_cancelled() {
-                std::process::exit(130);
+                std::process::exit(code);
             }
             cancelled.cancel();
         }
     });
     Ok(token)
+}
+
+/// A node goes on when its terminal or its supervisor's session ends. Nothing is read again: settings
+/// are changed by a restart.
+fn survive_hangup() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("received SIGHUP, going on: restart the node to change its settings");
+        }
+    });
+    Ok(())
+}
+
+/// The usual hook writes to standard error directly, where a stuck pipe would hold the thread that
+/// panicked, and with it what others wait for.
+fn panics_are_logged() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!("a thread {panic}\n{backtrace}");
+    }));
 }
 
 /// The directives of `--log` over the default ones. A directive replaces the one for the same target, so
@@ -166,11 +219,13 @@ fn filter(default: &str, changes: Option<&str>) -> anyhow::Result<EnvFilter> {
         .map_err(|why| anyhow::anyhow!("--log {changes}: {why}"))
 }
 
-fn log(filter: EnvFilter, json: bool) -> anyhow::Result<()> {
+fn log(filter: EnvFilter, json: bool, to: LogWriter) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        // It would say so by `eprintln!`, which panics when standard error is gone.
+        .log_internal_errors(false)
+        .with_writer(to);
     if json {
         log.json().init()
     } else {
@@ -186,8 +241,7 @@ fn complain(why: &str, json: bool) {
     } else {
         format!("pushonce: {why}")
     };
-    // Nobody reads it when this fails.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    output::notice(line);
 }
 
 #[cfg(test)]

@@ -64,6 +64,12 @@ pub struct Config {
     /// Bytes of memory the process should stay below; 0 for no bound, none for the usual share of the
     /// machine's.
     pub memory_max: Option<u64>,
+    /// Topics that its replicas may hold before its owners take no further ones; 0 for no bound.
+    pub topics_max: u64,
+    /// How long the node goes on as before after it was told to stop, only that it is not ready.
+    pub shutdown_delay: Duration,
+    /// Over how long it then sends its clients away.
+    pub shutdown_grace: Duration,
     /// Whether messages are deflated for clients that offer it.
     pub compression: bool,
     /// Whether an address that others can reach may be served without authentication.
@@ -172,6 +178,9 @@ impl Config {
             lanes: said.lanes.unwrap_or_else(cores),
             pin_lanes: said.pin_lanes.unwrap_or(false),
             memory_max: said.memory_max.map(|size| size.0),
+            topics_max: said.topics_max.unwrap_or(TOPICS_MAX),
+            shutdown_delay: said.shutdown_delay.map_or(Duration::ZERO, |time| time.0),
+            shutdown_grace: said.shutdown_grace.map_or(SHUTDOWN_GRACE, |time| time.0),
             compression: said.compression.is_none_or(|Switch(on)| on),
             insecure: said.insecure.unwrap_or(false),
             session_heartbeat: said
@@ -208,6 +217,13 @@ impl Config {
         }
         if !(1..=256).contains(&self.lanes) {
             return value("--lanes", "must be 1 to 256");
+        }
+        for (flag, time) in
+            [("--shutdown-delay", self.shutdown_delay), ("--shutdown-grace", self.shutdown_grace)]
+        {
+            if time > SHUTDOWN_MAX {
+                return value(flag, "must be 10 minutes at most");
+            }
         }
         if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT).contains(&self.session_heartbeat) {
             return value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
@@ -280,6 +296,9 @@ impl Config {
             connect_timeout: Some(Time(times.connect_timeout)),
             proposal_deadline: Some(Time(times.proposal_deadline)),
             snapshot_timeout: Some(Time(times.snapshot_timeout)),
+            topics_max: Some(self.topics_max),
+            shutdown_delay: Some(Time(self.shutdown_delay)),
+            shutdown_grace: Some(Time(self.shutdown_grace)),
             disk_reserve: times.disk_reserve.map(Size),
             memory_max: self.memory_max.map(Size),
         }
@@ -290,6 +309,15 @@ impl Config {
         [("--http", self.http), ("--quic", self.quic), ("--grpc", self.grpc), ("--peer", self.peer)]
     }
 }
+
+/// Some hundred bytes each at least: about a GiB.
+const TOPICS_MAX: u64 = 2_000_000;
+
+/// Half of what a container runtime usually waits before it kills a process.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Longer than any load balancer needs.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(600);
 
 /// Nodes without a name are told apart by the address that others dial.
 fn default_name(advertise: &str, peer: SocketAddr) -> String {
@@ -418,6 +446,10 @@ mod tests {
             ("--weight", Partial { weight: Some(0), ..Partial::default() }),
             ("--join", Partial { join: Some(vec!["nowhere".to_owned()]), ..Partial::default() }),
             ("--name", named("a b")),
+            (
+                "--shutdown-grace",
+                Partial { shutdown_grace: "11m".parse().ok(), ..Partial::default() },
+            ),
         ];
         for (wanted, partial) in cases {
             let refused = resolve(partial, Partial::default(), Partial::default());

@@ -23,6 +23,7 @@ pub mod config;
 pub mod demo;
 pub mod instruments;
 mod node;
+pub mod output;
 
 pub use config::Config;
 pub use node::{InitError, Initialized, Node, init};

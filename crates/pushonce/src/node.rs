@@ -5,6 +5,7 @@ mod conflict;
 mod discovery;
 mod enter;
 mod founding;
+mod handover;
 mod health;
 mod host;
 mod identity;
@@ -24,6 +25,7 @@ mod stage;
 mod times;
 mod topics;
 mod verdict;
+mod waiting;
 mod watch;
 mod web;
 
@@ -41,9 +43,11 @@ use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_relay::Relay;
+use pushonce_shard::NodeTopics;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
+use tokio::time::{sleep, timeout};
 
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +57,7 @@ use conflict::ForeignCallers;
 use discovery::Discovery;
 use enter::Entry;
 use founding::Founding;
+use handover::HandOver;
 use host::{Host, Hosted};
 use identity::DataDir;
 pub use init::{InitError, Initialized, init};
@@ -62,6 +67,7 @@ use owned::Owned;
 use presence::Presence;
 use stage::Stage;
 use topics::Topics;
+use waiting::WaitingPages;
 use watch::{Health, Watch};
 
 /// A node with all its doors bound, not serving yet.
@@ -104,7 +110,9 @@ impl Node {
         tracing::info!(data = %config.data.display(), "data directory");
         let data = Arc::new(DataDir::open(&config.data)?);
         let peers = bind(config.peer, "--peer").await?;
+        let waiting = WaitingPages::open(config.http).await?;
         let entry = Entry::find(config.clone(), &data, shutdown).await?;
+        waiting.close().await;
         let (cluster, me) = (entry.identity.cluster, entry.identity.node);
         let book = AddressBook::default();
         let settings = config.consensus.clone().with_times(entry.times.target());
@@ -145,7 +153,8 @@ impl Node {
         );
         edge.open(hub.clone());
         let (health, thought) = channel(Health::unknown());
-        let (ready, is_ready) = channel(false);
+        let (ready, is_ready) = channel(pushonce_publish::Ready::default());
+        let stopping = CancellationToken::new();
         let overview = Overview {
             me,
             view: views.clone(),
@@ -156,6 +165,7 @@ impl Node {
             engine: engine.clone(),
             hosted: hosted.clone(),
             conflict: conflicts,
+            stopping: stopping.clone(),
         };
         let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let owned =
@@ -177,6 +187,7 @@ impl Node {
             lanes: config.lanes,
             pin_lanes: config.pin_lanes,
             compression: config.compression,
+            grace: config.shutdown_grace,
             heartbeat: config.session_heartbeat,
             ..Default::default()
         };
@@ -189,6 +200,7 @@ impl Node {
             topics: topics.clone(),
             operations: Arc::new(operations),
             ready: is_ready,
+            grace: config.shutdown_grace,
         })
         .await?;
         let publisher = Arc::new(ports::ClientPublisher(router));
@@ -198,8 +210,10 @@ impl Node {
             web::router(overview.clone(), metrics).merge(pages),
             certificate::load_or_make(data.path(), SystemTime::now())?,
         )?;
+        let node_topics = Arc::new(NodeTopics::new(config.topics_max));
         let watch = Watch {
             overview,
+            topics: node_topics.clone(),
             hosted: hosted.clone(),
             engine: engine.clone(),
             relay: handle.clone(),
@@ -209,6 +223,7 @@ impl Node {
             memory_max: config.memory_max.unwrap_or_else(memory::usual_max),
             health,
             ready,
+            stopping,
         };
         let (callers, called) = mpsc::channel(CALLERS_MAX);
         let door = Door {
@@ -239,6 +254,7 @@ impl Node {
             relay: handle.clone(),
             view: views,
             founding: Founding::new(entry.identity.clone(), data.clone()),
+            topics: node_topics,
         };
         Ok(Node {
             entry,
@@ -262,9 +278,11 @@ impl Node {
         })
     }
 
-    /// Serves until `shutdown`, then ends in stages: first nothing comes in any more, then links and
-    /// shards go, then the groups, and last the port they all speak through, whose streams end with
-    /// them.
+    /// Serves until `shutdown`, then ends in stages. At once it is not ready, and others begin to lead its
+    /// groups, while it goes on serving for `--shutdown-delay`; what is published here goes to the new
+    /// owners. Then its clients are sent away over `--shutdown-grace`. When nothing comes in any more,
+    /// links and shards go, then the groups, and last the port they all speak through, whose streams end
+    /// with them.
     ///
     /// # Errors
     /// When a part of it ends by itself.
@@ -287,6 +305,17 @@ impl Node {
         inside.spawn(followed);
         inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
         inside.spawn(self.relay.run(token.clone()).map(Ok));
+        let (done, mut handed_over) = channel(false);
+        let stopping = self.watch.stopping.clone();
+        let handover = HandOver {
+            me: self.entry.identity.node,
+            control: self.control.clone(),
+            hosted: self.host.hosted.clone(),
+            view: self.view.subscribe(),
+            reachable: self.handle.reachable(),
+            done,
+        };
+        inside.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
         inside.spawn(self.host.run(token.clone()));
         inside.spawn(self.watch.run(token.clone()).map(Ok));
         inside.spawn(self.discovery.run(token.clone()));
@@ -319,6 +348,7 @@ impl Node {
         doors.spawn(async move { Ok(gateway.run(token).await?) });
         let (publish, token) = (self.publish, doors.token());
         doors.spawn(async move { Ok(publish.run(token).await?) });
+        let (delay, grace) = (self.entry.config.shutdown_delay, self.entry.config.shutdown_grace);
         let (entry, token) = (self.entry, doors.token());
         let welcome = taken_in(self.view.subscribe(), entry, token.clone());
         doors.spawn(async move {
@@ -333,10 +363,19 @@ impl Node {
             why = inside.broken() => Err(why),
             why = doors.broken() => Err(why),
         };
-        doors.end().await;
-        inside.end().await;
+        stopping.cancel();
+        if ended.is_ok() {
+            let handed_over = async { handed_over.wait_for(|done| *done).await.is_ok() };
+            let handed_over = timeout(handover::LIMIT, handed_over);
+            let ((), handed_over) = tokio::join!(sleep(delay), handed_over);
+            if handed_over.is_err() {
+                tracing::warn!(limit = ?handover::LIMIT, "groups were left without a successor");
+            }
+        }
+        doors.end(grace + stage::GRACE).await;
+        inside.end(stage::GRACE).await;
         self.engine.stop().await;
-        port.end().await;
+        port.end(stage::GRACE).await;
         ended
     }
 }

@@ -25,7 +25,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const RESERVED: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
-    ("hashring", &["core"]),
     ("quinn", &["gateway", "client"]),
     ("clap", &["benches", "pushonce"]),
 ];

@@ -55,6 +55,9 @@ pub struct Config {
     pub retry_after: Duration,
     /// After this a publish without answer is unknown.
     pub publish_deadline: Duration,
+    /// How long an owner that handed a shard over may take to answer the publishes it has: a commit that
+    /// was under way takes some milliseconds more. Then they are unknown.
+    pub answer_after_move: Duration,
     /// After this a fetch without answer is unavailable.
     pub fetch_deadline: Duration,
     /// How long a connection and its greeting may take.
@@ -90,6 +93,7 @@ impl Config {
             count_settle: Duration::from_secs(3),
             retry_after: Duration::from_millis(200),
             publish_deadline: Duration::from_secs(3),
+            answer_after_move: Duration::from_millis(300),
             fetch_deadline: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(2),
         }

@@ -15,7 +15,7 @@ use crate::claim::{self, Lead};
 use crate::commit::{Commit, Intake};
 use crate::machine::{Replica, Shared, Way};
 use crate::upkeep::Upkeep;
-use crate::{Clock, Committed, Info};
+use crate::{Clock, Committed, Info, NodeTopics};
 
 /// What a replica of a shard is made of.
 pub struct Shard {
@@ -31,6 +31,8 @@ pub struct Shard {
     pub committed: Arc<dyn Committed>,
     /// The clocks of the nodes, of which a majority makes the log's time.
     pub clock: Arc<dyn Clock>,
+    /// The topics of this node, of all its shards.
+    pub topics: Arc<NodeTopics>,
 }
 
 /// A replica of a shard on this node. Clones share it.
@@ -71,8 +73,9 @@ impl Shard {
     /// # Errors
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
-        let Shard { id, me, permits, namespaces, committed, clock } = self;
-        let shared = Arc::new(Shared::new(id, me, engine.agreed_version(), committed, clock));
+        let Shard { id, me, permits, namespaces, committed, clock, topics } = self;
+        let agreed = engine.agreed_version();
+        let shared = Arc::new(Shared::new(id, me, agreed, committed, clock, topics));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
         shared.attach(group.clone());
@@ -107,14 +110,15 @@ impl Handle {
     /// Dropping the future does not take the message back.
     ///
     /// # Errors
-    /// Refused when this node does not own the shard, its disk has no room, the queue is full or the
-    /// node is stopping; unknown when the message was proposed, or handed on, and nobody can say how
+    /// Refused when this node does not own the shard, its disk has no room, the topic would be one too many,
+    /// the queue is full or the node is stopping; unknown when the message was proposed, or handed on, and nobody can say how
     /// that ended.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
         self.shared.owns()?;
         let (history, durability) = {
             let namespaces = self.namespaces.borrow();
             let settings = namespaces.of(&publish.topic);
+            self.shared.has_room(&publish.topic, settings)?;
             (settings.history, settings.durability)
         };
         if durability == Durability::Memory {

@@ -20,7 +20,7 @@
 //!
 //! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
 //! lead with an unexpired lease or has not applied what its predecessors committed. More publishes
-//! than the queue holds. Sockets, links, subscribers, and any clock but [`Clock`].
+//! than the queue holds, and, at the owner, more topics than its namespace or its node may have. Sockets, links, subscribers, and any clock but [`Clock`].
 //!
 //! *How does data move?* [`Handle::publish`] queues; the [`Runner`] takes a permit of the node,
 //! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
@@ -54,6 +54,7 @@ mod ended;
 mod entry;
 mod handle;
 mod keys;
+mod limits;
 mod machine;
 mod majority_clock;
 mod memory;
@@ -70,6 +71,7 @@ mod upkeep;
 pub use dedupe::Rejected;
 pub use entry::{Batch, Item};
 pub use handle::{Handle, OpenError, Runner, Shard};
+pub use limits::NodeTopics;
 pub use port::{Clock, Committed};
 pub use recover::{capture, replay};
 pub use state::{Applied, State};

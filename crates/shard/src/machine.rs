@@ -9,13 +9,14 @@ use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Group, Machine, Status};
 use pushonce_core::versioned::Unreadable;
 use pushonce_core::{
-    AgreedVersion, ClusterVersion, FetchError, History, NodeId, Page, Placed, Publish,
+    AgreedVersion, ClusterVersion, FetchError, History, Namespace, NodeId, Page, Placed, Publish,
     PublishError, Refusal, ShardId, Term, Timestamp, Topic, Want,
 };
 use tokio::sync::watch;
 
 use crate::dedupe::InMemory;
 use crate::entry::encode_answer;
+use crate::limits::{Held, NodeTopics};
 use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
 use crate::{Applied, Batch, Clock, Committed, Item, State};
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     /// Locked after the state, by who locks both.
     memory: Mutex<Memory>,
     committed: Arc<dyn Committed>,
+    /// How many topics are here, of those that the node may have.
+    held: Held,
     /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
     /// of a group that elected somebody are never 0.
     ready: AtomicU64,
@@ -60,6 +63,7 @@ impl Shared {
         agreed: AgreedVersion,
         committed: Arc<dyn Committed>,
         clock: Arc<dyn Clock>,
+        topics: Arc<NodeTopics>,
     ) -> Shared {
         Shared {
             id,
@@ -68,6 +72,7 @@ impl Shared {
             state: RwLock::default(),
             memory: Mutex::default(),
             committed,
+            held: Held::new(topics),
             ready: AtomicU64::new(0),
             group: OnceLock::new(),
             clock,
@@ -131,6 +136,21 @@ impl Shared {
         }
     }
 
+    /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
+    /// that is here always does.
+    pub(crate) fn has_room(&self, topic: &Topic, settings: &Namespace) -> Result<(), Refusal> {
+        if self.held.has_room(settings) {
+            return Ok(());
+        }
+        let state = self.read();
+        let memory = self.memory();
+        if state.has(topic) || memory.has(topic) {
+            return Ok(());
+        }
+        let name = topic.namespace();
+        self.held.check(topic, settings, state.count_of(name) + memory.count_of(name))
+    }
+
     /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
     /// so an entry that this page does not have yet finds this node leading too, and is handed on.
     pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
@@ -188,6 +208,7 @@ impl Shared {
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
+            self.held.set(state.len() + memory.len());
         }
         drop((memory, state));
         if is_new {
@@ -269,6 +290,7 @@ impl Machine for Replica {
                 Some(names) => memory.open(at, time, names),
                 None => applied.messages.iter().for_each(|(topic, _)| memory.stray(topic)),
             }
+            shared.held.set(state.len() + memory.len());
             #[cfg(feature = "planted-bugs")]
             state.forget_repeats(shared.tells());
             (applied, shared.tells())
@@ -291,7 +313,9 @@ impl Machine for Replica {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
         let state = State::restore(snapshot)?;
-        *self.shared.write() = state;
+        let mut here = self.shared.write();
+        *here = state;
+        self.shared.held.set(here.len() + self.shared.memory().len());
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use pushonce_consensus::At;
 use pushonce_core::{Durability, FetchError, Message, Page, Placed, Term, Timestamp, Topic, Want};
 
 use crate::dedupe::{Dedupe, Look};
+use crate::limits::Counts;
 use crate::state::named;
 use crate::topic::{Info, Log};
 use crate::{Item, Rejected};
@@ -36,6 +37,8 @@ pub(crate) struct Memory {
     /// The epoch since which nothing stands in the queue that may be overtaken.
     passable: u64,
     topics: BTreeMap<Topic, Log>,
+    /// Of `topics`.
+    counts: Counts,
     /// The epochs of topics that were dropped since it was opened.
     renewed: BTreeMap<Topic, u64>,
     /// Topics that had a publish by way of the log meanwhile: that of somebody who did not know yet.
@@ -92,6 +95,7 @@ impl Memory {
         let now = self.advance(now);
         if names != self.names {
             self.topics.retain(|topic, _| names.contains(topic.namespace()));
+            self.counts = Counts::of(self.topics.keys());
             self.names = names;
             self.renew(at.index);
             return;
@@ -129,6 +133,7 @@ impl Memory {
         }
         for topic in unused {
             self.topics.remove(&topic);
+            self.counts.remove(&topic);
             self.renewed.insert(topic, index);
         }
     }
@@ -136,7 +141,9 @@ impl Memory {
     /// A message of `topic` came by way of the log: whatever is here of the topic is of the past.
     pub(crate) fn stray(&mut self, topic: &Topic) {
         if self.is_named(topic) {
-            self.topics.remove(topic);
+            if self.topics.remove(topic).is_some() {
+                self.counts.remove(topic);
+            }
             self.strayed.insert(topic.clone());
         }
     }
@@ -174,7 +181,10 @@ impl Memory {
     }
 
     fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
-        let begin = || Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true);
+        let begin = || {
+            self.counts.add(&item.topic);
+            Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true)
+        };
         self.topics.entry(item.topic.clone()).or_insert_with(begin).append(time, item)
     }
 
@@ -189,6 +199,21 @@ impl Memory {
                 Log::begin(epoch, true).page(want)
             }
         }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many of a namespace there are.
+    pub(crate) fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace)
+    }
+
+    /// Whether a topic is here.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// What is held of a topic.

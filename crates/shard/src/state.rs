@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::dedupe::{Dedupe, Look};
 use crate::ended::Ended;
+use crate::limits::Counts;
 use crate::rules::Rules;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected};
@@ -45,6 +46,9 @@ pub struct State {
     /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
     time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
+    /// Of `topics`, counted again when a snapshot is restored.
+    #[serde(skip)]
+    counts: Counts,
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
     dedupe: Dedupe,
@@ -142,7 +146,9 @@ impl State {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
         let lent = self.lent.get(topic.namespace()).copied();
+        let counts = &mut self.counts;
         let log = entry.or_insert_with(|| {
+            counts.add(&topic);
             let reborn = lent.is_some() || self.ended.last(&topic).is_some();
             Arc::new(Log::begin(index, reborn))
         });
@@ -195,8 +201,24 @@ impl State {
         }
         for topic in unused {
             self.topics.remove(&topic);
+            self.counts.remove(&topic);
             self.ended.insert(&topic, index);
         }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many of a namespace there are.
+    pub(crate) fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace)
+    }
+
+    /// Whether a topic is here, of whichever life.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// Whether an entry of the time `now` would find something to drop, if it looked at every topic.
@@ -299,7 +321,8 @@ impl State {
         }
         let torn = || Unreadable::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
-        Ok(State { dedupe, ..state })
+        let counts = Counts::of(state.topics.keys());
+        Ok(State { dedupe, counts, ..state })
     }
 }
 

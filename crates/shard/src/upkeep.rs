@@ -76,7 +76,9 @@ impl Upkeep {
         let Some(now) = self.shared.stamp() else { return };
         let entry =
             if said { Batch::naming(now, names.clone()) } else { Batch::new(now, Vec::new()) };
-        if let Err(why) = self.group.propose(entry.encode(self.shared.version())).await {
+        let entry = entry.encode(self.shared.version());
+        // Nothing is published with it, and a new owner is not ready before its memory is open.
+        if let Err(why) = self.group.propose_essential(entry).await {
             tracing::debug!(shard = %self.shared.id(), %why, "no upkeep, looking again");
             sleep(RETRY).await;
         }

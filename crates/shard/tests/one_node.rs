@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::future::join_all;
 use pushonce_consensus::{AddressBook, Room, Settings};
 use pushonce_core::{
-    FetchError, Message, Page, Placed, Position, Publish, PublishError, Refusal, Term, Topic, Want,
+    FetchError, Message, Namespace, Namespaces, Page, Placed, Position, Publish, PublishError,
+    Refusal, Term, Timestamp, Topic, Want,
 };
 use support::{Node, keyed, publish};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 mod support;
 
@@ -181,4 +183,41 @@ async fn a_node_without_room_refuses_publishes_answers_for_the_past_and_resumes_
     free.store(u64::MAX, Ordering::SeqCst);
     while node.shard.publish(message(more)).await.is_err() {}
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_takes_no_more_topics_than_it_may_also_after_a_restart() {
+    let (dir, book) = (support::dir(), AddressBook::default());
+    let two = Namespace { topics_max: 2, ..Namespace::default() };
+    let settings =
+        Namespaces { named: [("match".to_owned(), two)].into(), ..Namespaces::default() };
+    let (change, namespaces) = watch::channel(settings);
+    let clock = Arc::new(|| Timestamp(1_790_000_000_000));
+    let node =
+        Node::start_with(1, &dir, &book, Settings::lan(), namespaces.clone(), clock.clone()).await;
+    node.shard.group().initialize().await.unwrap();
+    let term = node.claim_after(Term(0)).await;
+    publish_all(&node, 0..2).await;
+    refused_for_topics(&node).await;
+    // Those that are there go on, and so do other namespaces.
+    publish_all(&node, 0..2).await;
+    node.shard.publish(publish(Topic::new("chat/7").unwrap(), "hello".to_owned())).await.unwrap();
+    node.stop().await;
+
+    let node = Node::start_with(1, &dir, &book, Settings::lan(), namespaces, clock).await;
+    node.claim_after(term).await;
+    refused_for_topics(&node).await;
+    change.send_modify(|settings| settings.named.clear());
+    node.shard.publish(message(2)).await.unwrap();
+    node.stop().await;
+}
+
+async fn refused_for_topics(node: &Node) {
+    let refused = node.shard.publish(message(2)).await.unwrap_err();
+    assert!(!refused.retryable(), "{refused}");
+    assert!(
+        matches!(&refused, PublishError::Refused(Refusal::TooManyTopics(why))
+            if why.contains("may have 2") && why.contains("namespace set match --topics-max")),
+        "{refused}"
+    );
 }

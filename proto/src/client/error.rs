@@ -31,6 +31,8 @@ pub enum ErrorCode {
     TooManySubscriptions,
     /// A bound was met; nothing happened.
     Overloaded,
+    /// The namespace, or the topic's owner, has as many topics as it may; nothing happened.
+    TooManyTopics,
     /// The topic's owner cannot be asked now; nothing happened.
     Unavailable,
     /// The outcome of a publish is unknown; with a key, a retry is safe.
@@ -58,7 +60,7 @@ pub struct InvalidFrame {
 
 impl ErrorCode {
     /// Every word.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::BadFrame,
         ErrorCode::UnknownField,
         ErrorCode::BadTopic,
@@ -71,6 +73,7 @@ impl ErrorCode {
         ErrorCode::NotSubscribed,
         ErrorCode::TooManySubscriptions,
         ErrorCode::Overloaded,
+        ErrorCode::TooManyTopics,
         ErrorCode::Unavailable,
         ErrorCode::Unknown,
         ErrorCode::KeyReused,
@@ -92,6 +95,7 @@ impl ErrorCode {
             ErrorCode::NotSubscribed => "not_subscribed",
             ErrorCode::TooManySubscriptions => "too_many_subscriptions",
             ErrorCode::Overloaded => "overloaded",
+            ErrorCode::TooManyTopics => "too_many_topics",
             ErrorCode::Unavailable => "unavailable",
             ErrorCode::Unknown => "unknown",
             ErrorCode::KeyReused => "key_reused",
@@ -141,6 +145,7 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Refused(Refusal::Invalid(invalid)) => ErrorCode::from(invalid),
             PublishError::Refused(Refusal::OutOfSequence { .. }) => ErrorCode::BadRequest,
             PublishError::Refused(Refusal::Overloaded(_)) => ErrorCode::Overloaded,
+            PublishError::Refused(Refusal::TooManyTopics(_)) => ErrorCode::TooManyTopics,
             PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
                 ErrorCode::Unavailable
             }

@@ -16,7 +16,8 @@ impl From<&Namespaces> for pb::NamespacesResponse {
 
 impl From<&Namespace> for pb::NamespaceSettings {
     fn from(settings: &Namespace) -> Self {
-        let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
+        let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
+            settings;
         let History { count_max, bytes_max, age_max_ms, expire_after_ms } = *history;
         pb::NamespaceSettings {
             durability: durability.as_str().to_owned(),
@@ -27,6 +28,7 @@ impl From<&Namespace> for pb::NamespaceSettings {
             payload_bytes_max: *payload_bytes_max,
             delivery: delivery.to_string(),
             rate_max: rate_max.map_or(0, |max| max.get().into()),
+            topics_max: *topics_max,
         }
     }
 }
@@ -42,6 +44,7 @@ impl From<NamespaceChange> for pb::NamespaceChange {
             payload_bytes_max: change.payload_bytes_max,
             delivery: change.delivery.map(|delivery| delivery.to_string()),
             rate_max: change.rate_max.map(u32::from),
+            topics_max: change.topics_max,
         }
     }
 }
@@ -74,6 +77,7 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
             payload_bytes_max: settings.payload_bytes_max,
             delivery: delivery(&settings.delivery)?,
             rate_max: NonZeroU16::new(rate(settings.rate_max)?),
+            topics_max: settings.topics_max,
         })
     }
 }
@@ -91,6 +95,7 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
             payload_bytes_max: change.payload_bytes_max,
             delivery: change.delivery.as_deref().map(delivery).transpose()?,
             rate_max: change.rate_max.map(rate).transpose()?,
+            topics_max: change.topics_max,
         })
     }
 }
@@ -124,6 +129,7 @@ mod tests {
             history_count_max: Some(3),
             delivery: Some(Delivery::Latest),
             rate_max: Some(10),
+            topics_max: Some(7),
             ..NamespaceChange::default()
         };
         let own = namespaces.default.with(change);

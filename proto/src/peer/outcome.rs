@@ -92,7 +92,9 @@ pub(super) fn outcome(
 
 fn refused(refusal: &Refusal) -> pb::Refused {
     let message = match refusal {
-        Refusal::Overloaded(why) | Refusal::Unavailable(why) => why.clone(),
+        Refusal::Overloaded(why) | Refusal::Unavailable(why) | Refusal::TooManyTopics(why) => {
+            why.clone()
+        }
         Refusal::Invalid(InvalidPublish::NotJson(why)) => why.clone(),
         other => other.to_string(),
     };
@@ -120,6 +122,7 @@ fn reason(refusal: &Refusal) -> Reason {
         Refusal::NotOwner { .. } => Reason::NotOwner,
         Refusal::OutOfSequence { .. } => Reason::OutOfSequence,
         Refusal::Overloaded(_) => Reason::Overloaded,
+        Refusal::TooManyTopics(_) => Reason::TooManyTopics,
         Refusal::Unavailable(_) => Reason::Unavailable,
         Refusal::Invalid(invalid) => match invalid {
             // The topic was read off this very link, so it is a valid one.
@@ -142,6 +145,7 @@ fn refusal(refused: pb::Refused) -> Result<Refusal, InvalidField> {
     Ok(match refused.reason() {
         Reason::NotOwner => Refusal::NotOwner { owner: node(refused.owner) },
         Reason::Overloaded => Refusal::Overloaded(refused.message),
+        Reason::TooManyTopics => Refusal::TooManyTopics(refused.message),
         // A reason of a newer node's: that nothing happened is what counts, and its text says why.
         // A stamp was read off this very link, so it is a valid one.
         Reason::Unavailable | Reason::Invalid | Reason::Stamp | Reason::Unspecified => {

@@ -40,6 +40,7 @@ fn outcome() -> impl Strategy<Value = Result<Placed, PublishError>> {
         option::of(node()).prop_map(move |owner| refused(Refusal::NotOwner { owner })),
         any::<String>().prop_map(move |why| refused(Refusal::Overloaded(why))),
         any::<String>().prop_map(move |why| refused(Refusal::Unavailable(why))),
+        any::<String>().prop_map(move |why| refused(Refusal::TooManyTopics(why))),
         any::<String>().prop_map(|why| Err(InvalidPublish::NotJson(why).into())),
         (any::<u32>(), any::<u32>()).prop_map(|(len, max)| {
             let (len, max) = (len as usize, max as usize);

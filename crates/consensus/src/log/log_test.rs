@@ -14,7 +14,7 @@ use crate::adapter::Adapter;
 use crate::snapshot::Shelf;
 use crate::space::Space;
 use crate::store::{Disk, Writer};
-use crate::types::Data;
+use crate::types::{Data, SnapshotMeta};
 use crate::{At, Capture, Machine};
 
 struct Deaf;
@@ -68,9 +68,18 @@ fn writer_in(dir: &TempDir) -> Writer {
     .unwrap()
 }
 
+/// Puts an empty snapshot on disk.
+async fn snapshot_at(writer: &Writer, index: u64) {
+    let (writer, stored) = writer.open(GroupId(1)).await.unwrap();
+    let shelf = Shelf::restore(writer, &stored, Arc::default()).unwrap();
+    let meta = SnapshotMeta { last_log_id: Some(entry(index, 0).log_id), ..Default::default() };
+    shelf.save(meta, Bytes::new().into()).await.unwrap();
+}
+
 fn entry(index: u64, bytes: usize) -> Entry {
     let log_id = LogId::new(CommittedLeaderId::new(1), index);
-    Entry::new(log_id, openraft::EntryPayload::Normal(Data(vec![7; bytes].into())))
+    let data = Data { bytes: vec![7; bytes].into(), essential: false };
+    Entry::new(log_id, openraft::EntryPayload::Normal(data))
 }
 
 async fn append(log: &mut Log, entries: impl IntoIterator<Item = Entry>) {
@@ -99,6 +108,7 @@ async fn what_was_flushed_is_there_after_a_restart() {
     append(&mut log, [entry(10, 5)]).await;
     log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
     log.truncate_after(Some(entry(8, 0).log_id)).await.unwrap();
+    snapshot_at(&writer, 2).await;
     log.purge(entry(2, 0).log_id).await.unwrap();
     writer.close().await;
 
@@ -140,6 +150,20 @@ async fn a_damaged_entry_is_refused_at_the_start() {
     let stored =
         Stored { entries: vec![Bytes::from_static(b"no such record")], ..Stored::default() };
     assert!(Log::restore(writer, &stored, &Settings::lan()).is_err());
+}
+
+#[tokio::test]
+async fn parts_that_do_not_fit_together_are_refused_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    let writer = writer_in(&dir);
+    let (group, stored) = writer.open(GroupId(1)).await.unwrap();
+    let mut log = Log::restore(group.clone(), &stored, &Settings::lan()).unwrap();
+    append(&mut log, (0..10).map(|index| entry(index, 100))).await;
+    log.purge(entry(2, 0).log_id).await.unwrap();
+    let (_, stored) = writer.open(GroupId(1)).await.unwrap();
+    let why = Log::restore(group, &stored, &Settings::lan()).map(|_| ()).unwrap_err();
+    assert_eq!(why.kind(), io::ErrorKind::InvalidData);
+    assert!(why.to_string().starts_with("entries were dropped that no snapshot holds"), "{why}");
 }
 
 #[tokio::test]

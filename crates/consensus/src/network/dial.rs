@@ -73,8 +73,9 @@ impl Links {
     pub(crate) fn to(&self, peer: NodeId) -> Arc<Link> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
-            let link =
-                Arc::new(Link::new(peer, self.0.agreed.clone(), self.0.settings.link_bytes_max));
+            let Settings { link_bytes_max, entries_in_flight, .. } = *self.0.settings;
+            let agreed = self.0.agreed.clone();
+            let link = Arc::new(Link::new(peer, agreed, link_bytes_max, entries_in_flight));
             let shared = Arc::clone(&self.0);
             let kept = Arc::clone(&link);
             self.0.tasks.spawn(async move {

@@ -10,10 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_core::{AgreedVersion, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
+use tokio::time::Instant;
 
 use super::wire::{FRAME_BYTES, Kind};
 use crate::GroupId;
+
+/// Pieces of snapshots, of all groups together, that are on their way to one peer: one on the wire
+/// while the other is written to the peer's disk. Heartbeats and appends wait behind these at most, and
+/// the groups that send take turns.
+const PIECES_MAX: usize = 2;
 
 /// A link to a peer, up or down.
 pub(crate) struct Link {
@@ -23,6 +29,11 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Something waits to be sent, or the stream has ended.
     ready: Notify,
+    /// Bytes of entries that may be on their way, in KiB.
+    entries: Arc<Semaphore>,
+    entries_kib_max: u32,
+    /// Turns of the groups that send snapshots over this link, in the order of asking.
+    piece_turns: Semaphore,
     /// For those who wait until the link is up; `state` decides.
     risen: watch::Sender<bool>,
 }
@@ -52,6 +63,8 @@ pub(crate) struct Pending {
     link: Arc<Link>,
     id: u64,
     answer: oneshot::Receiver<Result<Bytes, LinkError>>,
+    /// Given back with the answer.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
@@ -64,13 +77,46 @@ struct State {
     last_id: u64,
     queue: VecDeque<pb::RaftRequest>,
     queued_bytes: usize,
-    pending: HashMap<u64, oneshot::Sender<Result<Bytes, LinkError>>>,
+    /// Pieces of snapshots: they go out behind everything in `queue`. Bounded by [`PIECES_MAX`].
+    pieces: VecDeque<pb::RaftRequest>,
+    pending: HashMap<u64, Waiting>,
+    /// Answers to appends with entries so far.
+    entries_answered: u64,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<Result<Bytes, LinkError>>,
+    /// It was asked with entries.
+    carries: bool,
 }
 
 impl Link {
-    pub(super) fn new(to: NodeId, agreed: AgreedVersion, bytes_max: usize) -> Link {
+    pub(super) fn new(
+        to: NodeId,
+        agreed: AgreedVersion,
+        bytes_max: usize,
+        entries_max: usize,
+    ) -> Link {
         let risen = watch::Sender::new(false);
-        Link { to, agreed, bytes_max, state: Mutex::default(), ready: Notify::new(), risen }
+        let entries_kib_max = kib(entries_max);
+        Link {
+            to,
+            agreed,
+            bytes_max,
+            state: Mutex::default(),
+            ready: Notify::new(),
+            entries: Arc::new(Semaphore::new(entries_kib_max as usize)),
+            entries_kib_max,
+            piece_turns: Semaphore::new(PIECES_MAX),
+            risen,
+        }
+    }
+
+    /// Waits until so many bytes of entries may be sent: those of all groups, in the order of asking.
+    /// What is on its way is bounded, so that heartbeats are never far behind it.
+    pub(crate) async fn room_for_entries(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = kib(bytes).min(self.entries_kib_max);
+        Arc::clone(&self.entries).acquire_many_owned(kib).await.ok()
     }
 
     /// Queues a request, in the order of the calls.
@@ -81,29 +127,48 @@ impl Link {
         body: Bytes,
         data: Bytes,
     ) -> Result<Pending, LinkError> {
+        self.request_in(None, group, kind, body, data)
+    }
+
+    /// As [`Link::request`], with the room that its entries take.
+    pub(crate) fn request_in(
+        self: &Arc<Link>,
+        room: Option<OwnedSemaphorePermit>,
+        group: GroupId,
+        kind: Kind,
+        body: Bytes,
+        data: Bytes,
+    ) -> Result<Pending, LinkError> {
         let size = body.len() + data.len() + 32;
         let mut state = self.state();
         if !state.up {
             return Err(LinkError::Down(self.to));
         }
-        if !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
+        // Pieces have a bound of their own, and must not crowd out heartbeats.
+        let is_piece = !data.is_empty();
+        if !is_piece && !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
             return Err(LinkError::Full(self.to));
         }
         state.last_id += 1;
         let id = state.last_id;
         let (sender, answer) = oneshot::channel();
-        state.pending.insert(id, sender);
-        state.queued_bytes += size;
-        state.queue.push_back(pb::RaftRequest {
-            id,
-            group: group.0,
-            kind: kind.into(),
-            body,
-            data,
-        });
+        state.pending.insert(id, Waiting { answer: sender, carries: room.is_some() });
+        let request = pb::RaftRequest { id, group: group.0, kind: kind.into(), body, data };
+        if is_piece {
+            state.pieces.push_back(request);
+        } else {
+            state.queued_bytes += size;
+            state.queue.push_back(request);
+        }
         drop(state);
         self.ready.notify_one();
-        Ok(Pending { link: Arc::clone(self), id, answer })
+        Ok(Pending { link: Arc::clone(self), id, answer, _room: room })
+    }
+
+    /// Waits for the turn of a group to send a piece of a snapshot; to be held until the answer.
+    /// `None` never happens while the link exists.
+    pub(crate) async fn piece_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.piece_turns.acquire().await.ok()
     }
 
     /// The version to write requests in: the one that nodes agreed on, as the better informed of both
@@ -151,6 +216,7 @@ impl Link {
         state.up = false;
         state.stream += 1;
         state.queue.clear();
+        state.pieces.clear();
         state.queued_bytes = 0;
         let pending = std::mem::take(&mut state.pending);
         drop(state);
@@ -158,7 +224,7 @@ impl Link {
         self.ready.notify_one();
         for (_, waiting) in pending {
             // Whoever does not wait any more does not mind.
-            let _ = waiting.send(Err(LinkError::Broken(self.to)));
+            let _ = waiting.answer.send(Err(LinkError::Broken(self.to)));
         }
     }
 
@@ -172,7 +238,7 @@ impl Link {
                 }
                 let requests = state.take();
                 if !requests.is_empty() {
-                    if !state.queue.is_empty() {
+                    if !state.queue.is_empty() || !state.pieces.is_empty() {
                         self.ready.notify_one();
                     }
                     return Some(pb::RaftRequests { requests, ..pb::RaftRequests::default() });
@@ -187,7 +253,8 @@ impl Link {
         let mut state = self.state();
         for response in responses {
             let Some(waiting) = state.pending.remove(&response.id) else { continue };
-            let _ = waiting.send(self.read(response.result));
+            state.entries_answered += u64::from(waiting.carries);
+            let _ = waiting.answer.send(self.read(response.result));
         }
     }
 
@@ -218,6 +285,10 @@ impl State {
             self.queued_bytes = self.queued_bytes.saturating_sub(size);
             requests.extend(self.queue.pop_front());
         }
+        // One at a time, and only when nothing urgent is left behind.
+        if self.queue.is_empty() {
+            requests.extend(self.pieces.pop_front());
+        }
         requests
     }
 }
@@ -232,6 +303,35 @@ impl Pending {
             Err(_) => Err(LinkError::Late { to, ttl }),
         }
     }
+
+    /// Waits for the answer to an append with entries as long as the peer answers others of that kind:
+    /// on a slow link it stands behind them. Without any answer for `idle`, or after `most`, it is late.
+    pub(crate) async fn while_answering(
+        mut self,
+        idle: Duration,
+        most: Duration,
+    ) -> Result<Bytes, LinkError> {
+        let to = self.link.to;
+        let begun = Instant::now();
+        loop {
+            let answered = self.link.state().entries_answered;
+            match tokio::time::timeout(idle, &mut self.answer).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_)) => return Err(LinkError::Broken(to)),
+                Err(_) if begun.elapsed() >= most => {
+                    return Err(LinkError::Late { to, ttl: most });
+                }
+                Err(_) if self.link.state().entries_answered == answered => {
+                    return Err(LinkError::Late { to, ttl: idle });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 3).saturating_add(1)
 }
 
 impl Drop for Pending {

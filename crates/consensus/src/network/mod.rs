@@ -6,6 +6,7 @@ mod greeting;
 mod link;
 mod marks;
 mod peer;
+mod receive;
 mod service;
 pub(crate) mod wire;
 
@@ -16,5 +17,6 @@ pub(crate) use dial::Links;
 pub(crate) use link::LinkError;
 pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
+pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;
 pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed};

@@ -25,23 +25,28 @@ use pushonce_core::{NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use tokio::time::Instant;
+
 use super::dial::Links;
 use super::link::{Link, LinkError, Pending};
-use super::wire::{self, Chunk, Kind};
+use super::wire::{self, Kind, SnapshotAnswer, SnapshotRequest, SnapshotStep};
 use crate::clock::BootTime;
 use crate::hold::Hold;
 use crate::lease::Followers;
 use crate::log::Log;
-use crate::snapshot::Image;
+use crate::snapshot::{Image, Transfers};
 use crate::types::{LogId, Snapshot, Types, Vote};
 use crate::{GroupId, Settings};
 
 /// How many appends of a group may be on their way to one peer.
 const PIPELINE: usize = 64;
 
-/// Appends with entries wait for the peer's disk behind those of all other groups: they may take
-/// this many times as long as a request that only asks.
-const APPEND_PATIENCE: u32 = 4;
+/// Appends with entries wait for the peer's disk behind those of all other groups: the peer may answer
+/// none of them for this many times as long as a request that only asks may take.
+const APPEND_IDLE: u32 = 4;
+
+/// One of them may take this many times as long: 16 s on a local network.
+const APPEND_MOST: u32 = 64;
 
 /// Makes the peers of one group.
 pub(crate) struct Dialer {
@@ -49,6 +54,7 @@ pub(crate) struct Dialer {
     pub(crate) group: GroupId,
     pub(crate) log: Log,
     pub(crate) followers: Followers,
+    pub(crate) transfers: Transfers,
     pub(crate) hold: Hold,
     pub(crate) links: Links,
     pub(crate) settings: Arc<Settings>,
@@ -61,6 +67,7 @@ pub(crate) struct Peer {
     to: NodeId,
     log: Log,
     followers: Followers,
+    transfers: Transfers,
     hold: Hold,
     link: Arc<Link>,
     rpc_timeout: Duration,
@@ -80,6 +87,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             to,
             log: self.log.clone(),
             followers: self.followers.clone(),
+            transfers: self.transfers.clone(),
             hold: self.hold.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
@@ -128,20 +136,33 @@ impl Peer {
         Ok(())
     }
 
-    /// Queues an append now, and gives the future of its answer.
-    fn append(
+    /// Queues an append as soon as there is room for its entries, and gives the future of its answer.
+    async fn append(
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> impl Future<Output = Result<StreamAppendResult<Types>, Failed>> + Send + use<'_> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-        let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
+        let carries = !request.entries.is_empty();
         let term = Term(request.vote.leader_id.term);
         let message: wire::Append = (request, self.log.last());
+        let body = wire::encode(self.link.version(), &message);
+        let room = match carries {
+            true => self.link.room_for_entries(body.len()).await,
+            false => None,
+        };
+        // After the wait: the lease counts from here.
         let asked = BootTime::now();
-        let pending = self.send(Kind::Append, &message, Bytes::new());
+        let asking = self.link.request_in(room, self.group, Kind::Append, body, Bytes::new());
+        let pending = asking.map_err(|error| self.failed(Kind::Append, error));
         async move {
-            let answer = pending?.within(self.rpc_timeout * patience).await;
+            let answer = match carries {
+                true => {
+                    let timeout = self.rpc_timeout;
+                    pending?.while_answering(timeout * APPEND_IDLE, timeout * APPEND_MOST).await
+                }
+                false => pending?.within(self.rpc_timeout).await,
+            };
             let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
             let answer: AppendEntriesResponse<Types> = read(&answer)?;
             // Whatever it says of the entries: who knows of no higher vote follows.
@@ -152,29 +173,64 @@ impl Peer {
         }
     }
 
+    /// Sends the pieces that the follower lacks, however long that takes: each single step has a
+    /// deadline, the transfer has none.
     async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: &Snapshot,
     ) -> Result<SnapshotResponse<Types>, Failed> {
-        let pieces = snapshot.snapshot.pieces();
-        let mut number = 0;
+        let image = &snapshot.snapshot;
+        let progress = self.transfers.begin(self.to, image.generation(), image.pieces());
+        let mut sent = None;
+        let mut step = SnapshotStep::Offer;
         loop {
-            let piece = match pieces {
-                0 => Bytes::new(),
-                _ => snapshot.snapshot.piece(number).await.map_err(|e| unreadable(&e))?,
+            let held = match self.snapshot_step(vote, snapshot, step).await? {
+                SnapshotAnswer::Ended(response) => {
+                    progress.complete();
+                    return Ok(response);
+                }
+                SnapshotAnswer::Holds(held) => held,
             };
-            let (meta, last) = (snapshot.meta.clone(), self.log.last());
-            let chunk = Chunk { vote, meta, number, pieces, last };
-            // One at a time, so that heartbeats never wait behind more than one.
-            let pending = self.send(Kind::Snapshot, &chunk, piece)?;
-            let answer = pending.within(self.snapshot_timeout).await;
-            let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
-            number += 1;
-            if number >= pieces {
-                return read(&answer);
+            if sent.is_some_and(|before| held <= before) {
+                return Err(NetworkError::from_string("the follower did not keep a piece").into());
             }
+            sent = matches!(step, SnapshotStep::Piece(_)).then_some(held);
+            progress.reached(held, Instant::now());
+            step = match held < image.pieces() {
+                true => SnapshotStep::Piece(held),
+                false => SnapshotStep::Install,
+            };
         }
+    }
+
+    async fn snapshot_step(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot,
+        step: SnapshotStep,
+    ) -> Result<SnapshotAnswer, Failed> {
+        let image = &snapshot.snapshot;
+        // Held until the answer, so that the groups that send to this peer take turns.
+        let (_turn, data) = match step {
+            SnapshotStep::Piece(number) => {
+                let turn = self.link.piece_turn().await;
+                (turn, image.piece(number).await.map_err(|error| unreadable(&error))?)
+            }
+            SnapshotStep::Offer | SnapshotStep::Install => (None, Bytes::new()),
+        };
+        let request = SnapshotRequest {
+            vote,
+            meta: snapshot.meta.clone(),
+            generation: image.generation(),
+            pieces: image.pieces(),
+            last: self.log.last(),
+            step,
+        };
+        let pending = self.send(Kind::Snapshot, &request, data)?;
+        let answer = pending.within(self.snapshot_timeout).await;
+        let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
+        read(&answer)
     }
 }
 
@@ -188,7 +244,7 @@ impl NetStreamAppend<Types> for Peer {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let peer: &'s Peer = self;
-        let answers = input.map(move |request| peer.append(request)).buffered(PIPELINE);
+        let answers = input.then(move |request| peer.append(request)).buffered(PIPELINE);
         Box::pin(async move { Ok(answers.boxed()) })
     }
 }
@@ -223,17 +279,9 @@ impl NetSnapshot<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sending =
-            tokio::time::timeout(self.snapshot_timeout, self.send_snapshot(vote, &snapshot));
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            sent = sending => match sent {
-                Ok(sent) => Ok(sent?),
-                Err(_) => {
-                    let late = LinkError::Late { to: self.to, ttl: self.snapshot_timeout };
-                    Err(self.failed(Kind::Snapshot, late).into())
-                }
-            },
+            sent = self.send_snapshot(vote, &snapshot) => Ok(sent?),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 
@@ -12,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,12 +27,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::greeting::{offer, offered};
 use super::marks::{Greeting, Marks};
-use super::wire::{
-    self, CLUSTER, Chunk, FROM, HEARD, Kind, LOG, Proposed, SNAPSHOT_BYTES_MAX, TO, said,
-};
+use super::receive;
+use super::wire::{self, CLUSTER, FROM, HEARD, Kind, LOG, Proposed, TO, said};
 use crate::clock::BootTime;
-use crate::snapshot::Draft;
-use crate::types::{Entry, LogId, Snapshot, Types, Vote};
+use crate::types::{Entry, LogId, Types, Vote};
 use crate::{AddressBook, Group, GroupId, ProposeError};
 
 /// How many requests of one peer are worked on at once. When full, the stream is not read on, and
@@ -269,21 +268,27 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
                     .map_err(|error| error.to_string())
             })
         }
-        Kind::Snapshot => match wire::decode(&body) {
-            Ok((version, chunk)) => Box::pin(take_chunk(group, version, chunk, request.data)),
-            Err(error) => refuse(error.to_string()),
-        },
+        Kind::Snapshot => {
+            let data = request.data;
+            with(body, move |request| receive::on_request(group, request, data))
+        }
         Kind::Propose => with(body, move |entry: Bytes| propose(group, entry)),
         Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
     }
 }
 
 impl Group {
-    /// Refuses what was published while there is no room for it. What carries nothing, or an
-    /// election, goes through; and the control group, by which a cluster gets out of trouble.
+    /// Refuses what is published while there is no room for it. Everything else goes through: what
+    /// carries nothing, elections, what is essential, the control group, by which a cluster gets out of
+    /// trouble, and what was published under earlier leaders. Until a majority holds that, the new leader has committed
+    /// nothing, and cannot answer for the past; it is bounded by what they had taken in before.
     fn may_append(&self, append: &AppendEntriesRequest<Types>) -> Result<(), String> {
-        let carries = |entry: &Entry| matches!(entry.payload, EntryPayload::Normal(_));
-        if self.id() == GroupId::CONTROL || !append.entries.iter().any(carries) {
+        let term = append.vote.leader_id.term;
+        let is_published = |entry: &Entry| {
+            matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential)
+                && entry.log_id.leader_id.term == term
+        };
+        if self.id() == GroupId::CONTROL || !append.entries.iter().any(is_published) {
             return Ok(());
         }
         self.0.space.closed().map_or(Ok(()), |full| Err(full.to_string()))
@@ -298,19 +303,21 @@ impl Group {
     }
 
     /// Notes that the leader lives. One that was deposed does not count.
-    fn hear(&self, vote: &Vote) {
+    pub(super) fn hear(&self, vote: &Vote) {
         if self.0.log.vote().is_none_or(|known| known <= *vote) {
             self.0.hold.heard();
         }
     }
 
-    /// Tells a replica that recovers of its leader, before it hears of anything else from there.
-    async fn meet(&self, vote: &Vote, last: Option<LogId>) -> Result<(), String> {
-        let Some(recovery) = self.recovering() else { return Ok(()) };
+    /// Notes how far the leader's log goes. Tells a replica that recovers of its leader, before it
+    /// hears of anything else from there.
+    pub(super) async fn meet(&self, vote: &Vote, last: Option<LogId>) -> Result<(), String> {
         if self.0.log.vote().is_some_and(|known| known > *vote) {
             // It leads no more, and openraft says so.
             return Ok(());
         }
+        self.0.leader_log.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
+        let Some(recovery) = self.recovering() else { return Ok(()) };
         recovery.meet(last).await.map_err(|error| error.to_string())?;
         self.0.nudge.notify_one();
         Ok(())
@@ -356,41 +363,4 @@ async fn propose(group: Group, entry: Bytes) -> Result<Proposed, String> {
         Err(ProposeError::Refused { leader }) => Proposed::Refused(leader.map(|node| node.0)),
         Err(ProposeError::Unknown(why)) => Proposed::Unknown(why),
     })
-}
-
-/// Puts the piece on disk; the last one makes a snapshot of them all.
-async fn take_chunk(
-    group: Group,
-    version: ClusterVersion,
-    chunk: Chunk,
-    piece: Bytes,
-) -> Result<Bytes, String> {
-    group.hear(&chunk.vote);
-    group.meet(&chunk.vote, chunk.last).await?;
-    let mut incoming = group.0.incoming.lock().await;
-    if chunk.number == 0 {
-        // What was cut short before goes with it.
-        *incoming = Some(group.0.shelf.draft(chunk.meta.clone()));
-    }
-    let next = incoming.as_mut();
-    let Some(draft) = next.filter(|it| it.pieces() == chunk.number && *it.meta() == chunk.meta)
-    else {
-        return Err("a piece of the snapshot is missing: send it again from the start".to_owned());
-    };
-    if draft.bytes() > SNAPSHOT_BYTES_MAX {
-        let bytes = draft.bytes();
-        *incoming = None;
-        return Err(format!("a snapshot of more than {bytes} bytes is too large"));
-    }
-    if chunk.pieces > 0 {
-        draft.take(piece).await.map_err(|error| error.to_string())?;
-    }
-    if draft.pieces() < chunk.pieces {
-        return Ok(Bytes::new());
-    }
-    let Some(whole) = incoming.take().map(Draft::finish) else { return Ok(Bytes::new()) };
-    let snapshot = Snapshot { meta: chunk.meta, snapshot: whole };
-    let installed = group.raft().install_full_snapshot(chunk.vote, snapshot).await;
-    let response = installed.map_err(|error| error.to_string())?;
-    Ok(wire::encode(version, &response))
 }

@@ -2,7 +2,7 @@
 //! protocol. A request is written in the version of its link, and answered in the version it has.
 
 use bytes::Bytes;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use pushonce_core::ClusterVersion;
 use pushonce_core::versioned::{self, Unreadable};
 use pushonce_proto::pb::peer::v1 as pb;
@@ -37,18 +37,44 @@ pub(super) const LOG: &str = "pushonce-log";
 /// What the sender has heard of the receiver's log; absent when nothing.
 pub(super) const HEARD: &str = "pushonce-heard";
 
-/// One piece of a snapshot; it travels in `data` as it lies on the leader's disk, checksum and all.
-/// Of an empty snapshot there is one chunk without a piece.
+/// A request of a snapshot transfer.
+///
+/// The leader offers its snapshot, sends the pieces that the follower lacks one after another, and
+/// asks it to install them. Each answer says how many pieces the follower holds, so a transfer
+/// continues there after a broken stream or a late answer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Chunk {
+pub(super) struct SnapshotRequest {
     pub(super) vote: Vote,
     pub(super) meta: SnapshotMeta,
-    /// Which piece, from 0.
-    pub(super) number: u32,
-    /// How many there are.
+    /// The leader's number of this snapshot. Two snapshots of one leader with equal metas may be
+    /// encoded differently, so their pieces must not be mixed.
+    pub(super) generation: u64,
+    /// Number of pieces of the snapshot; 0 for an empty state.
     pub(super) pieces: u32,
     /// The last entry that the leader holds.
     pub(super) last: Option<LogId>,
+    pub(super) step: SnapshotStep,
+}
+
+/// The steps of a snapshot transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SnapshotStep {
+    /// Asks how many pieces of this snapshot the follower holds.
+    Offer,
+    /// One piece, numbered from 0. It travels in `data` as it lies on the leader's disk, with its
+    /// checksum.
+    Piece(u32),
+    /// All pieces are there: the follower installs the snapshot.
+    Install,
+}
+
+/// The answer to each step of a snapshot transfer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum SnapshotAnswer {
+    /// The follower holds the first pieces, this many.
+    Holds(u32),
+    /// The transfer is over: the snapshot is installed, or the follower knows a higher vote.
+    Ended(SnapshotResponse<Types>),
 }
 
 /// An append, and the last entry that the leader holds.

@@ -5,15 +5,15 @@ use super::*;
 use crate::state::state_test::view_of;
 
 /// A cluster of five, of which these live; one shard a group of voters.
-struct World {
-    view: ClusterView,
+pub(crate) struct World {
+    pub(crate) view: ClusterView,
     owners: Owners,
     control: Vec<NodeId>,
     reachable: BTreeSet<NodeId>,
 }
 
 impl World {
-    fn of(groups: &[&[u64]], control: &[u64], living: &[u64]) -> World {
+    pub(crate) fn of(groups: &[&[u64]], control: &[u64], living: &[u64]) -> World {
         let mut view = view_of(&[("", ""); 5]);
         view.shards = ShardCount::new(groups.len() as u16).unwrap();
         let mut owners = Owners::default();
@@ -30,7 +30,7 @@ impl World {
         World { view, owners, control: ids(control), reachable: ids(living) }
     }
 
-    fn seen(&self) -> Seen<'_> {
+    pub(crate) fn seen(&self) -> Seen<'_> {
         let World { view, owners, control, reachable } = self;
         Seen { view, owners, control, reachable }
     }
@@ -44,7 +44,7 @@ impl World {
     }
 }
 
-fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
+pub(crate) fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
     ids.iter().copied().map(NodeId).collect()
 }
 
@@ -105,6 +105,28 @@ fn who_is_gone_may_go_again_and_a_stranger_is_told_apart() {
     world.view.members.remove(&NODE);
     assert_eq!(world.may_remove(3), Ok(()));
     assert_eq!(world.may_remove(9), Err(Objection::NotAMember(NodeId(9))));
+}
+
+#[test]
+fn draining_that_leaves_too_few_copies_needs_force() {
+    let world = World::of(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4, 5]);
+    assert_eq!(may_drain(&world.seen(), NODE, false), Ok(()));
+    // One of the others is down, and one more drains.
+    let mut world = World::of(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4]);
+    world.view.members.get_mut(&NodeId(4)).unwrap().state = MemberState::Draining;
+    let objection = Objection::TooFewCopies { node: NODE, left: 2, wanted: 3 };
+    assert_eq!(may_drain(&world.seen(), NODE, false), Err(objection.clone()));
+    assert!(objection.to_string().contains("let another node join first"), "{objection}");
+    assert_eq!(may_drain(&world.seen(), NODE, true), Ok(()));
+    assert_eq!(may_drain(&world.seen(), NodeId(4), false), Ok(()), "it drains already");
+}
+
+#[test]
+fn node_that_holds_no_shards_may_always_be_drained() {
+    let mut world = World::of(&[&[1, 2]], &[1, 2], &[1, 2, 3, 4, 5]);
+    world.view.members.retain(|node, _| node.0 <= 3);
+    world.view.members.get_mut(&NODE).unwrap().roles.core = false;
+    assert_eq!(may_drain(&world.seen(), NODE, false), Ok(()));
 }
 
 fn nodes(least: usize) -> impl Strategy<Value = Vec<u64>> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pushonce_consensus::Status;
+use pushonce_consensus::{SnapshotProgress, Status};
 use pushonce_core::NodeId;
 
 use super::{Nodes, Shape, Step, Wanted, catching_up, level, plan};
@@ -20,6 +20,8 @@ pub enum Progress {
         has: u64,
         /// The last entry there is.
         of: u64,
+        /// The snapshot that is being sent to it, if one is.
+        snapshot: Option<SnapshotProgress>,
     },
     /// Nothing can be done before a node can be reached.
     Unreachable(NodeId),
@@ -46,6 +48,7 @@ pub(crate) fn progress(
         node,
         has: status.matched.get(&node).copied().unwrap_or(0),
         of: status.last_log,
+        snapshot: status.sending.get(&node).copied(),
     };
     if let Some(node) = catching_up(status, wanted, nodes) {
         return Some(behind(node));
@@ -57,7 +60,11 @@ pub(crate) fn progress(
     if let Some(node) = waits {
         return Some(Progress::Unreachable(node));
     }
-    let next = wanted.voters.first().copied().filter(|&node| node != me)?;
+    let Some(next) = wanted.voters.first().copied().filter(|&node| node != me) else {
+        // All are where they should be, and still one may not hold what it should.
+        let lags = |node: &NodeId| *node != me && group.lives(*node) && !level(status, *node);
+        return status.voters.iter().copied().find(lags).map(behind);
+    };
     Some(if !group.lives(next) {
         Progress::Unreachable(next)
     } else if !level(status, next) {
@@ -90,7 +97,13 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Progress::Step(step) => step.fmt(f),
-            Progress::CatchesUp { node, has, of } => write!(f, "{node} catches up: {has} of {of}"),
+            Progress::CatchesUp { node, snapshot: Some(snapshot), .. } => {
+                let SnapshotProgress { sent, pieces } = snapshot;
+                write!(f, "{node} gets a snapshot: {sent} of {pieces}")
+            }
+            Progress::CatchesUp { node, has, of, .. } => {
+                write!(f, "{node} catches up: {has} of {of}")
+            }
             Progress::Unreachable(node) => write!(f, "waits for {node}, which cannot be reached"),
             Progress::Doubted(node) => write!(f, "{node} will lead; it lost the lead just now"),
         }

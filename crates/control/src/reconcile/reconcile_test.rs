@@ -160,6 +160,24 @@ fn retire(node: u64, voters: &[u64]) -> Option<Step> {
 }
 
 #[test]
+fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
+    let next = |model: &Model, preferred: &[u64]| {
+        let preferred: Vec<_> = ids(preferred);
+        successor(&model.status(), model.leader, &model.living, &preferred).map(|node| node.0)
+    };
+    let model = Model::of(1, &[1, 2, 3], &[4]);
+    assert_eq!(next(&model, &[1, 3, 2]), Some(3));
+    assert_eq!(next(&model, &[4]), Some(2), "a learner cannot lead");
+    assert_eq!(next(&model.clone().dead(&[2]), &[2]), Some(3));
+    assert_eq!(next(&model.clone().dead(&[2]).level(&[1, 2]), &[]), None);
+    assert_eq!(next(&Model::of(1, &[1], &[]), &[]), None, "it is alone");
+    let silent = Status { silent: ids(&[2, 3]), ..model.status() };
+    assert_eq!(successor(&silent, NodeId(1), &model.living, &[]), None);
+    let joint = Status { joint: true, ..model.status() };
+    assert_eq!(successor(&joint, NodeId(1), &model.living, &[]), None);
+}
+
+#[test]
 fn who_does_not_lead_does_nothing() {
     let mut status = Model::of(1, &[1], &[]).status();
     status.leads = false;

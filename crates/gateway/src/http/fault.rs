@@ -54,6 +54,7 @@ fn status(code: ErrorCode) -> StatusCode {
         // is still under way, which here is waited for.
         ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyTopics => StatusCode::INSUFFICIENT_STORAGE,
         // Not 503: the publish may have happened, so a proxy must not send it again by itself, which
         // does not know whether it has a key.
         ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,

@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 
 use super::codec::{Decoder, Incoming, Limits, Violation};
 use super::frame;
+use super::heartbeat;
 use super::opening::Opening;
 use super::outlet::Outlet;
 use crate::driver::{Driver, NoWay, Transport};
@@ -317,9 +318,10 @@ impl Transport for Socket {
 
     /// One queue, so all of them behind everything.
     fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
-        let positions = positions.into_iter().map(|(_, topic, at)| (topic, at)).collect();
-        let frame = self.encoding.encode_event(&Event::Heartbeat { positions });
-        self.reply(encoder::whole(self.wire(), &frame));
+        for positions in heartbeat::frames(positions) {
+            let frame = self.encoding.encode_event(&Event::Heartbeat { positions });
+            self.reply(encoder::whole(self.wire(), &frame));
+        }
     }
 
     fn ping(&self) {

@@ -18,6 +18,8 @@ use clap::Subcommand;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::output::{self, OutputError};
+
 /// What to measure.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -49,18 +51,17 @@ trait Report {
 /// Measures until the time is over or `shutdown`, and tells what was measured until then.
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     match args.command {
-        Command::Publish(args) => print(json, &publish::run(args, shutdown).await?),
-        Command::Fanout(args) => print(json, &fanout::run(args, shutdown).await?),
-        Command::PushOnce(args) => print(json, &push_once::run(args, shutdown).await?),
-        Command::Capacity(args) => print(json, &capacity::run(args)),
+        Command::Publish(args) => print(json, &publish::run(args, shutdown).await?)?,
+        Command::Fanout(args) => print(json, &fanout::run(args, shutdown).await?)?,
+        Command::PushOnce(args) => print(json, &push_once::run(args, shutdown).await?)?,
+        Command::Capacity(args) => print(json, &capacity::run(args))?,
         Command::Origin(args) => push_once::origin::run(args).await?,
     }
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn print(json: bool, report: &impl Report) {
-    if json { println!("{}", report.json()) } else { print!("{}", report.text()) }
+fn print(json: bool, report: &impl Report) -> Result<(), OutputError> {
+    if json { output::line(report.json()) } else { output::write(report.text().as_bytes()) }
 }
 
 /// Reads a duration of at most a day.

@@ -3,15 +3,16 @@
 use anyhow::Context as _;
 
 use super::settings::Settings;
+use crate::output;
 
 /// Prints every setting as the configuration file has it: the output can be loaded with `--config`.
-#[allow(clippy::print_stdout)]
 pub(super) fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
     let settings = settings.resolve()?.to_partial();
     if as_json {
-        println!("{}", serde_json::to_string(&settings)?);
+        output::line(serde_json::to_string(&settings)?)?;
     } else {
-        print!("{}", toml::to_string(&settings).context("cannot write the settings as TOML")?);
+        let text = toml::to_string(&settings).context("cannot write the settings as TOML")?;
+        output::write(text.as_bytes())?;
     }
     Ok(())
 }

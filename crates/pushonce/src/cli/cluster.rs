@@ -9,13 +9,14 @@ use std::time::Duration;
 use clap::Subcommand;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
-    DrainRequest, ExplainRequest, ExplainResponse, FinalizeRequest, Member, RemoveRequest, Shard,
-    StatusRequest, StatusResponse, UndrainRequest,
+    DrainRequest, ExplainRequest, ExplainResponse, FinalizeRequest, Member, Problem, RemoveRequest,
+    Shard, StatusRequest, StatusResponse, UndrainRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::operator::{Asked, print, refused};
+use crate::output::{self, OutputError};
 pub(super) use text::table;
 use text::{explain_text, holding, node, status_text};
 
@@ -30,7 +31,12 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Members, the control group, and the shards with their owners and replicas
+    /// What is wrong, then members, the control group, and the shards with their owners and replicas
+    ///
+    /// The exit status is 0 for a healthy cluster, 3 when everything is served and the next failure may
+    /// end that, 4 when some topics cannot be published to or the cluster cannot be changed, and 1 when
+    /// nobody answers.
+    #[command(verbatim_doc_comment)]
     Status,
     /// Which shard and which node a topic falls to
     Explain {
@@ -41,6 +47,9 @@ enum Command {
     Drain {
         /// Its id or its name
         node: String,
+        /// Also when the other nodes hold fewer copies of each shard than configured then
+        #[arg(long)]
+        force: bool,
     },
     /// Let a node that gives away what it holds take its share again
     Undrain {
@@ -78,22 +87,23 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Recover(_) => {}
         Command::Status => {
             let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
-            print(json, || status_json(&status), || status_text(&status));
+            print(json, || status_json(&status), || status_text(&status))?;
+            healthy(&status)?;
         }
         Command::Explain { topic } => {
             let request = ExplainRequest { topic };
             let place = client.explain(request).await.map_err(refused)?.into_inner();
-            print(json, || explain_json(&place), || explain_text(&place));
+            print(json, || explain_json(&place), || explain_text(&place))?;
         }
-        Command::Drain { node: name } => {
+        Command::Drain { node: name, force } => {
             let id = find(&mut client, &name).await?;
-            client.drain(DrainRequest { node: id }).await.map_err(refused)?;
-            done(json, id, "draining", "gives away what it holds: `pushonce cluster status`");
+            client.drain(DrainRequest { node: id, force }).await.map_err(refused)?;
+            done(json, id, "draining", "gives away what it holds: `pushonce cluster status`")?;
         }
         Command::Undrain { node: name } => {
             let id = find(&mut client, &name).await?;
             client.undrain(UndrainRequest { node: id }).await.map_err(refused)?;
-            done(json, id, "active", "takes its share");
+            done(json, id, "active", "takes its share")?;
         }
         Command::Finalize => {
             let done = client.finalize(FinalizeRequest {}).await.map_err(refused)?.into_inner();
@@ -107,7 +117,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
                 empty(&mut client, id).await?;
             }
             client.remove(RemoveRequest { node: id, force }).await.map_err(refused)?;
-            done(json, id, "removed", "is removed");
+            done(json, id, "removed", "is removed")?;
         }
         Command::SetTimes(change) => times::set(&mut client, change, json).await?,
     }
@@ -117,9 +127,24 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 /// How often the progress of a node that gives away what it holds is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
-#[allow(clippy::print_stderr, reason = "who waits is told for what, and the answer stands alone")]
-fn tell(what: &str) {
-    eprintln!("{what}");
+/// `cluster status` was answered, and something is wrong: the command ends with this exit status.
+#[derive(Debug, thiserror::Error)]
+#[error("the cluster is not healthy")]
+pub(super) struct Unhealthy(pub(super) u8);
+
+/// Everything is served, and the next failure may end that.
+const DEGRADED: u8 = 3;
+
+/// Some topics cannot be published to, or the cluster cannot be changed.
+const UNAVAILABLE: u8 = 4;
+
+fn healthy(status: &StatusResponse) -> Result<(), Unhealthy> {
+    let unavailable = |problem: &Problem| problem.severity == "unavailable";
+    match status.problems.as_slice() {
+        [] => Ok(()),
+        problems if problems.iter().any(unavailable) => Err(Unhealthy(UNAVAILABLE)),
+        _ => Err(Unhealthy(DEGRADED)),
+    }
 }
 
 /// Drains a node that lives, and waits until it holds nothing: stopped while it waits, it goes on
@@ -135,11 +160,11 @@ async fn empty(client: &mut ClusterClient<Channel>, id: u64) -> anyhow::Result<(
             return Ok(());
         }
         if !drains {
-            client.drain(DrainRequest { node: id }).await.map_err(refused)?;
+            client.drain(DrainRequest { node: id, force: false }).await.map_err(refused)?;
             drains = true;
         }
         if held != last {
-            tell(&format!("{} gives away what it holds: still in {held}", node(id)));
+            output::notice(format!("{} gives away what it holds: still in {held}", node(id)));
             last = held;
         }
         tokio::time::sleep(LOOK_PAUSE).await;
@@ -168,8 +193,8 @@ fn meant(members: &[Member], name: &str) -> anyhow::Result<u64> {
     }
 }
 
-fn done(json: bool, id: u64, state: &str, said: &str) {
-    print(json, || json!({"node": id, "state": state}), || format!("{} {said}\n", node(id)));
+fn done(json: bool, id: u64, state: &str, said: &str) -> Result<(), OutputError> {
+    print(json, || json!({"node": id, "state": state}), || format!("{} {said}\n", node(id)))
 }
 
 fn status_json(status: &StatusResponse) -> Value {
@@ -189,7 +214,9 @@ fn status_json(status: &StatusResponse) -> Value {
             "progress": progress_json(s),
         })
     };
+    let problem = |p: &Problem| json!({"severity": p.severity, "kind": p.kind, "text": p.text});
     json!({
+        "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
         "cluster": status.cluster_id,
         "conflicting-cluster": Some(&status.conflicting_cluster_id).filter(|id| !id.is_empty()),
         "node": status.node_id,
@@ -243,6 +270,22 @@ mod tests {
         assert_eq!(meant(&known, "paris").ok(), Some(2));
         assert_eq!(meant(&known, "n7").ok(), Some(7), "one that is gone has an id still");
         assert!(meant(&known, "rome").is_err());
+    }
+
+    #[test]
+    fn exit_status_follows_the_worst_problem() {
+        let status = |severities: &[&str]| StatusResponse {
+            problems: severities
+                .iter()
+                .map(|&severity| Problem { severity: severity.to_owned(), ..Problem::default() })
+                .collect(),
+            ..StatusResponse::default()
+        };
+        let code = |severities: &[&str]| healthy(&status(severities)).map_err(|why| why.0);
+        assert_eq!(code(&[]), Ok(()));
+        assert_eq!(code(&["degraded"]), Err(3));
+        assert_eq!(code(&["unavailable", "degraded"]), Err(4));
+        assert_eq!(code(&["a later word"]), Err(3));
     }
 
     #[test]

@@ -19,6 +19,6 @@ pub(super) async fn run(settings: Settings, as_json: bool) -> anyhow::Result<()>
                  next: `pushonce serve` with the same settings, and never init again\n"
             )
         },
-    );
+    )?;
     Ok(())
 }

@@ -74,6 +74,9 @@ struct Change {
     /// Messages a second of one topic that a subscriber gets at most, whatever it asks for; 0: no bound
     #[arg(long, value_name = "N")]
     rate_max: Option<u16>,
+    /// Topics the namespace may have in the whole cluster; 0: no bound
+    #[arg(long, value_name = "N")]
+    topics_max: Option<u32>,
     /// How long a topic without history that nobody publishes to is kept, as in 7d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     expire_after: Option<Duration>,
@@ -85,7 +88,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::List => {
             let known = client.namespaces(NamespacesRequest {}).await.map_err(refused)?;
             let known = Namespaces::try_from(known.into_inner())?;
-            print(json, || list_json(&known), || list_text(&known));
+            print(json, || list_json(&known), || list_text(&known))?;
             return Ok(());
         }
         Command::Set { which, change } => (which, Some(NamespaceChange::from(change))),
@@ -95,7 +98,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let request = SetNamespaceRequest { name: name.clone(), change: change.map(Into::into) };
     let answer = client.set_namespace(request).await.map_err(refused)?.into_inner();
     let settings = Namespace::try_from(answer.settings.unwrap_or_default())?;
-    print(json, || row_json(name.as_deref(), &settings), || text([(name.as_deref(), &settings)]));
+    print(json, || row_json(name.as_deref(), &settings), || text([(name.as_deref(), &settings)]))?;
     Ok(())
 }
 
@@ -115,6 +118,7 @@ impl From<Change> for NamespaceChange {
             payload_bytes_max: change.payload_max,
             delivery: change.delivery,
             rate_max: change.rate_max,
+            topics_max: change.topics_max,
         }
     }
 }
@@ -140,12 +144,14 @@ fn text<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Namespace)>) ->
         "expire after",
         "delivery",
         "rate max",
+        "topics max",
     ];
     table(head, rows.into_iter().map(|(name, settings)| row(name, settings)).collect())
 }
 
-fn row(name: Option<&str>, settings: &Namespace) -> [String; 9] {
-    let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
+fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
+    let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
+        settings;
     [
         name.unwrap_or("(default)").to_owned(),
         durability.as_str().to_owned(),
@@ -156,6 +162,7 @@ fn row(name: Option<&str>, settings: &Namespace) -> [String; 9] {
         duration::print(history.expire_after_ms),
         delivery.to_string(),
         rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
+        if *topics_max == 0 { "-".to_owned() } else { topics_max.to_string() },
     ]
 }
 
@@ -164,7 +171,8 @@ fn list_json(known: &Namespaces) -> Value {
 }
 
 fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
-    let Namespace { durability, history, payload_bytes_max, delivery, rate_max } = settings;
+    let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
+        settings;
     json!({
         "namespace": name,
         "durability": durability.as_str(),
@@ -175,6 +183,7 @@ fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
         "expire_after_ms": history.expire_after_ms,
         "delivery": delivery.to_string(),
         "rate_max": rate_max,
+        "topics_max": topics_max,
     })
 }
 

@@ -6,6 +6,8 @@ use pushonce_proto::status::describe;
 use serde_json::Value;
 use tonic::transport::Channel;
 
+use crate::output::{self, OutputError};
+
 /// Whom to ask.
 #[derive(clap::Args)]
 pub(super) struct Asked {
@@ -42,7 +44,10 @@ pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
 }
 
 /// The answer, for a machine or for a person.
-#[allow(clippy::print_stdout)]
-pub(super) fn print(json: bool, machine: impl Fn() -> Value, person: impl Fn() -> String) {
-    if json { println!("{}", machine()) } else { print!("{}", person()) }
+pub(super) fn print(
+    json: bool,
+    machine: impl Fn() -> Value,
+    person: impl Fn() -> String,
+) -> Result<(), OutputError> {
+    if json { output::line(machine()) } else { output::write(person().as_bytes()) }
 }

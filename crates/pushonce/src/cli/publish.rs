@@ -14,6 +14,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
+use crate::output::{self, OutputError};
+
 /// What to publish, and through whom.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -51,8 +53,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     match payload {
         Some(payload) => {
             let placed = publisher.publish(args.message(payload)).await?;
-            report(json, &placed);
-            Ok(())
+            Ok(report(json, &placed)?)
         }
         None if args.key.is_some() => {
             bail!("--key names one message: give DATA or --file, not lines of standard input")
@@ -143,22 +144,21 @@ async fn report_all(
         let outcome = acknowledgement
             .await
             .unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned())));
-        report(json, &outcome.with_context(|| format!("line {line}"))?);
+        report(json, &outcome.with_context(|| format!("line {line}"))?)?;
     }
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn report(json: bool, placed: &Placed) {
+fn report(json: bool, placed: &Placed) -> Result<(), OutputError> {
     if json {
         let acknowledged = json!({
             "position": placed.position.to_string(),
             "time": placed.time.0,
             "durability": placed.durability.as_str(),
         });
-        println!("{acknowledged}");
+        output::line(acknowledged)
     } else {
-        println!("{}", placed.position);
+        output::line(placed.position)
     }
 }
 

@@ -1,13 +1,13 @@
 //! `pushonce subscribe`: print topics as they come.
 
-use std::io::Write as _;
-
 use anyhow::bail;
 use clap::ValueEnum;
 use pushonce_client::{Event, Scheme, Server, Subscriber, Transport, Trust};
 use pushonce_core::{Delivery, From, Message, Options, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
+
+use crate::output::{self, OutputError};
 
 /// What to subscribe to, where to begin, and how.
 #[derive(clap::Args)]
@@ -143,15 +143,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
         match event {
             Event::Message { topic, message } => {
                 left -= 1;
-                if !show(message_line(json, &topic, &message)) {
-                    // Whoever read the pipe has enough.
-                    return Ok(());
-                }
+                show(message_line(json, &topic, &message))?;
             }
             Event::Audience { topic, count } => {
-                if !show(audience_line(json, topic, count)) {
-                    return Ok(());
-                }
+                show(audience_line(json, topic, count))?;
             }
             Event::Stale { topic, since } => {
                 tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
@@ -203,11 +198,9 @@ fn audience_line(json: bool, topic: Topic, count: u64) -> Vec<u8> {
     format!("{topic}\taudience\t{count}").into_bytes()
 }
 
-/// Says whether anybody reads it.
-fn show(mut line: Vec<u8>) -> bool {
+fn show(mut line: Vec<u8>) -> Result<(), OutputError> {
     line.push(b'\n');
-    let mut out = std::io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush()).is_ok()
+    output::write(&line)
 }
 
 #[cfg(test)]

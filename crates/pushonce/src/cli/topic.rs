@@ -49,14 +49,16 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let request = TopicRequest { topic: topic.into() };
             let info = client.topic(request).await.map_err(refused)?.into_inner();
             let info = TopicInfo::try_from(info)?;
-            print(json, || info_json(&info), || info_text(&info));
+            print(json, || info_json(&info), || info_text(&info))?;
         }
         Command::List { prefix, limit } => {
             let TopicList { topics, unknown_shards } = list(&mut client, &prefix, limit).await?;
             if json {
-                topics.iter().for_each(|info| print(json, || info_json(info), String::new));
+                for info in &topics {
+                    print(json, || info_json(info), String::new)?;
+                }
             } else {
-                print(json, || Value::Null, || list_text(&topics));
+                print(json, || Value::Null, || list_text(&topics))?;
             }
             if !unknown_shards.is_empty() {
                 let shards = unknown_shards.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -114,10 +114,26 @@ pub struct Partial {
     #[arg(long, value_name = "TIME")]
     #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub proposal_deadline: Option<Time>,
-    /// How long the sending of one shard's snapshot may take [lan: 60s]
+    /// How long the transfer of a shard's snapshot may make no progress before it is tried again
+    /// [lan: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
     pub snapshot_timeout: Option<Time>,
+    /// Topics that this node's replicas may hold: past it, publishes that would make another topic here are
+    /// refused. 0: no bound. Each namespace has a bound of its own (`pushonce namespace set`) [default:
+    /// 2000000]
+    #[arg(long, value_name = "N")]
+    pub topics_max: Option<u64>,
+    /// How long the node goes on as before after SIGTERM or Ctrl-C, only that it is not ready: as long as
+    /// load balancers take to notice [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
+    pub shutdown_delay: Option<Time>,
+    /// Over how long it then sends its clients away, so that other nodes accept them at an even rate. A
+    /// second signal ends the node at once [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
+    pub shutdown_grace: Option<Time>,
     /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, value_name = "SIZE")]
@@ -176,6 +192,9 @@ impl Partial {
             connect_timeout: env.take("CONNECT_TIMEOUT")?,
             proposal_deadline: env.take("PROPOSAL_DEADLINE")?,
             snapshot_timeout: env.take("SNAPSHOT_TIMEOUT")?,
+            topics_max: env.take("TOPICS_MAX")?,
+            shutdown_delay: env.take("SHUTDOWN_DELAY")?,
+            shutdown_grace: env.take("SHUTDOWN_GRACE")?,
             disk_reserve: env.take("DISK_RESERVE")?,
             memory_max: env.take("MEMORY_MAX")?,
         };
@@ -213,6 +232,9 @@ impl Partial {
             connect_timeout: self.connect_timeout.or(other.connect_timeout),
             proposal_deadline: self.proposal_deadline.or(other.proposal_deadline),
             snapshot_timeout: self.snapshot_timeout.or(other.snapshot_timeout),
+            topics_max: self.topics_max.or(other.topics_max),
+            shutdown_delay: self.shutdown_delay.or(other.shutdown_delay),
+            shutdown_grace: self.shutdown_grace.or(other.shutdown_grace),
             disk_reserve: self.disk_reserve.or(other.disk_reserve),
             memory_max: self.memory_max.or(other.memory_max),
         }

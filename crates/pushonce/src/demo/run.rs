@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::{self, Report};
 use super::viewers::Viewers;
 use super::{Event, LIVE, Speed, Step, Tournament, schedule, script};
-use crate::config::{Config, Partial};
+use crate::config::{Config, Partial, Time};
 use crate::{Node, node};
 
 /// How fast, how often, and on which ports.
@@ -108,6 +108,8 @@ fn config(args: &Args, home: &Home, index: u16) -> anyhow::Result<Config> {
         peer,
         join: (index > 0).then(|| vec![first]),
         lanes: Some(1),
+        // All nodes end together: no other one waits for their viewers.
+        shutdown_grace: Some(Time(Duration::ZERO)),
         ..Partial::default()
     };
     Ok(Config::resolve(flags, Partial::default(), Partial::default())?)

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pushonce_core::{NodeId, Timestamp};
+use rustix::time::{ClockId, clock_gettime};
 
 use slewed::SlewedClock;
 
@@ -95,21 +96,18 @@ fn wall_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The time since the machine started, with the time for which it was suspended.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn elapsed() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
+/// Counts the time for which the machine was suspended.
+#[cfg(target_os = "linux")]
+const CLOCK: ClockId = ClockId::Boottime;
+/// Counts no suspension: there is none that does everywhere.
+#[cfg(not(target_os = "linux"))]
+const CLOCK: ClockId = ClockId::Monotonic;
 
-/// The time since the process first asked.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+/// The time since the machine started.
 fn elapsed() -> Duration {
-    use std::sync::OnceLock;
-    use std::time::Instant;
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
+    let time = clock_gettime(CLOCK);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
 
 /// Each change behind these locks is one step.

@@ -17,6 +17,8 @@ pub(super) struct Facts {
     pub(super) state: Option<MemberState>,
     /// The control group, as it looks from here.
     pub(super) control: Standing,
+    /// The shards of which this node had a replica when it started.
+    pub(super) restored: BTreeSet<ShardId>,
     /// The replicas that run here.
     pub(super) replicas: BTreeMap<ShardId, Standing>,
     /// Who owns each shard, as far as is known.
@@ -47,6 +49,9 @@ pub(super) struct Standing {
     pub(super) last_log: u64,
     /// What of it was applied.
     pub(super) applied: u64,
+    /// Entries that the leader holds and this replica has not applied; `None` before a leader was
+    /// heard.
+    pub(super) lag: Option<u64>,
 }
 
 /// A part of the node that goes round by itself.
@@ -68,6 +73,7 @@ enum Obstacle {
     Unowned(ShardId),
     OwnerOutOfReach(ShardId, NodeId),
     NotApplying(ShardId),
+    CatchingUp(ShardId),
     Stopped(Part),
 }
 
@@ -79,13 +85,37 @@ enum Lack {
     Majority,
 }
 
+/// Why the node is not ready, for people, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    /// What is in the way.
+    pub(super) text: String,
+    /// What it keeps the node from.
+    pub(super) blocks: Blocks,
+}
+
+/// What a node cannot do. A reason that blocks nothing is a warning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Blocks {
+    /// Taking publishes in.
+    pub(super) publish: bool,
+    /// Serving subscribers.
+    pub(super) viewers: bool,
+}
+
 /// Looks again and again, and remembers since when it has found what it finds.
 #[derive(Debug, Default)]
 pub(super) struct Watchman {
+    /// A look found nothing that blocks anything: from then on short disturbances are borne.
+    was_ready: bool,
     since: BTreeMap<Obstacle, Instant>,
     /// By part, and by shard whose entries wait to be applied: the last count, and since when it is.
     rounds: BTreeMap<Part, (u64, Instant)>,
     applied: BTreeMap<ShardId, (u64, Instant)>,
+    /// The shards whose replica here has been level with its leader since the start.
+    caught_up: BTreeSet<ShardId>,
+    /// The first look.
+    started: Option<Instant>,
 }
 
 /// A group without a leader elects one, and a shard without an owner gets one, within two seconds:
@@ -99,22 +129,56 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// What has not gone round, or on, for so long stands still: a busy machine may take one second.
 const STILL: Duration = Duration::from_secs(3);
 
+/// How many entries a replica may lack and still be level: what a busy shard has on its way.
+const LEVEL_ENTRIES: u64 = 64;
+
+/// For so long after its start a node is not ready because its replicas are not level. A rolling
+/// restart that went on before would take the next copy away while this one is incomplete. It is a
+/// matter of the start alone, and of so long at most: a replica that lags later, or for ever, keeps
+/// nobody from being served here, and under an overload all nodes lag, of which none must send its
+/// clients to the others. Metrics and `cluster status` show it all the same.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(600);
+
 impl Watchman {
-    /// What keeps the node from its work, in words; nothing when it can do it.
-    pub(super) fn look(&mut self, facts: &Facts, now: Instant) -> Vec<String> {
+    /// What keeps the node from its work; nothing when it can do it.
+    ///
+    /// Until the node was ready once, nothing is borne: ready means serving, and a node that has just
+    /// started serves nobody before it knows the leaders. Until then a control group without a leader
+    /// blocks everything too, since the view may be an old one.
+    pub(super) fn look(&mut self, facts: &Facts, now: Instant) -> Vec<Reason> {
         let mut found = found(facts);
         found.extend(self.still(facts, now));
+        found.extend(self.catching_up(facts, now));
         self.since.retain(|obstacle, _| found.contains(obstacle));
         for &obstacle in &found {
             self.since.entry(obstacle).or_insert(now);
         }
+        let was_ready = self.was_ready;
         let lasts = |(&obstacle, &since): (&Obstacle, &Instant)| {
-            (now.saturating_duration_since(since) >= obstacle.borne()).then_some(obstacle)
+            let borne = if was_ready { obstacle.borne() } else { Duration::ZERO };
+            (now.saturating_duration_since(since) >= borne).then_some(obstacle)
         };
-        let told = told(self.since.iter().filter_map(lasts).collect());
+        let mut told = told(self.since.iter().filter_map(lasts).collect(), was_ready);
         // The disk has a reserve: what it says is no matter of a moment.
-        let told = told.into_iter().chain(facts.disk.clone()).chain(facts.rolled_back.clone());
-        told.chain(facts.unreadable()).collect()
+        told.extend(facts.disk.clone().map(|text| Reason { text, blocks: Blocks::PUBLISH }));
+        told.extend(facts.rolled_back.clone().map(Reason::of_all));
+        told.extend(facts.unreadable().into_iter().map(Reason::of_all));
+        self.was_ready |= told.iter().all(|reason| !reason.blocks.any());
+        told
+    }
+
+    /// The replicas that were here at the start and have not been level with their leaders since.
+    fn catching_up(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
+        let started = *self.started.get_or_insert(now);
+        let restored = facts.replicas.iter().filter(|(shard, _)| facts.restored.contains(shard));
+        let is_level = |lag: u64| lag <= LEVEL_ENTRIES;
+        let level = restored.clone().filter(|(_, replica)| replica.lag.is_some_and(is_level));
+        self.caught_up.extend(level.map(|(&shard, _)| shard));
+        if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
+            return Vec::new();
+        }
+        let behind = restored.filter(|(shard, _)| !self.caught_up.contains(shard));
+        behind.map(|(&shard, _)| Obstacle::CatchingUp(shard)).collect()
     }
 
     /// What has stood still for too long.
@@ -197,8 +261,10 @@ impl Facts {
 
 impl From<&Status> for Standing {
     fn from(status: &Status) -> Standing {
-        let &Status { leader, leads, last_log, applied, .. } = status;
-        Standing { leader, leads, last_log, applied }
+        let &Status { leader, leads, last_log, applied, leader_log, .. } = status;
+        let heard = leader.is_some() && leader_log > 0 && !status.recovering;
+        let lag = (leads || heard).then(|| status.lag());
+        Standing { leader, leads, last_log, applied, lag }
     }
 }
 
@@ -214,7 +280,9 @@ impl Obstacle {
             | Obstacle::Shard(_, Lack::LeaderOutOfReach(_))
             | Obstacle::OwnerOutOfReach(..) => SILENCE,
             // It was long enough already.
-            Obstacle::NotApplying(_) | Obstacle::Stopped(_) => Duration::ZERO,
+            Obstacle::NotApplying(_) | Obstacle::CatchingUp(_) | Obstacle::Stopped(_) => {
+                Duration::ZERO
+            }
         }
     }
 
@@ -234,6 +302,9 @@ impl Obstacle {
             Obstacle::NotApplying(_) => {
                 format!("cannot apply: entries have waited for {} s", STILL.as_secs())
             }
+            Obstacle::CatchingUp(_) => {
+                "the replica has not caught up with its leader since this node started".to_owned()
+            }
             Obstacle::Stopped(Part::Lane(lane)) => format!(
                 "the thread lane-{lane}, which serves clients, has not moved for {} s",
                 STILL.as_secs()
@@ -244,32 +315,76 @@ impl Obstacle {
         }
     }
 
+    /// What it keeps the node from.
+    fn blocks(self, was_ready: bool) -> Blocks {
+        match self {
+            Obstacle::Outside
+            | Obstacle::Joining
+            | Obstacle::Unowned(_)
+            | Obstacle::OwnerOutOfReach(..)
+            | Obstacle::NotApplying(_)
+            | Obstacle::CatchingUp(_)
+            | Obstacle::Stopped(_)
+            // The shard's topics cannot be read here without a lease either.
+            | Obstacle::Shard(_, Lack::Majority) => Blocks::ALL,
+            // A follower that hears no leader still brings publishes to an owner and serves what comes
+            // from it; whether there is one is seen by the owners. But its copy may be missing.
+            Obstacle::Shard(_, Lack::Leader | Lack::LeaderOutOfReach(_)) => Blocks::PUBLISH,
+            // Shards are published to and read without it.
+            Obstacle::Control(_) if was_ready => Blocks::default(),
+            Obstacle::Control(_) => Blocks::ALL,
+        }
+    }
+
     fn shard(self) -> Option<ShardId> {
         match self {
             Obstacle::Shard(shard, _)
             | Obstacle::Unowned(shard)
             | Obstacle::OwnerOutOfReach(shard, _)
-            | Obstacle::NotApplying(shard) => Some(shard),
+            | Obstacle::NotApplying(shard)
+            | Obstacle::CatchingUp(shard) => Some(shard),
             _ => None,
         }
     }
 }
 
 /// One line for each kind: sixty-four shards that lack the same have one.
-fn told(obstacles: Vec<Obstacle>) -> Vec<String> {
-    let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+fn told(obstacles: Vec<Obstacle>, was_ready: bool) -> Vec<Reason> {
+    let mut lines: Vec<(Reason, Vec<String>)> = Vec::new();
     for obstacle in obstacles {
-        let (text, shard) = (obstacle.text(), obstacle.shard().map(|shard| shard.to_string()));
-        match lines.iter_mut().find(|(known, _)| *known == text) {
+        let reason = Reason { text: obstacle.text(), blocks: obstacle.blocks(was_ready) };
+        let shard = obstacle.shard().map(|shard| shard.to_string());
+        match lines.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, shards)) => shards.extend(shard),
-            None => lines.push((text, shard.into_iter().collect())),
+            None => lines.push((reason, shard.into_iter().collect())),
         }
     }
-    let line = |(text, shards): (String, Vec<String>)| match shards.is_empty() {
-        true => text,
-        false => format!("{}: {text}", shards.join(", ")),
+    let line = |(reason, shards): (Reason, Vec<String>)| match shards.is_empty() {
+        true => reason,
+        false => Reason { text: format!("{}: {}", shards.join(", "), reason.text), ..reason },
     };
     lines.into_iter().map(line).collect()
+}
+
+impl Reason {
+    /// Something that keeps the node from everything.
+    pub(super) fn of_all(text: impl Into<String>) -> Reason {
+        Reason { text: text.into(), blocks: Blocks::ALL }
+    }
+}
+
+impl Blocks {
+    /// Everything.
+    pub(super) const ALL: Blocks = Blocks { publish: true, viewers: true };
+    /// Publishing alone.
+    pub(super) const PUBLISH: Blocks = Blocks { publish: true, viewers: false };
+    /// New subscribers are rejected, and publishes are taken in.
+    pub(super) const VIEWERS: Blocks = Blocks { publish: false, viewers: true };
+
+    /// Whether it is anything at all.
+    pub(super) fn any(self) -> bool {
+        self.publish || self.viewers
+    }
 }
 
 impl fmt::Display for Lack {

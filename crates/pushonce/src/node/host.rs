@@ -4,14 +4,18 @@
 //! three tasks that a replica needs: its commits, the reconciler that acts while it leads, and the
 //! herald that tells its claim to the links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use pushonce_consensus::{Engine, Group, GroupId, StartError, Status};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use pushonce_consensus::{DestroyError, Engine, GroupId, StartError, Status};
+use pushonce_control::hosting::Removal;
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Committed, Handle, OpenError, Shard};
+use pushonce_shard::{Committed, Handle, NodeTopics, OpenError, Shard};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +64,8 @@ pub(super) struct Host {
     pub(super) control: Control,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
+    /// What its replicas hold.
+    pub(super) topics: Arc<NodeTopics>,
 }
 
 /// What runs beside one replica.
@@ -136,40 +142,88 @@ impl Hosted {
     }
 }
 
+/// What every replica of the node is started with.
+struct Common {
+    permits: Arc<Semaphore>,
+    moves: Arc<Semaphore>,
+    namespaces: watch::Sender<Namespaces>,
+    failures: mpsc::Sender<String>,
+}
+
+/// How the removal of a replica ended.
+enum Left {
+    /// Its data is deleted, or stays because the engine has stopped.
+    Gone,
+    /// The group has taken it back meanwhile: it is to be started again.
+    TakenBack,
+}
+
 impl Host {
     /// Follows the committed table and the claims until `shutdown`, then stops every replica.
     ///
     /// # Errors
-    /// When a replica cannot be opened or the end of the founding cannot be kept: the node must stop.
+    /// When a replica cannot be opened, when one has ended or a task of one has panicked, or when the
+    /// end of the founding cannot be kept: the node must stop.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut owners = self.relay.owners();
         let mut replicas = BTreeMap::new();
-        let moves = Arc::new(Semaphore::new(MOVES_MAX));
-        let permits = Arc::new(Semaphore::new(PROPOSALS_MAX));
-        let namespaces = namespaces(&self.view);
-        let (failed, mut failures) = mpsc::channel(1);
+        let (failures, mut failed) = mpsc::channel(1);
+        let common = Common {
+            permits: Arc::new(Semaphore::new(PROPOSALS_MAX)),
+            moves: Arc::new(Semaphore::new(MOVES_MAX)),
+            namespaces: namespaces(&self.view),
+            failures,
+        };
+        let mut control = JoinSet::new();
+        let (status, failures) = (self.control.status(), common.failures.clone());
+        control.spawn(mourn(status, GroupId::CONTROL, failures, shutdown.clone()));
+        // To stop a replica may take as long as a full disk is full: that holds up nothing else.
+        let mut leaving = JoinSet::new();
+        let mut absent = BTreeSet::new();
         // What is on disk runs even when the table no longer lists it: its vote may be needed until
         // its owner says that it is not.
-        for shard in self.engine.found().iter().filter_map(|group| group.as_shard()) {
-            let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
-            replicas.extend(replica.map(|replica| (shard, replica)));
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = self.caught_up() => {}
-        }
-        while !shutdown.is_cancelled() {
+        let mut start: Vec<ShardId> =
+            self.engine.found().iter().filter_map(|group| group.as_shard()).collect();
+        let mut caught_up = false;
+        loop {
+            for shard in std::mem::take(&mut start) {
+                let started = shutdown.run_until_cancelled(self.start(shard, &common)).await;
+                let Some(started) = started else { break };
+                replicas.extend(started?.map(|replica| (shard, replica)));
+            }
+            if !caught_up {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = self.caught_up() => caught_up = true,
+                    Some(why) = failed.recv() => anyhow::bail!(why),
+                }
+            }
+            if shutdown.is_cancelled() {
+                break;
+            }
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
-            namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
+            common.namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
+            self.topics.set_shards(view.shards);
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
-            for shard in plan.start {
-                let replica = self.start(shard, &permits, &moves, &namespaces, &failed).await?;
-                replicas.extend(replica.map(|replica| (shard, replica)));
+            start.extend(
+                plan.start
+                    .into_iter()
+                    .filter(|shard| !absent.contains(shard) && !self.hosted.is_refused(*shard)),
+            );
+            for removal in plan.drop {
+                let shard = removal.shard;
+                let (Some(replica), Some(handle)) =
+                    (replicas.remove(&shard), self.hosted.remove(shard))
+                else {
+                    continue;
+                };
+                absent.insert(shard);
+                leaving.spawn(leave(self.engine.clone(), replica, handle, removal));
             }
-            for shard in plan.drop {
-                self.drop_replica(shard, replicas.remove(&shard)).await;
+            if !start.is_empty() {
+                continue;
             }
             for (&shard, replica) in &replicas {
                 let wanted = view.placement.of(shard).to_vec();
@@ -178,13 +232,18 @@ impl Host {
             self.founding.advance(&view, &self.hosted).await?;
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                Some(shard) = failures.recv() => {
-                    anyhow::bail!("the replica of {shard} has ended; the log above says why")
+                Some(why) = failed.recv() => anyhow::bail!(why),
+                Some(left) = leaving.join_next() => {
+                    let (shard, left) = left?;
+                    absent.remove(&shard);
+                    start.extend(matches!(left, Left::TakenBack).then_some(shard));
                 }
                 Ok(()) = self.view.changed() => {}
                 Ok(()) = owners.changed() => {}
             }
         }
+        // All at once: each may wait for a proposal that is under way.
+        replicas.values().for_each(|replica| replica.stop.cancel());
         for (shard, mut replica) in replicas {
             replica.end().await;
             self.hosted.remove(shard);
@@ -210,17 +269,8 @@ impl Host {
 
     /// Starts a replica; `None` for one that this build cannot read, which stays as it is: the others of
     /// the node go on without it, and readiness says why.
-    async fn start(
-        &self,
-        id: ShardId,
-        permits: &Arc<Semaphore>,
-        moves: &Arc<Semaphore>,
-        namespaces: &watch::Sender<Namespaces>,
-        failures: &mpsc::Sender<ShardId>,
-    ) -> anyhow::Result<Option<Replica>> {
-        if self.hosted.is_refused(id) {
-            return Ok(None);
-        }
+    async fn start(&self, id: ShardId, common: &Common) -> anyhow::Result<Option<Replica>> {
+        let Common { permits, moves, namespaces, failures } = common;
         let shard = Shard {
             id,
             me: self.me,
@@ -228,6 +278,7 @@ impl Host {
             namespaces: namespaces.subscribe(),
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: self.clocks.clone(),
+            topics: self.topics.clone(),
         };
         let (handle, runner) = match shard.open(&self.engine).await {
             Ok(opened) => opened,
@@ -243,36 +294,69 @@ impl Host {
         let (said, progress) = watch::channel(None);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(runner.run(stop.clone()));
-        tasks.spawn(reconcile::run(
-            handle.group().clone(),
-            self.me,
-            wanted_here,
-            self.relay.reachable(),
-            moves.clone(),
-            said,
+        let mut supervise = |what, task| tasks.spawn(supervise(id, what, task, failures.clone()));
+        supervise("commit", runner.run(stop.clone()).boxed());
+        let group = handle.group().clone();
+        let (reachable, moves) = (self.relay.reachable(), moves.clone());
+        let reconciling =
+            reconcile::run(group, self.me, wanted_here, reachable, moves, said, stop.clone());
+        supervise("reconcile", reconciling.boxed());
+        let heralding = herald(id, handle.claim(), self.relay.clone(), stop.clone());
+        supervise("claim", heralding.boxed());
+        tasks.spawn(mourn(
+            handle.group().status(),
+            GroupId::shard(id),
+            failures.clone(),
             stop.clone(),
         ));
-        tasks.spawn(herald(id, handle.claim(), self.relay.clone(), stop.clone()));
-        tasks.spawn(mourn(handle.group().clone(), id, failures.clone(), stop.clone()));
         self.hosted.insert(Held { handle, progress });
         tracing::info!(shard = %id, "holding a replica");
         Ok(Some(Replica { wanted, stop, tasks }))
     }
+}
 
-    /// The group has let go of this replica: stop it and delete its data.
-    async fn drop_replica(&self, shard: ShardId, replica: Option<Replica>) {
-        if let Some(mut replica) = replica {
-            replica.end().await;
+/// The group has let go of this replica: stops it and deletes its data, unless the group has taken it
+/// back by the time it is stopped.
+async fn leave(
+    engine: Engine,
+    mut replica: Replica,
+    handle: Handle,
+    removal: Removal,
+) -> (ShardId, Left) {
+    let Removal { shard, removed_at } = removal;
+    replica.end().await;
+    handle.group().stop().await;
+    let left = match engine.destroy(GroupId::shard(shard), removed_at).await {
+        Ok(()) => {
+            tracing::info!(%shard, "gave a replica away");
+            Left::Gone
         }
-        let Some(handle) = self.hosted.remove(shard) else { return };
-        handle.group().stop().await;
-        match self.engine.destroy(GroupId::shard(shard)).await {
-            Ok(()) => tracing::info!(%shard, "gave a replica away"),
-            Err(why) => {
-                tracing::warn!(%shard, %why, "a replica that was given away keeps its data")
-            }
+        Err(why @ DestroyError::Member { .. }) => {
+            tracing::info!(%shard, %why, "a removed replica is wanted again");
+            Left::TakenBack
         }
+        Err(why) => {
+            tracing::warn!(%shard, %why, "a replica that was given away keeps its data");
+            Left::Gone
+        }
+    };
+    (shard, left)
+}
+
+/// Runs a task of a replica, and reports its panic: without the task the shard commits, moves or claims
+/// nothing any more, while the node looks healthy. The node stops, for what a panic leaves behind in
+/// memory is not known; what is on disk is.
+async fn supervise(
+    shard: ShardId,
+    what: &'static str,
+    task: BoxFuture<'static, ()>,
+    failures: mpsc::Sender<String>,
+) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        tracing::error!(%shard, task = what, "a task of a replica has panicked: the node stops");
+        // When the host has ended there is nobody to tell.
+        let why = format!("the {what} task of {shard} has panicked; the log above says where");
+        let _ = failures.send(why).await;
     }
 }
 
@@ -308,23 +392,22 @@ async fn herald(
 /// next death takes the shard's quorum. One that has halted at something that this build cannot read makes
 /// the node not ready, and the others of the node go on.
 async fn mourn(
-    group: Group,
-    shard: ShardId,
-    failures: mpsc::Sender<ShardId>,
+    mut status: watch::Receiver<Status>,
+    group: GroupId,
+    failures: mpsc::Sender<String>,
     stop: CancellationToken,
 ) {
-    let mut status = group.status();
     let failed = async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.clone()) };
     tokio::select! {
         () = stop.cancelled() => {}
         failed = failed => match failed {
-            Ok(Status { halted: Some(why), .. }) => {
-                tracing::error!(%shard, error = why, "a replica has halted");
+            Ok(Status { halted: Some(error), .. }) => {
+                tracing::error!(%group, error, "a replica has halted");
             }
             Ok(Status { failed: Some(why), .. }) => {
-                tracing::error!(%shard, why, "a replica has ended");
+                tracing::error!(%group, why, "a replica has ended");
                 // When the host has ended there is nobody to tell.
-                let _ = failures.send(shard).await;
+                let _ = failures.send(format!("the replica of {group} has ended: {why}")).await;
             }
             _ => {}
         }
@@ -364,4 +447,38 @@ fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
     let changed = *known != new;
     *known = new;
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn panic_in_a_task_of_a_replica_is_reported_with_its_shard() {
+        let (failures, mut failed) = mpsc::channel(1);
+        supervise(ShardId(3), "commit", async { panic!("a bug") }.boxed(), failures.clone()).await;
+        let why = failed.recv().await.unwrap();
+        assert!(why.contains("the commit task of s3 has panicked"), "{why}");
+        supervise(ShardId(3), "commit", async {}.boxed(), failures).await;
+        assert!(failed.recv().await.is_none(), "a task that ended as it should is reported");
+    }
+
+    #[tokio::test]
+    async fn replica_that_has_ended_is_reported_and_one_that_was_stopped_is_not() {
+        let (status, watched) = watch::channel(Status::default());
+        let (failures, mut failed) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let group = GroupId::shard(ShardId(3));
+        let mourning = tokio::spawn(mourn(watched.clone(), group, failures.clone(), stop.clone()));
+        status.send_modify(|status| status.failed = Some("its machine has panicked".to_owned()));
+        let why = failed.recv().await.unwrap();
+        assert_eq!(why, "the replica of s3 has ended: its machine has panicked");
+        mourning.await.unwrap();
+
+        status.send_modify(|status| status.failed = None);
+        let mourning = tokio::spawn(mourn(watched, group, failures, stop.clone()));
+        stop.cancel();
+        mourning.await.unwrap();
+        assert!(failed.recv().await.is_none());
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_control::reconcile;
-use pushonce_core::{Claim, ClusterView, NodeId, Owners, ShardId};
-use pushonce_proto::cluster::{Progress, Shard};
+use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
+use pushonce_proto::cluster::Progress;
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
 use tokio::time::{Instant, timeout_at};
@@ -31,7 +31,7 @@ pub(super) fn local(
     progress.into_iter().map(said).collect()
 }
 
-/// What the owners of shards that are not where the table wants them say, `known` among them.
+/// What the owners of shards say of those that move, or of which a replica lags, `known` among them.
 pub(super) async fn gather(
     view: &ClusterView,
     owners: &Owners,
@@ -39,7 +39,8 @@ pub(super) async fn gather(
     mut known: BTreeMap<ShardId, Progress>,
 ) -> BTreeMap<ShardId, Progress> {
     let until = Instant::now() + PATIENCE;
-    let mut asked: FuturesUnordered<_> = movers(view, owners)
+    let owners: BTreeSet<NodeId> = owners.claims().map(|claim| claim.owner).collect();
+    let mut asked: FuturesUnordered<_> = owners
         .into_iter()
         .filter(|node| reachable.contains(node))
         .filter_map(|node| view.member(node))
@@ -50,15 +51,6 @@ pub(super) async fn gather(
         known.extend(moves.unwrap_or_default());
     }
     known
-}
-
-/// Who owns a shard that moves.
-fn movers(view: &ClusterView, owners: &Owners) -> BTreeSet<NodeId> {
-    let moves = |claim: &&Claim| {
-        let wanted = view.placement.of(claim.shard);
-        Shard::of(claim.shard, wanted, Some(claim)).moving
-    };
-    owners.claims().filter(moves).map(|claim| claim.owner).collect()
 }
 
 async fn ask(address: String) -> Result<BTreeMap<ShardId, Progress>, anyhow::Error> {

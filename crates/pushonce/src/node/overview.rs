@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pushonce_consensus::{Engine, Status};
+use pushonce_control::condition::{self, Problem};
+use pushonce_control::leave;
 use pushonce_core::{ClusterId, ClusterView, NodeId, Owners, ShardId, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::conflict;
+use super::health::{Blocks, Reason};
 use super::host::Hosted;
-use super::watch::Health;
+use super::watch::{Health, STOPPING};
 
 /// The newest of everything, for those who ask. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +38,8 @@ pub(super) struct Overview {
     pub(super) hosted: Hosted,
     /// Another cluster to which this node's address belongs.
     pub(super) conflict: watch::Receiver<Option<ClusterId>>,
+    /// Cancelled when the node begins to stop.
+    pub(super) stopping: CancellationToken,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
@@ -120,14 +126,39 @@ impl Overview {
         }
     }
 
+    /// Shows `look` what this node sees of the cluster.
+    pub(super) fn seen<T>(&self, look: impl FnOnce(&leave::Seen<'_>) -> T) -> T {
+        let (view, owners) = (self.view.borrow().clone(), self.owners.borrow().clone());
+        let reachable = self.reachable.borrow().clone();
+        let control: Vec<NodeId> = self.control.borrow().voters.iter().copied().collect();
+        look(&leave::Seen {
+            view: &view,
+            owners: &owners,
+            control: &control,
+            reachable: &reachable,
+        })
+    }
+
+    /// What is wrong with the cluster as this node sees it, the worst first.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let leader = self.control.borrow().leader;
+        self.seen(|seen| condition::problems(seen, leader))
+    }
+
     /// Why the node cannot do its work; empty when it can.
-    pub(super) fn obstacles(&self) -> Vec<String> {
+    pub(super) fn obstacles(&self) -> Vec<Reason> {
+        if self.stopping.is_cancelled() {
+            return vec![Reason::of_all(STOPPING)];
+        }
         let mut found = self.health.borrow().obstacles(Instant::now());
         found.extend(self.conflict.borrow().map(|theirs| {
             let ours = self.view.borrow().cluster;
-            conflict::text(ours, theirs)
+            Reason { text: conflict::text(ours, theirs), blocks: Blocks::PUBLISH }
         }));
-        found.extend(self.engine.room().err().map(|full| full.to_string()));
+        if let Err(full) = self.engine.room() {
+            found.push(Reason { text: full.to_string(), blocks: Blocks::PUBLISH });
+        }
+        found.dedup();
         found
     }
 }

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
 use pushonce_consensus::Settings;
+use pushonce_control::condition::Problem;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message,
@@ -17,7 +18,7 @@ use pushonce_core::{
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
-use pushonce_publish::{OperationError, Overview as _, Router, Snapshot, Subscribed};
+use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
 use tokio::sync::watch;
 
 use super::conflict;
@@ -237,11 +238,17 @@ impl pushonce_publish::Feed for Feed {
 impl pushonce_publish::Overview for Overview {
     fn snapshot(&self) -> Snapshot {
         let control = self.control.borrow().clone();
+        let problem = |problem: Problem| cluster::Problem {
+            severity: problem.severity().as_str().to_owned(),
+            kind: problem.kind().to_owned(),
+            text: problem.to_string(),
+        };
         Snapshot {
             me: self.me,
             view: self.view.borrow().clone(),
             owners: self.owners.borrow().clone(),
             reachable: self.reachable.borrow().clone(),
+            problems: self.problems().into_iter().map(problem).collect(),
             control: cluster::Control {
                 leader: control.leader,
                 term: control.term,
@@ -268,9 +275,13 @@ pub(super) struct Operations {
 }
 
 impl pushonce_publish::Operations for Operations {
-    fn drain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
+        let may = self.overview.seen(|seen| leave::may_drain(seen, node, force));
         let control = self.control.clone();
-        Box::pin(async move { control.drain(node).await.map_err(not_done) })
+        Box::pin(async move {
+            may.map_err(|why| OperationError::Refused(why.to_string()))?;
+            control.drain(node).await.map_err(not_done)
+        })
     }
 
     fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
@@ -279,13 +290,10 @@ impl pushonce_publish::Operations for Operations {
     }
 
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
-        let Snapshot { view, owners, reachable, control: group, .. } = self.overview.snapshot();
+        let may = self.overview.seen(|seen| leave::may_remove(seen, node, force));
         let control = self.control.clone();
         Box::pin(async move {
-            let (owners, reachable, group) = (&*owners, &reachable, &*group.voters);
-            let seen = leave::Seen { view: &view, owners, control: group, reachable };
-            leave::may_remove(&seen, node, force)
-                .map_err(|why| OperationError::Refused(why.to_string()))?;
+            may.map_err(|why| OperationError::Refused(why.to_string()))?;
             control.remove(node).await.map_err(not_done)
         })
     }

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long a stage may take to end before it is cut off.
-const GRACE: Duration = Duration::from_secs(6);
+pub(super) const GRACE: Duration = Duration::from_secs(6);
 
 /// Tasks that run until their stage is told to end.
 pub(super) struct Stage {
@@ -46,12 +46,12 @@ impl Stage {
         why.context(self.what)
     }
 
-    /// Tells every part to end, and waits until they did, or for the grace.
-    pub(super) async fn end(mut self) {
+    /// Tells every part to end, and waits until they did, but so long at most.
+    pub(super) async fn end(mut self, within: Duration) {
         self.token.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, all).await.is_err() {
-            tracing::warn!("{} did not end within {GRACE:?} and are cut off", self.what);
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!("{} did not end within {within:?} and are cut off", self.what);
         }
     }
 }

@@ -1,16 +1,20 @@
 //! Looks at the node again and again, and says whether it can do its work.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::Engine;
+use pushonce_control::condition::Problem;
 use pushonce_core::ShardId;
 use pushonce_gateway::{Admission, MemoryUse, Rounds};
+use pushonce_publish::Ready;
+use pushonce_shard::NodeTopics;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::health::{Facts, Part, Standing, Watchman};
+use super::health::{Blocks, Facts, Part, Reason, Standing, Watchman};
 use super::host::Hosted;
 use super::memory;
 use super::overview::Overview;
@@ -24,13 +28,14 @@ const OLD: Duration = Duration::from_secs(3);
 /// What the last look came to.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
-    because: Vec<String>,
+    because: Vec<Reason>,
     at: Instant,
 }
 
 /// Everything that is looked at.
 pub(super) struct Watch {
     pub(super) overview: Overview,
+    pub(super) topics: Arc<NodeTopics>,
     pub(super) hosted: Hosted,
     pub(super) engine: Engine,
     pub(super) relay: pushonce_relay::Handle,
@@ -41,20 +46,49 @@ pub(super) struct Watch {
     pub(super) memory_max: u64,
     pub(super) health: watch::Sender<Health>,
     /// The same as yes or no.
-    pub(super) ready: watch::Sender<bool>,
+    pub(super) ready: watch::Sender<Ready>,
+    /// Cancelled when the node begins to stop.
+    pub(super) stopping: CancellationToken,
+}
+
+/// The one reason of a node that stops.
+pub(super) const STOPPING: &str = "this node is stopping";
+
+/// What a node with these reasons can do.
+pub(super) fn ready(because: &[Reason]) -> Ready {
+    let blocked = |what: fn(Blocks) -> bool| because.iter().any(|reason| what(reason.blocks));
+    Ready { publish: !blocked(|b| b.publish), viewers: !blocked(|b| b.viewers) }
+}
+
+/// Counts what is wrong with the cluster as this node sees it.
+struct ProblemGauges(Vec<(&'static str, metrics::Gauge)>);
+
+impl ProblemGauges {
+    fn new() -> ProblemGauges {
+        let gauge = |kind| (kind, metrics::gauge!("pushonce_cluster_problems", "kind" => kind));
+        ProblemGauges(Problem::KINDS.map(gauge).to_vec())
+    }
+
+    fn count(&self, problems: &[Problem]) {
+        for (kind, gauge) in &self.0 {
+            let of_kind = problems.iter().filter(|problem| problem.kind() == *kind);
+            gauge.set(of_kind.map(Problem::count).sum::<usize>() as f64);
+        }
+    }
 }
 
 impl Health {
     /// Before the first look.
     pub(super) fn unknown() -> Health {
-        Health { because: vec!["this node is starting".to_owned()], at: Instant::now() }
+        Health { because: vec![Reason::of_all("this node is starting")], at: Instant::now() }
     }
 
     /// Why the node cannot do its work; empty when it can.
-    pub(super) fn obstacles(&self, now: Instant) -> Vec<String> {
+    pub(super) fn obstacles(&self, now: Instant) -> Vec<Reason> {
         let age = now.saturating_duration_since(self.at);
         let old = format!("this node has not looked at itself for {} s", age.as_secs());
-        self.because.iter().cloned().chain((age >= OLD).then_some(old)).collect()
+        let old = (age >= OLD).then(|| Reason::of_all(old));
+        self.because.iter().cloned().chain(old).collect()
     }
 }
 
@@ -62,32 +96,67 @@ impl Watch {
     /// Looks until `shutdown`.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut watchman = Watchman::default();
+        let problems = ProblemGauges::new();
+        let topics = metrics::gauge!("pushonce_topics");
+        let mut said = false;
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                // Told at once: nobody should send anything more to a node that stops.
+                () = self.stopping.cancelled(), if !said => said = true,
                 _ = ticks.tick() => {}
             }
             self.memory.set(memory::resident().unwrap_or(0), self.memory_max);
             let at = Instant::now();
-            let mut because = watchman.look(&self.facts(), at);
-            because.extend(overloaded(&self.admission));
+            self.measure_lag();
+            let because = if said {
+                vec![Reason::of_all(STOPPING)]
+            } else {
+                let mut because = watchman.look(&self.facts(), at);
+                because.extend(overloaded(&self.admission));
+                because
+            };
             self.say(&because);
             self.health.send_replace(Health { because, at });
+            problems.count(&self.overview.problems());
+            topics.set(self.topics.held() as f64);
         }
     }
 
     /// In the log when the answer changes; what it is made of changes with every shard that is moved.
-    fn say(&self, because: &[String]) {
-        let is_ready = because.is_empty();
-        let news =
-            self.ready.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
-        match (news, is_ready) {
-            (true, true) => tracing::info!("ready"),
-            (true, false) => tracing::warn!("not ready: {}", because.join("; ")),
-            (false, _) => {}
+    fn say(&self, because: &[Reason]) {
+        let now = ready(because);
+        if !self.ready.send_if_modified(|known| std::mem::replace(known, now) != now) {
+            return;
         }
+        let texts: Vec<_> = because.iter().map(|reason| reason.text.as_str()).collect();
+        let because = texts.join("; ");
+        match (now.publish, now.viewers) {
+            (true, true) => tracing::info!("ready"),
+            (false, false) => tracing::warn!(%because, "not ready"),
+            (false, true) => tracing::warn!(%because, "not ready for publishers"),
+            (true, false) => tracing::warn!(%because, "not ready for subscribers"),
+        }
+    }
+
+    /// How far the replicas of this node are behind their leaders, and how far those that it leads are
+    /// behind this node.
+    fn measure_lag(&self) {
+        let (mut own, mut followers, mut sending) = (0, 0, 0);
+        for handle in self.hosted.all() {
+            let status = handle.group().status();
+            let status = status.borrow();
+            own = own.max(status.lag());
+            let lags = status.voters.iter().filter_map(|&node| status.lag_of(node));
+            followers = followers.max(lags.max().unwrap_or(0));
+            sending += status.sending.len();
+        }
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "own").set(own as f64);
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "followers")
+            .set(followers as f64);
+        metrics::gauge!("pushonce_snapshots_sending").set(sending as f64);
     }
 
     /// Why groups have halted on this node.
@@ -114,8 +183,10 @@ impl Watch {
         let mut rounds: BTreeMap<Part, u64> =
             lanes.map(|(lane, count)| (Part::Lane(lane), count)).collect();
         rounds.insert(Part::Relay, self.relay.rounds());
+        let restored = self.engine.found().iter().filter_map(|group| group.as_shard());
         Facts {
             me: *me,
+            restored: restored.collect(),
             state: view.member(*me).map(|member| member.state),
             control: Standing::from(&*control.borrow()),
             replicas: replicas.collect(),
@@ -131,12 +202,13 @@ impl Watch {
 }
 
 /// A node that rejects new sessions says so before clients are sent to it.
-fn overloaded(admission: &Admission) -> Option<String> {
+fn overloaded(admission: &Admission) -> Option<Reason> {
     let (rejecting, lanes) = (admission.rejecting(), admission.lanes());
-    (rejecting > 0).then(|| {
-        format!(
+    (rejecting > 0).then(|| Reason {
+        text: format!(
             "{rejecting} of {lanes} client threads reject new sessions: memory or the backlog of \
              deliveries is near its bound; raise --memory-max or add a node"
-        )
+        ),
+        blocks: Blocks::VIEWERS,
     })
 }

@@ -1,35 +1,69 @@
 //! The node's own pages beside the topics: health, metrics, the cluster.
 
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_core::Topic;
 use pushonce_gateway::query::{self, InvalidQuery};
-use serde_json::json;
+use pushonce_publish::Ready;
+use serde_json::{Value, json};
 
+use super::health::Reason;
 use super::overview::Overview;
+use super::watch;
 
 /// No more topics than this are looked up in one request.
 const TOPICS_MAX: usize = 256;
 
-/// `/health/live`, `/health/ready`, `/metrics`, `/cluster`.
+/// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
 pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
     Router::new()
-        .route("/health/live", get(|| async { Json(json!({"live": true})) }))
-        .route("/health/ready", get(ready))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(async |state| ready(state, |now| now.publish && now.viewers)))
+        .route("/health/publish", get(async |state| ready(state, |now| now.publish)))
+        .route("/health/viewers", get(async |state| ready(state, |now| now.viewers)))
         .route("/cluster", get(cluster))
         .with_state(overview)
         .route("/metrics", get(move || prometheus(metrics)))
 }
 
-async fn ready(State(overview): State<Overview>) -> Response {
-    let obstacles = overview.obstacles();
-    let status =
-        if obstacles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({"ready": obstacles.is_empty(), "because": obstacles});
+/// The pages of a node that waits until a cluster takes it in: it lives, and serves nobody. Each answer
+/// ends its connection: the next request is for the gateway, once that has the port.
+pub(super) fn waiting_router() -> Router {
+    let wait = || async { answer(false, &[Reason::of_all("this node waits to join its cluster")]) };
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(wait))
+        .route("/health/publish", get(wait))
+        .route("/health/viewers", get(wait))
+        .layer(axum::middleware::map_response(closing))
+}
+
+async fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn live() -> Json<Value> {
+    Json(json!({"live": true}))
+}
+
+fn ready(State(overview): State<Overview>, is: fn(Ready) -> bool) -> Response {
+    let reasons = overview.obstacles();
+    answer(is(watch::ready(&reasons)), &reasons)
+}
+
+/// Reasons that block nothing are warnings.
+fn answer(ready: bool, reasons: &[Reason]) -> Response {
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let texts = |blocking| {
+        let chosen = reasons.iter().filter(move |reason| reason.blocks.any() == blocking);
+        chosen.map(|reason| reason.text.as_str()).collect::<Vec<_>>()
+    };
+    let body = json!({"ready": ready, "because": texts(true), "warnings": texts(false)});
     (status, Json(body)).into_response()
 }
 

@@ -107,7 +107,7 @@ impl Engine {
     pub(super) fn watching_here(&mut self, counts: Vec<(Topic, Watching)>) {
         for (topic, watching) in counts {
             self.audience.touch(&topic);
-            let flow = self.flows.get_mut(&topic);
+            let flow = self.flows.get_at_rest(&topic);
             if let Some(sink) = flow.and_then(|flow| flow.outlets.get_mut(&self.config.me)) {
                 sink.forget_unless(watching.asks);
             }
@@ -124,7 +124,7 @@ impl Engine {
         let Engine { links, flows, audience, .. } = self;
         for (number, watching) in counts {
             let Some(topic) = links.heard(from, number) else { continue };
-            let outlet = flows.get_mut(topic).and_then(|flow| flow.outlets.get_mut(&from));
+            let outlet = flows.get_at_rest(topic).and_then(|flow| flow.outlets.get_mut(&from));
             if let Some(outlet) = outlet.filter(|outlet| outlet.number == number) {
                 outlet.watching = watching;
                 outlet.forget_unless(watching.asks);
@@ -138,7 +138,7 @@ impl Engine {
         let Engine { links, flows, audience, .. } = self;
         for (number, sessions) in counts {
             let Some(topic) = links.asked(from, number) else { continue };
-            let Some(flow) = flows.get_mut(topic) else { continue };
+            let Some(flow) = flows.get_at_rest(topic) else { continue };
             flow.tally.heard = Some(sessions);
             audience.touch(topic);
         }
@@ -189,7 +189,7 @@ impl Engine {
     fn count_topic(&mut self, topic: &Topic, words: &mut Words) {
         let owned = self.audience(topic);
         let Engine { flows, links, audience, config, effects, .. } = self;
-        let Some(flow) = flows.get_mut(topic) else { return };
+        let Some(flow) = flows.get_at_rest(topic) else { return };
         let here = audience.here(topic);
         let watching = flow.watching(here);
         let mut put_off = false;

@@ -1,6 +1,7 @@
 //! What the engine wants done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pushonce_core::{
     FetchError, Gap, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
@@ -59,6 +60,33 @@ pub(crate) enum Purpose {
 /// around it costs nothing.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
+/// The most one head of a heartbeat takes on the wire: three numbers of ten bytes at most, and their
+/// tags.
+const HEAD_BYTES: usize = 40;
+
+/// The frames of one heartbeat, at least one. So many topics may have changed that one frame of all
+/// would be larger than a peer accepts, and the link would break again with each heartbeat. The doubts
+/// are in each of them: a frame without would vouch for every shard.
+/// The log times are in the first: they do not go back.
+pub(crate) fn heartbeats(
+    mut heads: Vec<(u32, Position)>,
+    doubts: Vec<(ShardId, Duration)>,
+    clock: Timestamp,
+    mut log_times: Vec<(ShardId, Timestamp)>,
+) -> impl Iterator<Item = Frame> {
+    let mut first = true;
+    std::iter::from_fn(move || {
+        let more = std::mem::take(&mut first) || !heads.is_empty();
+        let rest = heads.len().saturating_sub(FRAME_BYTES / HEAD_BYTES);
+        more.then(|| Frame::Heartbeat {
+            heads: heads.split_off(rest),
+            doubts: doubts.clone(),
+            clock,
+            log_times: std::mem::take(&mut log_times),
+        })
+    })
+}
+
 /// The way out of one topic: to a link, or to the sink, which is the link to this node itself.
 pub(crate) struct Out<'a> {
     pub(crate) me: NodeId,
@@ -111,4 +139,47 @@ pub(crate) fn chunks(
         messages = rest;
         (!chunk.is_empty()).then_some(chunk)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use pushonce_core::{Epoch, Offset};
+    use pushonce_proto::pb::peer::v1::LinkFrame;
+
+    use super::*;
+
+    const CLOCK: Timestamp = Timestamp(u64::MAX);
+
+    fn heartbeat(heads: &[(u32, Position)], doubts: &[(ShardId, Duration)]) -> Vec<Frame> {
+        let log_times = doubts.iter().map(|&(shard, _)| (shard, CLOCK)).collect();
+        heartbeats(heads.to_vec(), doubts.to_vec(), CLOCK, log_times).collect()
+    }
+
+    #[test]
+    fn heartbeat_of_any_number_of_topics_fits_frames_that_peers_accept() {
+        let at = Position { epoch: Epoch(u64::MAX), offset: Offset(u64::MAX) };
+        let heads: Vec<_> = (0..500_000).map(|n| (u32::MAX - n, at)).collect();
+        let doubts: Vec<_> = (0..256).map(|n| (ShardId(n), Duration::from_secs(3))).collect();
+        let frames = heartbeat(&heads, &doubts);
+        let mut told = Vec::new();
+        for frame in frames {
+            let Frame::Heartbeat { heads, doubts: repeated, .. } = &frame else {
+                panic!("{frame:?}")
+            };
+            assert_eq!(*repeated, doubts, "a frame vouches for a shard in doubt");
+            told.extend_from_slice(heads);
+            let bytes = LinkFrame::from(frame).encoded_len();
+            assert!(bytes <= FRAME_BYTES + 64 * doubts.len(), "{bytes} bytes");
+        }
+        told.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        assert!(told == heads, "some head was lost or told twice");
+    }
+
+    #[test]
+    fn heartbeat_without_news_is_sent_all_the_same() {
+        assert!(
+            matches!(&heartbeat(&[], &[])[..], [Frame::Heartbeat { heads, .. }] if heads.is_empty())
+        );
+    }
 }

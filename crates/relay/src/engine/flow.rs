@@ -111,6 +111,12 @@ impl Flow {
         }
     }
 
+    /// Whether time changes nothing about it: it is live, and each way out has what came in.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let live = matches!(self.stage, Stage::Live(_)) && self.lapsed.is_none();
+        live && !self.outlets.is_empty() && self.outlets.values().all(Outlet::is_level)
+    }
+
     /// How long it has not been live, up to the times this is asked.
     pub(crate) fn lapsed_for(&mut self, now: Instant) -> Duration {
         if matches!(self.stage, Stage::Live(_)) {

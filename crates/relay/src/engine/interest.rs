@@ -70,7 +70,7 @@ impl Engine {
         let local = self.routes.of(shard) == Upstream::Local;
         let recent = Recent::new(self.config.ring_count_max, self.config.ring_bytes_max);
         let new = || Flow::new(shard, after.filter(|_| !local), recent);
-        let flow = self.flows.entry(topic.clone()).or_insert_with(new);
+        let flow = self.flows.get_or_insert(topic, new);
         flow.idle_since = None;
         flow.outlets.insert(to, outlet);
         self.audience.touch(topic);
@@ -155,23 +155,24 @@ impl Engine {
     }
 
     /// Forgets the topics that nobody wanted for a while.
-    pub(super) fn withdraw_idle(&mut self, now: Instant) {
+    pub(super) fn withdraw_idle(&mut self, looked: &[Topic], now: Instant) {
         let grace = self.config.withdraw_after;
         let over = |flow: &Flow| flow.idle_since.is_some_and(|since| since + grace <= now);
-        for topic in self.topics(over) {
-            self.leave(&topic);
-            self.flows.remove(&topic);
+        for topic in looked {
+            if self.flows.get(topic).is_some_and(over) {
+                self.leave(topic);
+                self.flows.remove(topic);
+            }
         }
     }
 
     /// Tries those again who wait although the topic flows: what they missed could not be read, or
     /// not be sent.
-    pub(super) fn serve_waiting(&mut self, now: Instant) {
-        let stuck =
-            |flow: &Flow| matches!(flow.stage, Stage::Live(_)) && !flow.waiting().is_empty();
-        for topic in self.topics(stuck) {
-            let waiting = self.flows.get(&topic).map_or_else(Vec::new, Flow::waiting);
-            waiting.into_iter().for_each(|to| self.serve(&topic, to, now));
+    pub(super) fn serve_waiting(&mut self, looked: &[Topic], now: Instant) {
+        let live = |flow: &&Flow| matches!(flow.stage, Stage::Live(_));
+        for topic in looked {
+            let waiting = self.flows.get(topic).filter(live).map_or_else(Vec::new, Flow::waiting);
+            waiting.into_iter().for_each(|to| self.serve(topic, to, now));
         }
     }
 }

@@ -25,6 +25,8 @@ struct Pending {
     shard: ShardId,
     bytes: usize,
     deadline: Instant,
+    /// The shard has another owner meanwhile, and the deadline is that of an answer from the old one.
+    moved: bool,
 }
 
 impl Publishes {
@@ -56,7 +58,7 @@ impl Engine {
         let bytes = publish.payload.len();
         let deadline = now + self.config.publish_deadline;
         self.publishes.bytes += bytes;
-        self.publishes.pending.insert(id, Pending { to, shard, bytes, deadline });
+        self.publishes.pending.insert(id, Pending { to, shard, bytes, deadline, moved: false });
         self.effects.push(Effect::Send(to, Frame::Publish { id, publish }));
     }
 
@@ -92,12 +94,21 @@ impl Engine {
         self.unknown(ids, &format!("the link to {to} broke before the answer came"));
     }
 
-    pub(super) fn publishes_lose_owner(&mut self, shard: ShardId, owner: NodeId) {
-        let ids = self.publishes.end_where(|pending| pending.shard == shard && pending.to != owner);
-        self.unknown(ids, "the shard went to another owner before the answer came");
+    /// An owner that handed the shard over still knows how the publishes ended that it had proposed: it
+    /// is given a moment to say so.
+    pub(super) fn publishes_lose_owner(&mut self, shard: ShardId, owner: NodeId, now: Instant) {
+        let limit = now + self.config.answer_after_move;
+        let moved = |pending: &&mut Pending| pending.shard == shard && pending.to != owner;
+        for pending in self.publishes.pending.values_mut().filter(moved) {
+            if limit < pending.deadline {
+                (pending.deadline, pending.moved) = (limit, true);
+            }
+        }
     }
 
     pub(super) fn publishes_expire(&mut self, now: Instant) {
+        let ids = self.publishes.end_where(|pending| pending.deadline <= now && pending.moved);
+        self.unknown(ids, "the shard went to another owner before the answer came");
         let ids = self.publishes.end_where(|pending| pending.deadline <= now);
         self.unknown(ids, "the owner did not answer in time");
     }

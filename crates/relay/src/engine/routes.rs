@@ -1,10 +1,10 @@
 //! Where each shard's topics come from, and whom this node may give them to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_core::{Claim, ClusterView, NodeId, Owners, ShardId, Upstream, upstream};
+use pushonce_core::{Claim, ClusterView, Heads, NodeId, Owners, ShardId, Upstream, upstream};
 
 /// [`upstream`], asked again with each change of what it depends on.
 #[derive(Debug)]
@@ -14,8 +14,10 @@ pub(crate) struct Routes {
     owners: Owners,
     /// By shard.
     next: Vec<Upstream>,
-    /// By shard: the nodes of my region, the first to head it first.
-    order: Vec<Vec<NodeId>>,
+    /// Of my region, as the view has them.
+    heads: Heads,
+    /// By shard: the place of each node of my region in that order.
+    places: Vec<HashMap<NodeId, u32>>,
     /// Nodes that have a link to me but said that they are not upstream, until when they are not
     /// asked again. Such a head has lost its own way to the owner; the next in the order may not.
     avoided: BTreeMap<(ShardId, NodeId), Instant>,
@@ -28,7 +30,8 @@ impl Routes {
             view: view.clone(),
             owners: Owners::default(),
             next: Vec::new(),
-            order: Vec::new(),
+            heads: Heads::default(),
+            places: Vec::new(),
             avoided: BTreeMap::new(),
         };
         routes.see(view);
@@ -37,8 +40,9 @@ impl Routes {
 
     /// Takes a newer view. [`Routes::decide`] is due.
     pub(crate) fn see(&mut self, view: Arc<ClusterView>) {
-        let region = view.region(self.me);
-        self.order = view.shards.ids().map(|shard| view.heads(region, shard)).collect();
+        self.heads = view.heads(view.region(self.me));
+        let places = |shard| self.heads.of(shard).iter().copied().zip(0..).collect();
+        self.places = view.shards.ids().map(places).collect();
         self.next.resize(usize::from(view.shards.get()), Upstream::Unknown);
         self.view = view;
     }
@@ -74,11 +78,11 @@ impl Routes {
 
     /// Decides one shard anew, or all of them.
     pub(crate) fn decide(&mut self, only: Option<ShardId>, linked: impl Fn(NodeId) -> bool) {
-        let Routes { me, view, owners, next, avoided, .. } = self;
+        let Routes { me, view, owners, heads, next, avoided, .. } = self;
         let due = |&(shard, _): &(ShardId, _)| only.is_none_or(|only| only == shard);
         for (shard, next) in view.shards.ids().zip(next).filter(due) {
             let open = |node| linked(node) && !avoided.contains_key(&(shard, node));
-            *next = upstream(shard, *me, view, owners, open);
+            *next = upstream(shard, *me, view, owners, heads, open);
         }
     }
 
@@ -99,10 +103,9 @@ impl Routes {
     }
 
     fn before(&self, asker: NodeId, shard: ShardId) -> bool {
-        let order = self.order.get(usize::from(shard.0)).map_or(&[][..], Vec::as_slice);
-        let mine = order.iter().position(|&node| node == self.me);
-        let others = order.iter().position(|&node| node == asker);
-        mine.is_some_and(|mine| others.is_none_or(|others| mine < others))
+        let Some(places) = self.places.get(usize::from(shard.0)) else { return false };
+        let place = |node| places.get(&node);
+        place(self.me).is_some_and(|mine| place(asker).is_none_or(|other| mine < other))
     }
 
     fn region(&self, node: NodeId) -> &str {

@@ -11,7 +11,7 @@ use pushonce_core::{NodeId, Position, ShardId, Timestamp};
 use pushonce_proto::peer::Frame;
 
 use super::Engine;
-use super::effect::Effect;
+use super::effect::{Effect, heartbeats};
 
 /// What this node knows of time.
 #[derive(Debug, Default)]
@@ -61,20 +61,22 @@ impl Engine {
         }
     }
 
-    /// A heartbeat for a peer. `None` before this node's clock was read for the first time.
+    /// The frames of a heartbeat for a peer. None before this node's clock was read for the first time.
     pub(super) fn heartbeat_for(
         &self,
         to: NodeId,
         heads: Vec<(u32, Position)>,
         now: Instant,
-    ) -> Option<Frame> {
-        let clock = self.times.clock(now)?;
+    ) -> impl Iterator<Item = Frame> + use<> {
         let known = |shard: &ShardId| self.times.logs.get(usize::from(shard.0)).copied();
         let served = self.routes.view().shards.ids().filter(|shard| self.routes.serves(to, *shard));
         let log_times = served
             .filter_map(|shard| Some((shard, known(&shard).filter(|time| time.0 > 0)?)))
             .collect();
-        Some(Frame::Heartbeat { heads, doubts: self.doubts(to, now), clock, log_times })
+        let doubts = self.doubts(to, now);
+        let clock = self.times.clock(now);
+        let frames = clock.map(|clock| heartbeats(heads, doubts, clock, log_times));
+        frames.into_iter().flatten()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use pushonce_core::{NodeId, ShardId, Upstream};
+use pushonce_core::{NodeId, ShardId, Topic, Upstream};
 
 use super::Engine;
 use super::effect::Effect;
@@ -19,16 +19,57 @@ pub(crate) struct Trust {
     /// Those that this node leads with a lease.
     leads: BTreeSet<ShardId>,
     whole: Vec<Instant>,
+    /// What the last look found.
+    grades: Vec<Option<Grade>>,
+}
+
+/// What the age of a shard says of its topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grade {
+    /// Young enough for topics that are stale to be fresh again.
+    Fresh,
+    /// Topics stay what they are.
+    Between,
+    /// So old that topics are stale.
+    Stale,
 }
 
 impl Trust {
     pub(crate) fn new(shards: u16, now: Instant) -> Trust {
-        Trust { leads: BTreeSet::new(), whole: vec![now; usize::from(shards)] }
+        let shards = usize::from(shards);
+        Trust { leads: BTreeSet::new(), whole: vec![now; shards], grades: vec![None; shards] }
     }
 
     /// The shards of a view are counted anew.
     pub(crate) fn resize(&mut self, shards: u16, now: Instant) {
         self.whole.resize(usize::from(shards), now);
+        // Topics may be of another shard now: all of them are looked at.
+        self.grades = vec![None; usize::from(shards)];
+    }
+
+    /// The shards whose topics have to be looked at, since their age says something else than it did at
+    /// the last look.
+    fn turned(
+        &mut self,
+        now: Instant,
+        fresh_below: Duration,
+        stale_after: Duration,
+    ) -> Vec<ShardId> {
+        let mut turned = Vec::new();
+        for (shard, (&whole, known)) in (0..).zip(self.whole.iter().zip(&mut self.grades)) {
+            let age = now.saturating_duration_since(whole);
+            let grade = if age >= stale_after {
+                Grade::Stale
+            } else if age >= fresh_below {
+                Grade::Between
+            } else {
+                Grade::Fresh
+            };
+            if known.replace(grade) != Some(grade) && grade != Grade::Between {
+                turned.push(ShardId(shard));
+            }
+        }
+        turned
     }
 
     /// Whether this node leads the shard, with a lease.
@@ -84,8 +125,9 @@ impl Engine {
         aged.filter(|&(_, age)| age * 2 > self.config.heartbeat).collect()
     }
 
-    /// Looks at every topic of the sink, and tells it of those whose standing has changed.
-    pub(super) fn judge(&mut self, now: Instant) {
+    /// Tells the sink of the topics whose standing has changed. Looks at those of `looked`, and at all of a
+    /// shard when its age has passed a threshold; that of every other is as it was.
+    pub(super) fn judge(&mut self, looked: &[Topic], now: Instant) {
         for &shard in &self.trust.leads.clone() {
             if self.routes.of(shard) == Upstream::Local {
                 self.trust.confirm(shard, now);
@@ -94,8 +136,12 @@ impl Engine {
         let Engine { flows, trust, config, .. } = self;
         // Some way below, or one late heartbeat after another would be told in turns.
         let fresh_below = config.stale_after - config.heartbeat / 2;
+        let turned = trust.turned(now, fresh_below, config.stale_after);
+        let of_shards = turned.iter().flat_map(|&shard| flows.of_shard(shard, None));
+        let topics: BTreeSet<Topic> = of_shards.chain(looked).cloned().collect();
         let (mut changed, mut stuck) = (Vec::new(), Vec::new());
-        for (topic, flow) in flows {
+        for topic in topics {
+            let Some(flow) = flows.get_at_rest(&topic) else { continue };
             let (whole, lapsed) = (trust.age(flow.shard, now), flow.lapsed_for(now));
             if lapsed >= config.stale_after && whole < fresh_below {
                 stuck.push(topic.clone());
@@ -108,13 +154,11 @@ impl Engine {
                 changed.push((topic.clone(), now_stale));
             }
         }
-        changed.sort_unstable();
         self.effects.extend(changed.into_iter().map(|(topic, stale)| match stale {
             true => Effect::Stale(topic),
             false => Effect::Fresh(topic),
         }));
         // The shard is whole and this topic of it does not flow: those who get it here find another way.
-        stuck.sort_unstable();
         stuck.iter().for_each(|topic| self.turn_away_all(topic, now));
     }
 }

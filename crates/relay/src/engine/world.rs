@@ -398,6 +398,11 @@ impl World {
         observers.filter(|(_, o)| o.has(head)).map(|((node, _), _)| *node).collect()
     }
 
+    /// Whether a publish was acknowledged.
+    pub(super) fn acknowledged(&self, id: u64) -> bool {
+        matches!(self.outcomes.get(&id), Some(Some(Ok(_))))
+    }
+
     /// Whether a publish ended as unknown.
     pub(super) fn unknown(&self, id: u64) -> bool {
         matches!(self.outcomes.get(&id), Some(Some(Err(PublishError::Unknown { .. }))))
@@ -419,7 +424,9 @@ impl World {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let engine = self.engines.get_mut(&node).expect("a node");
-            for effect in engine.on(event, self.now) {
+            let effects = engine.on(event, self.now);
+            assert!(engine.flows.is_complete(), "a topic is left out of the ticks of {node}");
+            for effect in effects {
                 events.extend(self.perform(node, effect));
             }
         }

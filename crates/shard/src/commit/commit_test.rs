@@ -56,6 +56,7 @@ impl Rig {
             AgreedVersion::default(),
             Arc::new(Nobody),
             Arc::new(|| NOW),
+            Arc::new(crate::NodeTopics::new(0)),
         ));
         let commit = Commit {
             shared,

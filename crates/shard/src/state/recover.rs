@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pushonce_core::Epoch;
 
 use super::State;
+use crate::limits::Counts;
 
 impl State {
     /// Begins a later epoch of every topic at `index`, with the messages that are here: positions that the
@@ -14,6 +15,7 @@ impl State {
         let lent = &self.lent;
         // What is left of an earlier life stays dead.
         self.topics.retain(|topic, log| Some(log.epoch().0) > lent.get(topic.namespace()).copied());
+        self.counts = Counts::of(self.topics.keys());
         for log in self.topics.values_mut() {
             Arc::make_mut(log).reborn(Epoch(index));
         }

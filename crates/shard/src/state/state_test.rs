@@ -463,6 +463,9 @@ fn a_recovered_state_keeps_its_messages_and_begins_an_epoch_above_everything_los
     assert_eq!(page.head, Position::new(index, 2));
     assert_eq!(page.messages.len(), 2);
     assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
+    // A reader that has seen nothing may miss what only the lost replicas had.
+    let gap = state.page(&topic("a"), Want::After(Position::ZERO)).unwrap().gap;
+    assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch));
     // Given out by a lost replica: beyond what is here, and of a topic that is not here.
     for name in ["a", "b"] {
         let lost = Position::new(900, 77);

@@ -10,7 +10,7 @@ use pushonce_core::{
     Claim, ClusterId, ContentType, History, Key, Message, Namespace, Namespaces, NodeId, Publish,
     ShardId, Term, Timestamp, Topic,
 };
-use pushonce_shard::{Clock, Committed, Handle, Shard};
+use pushonce_shard::{Clock, Committed, Handle, NodeTopics, Shard};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -114,6 +114,7 @@ impl Node {
             namespaces,
             committed: heard.clone(),
             clock,
+            topics: Arc::new(NodeTopics::new(0)),
         };
         let (shard, runner) = shard.open(&engine).await.unwrap();
         let shutdown = CancellationToken::new();

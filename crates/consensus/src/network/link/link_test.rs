@@ -4,7 +4,7 @@ const GROUP: GroupId = GroupId(1);
 const TTL: Duration = Duration::from_secs(5);
 
 fn link() -> (Arc<Link>, u64) {
-    let link = Arc::new(Link::new(NodeId(2), AgreedVersion::default(), 1000));
+    let link = Arc::new(Link::new(NodeId(2), AgreedVersion::default(), 1000, 64 << 10));
     let stream = link.begin();
     link.up(ClusterVersion::FIRST);
     (link, stream)
@@ -59,4 +59,60 @@ async fn an_answer_that_does_not_come_is_not_waited_for_and_not_remembered() {
     assert!(matches!(late, Err(LinkError::Late { .. })));
     assert!(link.state().pending.is_empty());
     link.answered(vec![answer(1, b"late")]);
+}
+
+#[tokio::test]
+async fn pieces_of_snapshots_go_out_behind_everything_else_and_take_turns() {
+    let (link, stream) = link();
+    let piece = |n: u8| link.request(GROUP, Kind::Snapshot, Bytes::new(), vec![n; 9].into());
+    let first_turn = link.piece_turn().await;
+    let _second_turn = link.piece_turn().await;
+    let mut third_turn = std::pin::pin!(link.piece_turn());
+    assert!(futures::poll!(&mut third_turn).is_pending(), "any number is on its way");
+    let _pieces = (piece(1).unwrap(), piece(2).unwrap());
+    let _heartbeat = ask(&link, 1).unwrap();
+    let kinds = async || {
+        let frame = link.frame(stream).await.unwrap();
+        frame.requests.iter().map(pb::RaftRequest::kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds().await, [Kind::Append, Kind::Snapshot]);
+    let _heartbeat = ask(&link, 1).unwrap();
+    assert_eq!(kinds().await, [Kind::Append, Kind::Snapshot]);
+    drop(first_turn);
+    assert!(third_turn.await.is_some());
+}
+
+#[tokio::test]
+async fn entries_on_their_way_are_bounded_and_an_oversized_append_is_sent_alone() {
+    let (link, _) = link();
+    let room = link.room_for_entries(1 << 30).await;
+    let mut next = std::pin::pin!(link.room_for_entries(1));
+    assert!(futures::poll!(&mut next).is_pending());
+    let sent = link.request_in(room, GROUP, Kind::Append, vec![0; 9].into(), Bytes::new());
+    assert!(futures::poll!(&mut next).is_pending());
+    link.answered(vec![answer(1, b"")]);
+    sent.unwrap().within(TTL).await.unwrap();
+    assert!(next.await.is_some());
+}
+
+#[tokio::test]
+async fn an_append_is_not_late_while_the_peer_answers_others() {
+    const IDLE: Duration = Duration::from_millis(200);
+    let (link, _) = link();
+    let append = async || {
+        let room = link.room_for_entries(1).await;
+        link.request_in(room, GROUP, Kind::Append, Bytes::new(), Bytes::new()).unwrap()
+    };
+    let last = append().await.while_answering(IDLE, TTL);
+    let answers = async {
+        for id in 2..=8 {
+            let _other = append().await;
+            tokio::time::sleep(IDLE / 2).await;
+            link.answered(vec![answer(id, b"")]);
+        }
+        link.answered(vec![answer(1, b"at last")]);
+    };
+    assert_eq!(futures::join!(last, answers).0.unwrap(), "at last");
+    let silent = append().await.while_answering(IDLE, TTL).await;
+    assert!(matches!(silent, Err(LinkError::Late { ttl: IDLE, .. })));
 }

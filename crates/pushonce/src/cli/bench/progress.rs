@@ -6,6 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::output;
+
 /// How a stretch of time ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -75,10 +77,9 @@ impl Meter {
     }
 }
 
-#[allow(clippy::print_stderr)]
 fn show(bar: &ProgressBar, text: String) {
     if bar.is_hidden() {
-        eprintln!("{text}");
+        output::notice(text);
     } else {
         bar.set_message(text);
         bar.tick();

@@ -19,6 +19,7 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use crate::instruments::Watch;
+use crate::output;
 use node::Node;
 use report::{Cost, Report};
 use site::Site;
@@ -170,7 +171,6 @@ impl Way {
     }
 }
 
-#[allow(clippy::print_stderr)]
 fn tell(text: &str) {
-    eprintln!("{text}");
+    output::notice(text);
 }

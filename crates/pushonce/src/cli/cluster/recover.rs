@@ -32,7 +32,7 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     if yes {
         recovery.carry_out()?;
     }
-    print(json, || json!({"done": yes, "plan": plan}), || text(&plan, yes));
+    print(json, || json!({"done": yes, "plan": plan}), || text(&plan, yes))?;
     Ok(())
 }
 

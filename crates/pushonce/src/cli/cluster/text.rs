@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pushonce_core::ConsensusTimes;
 use pushonce_proto::pb::cluster::v1::{
-    ClusterTimes, ExplainResponse, Member, Shard, StatusResponse,
+    ClusterTimes, ExplainResponse, Member, Problem, Shard, StatusResponse,
 };
 
 pub(super) fn node(id: u64) -> String {
@@ -21,7 +21,8 @@ fn nodes(ids: &[u64]) -> String {
 
 /// The cluster on a screen of 80 columns, as long as names and addresses are short.
 pub(super) fn status_text(status: &StatusResponse) -> String {
-    let mut text = format!(
+    let mut text = headline(status);
+    text += &format!(
         "cluster {}  version {}  (asked {}, view {}, placement {})\n\nmembers\n",
         status.cluster_id,
         status.cluster_version,
@@ -65,6 +66,14 @@ fn conflict_text(status: &StatusResponse) -> String {
         node(status.node_id),
         status.conflicting_cluster_id,
     )
+}
+
+/// What is wrong, before everything else; nothing for a healthy cluster.
+fn headline(status: &StatusResponse) -> String {
+    let line =
+        |problem: &Problem| format!("{}: {}\n", problem.severity.to_uppercase(), problem.text);
+    let lines: String = status.problems.iter().map(line).collect();
+    if lines.is_empty() { lines } else { lines + "\n" }
 }
 
 /// The change of the consensus times that is under way.
@@ -263,6 +272,21 @@ mod tests {
         let text = status_text(&status);
         assert!(text.starts_with("CONFLICT: the address of n1"), "{text}");
         assert!(text.contains(&status.cluster_id) && text.contains(&"b".repeat(32)), "{text}");
+    }
+
+    #[test]
+    fn problems_come_first() {
+        let problem = |severity: &str, text: &str| Problem {
+            severity: severity.to_owned(),
+            text: text.to_owned(),
+            ..Problem::default()
+        };
+        let problems = vec![problem("unavailable", "no owner"), problem("degraded", "n3 is down")];
+        let text = status_text(&StatusResponse { problems, ..StatusResponse::default() });
+        assert!(
+            text.starts_with("UNAVAILABLE: no owner\nDEGRADED: n3 is down\n\ncluster "),
+            "{text}"
+        );
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) async fn set(
         let agreed = status.times.unwrap_or_default();
         let done = agreed.next.is_none() && agreed.current == Some(wanted.into());
         if done || tokio::time::Instant::now() >= until {
-            print(json, || times_json(&agreed), || said(wanted, done));
+            print(json, || times_json(&agreed), || said(wanted, done))?;
             return Ok(());
         }
         tokio::time::sleep(LOOK_PAUSE).await;

@@ -8,11 +8,18 @@ const SHARD: ShardId = ShardId(3);
 
 /// A node that leads one shard and follows another's control group, and lacks nothing.
 fn well() -> Facts {
-    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9 };
+    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9, lag: Some(0) };
     Facts {
         me: ME,
         state: Some(MemberState::Active),
-        control: Standing { leader: Some(OTHER), leads: false, last_log: 4, applied: 4 },
+        control: Standing {
+            leader: Some(OTHER),
+            leads: false,
+            last_log: 4,
+            applied: 4,
+            lag: Some(0),
+        },
+        restored: [SHARD].into(),
         replicas: [(SHARD, leading)].into(),
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
         reachable: [ME, OTHER].into(),
@@ -38,7 +45,11 @@ fn after(facts: &Facts, time: Duration) -> String {
         }
         watchman.look(&moving, now);
     }
-    watchman.look(&moving, start + time).join("\n")
+    texts(watchman.look(&moving, start + time)).join("\n")
+}
+
+fn texts(reasons: Vec<Reason>) -> Vec<String> {
+    reasons.into_iter().map(|reason| reason.text).collect()
 }
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -95,7 +106,8 @@ fn within_five_seconds_it_is_said_what_is_wrong() {
 #[test]
 fn a_full_disk_is_told_in_its_own_words() {
     let full = Facts { disk: Some("the disk is full".to_owned()), ..well() };
-    assert_eq!(Watchman::default().look(&full, Instant::now()), ["the disk is full"]);
+    let told = Watchman::default().look(&full, Instant::now());
+    assert_eq!(told, [Reason { text: "the disk is full".to_owned(), blocks: Blocks::PUBLISH }]);
 }
 
 #[test]
@@ -104,18 +116,21 @@ fn a_build_that_cannot_read_its_cluster_is_not_ready_and_says_what_to_run() {
     let older = VersionConflict::ThisNodeIsOlder { cluster, ours };
     let nodes = [NodeId(7), NodeId(8)];
     let conflicts = nodes.map(|node| (node, older)).into();
-    let told = Watchman::default().look(&Facts { conflicts, ..well() }, Instant::now());
+    let facts = Facts { conflicts, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
     assert_eq!(told.len(), 1, "two peers say the same: {told:?}");
     assert!(told[0].contains("run a build that supports 2 on this node"), "{told:?}");
 
     let theirs = VersionConflict::PeerIsOlder { cluster, theirs: ours };
     let unnamed = VersionConflict::Unnamed { ours };
     let conflicts = [(NodeId(7), theirs), (NodeId(8), unnamed)].into();
-    let told = Watchman::default().look(&Facts { conflicts, ..well() }, Instant::now());
+    let facts = Facts { conflicts, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
     assert!(told.is_empty(), "an old peer does not make this node unready: {told:?}");
 
     let halted = [(None, "entry 3".to_owned()), (Some(SHARD), "entry 9".to_owned())].into();
-    let told = Watchman::default().look(&Facts { halted, ..well() }, Instant::now());
+    let facts = Facts { halted, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
     assert_eq!(told, ["s3 has halted: entry 9", "the control group has halted: entry 3"]);
 }
 
@@ -123,7 +138,7 @@ fn a_build_that_cannot_read_its_cluster_is_not_ready_and_says_what_to_run() {
 fn a_node_that_is_no_member_is_not_ready_at_once() {
     for (state, words) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")] {
         let told = Watchman::default().look(&Facts { state, ..well() }, Instant::now());
-        assert!(told[0].contains(words), "{told:?}");
+        assert!(told[0].text.contains(words), "{told:?}");
     }
 }
 
@@ -144,6 +159,86 @@ fn what_is_busy_is_not_what_stands_still() {
         (replica.applied, replica.last_log) = (u64::from(quarter), u64::from(quarter) + 90);
         facts.rounds.values_mut().for_each(|count| *count = u64::from(quarter));
         let told = watchman.look(&facts, start + Duration::from_millis(250) * quarter);
-        assert_eq!(told, [] as [String; 0]);
+        assert_eq!(told, []);
     }
+}
+
+#[test]
+fn node_that_was_never_ready_is_not_ready_before_it_knows_every_leader() {
+    type Change = fn(&mut Facts);
+    let cases: [Change; 4] = [
+        |facts| facts.control.leader = None,
+        |facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None,
+        |facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false,
+        |facts| _ = facts.owners.insert(SHARD, None),
+    ];
+    for spoil in cases {
+        let (start, mut watchman) = (Instant::now(), Watchman::default());
+        let mut facts = well();
+        spoil(&mut facts);
+        let told = watchman.look(&facts, start);
+        assert!(told.iter().any(|reason| reason.blocks.publish), "{told:?}");
+        assert_eq!(watchman.look(&well(), start), []);
+        let told = watchman.look(&facts, start);
+        assert_eq!(told, [], "a node that was ready bears it for a moment");
+    }
+}
+
+#[test]
+fn each_reason_blocks_what_it_is_about() {
+    type Change = fn(&mut Facts);
+    let cases: [(Change, Blocks); 6] = [
+        (|facts| facts.control.leader = None, Blocks::default()),
+        (|facts| facts.disk = Some("full".to_owned()), Blocks::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None, Blocks::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false, Blocks::ALL),
+        (|facts| _ = facts.owners.insert(SHARD, None), Blocks::ALL),
+        (|facts| facts.state = None, Blocks::ALL),
+    ];
+    for (spoil, blocks) in cases {
+        let (start, mut watchman) = (Instant::now(), Watchman::default());
+        watchman.look(&well(), start);
+        let mut facts = well();
+        spoil(&mut facts);
+        watchman.look(&facts, start);
+        // The replicas of these facts go nowhere, which is no reason while nothing waits.
+        let told = watchman.look(&facts, start + Duration::from_millis(2_500));
+        assert_eq!(
+            told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
+            [blocks],
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn started_node_is_not_ready_until_its_replica_was_level_once_and_not_for_longer_than_the_bound() {
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    let mut look = |lag: Option<u64>, second: u64| {
+        let mut facts = well();
+        let leads = lag == Some(0);
+        let leader = Some(if leads { ME } else { OTHER });
+        let replica = Standing { leader, leads, last_log: 9, applied: 9, lag };
+        facts.replicas.insert(SHARD, replica);
+        facts.rounds.values_mut().for_each(|count| *count = second);
+        texts(watchman.look(&facts, start + Duration::from_secs(second))).join("\n")
+    };
+    assert!(look(None, 1).starts_with("s3: the replica has not caught up"), "no leader was heard");
+    assert!(look(Some(5_000), 200).starts_with("s3: the replica has not caught up"));
+    assert_eq!(look(Some(60), 201), "");
+    assert_eq!(look(Some(5_000), 202), "", "it has been level, and its clients can stay");
+
+    let (start, mut watchman) = (Instant::now(), Watchman::default());
+    let mut lags = well();
+    lags.replicas.get_mut(&SHARD).unwrap().lag = Some(5_000);
+    assert_ne!(watchman.look(&lags, start), []);
+    lags.rounds.values_mut().for_each(|count| *count += 1);
+    assert_eq!(watchman.look(&lags, start + CATCHING_UP_MAX), [], "out of service for ever");
+}
+
+#[test]
+fn replica_that_came_later_is_no_reason_for_a_running_node() {
+    let mut facts = well();
+    facts.replicas.insert(ShardId(4), Standing { lag: None, ..facts.replicas[&SHARD] });
+    assert_eq!(after(&facts, FIVE), "");
 }

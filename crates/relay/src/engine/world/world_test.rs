@@ -187,7 +187,10 @@ fn a_publish_is_unknown_when_the_link_breaks_or_the_owner_changes_or_nobody_answ
     let topic = topics().remove(0);
     let faults: [fn(&mut World); 3] = [
         |world| world.cut(NodeId(1), NodeId(2)),
-        |world| world.lead(topics().remove(0).shard(world.view.shards), NodeId(2)),
+        |world| {
+            world.lead(topics().remove(0).shard(world.view.shards), NodeId(2));
+            world.pass(Duration::from_millis(400));
+        },
         |world| world.pass(Duration::from_secs(4)),
     ];
     for fault in faults {
@@ -197,6 +200,37 @@ fn a_publish_is_unknown_when_the_link_breaks_or_the_owner_changes_or_nobody_answ
         fault(&mut world);
         assert!(world.unknown(1), "the outcome is {:?}", world.outcomes);
     }
+}
+
+#[test]
+fn owner_that_handed_its_shard_over_still_answers_what_it_committed() {
+    let topic = topics().remove(0);
+    let mut world = World::new(&["", ""]);
+    world.settle();
+    world.publish(NodeId(2), &topic);
+    // The owner takes it, and its answer is under way when the shard moves.
+    assert!(world.carry(0));
+    world.lead(topic.shard(world.view.shards), NodeId(2));
+    world.pass(Duration::from_millis(100));
+    while world.carry(0) {}
+    assert!(world.acknowledged(1), "the outcome is {:?}", world.outcomes);
+}
+
+#[test]
+fn quiet_topics_are_looked_at_by_no_tick() {
+    let (mut world, topic) = two_regions_all_watching();
+    let restless = |world: &World| {
+        world.engines.values().map(|engine| engine.flows.restless().len()).sum::<usize>()
+    };
+    world.settle();
+    assert_eq!(restless(&world), 0);
+    world.commit(&topic, true);
+    while world.carry(0) {}
+    assert_eq!(restless(&world), 0, "a message does not disturb a topic");
+    world.unwatch(NodeId(3), &topic);
+    assert_ne!(restless(&world), 0, "it may have to be withdrawn");
+    world.settle();
+    assert_eq!(restless(&world), 0);
 }
 
 #[test]
@@ -282,7 +316,7 @@ fn the_head_of_a_region_does_not_judge_a_position_that_it_has_not_seen() {
     // Acknowledged, and not handed on yet.
     world.commit(&topic, false);
     let acknowledged = world.logs[&topic].head();
-    let head = world.view.heads("us", topic.shard(world.view.shards))[0];
+    let head = world.view.heads("us").of(topic.shard(world.view.shards))[0];
     let edge = NodeId(7 - head.0);
     let answer = world.ask(edge, &topic, Want::After(acknowledged));
     let page = Page { messages: vec![], head: acknowledged, gap: None };

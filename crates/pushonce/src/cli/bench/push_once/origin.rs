@@ -27,6 +27,8 @@ use tokio::io::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
+use crate::output::{self, OutputError};
+
 /// What the site is made of.
 #[derive(clap::Args)]
 pub(in crate::cli::bench) struct Args {
@@ -70,7 +72,7 @@ pub(in crate::cli::bench) async fn run(args: Args) -> anyhow::Result<()> {
     });
     site.change();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    say(json!({ "address": listener.local_addr()?.to_string() }));
+    say(json!({ "address": listener.local_addr()?.to_string() }))?;
     let routes = Router::new()
         .route("/page", get(page))
         .route("/state", get(state))
@@ -102,13 +104,13 @@ async fn obey(site: &Site, publish_to: Option<SocketAddr>) -> anyhow::Result<()>
                     site.counts.requests.fetch_add(1, Ordering::Relaxed);
                     publish(node, &state).await?;
                 }
-                say(json!({}));
+                say(json!({}))?;
             }
             "tell" => say(json!({
                 "requests": site.counts.requests.load(Ordering::Relaxed),
                 "bytes": site.counts.bytes.load(Ordering::Relaxed),
                 "cpu_nanos": cpu_nanos()?,
-            })),
+            }))?,
             other => bail!("{other:?} is no word of this site"),
         }
     }
@@ -295,7 +297,6 @@ fn cpu_nanos() -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-#[allow(clippy::print_stdout)]
-fn say(line: serde_json::Value) {
-    println!("{line}");
+fn say(line: serde_json::Value) -> Result<(), OutputError> {
+    output::line(line)
 }

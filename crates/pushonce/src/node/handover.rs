@@ -1,0 +1,83 @@
+//! A node that stops hands the lead of its groups to others first, so that publishers do not wait for
+//! an election.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use pushonce_consensus::Group;
+use pushonce_control::{Control, reconcile};
+use pushonce_core::{ClusterView, NodeId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::host::Hosted;
+
+/// Groups that are handed over at once: each costs an election.
+const AT_ONCE: usize = 8;
+
+/// Between two rounds. A group may have come back, since the others prefer its usual owner.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a node that stops waits for its groups to be taken over. A transfer takes some
+/// milliseconds; a successor that is not level needs longer.
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
+
+/// Hands over whatever this node leads while it stops.
+pub(super) struct HandOver {
+    pub(super) me: NodeId,
+    pub(super) control: Control,
+    pub(super) hosted: Hosted,
+    /// Says who should lead next.
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// Whether nothing is left that another node could lead.
+    pub(super) done: watch::Sender<bool>,
+}
+
+impl HandOver {
+    /// Begins with `stopping`, and keeps the groups away until `shutdown`.
+    pub(super) async fn run(self, stopping: CancellationToken, shutdown: CancellationToken) {
+        let work = async {
+            stopping.cancelled().await;
+            loop {
+                let led = self.led();
+                self.done.send_replace(led.is_empty());
+                stream::iter(led).for_each_concurrent(AT_ONCE, |group| self.hand_over(group)).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let ended: Option<()> = shutdown.run_until_cancelled(work).await;
+        debug_assert!(ended.is_none(), "the rounds do not end by themselves");
+    }
+
+    /// The groups that this node leads and does not make up alone.
+    fn led(&self) -> Vec<Group> {
+        let shards = self.hosted.all().into_iter().map(|handle| handle.group().clone());
+        let all = shards.chain([self.control.group().clone()]);
+        all.filter(|group| {
+            let status = group.status();
+            let status = status.borrow();
+            let others = status.voters.iter().any(|&voter| voter != self.me);
+            others && group.leads().is_some()
+        })
+        .collect()
+    }
+
+    async fn hand_over(&self, group: Group) {
+        let status = group.status().borrow().clone();
+        let reachable = self.reachable.borrow().clone();
+        let id = group.id();
+        let view = self.view.borrow().clone();
+        let preferred = id.as_shard().map_or(&[][..], |shard| view.placement.of(shard));
+        let Some(to) = reconcile::successor(&status, self.me, &reachable, preferred) else {
+            return;
+        };
+        match group.transfer(to).await {
+            Ok(()) => tracing::info!(group = %id, %to, "handed over"),
+            Err(error) => tracing::warn!(group = %id, %to, %error, "not handed over, retrying"),
+        }
+    }
+}

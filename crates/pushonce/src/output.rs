@@ -1,0 +1,82 @@
+//! What the process prints: answers on standard output, notices and log lines on standard error.
+//!
+//! `print!` panics when the reader of a pipe has gone, and so does `eprint!` on a full disk. Nothing
+//! here does: an answer that cannot be written ends the command with a typed error, a notice that
+//! cannot be written is dropped, and log lines go through [`log`], which never blocks a caller.
+
+pub mod log;
+
+use std::io::{self, Write};
+
+/// An answer could not be written to standard output.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The reader has gone, as in `… | head -1`. The command ends without a word, with
+    /// [`CLOSED`].
+    #[error("the reader of standard output has gone")]
+    Closed,
+    /// Any other error of the system.
+    #[error("cannot write to standard output ({0}): free space or redirect the output elsewhere")]
+    Failed(#[source] io::Error),
+}
+
+/// The exit status of a command whose reader has gone: what a shell reports of a program that
+/// SIGPIPE ended, 128 + 13.
+pub const CLOSED: u8 = 141;
+
+/// Writes bytes to standard output and flushes them.
+///
+/// # Errors
+/// [`OutputError`] when they cannot be written.
+pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
+    write_to(&mut io::stdout().lock(), bytes)
+}
+
+/// As [`write`], for text and a line break.
+///
+/// # Errors
+/// [`OutputError`] when they cannot be written.
+pub fn line(text: impl std::fmt::Display) -> Result<(), OutputError> {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// Writes a line to standard error for the person at the terminal. Dropped when it cannot be written:
+/// the command is about something else.
+pub fn notice(text: impl std::fmt::Display) {
+    let line = format!("{text}\n");
+    // Nobody is left to tell.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+fn write_to(to: &mut impl Write, bytes: &[u8]) -> Result<(), OutputError> {
+    to.write_all(bytes).and_then(|()| to.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => OutputError::Closed,
+        _ => OutputError::Failed(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken(io::ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn closed_pipe_and_full_disk_are_different_errors() {
+        let closed = write_to(&mut Broken(io::ErrorKind::BrokenPipe), b"x");
+        assert!(matches!(closed, Err(OutputError::Closed)));
+        let full = write_to(&mut Broken(io::ErrorKind::StorageFull), b"x");
+        assert!(matches!(full, Err(OutputError::Failed(_))));
+        assert!(write_to(&mut Vec::new(), b"x").is_ok());
+    }
+}

@@ -1,0 +1,188 @@
+//! The writer of log lines: a bounded queue and one thread that empties it.
+//!
+//! A node must outlive the reader of its log. A line that does not fit into the queue, or that the
+//! system does not take, is dropped and counted in `pushonce_log_lines_dropped_total`; a caller waits
+//! only for lines of level `ERROR`, which often precede the end of the process, and at most
+//! [`ERROR_WAIT`] for all of them while the output is stuck.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for the thread: a second of a very busy log.
+const LINES_MAX: usize = 4_096;
+
+/// Bytes of these lines. A larger line is dropped.
+const BYTES_MAX: usize = 1 << 20;
+
+/// How long the writer of an error waits until it is written.
+const ERROR_WAIT: Duration = Duration::from_millis(100);
+
+/// How long [`LogWriter::flush`] waits: the process is about to end.
+const FLUSH_WAIT: Duration = Duration::from_millis(500);
+
+/// Takes log lines for a thread that writes them. Clones share it.
+#[derive(Clone)]
+pub struct LogWriter {
+    queue: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+/// What the callers and the thread share.
+#[derive(Default)]
+struct Shared {
+    bytes: AtomicUsize,
+    /// Somebody waited for the thread in vain, and the thread has not written anything since.
+    stuck: AtomicBool,
+    dropped: AtomicU64,
+}
+
+enum Job {
+    Line(Vec<u8>),
+    /// Answered when everything before it was written or dropped.
+    Flush(SyncSender<()>),
+}
+
+/// Why a line was dropped: a label of the counter.
+#[derive(Clone, Copy)]
+enum Dropped {
+    /// The queue is full: the output is stuck or too slow.
+    Full,
+    /// The system did not take it.
+    Failed,
+}
+
+/// Takes the bytes of one line.
+pub struct Line {
+    writer: LogWriter,
+    level: Level,
+}
+
+impl LogWriter {
+    /// Starts the thread that writes to `output`.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(output: impl Write + Send + 'static) -> io::Result<LogWriter> {
+        let (queue, jobs) = sync_channel(LINES_MAX);
+        let shared = Arc::new(Shared::default());
+        let writer = LogWriter { queue, shared: shared.clone() };
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_all(output, &jobs, &shared))?;
+        Ok(writer)
+    }
+
+    /// Waits until everything that was logged before is written, but half a second at most.
+    pub fn flush(&self) {
+        self.wait(FLUSH_WAIT);
+    }
+
+    /// How many lines were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, line: Vec<u8>) {
+        let bytes = line.len();
+        let held = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = held.saturating_add(bytes) <= BYTES_MAX;
+        if !fits || self.queue.try_send(Job::Line(line)).is_err() {
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.count(Dropped::Full);
+        }
+    }
+
+    /// While the output is stuck only the first caller waits.
+    fn wait_for_error(&self) {
+        if !self.shared.stuck.load(Ordering::Relaxed) && !self.wait(ERROR_WAIT) {
+            self.shared.stuck.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Says whether the thread has come so far.
+    fn wait(&self, limit: Duration) -> bool {
+        let (done, is_done) = sync_channel(1);
+        match self.queue.try_send(Job::Flush(done)) {
+            Ok(()) => is_done.recv_timeout(limit).is_ok(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { writer: self.clone(), level: Level::INFO }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line { writer: self.clone(), level: *meta.level() }
+    }
+}
+
+impl Write for Line {
+    /// The subscriber writes each line by one call.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.push(bytes.to_vec());
+        if self.level == Level::ERROR {
+            self.writer.wait_for_error();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Ends when the last [`LogWriter`] is dropped.
+fn write_all(mut output: impl Write, jobs: &Receiver<Job>, shared: &Shared) {
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Line(line) => {
+                if output.write_all(&line).and_then(|()| output.flush()).is_err() {
+                    shared.count(Dropped::Failed);
+                }
+                shared.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                shared.stuck.store(false, Ordering::Relaxed);
+            }
+            Job::Flush(done) => {
+                // The one that asked may have given up.
+                let _ = done.try_send(());
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn count(&self, why: Dropped) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        let reason = match why {
+            Dropped::Full => "full",
+            Dropped::Failed => "failed",
+        };
+        metrics::counter!("pushonce_log_lines_dropped_total", "reason" => reason).increment(1);
+    }
+}
+
+/// Standard error under a descriptor of its own: the thread may hang in a write, and then must not hold
+/// the lock of [`io::stderr`], which a panic and [`notice`](super::notice) take.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn standard_error() -> io::Result<File> {
+    Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+}
+
+#[cfg(test)]
+#[path = "log/log_test.rs"]
+mod log_test;

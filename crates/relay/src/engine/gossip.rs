@@ -1,0 +1,73 @@
+//! Which nodes are told of a claim that came from another node.
+//!
+//! An owner tells every node that it has a link to. The others tell it on, for a node without a link to
+//! the owner depends on them. If each told all, one claim would cost a frame for every pair of nodes: of
+//! 1,000 nodes, a million.
+
+use pushonce_core::NodeId;
+
+/// Up to so many links all are told: few enough, and nothing can be missed.
+const ALL_MAX: usize = 16;
+
+/// The nodes to tell, of those that this node has links to: all of a few, and of many those that come
+/// 1, 2, 4, 8, … places behind this node in the order of ids, and around. What one node tells reaches
+/// all along these in a few steps, and by so many ways that links that are missing are got around.
+pub(super) fn told(me: NodeId, linked: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut order: Vec<NodeId> = linked.into_iter().filter(|&node| node != me).collect();
+    if order.len() <= ALL_MAX {
+        return order;
+    }
+    order.sort_unstable();
+    let next = order.partition_point(|&node| node < me);
+    order.rotate_left(next);
+    let places = std::iter::successors(Some(1), |place| Some(place * 2));
+    places.map_while(|place| order.get(place - 1).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
+    use super::*;
+
+    /// Tells a claim of node 1 on; how many have heard it, and how many frames that took.
+    fn spread(nodes: u64, linked: impl Fn(u64, u64) -> bool) -> (usize, usize) {
+        let linked = &linked;
+        let links = |node: u64| (1..=nodes).filter(move |&other| other != node);
+        let of =
+            |node: u64| links(node).filter(move |&other| linked(node.min(other), node.max(other)));
+        let mut heard = BTreeSet::from([1]);
+        let mut frames = VecDeque::from_iter(of(1));
+        let mut count = 0;
+        while let Some(to) = frames.pop_front() {
+            count += 1;
+            if heard.insert(to) {
+                let told = told(NodeId(to), of(to).map(NodeId));
+                frames.extend(told.iter().map(|node| node.0).filter(|&node| node != 1));
+            }
+        }
+        (heard.len(), count)
+    }
+
+    #[test]
+    fn claim_reaches_a_thousand_nodes_in_a_few_frames_each() {
+        let (heard, frames) = spread(1_000, |_, _| true);
+        assert_eq!(heard, 1_000);
+        assert!(frames <= 12_000, "{frames} frames");
+    }
+
+    #[test]
+    fn claim_reaches_the_nodes_that_have_no_link_to_its_owner() {
+        let (heard, _) = spread(1_000, |a, b| a != 1 || b == 500);
+        assert_eq!(heard, 1_000, "the owner has one link");
+        // One link of five is missing, here and there.
+        let (heard, _) = spread(1_000, |a, b| (a * 7919 + b * 104_729) % 5 != 0);
+        assert_eq!(heard, 1_000);
+    }
+
+    #[test]
+    fn few_nodes_are_all_told() {
+        let others: Vec<NodeId> = (2..=17).map(NodeId).collect();
+        assert_eq!(told(NodeId(1), others.clone()), others);
+    }
+}
