@@ -86,7 +86,7 @@ impl Adapter {
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
-                Bytes::new()
+                Answer(Bytes::new())
             }
         };
         self.applied = Some(log_id);

@@ -109,7 +109,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let done = client.finalize(FinalizeRequest {}).await.map_err(refused)?.into_inner();
             let version = done.cluster_version;
             let text = || format!("the cluster has version {version}\n");
-            print(json, || json!({"cluster_version": version}), text);
+            print(json, || json!({"cluster_version": version}), text)?;
         }
         Command::Remove { node: name, force } => {
             let id = find(&mut client, &name).await?;
