@@ -108,7 +108,8 @@ impl Node {
     /// Creates a cluster in the data directory, as an operator does once before the first start.
     pub fn init(&self) {
         let mut command = binary::command();
-        command.args(["init", "--lanes", "1", "--name", &self.name, "--data"]);
+        // It opens no port; on a rig the addresses are not of the loopback.
+        command.args(["init", "--insecure", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
         self.ground.furnish(self.index, &self.data);
         let done = command.stdin(Stdio::null()).output().expect("the binary starts");

@@ -8,7 +8,6 @@ use pushonce_core::versioned::Unreadable;
 use crate::{Batch, State};
 
 /// Applies a log without an owner.
-#[derive(Default)]
 struct Replay {
     state: State,
 }
@@ -40,7 +39,7 @@ impl Machine for Replay {
 /// # Errors
 /// As [`Offline::replay`]; an entry that this build cannot read is an error, too.
 pub fn replay(offline: &mut Offline, shard: ShardId) -> Result<(State, Found), OfflineError> {
-    let mut replay = Replay::default();
+    let mut replay = Replay { state: State::new(shard) };
     let found = offline.replay(GroupId::shard(shard), &mut replay)?;
     Ok((replay.state, found))
 }

@@ -27,7 +27,7 @@ proptest! {
     fn old_and_new_builds_agree_on_every_entry_and_snapshot_of_the_old_version(
         batches in entries(0..50u64, true), cut in 0..30usize,
     ) {
-        let (mut old, mut new) = (State::default(), State::default());
+        let (mut old, mut new) = (State::new(ShardId(0)), State::new(ShardId(0)));
         for (nth, batch) in batches.iter().enumerate() {
             let (index, entry) = (nth as u64 + 1, batch.encode(OLD.max));
             prop_assert_eq!(apply(OLD, &mut old, index, &entry), Ok(()));
@@ -52,12 +52,12 @@ proptest! {
         let written = |nth: usize| if nth < raised { OLD.max } else { NEW.max };
         let log: Vec<_> =
             batches.iter().enumerate().map(|(nth, batch)| batch.encode(written(nth))).collect();
-        let mut whole = State::default();
+        let mut whole = State::new(ShardId(0));
         for (nth, entry) in log.iter().enumerate() {
             prop_assert_eq!(apply(NEW, &mut whole, nth as u64 + 1, entry), Ok(()));
         }
 
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         let met = log.iter().enumerate().find_map(|(nth, entry)| {
             let before = state.clone();
             let refused = apply(OLD, &mut state, nth as u64 + 1, entry).err()?;
@@ -80,7 +80,7 @@ proptest! {
     fn a_state_keeps_to_the_rules_of_the_highest_version_it_has_met(
         batches in entries(0..50u64, true), flips in prop::collection::vec(any::<bool>(), 30),
     ) {
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         let mut highest = OLD.max;
         for (nth, (batch, flip)) in batches.iter().zip(flips).enumerate() {
             let version = if flip { NEW.max } else { OLD.max };
