@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushonce_core::{ContentType, History, Publish, Timestamp, Topic, Want};
-use pushonce_shard::{Batch, Item, State};
+use pushonce_core::{
+    ContentType, History, Namespace, Namespaces, Publish, ShardCount, ShardId, Timestamp, Topic,
+    Want,
+};
+use pushonce_shard::{Batch, Item, ShardSettings, State};
 
 const TOPICS: usize = 10_000;
 const HISTORY: History = History {
@@ -33,13 +36,17 @@ fn batch(topics: &[Topic], nth: usize, messages: usize) -> Batch {
         let payload = Bytes::from(vec![b'x'; 128]);
         let publish =
             Publish { topic, content_type: ContentType::Text, key: None, stamp: None, payload };
-        Item::new(publish, HISTORY)
+        Item::new(publish)
     };
     Batch::new(TIME, (0..messages).map(item).collect())
 }
 
 fn full(topics: &[Topic]) -> State {
-    let mut state = State::default();
+    let default = Namespace { history: HISTORY, ..Namespace::default() };
+    let namespaces = Namespaces { revision: 1, default, ..Namespaces::default() };
+    let settings = ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces };
+    let mut state = State::new(ShardId(0));
+    state.apply(0, Batch::with_settings(TIME, settings));
     for round in 0..u64::from(HISTORY.count_max) {
         state.apply(round + 1, batch(topics, 0, TOPICS));
     }
@@ -79,13 +86,13 @@ fn page(c: &mut Criterion) {
     let topics = topics();
     let state = full(&topics);
     let topic = &topics[4_711];
-    let head = state.topic(topic).unwrap().head;
+    let head = state.topic(topic, TIME).unwrap().head;
     for (name, want) in [
         ("page/nothing new", Want::After(head)),
         ("page/last 1", Want::Last(1)),
         ("page/all 16", Want::All),
     ] {
-        c.bench_function(name, |b| b.iter(|| state.page(black_box(topic), want).unwrap()));
+        c.bench_function(name, |b| b.iter(|| state.page(black_box(topic), want, TIME).unwrap()));
     }
 }
 

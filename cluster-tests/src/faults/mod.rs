@@ -15,6 +15,8 @@ mod none;
 pub(crate) mod operator;
 mod pause;
 mod rolling;
+mod settings;
+mod start_up;
 mod stranger;
 mod times;
 mod wipe;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use tonic::async_trait;
 
+use crate::checker::Promises;
 use crate::cluster::Cluster;
 use crate::ground::{Ground, Loopback};
 use crate::history::Scribe;
@@ -67,6 +70,14 @@ pub trait Fault: Send {
     fn rounds(&self) -> usize {
         usize::MAX
     }
+
+    /// What is promised in a run with it.
+    fn promises(&self, usual: Promises) -> Promises {
+        usual
+    }
+
+    /// Makes the cluster ready for it, before there is any load.
+    async fn prepare(&mut self, _: &mut Stage) {}
 
     /// Makes it happen, and says what it does to the cluster. `Err` says why it cannot: nothing was
     /// changed. It may last as long as the fault takes to happen, a rolling restart for instance.
@@ -121,6 +132,8 @@ pub const ON_LOOPBACK: &[Row] = &[
     membership::JOIN,
     membership::LEAVE,
     rolling::ROW,
+    start_up::ROW,
+    settings::RAISED,
     rolling::TERMINATED,
     log_gone::ROW,
     flood::ROW,

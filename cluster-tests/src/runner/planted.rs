@@ -25,6 +25,11 @@ pub const PLANTED: &[Planted] = &[
     Planted { bug: "off-by-one-resume", row: "none", breaks: &["I12"] },
     Planted { bug: "gap-not-signalled", row: "none", breaks: &["I12"] },
     Planted { bug: "dedupe-not-replicated", row: "kill-owner", breaks: &["I7", "I8"] },
+    Planted {
+        bug: "old-settings-win",
+        row: "settings-raised-and-restarted",
+        breaks: &["I1", "I4"],
+    },
     Planted { bug: "owners-wall-clock", row: "clocks-ahead", breaks: &["I1", "I4"] },
     Planted { bug: "serve-creates-cluster", row: "wiped-founder", breaks: &["I1", "I3", "I4"] },
     Planted { bug: "any-answer-counts", row: "stranger-at-address", breaks: &["I15", "I1"] },

@@ -47,6 +47,7 @@ pub async fn run(row: &'static Row, options: &Options) -> Report {
         Ok(prepared) => prepared,
         Err(why) => return Report::left_out(row, options, why),
     };
+    let options = &Options { promises: fault.promises(options.promises), ..options.clone() };
     // Short, so that a run of half a minute sees many heartbeats.
     let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", "4s")];
     variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug)));
@@ -87,6 +88,7 @@ async fn story(
     let rng = StdRng::seed_from_u64(options.seed);
     let (cluster, hot) = (builder.start().await, HOT.to_owned());
     let mut stage = Stage { cluster, hot, rng, scribe: recorder.scribe("nemesis") };
+    fault.prepare(&mut stage).await;
     sample(&stage, &scribe);
 
     let nodes = (0..stage.cluster.len()).map(|i| stage.cluster.node(i).ports).collect();

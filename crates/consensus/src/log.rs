@@ -52,8 +52,9 @@ struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     /// `committed` has not been handed to the disk yet: it goes with the next append. Lost in a
-    /// crash it costs nothing, the next leader says it again; a write of its own would cost an
-    /// fsync for each entry.
+    /// crash it costs a shard nothing, the next leader says it again; a write of its own would cost an
+    /// fsync for each entry. The control group writes it at once: its entries are few, and after a
+    /// restart nodes act on what is known to be committed before any leader answers.
     committed_is_news: bool,
     /// Bytes appended since compaction was last called for.
     grown: u64,
@@ -222,9 +223,22 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let mut memory = self.memory();
-        memory.committed = committed;
-        memory.committed_is_news = true;
+        let news = {
+            let mut memory = self.memory();
+            let news = memory.committed != committed;
+            let at_once = self.0.writer.group() == GroupId::CONTROL;
+            // `old-settings-win`: a restarted node shows an older view of the cluster.
+            #[cfg(feature = "planted-bugs")]
+            let at_once = at_once
+                && std::env::var("PUSHONCE_PLANTED_BUG").as_deref() != Ok("old-settings-win");
+            memory.committed = committed;
+            memory.committed_is_news |= news && !at_once;
+            news && at_once
+        };
+        if news {
+            let record = self.seal(&committed)?;
+            self.0.writer.write(vec![Change::Set { key: Key::Committed, record }]).await?;
+        }
         Ok(())
     }
 

@@ -37,6 +37,9 @@ pub enum Command {
         /// What of them, beginning with the default's for a name that has none; `None` for back to the
         /// default.
         change: Option<NamespaceChange>,
+        /// Whether a replicated namespace may go into the owners' memory: stored messages of its
+        /// topics are dropped then.
+        drops_stored: bool,
     },
     /// A member gives its share away.
     Drain(NodeId),
@@ -104,6 +107,9 @@ pub struct Joined {
     pub cluster: ClusterId,
     /// Under which id, for as long as the data directory lives.
     pub node: NodeId,
+    /// The index of the control group's log at which that was committed. A view that was applied up to
+    /// it has everything that was committed before the node asked.
+    pub index: u64,
     /// The times of consensus that it has to use from its start.
     pub times: ClusterTimes,
 }
@@ -248,6 +254,12 @@ pub enum Refusal {
     /// Settings no namespace can have.
     #[error(transparent)]
     Namespace(InvalidNamespace),
+    /// The messages that its topics store could not be reached any more.
+    #[error(
+        "the namespace {0} is replicated, and in the owners' memory its stored messages would be \
+         dropped: say so with --force, or choose a new name"
+    )]
+    DropsStored(String),
     /// There are as many as there may be.
     #[error("{max} namespaces have settings of their own: unset one that does not need them")]
     TooManyNamespaces {

@@ -115,14 +115,25 @@ impl Control {
     }
 
     /// Tells the cluster that this process runs, and what it says of itself now. Waits for the first
-    /// view, for as long as that takes.
+    /// view, for as long as that takes. Returns the index of the control group's log at which the
+    /// cluster took it: see [`Control::applied`].
     ///
     /// A node whose *peer* address changed may not be reachable for the leader, and so may not know
     /// it: such a node joins again, through another node.
-    pub async fn announce(&self, joining: Joining) -> Result<(), AskError> {
+    pub async fn announce(&self, joining: Joining) -> Result<u64, AskError> {
         let view = self.first_view().await?;
         let (cluster, node) = (Some(view.cluster), Some(self.me));
-        self.join(Joining { cluster, node, ..joining }).await.map(drop)
+        let joined = self.join(Joining { cluster, node, ..joining }).await?;
+        Ok(joined.index)
+    }
+
+    /// Waits until this node has applied the control group's log up to `index`. The view has then
+    /// everything that was committed before that entry. `None` when the group ends first.
+    pub async fn applied(&self, index: u64) -> Option<Arc<ClusterView>> {
+        let mut status = self.status();
+        status.wait_for(|now| now.applied >= index).await.ok()?;
+        let view = self.view.borrow().clone();
+        view
     }
 
     /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a
@@ -143,15 +154,17 @@ impl Control {
     }
 
     /// Changes the settings of a namespace, or of every name that has none (`None`); without a change,
-    /// back to the default. Says what it has now; every node acts on it as soon as it sees the view.
+    /// back to the default. Says what it has now; every shard acts on it as soon as its owner sees the
+    /// view. A replicated namespace goes into memory only with `drops_stored`.
     ///
     /// Any node takes this and brings it to the leader, as [`Control::join`].
     pub async fn set_namespace(
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
+        drops_stored: bool,
     ) -> Result<Namespace, AskError> {
-        match self.ask(Command::SetNamespace { name, change }).await? {
+        match self.ask(Command::SetNamespace { name, change, drops_stored }).await? {
             Answer::Namespace(settings) => Ok(settings),
             _ => Err(AskError::Unknown("the leader answered something else".to_owned())),
         }

@@ -66,12 +66,15 @@ impl State {
         let outcome = match (&mut self.0, command) {
             (_, Command::Found(founding)) => self.found(founding),
             (None, _) => Err(Refusal::NotFounded),
-            (Some(cluster), command) => cluster.apply(command),
+            (Some(cluster), command) => cluster.apply(index, command),
         };
         if self.0 != before
             && let Some(cluster) = &mut self.0
         {
             cluster.version = index;
+            if before.is_none_or(|before| before.namespaces != cluster.namespaces) {
+                cluster.namespaces.revision = index;
+            }
         }
         outcome.unwrap_or_else(Answer::Refused)
     }
@@ -141,15 +144,15 @@ impl Cluster {
         Err(Refusal::AlreadyFounded(self.id))
     }
 
-    fn apply(&mut self, command: Command) -> Result<Answer, Refusal> {
+    fn apply(&mut self, index: u64, command: Command) -> Result<Answer, Refusal> {
         match command {
             Command::Found(founding) => self.founded_by(&founding),
-            Command::Join(joining) => self.join(joining).map(Answer::Joined),
+            Command::Join(joining) => self.join(index, joining).map(Answer::Joined),
             Command::Activate(node) => self.activate(node),
             Command::Place { version, replicas } => self.place(version, replicas),
             Command::Remove(node) => self.remove(node),
-            Command::SetNamespace { name, change } => {
-                self.set_namespace(name, change).map(Answer::Namespace)
+            Command::SetNamespace { name, change, drops_stored } => {
+                self.set_namespace(name, change, drops_stored).map(Answer::Namespace)
             }
             Command::Drain(node) => self.drain(node),
             Command::Undrain(node) => self.undrain(node),
@@ -158,7 +161,7 @@ impl Cluster {
         }
     }
 
-    fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
+    fn join(&mut self, index: u64, joining: Joining) -> Result<Joined, Refusal> {
         let Joining { incarnation, run, cluster, node: said, profile, times, log } = joining;
         if let Some(theirs) = cluster.filter(|&theirs| theirs != self.id) {
             return Err(Refusal::Foreign { theirs, ours: self.id });
@@ -183,7 +186,7 @@ impl Cluster {
         if self.members.insert(node, Registered { incarnation, run, log, member }).is_none() {
             self.times.acknowledge(node, self.times.agreed().version);
         }
-        Ok(Joined { cluster: self.id, node, times: self.times.agreed() })
+        Ok(Joined { cluster: self.id, node, index, times: self.times.agreed() })
     }
 
     /// A node that was in use has voted: without that log it could vote again in the same term, and
@@ -321,8 +324,9 @@ impl Cluster {
         &mut self,
         name: Option<String>,
         change: Option<NamespaceChange>,
+        drops_stored: bool,
     ) -> Result<Namespace, Refusal> {
-        let Namespaces { default, named } = &mut self.namespaces;
+        let Namespaces { revision: _, default, named } = &mut self.namespaces;
         let Some(name) = name else {
             let settings = change.map_or_else(Namespace::default, |change| default.with(change));
             settings.check().map_err(Refusal::Namespace)?;
@@ -337,8 +341,12 @@ impl Cluster {
             named.remove(&name);
             return Ok(default.clone());
         };
-        let settings = named.get(&name).unwrap_or(default).with(change);
+        let before = named.get(&name).unwrap_or(default);
+        let settings = before.with(change);
         settings.check().map_err(Refusal::Namespace)?;
+        if before.goes_into_memory(&settings) && !drops_stored {
+            return Err(Refusal::DropsStored(name));
+        }
         if !named.contains_key(&name) && named.len() >= NAMESPACES_MAX {
             return Err(Refusal::TooManyNamespaces { max: NAMESPACES_MAX as u32 });
         }

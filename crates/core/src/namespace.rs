@@ -80,6 +80,9 @@ pub struct NamespaceChange {
 /// Every namespace that has settings of its own, and those of all the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
+    /// The index of the control group's log that committed them; a higher one is newer. 0 before
+    /// the first is known.
+    pub revision: u64,
     /// For every name not in `named`.
     pub default: Namespace,
     /// By first segment. Only these may be kept in memory: what may be lost is said by name.
@@ -186,6 +189,12 @@ impl Namespace {
             rate_max: change.rate_max.map_or(*rate_max, NonZeroU16::new),
             topics_max: change.topics_max.unwrap_or(*topics_max),
         }
+    }
+
+    /// Whether topics leave the replicas' disks for their owners' memory when these settings become
+    /// `new`.
+    pub fn goes_into_memory(&self, new: &Namespace) -> bool {
+        self.durability == Durability::Replicated && new.durability == Durability::Memory
     }
 
     /// How many topics of it one of so many shards takes; `None` for no bound.

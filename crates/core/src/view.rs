@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClusterId, ClusterTimes, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread,
+    Topic,
 };
 
 /// A version of the cluster. Nodes that hold the same version hold the same view.
@@ -105,6 +106,16 @@ impl ClusterView {
             namespaces: Namespaces::default(),
             times: ClusterTimes::default(),
         }
+    }
+
+    /// Whether the control group has committed it. Every view but [`ClusterView::unknown`] is.
+    pub fn is_known(&self) -> bool {
+        self.version > 0
+    }
+
+    /// The shard of a topic; `None` while the number of shards is not known.
+    pub fn shard_of(&self, topic: &Topic) -> Option<ShardId> {
+        self.is_known().then(|| topic.shard(self.shards))
     }
 
     /// The member `id`.

@@ -62,7 +62,9 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
         let topic = named(&request.into_inner().topic)?;
-        Ok(Response::new(explain(topic, &self.overview.snapshot()).into()))
+        let explained = explain(topic, &self.overview.snapshot());
+        let unknown = || Status::unavailable("this node has no view of its cluster yet");
+        Ok(Response::new(explained.ok_or_else(unknown)?.into()))
     }
 
     async fn topic(
@@ -96,10 +98,10 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::SetNamespaceRequest>,
     ) -> Result<Response<pb::SetNamespaceResponse>, Status> {
-        let pb::SetNamespaceRequest { name, change } = request.into_inner();
+        let pb::SetNamespaceRequest { name, change, force } = request.into_inner();
         let change = change.map(NamespaceChange::try_from).transpose();
         let change = change.map_err(|why| Status::invalid_argument(why.to_string()))?;
-        let settings = self.operations.set_namespace(name, change).await.map_err(refused)?;
+        let settings = self.operations.set_namespace(name, change, force).await.map_err(refused)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
 
@@ -151,12 +153,12 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
     }
 }
 
-fn explain(topic: Topic, snapshot: &Snapshot) -> Explained {
-    let shard = topic.shard(snapshot.view.shards);
-    Explained {
+fn explain(topic: Topic, snapshot: &Snapshot) -> Option<Explained> {
+    let shard = snapshot.view.shard_of(&topic)?;
+    Some(Explained {
         topic,
         shard,
         owner: snapshot.owners.of(shard),
         wanted: snapshot.view.placement.of(shard).to_vec(),
-    }
+    })
 }

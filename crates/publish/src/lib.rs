@@ -5,8 +5,9 @@
 //! that listen, `Cluster` for operators, health and reflection.
 //!
 //! *What does it promise?* A publish has three outcomes: acknowledged, refused (nothing happened),
-//! unknown. A refusal for want of an owner is not yet an outcome: the message waits for one, and
-//! follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here: it
+//! unknown. Nothing is admitted before this node has a current view of its cluster: without one nobody
+//! can say which shard a topic belongs to. A refusal for want of an owner is not yet an outcome: the
+//! message waits for one, and follows it, until [`router::Config::deadline`]. An unknown outcome is never retried here: it
 //! says whether the caller, who knows how long it still matters, may do so. The messages that one
 //! [`Router::ordered`] stream carries to one topic stand in the topic in the order of the stream,
 //! whoever owned it meanwhile; where that cannot be kept, the earlier message is refused and never

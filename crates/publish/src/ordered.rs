@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
-use pushonce_core::{Owners, Placed, Publish, PublishError, ShardId};
+use pushonce_core::{ClusterView, Owners, Placed, Publish, PublishError, Refusal, ShardId};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 
@@ -21,6 +21,9 @@ pub struct Ordered<S> {
     router: Router,
     /// `None` once it has ended.
     input: Option<S>,
+    /// Messages that wait for this node's first current view, oldest first: without one nobody can say
+    /// which shard a topic belongs to.
+    unadmitted: VecDeque<Unadmitted>,
     lines: BTreeMap<ShardId, Line>,
     flights: FuturesUnordered<Flight>,
     /// One for each message without a delivered answer, in order; the ticket of the first is
@@ -30,6 +33,7 @@ pub struct Ordered<S> {
     bytes: usize,
     owners: Arc<Owners>,
     claims: WatchStream<Arc<Owners>>,
+    views: WatchStream<Option<Arc<ClusterView>>>,
     alarm: Option<Pin<Box<Sleep>>>,
     /// Scratch, empty between uses.
     outcomes: Vec<Outcome>,
@@ -40,6 +44,13 @@ struct Slot {
     /// Whether the message, sent again, is recognised.
     repeatable: bool,
     answer: Option<Result<Placed, PublishError>>,
+}
+
+/// A message that was not checked yet; not admitted by `until`, it is refused.
+struct Unadmitted {
+    ticket: u64,
+    publish: Publish,
+    until: Instant,
 }
 
 /// A message on its way, by shard and number in the shard's line.
@@ -67,9 +78,11 @@ where
     pub(crate) fn new(router: Router, input: S) -> Ordered<S> {
         let claims = router.owners();
         let owners = claims.borrow().clone();
+        let views = WatchStream::from_changes(router.view());
         Ordered {
             router,
             input: Some(input),
+            unadmitted: VecDeque::new(),
             lines: BTreeMap::new(),
             flights: FuturesUnordered::new(),
             slots: VecDeque::new(),
@@ -77,6 +90,7 @@ where
             bytes: 0,
             owners,
             claims: WatchStream::from_changes(claims),
+            views,
             alarm: None,
             outcomes: Vec::new(),
         }
@@ -111,15 +125,41 @@ where
         let repeatable = message.as_ref().is_ok_and(Publish::is_repeatable);
         self.slots.push_back(Slot { bytes, repeatable, answer: None });
         self.bytes += bytes;
-        let admitted = message.and_then(|publish| Ok((self.router.admit(&publish)?, publish)));
-        match admitted {
+        match message {
             Err(refused) => self.answer((ticket, Err(refused))),
-            Ok((shard, publish)) => {
+            Ok(publish) => {
                 let until = Instant::now() + self.router.deadline();
-                let line = self.lines.entry(shard).or_insert_with(|| Line::new(shard));
-                line.push(ticket, publish, until);
-                self.advance(shard, cx);
+                self.unadmitted.push_back(Unadmitted { ticket, publish, until });
+                self.admit(cx);
             }
+        }
+    }
+
+    /// Checks what waits for that and puts it in the lines of the shards, in its order; nothing while
+    /// this node has no current view.
+    fn admit(&mut self, cx: &mut Context<'_>) {
+        while let Some(next) = self.unadmitted.front() {
+            let Some(admitted) = self.router.admit(&next.publish) else { return };
+            let Some(Unadmitted { ticket, publish, until }) = self.unadmitted.pop_front() else {
+                return;
+            };
+            match admitted {
+                Err(invalid) => self.answer((ticket, Err(invalid.into()))),
+                Ok(shard) => {
+                    let line = self.lines.entry(shard).or_insert_with(|| Line::new(shard));
+                    line.push(ticket, publish, until);
+                    self.advance(shard, cx);
+                }
+            }
+        }
+    }
+
+    /// Refuses what has waited too long for a view.
+    fn expire_unadmitted(&mut self, now: Instant) {
+        while self.unadmitted.front().is_some_and(|next| next.until <= now) {
+            let Some(expired) = self.unadmitted.pop_front() else { return };
+            let why = "this node has no current view of its cluster yet".to_owned();
+            self.answer((expired.ticket, Err(Refusal::Unavailable(why).into())));
         }
     }
 
@@ -128,7 +168,7 @@ where
         let now = Instant::now();
         while let Some(line) = self.lines.get_mut(&shard) {
             let Some(next) = line.submit(&self.owners, now) else { return };
-            let answer = self.router.hand_over(next.to, shard, next.publish);
+            let answer = self.router.hand_over(next.to, next.publish);
             let mut flight = Flight { shard, number: next.number, answer };
             // Polled here, because the first poll puts it in line and the set promises no order.
             match flight.poll_unpin(cx) {
@@ -154,7 +194,8 @@ where
         any
     }
 
-    /// Takes the newest owners, and hands over what waited for them. Says whether there were any.
+    /// Takes the newest owners and views, and hands over what waited for them. Says whether there were
+    /// any.
     fn hear(&mut self, cx: &mut Context<'_>) -> bool {
         let mut news = false;
         while let Poll::Ready(Some(owners)) = self.claims.poll_next_unpin(cx) {
@@ -164,12 +205,21 @@ where
         if news {
             self.advance_all(cx);
         }
-        news
+        let mut viewed = false;
+        while let Poll::Ready(Some(_)) = self.views.poll_next_unpin(cx) {
+            viewed = true;
+        }
+        if viewed {
+            self.admit(cx);
+        }
+        news || viewed
     }
 
     /// Sets the alarm for the first line that needs one. Says whether it rang.
     fn alarm(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(at) = self.lines.values().filter_map(Line::wake_at).min() else {
+        let unadmitted = self.unadmitted.front().map(|next| next.until);
+        let lines = self.lines.values().filter_map(Line::wake_at);
+        let Some(at) = lines.chain(unadmitted).min() else {
             self.alarm = None;
             return false;
         };
@@ -182,6 +232,7 @@ where
         }
         self.alarm = None;
         let now = Instant::now();
+        self.expire_unadmitted(now);
         self.lines.values_mut().for_each(|line| line.expire(now, &mut self.outcomes));
         self.settle();
         self.advance_all(cx);

@@ -13,16 +13,13 @@ use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
 
 /// The shards that live on this node.
 pub trait Shards: Send + Sync + 'static {
-    /// Hands a checked message to the shard. The first poll, at the latest, puts it in line behind
-    /// those handed over before. The future has a deadline of its own.
+    /// Hands a checked message to the shard of its topic. The first poll, at the latest, puts it in line
+    /// behind those handed over before. The future has a deadline of its own.
     ///
     /// # Errors
-    /// Refused as not the owner when this node does not lead the shard, or does not hold it at all.
-    fn publish(
-        &self,
-        shard: ShardId,
-        publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>>;
+    /// Refused as not the owner when this node does not lead the shard, does not hold it at all, or does
+    /// not know how many shards there are.
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>>;
 }
 
 /// The other nodes.
@@ -134,11 +131,13 @@ pub trait Operations: Send + Sync + 'static {
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
 
     /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
-    /// without a change, back to the default. Says what it has now.
+    /// without a change, back to the default. Says what it has now. Without `force`, a change that would
+    /// drop stored messages is refused with their number.
     fn set_namespace(
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
+        force: bool,
     ) -> BoxFuture<'static, Result<Namespace, OperationError>>;
 
     /// Changes the times of consensus of all nodes.

@@ -32,8 +32,9 @@ impl Default for Config {
 pub struct Parts {
     /// This node.
     pub me: NodeId,
-    /// The limits of the namespaces and the number of shards.
-    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// The limits of the namespaces and the number of shards; `None` until the view is current.
+    /// Nothing is admitted before that.
+    pub view: watch::Receiver<Option<Arc<ClusterView>>>,
     /// Who leads each shard.
     pub owners: watch::Receiver<Arc<Owners>>,
     /// The shards of this node.
@@ -80,21 +81,23 @@ impl Router {
         Ordered::new(self.clone(), input)
     }
 
-    /// Checks a message and says which shard it falls to.
-    pub(crate) fn admit(&self, publish: &Publish) -> Result<ShardId, InvalidPublish> {
+    /// Checks a message and says which shard its topic belongs to; `None` while this node has no current
+    /// view.
+    pub(crate) fn admit(&self, publish: &Publish) -> Option<Result<ShardId, InvalidPublish>> {
         let view = self.0.parts.view.borrow();
-        publish.check(view.namespaces.of(&publish.topic).payload_bytes_max as usize)?;
-        Ok(publish.topic.shard(view.shards))
+        let view = view.as_ref()?;
+        let shard = view.shard_of(&publish.topic)?;
+        let bytes_max = view.namespaces.of(&publish.topic).payload_bytes_max as usize;
+        Some(publish.check(bytes_max).map(|()| shard))
     }
 
     pub(crate) fn hand_over(
         &self,
         to: NodeId,
-        shard: ShardId,
         publish: Publish,
     ) -> BoxFuture<'static, Result<Placed, PublishError>> {
         let Parts { me, shards, peers, .. } = &self.0.parts;
-        if to == *me { shards.publish(shard, publish) } else { peers.publish(to, publish) }
+        if to == *me { shards.publish(publish) } else { peers.publish(to, publish) }
     }
 
     pub(crate) fn count(&self, result: &Result<Placed, PublishError>) {
@@ -103,6 +106,10 @@ impl Router {
 
     pub(crate) fn deadline(&self) -> Duration {
         self.0.config.deadline
+    }
+
+    pub(crate) fn view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
+        self.0.parts.view.clone()
     }
 
     pub(crate) fn owners(&self) -> watch::Receiver<Arc<Owners>> {

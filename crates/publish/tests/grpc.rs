@@ -47,11 +47,7 @@ struct World {
 }
 
 impl Shards for World {
-    fn publish(
-        &self,
-        _: ShardId,
-        publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         let mut placed = self.placed.lock().expect("whole");
         let offset = placed.entry(publish.topic).or_default();
         *offset += 1;
@@ -176,11 +172,13 @@ impl Operations for World {
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
+        force: bool,
     ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
         let settings = Namespace::default().with(change.unwrap_or_default());
         future::ready(match (settings.check(), name.as_deref()) {
             (Err(why), _) => Err(OperationError::Invalid(why.to_string())),
             (_, Some("one more")) => Err(OperationError::Refused("too many".to_owned())),
+            (_, Some("stored")) if !force => Err(OperationError::Refused("3 topics".to_owned())),
             (_, Some("later")) => Err(OperationError::Unavailable("no leader".to_owned())),
             _ => Ok(settings),
         })
@@ -227,7 +225,7 @@ async fn bind(addr: &str, ready: watch::Receiver<Ready>) -> Result<Server, serve
     let world = world();
     let parts = router::Parts {
         me: ME,
-        view: watch::channel(world.view.clone()).1,
+        view: watch::channel(Some(world.view.clone())).1,
         owners: watch::channel(world.owners.clone()).1,
         shards: world.clone(),
         peers: world.clone(),
@@ -570,6 +568,7 @@ async fn the_settings_of_a_namespace_are_changed_and_told() {
     let set = |name: Option<&str>, change: NamespaceChange| SetNamespaceRequest {
         name: name.map(str::to_owned),
         change: Some(change.into()),
+        force: false,
     };
     let answer = cluster.set_namespace(set(Some("chat"), change)).await.expect("taken");
     let settings = answer.into_inner().settings.expect("told");
@@ -583,10 +582,13 @@ async fn the_settings_of_a_namespace_are_changed_and_told() {
         (set(None, over), Code::InvalidArgument),
         (set(Some("one more"), change), Code::FailedPrecondition),
         (set(Some("later"), change), Code::Unavailable),
+        (set(Some("stored"), change), Code::FailedPrecondition),
     ] {
         let status = cluster.set_namespace(refused).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }
+    let forced = SetNamespaceRequest { force: true, ..set(Some("stored"), change) };
+    cluster.set_namespace(forced).await.expect("taken");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub use measure::{InvalidMeasure, Size, Time};
 pub use partial::Partial;
 pub use switch::Switch;
 pub use times::Preset;
-use times::{consensus, names_times};
+use times::{consensus, names_times, preset_of};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -287,13 +287,14 @@ impl Config {
             compression: Some(Switch(self.compression)),
             insecure: Some(self.insecure),
             session_heartbeat: Some(Time(self.session_heartbeat)),
-            // Each of its times follows; where the settings name none, the node takes the cluster's.
-            consensus: None,
+            // Where the settings name no times, the node takes the cluster's. The preset has bounds that no
+            // setting names; each of its times follows.
+            consensus: self.times.map(|_| preset_of(&self.consensus)),
             heartbeat: self.times.map(|_| Time(times.heartbeat)),
             election_min: self.times.map(|_| Time(times.election_min)),
             election_max: self.times.map(|_| Time(times.election_max)),
-            rpc_timeout: Some(Time(times.rpc_timeout)),
-            connect_timeout: Some(Time(times.connect_timeout)),
+            rpc_timeout: self.times.map(|_| Time(times.rpc_timeout)),
+            connect_timeout: self.times.map(|_| Time(times.connect_timeout)),
             proposal_deadline: Some(Time(times.proposal_deadline)),
             snapshot_timeout: Some(Time(times.snapshot_timeout)),
             topics_max: Some(self.topics_max),

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod conflict;
+mod current;
 mod discovery;
 mod enter;
 mod founding;
@@ -43,7 +44,7 @@ use pushonce_fanout::Hub;
 use pushonce_gateway::{Behind, Gateway, certificate};
 use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
 use pushonce_relay::Relay;
-use pushonce_shard::NodeTopics;
+use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -54,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use clocks::NodeClocks;
 use conflict::ForeignCallers;
+use current::Current;
 use discovery::Discovery;
 use enter::Entry;
 use founding::Founding;
@@ -81,6 +83,8 @@ pub struct Node {
     relay: Relay,
     handle: pushonce_relay::Handle,
     view: Sender<Arc<ClusterView>>,
+    current: Sender<Current>,
+    settings: Sender<Option<Arc<ShardSettings>>>,
     host: Host,
     discovery: Discovery,
     door: Door,
@@ -123,6 +127,8 @@ impl Node {
         let first = control.view().borrow().clone();
         let (view, views) =
             channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
+        let (current, is_current) = channel(None);
+        let (settings, shard_settings) = channel(None);
         let hosted = Hosted::default();
         let (conflict, conflicts) = channel(None);
         let shards = ports::LocalShards {
@@ -164,15 +170,19 @@ impl Node {
             conflict: conflicts,
             stopping: stopping.clone(),
         };
-        let operations = ports::Operations { control: control.clone(), overview: overview.clone() };
         let owned =
             Owned { me, view: views.clone(), hosted: hosted.clone(), relay: handle.clone() };
         let topics = Arc::new(Topics::new(owned.clone(), handle.owners()));
+        let operations = ports::Operations {
+            control: control.clone(),
+            overview: overview.clone(),
+            topics: Topics::clone(&topics),
+        };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
             pushonce_publish::router::Parts {
                 me,
-                view: views.clone(),
+                view: is_current.clone(),
                 owners: handle.owners(),
                 shards: Arc::new(shards),
                 peers: Arc::new(handle.clone()),
@@ -247,9 +257,11 @@ impl Node {
             engine: engine.clone(),
             hosted,
             clocks,
-            control: control.clone(),
             relay: handle.clone(),
             view: views,
+            current: is_current,
+            settings: shard_settings,
+            control: control.clone(),
             founding: Founding::new(entry.identity.clone(), data.clone()),
             topics: node_topics,
         };
@@ -263,6 +275,8 @@ impl Node {
             relay,
             handle,
             view,
+            current,
+            settings,
             host,
             discovery,
             door,
@@ -299,6 +313,11 @@ impl Node {
         let token = inside.token();
         let followed = follow(self.control.view(), self.view.clone(), self.book, token.clone());
         inside.spawn(followed);
+        let (views, (announced, index)) = (self.view.subscribe(), channel(None));
+        let told = current::tell_shards(self.current.subscribe(), views.clone(), self.settings);
+        inside.spawn(until(token.clone(), told));
+        let current = current::follow(self.control.clone(), index, views, self.current);
+        inside.spawn(until(token.clone(), current));
         inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
         inside.spawn(self.relay.run(token.clone()).map(Ok));
         let (done, mut handed_over) = channel(false);
@@ -335,6 +354,7 @@ impl Node {
             control: self.control,
             view: self.view.subscribe(),
             reachable: self.handle.reachable(),
+            announced,
         };
         inside.spawn(presence.run(token));
 
@@ -374,6 +394,15 @@ impl Node {
         port.end(stage::GRACE).await;
         ended
     }
+}
+
+/// Runs a task until `stop`. One that ends before has nothing left to do.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(task);
+    if stop.run_until_cancelled(&mut task).await.is_some() {
+        stop.cancelled().await;
+    }
+    Ok(())
 }
 
 /// Waits until the cluster counts this node as one of its own, and says so: before that it can serve

@@ -10,18 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{
-    Durability, History, Namespaces, Placed, Publish, PublishError, Refusal, Timestamp,
-};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
+use pushonce_core::{Durability, Placed, Publish, PublishError, Refusal, Timestamp};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::dedupe::InMemory;
 use crate::entry::decode_answer;
 use crate::machine::{Shared, Way};
-use crate::queue::{Bounds, Queue, Rejected};
-use crate::{Batch, Item};
+use crate::queue::{self, Bounds, Queue};
+use crate::{Batch, Item, Rejected};
 
 /// What may wait for one shard. 16,384 is four times what the busiest measured load had in flight
 /// over all shards; 8 MiB, so that even 64 full queues take no more than half a gibibyte of a node.
@@ -39,6 +37,10 @@ const OVERHEAD_BYTES: usize = 256;
 
 const _: () = assert!(ENTRY.count <= QUEUE.count && ENTRY.bytes <= QUEUE.bytes);
 const _: () = assert!(Publish::PAYLOAD_BYTES_CAP + OVERHEAD_BYTES * 2 <= QUEUE.bytes);
+
+/// How often the durability of a namespace may change under a message before it is refused as not
+/// taken: each change is an operator's command.
+const CHANGES_MAX: usize = 4;
 
 type Outcome = Result<Placed, PublishError>;
 
@@ -60,16 +62,12 @@ struct Waiting {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// What waits, with the bounds its topic's history has.
-type Bounded = (Waiting, History);
-
 /// The loop that empties an [`Intake`]. Dropped, it closes it.
 pub(crate) struct Commit<P> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) proposer: P,
     pub(crate) intake: Arc<Intake>,
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) namespaces: watch::Receiver<Namespaces>,
 }
 
 impl Propose for Group {
@@ -136,7 +134,7 @@ impl Intake {
     fn close(&self) {
         let waiting = self.queue().close();
         for Waiting { reply, .. } in waiting {
-            let _nobody_waits = reply.send(Err(refusal(Rejected::Closed)));
+            let _nobody_waits = reply.send(Err(refusal(queue::Rejected::Closed)));
         }
     }
 }
@@ -176,14 +174,20 @@ impl<P: Propose> Commit<P> {
         shutdown.run_until_cancelled(turn).await.flatten()
     }
 
-    /// All that waits of one topic goes the same way, so each message keeps its turn.
-    async fn commit(&self, waiting: Vec<Waiting>) {
-        let (kept, logged) = self.parted(waiting);
-        if !logged.is_empty() {
-            self.log(logged).await;
+    /// Every message goes to the log or to the owner's memory, as the shard's settings say at the place
+    /// of the log where it gets its position: a message that the settings changed under goes the other
+    /// way. All that waits of one topic goes the same way, so each message keeps its turn.
+    async fn commit(&self, mut waiting: Vec<Waiting>) {
+        for _ in 0..CHANGES_MAX {
+            let (kept, logged) = self.split_by_durability(waiting);
+            waiting = self.log(logged).await;
+            waiting.extend(self.keep(kept).await);
+            if waiting.is_empty() {
+                return;
+            }
         }
-        if !kept.is_empty() {
-            self.keep(kept).await;
+        for Waiting { reply, .. } in waiting {
+            let _nobody_waits = reply.send(Err(Refusal::NotOwner { owner: None }.into()));
         }
     }
 
@@ -202,82 +206,97 @@ impl<P: Propose> Commit<P> {
     }
 
     /// What is for the owner's memory, by now, and what is for the log.
-    fn parted(&self, waiting: Vec<Waiting>) -> (Vec<Bounded>, Vec<Bounded>) {
-        let namespaces = self.namespaces.borrow();
-        let bounded = |waiting: Waiting| {
-            let settings = namespaces.of(&waiting.publish.topic);
-            (settings.durability, (waiting, settings.history))
-        };
+    fn split_by_durability(&self, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
         let (mut kept, mut logged) = (Vec::new(), Vec::new());
-        for (durability, one) in waiting.into_iter().map(bounded) {
-            match durability {
-                Durability::Memory => kept.push(one),
-                Durability::Replicated => logged.push(one),
+        for one in waiting {
+            match self.shared.durability(&one.publish.topic) {
+                Ok(Durability::Memory) => kept.push(one),
+                Ok(Durability::Replicated) => logged.push(one),
+                Err(refused) => {
+                    let _nobody_waits = one.reply.send(Err(refused));
+                }
             }
         }
         (kept, logged)
     }
 
-    async fn log(&self, waiting: Vec<Bounded>) {
+    /// Proposes messages in one entry. Gives back those whose namespace went into the owner's memory
+    /// before the entry was applied: nothing happened to them.
+    async fn log(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+        if waiting.is_empty() {
+            return waiting;
+        }
         let Some(time) = self.stamp().await else {
-            for (Waiting { reply, .. }, _) in waiting {
+            for Waiting { reply, .. } in waiting {
                 let _nobody_waits = reply.send(Err(no_clock()));
             }
-            return;
+            return Vec::new();
         };
-        let (mut batch, mut replies) = (Batch::new(time, Vec::new()), Vec::new());
-        for (Waiting { publish, reply }, history) in waiting {
-            let item = Item::new(publish, history);
+        let (mut batch, mut proposed) = (Batch::new(time, Vec::new()), Vec::new());
+        for one in waiting {
+            let item = Item::new(one.publish.clone());
             match self.shared.look_in_memory(&item, time) {
                 InMemory::Settled(outcome) => {
-                    let _nobody_waits = reply.send(outcome.map_err(PublishError::from));
+                    let _nobody_waits = one.reply.send(outcome.map_err(PublishError::from));
                     continue;
                 }
                 InMemory::Continues(last) => batch.continues.push((item.topic.clone(), last)),
                 InMemory::Unknown => {}
             }
             batch.items.push(item);
-            replies.push(reply);
+            proposed.push(one);
         }
-        if replies.is_empty() {
-            return;
+        if proposed.is_empty() {
+            return proposed;
         }
-        let outcome = self.proposer.propose(batch.encode()).await;
-        let outcomes = outcomes(outcome, replies.len());
+        let end = self.proposer.propose(batch.encode()).await;
+        let ends = ends(end, proposed.len());
+        let (mut outcomes, mut moved) = (Vec::with_capacity(proposed.len()), Vec::new());
+        for (one, end) in proposed.into_iter().zip(ends) {
+            match end {
+                End::Moved => moved.push(one),
+                End::Settled(outcome) => {
+                    outcomes.push(outcome.clone());
+                    let _nobody_waits = one.reply.send(outcome);
+                }
+            }
+        }
         count(&outcomes);
-        for (reply, outcome) in replies.into_iter().zip(outcomes) {
-            let _nobody_waits = reply.send(outcome);
-        }
+        moved
     }
 
     /// Places messages in memory, behind those that went into the log while nobody knew better. An
-    /// entry says what lives in memory first, unless it is said: when it fails, nothing is placed.
-    async fn keep(&self, waiting: Vec<Bounded>) {
-        if !waiting.iter().all(|(one, _)| self.shared.keeps(&one.publish.topic))
+    /// entry opens the memory first, unless it is open: when it fails, nothing is placed. Gives back the
+    /// messages whose namespace went into the log meanwhile.
+    async fn keep(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+        if waiting.is_empty() {
+            return waiting;
+        }
+        if !waiting.iter().all(|one| self.shared.keeps(&one.publish.topic))
             && let Some(time) = self.stamp().await
         {
-            let names = self.namespaces.borrow().in_memory();
-            let entry = Batch::naming(time, names);
-            if let Err(why) = self.proposer.propose(entry.encode()).await {
-                tracing::debug!(shard = %self.shared.id(), %why, "the memory is not opened");
+            let entry = Batch::renewing(time);
+            if let Err(error) = self.proposer.propose(entry.encode()).await {
+                tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
             }
         }
-        for (Waiting { publish, reply }, history) in waiting {
-            let outcome = self.shared.place_in_memory(publish, history, Way::Through);
-            let outcome = outcome.unwrap_or_else(|_| Err(Refusal::NotOwner { owner: None }.into()));
-            let _nobody_waits = reply.send(outcome);
+        let mut moved = Vec::new();
+        for Waiting { publish, reply } in waiting {
+            match self.shared.place_in_memory(publish, Way::Through) {
+                Ok(outcome) => {
+                    let _nobody_waits = reply.send(outcome);
+                }
+                Err(publish) => moved.push(Waiting { publish: *publish, reply }),
+            }
         }
         self.let_pass();
+        moved
     }
 
     /// What comes from now on may pass the queue, if nothing for the memory stands there any more.
     fn let_pass(&self) {
-        let (queue, namespaces) = (self.intake.queue(), self.namespaces.borrow());
-        let is_kept =
-            |one: &Waiting| namespaces.of(&one.publish.topic).durability == Durability::Memory;
-        if !queue.iter().any(is_kept) {
-            self.shared.memory().make_passable();
-        }
+        let queue = self.intake.queue();
+        self.shared.make_passable(|is_kept| queue.iter().any(|one| is_kept(&one.publish.topic)));
     }
 }
 
@@ -287,9 +306,18 @@ impl<P> Drop for Commit<P> {
     }
 }
 
+/// What an entry's end means for a publish in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    /// It is over.
+    Settled(Outcome),
+    /// Its namespace lives in the owner's memory now: it goes there.
+    Moved,
+}
+
 /// What an entry's end means for each of the `count` publishes in it.
-fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
-    let all = |outcome: PublishError| vec![Err(outcome); count];
+fn ends(end: Result<Bytes, ProposeError>, count: usize) -> Vec<End> {
+    let all = |outcome: PublishError| vec![End::Settled(Err(outcome)); count];
     let answer = match end {
         Ok(answer) => answer,
         Err(ProposeError::Refused { leader }) => {
@@ -297,10 +325,13 @@ fn outcomes(end: Result<Bytes, ProposeError>, count: usize) -> Vec<Outcome> {
         }
         Err(ProposeError::Unknown(why)) => return all(unknown(&why)),
     };
+    let end = |outcome| match outcome {
+        Err(Rejected::InMemory) => End::Moved,
+        Err(rejected) => End::Settled(Err(rejected.into())),
+        Ok(placed) => End::Settled(Ok(placed)),
+    };
     match decode_answer(&answer) {
-        Ok(Some(outcomes)) if outcomes.len() == count => {
-            outcomes.into_iter().map(|outcome| Ok(outcome?)).collect()
-        }
+        Ok(Some(outcomes)) if outcomes.len() == count => outcomes.into_iter().map(end).collect(),
         Ok(None) => {
             all(Refusal::Unavailable("the replicas cannot read the entry".to_owned()).into())
         }
@@ -318,11 +349,15 @@ fn unknown(why: &str) -> PublishError {
     PublishError::unknown(why)
 }
 
-fn refusal(rejected: Rejected) -> PublishError {
+fn refusal(rejected: queue::Rejected) -> PublishError {
     let (bound, why) = match rejected {
-        Rejected::Count => ("count", format!("{} publishes wait for this shard", QUEUE.count)),
-        Rejected::Bytes => ("bytes", format!("{} bytes wait for this shard", QUEUE.bytes)),
-        Rejected::Closed => return Refusal::Unavailable("the node is stopping".to_owned()).into(),
+        queue::Rejected::Count => {
+            ("count", format!("{} publishes wait for this shard", QUEUE.count))
+        }
+        queue::Rejected::Bytes => ("bytes", format!("{} bytes wait for this shard", QUEUE.bytes)),
+        queue::Rejected::Closed => {
+            return Refusal::Unavailable("the node is stopping".to_owned()).into();
+        }
     };
     metrics::counter!("pushonce_shard_queue_refusals_total", "bound" => bound).increment(1);
     Refusal::Overloaded(why).into()

@@ -67,6 +67,12 @@ pub enum Rejected {
     },
     /// It has a place, and where that is has been forgotten.
     Forgotten,
+    /// Its namespace lives in the owner's memory at this place of the log.
+    InMemory,
+    /// Its topic belongs to another shard.
+    WrongShard,
+    /// The shard has no settings yet.
+    NoSettings,
     /// Its producer is not known, and the shard follows as many as it may.
     TooManyProducers,
 }
@@ -199,6 +205,10 @@ impl From<Rejected> for PublishError {
             }
             Rejected::Forgotten => {
                 PublishError::unknown("it has its place, and where that is has been forgotten")
+            }
+            // Nothing happened; the way to the shard is looked for again.
+            Rejected::InMemory | Rejected::WrongShard | Rejected::NoSettings => {
+                Refusal::NotOwner { owner: None }.into()
             }
             Rejected::TooManyProducers => {
                 let why = "the topic's shard follows as many producers as it has memory for, and takes \

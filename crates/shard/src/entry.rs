@@ -1,18 +1,14 @@
 //! One entry of a shard's log: the publishes that are committed together.
 //!
 //! On disk and on the link: one byte of version, then postcard. Whatever decides how an entry is
-//! applied travels in it (the time, the history bounds), so that replicas with other clocks or an
-//! older view of the namespaces come to the same state.
-
-use std::collections::BTreeSet;
+//! applied travels in it or in an earlier entry (the time, the settings), so that replicas with other
+//! clocks or an older view of the cluster come to the same state.
 
 use bytes::Bytes;
-use pushonce_core::{
-    ContentType, History, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic,
-};
+use pushonce_core::{ContentType, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 
-use crate::Rejected;
+use crate::{Rejected, ShardSettings};
 
 /// The version this code writes, and the only one it reads.
 const VERSION: u8 = 3;
@@ -23,17 +19,19 @@ pub struct Batch {
     /// When the owner proposed it, in log time: not its own clock, but what a majority of the voters'
     /// clocks had reached.
     pub time: Timestamp,
+    /// Settings that replace those of the shard before the items are applied, if they are newer.
+    pub settings: Option<ShardSettings>,
+    /// Whether topics that begin in the owner's memory from now on have the index of this entry as
+    /// their epoch. Every owner proposes one such entry before it places anything in memory.
+    pub renews_memory: bool,
     /// What it carries.
     pub items: Vec<Item>,
-    /// The namespaces that live in the memory of the owner that proposes it, if it says anything of
-    /// that: what begins there from now on has the index of this entry as epoch.
-    pub memory: Option<BTreeSet<String>>,
     /// The last message of a producer to a topic that was placed in the owner's memory, where an item is
     /// the next of the same producer: it goes on in the log.
     pub continues: Vec<(Topic, Sequence)>,
 }
 
-/// One publish, with the bounds its topic's history has from now on.
+/// One publish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Where it goes.
@@ -46,8 +44,6 @@ pub struct Item {
     pub stamp: Option<Stamp>,
     /// The payload.
     pub payload: Bytes,
-    /// How much of the past the topic remembers.
-    pub history: History,
 }
 
 /// An entry that cannot be applied. It changes nothing, on any replica of the same version.
@@ -65,14 +61,20 @@ pub enum InvalidEntry {
 }
 
 impl Batch {
-    /// Publishes, and no word about what lives in memory.
+    /// Publishes alone.
     pub fn new(time: Timestamp, items: Vec<Item>) -> Batch {
-        Batch { time, items, memory: None, continues: Vec::new() }
+        Batch { time, settings: None, renews_memory: false, items, continues: Vec::new() }
     }
 
-    /// No publishes, only which namespaces live in memory.
-    pub(crate) fn naming(time: Timestamp, memory: BTreeSet<String>) -> Batch {
-        Batch { memory: Some(memory), ..Batch::new(time, Vec::new()) }
+    /// Settings alone, and an epoch for the owner's memory if they put any namespace there.
+    pub fn with_settings(time: Timestamp, settings: ShardSettings) -> Batch {
+        let renews_memory = settings.any_in_memory();
+        Batch { settings: Some(settings), renews_memory, ..Batch::new(time, Vec::new()) }
+    }
+
+    /// An epoch for the owner's memory alone.
+    pub(crate) fn renewing(time: Timestamp) -> Batch {
+        Batch { renews_memory: true, ..Batch::new(time, Vec::new()) }
     }
 
     /// The entry to propose.
@@ -100,10 +102,10 @@ impl Batch {
 }
 
 impl Item {
-    /// A publish under the bounds of its namespace.
-    pub fn new(publish: Publish, history: History) -> Item {
+    /// The item of a publish.
+    pub fn new(publish: Publish) -> Item {
         let Publish { topic, content_type, key, stamp, payload } = publish;
-        Item { topic, content_type, key, stamp, payload, history }
+        Item { topic, content_type, key, stamp, payload }
     }
 
     /// Its number, if its producer gave it one.
@@ -129,6 +131,8 @@ pub(crate) fn decode_answer(answer: &[u8]) -> Result<Answer, postcard::Error> {
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::{Namespace, Namespaces, ShardCount};
+
     use super::*;
 
     fn batch() -> Batch {
@@ -138,12 +142,14 @@ mod tests {
             key: Some(Key::new("a1").unwrap()),
             stamp: Some(Stamp::Nonce(7)),
             payload: Bytes::from_static(payload),
-            history: History::default(),
         };
+        let named = [("chat".to_owned(), Namespace::default())].into();
+        let namespaces = Namespaces { revision: 7, named, ..Namespaces::default() };
         Batch {
             time: Timestamp(1_790_000_000_000),
+            settings: Some(ShardSettings { shards: ShardCount::DEFAULT, namespaces }),
+            renews_memory: true,
             items: vec![item("a/b", b"one"), item("c", b"")],
-            memory: Some(["chat".to_owned()].into()),
             continues: vec![(
                 Topic::new("c").unwrap(),
                 Sequence { producer: pushonce_core::ProducerId(7), epoch: 2, number: 9 },

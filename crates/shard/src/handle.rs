@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pushonce_consensus::{Engine, Group, GroupId, StartError};
 use pushonce_core::{
-    Claim, Durability, FetchError, History, Namespaces, NodeId, Page, Placed, Publish,
-    PublishError, Refusal, ShardId, Timestamp, Topic, Want,
+    Claim, Durability, FetchError, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
+    Timestamp, Topic, Want,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use crate::claim::{self, Lead};
 use crate::commit::{Commit, Intake};
 use crate::machine::{Replica, Shared, Way};
 use crate::upkeep::Upkeep;
-use crate::{Clock, Committed, Info, NodeTopics};
+use crate::{Clock, Committed, Info, NodeTopics, ShardSettings};
 
 /// What a replica of a shard is made of.
 pub struct Shard {
@@ -25,8 +25,9 @@ pub struct Shard {
     pub me: NodeId,
     /// How many proposals of all shards of this node may be under way at once; about 8.
     pub permits: Arc<Semaphore>,
-    /// The settings of the namespaces, as they are now.
-    pub namespaces: watch::Receiver<Namespaces>,
+    /// The newest settings that this node knows of; `None` as long as it does not know any, or could
+    /// know newer ones: it does not own the shard then.
+    pub settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     /// Who is told of what was committed.
     pub committed: Arc<dyn Committed>,
     /// The clocks of the nodes, of which a majority makes the log's time.
@@ -41,7 +42,6 @@ pub struct Handle {
     shared: Arc<Shared>,
     group: Group,
     intake: Arc<Intake>,
-    namespaces: watch::Receiver<Namespaces>,
     claim: watch::Receiver<Option<Claim>>,
 }
 
@@ -52,6 +52,7 @@ pub struct Runner {
     shared: Arc<Shared>,
     group: Group,
     commit: Commit<Group>,
+    settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     claim: watch::Sender<Option<Claim>>,
 }
 
@@ -73,7 +74,7 @@ impl Shard {
     /// # Errors
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
-        let Shard { id, me, permits, namespaces, committed, clock, topics } = self;
+        let Shard { id, me, permits, settings, committed, clock, topics } = self;
         let shared = Arc::new(Shared::new(id, me, committed, clock, topics));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
@@ -81,16 +82,10 @@ impl Shard {
 
         let intake = Arc::new(Intake::default());
         let (claimed, claim) = watch::channel(None);
-        let handle = Handle {
-            shared: shared.clone(),
-            group: group.clone(),
-            intake: intake.clone(),
-            namespaces: namespaces.clone(),
-            claim,
-        };
-        let commit =
-            Commit { shared: shared.clone(), proposer: group.clone(), intake, permits, namespaces };
-        Ok((handle, Runner { shared, group, commit, claim: claimed }))
+        let handle =
+            Handle { shared: shared.clone(), group: group.clone(), intake: intake.clone(), claim };
+        let commit = Commit { shared: shared.clone(), proposer: group.clone(), intake, permits };
+        Ok((handle, Runner { shared, group, commit, settings, claim: claimed }))
     }
 }
 
@@ -114,23 +109,19 @@ impl Handle {
     /// that ended.
     pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
         self.shared.owns()?;
-        let (history, durability) = {
-            let namespaces = self.namespaces.borrow();
-            let settings = namespaces.of(&publish.topic);
-            self.shared.has_room(&publish.topic, settings)?;
-            (settings.history, settings.durability)
-        };
+        let durability = self.shared.durability(&publish.topic)?;
+        self.shared.has_room(&publish.topic)?;
         if durability == Durability::Memory {
-            return self.keep(publish, history).await;
+            return self.keep(publish).await;
         }
         self.group.room().map_err(|full| Refusal::Overloaded(full.to_string()))?;
         self.intake.publish(publish).await
     }
 
     /// Places a message in memory: at once, unless something stands in the queue that came before it.
-    async fn keep(&self, mut publish: Publish, history: History) -> Result<Placed, PublishError> {
+    async fn keep(&self, mut publish: Publish) -> Result<Placed, PublishError> {
         loop {
-            publish = match self.shared.place_in_memory(publish, history, Way::Past) {
+            publish = match self.shared.place_in_memory(publish, Way::Past) {
                 Ok(outcome) => return outcome,
                 // The memory is about to be opened.
                 Err(_) if !self.shared.is_ready() => {
@@ -184,9 +175,10 @@ impl Handle {
     /// What this replica holds of a topic. On a replica that does not lead it may be behind, and of one
     /// that lives in the owner's memory it has nothing.
     pub fn topic(&self, topic: &Topic) -> Option<Info> {
-        let state = self.shared.read();
-        let remembered = self.shared.memory().topic(topic);
-        remembered.or_else(|| state.topic(topic))
+        let (state, memory) = (self.shared.read(), self.shared.memory());
+        let now = self.shared.reading_time(&state, &memory);
+        let remembered = memory.topic(topic, now);
+        remembered.or_else(|| state.topic(topic, now))
     }
 
     /// The topics whose names begin with `prefix`, after `after`, in the order of their names: `count_max`
@@ -194,12 +186,12 @@ impl Handle {
     /// those that live in the owner's memory are not there.
     pub fn topics(&self, prefix: &str, after: Option<&Topic>, count_max: usize) -> Vec<Info> {
         let count_max = count_max.min(Self::TOPICS_MAX);
-        let state = self.shared.read();
-        let memory = self.shared.memory();
+        let (state, memory) = (self.shared.read(), self.shared.memory());
+        let now = self.shared.reading_time(&state, &memory);
         let by_name = |info: Info| (info.topic.clone(), info);
-        let kept = state.topics(prefix, after).take(count_max).map(by_name);
+        let kept = state.topics(prefix, after, now).take(count_max).map(by_name);
         let mut found: BTreeMap<Topic, Info> = kept.collect();
-        found.extend(memory.topics(prefix, after).take(count_max).map(by_name));
+        found.extend(memory.topics(prefix, after, now).take(count_max).map(by_name));
         found.into_values().take(count_max).collect()
     }
 }
@@ -208,27 +200,28 @@ impl Runner {
     /// Commits what is published and keeps the claim true, until `shutdown`. The entry that is under
     /// way then is waited for, at most for the deadline of a proposal; what still waits is refused.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Runner { shared, group, commit, claim } = self;
+        let Runner { shared, group, commit, settings, claim } = self;
         let upkeep = Upkeep {
             shared: shared.clone(),
             group: group.clone(),
             permits: commit.permits.clone(),
-            namespaces: commit.namespaces.clone(),
+            settings: settings.clone(),
         };
-        let namespaces = commit.namespaces.clone();
         tokio::join!(
             commit.run(&shutdown),
             upkeep.run(&shutdown),
-            keep_claim(&shared, &group, &namespaces, claim, &shutdown),
+            keep_claim(&shared, &group, settings, claim, &shutdown),
         );
     }
 }
 
-/// Follows the group and says what it means for ownership.
+/// Follows the group and the settings, and says what they mean for ownership. It begins when all that
+/// the predecessors committed is applied and the shard's settings are as new as those that this node
+/// knows of; it ends with the lease.
 async fn keep_claim(
     shared: &Shared,
     group: &Group,
-    namespaces: &watch::Receiver<Namespaces>,
+    mut settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     claimed: watch::Sender<Option<Claim>>,
     shutdown: &CancellationToken,
 ) {
@@ -237,12 +230,11 @@ async fn keep_claim(
     loop {
         let claim = {
             let status = status.borrow_and_update();
-            let ready = lead.observe(&status).filter(|&term| {
-                // Who has spoken goes on: what namespaces become, its memory follows.
-                spoken == Some(term)
-                    || shared.memory().is_open(term)
-                    || namespaces.borrow().in_memory().is_empty()
-            });
+            let known = settings.borrow_and_update().clone();
+            // An owner goes on when settings change: each change is one entry of its own.
+            let ready = lead
+                .observe(&status)
+                .filter(|&term| spoken == Some(term) || shared.may_begin(term, known.as_ref()));
             shared.set_ready(ready);
             spoken = ready.or(spoken);
             let before = claimed.borrow().clone();
@@ -256,6 +248,7 @@ async fn keep_claim(
         tokio::select! {
             () = shutdown.cancelled() => break,
             changed = status.changed() => if changed.is_err() { break },
+            Ok(()) = settings.changed() => {}
         }
     }
     shared.set_ready(None);

@@ -142,7 +142,7 @@ impl Named {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use pushonce_core::{ContentType, History, Position, Timestamp};
+    use pushonce_core::{ContentType, Position, Timestamp};
 
     use super::*;
     use crate::passing::{Passing, WINDOW_MS};
@@ -160,9 +160,9 @@ mod tests {
     }
 
     fn of(content_type: ContentType, payload: &'static [u8]) -> Fingerprint {
-        let (key, stamp, history) = (None, None, History::default());
+        let (key, stamp) = (None, None);
         let payload = Bytes::from_static(payload);
-        Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload, history })
+        Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload })
     }
 
     fn placed(offset: u64) -> Placed {

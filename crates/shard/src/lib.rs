@@ -13,9 +13,11 @@
 //! nothing, also at the next owner (in memory: at the same); within the bounds of `keys` and `producers`, which say what is
 //! forgotten when.
 //!
-//! *What does it refuse?* To answer for the past, or to claim ownership, while this node does not
-//! lead with an unexpired lease or has not applied what its predecessors committed. More publishes
-//! than the queue holds, and, at the owner, more topics than its namespace or its node may have. Sockets, links, subscribers, and any clock but [`Clock`].
+//! *What does it refuse?* To answer for the past, to take a publish, or to claim ownership, while this
+//! node does not lead with an unexpired lease, has not applied what its predecessors committed, or
+//! knows settings that the shard does not have yet. Topics of another shard. More publishes
+//! than the queue holds, and, at the owner, more topics than its namespace or its node may have. Sockets,
+//! links, subscribers, and any clock but [`Clock`].
 //!
 //! *How does data move?* [`Handle::publish`] queues; the [`Runner`] takes a permit of the node,
 //! *then* everything that waits, and proposes it as one entry, one entry at a time; the group calls
@@ -26,13 +28,21 @@
 //! Ages are measured in the log's own time, which a majority of the voters' clocks must have reached
 //! (`majority_clock`): no single wrong clock expires anything.
 //!
+//! The settings of the cluster ([`ShardSettings`]: the namespaces and the number of shards) are part of
+//! the state. The owner proposes them when its node knows newer ones, in an entry of their own; an
+//! entry with older or equal settings changes nothing. Bounds, durability and the shard of a topic are
+//! judged by the settings at that place of the log, on every replica the same: an owner that is cut off
+//! from the control group, or has just started, cannot shorten a history, and a change of the durability
+//! is one step between two messages. Readers get what the settings allow at the time of reading, also of
+//! a topic that had no message since they changed. What narrower bounds dropped does not come back.
+//!
 //! Messages of `memory` namespaces are in no entry: [`Handle::publish`] places them in the owner's
 //! memory, under the lease of its term, and hands them on: past the queue, once nothing stands there
-//! that came before its namespace went into memory. An entry says which namespaces these are, and
-//! its index is the epoch of their topics: so a new owner, which begins with nothing and says it anew
-//! before it claims the shard, has a higher one than any before it, and tells a gap to whoever comes
-//! with a position of an earlier one. A namespace that goes from the log into memory, or back, begins a
-//! later epoch as well.
+//! that came before its namespace went into memory. The owner of each term proposes an entry that renews
+//! its memory before it claims the shard, and the index of that entry is the epoch of its topics: so a
+//! new owner, which begins with nothing, has a higher one than any before it, and a reader with a
+//! position of an earlier one gets a gap. A namespace that goes from the log into memory, or back,
+//! begins a later epoch as well; what the log had stored of it is dropped.
 //!
 //! *What must a caller not do?* Publish what was not checked ([`Publish::check`]); drop the
 //! [`Runner`] and go on publishing (it is refused); block in [`Committed`], or call back from it but for
@@ -58,6 +68,7 @@ mod port;
 mod producers;
 mod queue;
 mod recover;
+mod settings;
 mod state;
 mod topic;
 mod upkeep;
@@ -68,5 +79,6 @@ pub use handle::{Handle, OpenError, Runner, Shard};
 pub use limits::NodeTopics;
 pub use port::{Clock, Committed};
 pub use recover::{capture, replay};
+pub use settings::ShardSettings;
 pub use state::{Applied, InvalidSnapshot, State};
 pub use topic::Info;

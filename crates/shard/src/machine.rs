@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
 use pushonce_core::{
-    FetchError, History, Namespace, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId,
-    Term, Timestamp, Topic, Want,
+    Durability, FetchError, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId, Term,
+    Timestamp, Topic, Want,
 };
 use tokio::sync::watch;
 
@@ -18,14 +18,17 @@ use crate::entry::encode_answer;
 use crate::limits::{Held, NodeTopics};
 use crate::majority_clock::{MajorityClock, majority};
 use crate::memory::Memory;
-use crate::{Applied, Batch, Clock, Committed, Item, State};
+use crate::{Applied, Batch, Clock, Committed, Item, ShardSettings, State};
 
 /// What a handle and the group's task share.
 pub(crate) struct Shared {
     id: ShardId,
     me: NodeId,
     state: RwLock<State>,
-    /// Locked after the state, by who locks both.
+    /// Those of the state. A lock of its own: a publish that asks for them must not wait for an entry
+    /// that is being applied.
+    settings: RwLock<Option<Arc<ShardSettings>>>,
+    /// Lock order: `state`, then `memory`.
     memory: Mutex<Memory>,
     committed: Arc<dyn Committed>,
     /// How many topics are here, of those that the node may have.
@@ -65,7 +68,8 @@ impl Shared {
         Shared {
             id,
             me,
-            state: RwLock::default(),
+            state: RwLock::new(State::new(id)),
+            settings: RwLock::default(),
             memory: Mutex::default(),
             committed,
             held: Held::new(topics),
@@ -93,6 +97,13 @@ impl Shared {
         clock.stamp(floor, self.clock.elapsed(), majority)
     }
 
+    /// The time at which the ages of messages are judged for a reader: that of an entry that would be
+    /// proposed now, or of the newest one while the clocks of too few nodes are known.
+    pub(crate) fn reading_time(&self, state: &State, memory: &Memory) -> Timestamp {
+        let floor = state.time().max(memory.time());
+        self.stamp_after(floor).unwrap_or(floor)
+    }
+
     /// The time of the last entry or message of this shard, if this node owns it.
     pub(crate) fn log_time(&self) -> Option<Timestamp> {
         self.is_ready().then(|| self.read().time())
@@ -116,20 +127,57 @@ impl Shared {
         self.ready.store(term.map_or(0, |term| term.0), Ordering::Release);
     }
 
-    /// Whether a publish may be proposed here.
+    /// Whether a publish may be taken here: this node leads, and has caught up.
     pub(crate) fn owns(&self) -> Result<(), PublishError> {
-        match self.leads() {
-            Some(_) => Ok(()),
-            // A leader that may not lead now names itself, which helps nobody.
-            None => {
-                Err(Refusal::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
-            }
+        if self.is_ready() {
+            return Ok(());
         }
+        if self.leads().is_some() {
+            let why = "the shard's owner is catching up, or stops".to_owned();
+            return Err(Refusal::Unavailable(why).into());
+        }
+        // A leader that may not lead now names itself, which helps nobody.
+        Err(Refusal::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
+    }
+
+    /// What an acknowledgement of a message of `topic` means now, as far as entries are applied: the
+    /// shard's settings say so, not what this node knows of newer ones.
+    ///
+    /// # Errors
+    /// Refused as not the owner while there are no settings, and for a topic of another shard.
+    pub(crate) fn durability(&self, topic: &Topic) -> Result<Durability, PublishError> {
+        durability(self.id, self.settings().as_deref(), topic)
+    }
+
+    /// The settings of the state.
+    fn settings(&self) -> Option<Arc<ShardSettings>> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the settings of the state, which is locked.
+    fn note_settings(&self, state: &State) {
+        let revision = |settings: Option<&Arc<ShardSettings>>| settings.map(|it| it.revision());
+        if revision(self.settings().as_ref()) != revision(state.settings()) {
+            let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+            *settings = state.settings().cloned();
+        }
+    }
+
+    /// Whether this node, when it leads, may begin as the owner of `term` with `known`, the newest
+    /// settings it knows of: the shard has them or newer ones, and the owner's memory is open if any
+    /// namespace lives there.
+    pub(crate) fn may_begin(&self, term: Term, known: Option<&Arc<ShardSettings>>) -> bool {
+        let state = self.read();
+        let Some((settings, known)) = state.settings().zip(known) else { return false };
+        let opened = !settings.any_in_memory() || self.memory().is_open(term);
+        opened && settings.revision() >= known.revision()
     }
 
     /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
     /// that is here always does.
-    pub(crate) fn has_room(&self, topic: &Topic, settings: &Namespace) -> Result<(), Refusal> {
+    pub(crate) fn has_room(&self, topic: &Topic) -> Result<(), Refusal> {
+        let Some(known) = self.settings() else { return Err(Refusal::NotOwner { owner: None }) };
+        let settings = known.namespaces.of(topic);
         if self.held.has_room(settings) {
             return Ok(());
         }
@@ -148,11 +196,16 @@ impl Shared {
         let state = self.read();
         match self.leads() {
             Some(term) if term == self.ready() => {
+                let settings = state.settings().map(Arc::as_ref);
+                if let Err(why) = durability(self.id, settings, topic) {
+                    return Err(FetchError::Unavailable(why.to_string()));
+                }
                 let memory = self.memory();
+                let now = self.reading_time(&state, &memory);
                 if memory.holds(term, topic) {
-                    memory.page(topic, want)
+                    memory.page(topic, want, now)
                 } else {
-                    state.page(topic, want)
+                    state.page(topic, want, now)
                 }
             }
             Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
@@ -183,7 +236,6 @@ impl Shared {
     pub(crate) fn place_in_memory(
         &self,
         publish: Publish,
-        history: History,
         way: Way,
     ) -> Result<Result<Placed, PublishError>, Box<Publish>> {
         let state = self.read();
@@ -195,7 +247,7 @@ impl Shared {
         let (Some(now), true) = (now, may && self.leads() == Some(term)) else {
             return Err(Box::new(publish));
         };
-        let (outcome, message) = memory.take(now, Item::new(publish, history), state.dedupe());
+        let (outcome, message) = memory.take(now, Item::new(publish), state.dedupe());
         let is_new = message.is_some();
         if let Some((topic, message)) = message {
             self.committed.placed(self.id, topic, message);
@@ -209,6 +261,16 @@ impl Shared {
             return Ok(Err(PublishError::unknown("the shard may have another owner since")));
         }
         Ok(outcome.map_err(PublishError::from))
+    }
+
+    /// Lets messages pass the queue unless `queued` finds one there that is for the memory by the
+    /// shard's settings, which do not change meanwhile.
+    pub(crate) fn make_passable(&self, queued: impl FnOnce(&dyn Fn(&Topic) -> bool) -> bool) {
+        let state = self.read();
+        let Some(settings) = state.settings() else { return };
+        if !queued(&|topic| settings.is_in_memory(topic)) {
+            self.memory().make_passable();
+        }
     }
 
     /// What this owner's memory knows of a message that goes to the log.
@@ -238,6 +300,13 @@ impl Shared {
     /// lock is whole.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins with another state than an empty one.
+    #[cfg(test)]
+    pub(crate) fn begin(&self, state: State) {
+        self.note_settings(&state);
+        *self.write() = state;
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
@@ -279,14 +348,11 @@ impl Machine for Replica {
         };
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
-            let opened = batch.memory.clone();
+            let renews = batch.renews_memory;
             let applied = state.apply(at.index, batch);
-            let time = state.time();
             let mut memory = shared.memory();
-            match opened {
-                Some(names) => memory.open(at, time, names),
-                None => applied.messages.iter().for_each(|(topic, _)| memory.stray(topic)),
-            }
+            memory.follow(at, state.time(), state.settings(), renews);
+            shared.note_settings(&state);
             shared.held.set(state.len() + memory.len());
             #[cfg(feature = "planted-bugs")]
             state.forget_repeats(shared.tells());
@@ -305,10 +371,29 @@ impl Machine for Replica {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
-        let state = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
-        let mut here = self.shared.write();
-        *here = state;
-        self.shared.held.set(here.len() + self.shared.memory().len());
+        let restored = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
+        if restored.id() != self.shared.id {
+            return Err(Damaged(format!("it is of {}, not of {}", restored.id(), self.shared.id)));
+        }
+        let mut state = self.shared.write();
+        *state = restored;
+        // Only a replica that does not lead takes a snapshot: nothing of its memory is used again.
+        *self.shared.memory() = Memory::default();
+        self.shared.note_settings(&state);
+        self.shared.held.set(state.len());
         Ok(())
+    }
+}
+
+fn durability(
+    id: ShardId,
+    settings: Option<&ShardSettings>,
+    topic: &Topic,
+) -> Result<Durability, PublishError> {
+    match settings {
+        Some(settings) if settings.shard_of(topic) == id => {
+            Ok(settings.namespaces.of(topic).durability)
+        }
+        _ => Err(Refusal::NotOwner { owner: None }.into()),
     }
 }

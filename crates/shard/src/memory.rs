@@ -1,21 +1,24 @@
 //! Topics that live in the owner's memory alone: those of `memory` namespaces.
 //!
-//! Their messages are in no entry. What is in entries is which namespaces they are
-//! ([`Batch::memory`](crate::Batch::memory)), and the index of such an entry is the epoch of what begins
-//! then: higher than every epoch that was given out before, in memory or on disk, by this owner or by
-//! another. An owner of another term begins with nothing.
+//! Their messages are in no entry. The shard's settings say which namespaces they are, and the index of
+//! an entry that renews the memory ([`Batch::renews_memory`](crate::Batch::renews_memory)), or that
+//! changes which namespaces live there, is the epoch of the topics that begin then: higher than every
+//! epoch that was given out before, in memory or on disk, by this owner or by another. An owner of
+//! another term begins with nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pushonce_consensus::At;
-use pushonce_core::{Durability, FetchError, Message, Page, Placed, Term, Timestamp, Topic, Want};
+use pushonce_core::{
+    Durability, FetchError, History, Message, Page, Placed, Term, Timestamp, Topic, Want,
+};
 
 use crate::dedupe::{Dedupe, Look};
 use crate::limits::Counts;
 use crate::state::named;
 use crate::topic::{Info, Log};
-use crate::{Item, Rejected};
+use crate::{Item, Rejected, ShardSettings};
 
 /// How many names of dropped topics are remembered, so that those made again begin a higher epoch and
 /// nobody else has to. Past it all topics without messages do, and who listens to one is told a gap.
@@ -30,8 +33,8 @@ const SWEPT_PER_ENTRY: usize = 4_096;
 pub(crate) struct Memory {
     /// The term of the owner that opened it; 0 before the first.
     term: Term,
-    /// The namespaces it is for.
-    names: BTreeSet<String>,
+    /// The shard's settings as of the last entry.
+    settings: Option<Arc<ShardSettings>>,
     /// That of every topic which has no message and is not in `renewed`.
     epoch: u64,
     /// The epoch since which nothing stands in the queue that may be overtaken.
@@ -41,9 +44,6 @@ pub(crate) struct Memory {
     counts: Counts,
     /// The epochs of topics that were dropped since it was opened.
     renewed: BTreeMap<Topic, u64>,
-    /// Topics that had a publish by way of the log meanwhile: that of somebody who did not know yet.
-    /// Until the next entry, which gives them a later epoch, they are not in memory.
-    strayed: BTreeSet<Topic>,
     /// The last topic the sweep looked at.
     swept: Option<Topic>,
     dedupe: Dedupe,
@@ -62,7 +62,7 @@ impl Memory {
 
     /// Whether the owner of `term` keeps `topic` here.
     pub(crate) fn holds(&self, term: Term, topic: &Topic) -> bool {
-        self.is_open(term) && self.is_named(topic) && !self.strayed.contains(topic)
+        self.is_open(term) && self.settings_of(topic).is_some()
     }
 
     /// Whether messages of topics that it holds may pass the queue.
@@ -75,8 +75,9 @@ impl Memory {
         self.passable = self.epoch;
     }
 
-    fn is_named(&self, topic: &Topic) -> bool {
-        self.names.contains(topic.namespace())
+    /// The settings, if `topic` lives in memory by them.
+    fn settings_of(&self, topic: &Topic) -> Option<&Arc<ShardSettings>> {
+        self.settings.as_ref().filter(|settings| settings.is_in_memory(topic))
     }
 
     /// The time of the newest message or entry: log time, as that of [`State`](crate::State).
@@ -84,27 +85,58 @@ impl Memory {
         self.time
     }
 
-    /// An entry says which namespaces its proposer keeps. Saying the same again drops what is past its
-    /// age, and topics that are empty and unused.
-    pub(crate) fn open(&mut self, at: At, now: Timestamp, names: BTreeSet<String>) {
-        if !self.is_open(at.term) {
-            *self =
-                Memory { term: at.term, names, epoch: at.index, time: now, ..Memory::default() };
+    /// Follows an entry that was applied to the state: `settings` are those of the state after it.
+    /// The first entry of a term that renews the memory opens it; a later one drops what is past its age,
+    /// and topics that are empty and unused.
+    pub(crate) fn follow(
+        &mut self,
+        at: At,
+        now: Timestamp,
+        settings: Option<&Arc<ShardSettings>>,
+        renews: bool,
+    ) {
+        if renews && !self.is_open(at.term) {
+            *self = Memory {
+                term: at.term,
+                settings: settings.cloned(),
+                epoch: at.index,
+                time: now,
+                ..Memory::default()
+            };
             return;
         }
         let now = self.advance(now);
-        if names != self.names {
-            self.topics.retain(|topic, _| names.contains(topic.namespace()));
-            self.counts = Counts::of(self.topics.keys());
-            self.names = names;
-            self.renew(at.index);
-            return;
+        if self.revision() != settings.map(|settings| settings.revision()) {
+            self.change_settings(at.index, now, settings.cloned());
         }
-        let strayed = std::mem::take(&mut self.strayed);
-        self.renewed.extend(strayed.into_iter().map(|topic| (topic, at.index)));
-        self.sweep(at.index, now);
-        if self.renewed.len() > RENEWED_MAX {
-            self.renew(at.index);
+        if renews && self.epoch != at.index {
+            self.sweep(at.index, now);
+            if self.renewed.len() > RENEWED_MAX {
+                self.renew(at.index);
+            }
+        }
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.settings.as_ref().map(|settings| settings.revision())
+    }
+
+    /// Topics of namespaces that leave go, and every topic without messages begins a later epoch.
+    fn change_settings(&mut self, index: u64, now: Timestamp, new: Option<Arc<ShardSettings>>) {
+        let names = |settings: Option<&Arc<ShardSettings>>| {
+            settings.map_or_else(BTreeSet::new, |settings| settings.in_memory())
+        };
+        let (before, after) = (names(self.settings.as_ref()), names(new.as_ref()));
+        let old = std::mem::replace(&mut self.settings, new);
+        if before != after {
+            self.topics.retain(|topic, _| after.contains(topic.namespace()));
+            self.counts = Counts::of(self.topics.keys());
+            self.renew(index);
+        }
+        for (topic, log) in &mut self.topics {
+            for settings in [&old, &self.settings].into_iter().flatten() {
+                log.forget(now, settings.history(topic));
+            }
         }
     }
 
@@ -117,16 +149,17 @@ impl Memory {
     fn renew(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.renewed.clear();
-        self.strayed.clear();
     }
 
     fn sweep(&mut self, index: u64, now: Timestamp) {
         let after = self.swept.take();
+        let Some(settings) = &self.settings else { return };
         let mut unused = Vec::new();
         let rest = self.topics.range_mut::<str, _>(crate::state::past(after.as_ref()));
         for (topic, log) in rest.take(SWEPT_PER_ENTRY) {
-            log.forget(now);
-            if log.is_unused(now) {
+            let history = settings.history(topic);
+            log.forget(now, history);
+            if log.is_unused(now, history) {
                 unused.push(topic.clone());
             }
             self.swept = Some(topic.clone());
@@ -135,16 +168,6 @@ impl Memory {
             self.topics.remove(&topic);
             self.counts.remove(&topic);
             self.renewed.insert(topic, index);
-        }
-    }
-
-    /// A message of `topic` came by way of the log: whatever is here of the topic is of the past.
-    pub(crate) fn stray(&mut self, topic: &Topic) {
-        if self.is_named(topic) {
-            if self.topics.remove(topic).is_some() {
-                self.counts.remove(topic);
-            }
-            self.strayed.insert(topic.clone());
         }
     }
 
@@ -181,23 +204,32 @@ impl Memory {
     }
 
     fn append(&mut self, time: Timestamp, item: Item) -> Arc<Message> {
+        let history = self.history(&item.topic);
         let begin = || {
             self.counts.add(&item.topic);
             Log::begin(self.renewed.remove(&item.topic).unwrap_or(self.epoch), true)
         };
-        self.topics.entry(item.topic.clone()).or_insert_with(begin).append(time, item)
+        let log = self.topics.entry(item.topic.clone()).or_insert_with(begin);
+        log.append(time, item, &history)
+    }
+
+    fn history(&self, topic: &Topic) -> History {
+        let settings = self.settings.as_ref();
+        settings.map_or_else(History::default, |settings| *settings.history(topic))
     }
 
     /// Answers a question about the past of a topic that it holds. One without messages stands before
-    /// the first of its epoch, so whoever was told of another is told a gap; so is whoever comes with
-    /// `0:0`, for an owner before this one may have had messages.
-    pub(crate) fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
+    /// the first of its epoch, so a reader with a position of another one gets a gap; so does
+    /// one with `0:0`, for an owner before this one may have had messages.
+    pub(crate) fn page(
+        &self,
+        topic: &Topic,
+        want: Want,
+        now: Timestamp,
+    ) -> Result<Page, FetchError> {
         match self.topics.get(topic) {
-            Some(log) => log.page(want),
-            None => {
-                let epoch = self.renewed.get(topic).copied().unwrap_or(self.epoch);
-                Log::begin(epoch, true).page(want)
-            }
+            Some(log) => log.page(want, now, &self.history(topic)),
+            None => Log::empty_page(self.renewed.get(topic).copied().unwrap_or(self.epoch), want),
         }
     }
 
@@ -216,9 +248,9 @@ impl Memory {
         self.topics.contains_key(topic)
     }
 
-    /// What is held of a topic.
-    pub(crate) fn topic(&self, topic: &Topic) -> Option<Info> {
-        self.topics.get(topic).map(|log| log.info(topic))
+    /// What a reader could get of a topic at `now`.
+    pub(crate) fn topic(&self, topic: &Topic, now: Timestamp) -> Option<Info> {
+        self.topics.get(topic).map(|log| log.info(topic, now, &self.history(topic)))
     }
 
     /// The topics whose names begin with `prefix`, after `after`, in the order of their names.
@@ -226,14 +258,18 @@ impl Memory {
         &'a self,
         prefix: &'a str,
         after: Option<&'a Topic>,
+        now: Timestamp,
     ) -> impl Iterator<Item = Info> {
-        named(&self.topics, prefix, after).map(|(topic, log)| log.info(topic))
+        let found = named(&self.topics, prefix, after);
+        found.map(move |(topic, log)| log.info(topic, now, &self.history(topic)))
     }
 
-    /// Whether an entry that says the same again would change anything.
+    /// Whether an entry that renews it would change anything.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
-        !self.strayed.is_empty()
-            || self.topics.values().any(|log| log.is_over(now) || log.is_unused(now))
+        self.topics.iter().any(|(topic, log)| {
+            let history = self.history(topic);
+            log.is_over(now, &history) || log.is_unused(now, &history)
+        })
     }
 }
 

@@ -7,7 +7,6 @@ use pushonce_core::ShardId;
 use crate::{Batch, InvalidEntry, State};
 
 /// Applies a log without an owner, and remembers the first entry that it cannot read.
-#[derive(Default)]
 struct Replay {
     state: State,
     unreadable: Option<(u64, InvalidEntry)>,
@@ -37,7 +36,8 @@ impl Machine for Replay {
 /// # Errors
 /// As [`Offline::replay`]; an entry that this version cannot read is an error, too.
 pub fn replay(offline: &mut Offline, shard: ShardId) -> Result<(State, Found), OfflineError> {
-    let (mut replay, group) = (Replay::default(), GroupId::shard(shard));
+    let mut replay = Replay { state: State::new(shard), unreadable: None };
+    let group = GroupId::shard(shard);
     let found = offline.replay(group, &mut replay)?;
     match replay.unreadable {
         Some((index, why)) => {

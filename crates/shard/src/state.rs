@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Durability, FetchError, Message, Page, Placed, Position, Timestamp, Topic, Want,
+    Durability, FetchError, Message, Page, Placed, Position, ShardId, Timestamp, Topic, Want,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -23,7 +23,7 @@ use crate::dedupe::{Dedupe, Look};
 use crate::ended::Ended;
 use crate::limits::Counts;
 use crate::topic::{Info, Log};
-use crate::{Batch, Item, Rejected};
+use crate::{Batch, Item, Rejected, ShardSettings};
 
 /// The version of snapshots this code writes, and the only one it reads.
 const VERSION: u8 = 4;
@@ -41,8 +41,13 @@ const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 /// The topics of one shard, and what it knows of retries. A clone shares the topics, and costs some
 /// pointers a topic and a known publish: it is what a snapshot is made of, while entries go on being
 /// applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// The shard whose topics it has.
+    id: ShardId,
+    /// The newest settings that an entry carried; `None` before the first. No item gets a place
+    /// before that.
+    settings: Option<Arc<ShardSettings>>,
     /// Log time: the highest time of any entry. Everything that depends on time is measured in it.
     time: Timestamp,
     topics: BTreeMap<Topic, Arc<Log>>,
@@ -52,10 +57,8 @@ pub struct State {
     /// The last topic the sweep looked at; `None` before the first.
     swept: Option<Topic>,
     dedupe: Dedupe,
-    /// The namespaces that live in the owner's memory.
-    in_memory: BTreeSet<String>,
-    /// Of each namespace that ever did, the index of the last entry that gave the owner an epoch for
-    /// it, or took it back. What is here of its topics from before is of an earlier life.
+    /// Of each namespace that ever lived in the owner's memory, the index of the last entry that gave
+    /// the owner an epoch for it, or took it back. No topic of it that is here is older.
     lent: BTreeMap<String, u64>,
     /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
     /// have missed some of it.
@@ -88,18 +91,56 @@ pub enum InvalidSnapshot {
 }
 
 impl State {
-    /// Applies the entry at `index` of the shard's log, from 1. Gives each message that is new its
-    /// place, in the order of the batch.
-    pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
-        let Batch { time, items, memory, continues } = batch;
-        if let Some(names) = memory {
-            self.lend(index, names);
+    /// The state of a shard before its first entry.
+    pub fn new(id: ShardId) -> State {
+        State {
+            id,
+            settings: None,
+            time: Timestamp(0),
+            topics: BTreeMap::new(),
+            counts: Counts::default(),
+            swept: None,
+            dedupe: Dedupe::default(),
+            lent: BTreeMap::new(),
+            ended: Ended::default(),
         }
-        let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
-        let mut applied = Applied::default();
+    }
+
+    /// The state of the one shard of a cluster with these settings.
+    #[cfg(test)]
+    pub(crate) fn under(history: pushonce_core::History) -> State {
+        let default = pushonce_core::Namespace { history, ..Default::default() };
+        let namespaces = pushonce_core::Namespaces { revision: 1, default, ..Default::default() };
+        let shards = pushonce_core::ShardCount::new(1).expect("one is a count");
+        let settings = Some(Arc::new(ShardSettings { shards, namespaces }));
+        State { settings, ..State::new(ShardId(0)) }
+    }
+
+    /// Which shard it is the state of.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The settings under which the next item is applied.
+    pub fn settings(&self) -> Option<&Arc<ShardSettings>> {
+        self.settings.as_ref()
+    }
+
+    /// Applies the entry at `index` of the shard's log, from 1: its settings first, if they are newer,
+    /// then its items in their order. Gives each message that is new its place.
+    pub fn apply(&mut self, index: u64, batch: Batch) -> Applied {
+        let Batch { time, settings, renews_memory, items, continues } = batch;
         // Entries are proposed side by side, and a proposer may be behind: time does not go back.
         let time = self.time.max(time);
         self.time = time;
+        if let Some(settings) = settings {
+            self.change_settings(index, time, settings);
+        }
+        if renews_memory {
+            self.renew_memory(index);
+        }
+        let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
+        let mut applied = Applied::default();
         self.dedupe.advance(time);
         for (topic, last) in continues {
             self.dedupe.continue_after(&topic, last);
@@ -112,6 +153,63 @@ impl State {
         applied
     }
 
+    /// Replaces the settings if these are newer. Histories become as short as both the old and the new
+    /// bounds want them: what a reader could not get any more does not come back with wider bounds.
+    fn change_settings(&mut self, index: u64, time: Timestamp, new: ShardSettings) {
+        if !self.accepts(&new) {
+            return;
+        }
+        let new = Arc::new(new);
+        let Some(old) = self.settings.replace(new.clone()) else {
+            self.move_namespaces(index, &BTreeSet::new(), &new.in_memory());
+            return;
+        };
+        for (topic, log) in &mut self.topics {
+            let (before, after) = (old.history(topic), new.history(topic));
+            if before == after {
+                continue;
+            }
+            for history in [before, after] {
+                // Only what changes is copied away from a snapshot that is being written.
+                if log.is_over(time, history) {
+                    Arc::make_mut(log).forget(time, history);
+                }
+            }
+        }
+        self.move_namespaces(index, &old.in_memory(), &new.in_memory());
+    }
+
+    /// Whether settings are newer than those that are known.
+    pub(crate) fn accepts(&self, new: &ShardSettings) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if self.accepts_older(new) {
+            return true;
+        }
+        self.settings.as_ref().is_none_or(|known| new.revision() > known.revision())
+    }
+
+    /// Other namespaces than `before` live in the owner's memory from this entry on. What is here of
+    /// those that went there cannot be reached any more: the control group lets that happen only when
+    /// there is none of it, or by force.
+    fn move_namespaces(&mut self, index: u64, before: &BTreeSet<String>, after: &BTreeSet<String>) {
+        if before == after {
+            return;
+        }
+        for name in before.union(after) {
+            self.lent.insert(name.clone(), index);
+        }
+        self.topics.retain(|topic, _| !after.contains(topic.namespace()));
+        self.counts = Counts::of(self.topics.keys());
+    }
+
+    /// Topics that begin in the owner's memory have the epoch `index` from now on.
+    fn renew_memory(&mut self, index: u64) {
+        let Some(settings) = &self.settings else { return };
+        for name in settings.in_memory() {
+            self.lent.insert(name, index);
+        }
+    }
+
     fn take(
         &mut self,
         index: u64,
@@ -119,11 +217,13 @@ impl State {
         item: Item,
         messages: &mut Vec<(Topic, Arc<Message>)>,
     ) -> Result<Placed, Rejected> {
+        let settings = self.settings.clone().ok_or(Rejected::NoSettings)?;
+        self.may_place(&settings, &item.topic)?;
         let marks = match self.dedupe.look(&item) {
             Look::Settled(outcome) => return outcome,
             Look::New(marks) => marks,
         };
-        let (topic, message) = self.place(index, time, item);
+        let (topic, message) = self.place(index, time, item, &settings);
         let placed = Placed {
             position: message.position,
             time: message.time,
@@ -136,27 +236,35 @@ impl State {
         Ok(placed)
     }
 
-    fn place(&mut self, index: u64, time: Timestamp, item: Item) -> (Topic, Arc<Message>) {
+    /// Whether a message of this topic has its place in this shard's log.
+    fn may_place(&self, settings: &ShardSettings, topic: &Topic) -> Result<(), Rejected> {
+        if settings.shard_of(topic) != self.id {
+            return Err(Rejected::WrongShard);
+        }
+        if settings.is_in_memory(topic) {
+            return Err(Rejected::InMemory);
+        }
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        index: u64,
+        time: Timestamp,
+        item: Item,
+        settings: &ShardSettings,
+    ) -> (Topic, Arc<Message>) {
         let entry = self.topics.entry(item.topic.clone());
         let topic = entry.key().clone();
-        let lent = self.lent.get(topic.namespace()).copied();
+        let reborn = self.lent.contains_key(topic.namespace()) || self.ended.last(&topic).is_some();
         let counts = &mut self.counts;
         let log = entry.or_insert_with(|| {
             counts.add(&topic);
-            let reborn = lent.is_some() || self.ended.last(&topic).is_some();
             Arc::new(Log::begin(index, reborn))
         });
-        if Some(log.epoch().0) <= lent {
-            *log = Arc::new(Log::begin(index, true));
-        }
-        (topic, Arc::make_mut(log).append(time, item))
-    }
-
-    fn lend(&mut self, index: u64, names: BTreeSet<String>) {
-        for name in self.in_memory.union(&names) {
-            self.lent.insert(name.clone(), index);
-        }
-        self.in_memory = names;
+        let history = settings.history(&topic);
+        let message = Arc::make_mut(log).append(time, item, history);
+        (topic, message)
     }
 
     /// Log time: that of the newest entry, and never less than before it. Milliseconds since the Unix
@@ -170,23 +278,19 @@ impl State {
         &self.dedupe
     }
 
-    /// The namespaces that live in the owner's memory, as the newest entry about that has it.
-    pub(crate) fn in_memory(&self) -> &BTreeSet<String> {
-        &self.in_memory
-    }
-
     /// Looks at the next `count` topics after those it looked at last; at the end, the next entry begins
     /// from the start.
     fn sweep(&mut self, index: u64, now: Timestamp, count: usize) {
         let after = self.swept.take();
+        let Some(settings) = &self.settings else { return };
         let (mut looked, mut unused) = (0, Vec::new());
         for (topic, log) in self.topics.range_mut::<str, _>(past(after.as_ref())).take(count) {
             looked += 1;
-            // Only what changes is copied away from a snapshot that is being written.
-            if log.is_over(now) {
-                Arc::make_mut(log).forget(now);
+            let history = settings.history(topic);
+            if log.is_over(now, history) {
+                Arc::make_mut(log).forget(now, history);
             }
-            if log.is_unused(now) {
+            if log.is_unused(now, history) {
                 unused.push(topic.clone());
             }
             if looked == count {
@@ -217,51 +321,57 @@ impl State {
 
     /// Whether an entry of the time `now` would find something to drop, if it looked at every topic.
     pub(crate) fn is_sweep_due(&self, now: Timestamp) -> bool {
-        self.topics.values().any(|log| log.is_over(now) || log.is_unused(now))
+        let Some(settings) = &self.settings else { return false };
+        self.topics.iter().any(|(topic, log)| {
+            let history = settings.history(topic);
+            log.is_over(now, history) || log.is_unused(now, history)
+        })
     }
 
-    /// Answers a question about the past of a topic. A topic that has never had a message, or was
-    /// dropped and not made again, has an empty page with the head [`Position::ZERO`]; one that lived in
-    /// an owner's memory since, an empty page that begins after that. Who asks for what follows a
-    /// position that may be of a dropped topic is told of a gap, also after [`Position::ZERO`]: nobody
-    /// remembers what was in it.
+    /// Answers a question about the past of a topic, as far as the bounds of its namespace allow at
+    /// `now`. A topic that has never had a message, or was dropped and not made again, has an empty page
+    /// with the head [`Position::ZERO`]; one that lived in an owner's memory since, an empty page that
+    /// begins after that. A reader of what follows a position that may be of a dropped topic, or
+    /// [`Position::ZERO`], gets a gap: nobody remembers what was in it.
     ///
     /// # Errors
     /// [`FetchError::Future`] for a position that was never given out here.
-    pub fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
-        let lent = self.lent.get(topic.namespace()).copied();
-        if let Some(log) = self.topics.get(topic).filter(|log| Some(log.epoch().0) > lent) {
-            return log.page(want);
+    pub fn page(&self, topic: &Topic, want: Want, now: Timestamp) -> Result<Page, FetchError> {
+        if let Some((log, settings)) = self.topics.get(topic).zip(self.settings.as_ref()) {
+            return log.page(want, now, settings.history(topic));
         }
+        let lent = self.lent.get(topic.namespace()).copied();
         let head = Position::ZERO;
         let lost = match want {
             Want::After(_) => lent.max(self.ended.last(topic)),
             Want::Last(_) | Want::All => lent,
         };
         match (lost, want) {
-            (Some(index), want) => Log::begin(index, true).page(want),
+            (Some(index), want) => Log::empty_page(index, want),
             (None, Want::After(asked)) if asked != head => Err(FetchError::Future { asked, head }),
             (None, _) => Ok(Page { messages: vec![], head, gap: None }),
         }
     }
 
-    /// What is held of a topic.
-    pub fn topic(&self, topic: &Topic) -> Option<Info> {
-        self.topics.get(topic).map(|log| log.info(topic))
+    /// What a reader could get of a topic at `now`.
+    pub fn topic(&self, topic: &Topic, now: Timestamp) -> Option<Info> {
+        let (log, settings) = self.topics.get(topic).zip(self.settings.as_ref())?;
+        Some(log.info(topic, now, settings.history(topic)))
     }
 
-    /// The topics whose names begin with `prefix`, after `after`, in the order of their names; without what
-    /// is left of an earlier life.
+    /// The topics whose names begin with `prefix`, after `after`, in the order of their names, with what a
+    /// reader could get of them at `now`.
     pub fn topics<'a>(
         &'a self,
         prefix: &'a str,
         after: Option<&'a Topic>,
+        now: Timestamp,
     ) -> impl Iterator<Item = Info> {
-        let lives = |topic: &Topic, log: &Log| {
-            Some(log.epoch().0) > self.lent.get(topic.namespace()).copied()
-        };
-        let found = named(&self.topics, prefix, after);
-        found.filter(move |(topic, log)| lives(topic, log)).map(|(topic, log)| log.info(topic))
+        let known = self.settings.iter();
+        known.flat_map(move |settings| {
+            named(&self.topics, prefix, after)
+                .map(move |(topic, log)| log.info(topic, now, settings.history(topic)))
+        })
     }
 
     /// The whole state as bytes: one of version, then postcard.
@@ -312,6 +422,13 @@ impl State {
             let why = format!("the history of {topic} has a hole");
             return Err(InvalidSnapshot::Damaged(why));
         }
+        let foreign = |topic: &&Topic| {
+            state.settings.as_ref().is_none_or(|known| known.shard_of(topic) != state.id)
+        };
+        if let Some(topic) = state.topics.keys().find(foreign) {
+            let why = format!("{topic} is not a topic of {}", state.id);
+            return Err(InvalidSnapshot::Damaged(why));
+        }
         let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
         let counts = Counts::of(state.topics.keys());
@@ -351,5 +468,7 @@ pub(crate) fn named<'a, T>(
     found.take_while(move |(topic, _)| topic.as_str().starts_with(prefix))
 }
 
+#[cfg(test)]
+mod model_test;
 #[cfg(test)]
 mod state_test;

@@ -29,9 +29,10 @@ async fn an_idle_shard_drops_an_unused_topic_and_an_old_cursor_is_told() {
     let history =
         History { age_max_ms: AGE_MS, expire_after_ms: EXPIRE_AFTER_MS, ..History::default() };
     let default = Namespace { history, ..Namespace::default() };
-    let namespaces = watch::channel(Namespaces { default, ..Namespaces::default() }).1;
+    let namespaces = Namespaces { revision: 1, default, ..Namespaces::default() };
+    let known = watch::channel(support::settings(namespaces)).1;
     let (dir, book) = (support::dir(), AddressBook::default());
-    let node = Node::start_with(1, &dir, &book, Settings::lan(), namespaces, clock).await;
+    let node = Node::start_with(1, &dir, &book, Settings::lan(), known, clock).await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     let topic = Topic::new("match/57").unwrap();

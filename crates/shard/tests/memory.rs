@@ -19,6 +19,7 @@ use pushonce_core::{
     Durability, Gap, GapReason, Namespace, Namespaces, NodeId, Offset, Position, PublishError,
     Term, Timestamp, Topic, Want,
 };
+use pushonce_shard::ShardSettings;
 use support::{Node, publish};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -29,16 +30,16 @@ fn topic() -> Topic {
     Topic::new("chat/7").unwrap()
 }
 
-fn namespaces(durability: Durability) -> Namespaces {
+fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings>> {
     let chat = Namespace { durability, ..Namespace::default() };
     let named = BTreeMap::from([("chat".to_owned(), chat)]);
-    Namespaces { named, ..Namespaces::default() }
+    support::settings(Namespaces { revision, named, ..Namespaces::default() })
 }
 
 /// Three replicas that vote, and what decides how they keep `chat`.
-async fn three() -> (Vec<Node>, watch::Sender<Namespaces>, [TempDir; 3]) {
+async fn three() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [TempDir; 3]) {
     let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
-    let (settings, known) = watch::channel(namespaces(Durability::Memory));
+    let (settings, known) = watch::channel(namespaces(1, Durability::Memory));
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
@@ -104,8 +105,10 @@ async fn a_namespace_goes_from_memory_into_the_log_and_back_and_epochs_rise() {
     let (nodes, settings, _dirs) = three().await;
     let (nth, _) = owner(&nodes, Term(0)).await;
     let (mut last, mut epochs) = (Position::ZERO, Vec::new());
-    for wanted in [Durability::Memory, Durability::Replicated, Durability::Memory] {
-        settings.send_replace(namespaces(wanted));
+    for (revision, wanted) in
+        (2..).zip([Durability::Memory, Durability::Replicated, Durability::Memory])
+    {
+        settings.send_replace(namespaces(revision, wanted));
         // The owner takes some milliseconds to hear of it.
         loop {
             let (position, durability) = say(&nodes[nth], "x").await.unwrap();
@@ -139,8 +142,9 @@ async fn what_is_under_way_when_a_namespace_changes_keeps_its_order_and_does_not
     // As a stream does: many under way, their order is that of their first polls.
     let mut under_way = FuturesOrdered::new();
     let (mut last, mut published) = (Position::ZERO, 0);
-    for wanted in [Durability::Replicated, Durability::Memory].into_iter().cycle().take(8) {
-        settings.send_replace(namespaces(wanted));
+    let durabilities = [Durability::Replicated, Durability::Memory].into_iter().cycle().take(8);
+    for (revision, wanted) in (2..).zip(durabilities) {
+        settings.send_replace(namespaces(revision, wanted));
         let known_at = published;
         loop {
             while under_way.len() < 64 {

@@ -189,9 +189,9 @@ async fn a_node_without_room_refuses_publishes_answers_for_the_past_and_resumes_
 async fn a_namespace_takes_no_more_topics_than_it_may_also_after_a_restart() {
     let (dir, book) = (support::dir(), AddressBook::default());
     let two = Namespace { topics_max: 2, ..Namespace::default() };
-    let settings =
-        Namespaces { named: [("match".to_owned(), two)].into(), ..Namespaces::default() };
-    let (change, namespaces) = watch::channel(settings);
+    let named = [("match".to_owned(), two)].into();
+    let bounded = Namespaces { revision: 1, named, ..Namespaces::default() };
+    let (change, namespaces) = watch::channel(support::settings(bounded));
     let clock = Arc::new(|| Timestamp(1_790_000_000_000));
     let node =
         Node::start_with(1, &dir, &book, Settings::lan(), namespaces.clone(), clock.clone()).await;
@@ -207,8 +207,11 @@ async fn a_namespace_takes_no_more_topics_than_it_may_also_after_a_restart() {
     let node = Node::start_with(1, &dir, &book, Settings::lan(), namespaces, clock).await;
     node.claim_after(term).await;
     refused_for_topics(&node).await;
-    change.send_modify(|settings| settings.named.clear());
-    node.shard.publish(message(2)).await.unwrap();
+    change.send_replace(support::settings(Namespaces { revision: 2, ..Namespaces::default() }));
+    // The owner takes some milliseconds to propose them.
+    while node.shard.publish(message(2)).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
     node.stop().await;
 }
 

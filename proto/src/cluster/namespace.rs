@@ -8,9 +8,9 @@ use crate::InvalidField;
 use crate::pb::cluster::v1 as pb;
 
 impl From<&Namespaces> for pb::NamespacesResponse {
-    fn from(Namespaces { default, named }: &Namespaces) -> pb::NamespacesResponse {
+    fn from(Namespaces { revision, default, named }: &Namespaces) -> pb::NamespacesResponse {
         let named = named.iter().map(|(name, settings)| (name.clone(), settings.into())).collect();
-        pb::NamespacesResponse { default: Some(default.into()), named }
+        pb::NamespacesResponse { default: Some(default.into()), named, revision: *revision }
     }
 }
 
@@ -58,7 +58,11 @@ impl TryFrom<pb::NamespacesResponse> for Namespaces {
             .named
             .into_iter()
             .map(|(name, settings)| Namespace::try_from(settings).map(|settings| (name, settings)));
-        Ok(Namespaces { default: default.try_into()?, named: named.collect::<Result<_, _>>()? })
+        Ok(Namespaces {
+            revision: said.revision,
+            default: default.try_into()?,
+            named: named.collect::<Result<_, _>>()?,
+        })
     }
 }
 

@@ -57,6 +57,8 @@ impl State {
         cluster.next_id = cluster.next_id.saturating_add(IDS_SKIPPED);
         cluster.times.advance(cluster.members.keys().copied());
         cluster.version = index;
+        // Shards may have followed settings that the lost members had committed: these replace them.
+        cluster.namespaces.revision = index;
         Ok(())
     }
 }

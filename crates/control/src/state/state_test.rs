@@ -324,7 +324,7 @@ fn count(history_count_max: u32) -> NamespaceChange {
 }
 
 fn set(name: Option<&str>, change: Option<NamespaceChange>) -> Command {
-    Command::SetNamespace { name: name.map(str::to_owned), change }
+    Command::SetNamespace { name: name.map(str::to_owned), change, drops_stored: false }
 }
 
 #[test]
@@ -343,7 +343,31 @@ fn a_namespace_has_the_defaults_settings_until_it_has_its_own_and_again_after() 
     log.apply(set(Some("chat"), None));
     assert_eq!(of(&log, "chat/7"), 7);
     log.apply(set(None, None));
-    assert_eq!(log.view().namespaces, Namespaces::default());
+    let revision = log.index;
+    assert_eq!(log.view().namespaces, Namespaces { revision, ..Namespaces::default() });
+}
+
+#[test]
+fn the_revision_of_the_namespaces_is_the_index_that_changed_them_last() {
+    let mut log = Log::founded();
+    assert_eq!(log.view().namespaces.revision, log.index);
+    log.apply(set(Some("chat"), Some(count(3))));
+    let changed = log.index;
+    log.apply(set(Some("chat"), Some(count(3))));
+    log.join(newcomer(2, "n2")).unwrap();
+    log.refused(set(Some("chat"), Some(count(u32::MAX))));
+    assert_eq!(log.view().namespaces.revision, changed, "nothing else changes it");
+    let restored = State::restore(&log.state.snapshot()).unwrap();
+    assert_eq!(restored.view(), log.state.view());
+}
+
+#[test]
+fn a_join_is_answered_with_the_index_at_which_it_was_committed() {
+    let mut log = Log::founded();
+    let joined = log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(joined.index, log.index);
+    let again = log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!((again.node, again.index), (joined.node, log.index), "also when it changes nothing");
 }
 
 #[test]
@@ -365,8 +389,16 @@ fn only_by_name_may_topics_live_in_memory() {
         NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
     let refusal = log.refused(set(None, Some(memory)));
     assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::DefaultInMemory));
-    log.apply(set(Some("chat"), Some(memory)));
+    let into_memory = |drops_stored| Command::SetNamespace {
+        name: Some("chat".to_owned()),
+        change: Some(memory),
+        drops_stored,
+    };
+    assert_eq!(log.refused(into_memory(false)), Refusal::DropsStored("chat".to_owned()));
+    log.apply(into_memory(true));
     assert!(log.view().namespaces.in_memory().iter().eq(["chat"]));
+    let again = log.apply(into_memory(false));
+    assert!(matches!(again, Answer::Namespace(_)), "it is there already: {again:?}");
     log.apply(set(Some("chat"), None));
     assert!(log.view().namespaces.in_memory().is_empty());
 }
@@ -404,10 +436,11 @@ fn the_encoding_of_commands_is_frozen() {
     let place = Command::Place { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
     assert_eq!(encoded(place), [0, 3, 3, 1, 2, 1, 2]);
     assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 4, 172, 2]);
-    let unset = Command::SetNamespace { name: Some("a".to_owned()), change: None };
-    assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0]);
-    let set = Command::SetNamespace { name: None, change: Some(count(3)) };
-    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0]);
+    let unset =
+        Command::SetNamespace { name: Some("a".to_owned()), change: None, drops_stored: false };
+    assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0, 0]);
+    let set = Command::SetNamespace { name: None, change: Some(count(3)), drops_stored: false };
+    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 6, 3]);
     assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 7, 3]);
 }
@@ -434,7 +467,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => place,
         1 => Just(Command::Found(founding())),
         1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
-            .prop_map(|(name, change)| Command::SetNamespace { name, change }),
+            .prop_map(|(name, change)| Command::SetNamespace { name, change, drops_stored: true }),
     ]
 }
 

@@ -51,11 +51,7 @@ impl World {
 }
 
 impl Shards for World {
-    fn publish(
-        &self,
-        _: ShardId,
-        publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         self.answer(ME, publish)
     }
 }
@@ -74,16 +70,21 @@ struct Stage {
     world: Arc<World>,
     router: Router,
     owners: watch::Sender<Arc<Owners>>,
-    _view: watch::Sender<Arc<ClusterView>>,
+    view: watch::Sender<Option<Arc<ClusterView>>>,
 }
 
+/// A node with a current view of a cluster of one shard.
 fn stage() -> Stage {
-    let world = Arc::new(World::default());
-    let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
-    let (view, view_seen) = watch::channel(Arc::new(ClusterView {
+    let stage = starting();
+    stage.view.send_replace(Some(view(1)));
+    stage
+}
+
+fn view(shards: u16) -> Arc<ClusterView> {
+    Arc::new(ClusterView {
         cluster: ClusterId(1),
         version: 1,
-        shards: ShardCount::new(1).expect("one is a count"),
+        shards: ShardCount::new(shards).expect("not zero"),
         replicas: 3,
         spread: Spread::Zones,
         members: Default::default(),
@@ -91,7 +92,14 @@ fn stage() -> Stage {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
         times: Default::default(),
-    }));
+    })
+}
+
+/// A node that has no current view yet.
+fn starting() -> Stage {
+    let world = Arc::new(World::default());
+    let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
+    let (view, view_seen) = watch::channel(None);
     let parts = Parts {
         me: ME,
         view: view_seen,
@@ -99,14 +107,18 @@ fn stage() -> Stage {
         shards: world.clone(),
         peers: world.clone(),
     };
-    Stage { world, router: Router::new(Config::default(), parts), owners, _view: view }
+    Stage { world, router: Router::new(Config::default(), parts), owners, view }
 }
 
 impl Stage {
     fn claim(&self, owner: u64, term: u64) {
+        self.claim_shard(ShardId(0), owner, term);
+    }
+
+    fn claim_shard(&self, shard: ShardId, owner: u64, term: u64) {
         let mut owners = Owners::default();
         owners.hear(Claim {
-            shard: ShardId(0),
+            shard,
             owner: NodeId(owner),
             term: Term(term),
             membership: 1,
@@ -162,6 +174,38 @@ async fn a_publish_waits_for_a_claim() {
     tokio::task::yield_now().await;
     stage.claim(2, 1);
     assert!(waiting.await.expect("no panic").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_waits_for_the_first_current_view_and_goes_to_the_shard_of_that_view() {
+    let stage = starting();
+    let topic = publish("x").topic;
+    let shard = topic.shard(ShardCount::new(64).expect("not zero"));
+    assert_ne!(shard, topic.shard(ShardCount::DEFAULT), "the test needs a topic that moves");
+    stage.claim_shard(topic.shard(ShardCount::DEFAULT), 3, 1);
+    let router = stage.router.clone();
+    let messages: Vec<_> = (0..3).map(|n| publish(&n.to_string())).collect();
+    let input = stream::iter(messages.clone().into_iter().map(Ok));
+    let waiting = tokio::spawn(async move { router.ordered(input).collect::<Vec<_>>().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.askers(), Vec::<u64>::new());
+    stage.claim_shard(shard, 2, 1);
+    stage.view.send_replace(Some(view(64)));
+    let answers = waiting.await.expect("no panic");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(stage.askers(), [2, 2, 2]);
+    let wanted: Vec<_> = messages.into_iter().map(|message| message.payload).collect();
+    assert_eq!(stage.world.payloads(), wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_current_view_a_publish_is_refused_at_its_deadline() {
+    let stage = starting();
+    stage.claim(2, 1);
+    let begun = tokio::time::Instant::now();
+    let refused = stage.router.publish(publish("x")).await;
+    assert!(matches!(refused, Err(PublishError::Refused(Refusal::Unavailable(_)))));
+    assert_eq!((begun.elapsed().as_secs(), stage.askers()), (5, vec![]));
 }
 
 #[tokio::test(start_paused = true)]

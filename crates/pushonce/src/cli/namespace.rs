@@ -30,6 +30,10 @@ enum Command {
         which: Which,
         #[command(flatten)]
         change: Change,
+        /// Also when stored messages are dropped: a namespace with topics that goes from replicated to
+        /// memory
+        #[arg(long)]
+        force: bool,
     },
     /// Go back to the default
     Unset {
@@ -84,18 +88,21 @@ struct Change {
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let mut client = args.asked.connect().await?;
-    let (which, change) = match args.command {
+    let (which, change, force) = match args.command {
         Command::List => {
             let known = client.namespaces(NamespacesRequest {}).await.map_err(refused)?;
             let known = Namespaces::try_from(known.into_inner())?;
             print(json, || list_json(&known), || list_text(&known))?;
             return Ok(());
         }
-        Command::Set { which, change } => (which, Some(NamespaceChange::from(change))),
-        Command::Unset { which } => (which, None),
+        Command::Set { which, change, force } => {
+            (which, Some(NamespaceChange::from(change)), force)
+        }
+        Command::Unset { which } => (which, None, false),
     };
     let name = which.name;
-    let request = SetNamespaceRequest { name: name.clone(), change: change.map(Into::into) };
+    let change = change.map(Into::into);
+    let request = SetNamespaceRequest { name: name.clone(), change, force };
     let answer = client.set_namespace(request).await.map_err(refused)?.into_inner();
     let settings = Namespace::try_from(answer.settings.unwrap_or_default())?;
     print(json, || row_json(name.as_deref(), &settings), || text([(name.as_deref(), &settings)]))?;

@@ -62,6 +62,12 @@ pub(super) fn consensus(said: &Partial) -> Result<Settings, InvalidConfig> {
     Ok(settings)
 }
 
+/// The preset that settings were made from, by the bound that only a preset sets.
+pub(super) fn preset_of(settings: &Settings) -> Preset {
+    let wan = settings.entries_in_flight == Settings::wan().entries_in_flight;
+    if wan { Preset::Wan } else { Preset::Lan }
+}
+
 /// Whether any of the times is named that all nodes of a cluster share.
 pub(super) fn names_times(said: &Partial) -> bool {
     let Partial { consensus, heartbeat, election_min, election_max, .. } = said;

@@ -14,13 +14,14 @@ use pushonce_consensus::{DestroyError, Engine, GroupId, Status};
 use pushonce_control::hosting::Removal;
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
-use pushonce_core::{Claim, ClusterView, Namespaces, NodeId, ShardId};
-use pushonce_shard::{Committed, Handle, NodeTopics, Shard};
+use pushonce_core::{Claim, ClusterView, NodeId, ShardId};
+use pushonce_shard::{Committed, Handle, NodeTopics, Shard, ShardSettings};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::NodeClocks;
+use super::current::Current;
 use super::founding::Founding;
 
 /// Proposals of all shards of a node that may be under way at once. Measured: four cost a tenth of
@@ -56,8 +57,12 @@ pub(super) struct Host {
     pub(super) relay: pushonce_relay::Handle,
     /// The committed table.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    /// The same once it is current.
+    pub(super) current: watch::Receiver<Current>,
     /// The group that commits it, as it stands here.
     pub(super) control: Control,
+    /// What the shards are told of the cluster.
+    pub(super) settings: watch::Receiver<Option<Arc<ShardSettings>>>,
     /// Whether this node may begin groups.
     pub(super) founding: Founding,
     /// What its replicas hold.
@@ -124,7 +129,6 @@ impl Hosted {
 struct Common {
     permits: Arc<Semaphore>,
     moves: Arc<Semaphore>,
-    namespaces: watch::Sender<Namespaces>,
     failures: mpsc::Sender<String>,
 }
 
@@ -149,7 +153,6 @@ impl Host {
         let common = Common {
             permits: Arc::new(Semaphore::new(PROPOSALS_MAX)),
             moves: Arc::new(Semaphore::new(MOVES_MAX)),
-            namespaces: namespaces(&self.view),
             failures,
         };
         let mut control = JoinSet::new();
@@ -181,7 +184,6 @@ impl Host {
             }
             let view = self.view.borrow_and_update().clone();
             let claims = owners.borrow_and_update().clone();
-            common.namespaces.send_if_modified(|known| replace(known, view.namespaces.clone()));
             self.topics.set_shards(view.shards);
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
@@ -225,29 +227,22 @@ impl Host {
         Ok(())
     }
 
-    /// Waits until all that the control log held at the start is applied here. What was committed
-    /// last is not known to be so after a restart: the table of that moment may be the one before,
-    /// and to act on it would take replicas away from where they belong. Only a living leader can say
-    /// that the end of the log is committed, so this is contact with one, too.
+    /// Waits for a current view. An older table may be the one before that of the last run, and to act
+    /// on it would take replicas away from where they belong.
     async fn caught_up(&mut self) {
-        let mut status = self.control.status();
-        let end = status.borrow().last_log;
-        let level = |now: &Status| {
-            now.leader.is_some() && !now.recovering && now.applied >= end.min(now.last_log)
-        };
-        // The senders live as long as the engine; when they end, so does this node.
-        let _ = status.wait_for(level).await;
-        let version = self.control.view().borrow().as_ref().map_or(0, |view| view.version);
+        let current = self.current.wait_for(Option::is_some).await;
+        let version = current.map_or(0, |view| view.as_ref().map_or(0, |view| view.version));
+        // The senders live as long as the node's own tasks; when they end, so does this one.
         let _ = self.view.wait_for(|view| view.version >= version).await;
     }
 
     async fn start(&self, id: ShardId, common: &Common) -> anyhow::Result<Replica> {
-        let Common { permits, moves, namespaces, failures } = common;
+        let Common { permits, moves, failures } = common;
         let shard = Shard {
             id,
             me: self.me,
             permits: permits.clone(),
-            namespaces: namespaces.subscribe(),
+            settings: self.settings.clone(),
             committed: Arc::new(ToRelay(self.relay.clone())),
             clock: self.clocks.clone(),
             topics: self.topics.clone(),
@@ -395,10 +390,6 @@ impl Committed for ToRelay {
     fn pass_on(&self) {
         self.0.pass_on();
     }
-}
-
-fn namespaces(view: &watch::Receiver<Arc<ClusterView>>) -> watch::Sender<Namespaces> {
-    watch::channel(view.borrow().namespaces.clone()).0
 }
 
 fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {

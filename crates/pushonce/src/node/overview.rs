@@ -106,8 +106,8 @@ impl Overview {
             replicas: view.placement.of(shard).iter().map(NodeId::to_string).collect(),
         };
         let place = |topic: &Topic| {
-            let shard = topic.shard(view.shards);
-            TopicPlace { topic: topic.to_string(), shard: shard.0, owner: owner(shard) }
+            let shard = view.shard_of(topic)?;
+            Some(TopicPlace { topic: topic.to_string(), shard: shard.0, owner: owner(shard) })
         };
         Cluster {
             node: self.me.to_string(),
@@ -116,7 +116,7 @@ impl Overview {
             leader: self.control.borrow().leader.map(|id| id.to_string()),
             members: view.members.values().map(member).collect(),
             shards: view.shards.ids().map(shard).collect(),
-            topics: topics.iter().map(place).collect(),
+            topics: topics.iter().filter_map(place).collect(),
         }
     }
 

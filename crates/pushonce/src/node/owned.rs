@@ -32,8 +32,13 @@ impl Owned {
     }
 
     /// The shard of a topic.
-    pub(super) fn shard_of(&self, topic: &Topic) -> ShardId {
-        topic.shard(self.view.borrow().shards)
+    ///
+    /// # Errors
+    /// [`FetchError::Unavailable`] while this node does not know how many shards there are.
+    pub(super) fn shard_of(&self, topic: &Topic) -> Result<ShardId, FetchError> {
+        let unknown =
+            || FetchError::Unavailable("this node has no view of its cluster yet".to_owned());
+        self.view.borrow().shard_of(topic).ok_or_else(unknown)
     }
 
     /// What there is of a topic that this node owns.
@@ -41,7 +46,7 @@ impl Owned {
     /// # Errors
     /// [`FetchError::Unavailable`] when it does not, or cannot be sure.
     pub(super) async fn describe(&self, topic: &Topic) -> Result<TopicInfo, FetchError> {
-        let shard = self.shard_of(topic);
+        let shard = self.shard_of(topic)?;
         let elsewhere = || FetchError::Unavailable(format!("{shard} does not live here"));
         let handle = self.hosted.get(shard).ok_or_else(elsewhere)?;
         // Only an owner has a page.

@@ -19,12 +19,14 @@ use pushonce_core::{
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
 use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
+use pushonce_shard::Handle;
 use tokio::sync::watch;
 
 use super::conflict;
 use super::host::Hosted;
 use super::moves;
 use super::overview::Overview;
+use super::topics::Topics;
 
 /// The shards of this node, for the way in and for the links.
 #[derive(Clone)]
@@ -36,23 +38,21 @@ pub(super) struct LocalShards {
 }
 
 impl LocalShards {
-    fn shard_of(&self, topic: &Topic) -> ShardId {
-        topic.shard(self.view.borrow().shards)
+    /// The replica of a topic's shard, if it is here and this node knows how many shards there are.
+    fn shard_of(&self, topic: &Topic) -> Option<Handle> {
+        let shard = self.view.borrow().shard_of(topic)?;
+        self.hosted.get(shard)
     }
 }
 
 impl pushonce_publish::Shards for LocalShards {
-    fn publish(
-        &self,
-        shard: ShardId,
-        publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
         if let Some(theirs) = *self.conflict.borrow() {
             let ours = self.view.borrow().cluster;
             let refused = Refusal::Unavailable(conflict::text(ours, theirs));
             return future::ready(Err(refused.into())).boxed();
         }
-        let handle = self.hosted.get(shard);
+        let handle = self.shard_of(&publish.topic);
         Box::pin(async move {
             let not_here = Refusal::NotOwner { owner: None };
             handle.ok_or(not_here)?.publish(publish).await
@@ -62,8 +62,7 @@ impl pushonce_publish::Shards for LocalShards {
 
 impl pushonce_relay::Source for LocalShards {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        let shard = self.shard_of(&publish.topic);
-        let mut publishing = pushonce_publish::Shards::publish(self, shard, publish);
+        let mut publishing = pushonce_publish::Shards::publish(self, publish);
         // The first poll takes the place in the shard's queue, and a link's publishes keep their
         // order: so it is polled here, in the order of the calls.
         match (&mut publishing).now_or_never() {
@@ -73,9 +72,8 @@ impl pushonce_relay::Source for LocalShards {
     }
 
     fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
-        let shard = self.shard_of(topic);
-        let Some(handle) = self.hosted.get(shard) else {
-            return Err(FetchError::Unavailable(format!("{shard} does not live here")));
+        let Some(handle) = self.shard_of(topic) else {
+            return Err(FetchError::Unavailable(format!("the shard of {topic} is not here")));
         };
         handle.page(topic, want)
     }
@@ -272,6 +270,8 @@ impl pushonce_publish::Overview for Overview {
 pub(super) struct Operations {
     pub(super) control: Control,
     pub(super) overview: Overview,
+    /// Counts what a change of a namespace would drop.
+    pub(super) topics: Topics,
 }
 
 impl pushonce_publish::Operations for Operations {
@@ -302,9 +302,20 @@ impl pushonce_publish::Operations for Operations {
         &self,
         name: Option<String>,
         change: Option<NamespaceChange>,
+        force: bool,
     ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
-        let control = self.control.clone();
-        Box::pin(async move { control.set_namespace(name, change).await.map_err(not_done) })
+        let (control, topics) = (self.control.clone(), self.topics.clone());
+        Box::pin(async move {
+            let refused = match control.set_namespace(name.clone(), change, force).await {
+                Err(AskError::Refused(pushonce_control::Refusal::DropsStored(name))) => name,
+                told => return told.map_err(not_done),
+            };
+            let stored = topics.stored(&refused).await;
+            if let Some(why) = stored.obstacle(&refused) {
+                return Err(OperationError::Refused(why));
+            }
+            control.set_namespace(name, change, true).await.map_err(not_done)
+        })
     }
 
     fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>> {

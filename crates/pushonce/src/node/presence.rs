@@ -31,6 +31,8 @@ pub(super) struct Presence {
     pub(super) control: Control,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// The index of the control group's log at which the cluster took this process.
+    pub(super) announced: watch::Sender<Option<u64>>,
 }
 
 /// Why the cluster has to be told again.
@@ -58,9 +60,8 @@ impl Presence {
     async fn keep(&mut self) -> anyhow::Result<()> {
         if let Some(bootstrap) = self.entry.identity.bootstrap {
             enter::found(&self.entry, bootstrap, &self.control).await?;
-        } else {
-            self.announce().await?;
         }
+        self.announce().await?;
         loop {
             match self.news().await? {
                 News::Changed => self.announce().await?,
@@ -75,7 +76,10 @@ impl Presence {
         let joining = &self.entry.joining;
         loop {
             let pause = match self.control.announce(joining.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(index) => {
+                    self.announced_at(index);
+                    return Ok(());
+                }
                 Err(AskError::Refused(why)) if expels(&why) => {
                     return Err(Expelled(why.to_string()).into());
                 }
@@ -86,6 +90,8 @@ impl Presence {
                 // It stays the member that it was under its old settings.
                 Err(error) => {
                     tracing::error!(%error, "the cluster rejects the settings of this node");
+                    // A leader has answered; what it had told this node by then is all that is known.
+                    self.announced_at(self.control.status().borrow().last_log);
                     REJECTED_PAUSE
                 }
             };
@@ -106,6 +112,15 @@ impl Presence {
     /// The removal of this node is in its own copy of the committed state.
     fn removed(&self) -> Expelled {
         Expelled(Refusal::Removed(self.entry.identity.node).to_string())
+    }
+
+    /// The first index counts: from then on the view is current.
+    fn announced_at(&self, index: u64) {
+        self.announced.send_if_modified(|known| {
+            let first = known.is_none();
+            *known = known.or(Some(index));
+            first
+        });
     }
 
     async fn news(&mut self) -> anyhow::Result<News> {

@@ -171,7 +171,7 @@ impl Recovery {
                     let (state, found) = pushonce_shard::replay(&mut offline, shard)?;
                     begin(&mut offline, shard, found.next_history(), state)?;
                 }
-                Fate::Empty => begin(&mut offline, shard, at, ShardState::default())?,
+                Fate::Empty => begin(&mut offline, shard, at, ShardState::new(shard))?,
                 Fate::GoesOn | Fate::Elsewhere { .. } => {}
             }
         }

@@ -11,6 +11,7 @@ use pushonce_proto::cluster::{TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::peer::v1::topics_client::TopicsClient;
 use pushonce_proto::status::describe;
+use pushonce_publish::TOPICS_MAX;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Response;
@@ -38,7 +39,41 @@ pub(super) struct Topics {
     counts: Arc<Mutex<HashMap<Topic, Count>>>,
 }
 
+/// Pages of topics that are counted before a namespace goes into memory: a hundred thousand topics.
+const STORED_PAGES_MAX: usize = 100;
+
 type Answer = Result<u64, FetchError>;
+
+/// What the topics of a namespace have stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    topics: u64,
+    messages: u64,
+    /// Shards whose owner could not be asked.
+    unknown_shards: BTreeSet<ShardId>,
+    /// Whether there may be more: only so many are counted.
+    is_cut_off: bool,
+}
+
+impl Stored {
+    /// Why the namespace may not go into its owners' memory without force; `None` when it may.
+    pub(super) fn obstacle(&self, namespace: &str) -> Option<String> {
+        let Stored { topics, messages, unknown_shards, is_cut_off } = self;
+        if *topics == 0 && unknown_shards.is_empty() && !is_cut_off {
+            return None;
+        }
+        let at_least = if *is_cut_off { "at least " } else { "" };
+        let mut why = format!(
+            "{namespace} would go from its replicas' disks into its owners' memory, and \
+             {at_least}{messages} stored messages of {topics} topics would be dropped"
+        );
+        if !unknown_shards.is_empty() {
+            let shards: Vec<_> = unknown_shards.iter().map(ToString::to_string).collect();
+            why += &format!("; the owners of {} could not be asked", shards.join(", "));
+        }
+        Some(why + ": say --force, or choose a new name")
+    }
+}
 
 /// How many watch, as was asked then.
 struct Count {
@@ -52,7 +87,7 @@ impl Topics {
     }
 
     async fn describe(self, topic: Topic) -> Result<TopicInfo, FetchError> {
-        let shard = self.owned.shard_of(&topic);
+        let shard = self.owned.shard_of(&topic)?;
         let owner = self.owners.borrow().of(shard);
         match owner {
             None => Err(FetchError::Unavailable(format!("the owner of {shard} is not known yet"))),
@@ -90,6 +125,28 @@ impl Topics {
         topics.dedup_by(|a, b| a.topic == b.topic);
         topics.truncate(count_max);
         TopicList { topics, unknown_shards: unknown.into_iter().collect() }
+    }
+
+    /// What the topics of a namespace have on the replicas' disks, as their owners say.
+    pub(super) async fn stored(&self, namespace: &str) -> Stored {
+        let mut stored = Stored::default();
+        let mut after: Option<Topic> = None;
+        for _ in 0..STORED_PAGES_MAX {
+            let page = self.clone().list(namespace.to_owned(), after.take(), TOPICS_MAX).await;
+            stored.unknown_shards.extend(page.unknown_shards);
+            let mine = page.topics.iter().filter(|info| info.topic.namespace() == namespace);
+            for info in mine.filter(|info| info.history_count > 0) {
+                stored.topics += 1;
+                stored.messages += info.history_count;
+            }
+            let ended = page.topics.len() < TOPICS_MAX;
+            after = page.topics.into_iter().next_back().map(|info| info.topic);
+            if ended || after.is_none() {
+                return stored;
+            }
+        }
+        stored.is_cut_off = true;
+        stored
     }
 
     async fn list_of(
@@ -187,4 +244,25 @@ impl pushonce_gateway::Audience for Topics {
 /// Each change behind these locks is one step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_without_stored_messages_may_go_into_memory() {
+        assert_eq!(Stored::default().obstacle("chat"), None);
+    }
+
+    #[test]
+    fn stored_messages_and_shards_that_could_not_be_asked_are_named() {
+        let stored = Stored { topics: 2, messages: 40, ..Stored::default() };
+        let why = stored.obstacle("chat").expect("there are some");
+        assert!(why.contains("40 stored messages of 2 topics") && why.contains("--force"), "{why}");
+        let unknown = Stored { unknown_shards: [ShardId(3)].into(), ..Stored::default() };
+        assert!(unknown.obstacle("chat").is_some_and(|why| why.contains("owners of s3")));
+        let many = Stored { is_cut_off: true, ..Stored::default() };
+        assert!(many.obstacle("chat").is_some_and(|why| why.contains("at least 0")));
+    }
 }

@@ -2,14 +2,14 @@ use std::pin::Pin;
 
 use futures::FutureExt;
 use pushonce_core::{
-    ContentType, InvalidPublish, Message, NodeId, Position, ShardId, Timestamp, Topic,
+    ContentType, History, InvalidPublish, Message, NodeId, Position, ShardId, Timestamp, Topic,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
 use crate::entry::encode_answer;
-use crate::{Committed, Rejected};
+use crate::{Committed, Rejected, State};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -56,12 +56,12 @@ impl Rig {
             Arc::new(|| NOW),
             Arc::new(crate::NodeTopics::new(0)),
         ));
+        shared.begin(State::under(History::default()));
         let commit = Commit {
             shared,
             proposer: Group(group),
             intake: intake.clone(),
             permits: permits.clone(),
-            namespaces: watch::channel(Namespaces::default()).1,
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
@@ -171,20 +171,37 @@ async fn an_entry_whose_end_nobody_knows_is_unknown_and_the_next_goes_on() {
 fn messages_of_one_entry_end_each_in_its_own_way() {
     let end = encode_answer(&Some(vec![Ok(placed(1)), Err(Rejected::KeyReused)]));
     let refused = Err(InvalidPublish::KeyReused.into());
-    assert_eq!(outcomes(Ok(end), 2), [Ok(placed(1)), refused]);
+    assert_eq!(ends(Ok(end), 2), [End::Settled(Ok(placed(1))), End::Settled(refused)]);
+}
+
+#[tokio::test]
+async fn a_message_whose_namespace_went_into_memory_under_it_is_not_acknowledged_from_the_log() {
+    let mut rig = Rig::start();
+    let a = rig.publish(b"a");
+    let (_, end) = rig.proposed().await;
+    end.send(Ok(encode_answer(&Some(vec![Err(Rejected::InMemory)])))).unwrap();
+    // The replica here has not changed, so the message is proposed again, a bounded number of times.
+    for _ in 1..CHANGES_MAX {
+        let (entry, end) = rig.proposed().await;
+        assert_eq!(entry, ["a"]);
+        end.send(Ok(encode_answer(&Some(vec![Err(Rejected::InMemory)])))).unwrap();
+    }
+    assert_eq!(a.await, Err(Refusal::NotOwner { owner: None }.into()));
 }
 
 #[test]
 fn an_answer_that_does_not_fit_the_entry_acknowledges_nothing() {
     for end in [answer(&[1]), answer(&[1, 2, 3]), Ok(Bytes::from_static(b"\x01\xff"))] {
-        let outcomes = outcomes(end, 2);
-        assert_eq!(outcomes.len(), 2);
-        assert!(
-            outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unknown { .. })))
-        );
+        let ends = ends(end, 2);
+        assert_eq!(ends.len(), 2);
+        let is_unknown = |end: &End| matches!(end, End::Settled(Err(PublishError::Unknown { .. })));
+        assert!(ends.iter().all(is_unknown));
     }
-    let unreadable = outcomes(Ok(encode_answer(&None)), 1);
-    assert!(matches!(unreadable[0], Err(PublishError::Refused(Refusal::Unavailable(_)))));
+    let unreadable = ends(Ok(encode_answer(&None)), 1);
+    let unavailable = |end: &End| {
+        matches!(end, End::Settled(Err(PublishError::Refused(Refusal::Unavailable(_)))))
+    };
+    assert!(unavailable(&unreadable[0]));
 }
 
 #[tokio::test]

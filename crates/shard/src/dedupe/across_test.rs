@@ -2,7 +2,7 @@
 //! and the other way round.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, Durability, History, Key, Position, ProducerId, Stamp};
+use pushonce_core::{ContentType, Durability, Key, Position, ProducerId, Stamp};
 
 use super::*;
 
@@ -16,7 +16,6 @@ fn item(key: Option<&str>, number: Option<u64>, payload: &'static str) -> Item {
         key: key.map(|key| Key::new(key).unwrap()),
         stamp: sequence.map(Stamp::Sequence),
         payload: Bytes::from_static(payload.as_bytes()),
-        history: History::default(),
     }
 }
 

@@ -150,10 +150,13 @@ fn item(topic: u8, payload: u8, mark: &Mark, naive: &Naive) -> Item {
         }
         Mark::None => (None, None),
     };
-    // Or topics would be dropped between the messages.
-    let history = History { expire_after_ms: u64::MAX, ..History::default() };
     let content_type = ContentType::Binary;
-    Item { topic, content_type, key, stamp, payload: vec![payload].into(), history }
+    Item { topic, content_type, key, stamp, payload: vec![payload].into() }
+}
+
+/// A shard that keeps unused topics, or the wild clock would drop them between the messages.
+fn state() -> State {
+    State::under(History { expire_after_ms: u64::MAX, ..History::default() })
 }
 
 proptest! {
@@ -163,7 +166,7 @@ proptest! {
     /// the next property's.
     #[test]
     fn every_message_is_placed_once_or_answered_as_a_naive_list_says(steps in steps()) {
-        let (mut state, mut naive) = (State::default(), Naive::default());
+        let (mut state, mut naive) = (state(), Naive::default());
         let (mut index, mut log_time) = (0, 0);
         for Step { time, messages } in steps {
             log_time = log_time.max(time);
@@ -208,7 +211,7 @@ proptest! {
 
     #[test]
     fn what_is_applied_together_is_applied_as_one_after_the_other(steps in steps()) {
-        let (mut together, mut apart) = (State::default(), State::default());
+        let (mut together, mut apart) = (state(), state());
         for (nth, Step { time, messages }) in steps.into_iter().enumerate() {
             let (index, time) = (nth as u64 + 1, Timestamp(time));
             let naive = Naive::default();
@@ -230,14 +233,13 @@ fn keyed(key: &str, payload: &'static str, stamp: Option<Sequence>) -> Item {
         key: Some(Key::new(key).unwrap()),
         stamp: stamp.map(Stamp::Sequence),
         payload: payload.into(),
-        history: History::default(),
     }
 }
 
 #[test]
 fn a_key_twice_in_one_entry_is_placed_once() {
     let items = vec![keyed("k", "x", None), keyed("k", "x", None), keyed("k", "y", None)];
-    let applied = State::default().apply(3, Batch::new(Timestamp(5), items));
+    let applied = state().apply(3, Batch::new(Timestamp(5), items));
     let first = Placed {
         position: Position::new(3, 1),
         time: Timestamp(5),
@@ -249,7 +251,7 @@ fn a_key_twice_in_one_entry_is_placed_once() {
 
 #[test]
 fn a_stream_goes_on_behind_a_message_that_its_key_shows_to_be_there() {
-    let mut state = State::default();
+    let mut state = state();
     let numbered = |number| Some(Sequence { producer: ProducerId(1), epoch: 0, number });
     let items = vec![
         keyed("k", "x", None),

@@ -1,4 +1,4 @@
-use pushonce_core::{ContentType, History, Position, Timestamp};
+use pushonce_core::{ContentType, Position, Timestamp};
 
 use super::*;
 use crate::Item;
@@ -15,9 +15,9 @@ fn at(epoch: u32, number: u64) -> Sequence {
 }
 
 fn fingerprint(payload: &'static str) -> Fingerprint {
-    let (key, stamp, history) = (None, None, History::default());
+    let (key, stamp) = (None, None);
     let (content_type, payload) = (ContentType::Text, payload.into());
-    Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload, history })
+    Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload })
 }
 
 fn placed(offset: u64) -> Placed {

@@ -1,14 +1,24 @@
-//! A bug for the tests of the tests: the proof must catch it. In no build that anybody uses.
+//! Bugs for the tests of the tests: the proof must catch them. In no build that anybody uses.
 
 use super::State;
+use crate::ShardSettings;
 use crate::dedupe::Dedupe;
+
+fn is_on(bug: &str) -> bool {
+    std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok(bug)
+}
 
 impl State {
     /// `dedupe-not-replicated`: only the owner remembers what was published.
     pub(crate) fn forget_repeats(&mut self, owns: bool) {
-        let planted = std::env::var("PUSHONCE_PLANTED_BUG");
-        if !owns && planted.as_deref() == Ok("dedupe-not-replicated") {
+        if !owns && is_on("dedupe-not-replicated") {
             self.dedupe = Dedupe::default();
         }
+    }
+
+    /// `old-settings-win`: whatever settings the owner knows replace those of the shard.
+    pub(super) fn accepts_older(&self, new: &ShardSettings) -> bool {
+        let differ = self.settings.as_ref().is_none_or(|known| known.revision() != new.revision());
+        differ && is_on("old-settings-win")
     }
 }

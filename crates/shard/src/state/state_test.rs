@@ -1,8 +1,13 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pushonce_core::{ContentType, Gap, GapReason, History, Key, Offset};
+use pushonce_core::{
+    ContentType, Gap, GapReason, History, Key, Namespace, Namespaces, Offset, ShardCount,
+};
 
 use super::*;
+
+/// When pages are read, where ages do not matter.
+const NOW: Timestamp = Timestamp(0);
 
 const NAMES: [&str; 5] = ["a", "a/b", "b", "news/köln", "z"];
 
@@ -10,9 +15,23 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
 
-fn item(name: &str, payload: Vec<u8>, history: History) -> Item {
+fn item(name: &str, payload: Vec<u8>) -> Item {
     let (content_type, key, stamp) = (ContentType::Binary, None, None);
-    Item { topic: topic(name), content_type, key, stamp, payload: payload.into(), history }
+    Item { topic: topic(name), content_type, key, stamp, payload: payload.into() }
+}
+
+/// The settings of a cluster of one shard, with these bounds for every topic, and these namespaces in
+/// the owner's memory.
+fn settings(revision: u64, history: History, in_memory: &[&str]) -> ShardSettings {
+    let default = Namespace { history, ..Namespace::default() };
+    let memory = Namespace { durability: Durability::Memory, ..default.clone() };
+    let named = in_memory.iter().map(|name| ((*name).to_owned(), memory.clone())).collect();
+    let namespaces = Namespaces { revision, default, named };
+    ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces }
+}
+
+fn change(state: &mut State, index: u64, settings: ShardSettings) {
+    state.apply(index, Batch::with_settings(Timestamp(0), settings));
 }
 
 /// Some with keys, no two alike.
@@ -24,7 +43,8 @@ fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
     entries
 }
 
-/// Entries whose histories are bounded tightly, and whose times go back and forth.
+/// Entries whose times go back and forth, with settings between them, older and newer ones, that bound
+/// histories tightly. The first has settings.
 ///
 /// `ages` are those of messages and of unused topics; `lent`: namespaces go to and fro between the log
 /// and the owner's memory.
@@ -40,18 +60,28 @@ fn entries(
             expire_after_ms,
         },
     );
-    let item = (0..NAMES.len(), vec(any::<u8>(), 0..12), history)
-        .prop_map(|(name, payload, history)| item(NAMES[name], payload, history));
-    let names = prop::collection::btree_set("a|b|news".prop_map(String::from), 0..3);
+    let in_memory = prop::collection::btree_set(0..3usize, 0..if lent { 3 } else { 1 });
+    let changes = (0..100u64, 1..20u64, history, in_memory).prop_map(
+        |(time, revision, history, in_memory)| {
+            let names: Vec<_> = in_memory.into_iter().map(|nth| ["a", "b", "news"][nth]).collect();
+            let names = if names.len() == 1 && revision % 2 == 0 { vec![] } else { names };
+            Batch::with_settings(Timestamp(time), settings(revision, history, &names))
+        },
+    );
+    let changes = changes.prop_map(move |mut batch| {
+        if let (false, Some(settings)) = (lent, &mut batch.settings) {
+            settings.namespaces.named.clear();
+            batch.renews_memory = false;
+        }
+        batch
+    });
+    let item = (0..NAMES.len(), vec(any::<u8>(), 0..12))
+        .prop_map(|(name, payload)| item(NAMES[name], payload));
     let publishes =
         (0..100u64, vec(item, 0..6)).prop_map(|(time, items)| Batch::new(Timestamp(time), items));
-    let lends = (0..100u64, names).prop_map(|(time, names)| Batch {
-        memory: Some(names),
-        ..Batch::new(Timestamp(time), vec![])
-    });
-    let batch =
-        if lent { prop_oneof![9 => publishes, 1 => lends].boxed() } else { publishes.boxed() };
-    vec(batch, 1..30).prop_map(keyed)
+    let batch = prop_oneof![8 => publishes, 2 => changes.clone()];
+    (changes, vec(batch, 1..30))
+        .prop_map(|(first, rest)| keyed(std::iter::once(first).chain(rest).collect()))
 }
 
 /// Applies entries as a log gives them: encoded, with holes between their indexes.
@@ -76,6 +106,10 @@ struct Naive {
 impl Naive {
     fn append(&mut self, message: &Arc<Message>, history: History) {
         self.all.push(message.clone());
+        self.trim(history);
+    }
+
+    fn trim(&mut self, history: History) {
         let over = |kept: &[Arc<Message>]| {
             kept.len() > history.count_max as usize
                 || kept.iter().map(|m| m.payload.len()).sum::<usize>() > history.bytes_max as usize
@@ -103,37 +137,42 @@ proptest! {
 
     #[test]
     fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX), false)) {
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         let mut naive = BTreeMap::<Topic, Naive>::new();
+        let (mut revision, mut history) = (0, History::default());
         let mut time = Timestamp(0);
         for (nth, batch) in entries.into_iter().enumerate() {
             time = time.max(batch.time);
             let placed = state.apply(index(nth), batch.clone()).messages;
             prop_assert_eq!(placed.len(), batch.items.len());
+            if let Some(newer) = batch.settings.filter(|known| known.revision() > revision) {
+                (revision, history) = (newer.revision(), newer.namespaces.default.history);
+                naive.values_mut().for_each(|naive| naive.trim(history));
+            }
             for ((name, message), item) in placed.iter().zip(batch.items) {
                 prop_assert_eq!((name, &message.payload, &message.key), (&item.topic, &item.payload, &item.key));
                 prop_assert_eq!(message.time, time);
-                naive.entry(name.clone()).or_default().append(message, item.history);
+                naive.entry(name.clone()).or_default().append(message, history);
             }
         }
         for (name, naive) in &naive {
             let head = naive.all.last().unwrap().position;
             let asked = |offset| Position { offset: Offset(offset), ..head };
             for reached in (0..=head.offset.0).map(asked).chain([Position::ZERO]) {
-                prop_assert_eq!(state.page(name, Want::After(reached)), Ok(naive.after(reached)));
+                prop_assert_eq!(state.page(name, Want::After(reached), NOW), Ok(naive.after(reached)));
             }
             let asked = head.next();
-            prop_assert_eq!(state.page(name, Want::After(asked)), Err(FetchError::Future { asked, head }));
+            prop_assert_eq!(state.page(name, Want::After(asked), NOW), Err(FetchError::Future { asked, head }));
             let kept = &naive.all[naive.kept..];
-            prop_assert_eq!(&state.page(name, Want::All).unwrap().messages, kept);
+            prop_assert_eq!(&state.page(name, Want::All, NOW).unwrap().messages, kept);
             let last = kept.len().saturating_sub(2);
-            prop_assert_eq!(&state.page(name, Want::Last(2)).unwrap().messages, &kept[last..]);
+            prop_assert_eq!(&state.page(name, Want::Last(2), NOW).unwrap().messages, &kept[last..]);
         }
     }
 
     #[test]
     fn every_place_is_the_next_of_its_topic_or_begins_a_later_epoch(entries in entries(0..50u64, true)) {
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         let mut reached = BTreeMap::<Topic, Position>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
             for (name, message) in state.apply(index(nth), batch).messages {
@@ -150,9 +189,9 @@ proptest! {
         entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
-        let mut whole = State::default();
+        let mut whole = State::new(ShardId(0));
         replay(&mut whole, entries.iter().enumerate());
-        let mut first = State::default();
+        let mut first = State::new(ShardId(0));
         replay(&mut first, entries.iter().enumerate().take(cut));
         let mut restored = State::restore(&first.snapshot()).unwrap();
         prop_assert_eq!(&restored, &first);
@@ -167,7 +206,7 @@ proptest! {
         entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate().take(cut));
         let (captured, then) = (state.clone(), state.snapshot());
         replay(&mut state, entries.iter().enumerate().skip(cut));
@@ -181,7 +220,7 @@ proptest! {
         bytes in vec(any::<u8>(), 0..200), entries in entries(0..50u64, true), hit in any::<(usize, u8)>(),
         epoch in any::<u64>(), offset in any::<u64>(),
     ) {
-        let mut state = State::default();
+        let mut state = State::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate());
         for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode().to_vec()] {
             if let Some(byte) = hit.0.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
@@ -191,17 +230,17 @@ proptest! {
             let _ = Batch::decode(&bytes);
         }
         for name in NAMES {
-            let _ = state.page(&topic(name), Want::After(Position::new(epoch, offset)));
-            let _ = state.page(&topic(name), Want::After(Position::new(2, offset)));
+            let _ = state.page(&topic(name), Want::After(Position::new(epoch, offset)), NOW);
+            let _ = state.page(&topic(name), Want::After(Position::new(2, offset)), NOW);
         }
     }
 }
 
 #[test]
 fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
-    let mut state = State::default();
+    let mut state = State::under(History::default());
     let batch = |names: &[&str]| {
-        let items = names.iter().map(|name| item(name, vec![], History::default())).collect();
+        let items = names.iter().map(|name| item(name, vec![])).collect();
         Batch::new(Timestamp(1), items)
     };
     state.apply(5, batch(&["a"]));
@@ -212,33 +251,36 @@ fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
 
 #[test]
 fn a_topic_nobody_knows_is_empty_and_never_gave_out_a_position() {
-    let state = State::default();
+    let state = State::under(History::default());
     let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
     for want in [Want::All, Want::Last(3), Want::After(Position::ZERO)] {
-        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()));
+        assert_eq!(state.page(&topic("a"), want, NOW), Ok(empty.clone()));
     }
     let asked = Position::new(1, 1);
     let future = FetchError::Future { asked, head: Position::ZERO };
-    assert_eq!(state.page(&topic("a"), Want::After(asked)), Err(future));
+    assert_eq!(state.page(&topic("a"), Want::After(asked), NOW), Err(future));
 }
 
 #[test]
 fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
     let history = History { age_max_ms: 1_000, ..History::default() };
     let entry = |time, names: &[String]| {
-        let items = names.iter().map(|name| item(name, b"pay".to_vec(), history)).collect();
+        let items = names.iter().map(|name| item(name, b"pay".to_vec())).collect();
         Batch::new(Timestamp(time), items)
     };
     let idle: Vec<String> = (0..100).map(|nth| format!("idle/{nth}")).collect();
-    let mut state = State::default();
+    let mut state = State::under(history);
     state.apply(1, entry(0, &idle));
     for index in 2..20 {
         state.apply(index, entry(2_000, &["busy".to_owned()]));
     }
-    let left: Vec<_> =
-        state.topics("", None).filter(|info| info.bytes > 0).map(|i| i.topic).collect();
+    let left: Vec<_> = state
+        .topics("", None, Timestamp(2_000))
+        .filter(|info| info.bytes > 0)
+        .map(|i| i.topic)
+        .collect();
     assert_eq!(left, [topic("busy")]);
-    assert_eq!(state.topic(&topic("idle/7")).unwrap().head, Position::new(1, 1));
+    assert_eq!(state.topic(&topic("idle/7"), NOW).unwrap().head, Position::new(1, 1));
 }
 
 /// An entry without messages.
@@ -250,8 +292,8 @@ fn sweep(state: &mut State, index: u64, time: u64) {
 /// it for 100.
 fn used_once() -> State {
     let history = History { age_max_ms: 10, expire_after_ms: 100, ..History::default() };
-    let items = vec![item("a", b"one".to_vec(), history), item("a", b"two".to_vec(), history)];
-    let mut state = State::default();
+    let items = vec![item("a", b"one".to_vec()), item("a", b"two".to_vec())];
+    let mut state = State::under(history);
     state.apply(4, Batch::new(Timestamp(0), items));
     state
 }
@@ -261,21 +303,21 @@ fn a_topic_is_dropped_when_it_is_empty_and_unused_for_long() {
     let mut state = used_once();
     sweep(&mut state, 5, 100);
     assert_eq!(
-        state.topic(&topic("a")).map(|info| (info.count, info.head.offset)),
+        state.topic(&topic("a"), NOW).map(|info| (info.count, info.head.offset)),
         Some((0, Offset(2)))
     );
     sweep(&mut state, 6, 101);
-    assert_eq!(state.topic(&topic("a")), None);
+    assert_eq!(state.topic(&topic("a"), NOW), None);
 }
 
 #[test]
 fn a_topic_that_has_a_past_is_kept_however_long_nobody_uses_it() {
     let history = History { age_max_ms: 1_000, expire_after_ms: 100, ..History::default() };
-    let mut state = State::default();
-    let items = vec![item("a", b"one".to_vec(), history)];
+    let mut state = State::under(history);
+    let items = vec![item("a", b"one".to_vec())];
     state.apply(4, Batch::new(Timestamp(0), items));
     sweep(&mut state, 5, 999);
-    assert_eq!(state.topic(&topic("a")).map(|info| info.count), Some(1));
+    assert_eq!(state.topic(&topic("a"), NOW).map(|info| info.count), Some(1));
 }
 
 #[test]
@@ -283,27 +325,27 @@ fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
     let mut state = used_once();
     sweep(&mut state, 5, 200);
     let asked = Position::new(4, 1);
-    let page = state.page(&topic("a"), Want::After(asked)).unwrap();
+    let page = state.page(&topic("a"), Want::After(asked), NOW).unwrap();
     let head = Position::new(5, 0);
     let gap = Some(Gap { from: Position::new(4, 2), to: head, reason: GapReason::Epoch });
     assert_eq!(page, Page { messages: vec![], head, gap }, "dropped, and not made again");
     let forged = Position::new(6, 1);
-    let page = state.page(&topic("a"), Want::After(forged));
+    let page = state.page(&topic("a"), Want::After(forged), NOW);
     assert_eq!(page, Err(FetchError::Future { asked: forged, head }));
     let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
     for want in [Want::All, Want::Last(3)] {
-        assert_eq!(state.page(&topic("a"), want), Ok(empty.clone()));
+        assert_eq!(state.page(&topic("a"), want, NOW), Ok(empty.clone()));
     }
 
-    let items = vec![item("a", b"three".to_vec(), History::default())];
+    let items = vec![item("a", b"three".to_vec())];
     state.apply(9, Batch::new(Timestamp(200), items));
-    let page = state.page(&topic("a"), Want::After(asked)).unwrap();
+    let page = state.page(&topic("a"), Want::After(asked), NOW).unwrap();
     let (from, to) = (Position::new(4, 2), Position::new(9, 0));
     assert_eq!(page.gap, Some(Gap { from, to, reason: GapReason::Epoch }));
     let places: Vec<_> = page.messages.iter().map(|message| message.position).collect();
     assert_eq!(places, [Position::new(9, 1)]);
     let (asked, head) = (Position::new(10, 1), Position::new(9, 1));
-    let page = state.page(&topic("a"), Want::After(asked));
+    let page = state.page(&topic("a"), Want::After(asked), NOW);
     assert_eq!(page, Err(FetchError::Future { asked, head }), "of an epoch that never was");
 }
 
@@ -312,7 +354,7 @@ fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() 
     let mut state = used_once();
     sweep(&mut state, 5, 200);
     let from_zero = |state: &State, name| {
-        let page = state.page(&topic(name), Want::After(Position::ZERO)).unwrap();
+        let page = state.page(&topic(name), Want::After(Position::ZERO), NOW).unwrap();
         (page.messages.len(), page.gap)
     };
     let gap = |epoch| {
@@ -323,8 +365,8 @@ fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() 
     assert_eq!(from_zero(&state, "b"), (0, None), "never made");
     let asked = Position::new(4, 1);
     let future = FetchError::Future { asked, head: Position::ZERO };
-    assert_eq!(state.page(&topic("b"), Want::After(asked)), Err(future));
-    let items = ["a", "b"].map(|name| item(name, b"three".to_vec(), History::default()));
+    assert_eq!(state.page(&topic("b"), Want::After(asked), NOW), Err(future));
+    let items = ["a", "b"].map(|name| item(name, b"three".to_vec()));
     state.apply(9, Batch::new(Timestamp(200), items.into()));
     let restored = State::restore(&state.snapshot()).unwrap();
     for state in [state, restored] {
@@ -339,13 +381,12 @@ fn log_time_never_goes_back_and_ages_are_measured_in_it() {
     sweep(&mut state, 5, 8);
     sweep(&mut state, 6, 3);
     assert_eq!(state.time(), Timestamp(8));
-    let history = History { age_max_ms: 10, ..History::default() };
-    let late = state.apply(7, Batch::new(Timestamp(1), vec![item("b", vec![], history)]));
+    let late = state.apply(7, Batch::new(Timestamp(1), vec![item("b", vec![])]));
     assert_eq!(late.messages[0].1.time, Timestamp(8), "a proposer that was behind");
     sweep(&mut state, 8, 18);
-    assert_eq!(state.topic(&topic("b")).map(|info| info.count), Some(1));
+    assert_eq!(state.topic(&topic("b"), NOW).map(|info| info.count), Some(1));
     sweep(&mut state, 9, 19);
-    assert_eq!(state.topic(&topic("b")).map(|info| info.count), Some(0));
+    assert_eq!(state.topic(&topic("b"), NOW).map(|info| info.count), Some(0));
 }
 
 #[test]
@@ -360,26 +401,20 @@ fn a_sweep_is_due_exactly_when_it_would_drop_something() {
     assert!(!state.is_sweep_due(Timestamp(u64::MAX)));
 }
 
-/// An entry that says which namespaces live in the owner's memory.
-fn lend(state: &mut State, index: u64, names: &[&str]) {
-    let names = names.iter().map(|name| (*name).to_owned()).collect();
-    state.apply(index, Batch { memory: Some(names), ..Batch::new(Timestamp(0), vec![]) });
-}
-
 #[test]
 fn what_lived_in_memory_begins_after_it_when_it_comes_back() {
     let publish = |state: &mut State, index| {
-        let items = vec![item("a/b", vec![], History::default())];
+        let items = vec![item("a/b", vec![])];
         state.apply(index, Batch::new(Timestamp(0), items)).messages.remove(0).1.position
     };
-    let mut state = State::default();
+    let mut state = State::under(History::default());
     assert_eq!(publish(&mut state, 2), Position::new(2, 1));
-    lend(&mut state, 5, &["a"]);
-    lend(&mut state, 8, &[]);
+    change(&mut state, 5, settings(2, History::default(), &["a"]));
+    change(&mut state, 8, settings(3, History::default(), &[]));
     // The owner's memory gave out up to 5:…; nobody here knows how far it came.
     let told = |asked: Position, to: Position, state: &State| {
         let gap = Gap { from: asked.next(), to, reason: GapReason::Epoch };
-        let page = state.page(&topic("a/b"), Want::After(asked)).unwrap();
+        let page = state.page(&topic("a/b"), Want::After(asked), NOW).unwrap();
         assert_eq!((page.gap, page.messages.len()), (Some(gap), usize::from(to.epoch.0 == 9)));
     };
     told(Position::new(2, 1), Position::new(8, 0), &state);
@@ -391,19 +426,19 @@ fn what_lived_in_memory_begins_after_it_when_it_comes_back() {
 
 #[test]
 fn topics_are_listed_by_name_and_from_any_name_on() {
-    let mut state = State::default();
-    let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4], History::default())).collect();
+    let mut state = State::under(History::default());
+    let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4])).collect();
     state.apply(1, Batch::new(Timestamp(1), items));
-    let names: Vec<_> = state.topics("", None).map(|info| info.topic).collect();
+    let names: Vec<_> = state.topics("", None, NOW).map(|info| info.topic).collect();
     assert_eq!(names, NAMES.map(topic));
-    let info = state.topics("", Some(&topic("a/zz"))).next().unwrap();
+    let info = state.topics("", Some(&topic("a/zz")), NOW).next().unwrap();
     assert_eq!(
         (info.topic.as_str(), info.head, info.count, info.bytes),
         ("b", Position::new(1, 1), 1, 4)
     );
     let with = |prefix: &str, after: Option<&str>| -> Vec<String> {
         let after = after.map(topic);
-        state.topics(prefix, after.as_ref()).map(|info| info.topic.to_string()).collect()
+        state.topics(prefix, after.as_ref(), NOW).map(|info| info.topic.to_string()).collect()
     };
     let beginning = |prefix: &str| -> Vec<String> {
         let names = NAMES.iter().filter(|name| name.starts_with(prefix));
@@ -418,22 +453,19 @@ fn topics_are_listed_by_name_and_from_any_name_on() {
 
 #[test]
 fn what_is_left_of_the_life_before_the_owners_memory_is_not_listed() {
-    let mut state = State::default();
-    let items = vec![item("a/b", vec![0; 4], History::default())];
+    let mut state = State::under(History::default());
+    let items = vec![item("a/b", vec![0; 4])];
     state.apply(1, Batch::new(Timestamp(1), items));
-    state.apply(
-        2,
-        Batch { memory: Some(["a".to_owned()].into()), ..Batch::new(Timestamp(2), vec![]) },
-    );
-    assert_eq!(state.topics("", None).count(), 0);
+    change(&mut state, 2, settings(2, History::default(), &["a"]));
+    assert_eq!(state.topics("", None, NOW).count(), 0);
 }
 
 #[test]
 fn what_is_no_snapshot_of_this_version_is_refused() {
     assert_eq!(State::restore(b""), Err(InvalidSnapshot::Empty));
     assert_eq!(State::restore(b"\x09"), Err(InvalidSnapshot::Version(9)));
-    let mut state = State::default();
-    let items = vec![item("a", b"pay".to_vec(), History::default())];
+    let mut state = State::under(History::default());
+    let items = vec![item("a", b"pay".to_vec())];
     state.apply(1, Batch::new(Timestamp(1), items));
     let snapshot = state.snapshot();
     for end in 1..snapshot.len() {
@@ -445,41 +477,29 @@ fn what_is_no_snapshot_of_this_version_is_refused() {
 #[test]
 fn a_recovered_state_keeps_its_messages_and_begins_an_epoch_above_everything_lost() {
     let publish = |state: &mut State, index, name| {
-        let batch = Batch::new(Timestamp(1), vec![item(name, vec![1], History::default())]);
+        let batch = Batch::new(Timestamp(1), vec![item(name, vec![1])]);
         state.apply(index, batch).messages[0].1.position
     };
-    let mut state = State::default();
+    let mut state = State::under(History::default());
     let first = publish(&mut state, 3, "a");
     publish(&mut state, 4, "a");
     assert_eq!(state.size(), (1, 2));
 
     let index = 1 << 40;
     state.recover(index);
-    let page = state.page(&topic("a"), Want::After(first)).unwrap();
+    let page = state.page(&topic("a"), Want::After(first), NOW).unwrap();
     assert_eq!(page.head, Position::new(index, 2));
     assert_eq!(page.messages.len(), 2);
     assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
     // A reader that has seen nothing may miss what only the lost replicas had.
-    let gap = state.page(&topic("a"), Want::After(Position::ZERO)).unwrap().gap;
+    let gap = state.page(&topic("a"), Want::After(Position::ZERO), NOW).unwrap().gap;
     assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch));
     // Given out by a lost replica: beyond what is here, and of a topic that is not here.
     for name in ["a", "b"] {
         let lost = Position::new(900, 77);
-        let gap = state.page(&topic(name), Want::After(lost)).unwrap().gap;
+        let gap = state.page(&topic(name), Want::After(lost), NOW).unwrap().gap;
         assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch), "{name}");
     }
     assert_eq!(publish(&mut state, index + 1, "a"), Position::new(index, 3));
     assert_eq!(State::restore(&state.snapshot()), Ok(state));
-}
-
-#[test]
-fn what_is_left_of_an_earlier_life_stays_dead_in_a_recovered_state() {
-    let mut state = State::default();
-    let batch = Batch::new(Timestamp(1), vec![item("news/köln", vec![1], History::default())]);
-    state.apply(3, batch);
-    let names = Some(BTreeSet::from(["news".to_owned()]));
-    state.apply(4, Batch { memory: names, ..Batch::new(Timestamp(1), vec![]) });
-    state.recover(1 << 40);
-    let page = state.page(&topic("news/köln"), Want::All).unwrap();
-    assert_eq!(page.messages, []);
 }

@@ -5,24 +5,44 @@ use super::*;
 
 const EPOCH: u64 = 7;
 
-/// A topic of epoch 7 with messages at the times given, whose history keeps `count_max` of them.
-fn log(count_max: u32, times: &[u64]) -> Log {
-    let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000, ..History::default() };
-    let mut log = Log::begin(EPOCH, false);
-    for &time in times {
-        log.append(Timestamp(time), item(b"pay", history));
-    }
-    log
+/// A topic, the bounds of its namespace, and the time of its newest message.
+#[derive(Clone, Debug)]
+struct Kept {
+    log: Log,
+    history: History,
+    now: Timestamp,
 }
 
-fn item(payload: &'static [u8], history: History) -> Item {
+impl Kept {
+    fn begin(history: History) -> Kept {
+        Kept { log: Log::begin(EPOCH, false), history, now: Timestamp(0) }
+    }
+
+    fn append(&mut self, time: u64, payload: &'static [u8]) {
+        self.now = Timestamp(time);
+        self.log.append(self.now, item(payload), &self.history);
+    }
+
+    fn page(&self, want: Want) -> Result<Page, FetchError> {
+        self.log.page(want, self.now, &self.history)
+    }
+}
+
+/// A topic of epoch 7 with messages at the times given, whose history keeps `count_max` of them.
+fn log(count_max: u32, times: &[u64]) -> Kept {
+    let history = History { count_max, bytes_max: 1_000, age_max_ms: 1_000, ..History::default() };
+    let mut kept = Kept::begin(history);
+    times.iter().for_each(|&time| kept.append(time, b"pay"));
+    kept
+}
+
+fn item(payload: &'static [u8]) -> Item {
     Item {
         topic: Topic::new("a").unwrap(),
         content_type: ContentType::Binary,
         key: None,
         stamp: None,
         payload: Bytes::from_static(payload),
-        history,
     }
 }
 
@@ -30,7 +50,7 @@ fn offsets(page: &Page) -> Vec<u64> {
     page.messages.iter().map(|message| message.position.offset.0).collect()
 }
 
-fn after(log: &Log, epoch: u64, offset: u64) -> (Vec<u64>, Option<Gap>) {
+fn after(log: &Kept, epoch: u64, offset: u64) -> (Vec<u64>, Option<Gap>) {
     let page = log.page(Want::After(Position::new(epoch, offset))).unwrap();
     (offsets(&page), page.gap)
 }
@@ -123,14 +143,14 @@ fn messages_leave_by_age_with_the_next_publish() {
 #[test]
 fn messages_leave_by_bytes_and_one_over_the_bound_is_not_kept() {
     let history = History { bytes_max: 5, ..History::default() };
-    let mut log = Log::begin(EPOCH, false);
+    let mut log = Kept::begin(history);
     for payload in [b"12".as_slice(), b"34", b"56"] {
-        log.append(Timestamp(1), item(payload, history));
+        log.append(1, payload);
     }
     assert_eq!(offsets(&log.page(Want::All).unwrap()), [2, 3]);
-    log.append(Timestamp(1), item(b"123456", history));
+    log.append(1, b"123456");
     assert_eq!(offsets(&log.page(Want::All).unwrap()), [] as [u64; 0]);
-    assert_eq!((log.bytes, log.head), (0, Position::new(EPOCH, 4)));
+    assert_eq!((log.log.bytes, log.log.head), (0, Position::new(EPOCH, 4)));
 }
 
 #[test]
@@ -141,16 +161,29 @@ fn a_clock_that_was_ahead_once_does_not_empty_what_comes_after() {
 }
 
 #[test]
-fn new_bounds_of_the_namespace_hold_from_the_next_message() {
-    let mut log = log(10, &[1, 2, 3]);
-    log.append(Timestamp(4), item(b"", History { count_max: 2, ..History::default() }));
-    assert_eq!(offsets(&log.page(Want::All).unwrap()), [3, 4]);
+fn bounds_hold_for_readers_before_any_entry_looks_at_the_topic() {
+    let kept = log(10, &[0, 400, 800]);
+    let narrow = |bounds: History, now| {
+        let page = kept.log.page(Want::After(Position::new(EPOCH, 1)), Timestamp(now), &bounds);
+        let page = page.unwrap();
+        let info = kept.log.info(&Topic::new("a").unwrap(), Timestamp(now), &bounds);
+        assert_eq!(info.bytes, 3 * info.count as u64);
+        (offsets(&page), page.gap, info.count)
+    };
+    let expired = |to| gap((EPOCH, 2), (EPOCH, to), GapReason::Expired);
+    assert_eq!(narrow(kept.history, 800), (vec![2, 3], None, 3));
+    assert_eq!(narrow(History { count_max: 1, ..kept.history }, 800), (vec![3], expired(2), 1));
+    assert_eq!(narrow(History { bytes_max: 5, ..kept.history }, 800), (vec![3], expired(2), 1));
+    assert_eq!(narrow(History { age_max_ms: 399, ..kept.history }, 800), (vec![3], expired(2), 1));
+    assert_eq!(narrow(kept.history, 1_400), (vec![2, 3], None, 2), "the clock goes on alone");
+    assert_eq!(narrow(kept.history, 9_000), (vec![], expired(3), 0));
 }
 
 #[test]
 fn a_log_with_a_hole_or_a_message_out_of_place_is_not_whole() {
     let good = log(10, &[1, 2, 3]);
-    assert!(good.is_whole() && log(0, &[1]).is_whole() && Log::begin(EPOCH, false).is_whole());
+    let good = good.log;
+    assert!(good.is_whole() && log(0, &[1]).log.is_whole() && Log::begin(EPOCH, false).is_whole());
     let broken: [fn(&mut Log); 5] = [
         |log| drop(log.messages.remove(1)),
         |log| log.head = Position::new(EPOCH, 2),

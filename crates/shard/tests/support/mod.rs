@@ -8,9 +8,9 @@ use std::time::Duration;
 use pushonce_consensus::{AddressBook, Engine, Outside, Probe, Room, Settings};
 use pushonce_core::{
     Claim, ClusterId, ContentType, History, Key, Message, Namespace, Namespaces, NodeId, Publish,
-    ShardId, Term, Timestamp, Topic,
+    ShardCount, ShardId, Term, Timestamp, Topic,
 };
-use pushonce_shard::{Clock, Committed, Handle, NodeTopics, Shard};
+use pushonce_shard::{Clock, Committed, Handle, NodeTopics, Shard, ShardSettings};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -18,7 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const SHARD: ShardId = ShardId(3);
+/// The only one of its cluster: every topic belongs to it.
+pub(crate) const SHARD: ShardId = ShardId(0);
+
+/// What the nodes of a test are told of the cluster.
+pub(crate) type Known = watch::Receiver<Option<Arc<ShardSettings>>>;
 
 /// Everything that was handed on, in the order in which it was.
 #[derive(Default)]
@@ -55,26 +59,21 @@ impl Heard {
 
 impl Node {
     /// Remembers everything, at a time that stands still.
-    pub(crate) async fn start(
-        id: u64,
-        dir: &TempDir,
-        book: &AddressBook,
-        settings: Settings,
-    ) -> Node {
-        let namespaces = watch::channel(long_history()).1;
+    pub(crate) async fn start(id: u64, dir: &TempDir, book: &AddressBook, times: Settings) -> Node {
+        let known = watch::channel(settings(long_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_with(id, dir, book, settings, namespaces, clock).await
+        Node::start_with(id, dir, book, times, known, clock).await
     }
 
     pub(crate) async fn start_with(
         id: u64,
         dir: &TempDir,
         book: &AddressBook,
-        settings: Settings,
-        namespaces: watch::Receiver<Namespaces>,
+        times: Settings,
+        known: Known,
         clock: Arc<dyn Clock>,
     ) -> Node {
-        Node::start_on(Arc::new(Room::of), id, dir, book, settings, namespaces, clock).await
+        Node::start_on(Arc::new(Room::of), id, dir, book, times, known, clock).await
     }
 
     /// On a disk with as much room as is said.
@@ -82,12 +81,12 @@ impl Node {
         id: u64,
         dir: &TempDir,
         book: &AddressBook,
-        settings: Settings,
+        times: Settings,
         room: Probe,
     ) -> Node {
-        let namespaces = watch::channel(long_history()).1;
+        let known = watch::channel(settings(long_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_on(room, id, dir, book, settings, namespaces, clock).await
+        Node::start_on(room, id, dir, book, times, known, clock).await
     }
 
     async fn start_on(
@@ -95,15 +94,14 @@ impl Node {
         id: u64,
         dir: &TempDir,
         book: &AddressBook,
-        settings: Settings,
-        namespaces: watch::Receiver<Namespaces>,
+        times: Settings,
+        known: Known,
         clock: Arc<dyn Clock>,
     ) -> Node {
         let id = NodeId(id);
         Engine::create(dir.path(), ClusterId(9), id).await.unwrap();
         let outside = Outside { room, fatal: Arc::new(|why: &str| panic!("{why}")) };
-        let engine =
-            Engine::open_with(dir.path(), ClusterId(9), id, settings, book.clone(), outside);
+        let engine = Engine::open_with(dir.path(), ClusterId(9), id, times, book.clone(), outside);
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, book).await;
         let heard = Arc::new(Heard::default());
@@ -111,7 +109,7 @@ impl Node {
             id: SHARD,
             me: id,
             permits: Arc::new(Semaphore::new(8)),
-            namespaces,
+            settings: known,
             committed: heard.clone(),
             clock,
             topics: Arc::new(NodeTopics::new(0)),
@@ -169,7 +167,13 @@ fn long_history() -> Namespaces {
         ..History::default()
     };
     let default = Namespace { history, ..Namespace::default() };
-    Namespaces { default, ..Namespaces::default() }
+    Namespaces { revision: 1, default, ..Namespaces::default() }
+}
+
+/// What a node knows that has these settings.
+pub(crate) fn settings(namespaces: Namespaces) -> Option<Arc<ShardSettings>> {
+    let shards = ShardCount::new(1).unwrap();
+    Some(Arc::new(ShardSettings { shards, namespaces }))
 }
 
 pub(crate) fn dir() -> TempDir {

@@ -1,0 +1,51 @@
+//! The cluster settings that decide how a shard applies its entries.
+//!
+//! They are part of the replicated state: the owner proposes them when the control group has
+//! committed newer ones, and every replica changes at the same place of the log. An entry with older
+//! settings changes nothing, so an owner whose view of the cluster is old cannot shorten a history.
+
+use std::collections::BTreeSet;
+
+use pushonce_core::{Durability, History, Namespaces, ShardCount, ShardId, Topic};
+use serde::{Deserialize, Serialize};
+
+/// What a shard has to know of the cluster to apply an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSettings {
+    /// The number of shards of the cluster: it decides which topics belong to this one.
+    pub shards: ShardCount,
+    /// The settings of the namespaces, with the revision that orders them.
+    pub namespaces: Namespaces,
+}
+
+impl ShardSettings {
+    /// The index of the control group's log at which they were committed.
+    pub fn revision(&self) -> u64 {
+        self.namespaces.revision
+    }
+
+    /// The shard that a topic belongs to.
+    pub(crate) fn shard_of(&self, topic: &Topic) -> ShardId {
+        topic.shard(self.shards)
+    }
+
+    /// The bounds of a topic's history.
+    pub(crate) fn history(&self, topic: &Topic) -> &History {
+        &self.namespaces.of(topic).history
+    }
+
+    /// Whether the messages of a topic live in the owner's memory.
+    pub(crate) fn is_in_memory(&self, topic: &Topic) -> bool {
+        self.namespaces.of(topic).durability == Durability::Memory
+    }
+
+    /// The namespaces whose messages live in the owner's memory.
+    pub(crate) fn in_memory(&self) -> BTreeSet<String> {
+        self.namespaces.in_memory()
+    }
+
+    /// Whether any namespace lives in the owner's memory.
+    pub(crate) fn any_in_memory(&self) -> bool {
+        self.namespaces.named.values().any(|named| named.durability == Durability::Memory)
+    }
+}
