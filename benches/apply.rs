@@ -12,7 +12,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushonce_core::{
     ContentType, History, Namespace, Namespaces, Publish, ShardCount, ShardId, Timestamp, Topic,
-    Want,
+    VersionRange, Want,
 };
 use pushonce_shard::{Batch, Item, ShardSettings, State};
 
@@ -72,9 +72,9 @@ fn apply(c: &mut Criterion) {
         });
         let batch = batch(&topics, 0, messages);
         group.bench_function(BenchmarkId::new("encode entry", messages), |b| {
-            b.iter(|| black_box(&batch).encode());
+            b.iter(|| black_box(&batch).encode(VersionRange::SUPPORTED.max));
         });
-        let entry = batch.encode();
+        let entry = batch.encode(VersionRange::SUPPORTED.max);
         group.bench_function(BenchmarkId::new("decode entry", messages), |b| {
             b.iter(|| Batch::decode(black_box(&entry)).unwrap());
         });

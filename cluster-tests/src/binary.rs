@@ -4,9 +4,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The binary, with nothing said yet, and deaf to what the environment of the tests says to nodes.
+/// Which build of the binary a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    /// The one under test.
+    #[default]
+    Current,
+    /// One that supports the next cluster version, too.
+    Next,
+}
+
+/// The binary under test, with nothing said yet, and deaf to what the environment of the tests says to
+/// nodes.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(path());
+    command_of(Build::Current)
+}
+
+/// The same of a build.
+pub(crate) fn command_of(build: Build) -> Command {
+    let mut command = match build {
+        Build::Current => Command::new(path()),
+        Build::Next => Command::new(next().expect("the row asked whether there is one")),
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PUSHONCE_") {
             command.env_remove(name);
@@ -17,6 +36,16 @@ pub(crate) fn command() -> Command {
 
 /// Names the binary to test, for whoever has built it, and knows that it is today's.
 const BUILT: &str = "CLUSTER_TESTS_BINARY";
+
+/// Names a binary that was built with the feature `next-version`.
+const NEXT: &str = "CLUSTER_TESTS_NEXT_BINARY";
+
+/// The binary that supports the next cluster version; `Err` says how to get one.
+pub(crate) fn next() -> Result<PathBuf, String> {
+    std::env::var_os(NEXT).map(PathBuf::from).ok_or_else(|| {
+        format!("{NEXT} names no binary that was built with the feature next-version")
+    })
+}
 
 /// The binary of this checkout, built if it is not, once a test process: a story must never run
 /// against yesterday's.

@@ -38,6 +38,7 @@ mod wait;
 pub mod web;
 mod wire;
 
+pub use binary::Build;
 pub use cluster::{Builder, Cluster};
 pub use ground::{Ground, Loopback};
 pub use node::{DISK_FAILED, EXPELLED, Node, Ports};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use pushonce_client::{Server, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binary;
+use crate::binary::{self, Build};
 use crate::ground::Ground;
 use crate::wait::{secs, until};
 
@@ -40,6 +40,7 @@ pub struct Node {
     pids: PathBuf,
     ground: Arc<dyn Ground>,
     flags: Vec<String>,
+    build: Build,
     process: Option<Child>,
 }
 
@@ -90,7 +91,18 @@ impl Node {
         let data = ground.volume(index).unwrap_or_else(|| home.to_owned()).join(&name);
         let log = home.join(format!("{name}.log"));
         let pids = home.join("pids");
-        Node { name, ports, index, data, log, pids, ground, flags, process: None }
+        Node {
+            name,
+            ports,
+            index,
+            data,
+            log,
+            pids,
+            ground,
+            flags,
+            build: Build::default(),
+            process: None,
+        }
     }
 
     /// Creates a cluster in the data directory, as an operator does once before the first start.
@@ -134,7 +146,7 @@ impl Node {
 
     fn start_logging_to(&mut self, log: Stdio, more: &[&str]) {
         assert!(self.process.is_none(), "{} is running", self.name);
-        let mut command = binary::command();
+        let mut command = binary::command_of(self.build);
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
         command.arg(&self.data).args(self.ports.flags()).args(&self.flags).args(more);
         self.ground.furnish(self.index, &self.data);
@@ -145,6 +157,11 @@ impl Node {
         writeln!(pids.expect("a file of process ids"), "{}", child.id())
             .expect("it can be written");
         self.process = Some(child);
+    }
+
+    /// The next start is of this build.
+    pub fn switch_to(&mut self, build: Build) {
+        self.build = build;
     }
 
     /// Gives the node other addresses for its next start, and other nodes to ask. It must not run.

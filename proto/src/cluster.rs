@@ -6,13 +6,14 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Claim, ClusterId, ClusterTimes, Member, MemberState, NodeId, ShardId, Term, Topic,
+    Addresses, Build, Claim, ClusterId, ClusterTimes, ClusterVersion, Member, MemberState, NodeId,
+    ShardId, Term, Topic, VersionRange,
 };
 
 pub use topic::{TopicInfo, TopicList};
 
 use crate::InvalidField;
-use crate::field::topic;
+use crate::field::{topic, version};
 use crate::pb::cluster::v1 as pb;
 
 /// The cluster as one node knows it.
@@ -40,6 +41,8 @@ pub struct Status {
     pub times: ClusterTimes,
     /// What is wrong, the worst first.
     pub problems: Vec<Problem>,
+    /// In which version nodes write what they share.
+    pub cluster_version: ClusterVersion,
 }
 
 /// Something that is wrong with the cluster.
@@ -178,6 +181,7 @@ impl From<Status> for pb::StatusResponse {
             conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
             problems: status.problems.into_iter().map(pb::Problem::from).collect(),
             times: Some(status.times.into()),
+            cluster_version: status.cluster_version.0.into(),
         }
     }
 }
@@ -209,6 +213,9 @@ impl From<Seen> for pb::Member {
             grpc_address: member.addresses.grpc,
             http_address: member.addresses.http,
             quic_address: member.addresses.quic,
+            release: member.build.release,
+            version_min: member.build.supported.min.0.into(),
+            version_max: member.build.supported.max.0.into(),
         }
     }
 }
@@ -276,6 +283,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             },
             problems: status.problems.into_iter().map(Problem::from).collect(),
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
+            cluster_version: version("cluster_version", status.cluster_version)?,
         })
     }
 }
@@ -302,6 +310,13 @@ impl TryFrom<pb::Member> for Seen {
                 })?,
                 weight: member.weight,
                 state: state(&member.state)?,
+                build: Build {
+                    release: member.release,
+                    supported: VersionRange {
+                        min: version("members.version_min", member.version_min)?,
+                        max: version("members.version_max", member.version_max)?,
+                    },
+                },
             },
             reachable: member.reachable,
         })
@@ -412,6 +427,7 @@ mod tests {
             roles: Roles { core: true, edge: false },
             weight: 1,
             state: MemberState::Draining,
+            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         };
         let status = Status {
             cluster: ClusterId(0xabc),
@@ -444,6 +460,7 @@ mod tests {
                 text: "s3 has fewer than 3 living copies".to_owned(),
             }],
             times: ClusterTimes::default(),
+            cluster_version: ClusterVersion::FIRST,
         };
         assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }

@@ -1,7 +1,9 @@
 //! Fields that several contracts share, and the one error of reading a frame that another of our
 //! own programs wrote.
 
-use pushonce_core::{ContentType, Durability, GapReason, InvalidStamp, Key, Position, Topic};
+use pushonce_core::{
+    ClusterVersion, ContentType, Durability, GapReason, InvalidStamp, Key, Position, Topic,
+};
 
 /// A field of a frame is missing or wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +32,10 @@ impl InvalidField {
 
 pub(crate) fn topic(field: &'static str, name: &str) -> Result<Topic, InvalidField> {
     Topic::new(name).map_err(|why| InvalidField::wrong(field, why))
+}
+
+pub(crate) fn version(field: &'static str, number: u32) -> Result<ClusterVersion, InvalidField> {
+    u16::try_from(number).map(ClusterVersion).map_err(|why| InvalidField::wrong(field, why))
 }
 
 pub(crate) fn position(field: &'static str, text: &str) -> Result<Position, InvalidField> {

@@ -19,6 +19,7 @@ mod settings;
 mod start_up;
 mod stranger;
 mod times;
+mod upgrade;
 mod wipe;
 
 use std::sync::Arc;
@@ -126,6 +127,7 @@ pub const ON_LOOPBACK: &[Row] = &[
     membership::JOIN,
     membership::LEAVE,
     rolling::ROW,
+    upgrade::ROW,
     start_up::ROW,
     settings::RAISED,
     rolling::TERMINATED,

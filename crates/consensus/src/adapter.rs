@@ -4,13 +4,14 @@
 //! The machine lives in memory. After a restart it is the last snapshot plus the log behind it.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use pushonce_core::Term;
+use pushonce_core::versioned::Unreadable;
 
 use crate::snapshot::{Image, Shelf};
 use crate::types::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
@@ -23,7 +24,13 @@ pub(crate) struct Adapter {
     shelf: Arc<Shelf>,
     applied: Option<LogId>,
     membership: StoredMembership,
+    halted: Halted,
 }
+
+/// Why a replica has halted, once it has: it met something that this build cannot read. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Halted(Arc<OnceLock<String>>);
 
 /// A state that was captured and is to be put on disk.
 pub(crate) struct Builder {
@@ -40,7 +47,13 @@ impl Adapter {
             shelf,
             applied: None,
             membership: StoredMembership::default(),
+            halted: Halted::default(),
         }
+    }
+
+    /// Says why the replica has halted, if it has.
+    pub(crate) fn halted(&self) -> Halted {
+        self.halted.clone()
     }
 
     /// Restores the snapshot on disk, if there is one. With an error the machine is as it was.
@@ -58,6 +71,8 @@ impl Adapter {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
+    /// An entry that cannot be read does not count as applied, and ends the replica: one that went on
+    /// would have another state than the others.
     fn apply_one(&mut self, entry: Entry) -> io::Result<Answer> {
         let log_id = entry.log_id;
         let answer = match entry.payload {
@@ -65,7 +80,9 @@ impl Adapter {
             EntryPayload::Normal(data) => {
                 let at = At { index: log_id.index, term: Term(log_id.leader_id.term) };
                 let machine = self.machine();
-                Answer(unless_panic("applying an entry", || machine.apply(at, &data.bytes))?)
+                let applied = unless_panic("applying an entry", || machine.apply(at, &data.bytes))?;
+                let halt = |why| self.halted.halt(&format!("entry {}", at.index), why);
+                Answer(applied.map_err(halt)?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
@@ -74,6 +91,25 @@ impl Adapter {
         };
         self.applied = Some(log_id);
         Ok(answer)
+    }
+}
+
+impl Halted {
+    /// The reason, if the replica has halted.
+    pub(crate) fn why(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// The replica halts at `what`.
+    fn halt(&self, what: &str, why: Unreadable) -> io::Error {
+        let text = format!("{what} cannot be read: {why}");
+        self.0.get_or_init(|| text.clone());
+        metrics::counter!("pushonce_halted_replicas_total").increment(1);
+        // The reason itself: whoever starts a replica asks whether another build would read it.
+        match why {
+            Unreadable::Version(_) => io::Error::other(why),
+            Unreadable::Unversioned(_) | Unreadable::Damaged(_) => io::Error::other(text),
+        }
     }
 }
 
@@ -109,7 +145,7 @@ impl RaftStateMachine<Types> for Adapter {
         let whole = snapshot.whole().await?;
         let machine = self.machine();
         unless_panic("restoring a snapshot", || machine.restore(&whole))?
-            .map_err(io::Error::other)?;
+            .map_err(|why| self.halted.halt("the snapshot", why))?;
         self.shelf.publish(snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use openraft::{Config, Raft};
-use pushonce_core::{ClusterId, ClusterTimes, NodeId};
+use pushonce_core::{
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, NodeId, UnsupportedVersion,
+};
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
 use crate::clock::BootTime;
-use crate::group::Inner as GroupInner;
+use crate::group::{Check, Inner as GroupInner};
 use crate::hold::{Hold, LeaseTimes};
 use crate::lease::Followers;
 use crate::log::Log;
@@ -23,7 +25,7 @@ use crate::observer;
 use crate::recovery::{self, Recovery};
 use crate::snapshot::Shelf;
 use crate::space::{Probe, Room, Space};
-use crate::store::{Disk, Fatal, LogMark, Writer, Writes};
+use crate::store::{Disk, Fatal, LogMark, Writer, Writes, unsupported};
 use crate::{
     AddressBook, DiskFull, Group, GroupId, InvalidSettings, Machine, Service, Settings, Status,
 };
@@ -105,6 +107,20 @@ pub enum OpenError {
         /// Who asked.
         wanted: String,
     },
+    /// It was made before there were cluster versions.
+    #[error("{} was made by a build that is older than cluster versions, and cannot be read: remove this node from its cluster and join again as a new node with an empty directory", path.display())]
+    Unversioned {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Its cluster has a version that this build does not support.
+    #[error("{} cannot be opened: {why}", path.display())]
+    Version {
+        /// The store.
+        path: PathBuf,
+        /// Which version it has, and which this build supports.
+        why: UnsupportedVersion,
+    },
     /// It cannot be read; nothing was changed.
     #[error("{} is damaged ({why}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
     Damaged {
@@ -145,6 +161,15 @@ pub enum StartError {
         /// The group.
         group: GroupId,
         /// What is wrong.
+        why: String,
+    },
+    /// It holds something that this build cannot read. Nothing was changed: a build that reads it goes
+    /// on there.
+    #[error("group {group} cannot be started: {why}")]
+    Unreadable {
+        /// The group.
+        group: GroupId,
+        /// What cannot be read, and what to run instead.
         why: String,
     },
     /// The engine was stopped.
@@ -241,6 +266,7 @@ impl Engine {
         let links = Links::new(
             cluster,
             me,
+            writer.agreed().clone(),
             Arc::clone(&settings),
             book.clone(),
             marks.clone(),
@@ -250,6 +276,7 @@ impl Engine {
         let service = Service {
             cluster,
             me,
+            agreed: writer.agreed().clone(),
             book,
             marks,
             groups: groups.clone(),
@@ -283,6 +310,21 @@ impl Engine {
     /// [`DiskFull`] while there is less than the reserve.
     pub fn room(&self) -> Result<(), DiskFull> {
         self.0.space.refused().map_or(Ok(()), Err)
+    }
+
+    /// The version in which this node writes, as it stands on its disk.
+    pub fn agreed_version(&self) -> AgreedVersion {
+        self.0.writer.agreed().clone()
+    }
+
+    /// Notes on disk that the cluster has this version, and writes in it from then on. A lower version
+    /// than the present changes nothing. Builds that do not support the version refuse the directory from
+    /// then on.
+    ///
+    /// # Errors
+    /// When it cannot be written; the process is about to end then, or the engine was stopped.
+    pub async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
+        self.0.writer.raise(version).await
     }
 
     /// What the log in `dir` says of itself, without using it for anything else.
@@ -337,9 +379,19 @@ impl Engine {
             return Err(StartError::AlreadyRunning(id));
         }
         let damaged = |why: String| StartError::Damaged { group: id, why };
+        let unreadable = |why: String| StartError::Unreadable { group: id, why };
         let replica = self.restore(id, Box::new(machine)).await;
-        let replica = replica.map_err(|error| damaged(error.to_string()))?;
-        let group = self.build(id, replica).await.map_err(damaged)?;
+        let replica = replica.map_err(|error| match unsupported(&error) {
+            Some(why) => unreadable(why.to_string()),
+            None => damaged(error.to_string()),
+        })?;
+        // openraft applies what is known to be committed before it is built.
+        let halted = replica.adapter.halted();
+        let built = self.build(id, replica, M::check).await;
+        let group = built.map_err(|why| match halted.why() {
+            Some(why) => unreadable(why.to_owned()),
+            None => damaged(why),
+        })?;
         // A peer may ask as soon as it is listed; elections begin after.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(observer::run(group.clone()));
@@ -430,10 +482,10 @@ impl Engine {
         self.0.writer.close().await;
     }
 
-    async fn build(&self, id: GroupId, replica: Replica) -> Result<Group, String> {
+    async fn build(&self, id: GroupId, replica: Replica, check: Check) -> Result<Group, String> {
         let Replica { log, shelf, adapter, recovery } = replica;
         let Inner { me, settings, config, links, space, groups, times, fence, .. } = &*self.0;
-        let followers = Followers::default();
+        let (followers, halted) = (Followers::default(), adapter.halted());
         let transfers = log.transfers();
         let hold = Hold::new(times.clone());
         let dialer = Dialer {
@@ -463,6 +515,8 @@ impl Engine {
             hold,
             fence: fence.clone(),
             shelf,
+            halted,
+            check,
             recovery,
             incoming: Arc::default(),
             transfers,
@@ -500,8 +554,9 @@ async fn open_store(
     let open = move |dir: &Path| marked(dir, Disk::open(dir, cluster, me)?);
     let (mut disk, mark) = with_disk(dir, open).await?;
     let found = disk.groups().map_err(io)?;
-    let writes = disk.writes();
+    let (version, writes) = (disk.version(), disk.writes());
     let writer = Writer::start(disk, space, fatal).map_err(io)?;
+    writer.agreed().raise(version);
     Ok(Opened { writer, found, mark, writes })
 }
 

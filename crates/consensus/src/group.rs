@@ -8,18 +8,21 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Raft, RaftMetrics};
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{NodeId, ShardId, Term};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Halted};
 use crate::clock::BootTime;
 use crate::hold::{Hold, LeaseTimes};
 use crate::lease::{Followers, Lease};
 use crate::log::Log;
-use crate::network::{FRAME_BYTES_MAX, Fence, Groups, Incoming, Kind, LinkError, Links, Proposed};
+use crate::network::{
+    FRAME_BYTES_MAX, Fence, Groups, Incoming, Kind, LinkError, Links, Proposed, wire,
+};
 use crate::recovery::Recovery;
 use crate::snapshot::{Shelf, Transfers};
 use crate::space::Space;
@@ -29,6 +32,9 @@ use crate::{DiskFull, Settings, Status};
 /// A group of the node: 0 is control, shard s is s + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
+
+/// Whether this build can read an entry.
+pub(crate) type Check = fn(&Bytes) -> Result<(), Unreadable>;
 
 /// The largest entry, in bytes. It travels in one frame: larger ones would break every link.
 pub const ENTRY_BYTES_MAX: usize = 16 << 20;
@@ -72,6 +78,10 @@ pub(crate) struct Inner {
     /// Whether this node may take part at all.
     pub(crate) fence: Fence,
     pub(crate) shelf: Arc<Shelf>,
+    /// Why this replica has halted, if it has.
+    pub(crate) halted: Halted,
+    /// [`Machine::check`](crate::Machine::check) of the machine.
+    pub(crate) check: Check,
     /// What this replica had lost when it was started; `None` for nothing.
     pub(crate) recovery: Option<Recovery>,
     /// The snapshot that is arriving, if one is. There is one at most: only a leader sends any.
@@ -253,7 +263,7 @@ impl Group {
         // The first to be forwarded may be what brings the link up.
         link.wait_up(self.0.settings.connect_timeout + self.0.settings.rpc_timeout).await;
         let pending = link
-            .request(self.id(), Kind::Propose, entry, Bytes::new())
+            .request(self.id(), Kind::Propose, wire::encode(link.version(), &entry), Bytes::new())
             .map_err(|_| ProposeError::Refused { leader: Some(leader) })?;
         let mut status = self.status();
         let unknown = |why: &str| Err(ProposeError::Unknown(why.to_owned()));
@@ -287,7 +297,7 @@ impl Group {
 }
 
 fn proposed(body: &[u8]) -> Result<Bytes, ProposeError> {
-    match crate::network::decode(body) {
+    match wire::decode(body).map(|(_, proposed)| proposed) {
         Ok(Proposed::Applied(answer)) => Ok(answer),
         Ok(Proposed::Refused(leader)) => Err(ProposeError::Refused { leader: leader.map(NodeId) }),
         Ok(Proposed::Unknown(why)) => Err(ProposeError::Unknown(why)),

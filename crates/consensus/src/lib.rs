@@ -22,6 +22,12 @@
 //! nothing, as soon as one peer is up that has heard of its later commits ([`Engine::rolled_back`]). A group
 //! that has lost its majority for good can be begun anew on a node that does not run ([`Offline`]).
 //!
+//! *What of versions?* Everything on disk and on a link begins with a cluster version: the one that nodes
+//! agreed on ([`Engine::agreed_version`]), raised by [`Engine::raise_version`] once the directory says so. A
+//! peer that cannot read it is refused in words. An entry or a snapshot that the machine cannot read halts
+//! the replica ([`Status::halted`]): it does not count as applied, the other groups go on, and a build that
+//! reads it goes on there.
+//!
 //! *What does it refuse?* To know what is replicated. A directory that is open elsewhere, belongs to
 //! another node or cluster, or cannot be read; a replica whose vote cannot be read or is older than its
 //! log, or whose entries nobody else has; a log whose snapshot, entries and commit mark contradict each
@@ -62,7 +68,7 @@ mod types;
 
 pub use engine::{DestroyError, Engine, OpenError, Outside, StartError};
 pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
-pub use machine::{At, Capture, Damaged, Machine};
+pub use machine::{At, Capture, Machine};
 pub use members::ChangeError;
 pub use network::{AddressBook, Service};
 pub use offline::{Found, Offline, OfflineError};

@@ -140,7 +140,7 @@ impl Log {
     }
 
     fn seal<T: serde::Serialize>(&self, value: &T) -> io::Result<bytes::Bytes> {
-        store::seal(self.0.writer.group(), value)
+        self.0.writer.seal(value)
     }
 
     /// Encodes entries, makes them readable and returns the changes the disk has to see.

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use pushonce_core::Term;
+use pushonce_core::versioned::Unreadable;
 
 /// Where an entry stands in the log of its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,11 +14,6 @@ pub struct At {
     /// The term under which it was proposed.
     pub term: Term,
 }
-
-/// A snapshot that cannot be read. Says what is wrong with it.
-#[derive(Debug, thiserror::Error)]
-#[error("the snapshot cannot be read: {0}")]
-pub struct Damaged(pub String);
 
 /// A state as it was at one moment, not encoded yet.
 pub struct Capture(Box<Encode>);
@@ -29,14 +25,31 @@ type Encode = dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send;
 pub trait Machine: Send + 'static {
     /// Applies a committed entry. The answer goes to the proposer, if it is on this node or waits
     /// behind [`Group::propose_at_leader`](crate::Group::propose_at_leader).
-    fn apply(&mut self, at: At, entry: &Bytes) -> Bytes;
+    ///
+    /// # Errors
+    /// [`Unreadable`] for an entry that this build cannot read. The state must be as it was: the entry
+    /// does not count as applied, and the replica halts. Restarted with a build that reads the entry, it
+    /// goes on there.
+    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable>;
+
+    /// Whether this build can read an entry. Asked of entries that other nodes forward, before they
+    /// are proposed: a committed entry that nobody can read would halt every replica.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if it cannot.
+    fn check(entry: &Bytes) -> Result<(), Unreadable>
+    where
+        Self: Sized;
 
     /// The whole state, as it is now. Nothing is applied meanwhile, so it should cost no more than
     /// the cloning of pointers: what takes long belongs into the encoding of the [`Capture`].
     fn snapshot(&self) -> Capture;
 
     /// Replaces the whole state by that of a snapshot.
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged>;
+    ///
+    /// # Errors
+    /// [`Unreadable`] for a snapshot that this build cannot read. The state must be as it was.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable>;
 }
 
 impl Capture {

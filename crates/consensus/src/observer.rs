@@ -177,6 +177,7 @@ impl Group {
             silent: if leads { self.silent(&metrics) } else { BTreeSet::new() },
             recovering: self.recovering().is_some(),
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+            halted: self.0.halted.why().map(str::to_owned),
         }
     }
 

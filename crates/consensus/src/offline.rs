@@ -131,7 +131,7 @@ impl Offline {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(data) => {
                     let at = At { index: id.index, term: Term(id.leader_id.term) };
-                    machine.apply(at, &data.bytes);
+                    machine.apply(at, &data.bytes).map_err(io::Error::other)?;
                 }
                 EntryPayload::Membership(changed) => {
                     membership = StoredMembership::new(Some(id), changed);
@@ -167,14 +167,15 @@ impl Offline {
             last_log_id: Some(last),
             last_membership: StoredMembership::new(Some(last), membership),
         };
-        let manifest = snapshot::write(&mut self.disk, group, &stored, meta, state)?;
+        let version = self.disk.version();
+        let manifest = snapshot::write(&mut self.disk, group, version, &stored, meta, state)?;
         let set = |key, record| Change::Set { key, record };
         let changes = [
             // Below the index of all entries there are.
             Change::Truncate { from: 0 },
-            Change::Purge { upto: at.index, record: store::seal(group, &last)? },
-            set(Key::Vote, store::seal(group, &Vote::new(at.term.0, self.me.0))?),
-            set(Key::Committed, store::seal(group, &Some(last))?),
+            Change::Purge { upto: at.index, record: store::seal(group, version, &last)? },
+            set(Key::Vote, store::seal(group, version, &Vote::new(at.term.0, self.me.0))?),
+            set(Key::Committed, store::seal(group, version, &Some(last))?),
             set(Key::Snapshot, manifest),
             Change::Unset { key: Key::Recovering },
         ];

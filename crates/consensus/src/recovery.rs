@@ -35,7 +35,7 @@ pub(crate) struct Recovery {
 impl Recovery {
     /// Puts the mark on disk.
     pub(crate) async fn begin(writer: GroupWriter, stale: bool) -> io::Result<Recovery> {
-        let record = store::seal(writer.group(), &())?;
+        let record = writer.seal(&())?;
         writer.write(vec![Change::Set { key: Key::Recovering, record }]).await?;
         Ok(Recovery {
             writer,

@@ -177,7 +177,7 @@ impl Shelf {
         }
         let image =
             if image.kept.writer.is(&self.writer) { image } else { self.copy(&image).await? };
-        let record = store::seal(self.writer.group(), &image.manifest)?;
+        let record = self.writer.seal(&image.manifest)?;
         // Before, not after: whatever becomes of this task, what may count is not removed.
         image.kept.counts.store(true, Ordering::Relaxed);
         self.writer.write(vec![Change::Set { key: Key::Snapshot, record }]).await?;
@@ -216,7 +216,7 @@ impl Draft {
 
     async fn add(&mut self, data: &[u8]) -> io::Result<()> {
         let place = Place { meta: self.meta.clone(), number: self.pieces };
-        self.put(store::seal_with(self.kept.writer.group(), &place, data)?).await
+        self.put(self.kept.writer.seal_with(&place, data)?).await
     }
 
     /// Adds the next piece as it lies on another disk.

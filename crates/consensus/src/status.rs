@@ -43,6 +43,9 @@ pub struct Status {
     pub recovering: bool,
     /// Why this replica has ended, if it has.
     pub failed: Option<String>,
+    /// Why this replica has halted, if it has: it met an entry or a snapshot that this build cannot read.
+    /// It has `failed` then, too; nothing is lost, and a build that reads it goes on there.
+    pub halted: Option<String>,
 }
 
 /// How far the transfer of a snapshot has come.

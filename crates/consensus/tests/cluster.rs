@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, ChangeError, Damaged, DestroyError, Engine, GroupId, Machine,
-    OpenError, ProposeError, Settings, StartError,
+    AddressBook, At, Capture, ChangeError, DestroyError, Engine, GroupId, Machine, OpenError,
+    ProposeError, Settings, StartError,
 };
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{ClusterId, NodeId};
 use support::*;
 use tempfile::TempDir;
@@ -187,16 +188,20 @@ async fn replica_that_was_taken_back_is_not_destroyed_by_an_older_removal() {
 struct Superstitious(Sum);
 
 impl Machine for Superstitious {
-    fn apply(&mut self, at: At, entry: &Bytes) -> Bytes {
+    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         assert_ne!(number(entry), 13, "a bug");
         self.0.apply(at, entry)
+    }
+
+    fn check(_: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
         self.0.snapshot()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
         self.0.restore(snapshot)
     }
 }
@@ -328,6 +333,7 @@ async fn a_peer_that_is_gone_is_not_listened_to_and_its_stream_ends() {
         metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());
         metadata.insert("pushonce-to", "n1".parse().unwrap());
         metadata.insert("pushonce-from", "n2".parse().unwrap());
+        metadata.insert("pushonce-versions", "1 1 1".parse().unwrap());
         metadata.insert("pushonce-log", "7:0:0".parse().unwrap());
         request
     };

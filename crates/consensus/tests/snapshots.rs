@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pushonce_consensus::{AddressBook, At, Capture, Damaged, Group, GroupId, Machine, Settings};
+use pushonce_consensus::{AddressBook, At, Capture, Group, GroupId, Machine, Settings};
 use pushonce_core::NodeId;
+use pushonce_core::versioned::Unreadable;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,16 +27,20 @@ use tokio::net::{TcpListener, TcpStream};
 struct Ballast(Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl Machine for Ballast {
-    fn apply(&mut self, _at: At, entry: &Bytes) -> Bytes {
+    fn apply(&mut self, _at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         self.0.lock().unwrap().extend_from_slice(entry);
-        Bytes::new()
+        Ok(Bytes::new())
+    }
+
+    fn check(_: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
         Bytes::from(self.0.lock().unwrap().clone()).into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
         *self.0.lock().unwrap() = snapshot.to_vec();
         Ok(())
     }

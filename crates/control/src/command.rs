@@ -1,11 +1,12 @@
 //! What may be asked of the control group, and what it answers. Entries of the log are these, in
-//! postcard, behind a version.
+//! postcard behind the cluster version.
 
 use bytes::Bytes;
 use pushonce_consensus::LogMark;
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    ClusterId, ClusterTimes, ConsensusTimes, InvalidNamespace, Namespace, NamespaceChange,
-    Namespaces, NodeId, ShardCount, Spread,
+    ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, Namespace,
+    NamespaceChange, Namespaces, NodeId, ShardCount, Spread, UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,11 @@ pub enum Command {
         /// See [`ClusterTimes::version`].
         version: u64,
     },
+    /// Raises the version of the cluster to `to`, one above the present, if every member supports it.
+    Finalize {
+        /// The version the cluster will have.
+        to: ClusterVersion,
+    },
 }
 
 /// A new cluster of one node.
@@ -75,6 +81,8 @@ pub struct Founding {
     pub spread: Spread,
     /// The settings of the namespaces.
     pub namespaces: Namespaces,
+    /// The version that the cluster begins with.
+    pub cluster_version: ClusterVersion,
     /// The times of consensus.
     pub times: ConsensusTimes,
     /// Of the founder's log.
@@ -125,6 +133,8 @@ pub enum Answer {
     Refused(Refusal),
     /// To [`Command::SetNamespace`]: what the namespace has now.
     Namespace(Namespace),
+    /// To [`Command::Finalize`]: the version that the cluster has now.
+    Version(ClusterVersion),
 }
 
 /// Why nothing changed. The text says what to do.
@@ -266,52 +276,74 @@ pub enum Refusal {
         /// The most.
         max: u32,
     },
-    /// The entry is of a newer version, or no entry at all.
-    #[error("this command is not known here: bring every node to the same version")]
-    Unreadable,
+    /// The node's build does not support the version of the cluster.
+    #[error("{0}")]
+    Unsupported(UnsupportedVersion),
+    /// The node announced no version.
+    #[error(
+        "the node names no cluster version, the cluster has version {cluster}: \
+         run a build on it that supports {cluster}"
+    )]
+    Unversioned {
+        /// The version of the cluster.
+        cluster: ClusterVersion,
+    },
+    /// Some members cannot follow yet.
+    #[error(
+        "cluster version {to} is not supported by the builds of {}: \
+         run a build that supports it on them, or remove those that are lost for good",
+        listed(members)
+    )]
+    NotSupportedByAll {
+        /// The version that was asked for.
+        to: ClusterVersion,
+        /// The members whose builds do not support it.
+        members: Vec<NodeId>,
+    },
+    /// The version of a cluster is raised by one at a time, and never goes down.
+    #[error(
+        "the cluster has version {cluster} and cannot be raised to {to}: \
+         the version is raised by one at a time and never goes down"
+    )]
+    NotTheNextVersion {
+        /// The version that was asked for.
+        to: ClusterVersion,
+        /// The version of the cluster.
+        cluster: ClusterVersion,
+    },
 }
 
 fn listed(nodes: &[NodeId]) -> String {
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The outermost layer of an entry: what is behind a version never changes its shape.
-#[derive(Serialize, Deserialize)]
-enum Entry<T> {
-    V1(T),
-}
-
 impl Command {
-    /// As an entry of the log.
-    pub(crate) fn encode(&self) -> Bytes {
-        encode(self)
+    /// As an entry of the log, written in a version.
+    pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
+        versioned::encode(version, self).into()
     }
 
-    /// `None` for what is no command of a known version.
-    pub(crate) fn decode(entry: &[u8]) -> Option<Command> {
-        decode(entry)
+    /// Reads an entry, and says which version it has.
+    pub(crate) fn decode(entry: &[u8]) -> Result<(ClusterVersion, Command), Unreadable> {
+        Command::decode_within(VersionRange::SUPPORTED, entry)
+    }
+
+    /// As [`Command::decode`], by a build that supports `supported`.
+    pub(crate) fn decode_within(
+        supported: VersionRange,
+        entry: &[u8],
+    ) -> Result<(ClusterVersion, Command), Unreadable> {
+        versioned::decode_within(supported, entry)
     }
 }
 
 impl Answer {
-    pub(crate) fn encode(&self) -> Bytes {
-        encode(self)
+    /// In the version of the entry that it answers: whoever wrote that can read it.
+    pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
+        versioned::encode(version, self).into()
     }
 
-    pub(crate) fn decode(answer: &[u8]) -> Option<Answer> {
-        decode(answer)
-    }
-}
-
-/// Postcard refuses only maps and sequences of unknown length, which these types do not have; an
-/// empty entry would be refused where it is read.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_stdvec(&Entry::V1(value)).unwrap_or_default().into()
-}
-
-pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((Entry::V1(value), [])) => Some(value),
-        _ => None,
+    pub(crate) fn decode(answer: &[u8]) -> Result<Answer, Unreadable> {
+        versioned::decode(answer).map(|(_, answer)| answer)
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use pushonce_consensus::{
     Engine, Group, GroupId, InitializeError, ProposeError, StartError, Status,
 };
-use pushonce_core::{ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId};
+use pushonce_core::{
+    AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId,
+    VersionRange,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +22,8 @@ use crate::{Answer, Command, Founding, Joined, Joining, Refusal, Runner};
 pub struct Control {
     pub(crate) me: NodeId,
     pub(crate) group: Group,
+    /// In which version entries are written.
+    pub(crate) agreed: AgreedVersion,
     pub(crate) view: watch::Receiver<View>,
 }
 
@@ -64,7 +69,8 @@ impl Control {
     pub async fn open(engine: &Engine, me: NodeId) -> Result<(Control, Runner), StartError> {
         let (replica, view) = Replica::new();
         let group = engine.start(GroupId::CONTROL, replica).await?;
-        let control = Control { me, group, view };
+        let agreed = engine.agreed_version();
+        let control = Control { me, group, agreed, view };
         Ok((control.clone(), Runner::new(control)))
     }
 
@@ -153,6 +159,21 @@ impl Control {
         self.ask(Command::Remove(node)).await.map(drop)
     }
 
+    /// Raises the version of the cluster by one, if this build and every member's support the next one;
+    /// a cluster that has the newest version of this build keeps it. Says which version the cluster has
+    /// then. There is no way back: a node whose build does not support the version is refused from then
+    /// on.
+    ///
+    /// Any node takes this and brings it to the leader, as [`Control::join`].
+    pub async fn finalize(&self) -> Result<ClusterVersion, AskError> {
+        let cluster = self.first_view().await?.cluster_version;
+        let to = cluster.next().min(VersionRange::SUPPORTED.max);
+        match self.ask(Command::Finalize { to }).await? {
+            Answer::Version(version) => Ok(version),
+            _ => Err(AskError::Unknown("the leader answered something else".to_owned())),
+        }
+    }
+
     /// Changes the settings of a namespace, or of every name that has none (`None`); without a change,
     /// back to the default. Says what it has now; every shard acts on it as soon as its owner sees the
     /// view. A replicated namespace goes into memory only with `drops_stored`.
@@ -184,7 +205,7 @@ impl Control {
 
     /// Proposes here or not at all: what a leader decided is void when it leads no more.
     pub(crate) async fn command_here(&self, command: Command) -> Result<(), AskError> {
-        match self.group.propose(command.encode()).await {
+        match self.group.propose(command.encode(self.agreed.get())).await {
             Ok(answer) => read(&answer).map(drop),
             Err(ProposeError::Unknown(why)) => Err(AskError::Unknown(why)),
             Err(refused) => Err(AskError::Unavailable(refused.to_string())),
@@ -200,7 +221,7 @@ impl Control {
     /// Commands may be said twice, so one that has no answer is simply said again. If it may have
     /// happened once, then that is what is said in the end.
     async fn ask(&self, command: Command) -> Result<Answer, AskError> {
-        let entry = command.encode();
+        let entry = command.encode(self.agreed.get());
         let until = Instant::now() + PATIENCE;
         let mut unknown = None;
         loop {
@@ -229,9 +250,9 @@ impl AskError {
 
 fn read(answer: &[u8]) -> Result<Answer, AskError> {
     match Answer::decode(answer) {
-        Some(Answer::Refused(refusal)) => Err(AskError::Refused(refusal)),
-        Some(answer) => Ok(answer),
-        // Answered by a newer version: it was applied, whatever it came to.
-        None => Err(AskError::Unknown("the leader's answer is of another version".to_owned())),
+        Ok(Answer::Refused(refusal)) => Err(AskError::Refused(refusal)),
+        Ok(answer) => Ok(answer),
+        // It was applied, whatever it came to.
+        Err(why) => Err(AskError::Unknown(format!("the leader's answer cannot be read: {why}"))),
     }
 }

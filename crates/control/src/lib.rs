@@ -13,6 +13,10 @@
 //!
 //! The times of consensus change for all members in two steps, of which the second waits for every member.
 //!
+//! *What of versions?* The state holds the version of the cluster. [`Control::finalize`] raises it by one
+//! when every member announced that its build supports the next; it never goes down, and a node whose build
+//! does not support it is refused. By hand and not by itself: until then every node may go back.
+//!
 //! *What does it refuse?* A directory of another cluster, a node the cluster removed, an old copy of a
 //! directory, a member whose log is gone or older than it was, a node with other times of consensus, a name
 //! that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
@@ -38,6 +42,7 @@ mod machine;
 mod member;
 pub mod reconcile;
 mod recover;
+mod rules;
 mod runner;
 mod state;
 mod times;

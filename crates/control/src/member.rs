@@ -1,6 +1,6 @@
 //! What a node says of itself, and how its data directory is known again.
 
-use pushonce_core::{Addresses, HostPort, Member, MemberState, NodeId, Roles};
+use pushonce_core::{Addresses, Build, HostPort, Member, MemberState, NodeId, Roles};
 use serde::{Deserialize, Serialize};
 
 /// A data directory: 128 random bits drawn when it was made, and kept in it. A node that comes back
@@ -38,6 +38,8 @@ pub struct Profile {
     pub roles: Roles,
     /// Its share of the shards beside the others' weights: 1 to [`Profile::WEIGHT_MAX`].
     pub weight: u32,
+    /// What it runs. The release has 64 bytes at most.
+    pub build: Build,
 }
 
 /// A profile that cannot be taken. Says what to change.
@@ -49,10 +51,10 @@ pub enum InvalidProfile {
         /// In bytes.
         max: u32,
     },
-    /// A region or zone that is too long or has control characters.
+    /// A region, zone or release that is too long or has control characters.
     #[error("the {field} may have {max} bytes and no control character: choose another --{field}")]
     Label {
-        /// `region` or `zone`.
+        /// `region`, `zone` or `release`.
         field: String,
         /// In bytes.
         max: u32,
@@ -91,7 +93,9 @@ impl Profile {
         if self.name.is_empty() || !fits(&self.name, max) {
             return Err(InvalidProfile::Name { max });
         }
-        for (field, label) in [("region", &self.region), ("zone", &self.zone)] {
+        let labels =
+            [("region", &self.region), ("zone", &self.zone), ("release", &self.build.release)];
+        for (field, label) in labels {
             if !fits(label, max) {
                 return Err(InvalidProfile::Label { field: field.to_owned(), max });
             }
@@ -124,8 +128,8 @@ impl Profile {
     }
 
     pub(crate) fn into_member(self, id: NodeId, state: MemberState) -> Member {
-        let Profile { name, addresses, region, zone, roles, weight } = self;
-        Member { id, name, addresses, region, zone, roles, weight, state }
+        let Profile { name, addresses, region, zone, roles, weight, build } = self;
+        Member { id, name, addresses, region, zone, roles, weight, state, build }
     }
 }
 
@@ -135,6 +139,8 @@ fn fits(text: &str, bytes_max: u32) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use pushonce_core::VersionRange;
+
     use super::*;
 
     /// A node that everybody would take.
@@ -146,6 +152,7 @@ pub(crate) mod tests {
             zone: String::new(),
             roles: Roles::default(),
             weight: 1,
+            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         }
     }
 

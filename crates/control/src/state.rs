@@ -5,15 +5,17 @@ mod recover;
 use std::collections::BTreeMap;
 
 use pushonce_consensus::LogMark;
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    ClusterId, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member, MemberState,
-    Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member,
+    MemberState, Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
+    VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::command::{decode, encode};
+use crate::rules::Rules;
 use crate::times::{Changing, Times};
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Refusal, Run};
+use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run};
 
 pub use recover::RecoverError;
 
@@ -37,6 +39,8 @@ struct Cluster {
     placement: Placement,
     namespaces: Namespaces,
     times: Times,
+    /// In which version nodes write what they share. Never goes down.
+    cluster_version: ClusterVersion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,13 +55,6 @@ struct Registered {
 
 /// The first node of every cluster.
 pub(crate) const FOUNDER: NodeId = NodeId(1);
-
-/// Every node holds the view and a link to each other: a thousand is more than was ever tried, and
-/// keeps who joins in a loop from filling every disk.
-const MEMBERS_MAX: usize = 1_000;
-
-/// Every node holds them all, and gets them all with every change of the cluster: some 100 KiB.
-const NAMESPACES_MAX: usize = 1_000;
 
 impl State {
     /// Applies the command committed at `index`.
@@ -89,14 +86,30 @@ impl State {
         self.0.as_ref().map(Cluster::view)
     }
 
-    /// The whole state, in postcard, behind a version.
-    pub fn snapshot(&self) -> bytes::Bytes {
-        encode(self)
+    /// The version of the cluster; the oldest that this build supports before it is founded.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        self.0.as_ref().map_or(VersionRange::SUPPORTED.min, |cluster| cluster.cluster_version)
     }
 
-    /// `None` for what is no snapshot of a known version.
-    pub fn restore(snapshot: &[u8]) -> Option<State> {
-        decode(snapshot)
+    /// The whole state, in postcard behind the version of the cluster.
+    pub fn snapshot(&self) -> bytes::Bytes {
+        versioned::encode(self.cluster_version(), self).into()
+    }
+
+    /// Reads a snapshot.
+    ///
+    /// # Errors
+    /// [`Unreadable`] for what is no snapshot of a version that this build supports.
+    pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
+        State::restore_within(VersionRange::SUPPORTED, snapshot)
+    }
+
+    /// As [`State::restore`], by a build that supports `supported`.
+    pub(crate) fn restore_within(
+        supported: VersionRange,
+        snapshot: &[u8],
+    ) -> Result<State, Unreadable> {
+        versioned::decode_within(supported, snapshot).map(|(_, state)| state)
     }
 
     fn found(&mut self, founding: Founding) -> Result<Answer, Refusal> {
@@ -107,6 +120,7 @@ impl State {
         if founding.replicas == 0 {
             return Err(Refusal::NoReplicas);
         }
+        supports(&founding.profile, founding.cluster_version)?;
         self.0 = Some(Cluster::new(founding));
         Ok(Answer::Done)
     }
@@ -116,7 +130,7 @@ impl Cluster {
     fn new(founding: Founding) -> Cluster {
         let Founding { cluster, incarnation, run, profile, shards, replicas, spread, .. } =
             founding;
-        let Founding { namespaces, times, log, .. } = founding;
+        let Founding { namespaces, times, log, cluster_version, .. } = founding;
         let member = profile.into_member(FOUNDER, MemberState::Active);
         Cluster {
             id: cluster,
@@ -133,7 +147,12 @@ impl Cluster {
             },
             namespaces,
             times: Times::new(times),
+            cluster_version,
         }
+    }
+
+    fn rules(&self) -> &'static Rules {
+        Rules::of(self.cluster_version)
     }
 
     fn founded_by(&self, founding: &Founding) -> Result<Answer, Refusal> {
@@ -158,6 +177,7 @@ impl Cluster {
             Command::Undrain(node) => self.undrain(node),
             Command::SetTimes(times) => self.set_times(times),
             Command::HoldsTimes { node, version } => self.holds_times(node, version),
+            Command::Finalize { to } => self.finalize(to).map(Answer::Version),
         }
     }
 
@@ -167,13 +187,15 @@ impl Cluster {
             return Err(Refusal::Foreign { theirs, ours: self.id });
         }
         profile.check().map_err(Refusal::Profile)?;
+        supports(&profile, self.cluster_version)?;
         let known = self.identify(incarnation, said)?;
         self.is_the_newest(known, run)?;
         self.has_its_log(known, said.and(log))?;
         self.has_our_times(times)?;
         self.name_is_free(&profile.name, known)?;
-        if known.is_none() && self.members.len() >= MEMBERS_MAX {
-            return Err(Refusal::Full { max: MEMBERS_MAX as u32 });
+        let max = self.rules().members_max;
+        if known.is_none() && self.members.len() >= max {
+            return Err(Refusal::Full { max: max as u32 });
         }
         let node = known.unwrap_or(NodeId(self.next_id));
         let state = match known.and_then(|node| self.members.get(&node)) {
@@ -326,6 +348,7 @@ impl Cluster {
         change: Option<NamespaceChange>,
         drops_stored: bool,
     ) -> Result<Namespace, Refusal> {
+        let max = self.rules().namespaces_max;
         let Namespaces { revision: _, default, named } = &mut self.namespaces;
         let Some(name) = name else {
             let settings = change.map_or_else(Namespace::default, |change| default.with(change));
@@ -347,8 +370,8 @@ impl Cluster {
         if before.goes_into_memory(&settings) && !drops_stored {
             return Err(Refusal::DropsStored(name));
         }
-        if !named.contains_key(&name) && named.len() >= NAMESPACES_MAX {
-            return Err(Refusal::TooManyNamespaces { max: NAMESPACES_MAX as u32 });
+        if !named.contains_key(&name) && named.len() >= max {
+            return Err(Refusal::TooManyNamespaces { max: max as u32 });
         }
         named.insert(name, settings.clone());
         Ok(settings)
@@ -371,6 +394,23 @@ impl Cluster {
         Ok(Answer::Done)
     }
 
+    /// Says again what holds already, so that the command may be repeated.
+    fn finalize(&mut self, to: ClusterVersion) -> Result<ClusterVersion, Refusal> {
+        let cluster = self.cluster_version;
+        if to == cluster {
+            return Ok(cluster);
+        }
+        if to != cluster.next() {
+            return Err(Refusal::NotTheNextVersion { to, cluster });
+        }
+        let members = self.view().without_support(to);
+        if !members.is_empty() {
+            return Err(Refusal::NotSupportedByAll { to, members });
+        }
+        self.cluster_version = to;
+        Ok(to)
+    }
+
     fn view(&self) -> ClusterView {
         let members = self.members.iter().map(|(&id, known)| (id, known.member.clone()));
         ClusterView {
@@ -384,10 +424,23 @@ impl Cluster {
             placement: self.placement.clone(),
             namespaces: self.namespaces.clone(),
             times: self.times.agreed(),
+            cluster_version: self.cluster_version,
         }
     }
+}
+
+/// A member that does not support the version of the cluster could not read what the others write.
+fn supports(profile: &Profile, cluster: ClusterVersion) -> Result<(), Refusal> {
+    let supported = profile.build.supported;
+    if !supported.is_valid() {
+        return Err(Refusal::Unversioned { cluster });
+    }
+    supported.accept(cluster).map(drop).map_err(Refusal::Unsupported)
 }
 
 #[cfg(test)]
 #[path = "state/state_test.rs"]
 pub(crate) mod state_test;
+#[cfg(test)]
+#[path = "state/version_test.rs"]
+mod version_test;

@@ -8,6 +8,10 @@
 //! *What does it promise?* Every function is a function of its arguments: two nodes that hold the
 //! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
 //!
+//! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] what
+//! this build reads, [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a
+//! value carries its version.
+//!
 //! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.
 //!
 //! *How does data move?* It does not: values come in, values go out.
@@ -31,6 +35,8 @@ mod route;
 mod stamp;
 mod times;
 mod topic;
+mod version;
+pub mod versioned;
 mod view;
 
 pub use audience::Watching;
@@ -51,4 +57,8 @@ pub use route::{Upstream, upstream};
 pub use stamp::{InvalidStamp, ProducerId, Sequence, Stamp};
 pub use times::{ClusterTimes, ConsensusTimes};
 pub use topic::{InvalidTopic, Topic};
-pub use view::{Addresses, ClusterView, Heads, Member, MemberState, Roles};
+pub use version::{
+    AgreedVersion, ClusterVersion, InvalidOffer, UnsupportedVersion, VersionConflict, VersionOffer,
+    VersionRange,
+};
+pub use view::{Addresses, Build, ClusterView, Heads, Member, MemberState, Roles};

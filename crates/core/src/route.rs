@@ -43,8 +43,8 @@ pub fn upstream(
 mod tests {
     use super::*;
     use crate::{
-        Addresses, Claim, ClusterId, Member, MemberState, Namespaces, Placement, Roles, ShardCount,
-        Spread, Term,
+        Addresses, Build, Claim, ClusterId, ClusterVersion, Member, MemberState, Namespaces,
+        Placement, Roles, ShardCount, Spread, Term,
     };
 
     const SHARD: ShardId = ShardId(7);
@@ -61,6 +61,7 @@ mod tests {
                 roles: Roles::default(),
                 weight: 1,
                 state: MemberState::Active,
+                build: Build::default(),
             };
             (id, member)
         };
@@ -75,6 +76,7 @@ mod tests {
             placement: Placement::default(),
             namespaces: Namespaces::default(),
             times: Default::default(),
+            cluster_version: ClusterVersion::FIRST,
         }
     }
 

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ClusterTimes, Namespaces, NodeId, Placement, Ring, ShardCount, ShardId, Spread,
-    Topic,
+    ClusterId, ClusterTimes, ClusterVersion, Namespaces, NodeId, Placement, Ring, ShardCount,
+    ShardId, Spread, Topic, VersionRange,
 };
 
 /// A version of the cluster. Nodes that hold the same version hold the same view.
@@ -34,6 +34,8 @@ pub struct ClusterView {
     pub namespaces: Namespaces,
     /// The times of consensus.
     pub times: ClusterTimes,
+    /// In which version nodes write what they share.
+    pub cluster_version: ClusterVersion,
 }
 
 /// A node, as the control group knows it.
@@ -55,6 +57,17 @@ pub struct Member {
     pub weight: u32,
     /// Where it stands.
     pub state: MemberState,
+    /// What its build supports, and the build's own version: as it announced them last.
+    pub build: Build,
+}
+
+/// What a member runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The release, such as `0.1.0`: for people.
+    pub release: String,
+    /// The cluster versions that it supports.
+    pub supported: VersionRange,
 }
 
 /// Where others dial a node: `host:port` each.
@@ -105,6 +118,7 @@ impl ClusterView {
             placement: Placement::default(),
             namespaces: Namespaces::default(),
             times: ClusterTimes::default(),
+            cluster_version: ClusterVersion::default(),
         }
     }
 
@@ -127,6 +141,12 @@ impl ClusterView {
     /// gone: it may have joined after this view was made.
     pub fn is_gone(&self, id: NodeId) -> bool {
         id < self.next_id && !self.members.contains_key(&id)
+    }
+
+    /// The members whose build does not support `version`, in the order of their ids.
+    pub fn without_support(&self, version: ClusterVersion) -> Vec<NodeId> {
+        let lacks = |m: &&Member| !m.build.supported.contains(version);
+        self.members.values().filter(lacks).map(|m| m.id).collect()
     }
 
     /// The region of a member; empty for a node without label and for a stranger.

@@ -57,6 +57,14 @@ impl cluster_server::Cluster for Cluster {
         Ok(Response::new(pb::RemoveResponse {}))
     }
 
+    async fn finalize(
+        &self,
+        _: Request<pb::FinalizeRequest>,
+    ) -> Result<Response<pb::FinalizeResponse>, Status> {
+        let version = self.operations.finalize().await.map_err(refused)?;
+        Ok(Response::new(pb::FinalizeResponse { cluster_version: version.0.into() }))
+    }
+
     async fn explain(
         &self,
         request: Request<pb::ExplainRequest>,
@@ -150,6 +158,7 @@ fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> clus
         conflict,
         problems,
         times: view.times,
+        cluster_version: view.cluster_version,
     }
 }
 

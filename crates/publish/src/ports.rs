@@ -6,8 +6,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterId, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace, NamespaceChange,
-    NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId, Topic,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace,
+    NamespaceChange, NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId,
+    Topic,
 };
 use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
 
@@ -129,6 +130,10 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Takes a member out for ever; with `force` also one that others cannot do without now.
     fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
+
+    /// Raises the version of the cluster by one, if every member supports the next; says which it has
+    /// then.
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>>;
 
     /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
     /// without a change, back to the default. Says what it has now. Without `force`, a change that would

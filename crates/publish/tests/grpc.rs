@@ -11,9 +11,10 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Claim, ClusterId, ClusterView, ContentType, Delivery, FetchError, From, Gap, GapReason, Item,
-    Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners, Placed, Placement,
-    Position, Publish, PublishError, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
+    Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Delivery, FetchError, From, Gap,
+    GapReason, Item, Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners,
+    Placed, Placement, Position, Publish, PublishError, ShardCount, ShardId, Spread, Term,
+    Timestamp, Topic,
 };
 use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
@@ -168,6 +169,10 @@ impl Operations for World {
         future::ready(if force { Ok(()) } else { Err(held) }).boxed()
     }
 
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+        future::ready(Ok(ClusterVersion::FIRST)).boxed()
+    }
+
     fn set_namespace(
         &self,
         name: Option<String>,
@@ -206,6 +211,7 @@ fn world() -> Arc<World> {
         placement: Placement { version: 4, replicas: vec![vec![ME]; 16] },
         namespaces: Namespaces::default(),
         times: Default::default(),
+        cluster_version: Default::default(),
     };
     let mut owners = Owners::default();
     for shard in view.shards.ids() {

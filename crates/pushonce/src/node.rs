@@ -139,7 +139,10 @@ impl Node {
         let edge = ports::Edge::default();
         let clocks = Arc::new(NodeClocks::new(me));
         let (relay, handle) = Relay::new(
-            pushonce_relay::Config::new(me, cluster),
+            pushonce_relay::Config {
+                agreed: engine.agreed_version(),
+                ..pushonce_relay::Config::new(me, cluster)
+            },
             views.clone(),
             Arc::new(shards.clone()),
             Arc::new(edge.clone()),
@@ -311,7 +314,8 @@ impl Node {
 
         let mut inside = Stage::new("links and shards");
         let token = inside.token();
-        let followed = follow(self.control.view(), self.view.clone(), self.book, token.clone());
+        let (views, engine) = (self.control.view(), self.engine.clone());
+        let followed = follow(views, self.view.clone(), self.book, engine, token.clone());
         inside.spawn(followed);
         let (views, (announced, index)) = (self.view.subscribe(), channel(None));
         let told = current::tell_shards(self.current.subscribe(), views.clone(), self.settings);
@@ -425,17 +429,24 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpLi
 }
 
 /// Carries each new view to the engines, and to the book that consensus dials by where the members
-/// are and who is none any more.
+/// are and who is none any more. The version of the cluster is on disk before anything is written in it.
 async fn follow(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
     book: AddressBook,
+    engine: Engine,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
         let newest = views.borrow_and_update().clone();
         if let Some(newest) = newest {
             let address = |member: &Member| (member.id, member.addresses.peer.clone());
+            let version = newest.cluster_version;
+            if version > engine.agreed_version().get() {
+                engine.raise_version(version).await.context("the cluster version")?;
+                tracing::info!(%version, "the cluster version is raised");
+            }
+            metrics::gauge!("pushonce_cluster_version").set(f64::from(version.0));
             book.replace(newest.members.values().map(address).collect(), newest.next_id);
             view.send_replace(newest);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushonce_core::{ClusterId, History, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, History, NodeId};
 use pushonce_proto::peer::MESSAGE_BYTES;
 
 use crate::outbox::HEAVY_PART;
@@ -14,6 +14,8 @@ pub struct Config {
     pub me: NodeId,
     /// Its cluster; a link to or from another is refused.
     pub cluster: ClusterId,
+    /// The version in which it writes; a peer that cannot read it is refused.
+    pub agreed: AgreedVersion,
     /// Bytes that may wait for one link. Over it the link is reset: the peer asks again from its
     /// position and gets the rest out of history, which is bounded already.
     pub link_bytes_max: usize,
@@ -75,6 +77,7 @@ impl Config {
         Config {
             me,
             cluster,
+            agreed: AgreedVersion::default(),
             link_bytes_max: LINK_BYTES_MAX,
             committed_bytes_max: 64 << 20,
             pending_max: 65_536,

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::NodeId;
+use pushonce_core::{NodeId, VersionConflict, VersionOffer};
 use pushonce_proto::pb::peer::v1::relay_client::RelayClient;
-use pushonce_proto::peer::Frame;
 use pushonce_proto::status::describe;
 use rand::Rng as _;
 use tokio::sync::mpsc;
@@ -16,7 +15,8 @@ use tonic::Status;
 use tonic::transport::{Endpoint, Server};
 
 use crate::Config;
-use crate::link::{Link, Misdialled, frames_of, greeted};
+use crate::conflicts::Conflicts;
+use crate::link::{self, Link, Misdialled, frames_of, greeted};
 use crate::outbox::Outbox;
 
 /// Windows of 4 and 8 MiB fill 100 ms of round trip at 300 Mbit/s; what a slow peer may make this
@@ -54,11 +54,13 @@ pub(crate) async fn keep(
     to: NodeId,
     address: String,
     links: mpsc::Sender<Link>,
+    conflicts: Conflicts,
 ) {
     let mut pause = PAUSE_MIN;
     loop {
         match timeout(config.connect_timeout * 2, dial(&config, to, &address)).await {
             Ok(Ok(link)) => {
+                conflicts.clear(to);
                 let life = link.life.clone();
                 if links.send(link).await.is_err() {
                     return;
@@ -66,7 +68,8 @@ pub(crate) async fn keep(
                 life.cancelled().await;
                 pause = PAUSE_MIN;
             }
-            Ok(Err(why)) => {
+            Ok(Err(NoLink::Version(conflict))) => conflicts.note(to, conflict),
+            Ok(Err(NoLink::Other(why))) => {
                 tracing::debug!(%to, address, why = %describe(&why), "no link yet");
             }
             Err(_) => tracing::debug!(%to, address, "no link yet: no greeting in time"),
@@ -76,8 +79,40 @@ pub(crate) async fn keep(
     }
 }
 
+/// Why there is no link.
+enum NoLink {
+    /// The versions do not fit.
+    Version(VersionConflict),
+    /// Anything else.
+    Other(Status),
+}
+
+impl From<Status> for NoLink {
+    fn from(status: Status) -> NoLink {
+        NoLink::Other(status)
+    }
+}
+
+impl From<Misdialled> for NoLink {
+    fn from(why: Misdialled) -> NoLink {
+        match why {
+            Misdialled::Version { conflict, .. } => NoLink::Version(conflict),
+            other => NoLink::Other(other.into()),
+        }
+    }
+}
+
+/// A peer that refuses this node for its version says which versions it has itself.
+fn refused(status: Status, ours: VersionOffer) -> NoLink {
+    let said = status.metadata().get(link::VERSIONS).and_then(|value| value.to_str().ok());
+    match said.and_then(|said| said.parse().ok()).map(|theirs| ours.check(Some(theirs))) {
+        Some(Err(conflict)) => NoLink::Version(conflict),
+        _ => NoLink::Other(status),
+    }
+}
+
 /// One attempt.
-async fn dial(config: &Config, to: NodeId, address: &str) -> Result<Link, Status> {
+async fn dial(config: &Config, to: NodeId, address: &str) -> Result<Link, NoLink> {
     let invalid = |why| Status::invalid_argument(format!("{address} is no address: {why}"));
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .map_err(invalid)?
@@ -91,18 +126,25 @@ async fn dial(config: &Config, to: NodeId, address: &str) -> Result<Link, Status
         .connect()
         .await
         .map_err(|why| Status::unavailable(why.to_string()))?;
-    let outbox = Outbox::new(config.link_bytes_max);
-    let Config { cluster, me, .. } = *config;
+    let outbox = Outbox::new(config.link_bytes_max, config.agreed.clone());
+    let &Config { cluster, me, ref agreed, .. } = config;
     // The first frame of an empty queue always fits.
-    let _fits = outbox.push(Frame::Hello { cluster, node: me, to: Some(to) });
+    let _fits = outbox.push(link::hello(config, to));
     let mut client = RelayClient::new(channel).max_decoding_message_size(DECODE_BYTES_MAX);
-    let mut inbound = client.link(outbox.clone().stream()).await?.into_inner();
+    let answer = client.link(outbox.clone().stream()).await;
+    let mut inbound = answer.map_err(|status| refused(status, agreed.offer()))?.into_inner();
     let first = inbound.message().await?.ok_or(Misdialled::NoHello)?;
+    let unsupported = link::supported(&first).err();
     let mut early = frames_of(to, first).into_iter();
-    let node = greeted(cluster, me, &early.next().ok_or(Misdialled::NoHello)?)?;
+    let hello = early.next().ok_or(Misdialled::NoHello)?;
+    let (node, version) = greeted(cluster, me, agreed.offer(), &hello)?;
     if node != to {
         return Err(Misdialled::OtherAnswers { node, meant: to }.into());
     }
+    if let Some(why) = unsupported {
+        return Err(Status::failed_precondition(why.to_string()).into());
+    }
+    outbox.greeted(version);
     let life = CancellationToken::new();
     Ok(Link { node, outbox, inbound, early: early.collect(), life })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use pushonce_core::{ClusterView, NodeId};
+use pushonce_core::{ClusterVersion, ClusterView, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
 use tokio::sync::{mpsc, watch};
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Config;
-use crate::link::{Link, Misdialled, frames_of, greeted};
+use crate::conflicts::Conflicts;
+use crate::link::{self, Link, Misdialled, VERSIONS, frames_of, greeted, supported};
 use crate::outbox::Outbox;
 
 /// The gRPC service `pushonce.peer.v1.Relay`.
@@ -22,21 +23,34 @@ pub struct Service {
     pub(crate) config: Arc<Config>,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) links: mpsc::Sender<Link>,
+    pub(crate) conflicts: Conflicts,
 }
 
 impl Service {
     /// Whether the peer may come in.
-    fn admit(&self, hello: &Frame) -> Result<NodeId, Misdialled> {
+    fn admit(&self, hello: &Frame) -> Result<(NodeId, ClusterVersion), Misdialled> {
         let me = self.config.me;
-        let node = greeted(self.config.cluster, me, hello)?;
+        let (node, version) = greeted(self.config.cluster, me, self.config.agreed.offer(), hello)?;
         if node >= me {
             Err(Misdialled::WrongWay { me, node })
         } else if self.view.borrow().is_gone(node) {
             Err(Misdialled::Gone { node })
         } else {
             // A node that this node has not heard of yet may have just joined.
-            Ok(node)
+            Ok((node, version))
         }
+    }
+
+    /// A refusal for the version says which versions this node has: the peer may be the one to change.
+    fn refuse(&self, why: Misdialled) -> Status {
+        if let Misdialled::Version { node, conflict } = why {
+            self.conflicts.note(node, conflict);
+        }
+        let mut status = Status::from(why);
+        if let Ok(offer) = self.config.agreed.offer().to_string().parse() {
+            status.metadata_mut().insert(VERSIONS, offer);
+        }
+        status
     }
 }
 
@@ -51,13 +65,19 @@ impl pb::relay_server::Relay for Service {
         let mut inbound = request.into_inner();
         let first = timeout(self.config.connect_timeout, inbound.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
-        let mut early = frames_of(NodeId(0), first.ok_or(Misdialled::NoHello)?).into_iter();
+        let first = first.ok_or(Misdialled::NoHello)?;
+        let unsupported = supported(&first).err();
+        let mut early = frames_of(NodeId(0), first).into_iter();
         let hello = early.next().ok_or(Misdialled::NoHello)?;
-        let node = self.admit(&hello)?;
-        let outbox = Outbox::new(self.config.link_bytes_max);
-        let Config { cluster, me, .. } = *self.config;
+        let (node, version) = self.admit(&hello).map_err(|why| self.refuse(why))?;
+        if let Some(why) = unsupported {
+            return Err(Status::failed_precondition(why.to_string()));
+        }
+        self.conflicts.clear(node);
+        let outbox = Outbox::new(self.config.link_bytes_max, self.config.agreed.clone());
+        outbox.greeted(version);
         // The first frame of an empty queue always fits.
-        let _fits = outbox.push(Frame::Hello { cluster, node: me, to: Some(node) });
+        let _fits = outbox.push(link::hello(&self.config, node));
         let stream = outbox.clone().stream().map(Ok).boxed();
         let life = CancellationToken::new();
         let link = Link { node, outbox, inbound, early: early.collect(), life };

@@ -1,13 +1,13 @@
 //! What the rest of the node says to its relay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
     Claim, FetchError, Message, NodeId, Owners, Page, Placed, Position, Publish, PublishError,
-    Refusal, ShardId, Topic, Want,
+    Refusal, ShardId, Topic, VersionConflict, Want,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -19,6 +19,7 @@ pub struct Handle {
     inbox: Arc<Inbox>,
     owners: watch::Receiver<Arc<Owners>>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
+    conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
 }
 
 impl Handle {
@@ -26,8 +27,15 @@ impl Handle {
         inbox: Arc<Inbox>,
         owners: watch::Receiver<Arc<Owners>>,
         reachable: watch::Receiver<BTreeSet<NodeId>>,
+        conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
     ) -> Handle {
-        Handle { inbox, owners, reachable }
+        Handle { inbox, owners, reachable, conflicts }
+    }
+
+    /// The nodes with which this node exchanges no frames because their versions do not fit, and which
+    /// of the two has to change.
+    pub fn version_conflicts(&self) -> watch::Receiver<BTreeMap<NodeId, VersionConflict>> {
+        self.conflicts.clone()
     }
 
     /// These were committed, in this order, by shards that this node leads: they go to everyone who

@@ -14,6 +14,9 @@
 //! so ([`Sink::stale`]) some three seconds after the last moment when it could, whichever part of the
 //! way to the owner is broken, and told when it is over.
 //!
+//! *What of versions?* Each side greets with the versions that its build supports and the one it writes; a
+//! peer that cannot read them, or names none, is refused in words ([`Handle::version_conflicts`]).
+//!
 //! *What does it refuse?* Client sockets, Raft, and any word about who should own what; links from
 //! other clusters, of nodes that are gone, and those opened by the higher node id. It stores nothing:
 //! besides a few recent messages of each watched topic, the past is the source's.
@@ -46,6 +49,7 @@
 //! doubtful ([`Handle::disclaim`]); allow a topic more history than [`Config::link_bytes_max`].
 
 mod config;
+mod conflicts;
 mod crossing;
 mod dial;
 mod door;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_core::{ClusterId, Message, NodeId};
+use pushonce_core::{
+    ClusterId, ClusterVersion, Message, NodeId, UnsupportedVersion, VersionConflict, VersionOffer,
+    VersionRange,
+};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::{FetchedPart, Frame};
 use pushonce_proto::status::describe;
@@ -12,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::Config;
 use crate::outbox::Outbox;
 
 /// Both sides have said who they are.
@@ -55,6 +59,8 @@ pub(crate) enum Misdialled {
     OtherAnswers { node: NodeId, meant: NodeId },
     #[error("a link is opened by the lower node id: {me} dials {node}")]
     WrongWay { me: NodeId, node: NodeId },
+    #[error("{conflict}")]
+    Version { node: NodeId, conflict: VersionConflict },
     #[error("{node} is not in the cluster any more; an id is never used again, join as a new node")]
     Gone { node: NodeId },
 }
@@ -65,9 +71,23 @@ impl From<Misdialled> for Status {
     }
 }
 
-/// Reads who is at the other end out of its first frame.
-pub(crate) fn greeted(cluster: ClusterId, me: NodeId, hello: &Frame) -> Result<NodeId, Misdialled> {
-    let &Frame::Hello { cluster: theirs, node, to } = hello else {
+/// Metadata of a refusal: the versions of the node that refuses.
+pub(crate) const VERSIONS: &str = "pushonce-versions";
+
+/// The first frame of this node on a link.
+pub(crate) fn hello(config: &Config, to: NodeId) -> Frame {
+    let &Config { cluster, me, ref agreed, .. } = config;
+    Frame::Hello { cluster, node: me, to: Some(to), versions: Some(agreed.offer()) }
+}
+
+/// Reads out of its first frame who is at the other end, and the version to write to it.
+pub(crate) fn greeted(
+    cluster: ClusterId,
+    me: NodeId,
+    ours: VersionOffer,
+    hello: &Frame,
+) -> Result<(NodeId, ClusterVersion), Misdialled> {
+    let &Frame::Hello { cluster: theirs, node, to, versions } = hello else {
         return Err(Misdialled::NoHello);
     };
     if theirs != cluster {
@@ -75,7 +95,10 @@ pub(crate) fn greeted(cluster: ClusterId, me: NodeId, hello: &Frame) -> Result<N
     }
     match to {
         Some(meant) if meant != me => Err(Misdialled::OtherNode { me, meant }),
-        _ => Ok(node),
+        _ => match ours.check(versions) {
+            Ok(version) => Ok((node, version)),
+            Err(conflict) => Err(Misdialled::Version { node, conflict }),
+        },
     }
 }
 
@@ -93,6 +116,9 @@ pub(crate) async fn read(number: u64, link: Link, heard: mpsc::Sender<Heard>, si
             Ok(Err(status)) => break describe(&status),
             Ok(Ok(None)) => break "closed by the peer".to_owned(),
             Ok(Ok(Some(frames))) => {
+                if let Err(why) = supported(&frames) {
+                    break why.to_string();
+                }
                 let what = What::Frames(frames_of(node, frames));
                 if heard.send(Heard { node, link: number, what }).await.is_err() {
                     break "the relay has ended".to_owned();
@@ -103,6 +129,13 @@ pub(crate) async fn read(number: u64, link: Link, heard: mpsc::Sender<Heard>, si
     life.cancel();
     // Nobody listens any more only when the relay has ended.
     let _ended = heard.send(Heard { node, link: number, what: What::Down(why) }).await;
+}
+
+/// Whether this build reads the version in which frames are written. It was agreed on when the link was
+/// opened, and may be raised since.
+pub(crate) fn supported(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
+    let version = ClusterVersion(u16::try_from(frames.version).unwrap_or(u16::MAX));
+    VersionRange::SUPPORTED.accept(version).map(drop)
 }
 
 /// A frame that cannot be read is left out: of a newer version, it is not for this one; of this
@@ -150,9 +183,30 @@ mod tests {
 
     const OURS: ClusterId = ClusterId(7);
     const ME: NodeId = NodeId(2);
+    const OFFER: VersionOffer =
+        VersionOffer { supported: VersionRange::SUPPORTED, agreed: VersionRange::SUPPORTED.min };
+
+    fn greeted(cluster: ClusterId, me: NodeId, hello: &Frame) -> Result<NodeId, Misdialled> {
+        super::greeted(cluster, me, OFFER, hello).map(|(node, _)| node)
+    }
+
+    #[test]
+    fn a_greeting_of_a_build_that_does_not_fit_is_refused_in_words() {
+        let greet = |versions| {
+            let hello = Frame::Hello { cluster: OURS, node: NodeId(1), to: Some(ME), versions };
+            greeted(OURS, ME, &hello).map_err(|why| why.to_string())
+        };
+        assert_eq!(greet(Some(OFFER)), Ok(NodeId(1)));
+        let why = greet(None).unwrap_err();
+        assert!(why.contains("older than cluster versions"), "{why}");
+        let only = VersionRange::only(VersionRange::SUPPORTED.max.next());
+        let why = greet(Some(VersionOffer { supported: only, agreed: only.max })).unwrap_err();
+        assert!(why.contains("on this node"), "{why}");
+    }
 
     fn hello(cluster: u128, to: Option<u64>) -> Frame {
-        Frame::Hello { cluster: ClusterId(cluster), node: NodeId(1), to: to.map(NodeId) }
+        let versions = Some(OFFER);
+        Frame::Hello { cluster: ClusterId(cluster), node: NodeId(1), to: to.map(NodeId), versions }
     }
 
     #[test]

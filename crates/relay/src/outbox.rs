@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
+use pushonce_core::{AgreedVersion, ClusterVersion};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
 use tokio::sync::Notify;
@@ -20,6 +21,9 @@ pub(crate) struct Outbox {
     /// Wakes the link.
     news: Notify,
     bytes_max: usize,
+    /// The version in which this node writes, and the one in which the peer does.
+    agreed: AgreedVersion,
+    peer: AgreedVersion,
 }
 
 #[derive(Default)]
@@ -47,8 +51,20 @@ pub(crate) const HEAVY_PART: usize = 4;
 pub(crate) struct Overflow;
 
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize) -> Arc<Outbox> {
-        Arc::new(Outbox { queue: Mutex::default(), news: Notify::new(), bytes_max })
+    /// `agreed` is the version in which this node writes.
+    pub(crate) fn new(bytes_max: usize, agreed: AgreedVersion) -> Arc<Outbox> {
+        Arc::new(Outbox {
+            queue: Mutex::default(),
+            news: Notify::new(),
+            bytes_max,
+            agreed,
+            peer: AgreedVersion::default(),
+        })
+    }
+
+    /// The peer writes in `version`. It may have heard of a raise before this node.
+    pub(crate) fn greeted(&self, version: ClusterVersion) {
+        self.peer.raise(version);
     }
 
     /// Adds a frame, and says how much waits; to a closed queue it adds nothing.
@@ -101,7 +117,8 @@ impl Outbox {
             let (frames, closed) = self.take();
             if !frames.is_empty() {
                 let frames = frames.into_iter().map(pb::LinkFrame::from).collect();
-                return Some(pb::LinkFrames { frames });
+                let version = self.agreed.get().max(self.peer.get()).0.into();
+                return Some(pb::LinkFrames { frames, version });
             }
             if closed {
                 return None;
@@ -143,7 +160,7 @@ mod tests {
 
     #[test]
     fn everything_ready_goes_into_one() {
-        let outbox = Outbox::new(1 << 20);
+        let outbox = Outbox::new(1 << 20, AgreedVersion::default());
         for n in 0..5 {
             outbox.push(beat(n)).expect("room");
         }
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn over_the_bound_everything_is_dropped_and_the_stream_ends() {
-        let outbox = Outbox::new(2 * beat(0).size_hint());
+        let outbox = Outbox::new(2 * beat(0).size_hint(), AgreedVersion::default());
         outbox.push(beat(0)).expect("room");
         outbox.push(beat(1)).expect("room");
         assert_eq!(outbox.push(beat(2)), Err(Overflow));
@@ -165,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_waits_when_it_is_closed_is_still_sent() {
-        let outbox = Outbox::new(1 << 20);
+        let outbox = Outbox::new(1 << 20, AgreedVersion::default());
         outbox.push(beat(0)).expect("room");
         outbox.close();
         outbox.push(beat(1)).expect("a closed queue takes nothing and says nothing");

@@ -8,6 +8,7 @@ use pushonce_proto::pb::peer::v1::relay_server::RelayServer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::conflicts::Conflicts;
 use crate::dial::DECODE_BYTES_MAX;
 use crate::door::Service;
 use crate::inbox::Inbox;
@@ -27,6 +28,7 @@ pub struct Relay {
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) links: mpsc::Sender<Link>,
     pub(crate) greeted: mpsc::Receiver<Link>,
+    pub(crate) conflicts: Conflicts,
 }
 
 /// Whoever asks when nobody listens any more gets an answer at once.
@@ -55,11 +57,23 @@ impl Relay {
         let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
         let (reachable, reachable_seen) = watch::channel(BTreeSet::from([config.me]));
         let (links, greeted) = mpsc::channel(GREETED_MAX);
-        let handle = Handle::new(inbox.clone(), owners_seen, reachable_seen);
+        let conflicts = Conflicts::default();
+        let handle = Handle::new(inbox.clone(), owners_seen, reachable_seen, conflicts.watch());
         let config = Arc::new(config);
         let inbox = Listening(inbox);
-        let relay =
-            Relay { config, view, source, sink, clocks, inbox, owners, reachable, links, greeted };
+        let relay = Relay {
+            config,
+            view,
+            source,
+            sink,
+            clocks,
+            inbox,
+            owners,
+            reachable,
+            links,
+            greeted,
+            conflicts,
+        };
         (relay, handle)
     }
 
@@ -67,7 +81,8 @@ impl Relay {
     /// on a [`server`](crate::server).
     pub fn service(&self) -> RelayServer<Service> {
         let config = self.config.clone();
-        let service = Service { config, view: self.view.clone(), links: self.links.clone() };
+        let (view, links) = (self.view.clone(), self.links.clone());
+        let service = Service { config, view, links, conflicts: self.conflicts.clone() };
         RelayServer::new(service).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 

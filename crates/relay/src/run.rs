@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::conflicts::Conflicts;
 use crate::link::{Heard, Link};
 use crate::relay::Listening;
 use crate::turn::{Parts, Taken, Turn};
@@ -25,6 +26,7 @@ pub(crate) struct Running {
     turn: Arc<Mutex<Turn>>,
     links: mpsc::Sender<Link>,
     greeted: mpsc::Receiver<Link>,
+    conflicts: Conflicts,
     hearing: mpsc::Receiver<Heard>,
     dialled: BTreeMap<NodeId, Dialled>,
     /// Readers and diallers.
@@ -45,7 +47,7 @@ const HEARD_MAX: usize = 256;
 impl Running {
     pub(crate) fn new(relay: Relay) -> Running {
         let Relay { config, mut view, source, sink, clocks, inbox, owners, .. } = relay;
-        let Relay { reachable, links, greeted, .. } = relay;
+        let Relay { reachable, links, greeted, conflicts, .. } = relay;
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let seen = view.borrow_and_update().clone();
         let parts = Parts {
@@ -67,6 +69,7 @@ impl Running {
             turn,
             links,
             greeted,
+            conflicts,
             hearing,
             dialled: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -147,7 +150,8 @@ impl Running {
             let Some(address) = wanted(node) else { continue };
             if !self.dialled.contains_key(&node) {
                 let (config, links) = (self.config.clone(), self.links.clone());
-                let keep = dial::keep(config, node, address.to_owned(), links);
+                let keep =
+                    dial::keep(config, node, address.to_owned(), links, self.conflicts.clone());
                 let task = self.tasks.spawn(keep);
                 self.dialled.insert(node, Dialled { address: address.to_owned(), task });
             }

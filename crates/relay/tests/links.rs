@@ -11,9 +11,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Addresses, Claim, ClusterId, ClusterView, ContentType, FetchError, Gap, Member, MemberState,
-    Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish, PublishError, Refusal,
-    Roles, ShardCount, ShardId, Spread, Term, Timestamp, Topic, Want, Watching,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError, Gap,
+    Member, MemberState, Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish,
+    PublishError, Refusal, Roles, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
+    VersionOffer, VersionRange, Want, Watching,
 };
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::peer::Frame;
@@ -274,6 +275,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
+            build: Build::default(),
         };
         (id, member)
     };
@@ -288,6 +290,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
         times: Default::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 
@@ -466,16 +469,28 @@ async fn whoever_asks_a_relay_that_has_ended_is_answered() {
 async fn a_stranger_is_told_what_to_change() {
     let mut cluster = Cluster::of(2).await;
     let address = format!("http://{}", cluster.node(2).address);
-    let hello = |cluster, node, to| Frame::Hello { cluster, node: NodeId(node), to: Some(to) };
+    let offer = |version: ClusterVersion| {
+        Some(VersionOffer { supported: VersionRange::only(version), agreed: version })
+    };
+    let greet = |cluster, node, to, versions| Frame::Hello {
+        cluster,
+        node: NodeId(node),
+        to: Some(to),
+        versions,
+    };
+    let hello = |cluster, node, to| greet(cluster, node, to, offer(VersionRange::SUPPORTED.min));
+    let later = offer(VersionRange::SUPPORTED.max.next());
     let cases = [
         (hello(ClusterId(1), 1, NodeId(2)), "not 00000000000000000000000000000001"),
         (hello(CLUSTER, 1, NodeId(3)), "this is n2, not n3"),
         (hello(CLUSTER, 2, NodeId(2)), "opened by the lower node id"),
+        (greet(CLUSTER, 1, NodeId(2), None), "older than cluster versions"),
+        (greet(CLUSTER, 1, NodeId(2), later), "run a build that supports"),
         (Frame::Withdraw { number: 1 }, "begins with a hello"),
     ];
     for (first, told) in cases {
         let mut client = pb::relay_client::RelayClient::connect(address.clone()).await.expect("up");
-        let frames = pb::LinkFrames { frames: vec![first.into()] };
+        let frames = pb::LinkFrames { frames: vec![first.into()], version: 1 };
         let refused = client.link(tokio_stream::once(frames)).await.expect_err("a stranger");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains(told), "{}", refused.message());

@@ -249,7 +249,7 @@ impl<P: Propose> Commit<P> {
         if proposed.is_empty() {
             return proposed;
         }
-        let end = self.proposer.propose(batch.encode()).await;
+        let end = self.proposer.propose(batch.encode(self.shared.version())).await;
         let ends = ends(end, proposed.len());
         let (mut outcomes, mut moved) = (Vec::with_capacity(proposed.len()), Vec::new());
         for (one, end) in proposed.into_iter().zip(ends) {
@@ -276,7 +276,7 @@ impl<P: Propose> Commit<P> {
             && let Some(time) = self.stamp().await
         {
             let entry = Batch::renewing(time);
-            if let Err(error) = self.proposer.propose(entry.encode()).await {
+            if let Err(error) = self.proposer.propose(entry.encode(self.shared.version())).await {
                 tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
             }
         }
@@ -331,10 +331,7 @@ fn ends(end: Result<Bytes, ProposeError>, count: usize) -> Vec<End> {
         Ok(placed) => End::Settled(Ok(placed)),
     };
     match decode_answer(&answer) {
-        Ok(Some(outcomes)) if outcomes.len() == count => outcomes.into_iter().map(end).collect(),
-        Ok(None) => {
-            all(Refusal::Unavailable("the replicas cannot read the entry".to_owned()).into())
-        }
+        Ok(outcomes) if outcomes.len() == count => outcomes.into_iter().map(end).collect(),
         _ => all(unknown("the state machine gave another answer than was asked for")),
     }
 }

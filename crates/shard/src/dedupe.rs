@@ -12,6 +12,7 @@ use crate::Item;
 use crate::keys::{Keys, Name};
 use crate::passing::Passing;
 use crate::producers::Producers;
+use crate::rules::Rules;
 
 /// What a shard knows of the publishes that may be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,13 @@ pub enum Rejected {
 }
 
 impl Dedupe {
+    /// These are the constants from now on.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.passing.keep_to(rules);
+        self.keys.keep_to(rules);
+        self.producers.keep_to(rules);
+    }
+
     /// An entry with this time is being applied: what is older than the window is forgotten.
     pub(crate) fn advance(&mut self, time: Timestamp) {
         let now = self.passing.at(time);

@@ -11,9 +11,11 @@ use pushonce_core::Topic;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::rules::Rules;
+
 /// How many names are remembered: 512 KiB in memory, 200 KiB in a snapshot. Past it the older half is
 /// forgotten, and every topic may have had an earlier life.
-const KNOWN_MAX: usize = 16_384;
+pub(crate) const KNOWN_MAX: usize = 16_384;
 
 /// The topics that were dropped. A clone shares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,16 +25,23 @@ pub(crate) struct Ended {
     known: Arc<BTreeMap<u64, u64>>,
     /// The newest index that is forgotten.
     forgotten: Option<u64>,
+    #[serde(skip)]
+    rules: &'static Rules,
 }
 
 impl Ended {
+    /// These are the bounds from now on.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.rules = rules;
+    }
+
     /// The entry at `index` drops a topic.
     pub(crate) fn insert(&mut self, topic: &Topic, index: u64) {
         let known = Arc::make_mut(&mut self.known);
         known.insert(xxh3_64(topic.as_str().as_bytes()), index);
-        if known.len() > KNOWN_MAX {
+        if known.len() > self.rules.ended_topics_max {
             let mut indexes: Vec<_> = known.values().copied().collect();
-            let (_, &mut middle, _) = indexes.select_nth_unstable(KNOWN_MAX / 2);
+            let (_, &mut middle, _) = indexes.select_nth_unstable(self.rules.ended_topics_max / 2);
             known.retain(|_, index| *index > middle);
             self.forgotten = Some(middle);
         }
@@ -40,7 +49,7 @@ impl Ended {
 
     /// Every topic may have had an earlier life that ended at `index`, above all indexes so far.
     pub(crate) fn assume_all(&mut self, index: u64) {
-        *self = Ended { known: Arc::default(), forgotten: Some(index) };
+        *self = Ended { forgotten: Some(index), rules: self.rules, ..Ended::default() };
     }
 
     /// The index of the entry that may have dropped `topic` last; `None` when none has.

@@ -1,17 +1,18 @@
 //! One entry of a shard's log: the publishes that are committed together.
 //!
-//! On disk and on the link: one byte of version, then postcard. Whatever decides how an entry is
-//! applied travels in it or in an earlier entry (the time, the settings), so that replicas with other
-//! clocks or an older view of the cluster come to the same state.
+//! On disk and on the link: the cluster version, then postcard. Whatever decides how an entry is applied
+//! travels in it or in an earlier entry (the time, the settings), so that replicas with other clocks or
+//! an older view of the cluster come to the same state.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic};
+use pushonce_core::versioned::{self, Unreadable};
+use pushonce_core::{
+    ClusterVersion, ContentType, Key, Placed, Publish, Sequence, Stamp, Timestamp, Topic,
+    VersionRange,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Rejected, ShardSettings};
-
-/// The version this code writes, and the only one it reads.
-const VERSION: u8 = 3;
 
 /// The publishes of one entry, in the order in which they get their places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,20 +47,6 @@ pub struct Item {
     pub payload: Bytes,
 }
 
-/// An entry that cannot be applied. It changes nothing, on any replica of the same version.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidEntry {
-    /// No bytes at all.
-    #[error("the entry is empty")]
-    Empty,
-    /// Written by another version.
-    #[error("the entry has version {0}, this node reads {VERSION}: run one version on all nodes")]
-    Version(u8),
-    /// Not what a batch looks like.
-    #[error("the entry cannot be read: {0}")]
-    Damaged(String),
-}
-
 impl Batch {
     /// Publishes alone.
     pub fn new(time: Timestamp, items: Vec<Item>) -> Batch {
@@ -77,27 +64,30 @@ impl Batch {
         Batch { renews_memory: true, ..Batch::new(time, Vec::new()) }
     }
 
-    /// The entry to propose.
-    pub fn encode(&self) -> Bytes {
-        let entry = postcard::to_extend(self, vec![VERSION]);
-        entry.expect("a growing buffer takes every batch").into()
+    /// The entry to propose, written in a version.
+    pub fn encode(&self, version: ClusterVersion) -> Bytes {
+        versioned::encode(version, self).into()
     }
 
-    /// Reads an entry. Payloads are copied out of it, so that a message that lives long does not
+    /// Reads an entry, and says which version it has. Payloads are copied out of it, so that a message that lives long does not
     /// keep its whole batch in memory.
     ///
     /// # Errors
-    /// [`InvalidEntry`] when the bytes are no batch of this version, with nothing after it.
-    pub fn decode(entry: &[u8]) -> Result<Batch, InvalidEntry> {
-        let (&version, body) = entry.split_first().ok_or(InvalidEntry::Empty)?;
-        if version != VERSION {
-            return Err(InvalidEntry::Version(version));
-        }
-        match postcard::take_from_bytes(body) {
-            Ok((batch, [])) => Ok(batch),
-            Ok((_, rest)) => Err(InvalidEntry::Damaged(format!("{} bytes too many", rest.len()))),
-            Err(why) => Err(InvalidEntry::Damaged(why.to_string())),
-        }
+    /// [`Unreadable`] when the bytes are no batch of a version that this build supports, with nothing
+    /// after it.
+    pub fn decode(entry: &[u8]) -> Result<(ClusterVersion, Batch), Unreadable> {
+        Batch::decode_within(VersionRange::SUPPORTED, entry)
+    }
+
+    /// As [`Batch::decode`], by a build that supports `supported`.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn decode_within(
+        supported: VersionRange,
+        entry: &[u8],
+    ) -> Result<(ClusterVersion, Batch), Unreadable> {
+        versioned::decode_within(supported, entry)
     }
 }
 
@@ -117,9 +107,8 @@ impl Item {
     }
 }
 
-/// What applying an entry answers to its proposer: an outcome for each item, or `None` when the
-/// entry could not be read.
-pub(crate) type Answer = Option<Vec<Result<Placed, Rejected>>>;
+/// What applying an entry answers to its proposer, which is on the same node: an outcome for each item.
+pub(crate) type Answer = Vec<Result<Placed, Rejected>>;
 
 pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
     postcard::to_stdvec(answer).expect("a growing buffer takes every answer").into()
@@ -131,7 +120,7 @@ pub(crate) fn decode_answer(answer: &[u8]) -> Result<Answer, postcard::Error> {
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::{Namespace, Namespaces, ShardCount};
+    use pushonce_core::{Namespace, Namespaces, ShardCount, UnsupportedVersion};
 
     use super::*;
 
@@ -159,35 +148,39 @@ mod tests {
 
     #[test]
     fn a_batch_reads_back_what_was_written() {
-        assert_eq!(Batch::decode(&batch().encode()), Ok(batch()));
+        for version in [VersionRange::SUPPORTED.min, VersionRange::SUPPORTED.max] {
+            assert_eq!(Batch::decode(&batch().encode(version)), Ok((version, batch())));
+        }
     }
 
     #[test]
     fn what_is_no_batch_of_this_version_is_refused() {
-        assert_eq!(Batch::decode(b""), Err(InvalidEntry::Empty));
-        assert_eq!(Batch::decode(b"\x09abc"), Err(InvalidEntry::Version(9)));
-        let entry = batch().encode();
+        assert_eq!(Batch::decode(b""), Err(Unreadable::Unversioned(0)));
+        let (found, supported) = (ClusterVersion(9), VersionRange::SUPPORTED);
+        let why = Unreadable::Version(UnsupportedVersion { found, supported });
+        assert_eq!(Batch::decode(b"\x00\x09abc"), Err(why));
+        let entry = batch().encode(VersionRange::SUPPORTED.max);
         for end in 1..entry.len() {
             assert!(Batch::decode(&entry[..end]).is_err(), "{end} bytes of it were taken");
         }
         let longer = [&entry[..], b"x"].concat();
-        assert_eq!(Batch::decode(&longer), Err(InvalidEntry::Damaged("1 bytes too many".into())));
+        assert_eq!(Batch::decode(&longer), Err(Unreadable::Damaged("1 bytes too many".into())));
     }
 
     #[test]
     fn a_topic_that_breaks_a_rule_makes_the_entry_unreadable() {
-        let entry = batch().encode();
+        let entry = batch().encode(VersionRange::SUPPORTED.max);
         let at = entry.windows(3).position(|part| part == b"a/b").unwrap();
         let mut forged = entry.to_vec();
         forged[at..at + 3].copy_from_slice(b"a//");
-        assert!(matches!(Batch::decode(&forged), Err(InvalidEntry::Damaged(_))));
+        assert!(matches!(Batch::decode(&forged), Err(Unreadable::Damaged(_))));
     }
 
     #[test]
     fn a_payload_does_not_pin_the_entry_it_came_in() {
-        let entry = batch().encode();
+        let entry = batch().encode(VersionRange::SUPPORTED.max);
         let within = entry.as_ptr_range();
-        let read = Batch::decode(&entry).unwrap();
+        let (_, read) = Batch::decode(&entry).unwrap();
         assert!(!within.contains(&read.items[0].payload.as_ptr()));
     }
 }

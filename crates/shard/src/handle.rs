@@ -75,7 +75,8 @@ impl Shard {
     /// [`OpenError`] when it runs already, or its data cannot be read.
     pub async fn open(self, engine: &Engine) -> Result<(Handle, Runner), OpenError> {
         let Shard { id, me, permits, settings, committed, clock, topics } = self;
-        let shared = Arc::new(Shared::new(id, me, committed, clock, topics));
+        let agreed = engine.agreed_version();
+        let shared = Arc::new(Shared::new(id, me, agreed, committed, clock, topics));
         let started = engine.start(GroupId::shard(id), Replica::new(shared.clone())).await;
         let group = started.map_err(|why| OpenError { shard: id, why })?;
         shared.attach(group.clone());

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Item;
 use crate::dedupe::{Fingerprint, Rejected};
 use crate::passing::Moment;
+use crate::rules::Rules;
 
 /// A shard remembers so many names: for a cluster of 16 shards, 3,500 named publishes a second over
 /// the whole window; at 50,000 a second still the last 20 seconds, more than any client retries by
@@ -42,6 +43,8 @@ pub(crate) struct Keys {
     numbers: HashMap<Named, u64>,
     #[serde(skip)]
     bytes: usize,
+    #[serde(skip)]
+    rules: &'static Rules,
 }
 
 /// One name stands for one message in each topic.
@@ -71,6 +74,11 @@ impl Name {
 }
 
 impl Keys {
+    /// These are the bounds from now on. What is over them goes with the next name.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.rules = rules;
+    }
+
     /// What a message of this name is answered with; `None` when it is new.
     pub(crate) fn look(
         &self,
@@ -98,14 +106,15 @@ impl Keys {
         self.numbers.insert(named.clone(), self.first + self.known.len() as u64);
         self.bytes += named.bytes();
         self.known.push_back(Known { named, fingerprint, placed, at: now });
-        while self.known.len() > COUNT_MAX || self.bytes > BYTES_MAX {
+        while self.known.len() > self.rules.names_max || self.bytes > self.rules.name_bytes_max {
             self.pop();
         }
     }
 
     /// Forgets what is older than the window.
     pub(crate) fn forget(&mut self, now: Moment) {
-        while self.known.front().is_some_and(|oldest| oldest.at.is_past(now)) {
+        while self.known.front().is_some_and(|oldest| oldest.at.is_past(now, self.rules.window_ms))
+        {
             self.pop();
         }
     }
@@ -120,12 +129,12 @@ impl Keys {
 
     /// With what is not written; `None` when a name is there twice.
     pub(crate) fn restored(self) -> Option<Keys> {
-        let Keys { known, first, .. } = self;
+        let Keys { known, first, rules, .. } = self;
         first.checked_add(u64::MAX / 2)?;
         let numbers: HashMap<_, _> =
             known.iter().map(|known| known.named.clone()).zip(first..).collect();
         let bytes = known.iter().map(|known| known.named.bytes()).sum();
-        (numbers.len() == known.len()).then_some(Keys { known, first, numbers, bytes })
+        (numbers.len() == known.len()).then_some(Keys { known, first, numbers, bytes, rules })
     }
 }
 

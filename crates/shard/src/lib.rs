@@ -13,6 +13,11 @@
 //! nothing, also at the next owner (in memory: at the same); within the bounds of `keys` and `producers`, which say what is
 //! forgotten when.
 //!
+//! *How does an upgrade go?* Entries and snapshots begin with a cluster version. The owner writes entries in
+//! the version of the cluster; a replica reads that and the one before. A state has the version of the
+//! newest entry it has applied: it decides the constants that take part in applying (`Rules`), and how a
+//! snapshot is written. An entry or a snapshot that cannot be read halts the replica.
+//!
 //! *What does it refuse?* To answer for the past, to take a publish, or to claim ownership, while this
 //! node does not lead with an unexpired lease, has not applied what its predecessors committed, or
 //! knows settings that the shard does not have yet. Topics of another shard. More publishes
@@ -68,17 +73,18 @@ mod port;
 mod producers;
 mod queue;
 mod recover;
+mod rules;
 mod settings;
 mod state;
 mod topic;
 mod upkeep;
 
 pub use dedupe::Rejected;
-pub use entry::{Batch, InvalidEntry, Item};
+pub use entry::{Batch, Item};
 pub use handle::{Handle, OpenError, Runner, Shard};
 pub use limits::NodeTopics;
 pub use port::{Clock, Committed};
 pub use recover::{capture, replay};
 pub use settings::ShardSettings;
-pub use state::{Applied, InvalidSnapshot, State};
+pub use state::{Applied, State};
 pub use topic::Info;

@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use pushonce_consensus::{At, Capture, Damaged, Group, Machine, Status};
+use pushonce_consensus::{At, Capture, Group, Machine, Status};
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{
-    Durability, FetchError, NodeId, Page, Placed, Publish, PublishError, Refusal, ShardId, Term,
-    Timestamp, Topic, Want,
+    AgreedVersion, ClusterVersion, Durability, FetchError, NodeId, Page, Placed, Publish,
+    PublishError, Refusal, ShardId, Term, Timestamp, Topic, Want,
 };
 use tokio::sync::watch;
 
@@ -24,6 +25,7 @@ use crate::{Applied, Batch, Clock, Committed, Item, ShardSettings, State};
 pub(crate) struct Shared {
     id: ShardId,
     me: NodeId,
+    agreed: AgreedVersion,
     state: RwLock<State>,
     /// Those of the state. A lock of its own: a publish that asks for them must not wait for an entry
     /// that is being applied.
@@ -61,6 +63,7 @@ impl Shared {
     pub(crate) fn new(
         id: ShardId,
         me: NodeId,
+        agreed: AgreedVersion,
         committed: Arc<dyn Committed>,
         clock: Arc<dyn Clock>,
         topics: Arc<NodeTopics>,
@@ -68,6 +71,7 @@ impl Shared {
         Shared {
             id,
             me,
+            agreed,
             state: RwLock::new(State::new(id)),
             settings: RwLock::default(),
             memory: Mutex::default(),
@@ -121,6 +125,11 @@ impl Shared {
 
     pub(crate) fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// The version to write entries in.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.agreed.get()
     }
 
     pub(crate) fn set_ready(&self, term: Option<Term>) {
@@ -336,18 +345,12 @@ impl Replica {
 }
 
 impl Machine for Replica {
-    fn apply(&mut self, at: At, entry: &Bytes) -> Bytes {
+    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         let shared = &self.shared;
-        let batch = match Batch::decode(entry) {
-            Ok(batch) => batch,
-            Err(why) => {
-                tracing::error!(shard = %shared.id, index = at.index, %why, "entry skipped");
-                metrics::counter!("pushonce_shard_unreadable_entries_total").increment(1);
-                return encode_answer(&None);
-            }
-        };
+        let (version, batch) = Batch::decode(entry)?;
         let (Applied { outcomes, messages }, tells) = {
             let mut state = shared.write();
+            state.adopt(version);
             let renews = batch.renews_memory;
             let applied = state.apply(at.index, batch);
             let mut memory = shared.memory();
@@ -358,11 +361,15 @@ impl Machine for Replica {
             state.forget_repeats(shared.tells());
             (applied, shared.tells())
         };
-        let answer = encode_answer(&Some(outcomes));
+        let answer = encode_answer(&outcomes);
         if tells && !messages.is_empty() {
             shared.committed.committed(shared.id, messages);
         }
-        answer
+        Ok(answer)
+    }
+
+    fn check(entry: &Bytes) -> Result<(), Unreadable> {
+        Batch::decode(entry).map(drop)
     }
 
     fn snapshot(&self) -> Capture {
@@ -370,10 +377,11 @@ impl Machine for Replica {
         Capture::new(move |to| state.encode(to))
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
-        let restored = State::restore(snapshot).map_err(|why| Damaged(why.to_string()))?;
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        let restored = State::restore(snapshot)?;
         if restored.id() != self.shared.id {
-            return Err(Damaged(format!("it is of {}, not of {}", restored.id(), self.shared.id)));
+            let why = format!("it is of {}, not of {}", restored.id(), self.shared.id);
+            return Err(Unreadable::Damaged(why));
         }
         let mut state = self.shared.write();
         *state = restored;

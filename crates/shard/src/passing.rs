@@ -8,13 +8,15 @@
 use pushonce_core::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::Rules;
+
 /// How long what makes retries safe is kept, in milliseconds: five minutes, many times the deadline
 /// of every client that retries by itself, and long enough for a process that is started again.
 pub(crate) const WINDOW_MS: u64 = 5 * 60_000;
 
 /// The most that one step between two entries counts for. A shard with an entry a minute measures
 /// right; a quieter one keeps things longer, and has the room.
-const STEP_MAX_MS: u64 = 60_000;
+pub(crate) const STEP_MAX_MS: u64 = 60_000;
 
 const _: () = assert!(STEP_MAX_MS * 5 <= WINDOW_MS);
 
@@ -30,13 +32,20 @@ pub(crate) struct Passing {
     now: Moment,
     /// The time of the last entry.
     last: Option<Timestamp>,
+    #[serde(skip)]
+    rules: &'static Rules,
 }
 
 impl Passing {
+    /// These are the constants from now on.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.rules = rules;
+    }
+
     /// The moment of the next entry, whose log time is `time`.
     pub(crate) fn at(&mut self, time: Timestamp) -> Moment {
         let step = self.last.map_or(0, |last| time.0.saturating_sub(last.0));
-        self.now = Moment(self.now.0.saturating_add(step.min(STEP_MAX_MS)));
+        self.now = Moment(self.now.0.saturating_add(step.min(self.rules.step_max_ms)));
         self.last = Some(time);
         self.now
     }
@@ -49,8 +58,8 @@ impl Passing {
 
 impl Moment {
     /// Whether more than the window lies between this moment and `now`.
-    pub(crate) fn is_past(self, now: Moment) -> bool {
-        now.0.saturating_sub(self.0) > WINDOW_MS
+    pub(crate) fn is_past(self, now: Moment, window_ms: u64) -> bool {
+        now.0.saturating_sub(self.0) > window_ms
     }
 }
 
@@ -79,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_window_is_five_minutes() {
-        assert!(!Moment(7).is_past(Moment(7 + WINDOW_MS)));
-        assert!(Moment(7).is_past(Moment(8 + WINDOW_MS)));
+        assert!(!Moment(7).is_past(Moment(7 + WINDOW_MS), WINDOW_MS));
+        assert!(Moment(7).is_past(Moment(8 + WINDOW_MS), WINDOW_MS));
     }
 }

@@ -8,24 +8,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::dedupe::{Fingerprint, Rejected};
 use crate::passing::Moment;
+use crate::rules::Rules;
 
 /// How many places are remembered of one producer: twice its window, as [`Sequence::WINDOW`] says.
 pub(crate) const PLACES_OF_ONE: usize = 16_384;
 
 /// And of all producers of a shard: eight that fill theirs, 12 MiB. With more, those with the most
 /// have less of the past, so that some of their repeats may end as unknown; nothing is placed twice.
-const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
+pub(crate) const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
 
 /// What the topics of producers that are followed may take together: some 100,000 producers of one topic
 /// each. Past it a producer, or a topic of one, that is not known is refused until others have rested for
 /// the window: to evict one that is known would let its repeats be placed twice, or renumber it.
-const FOLLOWED_BYTES_MAX: usize = 64 << 20;
+pub(crate) const FOLLOWED_BYTES_MAX: usize = 64 << 20;
 
 /// What a topic of a producer takes beside its name: its progress, its first places, its turn to rest.
 const FOLLOWED_BYTES: usize = 512;
 
 /// How many that may have rested long enough an entry looks at, so that none takes long.
-const LOOKED_AT_PER_ENTRY: usize = 64;
+pub(crate) const LOOKED_AT_PER_ENTRY: usize = 64;
 
 const _: () = assert!(PLACES_OF_ONE >= 2 * Sequence::WINDOW);
 
@@ -41,6 +42,8 @@ pub(crate) struct Producers {
     /// What the topics of all producers take.
     #[serde(skip)]
     bytes: usize,
+    #[serde(skip)]
+    rules: &'static Rules,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +88,11 @@ struct Rest {
 }
 
 impl Producers {
+    /// These are the bounds from now on. What is over them goes with the next message.
+    pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
+        self.rules = rules;
+    }
+
     /// What a message of this number is answered with; `None` when it is the next.
     pub(crate) fn look(
         &self,
@@ -173,7 +181,7 @@ impl Producers {
     }
 
     fn has_no_room_for(&self, topic: &Topic) -> bool {
-        self.bytes + followed_bytes(topic) > FOLLOWED_BYTES_MAX
+        self.bytes + followed_bytes(topic) > self.rules.followed_bytes_max
     }
 
     /// The next message of a producer has its place.
@@ -192,10 +200,10 @@ impl Producers {
         let known = self.known.entry(producer).or_default();
         known.turns.push_back(Turn { topic: topic.clone(), epoch, number });
         self.turns += 1;
-        if known.turns.len() > PLACES_OF_ONE {
+        if known.turns.len() > self.rules.places_per_producer_max {
             self.turns -= known.forget_oldest();
         }
-        while self.turns > PLACES_MAX {
+        while self.turns > self.rules.places_max {
             let most = self.known.values_mut().max_by_key(|known| known.turns.len());
             self.turns -= most.map_or(self.turns, Producer::forget_oldest);
         }
@@ -203,8 +211,12 @@ impl Producers {
 
     /// Forgets some of what has rested for longer than the window.
     pub(crate) fn forget(&mut self, now: Moment) {
-        for _ in 0..LOOKED_AT_PER_ENTRY {
-            if self.resting.front().is_none_or(|first| !first.used.is_past(now)) {
+        for _ in 0..self.rules.rested_per_entry {
+            if self
+                .resting
+                .front()
+                .is_none_or(|first| !first.used.is_past(now, self.rules.window_ms))
+            {
                 break;
             }
             self.look_at_first(now);
@@ -216,7 +228,7 @@ impl Producers {
         let Some(Rest { producer, topic, used: before }) = self.resting.pop_front() else { return };
         let Some(known) = self.known.get_mut(&producer) else { return };
         let Some(used) = known.topics.get(&topic).map(|progress| progress.used) else { return };
-        if used > before || !used.is_past(now) {
+        if used > before || !used.is_past(now, self.rules.window_ms) {
             self.resting.push_back(Rest { producer, topic, used });
             return;
         }
@@ -231,7 +243,7 @@ impl Producers {
     /// With what is not written; `None` when a topic of a producer would be followed for ever, or
     /// is not there.
     pub(crate) fn restored(self) -> Option<Producers> {
-        let Producers { known, resting, .. } = self;
+        let Producers { known, resting, rules, .. } = self;
         let pairs: HashSet<_> = resting.iter().map(|rest| (rest.producer, &rest.topic)).collect();
         let is_there = |rest: &Rest| {
             known.get(&rest.producer).is_some_and(|known| known.topics.contains_key(&rest.topic))
@@ -243,7 +255,7 @@ impl Producers {
             && resting.iter().all(is_there);
         let turns = known.values().map(|known| known.turns.len()).sum();
         let bytes = resting.iter().map(|rest| followed_bytes(&rest.topic)).sum();
-        whole.then_some(Producers { known, resting, turns, bytes })
+        whole.then_some(Producers { known, resting, turns, bytes, rules })
     }
 }
 

@@ -13,8 +13,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_core::{
-    Durability, FetchError, Message, Page, Placed, Position, ShardId, Timestamp, Topic, Want,
+    ClusterVersion, Durability, FetchError, Message, Page, Placed, Position, ShardId, Timestamp,
+    Topic, VersionRange, Want,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -22,21 +24,19 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::dedupe::{Dedupe, Look};
 use crate::ended::Ended;
 use crate::limits::Counts;
+use crate::rules::Rules;
 use crate::topic::{Info, Log};
 use crate::{Batch, Item, Rejected, ShardSettings};
-
-/// The version of snapshots this code writes, and the only one it reads.
-const VERSION: u8 = 4;
 
 /// How many topics an entry looks at beside its own, to drop messages past their age, and topics that
 /// are empty and unused. A topic that nobody publishes to would be kept for ever otherwise. 16 add
 /// under a microsecond to an entry that costs some hundred, and go round 50,000 topics in half a
 /// minute at 100 entries a second.
-const SWEPT_PER_ENTRY: usize = 16;
+pub(crate) const SWEPT_PER_ENTRY: usize = 16;
 
 /// How many an entry without messages looks at: it is there for nothing else. Some 200 µs, during
 /// which the state is locked.
-const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
+pub(crate) const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 
 /// The topics of one shard, and what it knows of retries. A clone shares the topics, and costs some
 /// pointers a topic and a known publish: it is what a snapshot is made of, while entries go on being
@@ -63,6 +63,10 @@ pub struct State {
     /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
     /// have missed some of it.
     ended: Ended,
+    /// The highest version of an entry that was applied, or 0 for the oldest that this build supports. It
+    /// stands before every snapshot.
+    #[serde(skip)]
+    version: ClusterVersion,
 }
 
 /// What an entry came to.
@@ -72,22 +76,6 @@ pub struct Applied {
     pub outcomes: Vec<Result<Placed, Rejected>>,
     /// The messages that were placed just now, in order.
     pub messages: Vec<(Topic, Arc<Message>)>,
-}
-
-/// A snapshot that cannot be restored. The state is as it was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSnapshot {
-    /// No bytes at all.
-    #[error("the snapshot is empty")]
-    Empty,
-    /// Written by another version.
-    #[error(
-        "the snapshot has version {0}, this node reads {VERSION}: run one version on all nodes"
-    )]
-    Version(u8),
-    /// Not what a snapshot looks like.
-    #[error("the snapshot cannot be read: {0}")]
-    Damaged(String),
 }
 
 impl State {
@@ -103,6 +91,7 @@ impl State {
             dedupe: Dedupe::default(),
             lent: BTreeMap::new(),
             ended: Ended::default(),
+            version: ClusterVersion::default(),
         }
     }
 
@@ -114,6 +103,22 @@ impl State {
         let shards = pushonce_core::ShardCount::new(1).expect("one is a count");
         let settings = Some(Arc::new(ShardSettings { shards, namespaces }));
         State { settings, ..State::new(ShardId(0)) }
+    }
+
+    /// The next entry was written in `version`. From the first entry of a version on the shard keeps to
+    /// its rules, also when an owner that has not heard of the raise writes in the version before.
+    pub fn adopt(&mut self, version: ClusterVersion) {
+        if version > self.version() {
+            self.version = version;
+            self.dedupe.keep_to(Rules::of(version));
+            self.ended.keep_to(Rules::of(version));
+        }
+    }
+
+    /// The highest version of an entry that was applied; the oldest that this build supports before
+    /// the first.
+    pub fn version(&self) -> ClusterVersion {
+        self.version.max(VersionRange::SUPPORTED.min)
     }
 
     /// Which shard it is the state of.
@@ -139,7 +144,9 @@ impl State {
         if renews_memory {
             self.renew_memory(index);
         }
-        let swept = if items.is_empty() { SWEPT_PER_EMPTY_ENTRY } else { SWEPT_PER_ENTRY };
+        let rules = Rules::of(self.version());
+        let swept =
+            if items.is_empty() { rules.swept_per_empty_entry } else { rules.swept_per_entry };
         let mut applied = Applied::default();
         self.dedupe.advance(time);
         for (topic, last) in continues {
@@ -374,7 +381,7 @@ impl State {
         })
     }
 
-    /// The whole state as bytes: one of version, then postcard.
+    /// The whole state as bytes: its version, then postcard.
     pub fn snapshot(&self) -> Bytes {
         let mut snapshot = Vec::new();
         self.encode(&mut snapshot).expect("a growing buffer takes every state");
@@ -386,8 +393,7 @@ impl State {
     /// # Errors
     /// The writer's own.
     pub fn encode(&self, to: &mut dyn Write) -> io::Result<()> {
-        to.write_all(&[VERSION])?;
-        postcard::to_io(self, to).map(drop).map_err(io::Error::other)
+        versioned::write(self.version(), self, to)
     }
 
     /// A number that equal states share, and others as good as never: xxh3 of the snapshot. Costs
@@ -401,35 +407,37 @@ impl State {
     /// The state that a snapshot was made of.
     ///
     /// # Errors
-    /// [`InvalidSnapshot`] when the bytes are no snapshot of this version, with nothing after it.
-    pub fn restore(snapshot: &[u8]) -> Result<State, InvalidSnapshot> {
-        let (&version, body) = snapshot.split_first().ok_or(InvalidSnapshot::Empty)?;
-        if version != VERSION {
-            return Err(InvalidSnapshot::Version(version));
-        }
-        match postcard::take_from_bytes(body) {
-            Ok((state, [])) => State::checked(state),
-            Ok((_, rest)) => {
-                Err(InvalidSnapshot::Damaged(format!("{} bytes too many", rest.len())))
-            }
-            Err(why) => Err(InvalidSnapshot::Damaged(why.to_string())),
-        }
+    /// [`Unreadable`] when the bytes are no snapshot of a version that this build supports, with
+    /// nothing after it.
+    pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
+        State::restore_within(VersionRange::SUPPORTED, snapshot)
+    }
+
+    /// As [`State::restore`], by a build that supports `supported`.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn restore_within(supported: VersionRange, snapshot: &[u8]) -> Result<State, Unreadable> {
+        let (version, state) = versioned::decode_within(supported, snapshot)?;
+        let mut state = State::checked(state)?;
+        state.adopt(version);
+        Ok(state)
     }
 
     /// A snapshot from a disk or a peer may be readable and wrong.
-    fn checked(state: State) -> Result<State, InvalidSnapshot> {
+    fn checked(state: State) -> Result<State, Unreadable> {
         if let Some((topic, _)) = state.topics.iter().find(|(_, log)| !log.is_whole()) {
             let why = format!("the history of {topic} has a hole");
-            return Err(InvalidSnapshot::Damaged(why));
+            return Err(Unreadable::Damaged(why));
         }
         let foreign = |topic: &&Topic| {
             state.settings.as_ref().is_none_or(|known| known.shard_of(topic) != state.id)
         };
         if let Some(topic) = state.topics.keys().find(foreign) {
             let why = format!("{topic} is not a topic of {}", state.id);
-            return Err(InvalidSnapshot::Damaged(why));
+            return Err(Unreadable::Damaged(why));
         }
-        let torn = || InvalidSnapshot::Damaged("what it knows of retries is torn".to_owned());
+        let torn = || Unreadable::Damaged("what it knows of retries is torn".to_owned());
         let dedupe = state.dedupe.restored().ok_or_else(torn)?;
         let counts = Counts::of(state.topics.keys());
         Ok(State { dedupe, counts, ..state })
@@ -472,3 +480,5 @@ pub(crate) fn named<'a, T>(
 mod model_test;
 #[cfg(test)]
 mod state_test;
+#[cfg(test)]
+mod version_test;

@@ -72,7 +72,7 @@ impl Upkeep {
     async fn propose(&self, entry: Batch) {
         let Ok(permit) = self.permits.acquire().await else { return };
         // Nothing is published with it, and a new owner is not ready before it has happened.
-        let proposed = self.group.propose_essential(entry.encode()).await;
+        let proposed = self.group.propose_essential(entry.encode(self.shared.version())).await;
         drop(permit);
         if let Err(error) = proposed {
             tracing::debug!(shard = %self.shared.id(), %error, "cannot commit upkeep, retrying");

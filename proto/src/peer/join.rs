@@ -1,9 +1,10 @@
 //! How a node asks to come in.
 
-use pushonce_core::{Addresses, ClusterId, NodeId, Roles};
+use pushonce_core::{Addresses, Build, ClusterId, NodeId, Roles, VersionRange};
 
 use super::read::{cluster, node};
 use crate::InvalidField;
+use crate::field::version;
 use crate::pb::peer::v1 as pb;
 
 /// A node that asks for an id and a place.
@@ -31,6 +32,8 @@ pub struct Join {
     pub run_token: u64,
     /// Nothing of the directory is in use yet.
     pub starting: bool,
+    /// What it runs.
+    pub build: Build,
 }
 
 /// Who a node is.
@@ -58,6 +61,9 @@ impl From<Join> for pb::JoinRequest {
             run: join.run,
             run_token: join.run_token,
             starting: join.starting,
+            release: join.build.release,
+            version_min: join.build.supported.min.0.into(),
+            version_max: join.build.supported.max.0.into(),
             ..pb::JoinRequest::default()
         }
     }
@@ -90,6 +96,13 @@ impl TryFrom<pb::JoinRequest> for Join {
             run: join.run,
             run_token: join.run_token,
             starting: join.starting,
+            build: Build {
+                release: join.release,
+                supported: VersionRange {
+                    min: version("version_min", join.version_min)?,
+                    max: version("version_max", join.version_max)?,
+                },
+            },
         })
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pushonce_core::{
     Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
-    ShardId, Timestamp, Topic, Want, Watching,
+    ShardId, Timestamp, Topic, VersionOffer, Want, Watching,
 };
 
 use crate::pb::peer::v1 as pb;
@@ -28,6 +28,8 @@ pub enum Frame {
         node: NodeId,
         /// Whom it means to speak to, if it knows.
         to: Option<NodeId>,
+        /// Which cluster versions it supports and writes; `None` when it names none.
+        versions: Option<VersionOffer>,
     },
     /// I lead this shard.
     Claim(Claim),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Claim, ClusterId, FetchError, Gap, Message, NodeId, Position, ShardId, Term, Timestamp, Want,
-    Watching,
+    Claim, ClusterId, ClusterVersion, FetchError, Gap, Message, NodeId, Position, ShardId, Term,
+    Timestamp, VersionOffer, VersionRange, Want, Watching,
 };
 
 use super::{FetchedPart, Frame, outcome};
@@ -13,6 +13,17 @@ use crate::InvalidField;
 use crate::field::{content_type, key, reason, topic};
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
+
+/// A number that is no version is none that anybody supports: the offer counts as absent.
+fn versions(hello: &pb::Hello) -> Option<VersionOffer> {
+    let version = |number: u32| u16::try_from(number).ok().map(ClusterVersion);
+    let (min, max) = (version(hello.version_min)?, version(hello.version_max)?);
+    let offer = VersionOffer {
+        supported: VersionRange { min, max },
+        agreed: version(hello.version_agreed)?,
+    };
+    (offer.agreed != ClusterVersion::default()).then_some(offer)
+}
 
 impl TryFrom<pb::LinkFrame> for Frame {
     type Error = InvalidField;
@@ -23,6 +34,7 @@ impl TryFrom<pb::LinkFrame> for Frame {
                 cluster: cluster("hello.cluster_id", &hello.cluster_id)?,
                 node: NodeId(hello.node_id),
                 to: node(hello.to),
+                versions: versions(&hello),
             },
             Wire::Claim(claim) => Frame::Claim(claim.try_into()?),
             Wire::Publish(request) => {

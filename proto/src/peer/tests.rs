@@ -5,7 +5,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
-use pushonce_core::{Addresses, InvalidPublish, Refusal, Roles, ShardId, Term, Timestamp};
+use pushonce_core::{
+    Addresses, Build, ClusterVersion, InvalidPublish, Refusal, Roles, ShardId, Term, Timestamp,
+    VersionOffer, VersionRange,
+};
 
 use super::*;
 use crate::arbitrary::{durability, gap, message, position, publish, sequence, topic};
@@ -78,13 +81,23 @@ fn want() -> impl Strategy<Value = Want> {
     ]
 }
 
+fn versions() -> impl Strategy<Value = VersionOffer> {
+    (any::<u16>(), any::<u16>(), 1..=u16::MAX).prop_map(|(min, max, agreed)| VersionOffer {
+        supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
+        agreed: ClusterVersion(agreed),
+    })
+}
+
 fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
-        (any::<u128>(), node(), option::of(node())).prop_map(|(cluster, node, to)| Frame::Hello {
-            cluster: ClusterId(cluster),
-            node,
-            to
-        }),
+        (any::<u128>(), node(), option::of(node()), option::of(versions())).prop_map(
+            |(cluster, node, to, versions)| Frame::Hello {
+                cluster: ClusterId(cluster),
+                node,
+                to,
+                versions
+            }
+        ),
         claim().prop_map(Frame::Claim),
         (any::<u64>(), publish()).prop_map(|(id, publish)| Frame::Publish { id, publish }),
         (any::<u64>(), outcome()).prop_map(|(id, outcome)| Frame::Published { id, outcome }),
@@ -188,6 +201,7 @@ fn joining_reads_back_as_it_was_written() {
             run: 4,
             run_token: 9,
             starting: true,
+            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         };
         assert_eq!(Join::try_from(pb::JoinRequest::from(join.clone())), Ok(join));
     }

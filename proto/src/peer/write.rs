@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Claim, FetchError, Gap, Message, NodeId, Want, Watching};
+use pushonce_core::{Claim, FetchError, Gap, Message, NodeId, VersionOffer, Want, Watching};
 
 use super::{FetchedPart, Frame, outcome};
 use crate::pb::peer::v1 as pb;
@@ -11,11 +11,17 @@ use pb::link_frame::Frame as Wire;
 impl From<Frame> for pb::LinkFrame {
     fn from(frame: Frame) -> pb::LinkFrame {
         let wire = match frame {
-            Frame::Hello { cluster, node, to } => Wire::Hello(pb::Hello {
-                cluster_id: cluster.0.to_be_bytes().to_vec().into(),
-                node_id: node.0,
-                to: to.map_or(0, |node| node.0),
-            }),
+            Frame::Hello { cluster, node, to, versions } => {
+                let VersionOffer { supported, agreed } = versions.unwrap_or_default();
+                Wire::Hello(pb::Hello {
+                    cluster_id: cluster.0.to_be_bytes().to_vec().into(),
+                    node_id: node.0,
+                    to: to.map_or(0, |node| node.0),
+                    version_min: supported.min.0.into(),
+                    version_max: supported.max.0.into(),
+                    version_agreed: agreed.0.into(),
+                })
+            }
             Frame::Claim(claim) => Wire::Claim(claim.into()),
             Frame::Publish { id, publish } => Wire::Publish(outcome::request(id, publish)),
             Frame::Published { id, outcome } => Wire::Published(outcome::response(id, outcome)),

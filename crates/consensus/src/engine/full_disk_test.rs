@@ -3,11 +3,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use pushonce_core::versioned::Unreadable;
 use tokio::time::timeout;
 
 use super::*;
 use crate::store::{Change, Store, Stored};
-use crate::{At, Capture, Damaged};
+use crate::{At, Capture};
 
 /// A disk that has room until it has none.
 #[derive(Clone, Default)]
@@ -33,15 +34,19 @@ impl Store for Filling {
 struct Nothing;
 
 impl Machine for Nothing {
-    fn apply(&mut self, _: At, _: &Bytes) -> Bytes {
-        Bytes::new()
+    fn apply(&mut self, _: At, _: &Bytes) -> Result<Bytes, Unreadable> {
+        Ok(Bytes::new())
+    }
+
+    fn check(_: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
         Bytes::new().into()
     }
 
-    fn restore(&mut self, _: &[u8]) -> Result<(), Damaged> {
+    fn restore(&mut self, _: &[u8]) -> Result<(), Unreadable> {
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use openraft::StorageError;
 use openraft::entry::RaftEntry;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::leader_id_std::CommittedLeaderId;
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{ClusterId, NodeId};
 use tempfile::TempDir;
 
@@ -14,20 +15,24 @@ use crate::snapshot::Shelf;
 use crate::space::Space;
 use crate::store::{Disk, Writer};
 use crate::types::{Data, SnapshotMeta};
-use crate::{At, Capture, Damaged, Machine};
+use crate::{At, Capture, Machine};
 
 struct Deaf;
 
 impl Machine for Deaf {
-    fn apply(&mut self, _at: At, _entry: &Bytes) -> Bytes {
-        Bytes::new()
+    fn apply(&mut self, _at: At, _entry: &Bytes) -> Result<Bytes, Unreadable> {
+        Ok(Bytes::new())
+    }
+
+    fn check(_entry: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
         Bytes::new().into()
     }
 
-    fn restore(&mut self, _snapshot: &[u8]) -> Result<(), Damaged> {
+    fn restore(&mut self, _snapshot: &[u8]) -> Result<(), Unreadable> {
         Ok(())
     }
 }

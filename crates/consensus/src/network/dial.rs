@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1::RaftResponses;
 use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
 use tokio::time::timeout;
@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
-use tonic::{Request, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
+use super::greeting::{offer, offered};
 use super::link::Link;
 use super::marks::{Greeting, Marks};
 use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, HEARD, LOG, TO, said};
@@ -34,6 +35,7 @@ pub(crate) struct Links(Arc<Shared>);
 struct Shared {
     cluster: ClusterId,
     me: NodeId,
+    agreed: AgreedVersion,
     settings: Arc<Settings>,
     book: AddressBook,
     marks: Marks,
@@ -46,6 +48,7 @@ impl Links {
     pub(crate) fn new(
         cluster: ClusterId,
         me: NodeId,
+        agreed: AgreedVersion,
         settings: Arc<Settings>,
         book: AddressBook,
         marks: Marks,
@@ -53,7 +56,17 @@ impl Links {
         shutdown: CancellationToken,
     ) -> Links {
         let links = Mutex::default();
-        Links(Arc::new(Shared { cluster, me, settings, book, marks, links, tasks, shutdown }))
+        Links(Arc::new(Shared {
+            cluster,
+            me,
+            agreed,
+            settings,
+            book,
+            marks,
+            links,
+            tasks,
+            shutdown,
+        }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
@@ -61,7 +74,8 @@ impl Links {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
             let Settings { link_bytes_max, entries_in_flight, .. } = *self.0.settings;
-            let link = Arc::new(Link::new(peer, link_bytes_max, entries_in_flight));
+            let agreed = self.0.agreed.clone();
+            let link = Arc::new(Link::new(peer, agreed, link_bytes_max, entries_in_flight));
             let shared = Arc::clone(&self.0);
             let kept = Arc::clone(&link);
             self.0.tasks.spawn(async move {
@@ -78,15 +92,17 @@ impl Shared {
     async fn keep_up(&self, link: &Arc<Link>) {
         let mut book = self.book.watch();
         let mut backoff = BACKOFF_MIN;
+        let mut refused = String::new();
         for attempt in 0_usize.. {
             let addresses = book.borrow_and_update().candidates(link.to());
             let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
                 match self.dial(link, address).await {
-                    Ok((greeting, answers)) => {
-                        tracing::debug!(peer = %link.to(), address, "consensus link is up");
+                    Ok((greeting, answers, version)) => {
+                        tracing::debug!(peer = %link.to(), address, %version, "consensus link is up");
                         backoff = BACKOFF_MIN;
-                        link.up();
+                        refused.clear();
+                        link.up(version);
                         let why = tokio::select! {
                             why = self.listen(link, greeting, answers) => why,
                             () = self.book.until_gone(link.to()) => "it was removed".to_owned(),
@@ -94,8 +110,16 @@ impl Shared {
                         };
                         tracing::info!(peer = %link.to(), why, "consensus link broke");
                     }
-                    Err(why) => {
-                        tracing::debug!(peer = %link.to(), address, why, "peer cannot be reached");
+                    // Once for each reason, not once a second.
+                    Err(error) if error.code() == Code::FailedPrecondition => {
+                        if refused != error.message() {
+                            refused = error.message().to_owned();
+                            tracing::warn!(peer = %link.to(), address, error = refused,
+                                "peer refuses the consensus link, retrying");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(peer = %link.to(), address, %error, "cannot reach peer");
                     }
                 }
                 link.down();
@@ -123,17 +147,18 @@ impl Shared {
         unused
     }
 
+    /// Opens the stream, and says in which version the peer writes.
     async fn dial(
         &self,
         link: &Arc<Link>,
         address: &str,
-    ) -> Result<(Greeting, Streaming<RaftResponses>), String> {
+    ) -> Result<(Greeting, Streaming<RaftResponses>, ClusterVersion), Status> {
         if let Some(reason) = self.marks.fence().reason() {
-            return Err(reason);
+            return Err(Status::aborted(reason));
         }
         let settings = &self.settings;
         let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| error.to_string())?
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(settings.connect_timeout)
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -143,7 +168,7 @@ impl Shared {
             .keep_alive_timeout(settings.election_max)
             .connect()
             .await
-            .map_err(|error| format!("{error:?}"))?;
+            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let number = link.begin();
         let begin = (Arc::clone(link), self.marks.clone());
         let frames = stream::unfold(begin, move |(link, marks)| async move {
@@ -153,7 +178,9 @@ impl Shared {
         });
         let mut request = Request::new(frames);
         let metadata = request.metadata_mut();
-        let text = |text: String| text.parse().map_err(|_| "not a header value".to_owned());
+        let text = |text: String| {
+            text.parse().map_err(|_| Status::internal(format!("{text:?} is no header value")))
+        };
         metadata.insert(CLUSTER, text(self.cluster.to_string())?);
         metadata.insert(TO, text(link.to().to_string())?);
         metadata.insert(FROM, text(self.me.to_string())?);
@@ -161,18 +188,24 @@ impl Shared {
         if let Some(heard) = self.marks.heard(link.to()) {
             metadata.insert(HEARD, text(heard.to_string())?);
         }
+        let ours = self.agreed.offer();
+        offer(metadata, ours);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
-        match timeout(settings.rpc_timeout, client.exchange(request)).await {
-            Ok(Ok(response)) => {
-                let greeting = self.greeted(link.to(), response.metadata())?;
-                Ok((greeting, response.into_inner()))
+        let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
+        let late =
+            |_| Status::deadline_exceeded(format!("no answer within {:?}", settings.rpc_timeout));
+        let response = match response.map_err(late)? {
+            Ok(response) => response,
+            Err(status) => {
+                self.check_own(status.metadata()).map_err(Status::aborted)?;
+                return Err(status);
             }
-            Ok(Err(status)) => {
-                self.check_own(status.metadata())?;
-                Err(status.to_string())
-            }
-            Err(_) => Err(format!("no answer within {:?}", settings.rpc_timeout)),
-        }
+        };
+        let version = ours
+            .check(offered(response.metadata()))
+            .map_err(|why| Status::failed_precondition(why.to_string()))?;
+        let greeting = self.greeted(link.to(), response.metadata()).map_err(Status::aborted)?;
+        Ok((greeting, response.into_inner(), version))
     }
 
     /// Checks what the peer says of both logs, before anything it sends counts.

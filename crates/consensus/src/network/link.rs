@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_core::NodeId;
+use pushonce_core::{AgreedVersion, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ const PIECES_MAX: usize = 2;
 /// A link to a peer, up or down.
 pub(crate) struct Link {
     to: NodeId,
+    agreed: AgreedVersion,
     bytes_max: usize,
     state: Mutex<State>,
     /// Something waits to be sent, or the stream has ended.
@@ -69,6 +70,8 @@ pub(crate) struct Pending {
 #[derive(Default)]
 struct State {
     up: bool,
+    /// In which version the peer wrote when it greeted this node.
+    peer: ClusterVersion,
     /// Counts the streams, so that an old one never takes what belongs to the new.
     stream: u64,
     last_id: u64,
@@ -88,11 +91,17 @@ struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(to: NodeId, bytes_max: usize, entries_max: usize) -> Link {
+    pub(super) fn new(
+        to: NodeId,
+        agreed: AgreedVersion,
+        bytes_max: usize,
+        entries_max: usize,
+    ) -> Link {
         let risen = watch::Sender::new(false);
         let entries_kib_max = kib(entries_max);
         Link {
             to,
+            agreed,
             bytes_max,
             state: Mutex::default(),
             ready: Notify::new(),
@@ -162,6 +171,12 @@ impl Link {
         self.piece_turns.acquire().await.ok()
     }
 
+    /// The version to write requests in: the one that nodes agreed on, as the better informed of both
+    /// ends knows it.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.agreed.get().max(self.state().peer)
+    }
+
     /// Requests are taken and sent.
     pub(crate) fn is_up(&self) -> bool {
         self.state().up
@@ -185,9 +200,13 @@ impl Link {
         state.stream
     }
 
-    /// The stream stands: requests are taken from now on.
-    pub(super) fn up(&self) {
-        self.state().up = true;
+    /// The stream stands: requests are taken from now on. `peer` is the version that the peer writes.
+    pub(super) fn up(&self, peer: ClusterVersion) {
+        {
+            let mut state = self.state();
+            state.up = true;
+            state.peer = peer;
+        }
         self.risen.send_replace(true);
     }
 

@@ -2,12 +2,13 @@
 
 mod book;
 mod dial;
+mod greeting;
 mod link;
 mod marks;
 mod peer;
 mod receive;
 mod service;
-mod wire;
+pub(crate) mod wire;
 
 pub use book::AddressBook;
 pub use service::Service;
@@ -18,4 +19,4 @@ pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
 pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;
-pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed, decode};
+pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed};

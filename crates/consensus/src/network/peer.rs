@@ -98,7 +98,7 @@ impl RaftNetworkFactory<Types> for Dialer {
 
 impl Peer {
     fn send<T: Serialize>(&self, kind: Kind, message: &T, data: Bytes) -> Result<Pending, Failed> {
-        let body = wire::encode(message).map_err(|error| garbled(&error))?;
+        let body = wire::encode(self.link.version(), message);
         self.link.request(self.group, kind, body, data).map_err(|error| self.failed(kind, error))
     }
 
@@ -109,8 +109,7 @@ impl Peer {
     ) -> Result<A, Failed> {
         let pending = self.send(kind, message, Bytes::new())?;
         let answer = pending.within(self.rpc_timeout).await;
-        wire::decode(&answer.map_err(|error| self.failed(kind, error))?)
-            .map_err(|error| garbled(&error))
+        read(&answer.map_err(|error| self.failed(kind, error))?)
     }
 
     fn failed(&self, kind: Kind, error: LinkError) -> Failed {
@@ -147,17 +146,15 @@ impl Peer {
         let carries = !request.entries.is_empty();
         let term = Term(request.vote.leader_id.term);
         let message: wire::Append = (request, self.log.last());
-        let body = wire::encode(&message).map_err(|error| garbled(&error));
-        let room = match &body {
-            Ok(body) if carries => self.link.room_for_entries(body.len()).await,
-            _ => None,
+        let body = wire::encode(self.link.version(), &message);
+        let room = match carries {
+            true => self.link.room_for_entries(body.len()).await,
+            false => None,
         };
         // After the wait: the lease counts from here.
         let asked = BootTime::now();
-        let pending = body.and_then(|body| {
-            let asking = self.link.request_in(room, self.group, Kind::Append, body, Bytes::new());
-            asking.map_err(|error| self.failed(Kind::Append, error))
-        });
+        let asking = self.link.request_in(room, self.group, Kind::Append, body, Bytes::new());
+        let pending = asking.map_err(|error| self.failed(Kind::Append, error));
         async move {
             let answer = match carries {
                 true => {
@@ -167,8 +164,7 @@ impl Peer {
                 false => pending?.within(self.rpc_timeout).await,
             };
             let answer = answer.map_err(|error| self.failed(Kind::Append, error))?;
-            let answer: AppendEntriesResponse<Types> =
-                wire::decode(&answer).map_err(|error| garbled(&error))?;
+            let answer: AppendEntriesResponse<Types> = read(&answer)?;
             // Whatever it says of the entries: who knows of no higher vote follows.
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                 self.followers.answered(term, self.to, asked);
@@ -234,7 +230,7 @@ impl Peer {
         let pending = self.send(Kind::Snapshot, &request, data)?;
         let answer = pending.within(self.snapshot_timeout).await;
         let answer = answer.map_err(|error| self.failed(Kind::Snapshot, error))?;
-        wire::decode(&answer).map_err(|error| garbled(&error))
+        read(&answer)
     }
 }
 
@@ -320,8 +316,12 @@ fn unreadable(error: &io::Error) -> Failed {
     Unreachable::new(error).into()
 }
 
-fn garbled(error: &postcard::Error) -> Failed {
-    NetworkError::new(error).into()
+/// Reads an answer. One that cannot be read is asked for again.
+fn read<A: DeserializeOwned>(answer: &[u8]) -> Result<A, Failed> {
+    match wire::decode(answer) {
+        Ok((_, answer)) => Ok(answer),
+        Err(error) => Err(NetworkError::new(&error).into()),
+    }
 }
 
 fn result_of(

@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::greeting::{offer, offered};
 use super::marks::{Greeting, Marks};
 use super::receive;
 use super::wire::{self, CLUSTER, FROM, HEARD, Kind, LOG, Proposed, TO, said};
@@ -48,6 +49,7 @@ pub(crate) struct Groups(Arc<RwLock<HashMap<GroupId, Group>>>);
 pub struct Service {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
+    pub(crate) agreed: AgreedVersion,
     pub(crate) book: AddressBook,
     pub(crate) marks: Marks,
     pub(crate) groups: Groups,
@@ -90,6 +92,11 @@ impl pb::raft_server::Raft for Service {
         self.meant(&request, CLUSTER, &self.cluster.to_string())?;
         self.meant(&request, TO, &self.me.to_string())?;
         let from = self.admit(&request)?;
+        let ours = self.agreed.offer();
+        ours.check(offered(request.metadata())).map_err(|error| {
+            tracing::warn!(peer = %from, %error, "refused a consensus link");
+            Status::failed_precondition(error.to_string())
+        })?;
         let greeting = self.greeted(from, &request)?;
         let (own, heard) = (self.marks.greeting(), self.marks.heard(from));
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
@@ -108,6 +115,7 @@ impl pb::raft_server::Raft for Service {
             }
         });
         let mut response = Response::new(ReceiverStream::new(stream));
+        offer(response.metadata_mut(), ours);
         put(response.metadata_mut(), LOG, own);
         if let Some(heard) = heard {
             put(response.metadata_mut(), HEARD, heard);
@@ -264,7 +272,7 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
             let data = request.data;
             with(body, move |request| receive::on_request(group, request, data))
         }
-        Kind::Propose => Box::pin(propose(group, body)),
+        Kind::Propose => with(body, move |entry: Bytes| propose(group, entry)),
         Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
     }
 }
@@ -332,7 +340,7 @@ impl Group {
     }
 }
 
-/// Decodes, works and encodes.
+/// Decodes, works and encodes in the version that the request has: whoever wrote it reads it.
 fn with<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> Answer
 where
     T: DeserializeOwned + Send + 'static,
@@ -340,17 +348,19 @@ where
     F: Future<Output = Result<A, String>> + Send,
 {
     Box::pin(async move {
-        let request = wire::decode(&body).map_err(|error| error.to_string())?;
+        let (version, request) = wire::decode(&body).map_err(|error| error.to_string())?;
         let answer = work(request).await?;
-        wire::encode(&answer).map_err(|error| error.to_string())
+        Ok(wire::encode(version, &answer))
     })
 }
 
-async fn propose(group: Group, entry: Bytes) -> Result<Bytes, String> {
-    let proposed = match group.propose(entry).await {
+/// Proposes what another node forwards, if this build can read it: once committed, an entry that cannot
+/// be read halts every replica.
+async fn propose(group: Group, entry: Bytes) -> Result<Proposed, String> {
+    (group.0.check)(&entry).map_err(|why| format!("the entry cannot be read: {why}"))?;
+    Ok(match group.propose(entry).await {
         Ok(answer) => Proposed::Applied(answer),
         Err(ProposeError::Refused { leader }) => Proposed::Refused(leader.map(|node| node.0)),
         Err(ProposeError::Unknown(why)) => Proposed::Unknown(why),
-    };
-    wire::encode(&proposed).map_err(|error| error.to_string())
+    })
 }

@@ -1,7 +1,10 @@
-//! How openraft's messages travel: postcard in the bodies of the peer protocol.
+//! How openraft's messages travel: postcard behind the cluster version, in the bodies of the peer
+//! protocol. A request is written in the version of its link, and answered in the version it has.
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
+use pushonce_core::ClusterVersion;
+use pushonce_core::versioned::{self, Unreadable};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,8 @@ pub(super) const CLUSTER: &str = "pushonce-cluster";
 pub(super) const TO: &str = "pushonce-to";
 /// Names the node that asks.
 pub(super) const FROM: &str = "pushonce-from";
+/// What the sender says of its cluster versions: in the request and in the answer.
+pub(super) const VERSIONS: &str = "pushonce-versions";
 
 /// What the sender says of its log.
 pub(super) const LOG: &str = "pushonce-log";
@@ -86,13 +91,14 @@ pub(crate) enum Proposed {
     Unknown(String),
 }
 
-/// Encodes a body. openraft's messages always encode: the error is for those that do not.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, postcard::Error> {
-    postcard::to_stdvec(value).map(Bytes::from)
+/// Encodes a body in a version.
+pub(crate) fn encode<T: Serialize>(version: ClusterVersion, value: &T) -> Bytes {
+    versioned::encode(version, value).into()
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
-    postcard::from_bytes(body)
+/// Reads a body, and says which version it has.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<(ClusterVersion, T), Unreadable> {
+    versioned::decode(body)
 }
 
 /// A value of the metadata; `None` when it is absent or not readable.

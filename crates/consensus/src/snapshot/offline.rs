@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use pushonce_core::ClusterVersion;
 
 use super::{Manifest, PIECE_BYTES, Place};
 use crate::store::{self, Change, Store, Stored};
@@ -34,11 +35,12 @@ pub(crate) fn read(
     Ok(Some((meta, whole)))
 }
 
-/// Writes the pieces of another snapshot, which count for nothing yet. Returns the record that
+/// Writes, in a version, the pieces of another snapshot, which count for nothing yet. Returns the record that
 /// makes them count.
 pub(crate) fn write(
     store: &mut impl Store,
     group: GroupId,
+    version: ClusterVersion,
     stored: &Stored,
     meta: SnapshotMeta,
     state: Capture,
@@ -49,10 +51,10 @@ pub(crate) fn write(
     let (mut pieces, mut bytes) = (0, 0);
     for data in whole.chunks(PIECE_BYTES) {
         let place = Place { meta: meta.clone(), number: pieces };
-        let record = store::seal_with(group, &place, data)?;
+        let record = store::seal_with(group, version, &place, data)?;
         bytes += record.len() as u64;
         store.write(&[(group, Change::Piece { generation, number: pieces, record })])?;
         pieces += 1;
     }
-    store::seal(group, &Manifest { meta, generation, pieces, bytes })
+    store::seal(group, version, &Manifest { meta, generation, pieces, bytes })
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pushonce_core::{ClusterId, NodeId};
+use pushonce_core::{ClusterId, ClusterVersion, NodeId, UnsupportedVersion, VersionRange};
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
@@ -24,16 +24,16 @@ const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values")
 const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
 /// Which log this is, and how many commits it has had.
 const MARK: TableDefinition<&str, u64> = TableDefinition::new("mark");
-/// Whose store this is.
+/// Whose store this is, and the version of its cluster.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+/// Keys of [`IDENTITY`].
+const OWNER: &str = "owner";
+const VERSION: &str = "version";
 
 /// The store of a node.
 const FILE: &str = "raft.redb";
 /// The store while it is made: a process may die between any two writes of that.
 const DRAFT: &str = "raft.redb.new";
-
-/// Raised when a record or table means something else than before.
-const FORMAT: u32 = 5;
 
 /// Entries lie in memory until they are purged and are read back only at a start: the page cache
 /// has little to do, and redb's own default is a gigabyte.
@@ -46,6 +46,7 @@ pub(crate) struct Disk {
     /// memory is of a commit that never was.
     database: Option<Database>,
     failed: Failed,
+    version: ClusterVersion,
     writes: Writes,
 }
 
@@ -94,8 +95,9 @@ impl Disk {
         let disk = Disk::over(move |failed| open_file(&file, failed));
         let mut disk = disk.map_err(|error| refused(&path, error))?;
         let found = disk.ready().and_then(|database| owner(database).map_err(io::Error::other));
-        let found = found.map_err(|error| io_at(&path, &error))?;
-        check(&path, found.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
+        let (owner, version) = found.map_err(|error| io_at(&path, &error))?;
+        check(&path, owner.as_deref().unwrap_or("nobody"), &identity(cluster, me))?;
+        disk.version = supported(&path, version)?;
         let mark = disk.mark().map_err(|why| OpenError::Damaged { path, why: why.to_string() })?;
         disk.writes.set(mark.writes);
         Ok(disk)
@@ -117,7 +119,13 @@ impl Disk {
     ) -> Result<Disk, DatabaseError> {
         let failed = Failed::default();
         let database = Some(open(failed.clone())?);
-        Ok(Disk { open: Box::new(open), database, failed, writes: Writes::default() })
+        let (version, writes) = (VersionRange::SUPPORTED.min, Writes::default());
+        Ok(Disk { open: Box::new(open), database, failed, version, writes })
+    }
+
+    /// The version of the cluster, as it was noted when the store was opened.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.version
     }
 
     /// The groups there is anything of.
@@ -142,15 +150,18 @@ fn mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
     Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
 }
 
-fn owner(database: &Database) -> Result<Option<String>, redb::Error> {
+/// Whose the store is, and the version of its cluster as two bytes.
+fn owner(database: &Database) -> Result<(Option<String>, Option<Vec<u8>>), redb::Error> {
     let read = database.begin_read()?;
     let table = match read.open_table(IDENTITY) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
         Err(error) => return Err(error.into()),
     };
-    let owner = table.get("owner")?;
-    Ok(owner.map(|value| String::from_utf8_lossy(value.value()).into_owned()))
+    let owner = table.get(OWNER)?;
+    let owner = owner.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+    let version = table.get(VERSION)?.map(|value| value.value().to_vec());
+    Ok((owner, version))
 }
 
 pub(super) fn claim(
@@ -159,7 +170,12 @@ pub(super) fn claim(
     me: NodeId,
 ) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
-    write.open_table(IDENTITY)?.insert("owner", identity(cluster, me).as_bytes())?;
+    {
+        let mut table = write.open_table(IDENTITY)?;
+        table.insert(OWNER, identity(cluster, me).as_bytes())?;
+        // The oldest that this build writes: whatever the cluster has, it has no lower version.
+        table.insert(VERSION, VersionRange::SUPPORTED.min.prefix().as_slice())?;
+    }
     let mut mark = write.open_table(MARK)?;
     mark.insert("log", rand::random::<u64>())?;
     mark.insert("writes", 0)?;
@@ -282,6 +298,9 @@ fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), 
             Change::Unset { key } => {
                 values.remove((id, *key as u8))?;
             }
+            Change::Version(version) => {
+                write.open_table(IDENTITY)?.insert(VERSION, version.prefix().as_slice())?;
+            }
             Change::Destroy => {
                 drop_entries(&mut entries, id, 0, u64::MAX)?;
                 values.retain_in((id, 0)..=(id, u8::MAX), |_, _| false)?;
@@ -368,18 +387,30 @@ fn value(
 }
 
 fn identity(cluster: ClusterId, me: NodeId) -> String {
-    format!("format {FORMAT}, cluster {cluster}, node {me}")
+    format!("cluster {cluster}, node {me}")
 }
 
 fn check(path: &Path, found: &str, wanted: &str) -> Result<(), OpenError> {
     if found == wanted {
         return Ok(());
     }
+    // How stores named their owner before there were cluster versions.
+    if found.starts_with("format ") {
+        return Err(OpenError::Unversioned { path: path.to_owned() });
+    }
     Err(OpenError::Foreign {
         path: path.to_owned(),
         found: found.to_owned(),
         wanted: wanted.to_owned(),
     })
+}
+
+/// A store without a version is older than cluster versions.
+fn supported(path: &Path, version: Option<Vec<u8>>) -> Result<ClusterVersion, OpenError> {
+    let version = version.as_deref().and_then(ClusterVersion::split).map(|(version, _)| version);
+    let version = version.ok_or_else(|| OpenError::Unversioned { path: path.to_owned() })?;
+    let unsupported = |why: UnsupportedVersion| OpenError::Version { path: path.to_owned(), why };
+    VersionRange::SUPPORTED.accept(version).map_err(unsupported)
 }
 
 fn refused(path: &Path, error: DatabaseError) -> OpenError {

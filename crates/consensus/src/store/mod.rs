@@ -11,11 +11,12 @@ mod writer;
 use std::io;
 
 use bytes::Bytes;
+use pushonce_core::ClusterVersion;
 
 pub(crate) use disk::Disk;
 pub use mark::LogMark;
 pub(crate) use mark::Writes;
-pub(crate) use record::{open, open_with, seal, seal_with};
+pub(crate) use record::{open, open_with, seal, seal_with, unsupported};
 pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
 
 use crate::GroupId;
@@ -62,6 +63,8 @@ pub(crate) enum Change {
     Clear,
     /// Drops all there is.
     Destroy,
+    /// Notes the version of the cluster, of the whole store.
+    Version(ClusterVersion),
 }
 
 /// The single values of a group.
@@ -101,7 +104,8 @@ impl Change {
             | Change::Forget { .. }
             | Change::Unset { .. }
             | Change::Clear
-            | Change::Destroy => 64,
+            | Change::Destroy
+            | Change::Version(_) => 64,
         }
     }
 }

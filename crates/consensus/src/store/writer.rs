@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
+use pushonce_core::{AgreedVersion, ClusterVersion};
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::backend::is_full;
@@ -45,6 +47,8 @@ pub(crate) struct Writer {
     pieces: Arc<Semaphore>,
     /// What waits for room on the disk is given up.
     given_up: Arc<AtomicBool>,
+    /// In which version records are written.
+    agreed: AgreedVersion,
 }
 
 /// The writer for one group, until the group is destroyed: what a leftover of a destroyed group
@@ -71,6 +75,7 @@ enum Job {
     Read { group: GroupId, reply: oneshot::Sender<io::Result<(u64, Stored)>> },
     Piece { group: GroupId, generation: u64, number: u32, reply: Piece },
     Destroy { group: GroupId, reply: oneshot::Sender<io::Result<()>> },
+    Version { version: ClusterVersion, reply: oneshot::Sender<io::Result<()>> },
     Close { reply: oneshot::Sender<()> },
 }
 
@@ -115,7 +120,8 @@ impl Writer {
         };
         std::thread::Builder::new().name("pushonce-log".to_owned()).spawn(move || thread.run())?;
         let room = Arc::new(Semaphore::new(QUEUE_UNITS as usize));
-        Ok(Writer { queue, room, pieces: Arc::new(Semaphore::new(1)), given_up })
+        let (pieces, agreed) = (Arc::new(Semaphore::new(1)), AgreedVersion::default());
+        Ok(Writer { queue, room, pieces, given_up, agreed })
     }
 
     /// Reads a group, and gives the writer for it.
@@ -127,6 +133,21 @@ impl Writer {
     /// Drops all of a group, after everything that was handed over before.
     pub(crate) async fn destroy(&self, group: GroupId) -> io::Result<()> {
         self.ask(|reply| Job::Destroy { group, reply }).await?
+    }
+
+    /// In which version records are written now.
+    pub(crate) fn agreed(&self) -> &AgreedVersion {
+        &self.agreed
+    }
+
+    /// Notes on disk that the cluster has this version, and then writes in it. A build that does not
+    /// support it does not open the store any more.
+    pub(crate) async fn raise(&self, version: ClusterVersion) -> io::Result<()> {
+        if version > self.agreed.get() {
+            self.ask(|reply| Job::Version { version, reply }).await??;
+            self.agreed.raise(version);
+        }
+        Ok(())
     }
 
     /// Ends the wait for room on a full disk: what waits for it fails, unacknowledged, and nothing
@@ -152,6 +173,16 @@ impl GroupWriter {
     /// The group.
     pub(crate) fn group(&self) -> GroupId {
         self.group
+    }
+
+    /// A value as a record of the group, in the version that nodes agreed on.
+    pub(crate) fn seal<T: Serialize>(&self, value: &T) -> io::Result<Bytes> {
+        super::seal(self.group, self.writer.agreed.get(), value)
+    }
+
+    /// As [`GroupWriter::seal`], with bytes behind the value.
+    pub(crate) fn seal_with<T: Serialize>(&self, value: &T, data: &[u8]) -> io::Result<Bytes> {
+        super::seal_with(self.group, self.writer.agreed.get(), value, data)
     }
 
     /// Hands changes over, waiting for room in the queue. `Ok` says that they are queued.
@@ -322,6 +353,9 @@ impl<S: Store> Thread<S> {
             Job::Destroy { group, reply } => {
                 let _ = reply.send(self.destroy(group));
             }
+            Job::Version { version, reply } => {
+                let _ = reply.send(self.note(version));
+            }
             Job::Write(_) | Job::Close { .. } => {}
         }
     }
@@ -333,6 +367,14 @@ impl<S: Store> Thread<S> {
             self.fail(error);
         }
         destroyed
+    }
+
+    fn note(&mut self, version: ClusterVersion) -> io::Result<()> {
+        let noted = self.write(&[(GroupId::CONTROL, Change::Version(version))]);
+        if let Err(error) = &noted {
+            self.fail(error);
+        }
+        noted
     }
 
     fn close(self, reply: oneshot::Sender<()>) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Damaged, Engine, Group, GroupId, Machine, Outside, Room, Settings,
-    Status,
+    AddressBook, At, Capture, Engine, Group, GroupId, Machine, Outside, Room, Settings, Status,
 };
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{ClusterId, NodeId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -26,10 +26,14 @@ pub(crate) const GROUP: GroupId = GroupId(1);
 pub(crate) struct Sum(pub Arc<Mutex<Vec<u64>>>);
 
 impl Machine for Sum {
-    fn apply(&mut self, _at: At, entry: &Bytes) -> Bytes {
+    fn apply(&mut self, _at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
         let mut seen = self.0.lock().unwrap();
         seen.push(number(entry));
-        Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes())
+        Ok(Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes()))
+    }
+
+    fn check(_entry: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
@@ -37,7 +41,7 @@ impl Machine for Sum {
         bytes.into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
         *self.0.lock().unwrap() = snapshot.chunks_exact(8).map(number).collect();
         Ok(())
     }

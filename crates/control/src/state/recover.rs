@@ -6,10 +6,6 @@ use pushonce_core::{MemberState, NodeId};
 
 use super::State;
 
-/// How many ids are skipped: the lost members may have given some out that this node never heard of. As
-/// many as a cluster may have members.
-const IDS_SKIPPED: u64 = super::MEMBERS_MAX as u64;
-
 /// Why a cluster cannot be recovered this way. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
@@ -54,7 +50,10 @@ impl State {
                 cluster.gone.insert(known.incarnation, *node);
             }
         }
-        cluster.next_id = cluster.next_id.saturating_add(IDS_SKIPPED);
+        // The lost members may have given some ids out that this node never heard of: as many as a cluster
+        // may have members.
+        let skipped = cluster.rules().members_max as u64;
+        cluster.next_id = cluster.next_id.saturating_add(skipped);
         cluster.times.advance(cluster.members.keys().copied());
         cluster.version = index;
         // Shards may have followed settings that the lost members had committed: these replace them.

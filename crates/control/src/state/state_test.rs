@@ -21,6 +21,7 @@ pub(crate) fn founding() -> Founding {
         namespaces: Namespaces::default(),
         times: ConsensusTimes::LAN,
         log: None,
+        cluster_version: VersionRange::SUPPORTED.min,
     }
 }
 
@@ -209,7 +210,8 @@ fn a_name_belongs_to_one_living_member() {
 #[test]
 fn a_full_cluster_takes_nobody_new_but_who_is_in_may_come_again() {
     let mut log = Log::founded();
-    for index in 2..=MEMBERS_MAX as u128 {
+    let max = Rules::of(VersionRange::SUPPORTED.max).members_max;
+    for index in 2..=max as u128 {
         log.join(newcomer(index, &format!("n{index}"))).unwrap();
     }
     let refusal = log.refused(Command::Join(newcomer(5_000, "late")));
@@ -401,7 +403,7 @@ fn only_by_name_may_topics_live_in_memory() {
 #[test]
 fn only_so_many_namespaces_have_settings_of_their_own() {
     let mut log = Log::founded();
-    for nth in 0..NAMESPACES_MAX {
+    for nth in 0..Rules::of(VersionRange::SUPPORTED.max).namespaces_max {
         log.apply(set(Some(&nth.to_string()), Some(count(1))));
     }
     let refusal = log.refused(set(Some("one more"), Some(count(1))));
@@ -416,28 +418,28 @@ fn a_snapshot_restores_what_it_was_made_of_and_nothing_else_is_taken() {
     let mut log = Log::founded();
     log.join(newcomer(2, "n2")).unwrap();
     let snapshot = log.state.snapshot();
-    assert_eq!(State::restore(&snapshot), Some(log.state.clone()));
+    assert_eq!(State::restore(&snapshot).as_ref(), Ok(&log.state));
     for end in 0..snapshot.len() {
-        assert_eq!(State::restore(&snapshot[..end]), None, "cut after {end} bytes");
+        assert!(State::restore(&snapshot[..end]).is_err(), "cut after {end} bytes");
     }
-    assert_eq!(State::restore(&[&snapshot[..], b"x"].concat()), None);
+    assert!(State::restore(&[&snapshot[..], b"x"].concat()).is_err());
 }
 
 #[test]
 fn the_encoding_of_commands_is_frozen() {
     // Another value would make a node read an old log differently.
-    let encoded = |command: Command| command.encode().to_vec();
-    assert_eq!(encoded(Command::Activate(NodeId(2))), [0, 2, 2]);
+    let encoded = |command: Command| command.encode(ClusterVersion::FIRST).to_vec();
+    assert_eq!(encoded(Command::Activate(NodeId(2))), [0, 1, 2, 2]);
     let place = Command::Place { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
-    assert_eq!(encoded(place), [0, 3, 3, 1, 2, 1, 2]);
-    assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 4, 172, 2]);
+    assert_eq!(encoded(place), [0, 1, 3, 3, 1, 2, 1, 2]);
+    assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 1, 4, 172, 2]);
     let unset =
         Command::SetNamespace { name: Some("a".to_owned()), change: None, drops_stored: false };
-    assert_eq!(encoded(unset), [0, 5, 1, 1, b'a', 0, 0]);
+    assert_eq!(encoded(unset), [0, 1, 5, 1, 1, b'a', 0, 0]);
     let set = Command::SetNamespace { name: None, change: Some(count(3)), drops_stored: false };
-    assert_eq!(encoded(set), [0, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 6, 3]);
-    assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 7, 3]);
+    assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 1, 6, 3]);
+    assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 1, 7, 3]);
 }
 
 /// Commands that often meet: few directories, few names, few ids.
@@ -494,7 +496,7 @@ proptest! {
             prop_assert_eq!(names.len(), view.members.len(), "a name was given twice");
             prop_assert!(!view.shard_holders().is_empty());
             prop_assert_eq!(log.state != before, view.version == log.index);
-            prop_assert_eq!(State::restore(&log.state.snapshot()), Some(log.state.clone()));
+            prop_assert_eq!(State::restore(&log.state.snapshot()), Ok(log.state.clone()));
         }
     }
 
@@ -507,7 +509,8 @@ proptest! {
 
     #[test]
     fn a_command_is_read_as_it_was_written(command in command()) {
-        prop_assert_eq!(Command::decode(&command.encode()), Some(command));
+        let version = VersionRange::SUPPORTED.max;
+        prop_assert_eq!(Command::decode(&command.encode(version)), Ok((version, command)));
     }
 }
 
@@ -605,7 +608,7 @@ fn a_recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
     let back = log.refused(Command::Join(newcomer(3, "n3")));
     assert_eq!(back, Refusal::Removed(NodeId(3)));
     assert!(log.join(newcomer(9, "new")).unwrap().node > NodeId(1000));
-    assert_eq!(State::restore(&log.state.snapshot()), Some(log.state));
+    assert_eq!(State::restore(&log.state.snapshot()), Ok(log.state));
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Damaged, Engine, Group, Machine, ProposeError, Settings, Status,
+    AddressBook, At, Capture, Engine, Group, Machine, ProposeError, Settings, Status,
 };
 use pushonce_control::{Control, Founding, Incarnation, Joining, Profile, Run};
+use pushonce_core::versioned::Unreadable;
 use pushonce_core::{
-    Addresses, ClusterId, ClusterView, Namespaces, NodeId, Roles, ShardCount, Spread,
+    Addresses, Build, ClusterId, ClusterView, Namespaces, NodeId, Roles, ShardCount, Spread,
+    VersionRange,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -62,6 +64,7 @@ impl World {
             namespaces: Namespaces::default(),
             times: Default::default(),
             log: None,
+            cluster_version: VersionRange::SUPPORTED.min,
         };
         node.control.found(founding.clone()).await.unwrap();
         node.control.found(founding).await.unwrap();
@@ -146,6 +149,7 @@ pub(crate) fn profile(name: &str, peer: &str) -> Profile {
         zone: String::new(),
         roles: Roles::default(),
         weight: 1,
+        build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
     }
 }
 
@@ -164,17 +168,22 @@ pub(crate) fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
 pub(crate) struct Count(pub(crate) Arc<AtomicU64>);
 
 impl Machine for Count {
-    fn apply(&mut self, _at: At, _entry: &Bytes) -> Bytes {
+    fn apply(&mut self, _at: At, _entry: &Bytes) -> Result<Bytes, Unreadable> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Bytes::new()
+        Ok(Bytes::new())
+    }
+
+    fn check(_entry: &Bytes) -> Result<(), Unreadable> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Capture {
         Bytes::copy_from_slice(&self.0.load(Ordering::SeqCst).to_be_bytes()).into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Damaged> {
-        let count = snapshot.try_into().map_err(|_| Damaged("not eight bytes".to_owned()))?;
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        let count =
+            snapshot.try_into().map_err(|_| Unreadable::Damaged("not eight bytes".to_owned()))?;
         self.0.store(u64::from_be_bytes(count), Ordering::SeqCst);
         Ok(())
     }

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Addresses, ClusterId, MemberState, Namespaces, Roles, ShardCount};
+use crate::{
+    Addresses, Build, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount,
+};
 
 fn member(id: u64, region: &str, zone: &str) -> Member {
     Member {
@@ -15,6 +17,7 @@ fn member(id: u64, region: &str, zone: &str) -> Member {
         roles: Roles::default(),
         weight: 1,
         state: MemberState::Active,
+        build: Build::default(),
     }
 }
 
@@ -30,6 +33,7 @@ fn view(shards: u16, members: Vec<Member>) -> ClusterView {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
         times: Default::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 

@@ -92,6 +92,7 @@ fn view(shards: u16) -> Arc<ClusterView> {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
         times: Default::default(),
+        cluster_version: Default::default(),
     })
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
-    DrainRequest, ExplainRequest, ExplainResponse, Member, Problem, RemoveRequest, Shard,
-    StatusRequest, StatusResponse, UndrainRequest,
+    DrainRequest, ExplainRequest, ExplainResponse, FinalizeRequest, Member, Problem, RemoveRequest,
+    Shard, StatusRequest, StatusResponse, UndrainRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -56,6 +56,9 @@ enum Command {
         /// Its id or its name
         node: String,
     },
+    /// Raise the cluster version, when every node runs a build that supports the next one; there is
+    /// no way back to the older build after that
+    Finalize,
     /// Take a node out for ever: a living one when it has given away what it holds, a dead one at once
     Remove {
         /// Its id or its name
@@ -101,6 +104,12 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
             let id = find(&mut client, &name).await?;
             client.undrain(UndrainRequest { node: id }).await.map_err(refused)?;
             done(json, id, "active", "takes its share")?;
+        }
+        Command::Finalize => {
+            let done = client.finalize(FinalizeRequest {}).await.map_err(refused)?.into_inner();
+            let version = done.cluster_version;
+            let text = || format!("the cluster has version {version}\n");
+            print(json, || json!({"cluster_version": version}), text)?;
         }
         Command::Remove { node: name, force } => {
             let id = find(&mut client, &name).await?;
@@ -194,7 +203,8 @@ fn status_json(status: &StatusResponse) -> Value {
             "id": m.id, "name": m.name, "state": m.state, "reachable": m.reachable,
             "region": m.region, "zone": m.zone, "roles": m.roles, "weight": m.weight,
             "peer": m.peer_address, "grpc": m.grpc_address, "http": m.http_address,
-            "quic": m.quic_address,
+            "quic": m.quic_address, "release": m.release,
+            "versions": {"min": m.version_min, "max": m.version_max},
         })
     };
     let shard = |s: &Shard| {
@@ -211,6 +221,7 @@ fn status_json(status: &StatusResponse) -> Value {
         "conflicting-cluster": Some(&status.conflicting_cluster_id).filter(|id| !id.is_empty()),
         "node": status.node_id,
         "version": status.version,
+        "cluster_version": status.cluster_version,
         "placement_version": status.placement_version,
         "replicas": status.replicas,
         "control": {

@@ -249,6 +249,7 @@ mod tests {
                 roles: Roles::default(),
                 weight: 1,
                 state: MemberState::Active,
+                build: Default::default(),
             };
             view.members.insert(NodeId(id), member);
         }

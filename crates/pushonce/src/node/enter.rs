@@ -7,7 +7,7 @@ use pushonce_consensus::Engine;
 use pushonce_control::{
     Control, FoundError, Founding, Incarnation, Joining, Profile, Refusal, Run,
 };
-use pushonce_core::{Addresses, ClusterTimes, Namespaces, ShardCount, Spread};
+use pushonce_core::{Addresses, Build, ClusterTimes, Namespaces, ShardCount, Spread, VersionRange};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{Bootstrap, DataDir, Identity};
@@ -107,6 +107,12 @@ fn agree(config: &Config, times: &ClusterTimes) -> Result<(), Refusal> {
     }
 }
 
+/// What this process runs.
+fn build() -> Build {
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    Build { release, supported: VersionRange::SUPPORTED }
+}
+
 fn profile(config: &Config) -> Profile {
     let at = |port| config.advertised(port);
     Profile {
@@ -121,6 +127,7 @@ fn profile(config: &Config) -> Profile {
         zone: config.zone.clone(),
         roles: config.roles,
         weight: config.weight,
+        build: build(),
     }
 }
 
@@ -142,6 +149,8 @@ pub(super) async fn found(
         namespaces: Namespaces::default(),
         times: times.current,
         log: joining.log,
+        // Nobody is there to be compatible with.
+        cluster_version: VersionRange::SUPPORTED.max,
     };
     loop {
         match control.found(founding.clone()).await {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::Status;
-use pushonce_core::{MemberState, NodeId, ShardId};
+use pushonce_core::{MemberState, NodeId, ShardId, VersionConflict};
 
 /// What one look found.
 #[derive(Clone, Debug)]
@@ -29,6 +29,11 @@ pub(super) struct Facts {
     pub(super) disk: Option<String>,
     /// Why this node takes part in no group any more, if that is so.
     pub(super) rolled_back: Option<String>,
+    /// Why groups have halted here: they met something that this build cannot read. `None` is the
+    /// control group.
+    pub(super) halted: BTreeMap<Option<ShardId>, String>,
+    /// The nodes with which this one exchanges no frames for their versions.
+    pub(super) conflicts: BTreeMap<NodeId, VersionConflict>,
     /// Counts that rise as long as a part of the node goes round.
     pub(super) rounds: BTreeMap<Part, u64>,
 }
@@ -157,6 +162,7 @@ impl Watchman {
         // The disk has a reserve: what it says is no matter of a moment.
         told.extend(facts.disk.clone().map(|text| Reason { text, blocks: Blocks::PUBLISH }));
         told.extend(facts.rolled_back.clone().map(Reason::of_all));
+        told.extend(facts.unreadable().into_iter().map(Reason::of_all));
         self.was_ready |= told.iter().all(|reason| !reason.blocks.any());
         told
     }
@@ -227,6 +233,20 @@ fn found(facts: &Facts) -> BTreeSet<Obstacle> {
 }
 
 impl Facts {
+    /// What this build cannot read; no matter of a moment either. A peer that cannot read what this node
+    /// writes is the peer's trouble.
+    fn unreadable(&self) -> BTreeSet<String> {
+        let older = |conflict: &&VersionConflict| {
+            matches!(conflict, VersionConflict::ThisNodeIsOlder { .. })
+        };
+        let halted = self.halted.iter().map(|(group, why)| match group {
+            None => format!("the control group has halted: {why}"),
+            Some(shard) => format!("{shard} has halted: {why}"),
+        });
+        let conflicts = self.conflicts.values().filter(older).map(ToString::to_string);
+        halted.chain(conflicts).collect()
+    }
+
     fn lack(&self, group: &Standing) -> Option<Lack> {
         match group.leader {
             None => Some(Lack::Leader),

@@ -10,12 +10,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use pushonce_consensus::{DestroyError, Engine, GroupId, Status};
+use pushonce_consensus::{DestroyError, Engine, GroupId, StartError, Status};
 use pushonce_control::hosting::Removal;
 use pushonce_control::reconcile::Progress;
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, NodeId, ShardId};
-use pushonce_shard::{Committed, Handle, NodeTopics, Shard, ShardSettings};
+use pushonce_shard::{Committed, Handle, NodeTopics, OpenError, Shard, ShardSettings};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,11 @@ const MOVES_MAX: usize = 2;
 
 /// The replicas that run on this node, by shard. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Hosted(Arc<RwLock<BTreeMap<ShardId, Held>>>);
+pub(super) struct Hosted {
+    held: Arc<RwLock<BTreeMap<ShardId, Held>>>,
+    /// The replicas on this node's disk that this build cannot read, and why.
+    unreadable: Arc<RwLock<BTreeMap<ShardId, String>>>,
+}
 
 /// A replica that runs here, and what its group does or waits for while this node leads it.
 #[derive(Clone)]
@@ -105,6 +109,24 @@ impl Hosted {
         hosted.iter().map(|(&shard, held)| (shard, standing(held))).collect()
     }
 
+    /// The replicas here that have halted, or could not be started, because this build cannot read
+    /// something of them, and why.
+    pub(super) fn halted(&self) -> BTreeMap<ShardId, String> {
+        let mut halted = self.unreadable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = |held: &Held| held.handle.group().status().borrow().halted.clone();
+        let held = self.read();
+        halted.extend(held.iter().filter_map(|(&shard, held)| Some((shard, why(held)?))));
+        halted
+    }
+
+    fn refuse(&self, shard: ShardId, why: String) {
+        self.unreadable.write().unwrap_or_else(PoisonError::into_inner).insert(shard, why);
+    }
+
+    fn is_refused(&self, shard: ShardId) -> bool {
+        self.unreadable.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
+    }
+
     /// Every replica that runs here.
     pub(super) fn all(&self) -> Vec<Handle> {
         self.read().values().map(|held| held.handle.clone()).collect()
@@ -112,16 +134,16 @@ impl Hosted {
 
     fn insert(&self, held: Held) {
         let shard = held.handle.id();
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shard, held);
+        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(shard, held);
     }
 
     fn remove(&self, shard: ShardId) -> Option<Handle> {
-        let held = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+        let held = self.held.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
         held.map(|held| held.handle)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Held>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +192,7 @@ impl Host {
             for shard in std::mem::take(&mut start) {
                 let started = shutdown.run_until_cancelled(self.start(shard, &common)).await;
                 let Some(started) = started else { break };
-                replicas.insert(shard, started?);
+                replicas.extend(started?.map(|replica| (shard, replica)));
             }
             if !caught_up {
                 tokio::select! {
@@ -187,7 +209,11 @@ impl Host {
             self.topics.set_shards(view.shards);
             let hosted = self.hosted.standing(self.me);
             let plan = hosting::plan(self.me, &view, &claims, &hosted, self.founding.pending());
-            start.extend(plan.start.into_iter().filter(|shard| !absent.contains(shard)));
+            start.extend(
+                plan.start
+                    .into_iter()
+                    .filter(|shard| !absent.contains(shard) && !self.hosted.is_refused(*shard)),
+            );
             for removal in plan.drop {
                 let shard = removal.shard;
                 let (Some(replica), Some(handle)) =
@@ -236,7 +262,9 @@ impl Host {
         let _ = self.view.wait_for(|view| view.version >= version).await;
     }
 
-    async fn start(&self, id: ShardId, common: &Common) -> anyhow::Result<Replica> {
+    /// Starts a replica; `None` for one that this build cannot read, which stays as it is: the others of
+    /// the node go on without it, and readiness says why.
+    async fn start(&self, id: ShardId, common: &Common) -> anyhow::Result<Option<Replica>> {
         let Common { permits, moves, failures } = common;
         let shard = Shard {
             id,
@@ -247,7 +275,15 @@ impl Host {
             clock: self.clocks.clone(),
             topics: self.topics.clone(),
         };
-        let (handle, runner) = shard.open(&self.engine).await?;
+        let (handle, runner) = match shard.open(&self.engine).await {
+            Ok(opened) => opened,
+            Err(OpenError { why: StartError::Unreadable { why, .. }, .. }) => {
+                tracing::error!(shard = %id, error = why, "cannot start a replica, going on without it");
+                self.hosted.refuse(id, why);
+                return Ok(None);
+            }
+            Err(why) => return Err(why.into()),
+        };
         // Nobody is moved before the loop has said what is wanted.
         let (wanted, wanted_here) = watch::channel(Vec::new());
         let (said, progress) = watch::channel(None);
@@ -270,7 +306,7 @@ impl Host {
         ));
         self.hosted.insert(Held { handle, progress });
         tracing::info!(shard = %id, "holding a replica");
-        Ok(Replica { wanted, stop, tasks })
+        Ok(Some(Replica { wanted, stop, tasks }))
     }
 }
 
@@ -348,21 +384,27 @@ async fn herald(
 }
 
 /// Tells when a replica has ended by itself: a node that goes on without it looks healthy, and the
-/// next death takes the shard's quorum.
+/// next death takes the shard's quorum. One that has halted at something that this build cannot read makes
+/// the node not ready, and the others of the node go on.
 async fn mourn(
     mut status: watch::Receiver<Status>,
     group: GroupId,
     failures: mpsc::Sender<String>,
     stop: CancellationToken,
 ) {
-    let failed =
-        async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.failed.clone()) };
+    let failed = async { status.wait_for(|now| now.failed.is_some()).await.map(|now| now.clone()) };
     tokio::select! {
         () = stop.cancelled() => {}
-        failed = failed => if let Ok(Some(why)) = failed {
-            tracing::error!(%group, why, "a replica has ended");
-            // When the host has ended there is nobody to tell.
-            let _ = failures.send(format!("the replica of {group} has ended: {why}")).await;
+        failed = failed => match failed {
+            Ok(Status { halted: Some(error), .. }) => {
+                tracing::error!(%group, error, "a replica has halted");
+            }
+            Ok(Status { failed: Some(why), .. }) => {
+                tracing::error!(%group, why, "a replica has ended");
+                // When the host has ended there is nobody to tell.
+                let _ = failures.send(format!("the replica of {group} has ended: {why}")).await;
+            }
+            _ => {}
         }
     }
 }

@@ -178,7 +178,7 @@ pub(super) async fn connect(
 }
 
 fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
-    let Profile { name, addresses, region, zone, roles, weight } = joining.profile.clone();
+    let Profile { name, addresses, region, zone, roles, weight, build } = joining.profile.clone();
     let Addresses { peer, grpc, http, quic } = addresses;
     pb::JoinRequest {
         incarnation: joining.incarnation.0.to_be_bytes().to_vec().into(),
@@ -195,6 +195,9 @@ fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
         starting,
         times: joining.times.map(Into::into),
         log: joining.log.map(|LogMark { log, writes }| pb::LogMark { log, writes }),
+        release: build.release,
+        version_min: build.supported.min.0.into(),
+        version_max: build.supported.max.0.into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pushonce_consensus::{AddressBook, LogMark};
 use pushonce_control::{AskError, Control, Incarnation, Joined, Joining, Profile, Refusal, Run};
-use pushonce_core::{Addresses, ClusterId, HostPort, NodeId};
+use pushonce_core::{Addresses, Build, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
 use tokio::sync::{mpsc, watch};
@@ -152,6 +152,8 @@ fn kind(why: &Refusal) -> Kind {
         | Refusal::LogLost { .. }
         | Refusal::LogRolledBack { .. } => Kind::NotMember,
         Refusal::Foreign { .. } => Kind::OtherCluster,
+        // Another build may be started here: no reason to end.
+        Refusal::Unsupported(_) | Refusal::Unversioned { .. } => Kind::Version,
         _ => Kind::Settings,
     }
 }
@@ -177,10 +179,22 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
             zone: request.zone,
             roles: request.roles.parse().map_err(|why| invalid(&format!("bad roles: {why}")))?,
             weight: request.weight,
+            build: Build {
+                release: request.release,
+                supported: VersionRange {
+                    min: version(request.version_min),
+                    max: version(request.version_max),
+                },
+            },
         },
         times: request.times.map(Into::into),
         log: request.log.map(|pb::LogMark { log, writes }| LogMark { log, writes }),
     })
+}
+
+/// A number that is no version is one that nobody supports.
+fn version(number: u32) -> ClusterVersion {
+    u16::try_from(number).map(ClusterVersion).unwrap_or_default()
 }
 
 fn id(bytes: &[u8]) -> Option<u128> {

@@ -48,6 +48,7 @@ pub(super) struct Cluster {
     node: String,
     cluster: String,
     version: u64,
+    cluster_version: u16,
     leader: Option<String>,
     members: Vec<Member>,
     shards: Vec<Shard>,
@@ -64,6 +65,8 @@ struct Member {
     roles: String,
     state: &'static str,
     reachable: bool,
+    release: String,
+    versions: String,
     http: String,
     grpc: String,
 }
@@ -97,6 +100,8 @@ impl Overview {
             roles: m.roles.to_string(),
             state: m.state.as_str(),
             reachable: m.id == self.me || reachable.contains(&m.id),
+            release: m.build.release.clone(),
+            versions: m.build.supported.to_string(),
             http: m.addresses.http.clone(),
             grpc: m.addresses.grpc.clone(),
         };
@@ -113,6 +118,7 @@ impl Overview {
             node: self.me.to_string(),
             cluster: view.cluster.to_string(),
             version: view.version,
+            cluster_version: view.cluster_version.0,
             leader: self.control.borrow().leader.map(|id| id.to_string()),
             members: view.members.values().map(member).collect(),
             shards: view.shards.ids().map(shard).collect(),

@@ -12,9 +12,9 @@ use pushonce_consensus::Settings;
 use pushonce_control::condition::Problem;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterId, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message, Namespace,
-    NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError, Refusal,
-    ShardId, Timestamp, Topic, Want, Watching,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message,
+    Namespace, NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError,
+    Refusal, ShardId, Timestamp, Topic, Want, Watching,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
@@ -296,6 +296,11 @@ impl pushonce_publish::Operations for Operations {
             may.map_err(|why| OperationError::Refused(why.to_string()))?;
             control.remove(node).await.map_err(not_done)
         })
+    }
+
+    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+        let control = self.control.clone();
+        Box::pin(async move { control.finalize().await.map_err(not_done) })
     }
 
     fn set_namespace(

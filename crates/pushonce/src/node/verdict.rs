@@ -97,6 +97,8 @@ fn refused(refusal: pb::JoinRefusal, theirs: ClusterId) -> Verdict {
         Kind::Running => Verdict::Running(refusal.text),
         Kind::Settings => Verdict::Rejected(refusal.text),
         Kind::OtherCluster => Verdict::OtherCluster { theirs },
+        // Nothing that ends a node: it says so, and waits for another build.
+        Kind::Version => Verdict::NoAnswer(refusal.text),
         Kind::Unspecified => {
             Verdict::NoAnswer(format!("a refusal of an unknown kind: {}", refusal.text))
         }

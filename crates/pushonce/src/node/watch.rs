@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pushonce_consensus::Engine;
 use pushonce_control::condition::Problem;
+use pushonce_core::ShardId;
 use pushonce_gateway::{Admission, MemoryUse, Rounds};
 use pushonce_publish::Ready;
 use pushonce_shard::NodeTopics;
@@ -158,6 +159,15 @@ impl Watch {
         metrics::gauge!("pushonce_snapshots_sending").set(sending as f64);
     }
 
+    /// Why groups have halted on this node.
+    fn halted(&self) -> BTreeMap<Option<ShardId>, String> {
+        let control = self.overview.control.borrow().halted.clone().map(|why| (None, why));
+        let shards = self.hosted.halted().into_iter().map(|(shard, why)| (Some(shard), why));
+        let halted: BTreeMap<_, _> = control.into_iter().chain(shards).collect();
+        metrics::gauge!("pushonce_halted_replicas").set(halted.len() as f64);
+        halted
+    }
+
     fn facts(&self) -> Facts {
         let Overview { me, view, owners, reachable, control, .. } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
@@ -182,6 +192,8 @@ impl Watch {
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
             reachable: reachable.borrow().clone(),
+            halted: self.halted(),
+            conflicts: self.relay.version_conflicts().borrow().clone(),
             disk: self.engine.room().err().map(|full| full.to_string()),
             rolled_back: self.engine.rolled_back(),
             rounds,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Addresses, Claim, ClusterId, ClusterView, ContentType, Member, MemberState, Message,
-    Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId, Spread, Term, Timestamp,
-    Topic,
+    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Member,
+    MemberState, Message, Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId,
+    Spread, Term, Timestamp, Topic,
 };
 
 /// The message at a position: its payload is a function of the position, as in a real topic.
@@ -38,6 +38,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
+            build: Build::default(),
         };
         (id, member)
     };
@@ -52,6 +53,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
         placement: Placement::default(),
         namespaces: Namespaces::default(),
         times: Default::default(),
+        cluster_version: ClusterVersion::FIRST,
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use pushonce_core::{ContentType, History, Key, Position, ProducerId, Stamp};
 
 use super::*;
-use crate::passing::Moment;
+use crate::passing::{Moment, WINDOW_MS};
 use crate::{Batch, State};
 
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ impl Naive {
         let named = Name::of(item).map(|name| (item.topic.clone(), name));
         let now = self.passing.now();
         let live = |known: &&((Topic, Name), Fingerprint, Placed, Moment)| {
-            Some(&known.0) == named.as_ref() && !known.3.is_past(now)
+            Some(&known.0) == named.as_ref() && !known.3.is_past(now, WINDOW_MS)
         };
         let (_, was, placed, _) = self.named.iter().rev().find(live)?;
         Some(if *was == fingerprint { Ok(*placed) } else { Err(Rejected::KeyReused) })
@@ -183,7 +183,7 @@ proptest! {
                 // The table may have forgotten such a producer, or not yet.
                 let rested = item.sequence().is_some_and(|asked| {
                     let numbered = naive.numbered.get(&(asked.producer, item.topic.clone()));
-                    numbered.is_some_and(|n| n.used.is_past(naive.passing.now()))
+                    numbered.is_some_and(|n| n.used.is_past(naive.passing.now(), WINDOW_MS))
                 });
                 prop_assert!(
                     said == settled(true) || rested && said == settled(false),

@@ -87,7 +87,10 @@ impl Node {
 
     fn apply(&mut self, at: At, batch: Batch) -> Applied {
         let (before, renews) = (self.revision(), batch.renews_memory);
-        let applied = self.state.apply(at.index, Batch::decode(&batch.encode()).unwrap());
+        let entry = batch.encode(VersionRange::SUPPORTED.max);
+        let (version, batch) = Batch::decode(&entry).unwrap();
+        self.state.adopt(version);
+        let applied = self.state.apply(at.index, batch);
         self.memory.follow(at, NOW, self.state.settings(), renews);
         self.applied += 1;
         assert!(self.revision() >= before, "settings went back");

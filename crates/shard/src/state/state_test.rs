@@ -2,6 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use pushonce_core::{
     ContentType, Gap, GapReason, History, Key, Namespace, Namespaces, Offset, ShardCount,
+    UnsupportedVersion,
 };
 
 use super::*;
@@ -48,7 +49,7 @@ fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
 ///
 /// `ages` are those of messages and of unused topics; `lent`: namespaces go to and fro between the log
 /// and the owner's memory.
-fn entries(
+pub(crate) fn entries(
     ages: impl Strategy<Value = u64> + Clone + 'static,
     lent: bool,
 ) -> impl Strategy<Value = Vec<Batch>> {
@@ -87,7 +88,8 @@ fn entries(
 /// Applies entries as a log gives them: encoded, with holes between their indexes.
 fn replay<'a>(state: &mut State, entries: impl IntoIterator<Item = (usize, &'a Batch)>) {
     for (nth, batch) in entries {
-        let batch = Batch::decode(&batch.encode()).unwrap();
+        let (version, batch) = Batch::decode(&batch.encode(VersionRange::SUPPORTED.max)).unwrap();
+        state.adopt(version);
         state.apply(index(nth), batch);
     }
 }
@@ -222,7 +224,7 @@ proptest! {
     ) {
         let mut state = State::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate());
-        for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode().to_vec()] {
+        for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode(VersionRange::SUPPORTED.max).to_vec()] {
             if let Some(byte) = hit.0.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
                 *byte ^= hit.1;
             }
@@ -462,9 +464,12 @@ fn what_is_left_of_the_life_before_the_owners_memory_is_not_listed() {
 
 #[test]
 fn what_is_no_snapshot_of_this_version_is_refused() {
-    assert_eq!(State::restore(b""), Err(InvalidSnapshot::Empty));
-    assert_eq!(State::restore(b"\x09"), Err(InvalidSnapshot::Version(9)));
+    assert_eq!(State::restore(b""), Err(Unreadable::Unversioned(0)));
+    let (found, supported) = (ClusterVersion(9), VersionRange::SUPPORTED);
+    let why = Unreadable::Version(UnsupportedVersion { found, supported });
+    assert_eq!(State::restore(b"\x00\x09"), Err(why));
     let mut state = State::under(History::default());
+    state.adopt(VersionRange::SUPPORTED.max);
     let items = vec![item("a", b"pay".to_vec())];
     state.apply(1, Batch::new(Timestamp(1), items));
     let snapshot = state.snapshot();

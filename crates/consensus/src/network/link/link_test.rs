@@ -4,9 +4,9 @@ const GROUP: GroupId = GroupId(1);
 const TTL: Duration = Duration::from_secs(5);
 
 fn link() -> (Arc<Link>, u64) {
-    let link = Arc::new(Link::new(NodeId(2), 1000, 64 << 10));
+    let link = Arc::new(Link::new(NodeId(2), AgreedVersion::default(), 1000, 64 << 10));
     let stream = link.begin();
-    link.up();
+    link.up(ClusterVersion::FIRST);
     (link, stream)
 }
 

@@ -1,5 +1,7 @@
 //! The answers of a cluster, for people.
 
+use std::collections::BTreeMap;
+
 use pushonce_core::ConsensusTimes;
 use pushonce_proto::pb::cluster::v1::{
     ClusterTimes, ExplainResponse, Member, Problem, Shard, StatusResponse,
@@ -21,8 +23,9 @@ fn nodes(ids: &[u64]) -> String {
 pub(super) fn status_text(status: &StatusResponse) -> String {
     let mut text = headline(status);
     text += &format!(
-        "cluster {}  (asked {}, view {}, placement {})\n\nmembers\n",
+        "cluster {}  version {}  (asked {}, view {}, placement {})\n\nmembers\n",
         status.cluster_id,
+        status.cluster_version,
         node(status.node_id),
         status.version,
         status.placement_version,
@@ -32,6 +35,8 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
     }
     let rows = status.members.iter().map(member_row).collect();
     text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc"], rows);
+    text += "\nbuilds\n";
+    text += &builds(status);
     text += &format!(
         "\ncontrol  leader {}, term {}, voters {}, learners {}, applied {}\n\nshards\n",
         node(status.control_leader),
@@ -49,6 +54,7 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
     };
     text.extend(status.times.as_ref().and_then(changing_line));
     let draining = status.members.iter().filter(|member| member.state == "draining");
+    text.extend(upgrade_line(status));
     text.extend(draining.map(|member| drain_line(status, member.id)));
     text
 }
@@ -91,6 +97,29 @@ pub(super) fn holding(status: &StatusResponse, id: u64) -> String {
     let named = |shard: &&Shard| shard.voters.contains(&id) || shard.learners.contains(&id);
     let shards = status.shards.iter().filter(named).map(|shard| format!("s{}", shard.id));
     control.into_iter().chain(shards).collect::<Vec<_>>().join(" ")
+}
+
+/// A line for each build in the cluster, and which members run it.
+fn builds(status: &StatusResponse) -> String {
+    let mut builds = BTreeMap::<_, Vec<u64>>::new();
+    for Member { id, release, version_min, version_max, .. } in &status.members {
+        builds.entry((release, version_min, version_max)).or_default().push(*id);
+    }
+    let line = |((release, min, max), ids): ((&String, &u32, &u32), Vec<u64>)| {
+        let versions = if min == max { min.to_string() } else { format!("{min} to {max}") };
+        format!("  release {release}, cluster versions {versions}: {}\n", nodes(&ids))
+    };
+    builds.into_iter().map(line).collect()
+}
+
+/// What to do when every node supports a higher version than the cluster has.
+fn upgrade_line(status: &StatusResponse) -> Option<String> {
+    let next = status.members.iter().map(|member| member.version_max).min()?;
+    (next > status.cluster_version).then(|| {
+        format!(
+            "\nevery node supports cluster version {next}: `pushonce cluster finalize` raises it\n"
+        )
+    })
 }
 
 fn member_row(member: &Member) -> [String; 8] {
@@ -204,6 +233,32 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
         }
+    }
+
+    #[test]
+    fn builds_are_listed_and_a_raise_is_offered_when_every_node_supports_it() {
+        let member = |id, release: &str, version_max| Member {
+            id,
+            release: release.to_owned(),
+            version_min: 1,
+            version_max,
+            ..Member::default()
+        };
+        let mut status = StatusResponse {
+            cluster_version: 1,
+            members: vec![member(1, "0.2.0", 2), member(2, "0.1.0", 1), member(3, "0.2.0", 2)],
+            ..StatusResponse::default()
+        };
+        let text = status_text(&status);
+        for line in [
+            "  release 0.1.0, cluster versions 1: n2",
+            "  release 0.2.0, cluster versions 1 to 2: n1 n3",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
+        }
+        assert!(!text.contains("finalize"), "{text}");
+        status.members[1] = member(2, "0.2.0", 2);
+        assert!(status_text(&status).contains("cluster finalize"));
     }
 
     #[test]

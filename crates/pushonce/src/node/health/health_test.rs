@@ -1,3 +1,5 @@
+use pushonce_core::{ClusterVersion, VersionRange};
+
 use super::*;
 
 const ME: NodeId = NodeId(1);
@@ -23,6 +25,8 @@ fn well() -> Facts {
         reachable: [ME, OTHER].into(),
         disk: None,
         rolled_back: None,
+        halted: BTreeMap::new(),
+        conflicts: BTreeMap::new(),
         rounds: [(Part::Lane(0), 1), (Part::Relay, 1)].into(),
     }
 }
@@ -104,6 +108,30 @@ fn a_full_disk_is_told_in_its_own_words() {
     let full = Facts { disk: Some("the disk is full".to_owned()), ..well() };
     let told = Watchman::default().look(&full, Instant::now());
     assert_eq!(told, [Reason { text: "the disk is full".to_owned(), blocks: Blocks::PUBLISH }]);
+}
+
+#[test]
+fn a_build_that_cannot_read_its_cluster_is_not_ready_and_says_what_to_run() {
+    let (cluster, ours) = (ClusterVersion(2), VersionRange::only(ClusterVersion(1)));
+    let older = VersionConflict::ThisNodeIsOlder { cluster, ours };
+    let nodes = [NodeId(7), NodeId(8)];
+    let conflicts = nodes.map(|node| (node, older)).into();
+    let facts = Facts { conflicts, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
+    assert_eq!(told.len(), 1, "two peers say the same: {told:?}");
+    assert!(told[0].contains("run a build that supports 2 on this node"), "{told:?}");
+
+    let theirs = VersionConflict::PeerIsOlder { cluster, theirs: ours };
+    let unnamed = VersionConflict::Unnamed { ours };
+    let conflicts = [(NodeId(7), theirs), (NodeId(8), unnamed)].into();
+    let facts = Facts { conflicts, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
+    assert!(told.is_empty(), "an old peer does not make this node unready: {told:?}");
+
+    let halted = [(None, "entry 3".to_owned()), (Some(SHARD), "entry 9".to_owned())].into();
+    let facts = Facts { halted, ..well() };
+    let told = texts(Watchman::default().look(&facts, Instant::now()));
+    assert_eq!(told, ["s3 has halted: entry 9", "the control group has halted: entry 3"]);
 }
 
 #[test]

@@ -1,0 +1,342 @@
+//! Cluster versions: which encodings nodes write, and which they can read.
+//!
+//! A cluster has one version. Every node writes what it shares with others in that version, and reads
+//! it and the one before. The control group raises the version by one, when every member can write
+//! and read the next; it never goes down. Until then every node may go back to the older build.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// A version of everything that nodes write for each other and for their own next start: log entries,
+/// snapshots, peer frames, disk records, and the constants that take part in applying an entry.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct ClusterVersion(pub u16);
+
+/// The versions that a build can write and read, both ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct VersionRange {
+    /// The oldest.
+    pub min: ClusterVersion,
+    /// The newest.
+    pub max: ClusterVersion,
+}
+
+/// A version that a build cannot read. Says what to run instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error(
+    "cluster version {found} is not supported, this build supports {supported}: \
+     run a build that supports {found}"
+)]
+pub struct UnsupportedVersion {
+    /// The version of what was to be read.
+    pub found: ClusterVersion,
+    /// What this build reads.
+    pub supported: VersionRange,
+}
+
+/// What a node says of its versions when it greets another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionOffer {
+    /// What its build supports.
+    pub supported: VersionRange,
+    /// What it writes now: the version of the cluster, as far as it knows.
+    pub agreed: ClusterVersion,
+}
+
+/// Why two nodes cannot exchange frames. Says which of them has to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VersionConflict {
+    /// The peer named no version: it is older than cluster versions.
+    #[error(
+        "the peer names no cluster version, this node supports {ours}: the peer's build is older \
+         than cluster versions and cannot take part, run a newer build there"
+    )]
+    Unnamed {
+        /// What this node supports.
+        ours: VersionRange,
+    },
+    /// The cluster has moved past this node's build.
+    #[error(
+        "the cluster has version {cluster}, this build supports {ours}: \
+         run a build that supports {cluster} on this node"
+    )]
+    ThisNodeIsOlder {
+        /// The version that the peer writes.
+        cluster: ClusterVersion,
+        /// What this node supports.
+        ours: VersionRange,
+    },
+    /// The cluster has moved past the peer's build.
+    #[error(
+        "the cluster has version {cluster}, the peer's build supports {theirs}: \
+         run a build that supports {cluster} on the peer"
+    )]
+    PeerIsOlder {
+        /// The version that this node writes.
+        cluster: ClusterVersion,
+        /// What the peer supports.
+        theirs: VersionRange,
+    },
+}
+
+/// The version in which this node writes now. Clones share it. It never goes down.
+///
+/// The node raises it when the control group has raised the version of the cluster and its data
+/// directory says so.
+#[derive(Clone, Debug)]
+pub struct AgreedVersion(Arc<AtomicU16>);
+
+impl ClusterVersion {
+    /// The first version. What was written before it carries no version and cannot be read.
+    pub const FIRST: ClusterVersion = ClusterVersion(1);
+
+    /// How many bytes [`ClusterVersion::prefix`] has.
+    pub const PREFIX_BYTES: usize = 2;
+
+    /// The version above this one.
+    pub fn next(self) -> ClusterVersion {
+        ClusterVersion(self.0.saturating_add(1))
+    }
+
+    /// What stands before everything that is written in this version.
+    pub fn prefix(self) -> [u8; Self::PREFIX_BYTES] {
+        self.0.to_be_bytes()
+    }
+
+    /// Parts bytes into the version they begin with and what was written in it; `None` when they are
+    /// too short to have a version.
+    pub fn split(bytes: &[u8]) -> Option<(ClusterVersion, &[u8])> {
+        let (version, rest) = bytes.split_first_chunk::<{ Self::PREFIX_BYTES }>()?;
+        Some((ClusterVersion(u16::from_be_bytes(*version)), rest))
+    }
+}
+
+impl VersionRange {
+    /// What this build supports: the newest version it knows and the one before. Version 1 is the
+    /// first, so nothing is before it.
+    pub const SUPPORTED: VersionRange =
+        VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
+
+    /// A range of one version.
+    pub fn only(version: ClusterVersion) -> VersionRange {
+        VersionRange { min: version, max: version }
+    }
+
+    /// Whether a version is in the range.
+    pub fn contains(self, version: ClusterVersion) -> bool {
+        self.min <= version && version <= self.max
+    }
+
+    /// Whether the range has a version at all, and none below the first.
+    pub fn is_valid(self) -> bool {
+        ClusterVersion::FIRST <= self.min && self.min <= self.max
+    }
+
+    /// The version, if it is in the range.
+    ///
+    /// # Errors
+    /// [`UnsupportedVersion`] if it is not.
+    pub fn accept(self, version: ClusterVersion) -> Result<ClusterVersion, UnsupportedVersion> {
+        match self.contains(version) {
+            true => Ok(version),
+            false => Err(UnsupportedVersion { found: version, supported: self }),
+        }
+    }
+}
+
+/// The newest version that this build supports. The feature `next-version` adds one that no release
+/// has, so that tests can run a cluster of two builds.
+const NEWEST: u16 = if cfg!(feature = "next-version") { 2 } else { 1 };
+
+impl VersionOffer {
+    /// In which version this node and a peer write to each other. The peer's offer is absent when it
+    /// named no version.
+    ///
+    /// The version of a cluster never goes down, so the higher of the two agreed versions is the newer
+    /// knowledge of the cluster. A node that has not heard of a raise yet writes in the higher version
+    /// to peers that have. A node whose build does not reach it has to change: of two nodes that cannot
+    /// meet it is always exactly one.
+    ///
+    /// # Errors
+    /// [`VersionConflict`] when one writes what the other cannot read.
+    pub fn check(self, peer: Option<VersionOffer>) -> Result<ClusterVersion, VersionConflict> {
+        let ours = self.supported;
+        let peer = peer.filter(|peer| peer.is_valid()).ok_or(VersionConflict::Unnamed { ours })?;
+        let (cluster, theirs) = (self.agreed.max(peer.agreed), peer.supported);
+        if !ours.contains(cluster) {
+            Err(VersionConflict::ThisNodeIsOlder { cluster, ours })
+        } else if !theirs.contains(cluster) {
+            Err(VersionConflict::PeerIsOlder { cluster, theirs })
+        } else {
+            Ok(cluster)
+        }
+    }
+
+    fn is_valid(self) -> bool {
+        self.supported.is_valid() && self.supported.contains(self.agreed)
+    }
+}
+
+impl AgreedVersion {
+    /// Begins at a version.
+    pub fn new(version: ClusterVersion) -> AgreedVersion {
+        AgreedVersion(Arc::new(AtomicU16::new(version.0)))
+    }
+
+    /// The version to write in now.
+    pub fn get(&self) -> ClusterVersion {
+        ClusterVersion(self.0.load(Ordering::Acquire))
+    }
+
+    /// Raises the version to `version`; a lower one changes nothing.
+    pub fn raise(&self, version: ClusterVersion) {
+        self.0.fetch_max(version.0, Ordering::AcqRel);
+    }
+
+    /// What this node says when it greets a peer.
+    pub fn offer(&self) -> VersionOffer {
+        VersionOffer { supported: VersionRange::SUPPORTED, agreed: self.get() }
+    }
+}
+
+impl Default for AgreedVersion {
+    /// The oldest version that this build supports: every build that a cluster of this build may have
+    /// beside it reads that.
+    fn default() -> AgreedVersion {
+        AgreedVersion::new(VersionRange::SUPPORTED.min)
+    }
+}
+
+impl fmt::Display for VersionOffer {
+    /// As it stands in headers: `MIN MAX AGREED`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VersionOffer { supported: VersionRange { min, max }, agreed } = self;
+        write!(f, "{min} {max} {agreed}")
+    }
+}
+
+/// Not `MIN MAX AGREED`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no offer of versions: it must be three numbers, MIN MAX AGREED")]
+pub struct InvalidOffer(String);
+
+impl FromStr for VersionOffer {
+    type Err = InvalidOffer;
+
+    fn from_str(text: &str) -> Result<VersionOffer, InvalidOffer> {
+        let numbers: Result<Vec<u16>, _> = text.split(' ').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[min, max, agreed]) => Ok(VersionOffer {
+                supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
+                agreed: ClusterVersion(agreed),
+            }),
+            _ => Err(InvalidOffer(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ClusterVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.min == self.max {
+            true => write!(f, "{}", self.min),
+            false => write!(f, "{} to {}", self.min, self.max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(min: u16, max: u16, agreed: u16) -> VersionOffer {
+        let supported = VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) };
+        VersionOffer { supported, agreed: ClusterVersion(agreed) }
+    }
+
+    #[test]
+    fn nodes_of_neighbouring_builds_exchange_frames_until_the_version_is_raised() {
+        let (old, new) = (offer(1, 1, 1), offer(1, 2, 1));
+        let first = Ok(ClusterVersion::FIRST);
+        assert_eq!(old.check(Some(new)), first);
+        assert_eq!(new.check(Some(old)), first);
+        let raised = offer(1, 2, 2);
+        let cluster = ClusterVersion(2);
+        assert_eq!(new.check(Some(raised)), Ok(cluster), "it has not heard of the raise yet");
+        let ours = old.supported;
+        let refused = old.check(Some(raised));
+        assert_eq!(refused, Err(VersionConflict::ThisNodeIsOlder { cluster, ours }));
+        let refused = raised.check(Some(old));
+        assert_eq!(refused, Err(VersionConflict::PeerIsOlder { cluster, theirs: ours }));
+    }
+
+    #[test]
+    fn exactly_one_of_two_nodes_that_refuse_each_other_is_told_to_change() {
+        let offers = || {
+            (1..5u16)
+                .flat_map(|min| (min..5).map(move |max| (min, max)))
+                .flat_map(|(min, max)| (min..=max).map(move |agreed| offer(min, max, agreed)))
+        };
+        for a in offers() {
+            for b in offers() {
+                let (one, other) = (a.check(Some(b)), b.check(Some(a)));
+                assert_eq!(one.ok(), other.ok(), "{a:?} {b:?}");
+                let told = [one, other]
+                    .iter()
+                    .filter(|told| matches!(told, Err(VersionConflict::ThisNodeIsOlder { .. })))
+                    .count();
+                assert_eq!(told, usize::from(one.is_err()), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_names_no_version_is_refused_in_words() {
+        let why = offer(1, 2, 1).check(None).unwrap_err().to_string();
+        assert!(why.contains("names no cluster version") && why.contains("newer build"), "{why}");
+    }
+
+    #[test]
+    fn an_offer_that_contradicts_itself_counts_as_none() {
+        let unnamed = VersionConflict::Unnamed { ours: offer(1, 2, 1).supported };
+        for absurd in [offer(0, 0, 0), offer(2, 1, 1), offer(1, 2, 3)] {
+            assert_eq!(offer(1, 2, 1).check(Some(absurd)), Err(unnamed));
+        }
+    }
+
+    #[test]
+    fn the_agreed_version_never_goes_down() {
+        let agreed = AgreedVersion::new(ClusterVersion(3));
+        agreed.raise(ClusterVersion(2));
+        assert_eq!(agreed.get(), ClusterVersion(3));
+        agreed.raise(ClusterVersion(4));
+        assert_eq!(agreed.clone().get(), ClusterVersion(4));
+    }
+
+    #[test]
+    fn an_offer_reads_back_from_its_text_and_anything_else_is_refused() {
+        let wanted = offer(1, 3, 2);
+        assert_eq!(wanted.to_string().parse(), Ok(wanted));
+        for broken in ["", "1 2", "1 2 x", "1 2 2 2", "1 70000 1"] {
+            assert!(broken.parse::<VersionOffer>().is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_reads_back_and_shorter_bytes_have_no_version() {
+        let bytes = [&ClusterVersion(0x0102).prefix()[..], b"goal"].concat();
+        assert_eq!(ClusterVersion::split(&bytes), Some((ClusterVersion(0x0102), &b"goal"[..])));
+        assert_eq!(ClusterVersion::split(b"x"), None);
+    }
+}
