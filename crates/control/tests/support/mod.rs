@@ -182,7 +182,8 @@ impl Machine for Count {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
-        let count = snapshot.try_into().map_err(|_| Damaged("not eight bytes".to_owned()))?;
+        let count =
+            snapshot.try_into().map_err(|_| Unreadable::Damaged("not eight bytes".to_owned()))?;
         self.0.store(u64::from_be_bytes(count), Ordering::SeqCst);
         Ok(())
     }

@@ -181,12 +181,12 @@ async fn a_message_whose_namespace_went_into_memory_under_it_is_not_acknowledged
     let mut rig = Rig::start();
     let a = rig.publish(b"a");
     let (_, end) = rig.proposed().await;
-    end.send(Ok(encode_answer(&Some(vec![Err(Rejected::InMemory)])))).unwrap();
+    end.send(Ok(encode_answer(&vec![Err(Rejected::InMemory)]))).unwrap();
     // The replica here has not changed, so the message is proposed again, a bounded number of times.
     for _ in 1..CHANGES_MAX {
         let (entry, end) = rig.proposed().await;
         assert_eq!(entry, ["a"]);
-        end.send(Ok(encode_answer(&Some(vec![Err(Rejected::InMemory)])))).unwrap();
+        end.send(Ok(encode_answer(&vec![Err(Rejected::InMemory)]))).unwrap();
     }
     assert_eq!(a.await, Err(Refusal::NotOwner { owner: None }.into()));
 }
