@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pushonce_core::{
-    Addresses, ClusterId, ClusterView, Member, MemberState, NodeId, Position, Ring, Roles,
+    Addresses, Build, ClusterId, ClusterView, Member, MemberState, NodeId, Position, Ring, Roles,
     ShardCount, ShardId, Topic,
 };
 
@@ -58,6 +58,7 @@ fn member(id: NodeId) -> Member {
         roles: Roles::default(),
         weight: 1,
         state: MemberState::Active,
+        build: Build::default(),
     }
 }
 

@@ -52,12 +52,8 @@ impl StoreBuilder<Types, Log, Adapter, TempDir> for OnRedb {
 }
 
 async fn log_in(dir: &TempDir, settings: &Settings) -> (Log, GroupWriter) {
-    log_of(GroupId(1), dir, settings).await
-}
-
-async fn log_of(group: GroupId, dir: &TempDir, settings: &Settings) -> (Log, GroupWriter) {
     let writer = writer_in(dir);
-    let (writer, stored) = writer.open(group).await.unwrap();
+    let (writer, stored) = writer.open(GroupId(1)).await.unwrap();
     (Log::restore(writer.clone(), &stored, settings).unwrap(), writer)
 }
 
@@ -129,14 +125,18 @@ async fn what_was_flushed_is_there_after_a_restart() {
 #[tokio::test]
 async fn the_control_groups_commit_mark_is_on_disk_before_it_is_acted_on() {
     let dir = TempDir::new().unwrap();
-    let (mut log, writer) = log_of(GroupId::CONTROL, &dir, &Settings::lan()).await;
-    append(&mut log, (0..10).map(|index| entry(index, 100))).await;
-    log.save_committed(Some(entry(7, 0).log_id)).await.unwrap();
-    // The process ends without another append.
-    drop((log, writer));
-
-    let (mut log, _) = log_of(GroupId::CONTROL, &dir, &Settings::lan()).await;
-    assert_eq!(log.read_committed().await.unwrap(), Some(entry(7, 0).log_id));
+    let writer = writer_in(&dir);
+    for (group, expected) in [(GroupId::CONTROL, Some(entry(7, 0).log_id)), (GroupId(1), None)] {
+        let (own, stored) = writer.open(group).await.unwrap();
+        let mut log = Log::restore(own, &stored, &Settings::lan()).unwrap();
+        append(&mut log, (0..10).map(|index| entry(index, 100))).await;
+        log.save_committed(Some(entry(7, 0).log_id)).await.unwrap();
+        // No other append follows.
+        let (own, stored) = writer.open(group).await.unwrap();
+        let mut log = Log::restore(own, &stored, &Settings::lan()).unwrap();
+        assert_eq!(log.read_committed().await.unwrap(), expected, "{group}");
+    }
+    writer.close().await;
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ mod tests {
             let bytes = LinkFrame::from(frame).encoded_len();
             assert!(bytes <= FRAME_BYTES + 64 * doubts.len(), "{bytes} bytes");
         }
-        told.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        told.sort_unstable_by_key(|told| std::cmp::Reverse(told.0));
         assert!(told == heads, "some head was lost or told twice");
     }
 
