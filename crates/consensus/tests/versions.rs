@@ -71,14 +71,13 @@ async fn an_entry_that_cannot_be_read_halts_its_replica_and_a_newer_build_goes_o
     group.initialize().await.unwrap();
     until(group.status(), |status| status.leads).await;
     group.propose(Bytes::from_static(b"\x01")).await.unwrap();
-    let applied = until(group.status(), |status| status.applied == status.last_log).await.applied;
 
     let refused = group.propose(Bytes::from_static(b"\x02")).await;
     assert!(matches!(refused, Err(ProposeError::Unknown(_))), "{refused:?}");
     let status = until(group.status(), |status| status.halted.is_some()).await;
-    let why = status.halted.unwrap();
+    let why = status.halted.clone().unwrap();
     assert!(why.contains("version 2 is not supported") && why.contains("run a build"), "{why}");
-    assert_eq!(status.applied, applied, "it does not count as applied");
+    assert!(status.applied < status.last_log, "it does not count as applied: {status:?}");
     assert!(!status.leads && status.failed.is_some());
     assert_eq!(*seen.0.lock().unwrap(), [1]);
     node.until("the other group leads", |status| status.leads).await;
