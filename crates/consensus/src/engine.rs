@@ -20,7 +20,7 @@ use crate::group::{Check, Inner as GroupInner};
 use crate::hold::{Hold, LeaseTimes};
 use crate::lease::Followers;
 use crate::log::Log;
-use crate::network::{Dialer, FRAME_BYTES_MAX, Fence, Groups, Links, Marks};
+use crate::network::{Dialer, FRAME_BYTES_MAX, Fence, Groups, Links, LinksParts, Marks};
 use crate::observer;
 use crate::recovery::{self, Recovery};
 use crate::snapshot::Shelf;
@@ -263,16 +263,16 @@ impl Engine {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(space.clone().run(shutdown.clone()));
         let groups = Groups::default();
-        let links = Links::new(
+        let links = Links::new(LinksParts {
             cluster,
             me,
-            writer.agreed().clone(),
-            Arc::clone(&settings),
-            book.clone(),
-            marks.clone(),
-            tasks.clone(),
-            shutdown.clone(),
-        );
+            agreed: writer.agreed().clone(),
+            settings: Arc::clone(&settings),
+            book: book.clone(),
+            marks: marks.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        });
         let service = Service {
             cluster,
             me,

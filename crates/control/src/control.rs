@@ -138,8 +138,7 @@ impl Control {
     pub async fn applied(&self, index: u64) -> Option<Arc<ClusterView>> {
         let mut status = self.status();
         status.wait_for(|now| now.applied >= index).await.ok()?;
-        let view = self.view.borrow().clone();
-        view
+        self.view.borrow().clone()
     }
 
     /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a

@@ -90,8 +90,8 @@ impl History {
             }
             Act::Purge { kept } => {
                 let upto = next_index(self.now.snapshot).saturating_sub(u64::from(kept));
-                let dropped = self.now.entries.iter().filter(|entry| entry.index < upto);
-                self.now.purged = self.now.purged.max(dropped.last().copied());
+                let mut dropped = self.now.entries.iter().filter(|entry| entry.index < upto);
+                self.now.purged = self.now.purged.max(dropped.next_back().copied());
                 self.now.entries.retain(|entry| entry.index >= upto);
             }
             Act::Install { ahead } => {

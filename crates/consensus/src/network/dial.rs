@@ -32,54 +32,39 @@ const WINDOW_BYTES: u32 = 8 << 20;
 #[derive(Clone)]
 pub(crate) struct Links(Arc<Shared>);
 
+/// What the links of a node are made with.
+pub(crate) struct LinksParts {
+    pub(crate) cluster: ClusterId,
+    pub(crate) me: NodeId,
+    pub(crate) agreed: AgreedVersion,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) book: AddressBook,
+    pub(crate) marks: Marks,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
 struct Shared {
-    cluster: ClusterId,
-    me: NodeId,
-    agreed: AgreedVersion,
-    settings: Arc<Settings>,
-    book: AddressBook,
-    marks: Marks,
+    parts: LinksParts,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
 }
 
 impl Links {
-    pub(crate) fn new(
-        cluster: ClusterId,
-        me: NodeId,
-        agreed: AgreedVersion,
-        settings: Arc<Settings>,
-        book: AddressBook,
-        marks: Marks,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Links {
-        let links = Mutex::default();
-        Links(Arc::new(Shared {
-            cluster,
-            me,
-            agreed,
-            settings,
-            book,
-            marks,
-            links,
-            tasks,
-            shutdown,
-        }))
+    pub(crate) fn new(parts: LinksParts) -> Links {
+        Links(Arc::new(Shared { parts, links: Mutex::default() }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
     pub(crate) fn to(&self, peer: NodeId) -> Arc<Link> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
-            let Settings { link_bytes_max, entries_in_flight, .. } = *self.0.settings;
-            let agreed = self.0.agreed.clone();
+            let Settings { link_bytes_max, entries_in_flight, .. } = *self.0.parts.settings;
+            let agreed = self.0.parts.agreed.clone();
             let link = Arc::new(Link::new(peer, agreed, link_bytes_max, entries_in_flight));
             let shared = Arc::clone(&self.0);
             let kept = Arc::clone(&link);
-            self.0.tasks.spawn(async move {
-                shared.shutdown.run_until_cancelled(shared.keep_up(&kept)).await;
+            self.0.parts.tasks.spawn(async move {
+                shared.parts.shutdown.run_until_cancelled(shared.keep_up(&kept)).await;
                 kept.down();
             });
             link
@@ -90,7 +75,7 @@ impl Links {
 
 impl Shared {
     async fn keep_up(&self, link: &Arc<Link>) {
-        let mut book = self.book.watch();
+        let mut book = self.parts.book.watch();
         let mut backoff = BACKOFF_MIN;
         let mut refused = String::new();
         for attempt in 0_usize.. {
@@ -105,8 +90,8 @@ impl Shared {
                         link.up(version);
                         let why = tokio::select! {
                             why = self.listen(link, greeting, answers) => why,
-                            () = self.book.until_gone(link.to()) => "it was removed".to_owned(),
-                            () = self.marks.fence().closed() => "this node takes no part".to_owned(),
+                            () = self.parts.book.until_gone(link.to()) => "it was removed".to_owned(),
+                            () = self.parts.marks.fence().closed() => "this node takes no part".to_owned(),
                         };
                         tracing::info!(peer = %link.to(), why, "consensus link broke");
                     }
@@ -153,10 +138,10 @@ impl Shared {
         link: &Arc<Link>,
         address: &str,
     ) -> Result<(Greeting, Streaming<RaftResponses>, ClusterVersion), Status> {
-        if let Some(reason) = self.marks.fence().reason() {
+        if let Some(reason) = self.parts.marks.fence().reason() {
             return Err(Status::aborted(reason));
         }
-        let settings = &self.settings;
+        let settings = &self.parts.settings;
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(settings.connect_timeout)
@@ -170,7 +155,7 @@ impl Shared {
             .await
             .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let number = link.begin();
-        let begin = (Arc::clone(link), self.marks.clone());
+        let begin = (Arc::clone(link), self.parts.marks.clone());
         let frames = stream::unfold(begin, move |(link, marks)| async move {
             let mut frame = link.frame(number).await?;
             frame.writes = marks.writes();
@@ -181,14 +166,14 @@ impl Shared {
         let text = |text: String| {
             text.parse().map_err(|_| Status::internal(format!("{text:?} is no header value")))
         };
-        metadata.insert(CLUSTER, text(self.cluster.to_string())?);
+        metadata.insert(CLUSTER, text(self.parts.cluster.to_string())?);
         metadata.insert(TO, text(link.to().to_string())?);
-        metadata.insert(FROM, text(self.me.to_string())?);
-        metadata.insert(LOG, text(self.marks.greeting().to_string())?);
-        if let Some(heard) = self.marks.heard(link.to()) {
+        metadata.insert(FROM, text(self.parts.me.to_string())?);
+        metadata.insert(LOG, text(self.parts.marks.greeting().to_string())?);
+        if let Some(heard) = self.parts.marks.heard(link.to()) {
             metadata.insert(HEARD, text(heard.to_string())?);
         }
-        let ours = self.agreed.offer();
+        let ours = self.parts.agreed.offer();
         offer(metadata, ours);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
@@ -213,12 +198,12 @@ impl Shared {
         self.check_own(metadata)?;
         let greeting: Option<Greeting> = said(metadata, LOG);
         let greeting = greeting.ok_or_else(|| format!("{peer} says nothing of its log"))?;
-        self.marks.check_peer(peer, greeting).map_err(|why| why.to_string())?;
+        self.parts.marks.check_peer(peer, greeting).map_err(|why| why.to_string())?;
         Ok(greeting)
     }
 
     fn check_own(&self, metadata: &MetadataMap) -> Result<(), String> {
-        self.marks.check_own(said(metadata, HEARD)).map_err(|why| why.to_string())
+        self.parts.marks.check_own(said(metadata, HEARD)).map_err(|why| why.to_string())
     }
 
     /// Takes answers until the stream ends; says why it did.
@@ -232,7 +217,7 @@ impl Shared {
             match answers.message().await {
                 Ok(Some(frame)) => {
                     // Before the answers count anywhere.
-                    self.marks.note(link.to(), greeting, frame.writes);
+                    self.parts.marks.note(link.to(), greeting, frame.writes);
                     link.answered(frame.responses);
                 }
                 Ok(None) => return "the peer closed it".to_owned(),

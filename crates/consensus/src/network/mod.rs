@@ -13,7 +13,7 @@ pub(crate) mod wire;
 pub use book::AddressBook;
 pub use service::Service;
 
-pub(crate) use dial::Links;
+pub(crate) use dial::{Links, LinksParts};
 pub(crate) use link::LinkError;
 pub(crate) use marks::{Fence, Marks};
 pub(crate) use peer::Dialer;
