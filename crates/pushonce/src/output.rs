@@ -32,7 +32,7 @@ pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
     write_to(&mut io::stdout().lock(), bytes)
 }
 
-/// As [`write`], for text and a line break.
+/// As [`write()`], for text and a line break.
 ///
 /// # Errors
 /// [`OutputError`] when they cannot be written.

@@ -3,7 +3,7 @@
 //! A node must outlive the reader of its log. A line that does not fit into the queue, or that the
 //! system does not take, is dropped and counted in `pushonce_log_lines_dropped_total`; a caller waits
 //! only for lines of level `ERROR`, which often precede the end of the process, and at most
-//! [`ERROR_WAIT`] for all of them while the output is stuck.
+//! `ERROR_WAIT` for all of them while the output is stuck.
 
 use std::fs::File;
 use std::io::{self, Write};
