@@ -184,16 +184,23 @@ impl Watch {
             lanes.map(|(lane, count)| (Part::Lane(lane), count)).collect();
         rounds.insert(Part::Relay, self.relay.rounds());
         let restored = self.engine.found().iter().filter_map(|group| group.as_shard());
+        // Each watch is borrowed in a statement of its own: a borrow in the expression below would last
+        // until its end, and a second borrow of the same watch waits for ever behind a writer that waits
+        // for the first.
+        let standing = Standing::from(&*control.borrow());
+        let reachable = reachable.borrow().clone();
+        let conflicts = self.relay.version_conflicts().borrow().clone();
+        let halted = self.halted();
         Facts {
             me: *me,
             restored: restored.collect(),
             state: view.member(*me).map(|member| member.state),
-            control: Standing::from(&*control.borrow()),
+            control: standing,
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
-            reachable: reachable.borrow().clone(),
-            halted: self.halted(),
-            conflicts: self.relay.version_conflicts().borrow().clone(),
+            reachable,
+            halted,
+            conflicts,
             disk: self.engine.room().err().map(|full| full.to_string()),
             rolled_back: self.engine.rolled_back(),
             rounds,
