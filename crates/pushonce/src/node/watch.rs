@@ -169,6 +169,9 @@ impl Watch {
     }
 
     fn facts(&self) -> Facts {
+        // Before the group's status is borrowed below: a second borrow would wait for a writer that waits
+        // for the first.
+        let halted = self.halted();
         let Overview { me, view, owners, reachable, control, .. } = &self.overview;
         let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
         // A founder has begun replicas before it was told how many shards there are.
@@ -192,7 +195,7 @@ impl Watch {
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
             reachable: reachable.borrow().clone(),
-            halted: self.halted(),
+            halted,
             conflicts: self.relay.version_conflicts().borrow().clone(),
             disk: self.engine.room().err().map(|full| full.to_string()),
             rolled_back: self.engine.rolled_back(),
