@@ -241,12 +241,15 @@ impl pushonce_publish::Overview for Overview {
             kind: problem.kind().to_owned(),
             text: problem.to_string(),
         };
+        // Before the expression below, whose borrows last until its end: a second borrow of one of those
+        // watches would wait for ever behind a writer that waits for the first.
+        let problems = self.problems().into_iter().map(problem).collect();
         Snapshot {
             me: self.me,
             view: self.view.borrow().clone(),
             owners: self.owners.borrow().clone(),
             reachable: self.reachable.borrow().clone(),
-            problems: self.problems().into_iter().map(problem).collect(),
+            problems,
             control: cluster::Control {
                 leader: control.leader,
                 term: control.term,
