@@ -106,3 +106,35 @@ impl Ground for Loopback {
         Ipv4Addr::new(127, b, c, i as u8 + 1)
     }
 }
+
+/// Loopback, where a node may have this many descriptors and cannot raise the limit.
+pub struct FewDescriptors {
+    loopback: Loopback,
+    limit: u32,
+}
+
+impl FewDescriptors {
+    /// At most `limit` descriptors a node.
+    pub fn new(limit: u32) -> FewDescriptors {
+        FewDescriptors { loopback: Loopback::new(), limit }
+    }
+}
+
+impl Ground for FewDescriptors {
+    fn address(&self, i: usize) -> Ipv4Addr {
+        self.loopback.address(i)
+    }
+
+    fn command(&self, _: usize, node: Command) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {} && exec \"$@\"", self.limit), "sh"]);
+        shell.arg(node.get_program()).args(node.get_args());
+        for (name, value) in node.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell
+    }
+}

@@ -40,7 +40,7 @@ mod wire;
 
 pub use binary::Build;
 pub use cluster::{Builder, Cluster};
-pub use ground::{Ground, Loopback};
+pub use ground::{FewDescriptors, Ground, Loopback};
 pub use node::{DISK_FAILED, EXPELLED, Node, Ports};
 pub use origin::{Load, Sent, text};
 pub use socket::Socket;

@@ -5,68 +5,21 @@
 //! is delivered, no thread spins, the log stays short; and when the connections go, new clients are
 //! served again.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_client::Transport;
-use pushonce_cluster_tests::{Cluster, Ground, Loopback, Node, Ports, secs, text, until, web};
+use pushonce_cluster_tests::{Cluster, FewDescriptors, Node, load, secs, text, until, web};
 use pushonce_core::From;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 const LIMIT: u32 = 256;
 
-/// Connections that come to each port, and how long one that was closed stays away: more than there are
-/// descriptors, and no storm that takes the processor from the node.
+/// Connections that come to each port.
 const FLOOD: usize = 120;
-const AWAY: Duration = secs(1);
 
 /// Topics enough that every node owns some.
 const TOPICS: u32 = 8;
-
-/// Nodes with few descriptors, which they cannot raise.
-struct Few(Loopback);
-
-impl Ground for Few {
-    fn address(&self, i: usize) -> Ipv4Addr {
-        self.0.address(i)
-    }
-
-    fn command(&self, _: usize, node: Command) -> Command {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh"]);
-        shell.arg(node.get_program()).args(node.get_args());
-        for (name, value) in node.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
-        shell
-    }
-}
-
-/// Comes, says nothing, and comes again when it is closed.
-async fn idle(port: SocketAddr) {
-    loop {
-        if let Ok(Ok(mut stream)) = tokio::time::timeout(secs(2), TcpStream::connect(port)).await {
-            // What it is told is nothing to it.
-            while stream.read_u8().await.is_ok() {}
-        }
-        tokio::time::sleep(AWAY).await;
-    }
-}
-
-fn flood(ports: Ports) -> JoinSet<()> {
-    let mut connections = JoinSet::new();
-    for port in [ports.http, ports.grpc, ports.peer] {
-        (0..FLOOD).for_each(|_| _ = connections.spawn(idle(port)));
-    }
-    connections
-}
 
 /// CPU time of the process so far.
 fn cpu(node: &Node) -> Duration {
@@ -89,7 +42,7 @@ async fn answers(port: SocketAddr, path: &str) -> Result<Duration, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
-    let cluster = Cluster::of(3).on(Arc::new(Few(Loopback::new()))).start().await;
+    let cluster = Cluster::of(3).on(Arc::new(FewDescriptors::new(LIMIT))).start().await;
     let ports = cluster.ports(0);
     let publisher = cluster.publisher(0);
     let mut viewers = Vec::new();
@@ -99,7 +52,7 @@ async fn node_out_of_descriptors_answers_probes_keeps_its_links_and_recovers() {
         viewer.live(secs(20)).await;
         viewers.push((topic, viewer));
     }
-    let connections = flood(ports);
+    let connections = load::flood(ports, FLOOD);
     until("clients are turned away for want of descriptors", secs(30), async || {
         let page = web::get(ports.http, "/metrics", &[]).await?;
         let short = "connections_rejected_total{reason=\"descriptors\"} 0";

@@ -1,10 +1,11 @@
 //! I1: what was acknowledged is in the log of every node, where it was told to stand, or is older
-//! than the history that was promised.
+//! than the history that was promised. What was acknowledged as kept in memory may also be gone with
+//! all of its epoch.
 
 use pushonce_core::Position;
 
 use super::run::Log;
-use super::{Evidence, Judgement, Promises, Run, Violation};
+use super::{Evidence, Judgement, Promises, Run, Topic, Violation};
 
 pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
     let mut looked = 0;
@@ -15,7 +16,7 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
                 let lost = match log.entries.get(&position) {
                     Some(payload) if *payload == publish.payload => continue,
                     Some(_) => "another payload stands there",
-                    None if expired(log, position, promises) => continue,
+                    None if expired(topic, log, position, promises) => continue,
                     None => "it is not there",
                 };
                 let Log { node, transport, .. } = log;
@@ -30,9 +31,18 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
     Ok(Evidence::of(looked, "nothing was acknowledged, or no log was read"))
 }
 
-/// Whether a log that lacks a position has forgotten it, as it may: it is full of what came after.
-pub(super) fn expired(log: &Log<'_>, position: Position, promises: &Promises) -> bool {
+/// Whether a log that lacks a position has forgotten it, as it may: it is full of what came after, or
+/// begins in a later epoch and the position was in memory.
+pub(super) fn expired(
+    topic: &Topic<'_>,
+    log: &Log<'_>,
+    position: Position,
+    promises: &Promises,
+) -> bool {
     let first = log.entries.keys().next();
+    if topic.in_memory >= Some(position) && first.is_none_or(|first| position.epoch < first.epoch) {
+        return true;
+    }
     let before = first.is_some_and(|first| position.epoch == first.epoch && position < *first);
     before && log.entries.len() >= promises.history
 }

@@ -2,7 +2,7 @@
 //! stands for it.
 
 use proptest::prelude::*;
-use pushonce_core::{Epoch, Position};
+use pushonce_core::{Durability, Epoch, Position};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -27,6 +27,7 @@ struct Play {
 
 const TOPIC: &str = "game/1";
 const NODES: usize = 3;
+const REPLICATED: Durability = Durability::Replicated;
 
 fn name(text: impl AsRef<str>) -> Name {
     text.as_ref().into()
@@ -125,7 +126,9 @@ impl Play {
             self.log.push(Entry { position, payload, key });
         }
         let event = match self.log.last() {
-            Some(last) if known => Event::Placed { op, position: last.position },
+            Some(last) if known => {
+                Event::Placed { op, position: last.position, durability: REPLICATED }
+            }
             _ => Event::Unknown { op, why: name("the owner died") },
         };
         self.write(publisher, event);
@@ -141,7 +144,7 @@ impl Play {
         let (op, node) = (self.ops, None);
         let topic = name(TOPIC);
         self.write("unary", Event::Publish { op, topic, payload, key, sequence: None, node });
-        self.write("unary", Event::Placed { op, position });
+        self.write("unary", Event::Placed { op, position, durability: REPLICATED });
     }
 
     fn end(&mut self, viewer: usize) {
@@ -470,7 +473,7 @@ proptest! {
         let at = records.last().map_or(0, |last| last.at);
         for event in [
             Event::Publish { op, topic, payload, key, sequence: None, node: None },
-            Event::Placed { op, position: twice },
+            Event::Placed { op, position: twice, durability: REPLICATED },
         ] {
             records.push(Record { at, process: name("unary"), event });
         }
@@ -491,7 +494,7 @@ proptest! {
         let mut places: Vec<_> = records
             .windows(2)
             .filter_map(|pair| match (&pair[0].event, &pair[1].event) {
-                (Event::Publish { op, payload, .. }, Event::Placed { op: placed, position })
+                (Event::Publish { op, payload, .. }, Event::Placed { op: placed, position, .. })
                     if op == placed && sent(*payload) == 1 => Some(*position),
                 _ => None,
             })
@@ -565,7 +568,7 @@ proptest! {
         let position = Position::new(5, 1 << 30);
         let publish = Event::Publish { op, topic, payload: 3, key: None, sequence: None, node };
         let at = records[woke].at;
-        for event in [Event::Placed { op, position }, publish] {
+        for event in [Event::Placed { op, position, durability: REPLICATED }, publish] {
             records.insert(woke + 1, Record { at, process: name("late"), event });
         }
         prop_assert!(failed(&records).contains(&"I11"));
@@ -633,4 +636,37 @@ proptest! {
         records.push(Record { event: Event::Silent { node: 7 }, ..last });
         prop_assert!(!failed(&records).contains(&"I19"));
     }
+}
+
+/// An acknowledgement at 5:1, and a log that begins at `first`.
+fn acknowledged_and_gone(durability: Durability, first: Position) -> Vec<Record> {
+    let events = [
+        Event::Publish {
+            op: 1,
+            topic: name(TOPIC),
+            payload: 7,
+            key: None,
+            sequence: None,
+            node: Some(0),
+        },
+        Event::Placed { op: 1, position: Position::new(5, 1), durability },
+        Event::Log {
+            topic: name(TOPIC),
+            node: 0,
+            transport: name("http"),
+            log: vec![Entry { position: first, payload: 8, key: None }],
+        },
+    ];
+    let record = |(at, event)| Record { at, process: name("unary"), event };
+    (1..).zip(events).map(record).collect()
+}
+
+#[test]
+fn only_a_message_in_memory_may_go_and_only_with_its_whole_epoch() {
+    let lost =
+        |durability, first| failed(&acknowledged_and_gone(durability, first)).contains(&"I1");
+    let (same, next) = (Position::new(5, 2), Position::new(6, 1));
+    assert!(!lost(Durability::Memory, next));
+    assert!(lost(Durability::Memory, same));
+    assert!(lost(Durability::Replicated, next));
 }

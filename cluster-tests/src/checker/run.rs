@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pushonce_core::Position;
+use pushonce_core::{Durability, Position};
 
 use crate::history::{Effect, Event, Hash, Name, Op, Record};
 
@@ -25,6 +25,8 @@ pub struct Topic<'a> {
     pub logs: Vec<Log<'a>>,
     /// By process: the indices of the records of its subscription, in order.
     pub subscriptions: BTreeMap<&'a str, Vec<usize>>,
+    /// The newest position that was acknowledged as kept in memory alone.
+    pub in_memory: Option<Position>,
 }
 
 /// A publish, from its invocation to its outcome.
@@ -100,7 +102,14 @@ impl<'a> Run<'a> {
                     });
                     None
                 }
-                Event::Placed { op, position } => Some((op, Outcome::Placed(*position, index))),
+                Event::Placed { op, position, durability } => {
+                    if let (Durability::Memory, Some((topic, _))) = (durability, under_way.get(op))
+                    {
+                        let newest = &mut run.topic(topic).in_memory;
+                        *newest = (*newest).max(Some(*position));
+                    }
+                    Some((op, Outcome::Placed(*position, index)))
+                }
                 Event::Refused { op, .. } => Some((op, Outcome::Refused(index))),
                 Event::Log { topic, node, transport, log } => {
                     let entries = log.iter().map(|entry| (entry.position, entry.payload));

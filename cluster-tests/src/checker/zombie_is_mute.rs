@@ -26,7 +26,7 @@ pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
                 looked += 1;
                 let kept = match log.entries.get(&position) {
                     Some(there) => *there == payload,
-                    None => expired(log, position, promises),
+                    None => expired(topic, log, position, promises),
                 };
                 if !kept {
                     let what = format!(

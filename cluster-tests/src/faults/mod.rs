@@ -5,8 +5,11 @@
 //! then it injects it again, until the time is over. A fault that cannot take place says why, and a
 //! run in which it never did is no pass.
 
+mod addresses;
 mod damage;
 mod deleted_log;
+mod descriptors;
+mod durability;
 mod flood;
 mod kill;
 mod log_gone;
@@ -130,6 +133,9 @@ pub const ON_LOOPBACK: &[Row] = &[
     upgrade::ROW,
     start_up::ROW,
     settings::RAISED,
+    durability::ROW,
+    addresses::ROW,
+    descriptors::ROW,
     rolling::TERMINATED,
     log_gone::ROW,
     flood::ROW,

@@ -23,14 +23,14 @@ pub(crate) struct Drain {
 }
 
 /// The gRPC addresses of the nodes that run.
-fn servers(stage: &Stage) -> String {
+pub(super) fn servers(stage: &Stage) -> String {
     let running = stage.cluster.running();
     let servers = running.map(|i| format!("http://{}", stage.cluster.ports(i).grpc));
     servers.collect::<Vec<_>>().join(",")
 }
 
 /// Runs a command of an operator until it succeeds.
-async fn command(stage: &Stage, args: &[&str]) {
+pub(super) async fn command(stage: &Stage, args: &[&str]) {
     let servers = servers(stage);
     until(&args.join(" "), secs(60), async || {
         let done = pushonce(args.iter().copied().chain(["--server", &servers]), "").await;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use pushonce_core::{Gap, Key, Position};
+use pushonce_core::{Durability, Gap, Key, Placed, Position};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened, as the one it happened to saw it.
@@ -46,8 +46,8 @@ pub enum Event {
         /// The node that is asked, when it is known.
         node: Option<usize>,
     },
-    /// Ok: it has this place.
-    Placed { op: Op, position: Position },
+    /// Ok: it has this place, and is as safe as this.
+    Placed { op: Op, position: Position, durability: Durability },
     /// Fail: nothing happened, and nothing will.
     Refused { op: Op, why: Name },
     /// Unknown: it may have happened, or may yet.
@@ -183,6 +183,11 @@ impl Effect {
 }
 
 impl Event {
+    /// An acknowledgement, as an event.
+    pub fn placed(op: Op, placed: Placed) -> Event {
+        Event::Placed { op, position: placed.position, durability: placed.durability }
+    }
+
     /// A gap, as an event.
     pub fn gap(topic: &Name, gap: &Gap) -> Event {
         let (from, to) = (gap.from, gap.to);

@@ -12,6 +12,7 @@
 mod bare;
 mod burst;
 mod forger;
+mod idle;
 mod prober;
 mod reader;
 mod sdk;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use crate::history::{Event, Recorder};
 use crate::node::Ports;
 
+pub use idle::flood;
 pub use reader::{head, read};
 
 /// The shape of a load.
@@ -175,10 +177,10 @@ fn word(transport: Transport) -> &'static str {
 /// An outcome, as it is written down.
 fn outcome(
     op: crate::history::Op,
-    outcome: Result<pushonce_core::Position, pushonce_client::Failure>,
+    outcome: Result<pushonce_core::Placed, pushonce_client::Failure>,
 ) -> Event {
     match outcome {
-        Ok(position) => Event::Placed { op, position },
+        Ok(placed) => Event::placed(op, placed),
         Err(pushonce_client::Failure::Refused { message, .. }) => {
             Event::Refused { op, why: message.into() }
         }

@@ -72,7 +72,7 @@ pub(super) async fn publish(part: Part, home: usize) {
             outcomes.spawn(async move {
                 let answer = acknowledgement.await;
                 let answer = answer.unwrap_or_else(|_| Err(Failure::Unknown("dropped".to_owned())));
-                scribe.write(outcome(op, answer.map(|placed| placed.position)));
+                scribe.write(outcome(op, answer));
                 drop(permit);
             });
         }

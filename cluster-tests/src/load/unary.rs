@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_client::{Failure, Publisher, Transport};
-use pushonce_core::{ContentType, Key, Position, Publish, Topic};
+use pushonce_core::{ContentType, Durability, Key, Placed, Publish, Timestamp, Topic};
 use rand::Rng;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -116,7 +116,7 @@ impl Doors {
         let (publisher, http) = &self.nodes[node];
         let asked = async {
             match message.by {
-                Door::Grpc => publisher.publish(message.publish()).await.map(|it| it.position),
+                Door::Grpc => publisher.publish(message.publish()).await,
                 Door::Http => post(*http, message).await,
             }
         };
@@ -144,8 +144,16 @@ impl Message {
     }
 }
 
+fn placed(said: &Value) -> Option<Placed> {
+    Some(Placed {
+        position: said["position"].as_str()?.parse().ok()?,
+        time: Timestamp(said["time"].as_u64()?),
+        durability: Durability::parse(said["durability"].as_str()?)?,
+    })
+}
+
 /// One attempt over HTTP.
-async fn post(http: SocketAddr, message: &Message) -> Result<Position, Failure> {
+async fn post(http: SocketAddr, message: &Message) -> Result<Placed, Failure> {
     let path = format!("/topics/{}", message.topic);
     let headers = ["content-type: text/plain", &format!("idempotency-key: {}", message.key)];
     // An answer that did not come may have been any.
@@ -154,8 +162,8 @@ async fn post(http: SocketAddr, message: &Message) -> Result<Position, Failure> 
     let said: Value = serde_json::from_str(&answer.body).map_err(|_| {
         Failure::Unknown(format!("{} without a body that says more", answer.status))
     })?;
-    if let Some(position) = said["position"].as_str().and_then(|text| text.parse().ok()) {
-        return Ok(position);
+    if answer.status == 200 {
+        return placed(&said).ok_or(Failure::Unknown(answer.body));
     }
     let error = &said["error"];
     let message = error["message"].as_str().unwrap_or(&answer.body).to_owned();

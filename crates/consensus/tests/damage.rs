@@ -64,7 +64,11 @@ async fn publish(node: &Node, numbers: std::ops::RangeInclusive<u64>) {
 
 /// Three nodes that each have a snapshot and a log behind it, and the numbers up to 100.
 async fn three() -> (Vec<Node>, AddressBook, Settings) {
-    let settings = Settings { log_bytes_max: 150_000, log_bytes_kept: 20_000, ..quick() };
+    three_with(quick()).await
+}
+
+async fn three_with(settings: Settings) -> (Vec<Node>, AddressBook, Settings) {
+    let settings = Settings { log_bytes_max: 150_000, log_bytes_kept: 20_000, ..settings };
     let (nodes, book) = cluster(3, &settings).await;
     publish(&nodes[0], 1..=100).await;
     let all = nodes[0].group.status().borrow().applied;
@@ -89,7 +93,7 @@ async fn recovered(node: &Node, leader: &Node) {
 /// The last node is killed, its disk damaged, and it is started again: it gets what it lost, and the
 /// others go on under the same leader.
 async fn is_repaired(damage: impl Fn(&TempDir) -> usize) {
-    let (mut nodes, book, settings) = three().await;
+    let (mut nodes, book, settings) = three_with(patient(quick())).await;
     let term = nodes[0].group.leads().unwrap();
     let dir = nodes.pop().unwrap().kill().await;
     assert!(damage(&dir) > 0, "there was nothing to damage");

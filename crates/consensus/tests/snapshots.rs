@@ -133,9 +133,13 @@ fn settings() -> Settings {
 
 /// Node 1, and node 2 behind a proxy.
 async fn pair(rate: u64, break_after: u64) -> (Node, Node, Proxy) {
+    pair_with(settings(), rate, break_after).await
+}
+
+async fn pair_with(settings: Settings, rate: u64, break_after: u64) -> (Node, Node, Proxy) {
     let book = AddressBook::default();
-    let one = Node::start(1, &book, settings()).await;
-    let two = Node::start(2, &book, settings()).await;
+    let one = Node::start(1, &book, settings.clone()).await;
+    let two = Node::start(2, &book, settings).await;
     let proxy = Proxy::to(book.get(two.id).unwrap(), rate, break_after).await;
     book.set(two.id, proxy.address.clone());
     (one, two, proxy)
@@ -198,7 +202,8 @@ async fn a_slow_transfer_is_completed_beside_publishes_however_long_it_takes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_groups_transfer_at_once_and_the_lease_of_another_holds_meanwhile() {
     const GROUPS: std::ops::Range<u32> = 10..16;
-    let (one, two, _proxy) = pair(6 << 20, ENOUGH).await;
+    // 18 MiB at 6 MiB/s take 3 s: twice as long as a lease lasts without a heartbeat.
+    let (one, two, _proxy) = pair_with(patient(settings()), 6 << 20, ENOUGH).await;
     // The group of which both vote: its leader needs the other's answers all the time.
     one.group.initialize().await.unwrap();
     one.until("leads", |status| status.leads).await;

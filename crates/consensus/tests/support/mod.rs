@@ -76,6 +76,15 @@ pub(crate) fn quick() -> Settings {
     Settings { proposal_deadline: Duration::from_secs(2), ..Settings::lan() }
 }
 
+/// For tests in which the leader must stay: one slow fsync is enough to lose a lease of [`quick`], 400 ms.
+pub(crate) fn patient(settings: Settings) -> Settings {
+    Settings {
+        election_min: Duration::from_millis(1_500),
+        election_max: Duration::from_millis(3_000),
+        ..settings
+    }
+}
+
 impl Node {
     pub(crate) async fn start(id: u64, book: &AddressBook, settings: Settings) -> Node {
         Node::start_in(Arc::new(TempDir::new().unwrap()), id, book, settings).await
