@@ -670,3 +670,32 @@ fn only_a_message_in_memory_may_go_and_only_with_its_whole_epoch() {
     assert!(lost(Durability::Memory, same));
     assert!(lost(Durability::Replicated, next));
 }
+
+/// Somebody asks for what comes after 5:9 and is refused, before or after 5:9 was shown.
+fn refused_as_future(shown: Position) -> Vec<&'static str> {
+    let topic = || name(TOPIC);
+    let deliver = |position| Event::Delivered { topic: topic(), position, payload: 7, key: None };
+    let events = [
+        ("viewer", deliver(Position::new(5, 1))),
+        ("viewer", deliver(shown)),
+        (
+            "forger",
+            Event::Subscribe {
+                topic: topic(),
+                node: Some(0),
+                transport: name("ws"),
+                from: Begin::After(Position::new(5, 9)),
+            },
+        ),
+        ("forger", Event::SubscribeRefused { topic: topic(), code: name("future_position") }),
+        ("viewer", deliver(Position::new(6, 1))),
+    ];
+    let record = |(at, (process, event))| Record { at, process: name(process), event };
+    failed(&(1..).zip(events).map(record).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_refused_position_is_held_against_what_was_given_out_before() {
+    assert!(refused_as_future(Position::new(5, 9)).contains(&"I12"));
+    assert!(!refused_as_future(Position::new(5, 8)).contains(&"I12"));
+}

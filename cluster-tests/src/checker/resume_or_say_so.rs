@@ -43,7 +43,8 @@ pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
                     Event::SubscribeRefused { code, .. } => {
                         if let Some((position, request)) = asked.take() {
                             looked += 1;
-                            if Some(position) <= newest && &**code == "future_position" {
+                            let given_out = newest_before(run, topic, request);
+                            if Some(position) <= given_out && &**code == "future_position" {
                                 let what = format!("{name}: {position} was refused to {process}");
                                 return Err(Violation::new(what, [request, index]));
                             }
@@ -72,4 +73,12 @@ fn newest(run: &Run<'_>, topic: &Topic<'_>) -> Option<Position> {
     let shown = run.delivered(topic).map(|(_, _, position, _)| position);
     let log: BTreeMap<_, _> = topic.log();
     placed.chain(shown).chain(log.into_keys()).max()
+}
+
+/// The newest position that anybody had seen when this record was written. A position above it may have
+/// been passed since by a later epoch.
+fn newest_before(run: &Run<'_>, topic: &Topic<'_>, record: usize) -> Option<Position> {
+    let placed = topic.placed().filter(|(_, _, at)| *at < record).map(|(_, position, _)| position);
+    let shown = run.delivered(topic).filter(|(_, at, _, _)| *at < record);
+    placed.chain(shown.map(|(_, _, position, _)| position)).max()
 }

@@ -16,7 +16,7 @@ pub(super) const ROW: Row = Row {
     prepare: |_| loopback(Switched { switched: None, left: NAMESPACES.to_vec() }),
 };
 
-/// The namespaces of the load. The default, which both follow at first, is in memory.
+/// The namespaces of the load. Both are in memory at first.
 const NAMESPACES: [&str; 2] = ["game", "hot"];
 
 struct Switched {
@@ -36,7 +36,9 @@ impl Fault for Switched {
 
     /// The load begins after this.
     async fn prepare(&mut self, stage: &mut Stage) {
-        command(stage, &["namespace", "set", "--default", "--durability", "memory"]).await;
+        for namespace in NAMESPACES {
+            command(stage, &["namespace", "set", namespace, "--durability", "memory"]).await;
+        }
     }
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {

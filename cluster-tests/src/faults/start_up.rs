@@ -9,9 +9,9 @@ use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
 pub(super) const ROW: Row = Row {
     name: "start-up-traffic",
-    story: "24 shards; kill -9 of every node, which starts again in the same moment, under load",
+    story: "64 shards; kill -9 of every node, which starts again in the same moment, under load",
     nodes: 3,
-    flags: &["--shards", "24"],
+    flags: &["--shards", "64"],
     prepare: |_| loopback(StartUp { pids: Vec::new() }),
 };
 

@@ -3,7 +3,7 @@
 //! The order is what makes it safe: a newcomer follows before it votes, votes only when it lives and
 //! is level, and only then does somebody else leave; one change at a time; leadership moves last, or
 //! before the leader itself has to leave, and only to a living voter that is level, because the
-//! engine below would hand it to a dead one, and that did not lose it a moment ago.
+//! engine below would hand it to a dead one, that did not lose it a moment ago and is not being stopped.
 
 mod mover;
 mod progress;
@@ -16,7 +16,7 @@ use pushonce_consensus::Status;
 use pushonce_core::NodeId;
 
 pub(crate) use mover::perform;
-pub use mover::run;
+pub use mover::{Peers, run};
 pub use progress::Progress;
 
 /// The replicas a group should have.
@@ -37,6 +37,8 @@ pub struct Nodes {
     pub reachable: BTreeSet<NodeId>,
     /// Those that lost the lead of this group a moment ago.
     pub doubted: BTreeSet<NodeId>,
+    /// Those that are being stopped.
+    pub stopping: BTreeSet<NodeId>,
 }
 
 /// One change of a group.
@@ -115,17 +117,19 @@ pub fn plan(status: &Status, me: NodeId, wanted: &Wanted, nodes: &Nodes) -> Opti
 }
 
 /// The voter to hand the lead to when `me` leads and is about to stop: the first of the `preferred` that
-/// is level, can be reached and answers, else any other such voter. `None` while there is none.
+/// is level, can be reached, answers and is not being stopped itself, else any other such voter. `None`
+/// while there is none.
 pub fn successor(
     status: &Status,
     me: NodeId,
-    reachable: &BTreeSet<NodeId>,
+    nodes: &Nodes,
     preferred: &[NodeId],
 ) -> Option<NodeId> {
     let fits = |&node: &NodeId| {
         node != me
             && status.voters.contains(&node)
-            && reachable.contains(&node)
+            && nodes.reachable.contains(&node)
+            && !nodes.stopping.contains(&node)
             && !status.silent.contains(&node)
             && level(status, node)
     };
@@ -228,6 +232,7 @@ impl Shape<'_> {
             && self.lives(node)
             && level(self.status, node)
             && !self.nodes.doubted.contains(&node)
+            && !self.nodes.stopping.contains(&node)
     }
 
     fn lives(&self, node: NodeId) -> bool {

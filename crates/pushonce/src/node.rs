@@ -331,7 +331,7 @@ impl Node {
             control: self.control.clone(),
             hosted: self.host.hosted.clone(),
             view: self.view.subscribe(),
-            reachable: self.handle.reachable(),
+            relay: self.handle.clone(),
             done,
         };
         inside.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));

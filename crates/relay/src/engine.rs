@@ -79,6 +79,8 @@ pub(crate) enum Event {
     Read { purpose: Purpose, topic: Topic, result: Result<Page, FetchError> },
     /// What this node's clock shows, and the log times of the shards that this node owns.
     Times { clock: Timestamp, logs: Vec<(ShardId, Timestamp)> },
+    /// This node is being stopped.
+    Stopping,
     /// Time passed; said several times a second.
     Tick,
 }
@@ -101,6 +103,8 @@ pub(crate) struct Engine {
     /// Up to where the last beat compared topics with their history.
     audited: Audited,
     heartbeat_due: Instant,
+    /// This node is being stopped.
+    stopping: bool,
     effects: Vec<Effect>,
 }
 
@@ -139,6 +143,7 @@ impl Engine {
             last_ticket: 0,
             audited: Audited::up_to(ShardId(0)),
             heartbeat_due: now,
+            stopping: false,
             effects: Vec::new(),
         }
     }
@@ -169,6 +174,7 @@ impl Engine {
                 }
             },
             Event::Times { clock, logs } => self.on_times(clock, logs, now),
+            Event::Stopping => self.announce_stop(),
             Event::Tick => self.tick(now),
         }
         std::mem::take(&mut self.effects)
@@ -204,6 +210,7 @@ impl Engine {
             }
             Frame::Watching { counts } => self.watching(from, counts),
             Frame::Audience { counts } => self.audience_heard(from, counts),
+            Frame::Stopping => self.effects.push(Effect::Stopping(from)),
         }
     }
 
@@ -222,7 +229,17 @@ impl Engine {
         // An owner that has just started waits for the clocks of the others.
         let heartbeat = self.heartbeat_for(node, Vec::new(), now);
         self.effects.extend(heartbeat.map(|frame| Effect::Send(node, frame)));
+        if self.stopping {
+            self.effects.push(Effect::Send(node, Frame::Stopping));
+        }
         self.reroute(None, now);
+    }
+
+    fn announce_stop(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            let frames = self.links.nodes().map(|node| Effect::Send(node, Frame::Stopping));
+            self.effects.extend(frames);
+        }
     }
 
     fn link_down(&mut self, node: NodeId, now: Instant) {

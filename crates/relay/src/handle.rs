@@ -16,22 +16,14 @@ use crate::inbox::{Call, Inbox};
 /// Cheap to clone; no call blocks.
 #[derive(Clone)]
 pub struct Handle {
-    inbox: Arc<Inbox>,
-    owners: watch::Receiver<Arc<Owners>>,
-    reachable: watch::Receiver<BTreeSet<NodeId>>,
-    conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) owners: watch::Receiver<Arc<Owners>>,
+    pub(crate) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    pub(crate) stopping: watch::Receiver<BTreeSet<NodeId>>,
+    pub(crate) conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
 }
 
 impl Handle {
-    pub(crate) fn new(
-        inbox: Arc<Inbox>,
-        owners: watch::Receiver<Arc<Owners>>,
-        reachable: watch::Receiver<BTreeSet<NodeId>>,
-        conflicts: watch::Receiver<BTreeMap<NodeId, VersionConflict>>,
-    ) -> Handle {
-        Handle { inbox, owners, reachable, conflicts }
-    }
-
     /// The nodes with which this node exchanges no frames because their versions do not fit, and which
     /// of the two has to change.
     pub fn version_conflicts(&self) -> watch::Receiver<BTreeMap<NodeId, VersionConflict>> {
@@ -142,6 +134,17 @@ impl Handle {
     /// Who leads each shard, as far as this node has heard.
     pub fn owners(&self) -> watch::Receiver<Arc<Owners>> {
         self.owners.clone()
+    }
+
+    /// Tells every peer that this node is being stopped, also those whose link comes up later: they hand
+    /// it no shard any more.
+    pub fn announce_stop(&self) {
+        self.inbox.announce_stop();
+    }
+
+    /// The nodes that have announced that they are being stopped, until their link ends.
+    pub fn stopping(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.stopping.clone()
     }
 
     /// The nodes to which a link is up, and this node.

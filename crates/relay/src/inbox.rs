@@ -44,6 +44,8 @@ pub(crate) struct Waiting {
     committed_bytes: usize,
     /// Committed messages were dropped since.
     pub(crate) lapsed: bool,
+    /// This node is being stopped.
+    pub(crate) stopping: bool,
     /// Nobody listens any more.
     closed: bool,
 }
@@ -62,6 +64,7 @@ impl Waiting {
     /// The committed messages, if they are all that was said.
     fn committed_alone(&mut self) -> Option<Vec<(Topic, Arc<Message>)>> {
         let alone = !self.lapsed
+            && !self.stopping
             && self.claims.is_empty()
             && self.watches.is_empty()
             && self.calls.is_empty();
@@ -122,6 +125,11 @@ impl Inbox {
 
     pub(crate) fn claim(&self, shard: ShardId, claim: Option<Claim>) {
         self.lock().claims.insert(shard, claim);
+        self.news.notify_one();
+    }
+
+    pub(crate) fn announce_stop(&self) {
+        self.lock().stopping = true;
         self.news.notify_one();
     }
 

@@ -26,6 +26,7 @@ pub struct Relay {
     pub(crate) inbox: Listening,
     pub(crate) owners: watch::Sender<Arc<Owners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
     pub(crate) links: mpsc::Sender<Link>,
     pub(crate) greeted: mpsc::Receiver<Link>,
     pub(crate) conflicts: Conflicts,
@@ -56,9 +57,16 @@ impl Relay {
         let inbox = Arc::new(Inbox::new(config.committed_bytes_max, config.pending_max));
         let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
         let (reachable, reachable_seen) = watch::channel(BTreeSet::from([config.me]));
+        let (stopping, stopping_seen) = watch::channel(BTreeSet::new());
         let (links, greeted) = mpsc::channel(GREETED_MAX);
         let conflicts = Conflicts::default();
-        let handle = Handle::new(inbox.clone(), owners_seen, reachable_seen, conflicts.watch());
+        let handle = Handle {
+            inbox: inbox.clone(),
+            owners: owners_seen,
+            reachable: reachable_seen,
+            stopping: stopping_seen,
+            conflicts: conflicts.watch(),
+        };
         let config = Arc::new(config);
         let inbox = Listening(inbox);
         let relay = Relay {
@@ -70,6 +78,7 @@ impl Relay {
             inbox,
             owners,
             reachable,
+            stopping,
             links,
             greeted,
             conflicts,

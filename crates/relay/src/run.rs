@@ -47,7 +47,7 @@ const HEARD_MAX: usize = 256;
 impl Running {
     pub(crate) fn new(relay: Relay) -> Running {
         let Relay { config, mut view, source, sink, clocks, inbox, owners, .. } = relay;
-        let Relay { reachable, links, greeted, conflicts, .. } = relay;
+        let Relay { reachable, stopping, links, greeted, conflicts, .. } = relay;
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let seen = view.borrow_and_update().clone();
         let parts = Parts {
@@ -58,6 +58,7 @@ impl Running {
             clocks,
             owners,
             reachable,
+            stopping,
             heard,
         };
         let turn = Arc::new(Mutex::new(Turn::new(parts)));

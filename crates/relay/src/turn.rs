@@ -34,6 +34,7 @@ pub(crate) struct Turn {
     clocks: Arc<dyn Clocks>,
     owners: watch::Sender<Arc<Owners>>,
     reachable: watch::Sender<BTreeSet<NodeId>>,
+    stopping: watch::Sender<BTreeSet<NodeId>>,
     links: BTreeMap<NodeId, Up>,
     last_link: u64,
     heard: mpsc::Sender<Heard>,
@@ -53,6 +54,8 @@ struct Up {
     crossing: Crossing,
     life: CancellationToken,
     congested: bool,
+    /// The peer is being stopped.
+    stopping: bool,
 }
 
 /// A publish of a peer has ended. The answer belongs to one link: another may use the same id.
@@ -72,13 +75,15 @@ pub(crate) struct Parts {
     pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) owners: watch::Sender<Arc<Owners>>,
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
     /// Where the readers of links put what they hear.
     pub(crate) heard: mpsc::Sender<Heard>,
 }
 
 impl Turn {
     pub(crate) fn new(parts: Parts) -> Turn {
-        let Parts { config, view, source, sink, clocks, owners, reachable, heard } = parts;
+        let Parts { config, view, source, sink, clocks, owners, .. } = parts;
+        let Parts { reachable, stopping, heard, .. } = parts;
         let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
         Turn {
             config,
@@ -89,6 +94,7 @@ impl Turn {
             clocks,
             owners,
             reachable,
+            stopping,
             links: BTreeMap::new(),
             last_link: 0,
             heard,
@@ -144,6 +150,7 @@ impl Turn {
             Effect::Fresh(topic) => sink.fresh(&topic),
             Effect::Audience(topic, sessions) => sink.audience(&topic, sessions),
             Effect::Clock(node, time) => clocks.on_reading(node, time),
+            Effect::Stopping(node) => self.peer_stops(node),
             Effect::LogTime(shard, time) => sink.log_time(shard, time),
             Effect::Read { purpose, topic, want } => {
                 let result = source.page(&topic, want);
@@ -185,7 +192,25 @@ impl Turn {
     fn links_changed(&self) {
         let nodes = self.links.keys().copied().chain([self.config.me]).collect();
         self.reachable.send_replace(nodes);
+        self.stopping_changed();
         metrics::gauge!("pushonce_relay_links_up").set(self.links.len() as f64);
+    }
+
+    fn peer_stops(&mut self, node: NodeId) {
+        if let Some(up) = self.links.get_mut(&node) {
+            up.stopping = true;
+            self.stopping_changed();
+        }
+    }
+
+    fn stopping_changed(&self) {
+        let stopping = self.links.iter().filter(|(_, up)| up.stopping);
+        let stopping: BTreeSet<_> = stopping.map(|(&node, _)| node).collect();
+        self.stopping.send_if_modified(|known| {
+            let changed = *known != stopping;
+            *known = stopping;
+            changed
+        });
     }
 
     /// Takes up a link. What is given back reads it, and must run.
@@ -201,7 +226,8 @@ impl Turn {
         let early = std::mem::take(&mut link.early);
         let crossing = Crossing::new(&self.view, self.config.me, node);
         let (outbox, life) = (link.outbox.clone(), link.life.clone());
-        self.links.insert(node, Up { number, outbox, crossing, life, congested: false });
+        self.links
+            .insert(node, Up { number, outbox, crossing, life, congested: false, stopping: false });
         let reading = link::read(number, link, self.heard.clone(), self.config.silence);
         tracing::info!(%node, "link up");
         self.links_changed();
@@ -274,6 +300,9 @@ impl Turn {
             });
         }
         said.calls.into_iter().for_each(|call| self.call(call));
+        if said.stopping {
+            self.on(Event::Stopping);
+        }
     }
 
     pub(crate) fn committed(&mut self, messages: Vec<(Topic, Arc<Message>)>) {

@@ -375,6 +375,24 @@ async fn a_link_over_its_bound_is_reset_and_the_rest_comes_from_history() {
 }
 
 #[tokio::test]
+async fn a_node_that_announces_its_stop_is_known_to_stop_until_its_link_ends() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.node(2).handle.announce_stop();
+    for of in [1, 3] {
+        let mut stopping = cluster.node(of).handle.stopping();
+        let told = stopping.wait_for(|nodes| *nodes == BTreeSet::from([NodeId(2)]));
+        timeout(Duration::from_secs(10), told).await.expect("in time").expect("running");
+    }
+    assert!(cluster.node(2).handle.stopping().borrow().is_empty());
+    cluster.kill(2);
+    for of in [1, 3] {
+        let mut stopping = cluster.node(of).handle.stopping();
+        let gone = stopping.wait_for(BTreeSet::is_empty);
+        timeout(Duration::from_secs(10), gone).await.expect("in time").expect("running");
+    }
+}
+
+#[tokio::test]
 async fn publishes_of_one_node_keep_their_order() {
     let mut cluster = Cluster::of(2).await;
     cluster.lead(1).await;

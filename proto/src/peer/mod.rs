@@ -121,6 +121,8 @@ pub enum Frame {
         /// By number of the interest.
         counts: Vec<(u32, u64)>,
     },
+    /// The sender is being stopped, and is not to be handed the lead of a shard.
+    Stopping,
 }
 
 /// A part of the answer to a fetch. The parts together are one page.
@@ -172,6 +174,7 @@ impl Frame {
                 Frame::Audience { counts } => counts.len() * 16,
                 Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
                 Frame::Hello { .. }
+                | Frame::Stopping
                 | Frame::Published { .. }
                 | Frame::Withdraw { .. }
                 | Frame::Interested { .. }

@@ -110,6 +110,7 @@ impl TryFrom<pb::LinkFrame> for Frame {
                     .map(|of| (of.number, Watching { sessions: of.sessions, asks: of.asks }))
                     .collect(),
             },
+            Wire::Stopping(pb::Stopping {}) => Frame::Stopping,
             Wire::Audience(audience) => Frame::Audience {
                 counts: audience.topics.into_iter().map(|of| (of.number, of.sessions)).collect(),
             },

@@ -137,6 +137,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Watching { counts: counts.into_iter().map(count).collect() }
         }),
         vec((any::<u32>(), any::<u64>()), 0..3).prop_map(|counts| Frame::Audience { counts }),
+        Just(Frame::Stopping),
     ]
 }
 

@@ -90,6 +90,7 @@ impl From<Frame> for pb::LinkFrame {
                     })
                     .collect(),
             }),
+            Frame::Stopping => Wire::Stopping(pb::Stopping {}),
             Frame::Audience { counts } => Wire::Audience(pb::Audience {
                 topics: counts
                     .into_iter()

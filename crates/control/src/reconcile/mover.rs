@@ -37,15 +37,24 @@ pub async fn run(
     group: Group,
     me: NodeId,
     wanted: watch::Receiver<Vec<NodeId>>,
-    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    peers: Peers,
     moves: Arc<Semaphore>,
     said: watch::Sender<Option<Progress>>,
     shutdown: CancellationToken,
 ) {
     let status = group.status();
     let losses = Losses::default();
-    let mover = Mover { group, me, status, wanted, reachable, losses, moves, permit: None, said };
+    let mover = Mover { group, me, status, wanted, peers, losses, moves, permit: None, said };
     shutdown.run_until_cancelled(mover.run()).await;
+}
+
+/// What is known of the other nodes.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// Those with a link to this node.
+    pub reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// Those that are being stopped.
+    pub stopping: watch::Receiver<BTreeSet<NodeId>>,
 }
 
 struct Mover {
@@ -53,7 +62,7 @@ struct Mover {
     me: NodeId,
     status: watch::Receiver<Status>,
     wanted: watch::Receiver<Vec<NodeId>>,
-    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    peers: Peers,
     losses: Losses,
     moves: Arc<Semaphore>,
     permit: Option<Permit>,
@@ -120,8 +129,9 @@ impl Mover {
         let now = Instant::now();
         self.losses.see(status.leader, now);
         let nodes = Nodes {
-            reachable: self.reachable.borrow_and_update().clone(),
+            reachable: self.peers.reachable.borrow_and_update().clone(),
             doubted: self.losses.doubted(now),
+            stopping: self.peers.stopping.borrow_and_update().clone(),
         };
         let news = progress(&status, self.me, &wanted, &nodes);
         self.said.send_if_modified(|said| {
@@ -156,7 +166,8 @@ impl Mover {
         let changed = tokio::select! {
             changed = self.status.changed() => changed,
             changed = self.wanted.changed() => changed,
-            changed = self.reachable.changed() => changed,
+            changed = self.peers.reachable.changed() => changed,
+            changed = self.peers.stopping.changed() => changed,
         };
         changed.map_err(|_| Ended)
     }

@@ -27,6 +27,8 @@ pub enum Progress {
     Unreachable(NodeId),
     /// A node should lead, and lost the lead a moment ago.
     Doubted(NodeId),
+    /// A node should lead, and is being stopped.
+    Stopping(NodeId),
 }
 
 /// What the leader of a group does next or waits for; `None` when the group is as it should be, or
@@ -69,6 +71,8 @@ pub(crate) fn progress(
         Progress::Unreachable(next)
     } else if !level(status, next) {
         behind(next)
+    } else if nodes.stopping.contains(&next) {
+        Progress::Stopping(next)
     } else {
         Progress::Doubted(next)
     })
@@ -88,7 +92,8 @@ impl Progress {
             },
             Progress::CatchesUp { node, .. }
             | Progress::Unreachable(node)
-            | Progress::Doubted(node) => Some(*node),
+            | Progress::Doubted(node)
+            | Progress::Stopping(node) => Some(*node),
         }
     }
 }
@@ -106,6 +111,7 @@ impl fmt::Display for Progress {
             }
             Progress::Unreachable(node) => write!(f, "waits for {node}, which cannot be reached"),
             Progress::Doubted(node) => write!(f, "{node} will lead; it lost the lead just now"),
+            Progress::Stopping(node) => write!(f, "{node} will lead again; it is stopping"),
         }
     }
 }

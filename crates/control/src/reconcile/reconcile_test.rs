@@ -24,6 +24,7 @@ struct Model {
     level: BTreeSet<NodeId>,
     living: BTreeSet<NodeId>,
     doubted: BTreeSet<NodeId>,
+    stopping: BTreeSet<NodeId>,
 }
 
 impl Model {
@@ -35,6 +36,7 @@ impl Model {
             level: ids(voters),
             living: (1..=9).map(NodeId).collect(),
             doubted: BTreeSet::new(),
+            stopping: BTreeSet::new(),
         }
     }
 
@@ -74,7 +76,11 @@ impl Model {
     }
 
     fn nodes(&self) -> Nodes {
-        Nodes { reachable: self.living.clone(), doubted: self.doubted.clone() }
+        Nodes {
+            reachable: self.living.clone(),
+            doubted: self.doubted.clone(),
+            stopping: self.stopping.clone(),
+        }
     }
 
     fn progress(&self, wanted: &Wanted) -> Option<Progress> {
@@ -163,7 +169,7 @@ fn retire(node: u64, voters: &[u64]) -> Option<Step> {
 fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
     let next = |model: &Model, preferred: &[u64]| {
         let preferred: Vec<_> = ids(preferred);
-        successor(&model.status(), model.leader, &model.living, &preferred).map(|node| node.0)
+        successor(&model.status(), model.leader, &model.nodes(), &preferred).map(|node| node.0)
     };
     let model = Model::of(1, &[1, 2, 3], &[4]);
     assert_eq!(next(&model, &[1, 3, 2]), Some(3));
@@ -171,10 +177,12 @@ fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
     assert_eq!(next(&model.clone().dead(&[2]), &[2]), Some(3));
     assert_eq!(next(&model.clone().dead(&[2]).level(&[1, 2]), &[]), None);
     assert_eq!(next(&Model::of(1, &[1], &[]), &[]), None, "it is alone");
+    let stopping = Model { stopping: ids(&[2]), ..model.clone() };
+    assert_eq!(next(&stopping, &[2]), Some(3), "it is stopping too");
     let silent = Status { silent: ids(&[2, 3]), ..model.status() };
-    assert_eq!(successor(&silent, NodeId(1), &model.living, &[]), None);
+    assert_eq!(successor(&silent, NodeId(1), &model.nodes(), &[]), None);
     let joint = Status { joint: true, ..model.status() };
-    assert_eq!(successor(&joint, NodeId(1), &model.living, &[]), None);
+    assert_eq!(successor(&joint, NodeId(1), &model.nodes(), &[]), None);
 }
 
 #[test]
@@ -287,6 +295,18 @@ fn who_lost_the_lead_a_moment_ago_is_not_handed_it_again() {
 }
 
 #[test]
+fn preferred_leader_that_is_stopping_is_not_handed_the_lead() {
+    let mut group = Model::of(1, &[1, 2, 3], &[]);
+    group.stopping = ids(&[2]);
+    assert_eq!(group.next(&[2, 1, 3]), None);
+    let wanted = Wanted::from(ids::<Vec<_>>(&[2, 1, 3]).as_slice());
+    let progress = group.progress(&wanted).map(|progress| progress.to_string());
+    assert_eq!(progress.as_deref(), Some("n2 will lead again; it is stopping"));
+    group.stopping.clear();
+    assert_eq!(group.next(&[2, 1, 3]), Some(Step::Transfer(NodeId(2))));
+}
+
+#[test]
 fn a_group_that_waits_says_for_what() {
     let says = |group: &Model, wanted: &[u64]| {
         let progress = group.progress(&Wanted::from(ids::<Vec<_>>(wanted).as_slice()));
@@ -351,7 +371,8 @@ prop_compose! {
         let voters: BTreeSet<_> = voters.into_iter().collect();
         let learners = &learners - &voters;
         let (living, doubted) = (ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), BTreeSet::new());
-        let mut group = Model { leader, voters, learners, level, living, doubted };
+        let stopping = BTreeSet::new();
+        let mut group = Model { leader, voters, learners, level, living, doubted, stopping };
         group.level.insert(leader);
         for node in dead {
             group.living.remove(&node);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use pushonce_consensus::{
     AddressBook, At, Capture, Engine, Group, Machine, ProposeError, Settings, Status,
 };
+use pushonce_control::reconcile::Peers;
 use pushonce_control::{Control, Founding, Incarnation, Joining, Profile, Run};
 use pushonce_core::versioned::Unreadable;
 use pushonce_core::{
@@ -30,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     book: AddressBook,
     reachable: watch::Sender<BTreeSet<NodeId>>,
+    stopping: watch::Sender<BTreeSet<NodeId>>,
 }
 
 pub(crate) struct Node {
@@ -43,7 +45,11 @@ pub(crate) struct Node {
 
 impl World {
     pub(crate) fn new() -> World {
-        World { book: AddressBook::default(), reachable: watch::Sender::default() }
+        World {
+            book: AddressBook::default(),
+            reachable: watch::Sender::default(),
+            stopping: watch::Sender::default(),
+        }
     }
 
     pub(crate) fn reachable(&self) -> watch::Receiver<BTreeSet<NodeId>> {
@@ -221,7 +227,7 @@ pub(crate) fn keep(
         group.clone(),
         node.id,
         wanted.subscribe(),
-        world.reachable(),
+        Peers { reachable: world.reachable(), stopping: world.stopping.subscribe() },
         Arc::clone(moves),
         watch::Sender::default(),
         node.shutdown.clone(),

@@ -1,14 +1,14 @@
 //! A node that stops hands the lead of its groups to others first, so that publishers do not wait for
 //! an election.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
 use pushonce_consensus::Group;
-use pushonce_control::{Control, reconcile};
+use pushonce_control::Control;
+use pushonce_control::reconcile::{self, Nodes};
 use pushonce_core::{ClusterView, NodeId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use super::host::Hosted;
 /// Groups that are handed over at once: each costs an election.
 const AT_ONCE: usize = 8;
 
-/// Between two rounds. A group may have come back, since the others prefer its usual owner.
+/// Between two rounds. An election may have given a group back.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a node that stops waits for its groups to be taken over. A transfer takes some
@@ -32,7 +32,7 @@ pub(super) struct HandOver {
     pub(super) hosted: Hosted,
     /// Says who should lead next.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    pub(super) relay: pushonce_relay::Handle,
     /// Whether nothing is left that another node could lead.
     pub(super) done: watch::Sender<bool>,
 }
@@ -42,6 +42,7 @@ impl HandOver {
     pub(super) async fn run(self, stopping: CancellationToken, shutdown: CancellationToken) {
         let work = async {
             stopping.cancelled().await;
+            self.relay.announce_stop();
             loop {
                 let led = self.led();
                 self.done.send_replace(led.is_empty());
@@ -68,11 +69,15 @@ impl HandOver {
 
     async fn hand_over(&self, group: Group) {
         let status = group.status().borrow().clone();
-        let reachable = self.reachable.borrow().clone();
+        let nodes = Nodes {
+            reachable: self.relay.reachable().borrow().clone(),
+            stopping: self.relay.stopping().borrow().clone(),
+            ..Nodes::default()
+        };
         let id = group.id();
         let view = self.view.borrow().clone();
         let preferred = id.as_shard().map_or(&[][..], |shard| view.placement.of(shard));
-        let Some(to) = reconcile::successor(&status, self.me, &reachable, preferred) else {
+        let Some(to) = reconcile::successor(&status, self.me, &nodes, preferred) else {
             return;
         };
         match group.transfer(to).await {

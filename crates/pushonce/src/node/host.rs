@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_consensus::{DestroyError, Engine, GroupId, StartError, Status};
 use pushonce_control::hosting::Removal;
-use pushonce_control::reconcile::Progress;
+use pushonce_control::reconcile::{Peers, Progress};
 use pushonce_control::{Control, hosting, reconcile};
 use pushonce_core::{Claim, ClusterView, NodeId, ShardId};
 use pushonce_shard::{Committed, Handle, NodeTopics, OpenError, Shard, ShardSettings};
@@ -292,9 +292,9 @@ impl Host {
         let mut supervise = |what, task| tasks.spawn(supervise(id, what, task, failures.clone()));
         supervise("commit", runner.run(stop.clone()).boxed());
         let group = handle.group().clone();
-        let (reachable, moves) = (self.relay.reachable(), moves.clone());
-        let reconciling =
-            reconcile::run(group, self.me, wanted_here, reachable, moves, said, stop.clone());
+        let peers = Peers { reachable: self.relay.reachable(), stopping: self.relay.stopping() };
+        let (me, moves) = (self.me, moves.clone());
+        let reconciling = reconcile::run(group, me, wanted_here, peers, moves, said, stop.clone());
         supervise("reconcile", reconciling.boxed());
         let heralding = herald(id, handle.claim(), self.relay.clone(), stop.clone());
         supervise("claim", heralding.boxed());

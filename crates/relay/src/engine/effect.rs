@@ -28,6 +28,8 @@ pub(crate) enum Effect {
     Audience(Topic, u64),
     /// Keep what the clock of a peer shows.
     Clock(NodeId, Timestamp),
+    /// A peer is being stopped.
+    Stopping(NodeId),
     /// Tell the sink how far the log of a shard is.
     LogTime(ShardId, Timestamp),
     /// Read the history of this node's own shard, and say `Event::Read` before any other event.

@@ -481,7 +481,7 @@ impl World {
             }
             Effect::Reset(peer) => panic!("{node} reset its link to {peer}"),
             Effect::Fetched { id, result } => drop(self.answers.insert(id, result)),
-            Effect::Owners(_) | Effect::Clock(..) | Effect::LogTime(..) => {}
+            Effect::Owners(_) | Effect::Clock(..) | Effect::LogTime(..) | Effect::Stopping(_) => {}
         }
         None
     }
