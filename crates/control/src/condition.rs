@@ -4,7 +4,7 @@
 //! `pushonce cluster status` prints it first, its exit status is made of it, and each node counts it in
 //! its metrics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use pushonce_core::{NodeId, ShardId};
@@ -51,6 +51,13 @@ pub enum Problem {
         /// How many each should have.
         wanted: usize,
     },
+    /// Some living replicas lack much of what their owner has.
+    ReplicasLag {
+        /// Of which shards.
+        shards: Vec<ShardId>,
+        /// On which nodes.
+        nodes: BTreeSet<NodeId>,
+    },
     /// Some members cannot be reached.
     Unreachable {
         /// Which.
@@ -58,11 +65,21 @@ pub enum Problem {
     },
 }
 
+/// A replica that lacks this many entries lags: a failure of its owner finds one copy less. The replicas of
+/// a busy shard lack some tens for a moment.
+pub const LAG_ENTRIES: u64 = 1_024;
+
 /// Everything that is wrong, the worst first; empty for a healthy cluster. `leader` leads the control
-/// group, as far as the node knows.
-pub fn problems(seen: &Seen<'_>, leader: Option<NodeId>) -> Vec<Problem> {
+/// group, as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`], as the owners of
+/// their shards say.
+pub fn problems(
+    seen: &Seen<'_>,
+    leader: Option<NodeId>,
+    lagging: &BTreeMap<ShardId, NodeId>,
+) -> Vec<Problem> {
     let control = control(seen, leader);
     let mut found: Vec<Problem> = control.into_iter().chain(shards(seen)).collect();
+    found.extend(lag(seen, lagging));
     let away = seen.view.members.keys().copied().filter(|node| !seen.reachable.contains(node));
     let nodes: Vec<_> = away.collect();
     if !nodes.is_empty() {
@@ -100,11 +117,25 @@ fn shards(seen: &Seen<'_>) -> Vec<Problem> {
             least = least.min(living);
         }
     }
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted::sees_no_lost_majority() {
+        lost.clear();
+    }
     let lost = (!lost.is_empty())
         .then_some(Problem::ShardsWithoutMajority { shards: lost, missing: lost_nodes });
     let unowned = (!unowned.is_empty()).then_some(Problem::ShardsWithoutOwner { shards: unowned });
     let few = (!few.is_empty()).then_some(Problem::TooFewCopies { shards: few, least, wanted });
     [lost, unowned, few].into_iter().flatten().collect()
+}
+
+/// A replica that is on its way in has no vote yet: it is a move, and no copy is missing meanwhile.
+fn lag(seen: &Seen<'_>, lagging: &BTreeMap<ShardId, NodeId>) -> Option<Problem> {
+    let votes = |&(&shard, node): &(&ShardId, &NodeId)| {
+        seen.voters(shard).contains(node) && seen.reachable.contains(node)
+    };
+    let (shards, nodes): (Vec<_>, BTreeSet<_>) =
+        lagging.iter().filter(votes).map(|(&shard, &node)| (shard, node)).unzip();
+    (!shards.is_empty()).then_some(Problem::ReplicasLag { shards, nodes })
 }
 
 fn missing(seen: &Seen<'_>, voters: &[NodeId]) -> BTreeSet<NodeId> {
@@ -119,7 +150,9 @@ impl Problem {
             | Problem::ControlWithoutMajority { .. }
             | Problem::ShardsWithoutMajority { .. }
             | Problem::ShardsWithoutOwner { .. } => Severity::Unavailable,
-            Problem::TooFewCopies { .. } | Problem::Unreachable { .. } => Severity::Degraded,
+            Problem::TooFewCopies { .. }
+            | Problem::ReplicasLag { .. }
+            | Problem::Unreachable { .. } => Severity::Degraded,
         }
     }
 
@@ -131,6 +164,7 @@ impl Problem {
             Problem::ShardsWithoutMajority { .. } => "shards_without_majority",
             Problem::ShardsWithoutOwner { .. } => "shards_without_owner",
             Problem::TooFewCopies { .. } => "too_few_copies",
+            Problem::ReplicasLag { .. } => "replicas_lag",
             Problem::Unreachable { .. } => "members_unreachable",
         }
     }
@@ -141,18 +175,20 @@ impl Problem {
             Problem::ControlWithoutLeader | Problem::ControlWithoutMajority { .. } => 1,
             Problem::ShardsWithoutMajority { shards, .. }
             | Problem::ShardsWithoutOwner { shards }
-            | Problem::TooFewCopies { shards, .. } => shards.len(),
+            | Problem::TooFewCopies { shards, .. }
+            | Problem::ReplicasLag { shards, .. } => shards.len(),
             Problem::Unreachable { nodes } => nodes.len(),
         }
     }
 
     /// Every [`Problem::kind`], for who counts them.
-    pub const KINDS: [&'static str; 6] = [
+    pub const KINDS: [&'static str; 7] = [
         "control_without_leader",
         "control_without_majority",
         "shards_without_majority",
         "shards_without_owner",
         "too_few_copies",
+        "replicas_lag",
         "members_unreachable",
     ];
 }
@@ -195,6 +231,13 @@ impl fmt::Display for Problem {
                     [_] => format!("{} has", named(shards)),
                     _ => format!("{} have", named(shards)),
                 }
+            ),
+            Problem::ReplicasLag { shards, nodes } => write!(
+                f,
+                "the replicas of {} on {} lack messages that their owners have: they are being sent; if \
+                 this does not end, look at the disks and the network of these nodes",
+                named(shards),
+                listed(nodes)
             ),
             Problem::Unreachable { nodes } => write!(
                 f,

@@ -27,7 +27,8 @@ impl cluster_server::Cluster for Cluster {
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let progress = self.overview.progress().await;
-        Ok(Response::new(status(self.overview.snapshot(), progress).into()))
+        let problems = self.overview.problems(&progress);
+        Ok(Response::new(status(self.overview.snapshot(), progress, problems).into()))
     }
 
     async fn drain(
@@ -136,8 +137,12 @@ fn refused(why: OperationError) -> Status {
     }
 }
 
-fn status(snapshot: Snapshot, mut progress: BTreeMap<ShardId, Progress>) -> cluster::Status {
-    let Snapshot { me, view, owners, reachable, control, conflict, problems } = snapshot;
+fn status(
+    snapshot: Snapshot,
+    mut progress: BTreeMap<ShardId, Progress>,
+    problems: Vec<cluster::Problem>,
+) -> cluster::Status {
+    let Snapshot { me, view, owners, reachable, control, conflict } = snapshot;
     let seen = |member: &pushonce_core::Member| Seen {
         reachable: member.id == me || reachable.contains(&member.id),
         member: member.clone(),

@@ -79,6 +79,9 @@ pub trait Overview: Send + Sync + 'static {
 
     /// What the owners of the shards that move do or wait for, as far as they answer within a second.
     fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>>;
+
+    /// What is wrong with the cluster, the worst first, of which some is in the owners' `progress`.
+    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem>;
 }
 
 /// The topics of the whole cluster, as their owners know them.
@@ -114,8 +117,6 @@ pub struct Snapshot {
     pub control: Control,
     /// Another cluster whose members dial this node's address as one of theirs.
     pub conflict: Option<ClusterId>,
-    /// What is wrong with the cluster, the worst first.
-    pub problems: Vec<Problem>,
 }
 
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the

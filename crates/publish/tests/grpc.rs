@@ -109,12 +109,16 @@ impl Overview for World {
             reachable: BTreeSet::from([ME]),
             control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
             conflict: None,
-            problems: vec![Problem {
-                severity: "degraded".to_owned(),
-                kind: "too_few_copies".to_owned(),
-                text: "s3 has one copy".to_owned(),
-            }],
         }
+    }
+
+    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem> {
+        let problem = |shard: &ShardId| Problem {
+            severity: "degraded".to_owned(),
+            kind: "too_few_copies".to_owned(),
+            text: format!("{shard} has one copy"),
+        };
+        progress.keys().map(problem).collect()
     }
 
     fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {

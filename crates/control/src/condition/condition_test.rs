@@ -7,7 +7,7 @@ fn world(reachable: &[u64]) -> World {
 }
 
 fn found(world: &World, leader: Option<u64>) -> Vec<Problem> {
-    problems(&world.seen(), leader.map(NodeId))
+    problems(&world.seen(), leader.map(NodeId), &BTreeMap::new())
 }
 
 fn kinds(found: &[Problem]) -> Vec<&'static str> {
@@ -77,4 +77,19 @@ fn many_shards_are_counted_and_every_kind_is_listed() {
     for problem in all.iter().flat_map(|world| found(world, None)) {
         assert!(Problem::KINDS.contains(&problem.kind()));
     }
+}
+
+#[test]
+fn replica_that_lags_degrades_the_cluster_and_one_on_its_way_in_does_not() {
+    let world = world(&[1, 2, 3, 4, 5]);
+    let lagging = |of: &[(u16, u64)]| {
+        let lagging = of.iter().map(|&(shard, node)| (ShardId(shard), NodeId(node))).collect();
+        problems(&world.seen(), Some(NodeId(1)), &lagging)
+    };
+    let found = lagging(&[(0, 2), (1, 4)]);
+    let shards = vec![ShardId(0), ShardId(1)];
+    assert_eq!(found, [Problem::ReplicasLag { shards, nodes: ids(&[2, 4]) }]);
+    assert_eq!(found[0].severity(), Severity::Degraded);
+    assert!(found[0].to_string().starts_with("the replicas of s0, s1 on n2, n4 lack"));
+    assert_eq!(lagging(&[(0, 5)]), [], "n5 has no vote in s0");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use pushonce_control::condition::LAG_ENTRIES;
 use pushonce_control::reconcile;
 use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
 use pushonce_proto::cluster::Progress;
@@ -51,6 +52,15 @@ pub(super) async fn gather(
         known.extend(moves.unwrap_or_default());
     }
     known
+}
+
+/// The replicas that lack much, by what the owners of their shards say.
+pub(super) fn lagging(progress: &BTreeMap<ShardId, Progress>) -> BTreeMap<ShardId, NodeId> {
+    let lags = |said: &&Progress| said.of.saturating_sub(said.has) >= LAG_ENTRIES;
+    let node = |(&shard, said): (&ShardId, &Progress)| {
+        Some((shard, Some(said).filter(lags).and_then(|said| said.node)?))
+    };
+    progress.iter().filter_map(node).collect()
 }
 
 async fn ask(address: String) -> Result<BTreeMap<ShardId, Progress>, anyhow::Error> {

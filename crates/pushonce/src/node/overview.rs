@@ -1,6 +1,6 @@
 //! What this node knows of the cluster, and whether it can do its work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use pushonce_consensus::{Engine, Status};
 use pushonce_control::condition::{self, Problem};
 use pushonce_control::leave;
 use pushonce_core::{ClusterId, ClusterView, NodeId, Owners, ShardId, Topic};
+use pushonce_proto::cluster::Progress;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::conflict;
 use super::health::{Blocks, Reason};
 use super::host::Hosted;
+use super::moves;
 use super::watch::{Health, STOPPING};
 
 /// The newest of everything, for those who ask. Cheap to clone.
@@ -139,10 +141,12 @@ impl Overview {
         })
     }
 
-    /// What is wrong with the cluster as this node sees it, the worst first.
-    pub(super) fn problems(&self) -> Vec<Problem> {
+    /// What is wrong with the cluster as this node sees it, the worst first. `progress` is what the owners
+    /// say of their shards.
+    pub(super) fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem> {
         let leader = self.control.borrow().leader;
-        self.seen(|seen| condition::problems(seen, leader))
+        let lagging = moves::lagging(progress);
+        self.seen(|seen| condition::problems(seen, leader, &lagging))
     }
 
     /// Why the node cannot do its work; empty when it can.

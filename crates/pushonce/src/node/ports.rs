@@ -236,20 +236,11 @@ impl pushonce_publish::Feed for Feed {
 impl pushonce_publish::Overview for Overview {
     fn snapshot(&self) -> Snapshot {
         let control = self.control.borrow().clone();
-        let problem = |problem: Problem| cluster::Problem {
-            severity: problem.severity().as_str().to_owned(),
-            kind: problem.kind().to_owned(),
-            text: problem.to_string(),
-        };
-        // Before the expression below, whose borrows last until its end: a second borrow of one of those
-        // watches would wait for ever behind a writer that waits for the first.
-        let problems = self.problems().into_iter().map(problem).collect();
         Snapshot {
             me: self.me,
             view: self.view.borrow().clone(),
             owners: self.owners.borrow().clone(),
             reachable: self.reachable.borrow().clone(),
-            problems,
             control: cluster::Control {
                 leader: control.leader,
                 term: control.term,
@@ -266,6 +257,15 @@ impl pushonce_publish::Overview for Overview {
         let reachable = self.reachable.borrow().clone();
         let local = moves::local(self.hosted.progress());
         Box::pin(async move { moves::gather(&view, &owners, &reachable, local).await })
+    }
+
+    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<cluster::Problem> {
+        let problem = |problem: Problem| cluster::Problem {
+            severity: problem.severity().as_str().to_owned(),
+            kind: problem.kind().to_owned(),
+            text: problem.to_string(),
+        };
+        Overview::problems(self, progress).into_iter().map(problem).collect()
     }
 }
 

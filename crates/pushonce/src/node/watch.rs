@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::{Blocks, Facts, Part, Reason, Standing, Watchman};
 use super::host::Hosted;
 use super::memory;
+use super::moves;
 use super::overview::Overview;
 
 /// Often enough that what is wrong is told within five seconds, most of which silence takes.
@@ -120,7 +121,7 @@ impl Watch {
             };
             self.say(&because);
             self.health.send_replace(Health { because, at });
-            problems.count(&self.overview.problems());
+            problems.count(&self.overview.problems(&moves::local(self.hosted.progress())));
             topics.set(self.topics.held() as f64);
         }
     }
