@@ -1,5 +1,5 @@
 //! Set-up: nodes that cannot start, and nodes that start again.
-//! Fault: a port in use, a directory that is open, a log that is gone, a wrong word in the settings;
+//! Fault: a port in use, a directory that is open, a log that is gone, a wrong word in the settings; nobody to join;
 //! Ctrl-C; `kill -9`, also at any moment of the first start.
 //! Claim: who cannot start says what to change and ends with an exit code that is not zero; Ctrl-C
 //! ends a node cleanly; a first start that was cut short is begun again; and what was acknowledged is
@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use pushonce_client::Transport;
-use pushonce_cluster_tests::{Cluster, Seen, secs, tool};
+use pushonce_cluster_tests::{Cluster, Seen, secs, tool, until, web};
 use pushonce_core::From;
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -157,4 +157,38 @@ async fn everything_is_there(cluster: &Cluster, logs: &[Vec<Seen>; 3]) {
             assert_eq!(viewer.messages(log.len(), secs(5)).await, *log);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_waits_to_join_lives_is_not_ready_and_turns_publishers_away() {
+    let mut cluster = Cluster::of(1).start().await;
+    cluster.kill(0);
+    let waits = cluster.join("");
+    let http = cluster.ports(waits).http;
+    until("it lives", secs(20), async || match web::get(http, "/health/live", &[]).await?.status {
+        200 => Ok(()),
+        status => Err(format!("{status}")),
+    })
+    .await;
+    for probe in ["/health/ready", "/health/publish", "/health/viewers"] {
+        let answer = web::get(http, probe, &[]).await.expect("it answers");
+        assert_eq!(answer.status, 503, "{probe}: {}", answer.body);
+        assert!(answer.body.contains("waits to join"), "{probe}: {}", answer.body);
+    }
+    for path in ["/topics/chat/7", "/ws"] {
+        let answer = web::post(http, path, b"goal!").await.expect("it answers");
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+        let error = &answer.json()["error"];
+        assert_eq!((&error["code"], &error["retry"]), (&"unavailable".into(), &true.into()));
+    }
+
+    cluster.restart(0);
+    cluster.settled(2).await;
+    until("it is published", secs(20), async || {
+        match web::post(http, "/topics/chat/7", b"goal!").await? {
+            answer if answer.status == 200 => Ok(()),
+            answer => Err(answer.body),
+        }
+    })
+    .await;
 }

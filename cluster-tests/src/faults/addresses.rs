@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
+use super::{Confirmed, Effect, Fault, Processes, Row, Stage, loopback, secs};
 use crate::node::Ports;
 
 pub(super) const ROW: Row = Row {
@@ -13,14 +13,13 @@ pub(super) const ROW: Row = Row {
     story: "kill -9 of every node; each starts at a new peer address, with --join at the next one's",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Moved { rounds: 0, pids: Vec::new() }),
+    prepare: |_| loopback(Moved { rounds: 0, before: Processes::default() }),
 };
 
 struct Moved {
     /// How often the nodes have moved.
     rounds: u16,
-    /// The processes before.
-    pids: Vec<(usize, Option<rustix::process::Pid>)>,
+    before: Processes,
 }
 
 #[async_trait(?Send)]
@@ -32,8 +31,8 @@ impl Fault for Moved {
     /// The ports for clients stay, so that the load finds the nodes again.
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         self.rounds += 1;
-        let nodes: Vec<_> = stage.cluster.running().collect();
-        self.pids = nodes.iter().map(|&node| (node, stage.cluster.node(node).pid())).collect();
+        self.before = stage.processes();
+        let nodes = self.before.nodes();
         nodes.iter().for_each(|&node| stage.cluster.kill(node));
         let moved = |node: usize| {
             let usual = stage.cluster.ports(node);
@@ -52,15 +51,13 @@ impl Fault for Moved {
     /// Every node has to name the new address of every other.
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
         stage.whole().await;
-        for &(asked, pid) in &self.pids {
-            if stage.cluster.node(asked).pid() == pid {
-                return Confirmed::Indeterminate(format!("node {asked} is the same process"));
-            }
+        let nodes = self.before.nodes();
+        for &asked in &nodes {
             let members = match stage.cluster.status(asked).await {
                 Ok(status) => status.members,
                 Err(why) => return Confirmed::Indeterminate(why),
             };
-            for &(node, _) in &self.pids {
+            for &node in &nodes {
                 let address = stage.cluster.node(node).ports.peer.to_string();
                 if !members.iter().any(|member| member.peer_address == address) {
                     let what = format!("node {asked} knows nobody at {address}: {members:?}");
@@ -68,10 +65,10 @@ impl Fault for Moved {
                 }
             }
         }
-        Confirmed::Installed
+        self.before.replaced(stage)
     }
 
     async fn heal(&mut self, stage: &mut Stage) {
-        self.pids.drain(..).for_each(|(node, _)| stage.restart(node));
+        self.before.nodes().into_iter().for_each(|node| stage.restart(node));
     }
 }

@@ -45,12 +45,7 @@ impl Fault for DeletedLog {
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
         let victim = self.victim.expect("it was injected");
-        let status = stage.cluster.ended(victim).await;
-        let log = stage.cluster.node(victim).log();
-        match status.code() {
-            Some(1) if log.contains("is not the one it had") => Confirmed::Installed,
-            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
-        }
+        stage.refused(victim, "is not the one it had").await
     }
 
     async fn heal(&mut self, stage: &mut Stage) {

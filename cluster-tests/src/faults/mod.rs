@@ -142,6 +142,24 @@ pub const ON_LOOPBACK: &[Row] = &[
     flood::STOPPED,
 ];
 
+/// Nodes and their processes, as they were.
+#[derive(Default)]
+struct Processes(Vec<(usize, Option<rustix::process::Pid>)>);
+
+impl Processes {
+    /// Whether every node has another process now.
+    fn replaced(&self, stage: &Stage) -> Confirmed {
+        let same = self.0.iter().find(|&&(node, pid)| stage.cluster.node(node).pid() == pid);
+        same.map_or(Confirmed::Installed, |(node, _)| {
+            Confirmed::Indeterminate(format!("node {node} is the same process"))
+        })
+    }
+
+    fn nodes(&self) -> Vec<usize> {
+        self.0.iter().map(|&(node, _)| node).collect()
+    }
+}
+
 impl Stage {
     /// The node that owns the hot topic.
     pub async fn owner(&self) -> usize {
@@ -184,6 +202,21 @@ impl Stage {
             if done.status.success() { Ok(()) } else { Err(done.err) }
         })
         .await;
+    }
+
+    /// The processes of the nodes that run.
+    fn processes(&self) -> Processes {
+        let running = self.cluster.running();
+        Processes(running.map(|node| (node, self.cluster.node(node).pid())).collect())
+    }
+
+    /// Whether a node that was started ended by itself, with these words.
+    async fn refused(&mut self, node: usize, words: &str) -> Confirmed {
+        let status = self.cluster.ended(node).await;
+        match status.code() {
+            Some(1) if self.cluster.node(node).log().contains(words) => Confirmed::Installed,
+            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
+        }
     }
 
     /// A new node takes the place of one that will not come back.

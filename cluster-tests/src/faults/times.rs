@@ -35,12 +35,7 @@ impl Fault for MixedTimes {
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
         let victim = self.victim.expect("it was injected");
-        let status = stage.cluster.ended(victim).await;
-        let log = stage.cluster.node(victim).log();
-        match status.code() {
-            Some(1) if log.contains("the cluster has --consensus lan") => Confirmed::Installed,
-            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
-        }
+        stage.refused(victim, "the cluster has --consensus lan").await
     }
 
     async fn heal(&mut self, stage: &mut Stage) {

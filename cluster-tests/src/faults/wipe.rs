@@ -51,14 +51,9 @@ impl Fault for Wipe {
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
         let victim = self.victim.expect("it was injected");
-        let status = stage.cluster.ended(victim).await;
-        let log = stage.cluster.node(victim).log();
-        let refusal =
+        let words =
             if self.founder { "belongs to no cluster" } else { "does not let this node join" };
-        match status.code() {
-            Some(1) if log.contains(refusal) => Confirmed::Installed,
-            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
-        }
+        stage.refused(victim, words).await
     }
 
     async fn heal(&mut self, stage: &mut Stage) {

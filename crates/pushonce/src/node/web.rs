@@ -33,13 +33,23 @@ pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
 /// The pages of a node that waits until a cluster takes it in: it lives, and serves nobody. Each answer
 /// ends its connection: the next request is for the gateway, once that has the port.
 pub(super) fn waiting_router() -> Router {
-    let wait = || async { answer(false, &[Reason::of_all("this node waits to join its cluster")]) };
+    let wait = || async { answer(false, &[Reason::of_all(WAITS)]) };
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(wait))
         .route("/health/publish", get(wait))
         .route("/health/viewers", get(wait))
+        .fallback(not_joined)
         .layer(axum::middleware::map_response(closing))
+}
+
+const WAITS: &str = "this node waits to join its cluster";
+
+/// Whatever a client or publisher asks: another node answers it, or this one later.
+async fn not_joined() -> Response {
+    let message = format!("{WAITS}: ask another node, or try again");
+    let error = json!({"error": {"code": "unavailable", "message": message, "retry": true}});
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], Json(error)).into_response()
 }
 
 async fn closing(mut response: Response) -> Response {
