@@ -57,6 +57,8 @@ mod members;
 mod network;
 mod observer;
 mod offline;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod recovery;
 mod runtime;
 mod settings;

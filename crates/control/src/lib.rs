@@ -40,6 +40,8 @@ pub mod hosting;
 pub mod leave;
 mod machine;
 mod member;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 pub mod reconcile;
 mod recover;
 mod rules;

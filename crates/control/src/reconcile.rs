@@ -227,12 +227,15 @@ impl Shape<'_> {
     }
 
     fn may_lead(&self, node: NodeId) -> bool {
+        let stopping = self.nodes.stopping.contains(&node);
+        #[cfg(feature = "planted-bugs")]
+        let stopping = stopping && !crate::planted::trusts_stopping();
         node != self.me
             && self.status.voters.contains(&node)
             && self.lives(node)
             && level(self.status, node)
             && !self.nodes.doubted.contains(&node)
-            && !self.nodes.stopping.contains(&node)
+            && !stopping
     }
 
     fn lives(&self, node: NodeId) -> bool {

@@ -31,3 +31,8 @@ pub(crate) fn silent(mut start: Start) -> Start {
     }
     start
 }
+
+/// `history-unbounded`: a reader gets whatever the ring has, whatever the namespace allows.
+pub(crate) fn shows_all() -> bool {
+    is_planted("history-unbounded")
+}

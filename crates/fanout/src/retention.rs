@@ -28,6 +28,10 @@ impl Retention {
         &self,
         newest_first: impl Iterator<Item = &'a Arc<Message>>,
     ) -> usize {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::shows_all() {
+            return newest_first.count();
+        }
         let History { count_max, bytes_max, age_max_ms, .. } = self.history;
         let (mut now, mut bytes) = (self.log_time, 0_u64);
         let is_visible = |message: &&Arc<Message>| {

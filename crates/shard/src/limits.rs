@@ -74,6 +74,10 @@ impl Held {
     /// Whether one more topic is within every bound, whatever its name. Costs two loads, so that a
     /// publish pays for the rest only near a bound.
     pub(crate) fn has_room(&self, settings: &Namespace) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::state::planted::holds_everything() {
+            return true;
+        }
         let here = self.here.load(Ordering::Relaxed);
         let part = settings.topics_per_shard(self.node.shards());
         !self.node.is_full() && part.is_none_or(|part| here < part as u64)

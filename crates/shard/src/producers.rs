@@ -181,6 +181,10 @@ impl Producers {
     }
 
     fn has_no_room_for(&self, topic: &Topic) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::state::planted::follows_everybody() {
+            return false;
+        }
         self.bytes + followed_bytes(topic) > self.rules.followed_bytes_max
     }
 

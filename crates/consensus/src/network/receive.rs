@@ -53,6 +53,10 @@ pub(super) async fn on_request(
             install(&group, request.vote, own).await.map(SnapshotAnswer::Ended)
         }
         SnapshotStep::Offer => {
+            #[cfg(feature = "planted-bugs")]
+            if crate::planted::drops_pieces() {
+                *incoming = None;
+            }
             Ok(SnapshotAnswer::Holds(draft(&mut incoming, &group, &request).pieces()))
         }
         SnapshotStep::Piece(number) => {

@@ -13,3 +13,8 @@ pub(super) fn creates_cluster() -> bool {
 pub(super) fn any_answer_counts() -> bool {
     is_planted("any-answer-counts")
 }
+
+/// `join-addresses-ignored`: a member asks nobody but the addresses of its view.
+pub(super) fn ignores_join() -> bool {
+    is_planted("join-addresses-ignored")
+}

@@ -150,6 +150,13 @@ fn write_all(mut output: impl Write, jobs: &Receiver<Job>, shared: &Shared) {
         match job {
             Job::Line(line) => {
                 if output.write_all(&line).and_then(|()| output.flush()).is_err() {
+                    // `log-ends-with-its-reader`: nothing more is logged or counted.
+                    #[cfg(feature = "planted-bugs")]
+                    if std::env::var("PUSHONCE_PLANTED_BUG").as_deref()
+                        == Ok("log-ends-with-its-reader")
+                    {
+                        return;
+                    }
                     shared.count(Dropped::Failed);
                 }
                 shared.bytes.fetch_sub(line.len(), Ordering::Relaxed);

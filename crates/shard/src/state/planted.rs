@@ -22,3 +22,23 @@ impl State {
         differ && is_on("old-settings-win")
     }
 }
+
+/// `foreign-topics-taken`: a shard gives messages of another shard a place.
+pub(crate) fn takes_foreign_topics() -> bool {
+    is_on("foreign-topics-taken")
+}
+
+/// `durability-of-admission`: whether a namespace is in memory was decided before the log.
+pub(crate) fn takes_what_is_in_memory() -> bool {
+    is_on("durability-of-admission")
+}
+
+/// `producers-unbounded`: a shard follows every producer there is.
+pub(crate) fn follows_everybody() -> bool {
+    is_on("producers-unbounded")
+}
+
+/// `topics-unbounded`: a namespace and a node may have any number of topics.
+pub(crate) fn holds_everything() -> bool {
+    is_on("topics-unbounded")
+}
