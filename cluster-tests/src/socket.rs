@@ -47,10 +47,15 @@ impl Socket {
         }
     }
 
-    /// Sends a request and gives the frame that answers it.
+    /// Sends a request and gives the frame that answers it; a heartbeat may come before it.
     pub async fn ask(&mut self, request: &str) -> Value {
         self.say(request).await;
-        self.hear().await.expect("the session goes on")
+        loop {
+            let frame = self.hear().await.expect("the session goes on");
+            if !frame["heartbeat"].is_object() {
+                return frame;
+            }
+        }
     }
 
     /// Subscribes from the start.

@@ -13,7 +13,7 @@ mod publishes;
 mod recent;
 mod routes;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod times;
 mod trust;
 mod upstream;

@@ -128,6 +128,7 @@ impl Running {
 
     fn view_changed(&mut self) {
         let view = self.view.borrow_and_update().clone();
+        self.conflicts.keep_members(&view);
         self.turn().view_changed(view);
         self.dial_members();
     }

@@ -37,8 +37,9 @@ impl Losses {
     pub(crate) fn see(&mut self, leader: Option<NodeId>, now: Instant) {
         let Some(leader) = leader else { return };
         if let Some(before) = self.leader.replace(leader).filter(|&before| before != leader) {
-            let again = self.lost.get(&before).filter(|loss| now < loss.at + FORGIVEN_AFTER);
-            let pause = again.map_or(PAUSE_MIN, |loss| (loss.pause * 2).min(PAUSE_MAX));
+            self.lost.retain(|_, loss| now < loss.at + FORGIVEN_AFTER);
+            let pause =
+                self.lost.get(&before).map_or(PAUSE_MIN, |loss| (loss.pause * 2).min(PAUSE_MAX));
             self.lost.insert(before, Loss { at: now, pause });
         }
     }
