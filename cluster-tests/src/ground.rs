@@ -48,7 +48,7 @@ pub(crate) struct WithEnvironment {
     /// Where the nodes live.
     pub(crate) ground: Arc<dyn Ground>,
     /// Names and values.
-    pub(crate) variables: Vec<(&'static str, &'static str)>,
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl Ground for WithEnvironment {
@@ -69,7 +69,7 @@ impl Ground for WithEnvironment {
     }
 
     fn command(&self, i: usize, mut node: Command) -> Command {
-        node.envs(self.variables.iter().copied());
+        node.envs(self.variables.iter().map(|(name, value)| (name, value)));
         self.ground.command(i, node)
     }
 

@@ -84,7 +84,7 @@ impl Fault for Damage {
         let done = file.and_then(|file| (self.harm)(&file, &mut stage.rng));
         self.done = done.map_err(|why| format!("{}: {why}", path.display()));
         stage.cluster.restart(victim);
-        Ok(Effect { damaged: vec![victim], ..Effect::on(vec![victim]) })
+        Ok(Effect { damaged: vec![victim], ..Effect::restart(vec![victim]) })
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

@@ -43,7 +43,7 @@ impl Fault for LogGone {
         let owner = stage.owner().await;
         stage.cluster.stop(owner).await;
         self.stopped = Some(owner);
-        Ok(Effect::on(nodes))
+        Ok(Effect::restart(nodes))
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

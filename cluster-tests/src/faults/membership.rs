@@ -105,7 +105,7 @@ impl<H: How> Fault for Change<H> {
         let owner = stage.owner().await;
         stage.cluster.kill(owner);
         self.killed = Some(owner);
-        Ok(Effect::on(vec![owner]))
+        Ok(Effect::restart(vec![owner]))
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

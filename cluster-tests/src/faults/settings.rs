@@ -42,7 +42,7 @@ impl Fault for Raised {
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         self.killed = stage.cluster.running().collect();
         self.killed.iter().for_each(|&node| stage.cluster.kill(node));
-        Ok(Effect { majority: false, ..Effect::on(self.killed.clone()) })
+        Ok(Effect { majority: false, ..Effect::restart(self.killed.clone()) })
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

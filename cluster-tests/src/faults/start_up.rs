@@ -30,7 +30,7 @@ impl Fault for StartUp {
         let nodes = self.before.nodes();
         nodes.iter().for_each(|&node| stage.cluster.kill(node));
         nodes.iter().for_each(|&node| stage.cluster.restart(node));
-        Ok(Effect { majority: false, ..Effect::on(nodes) })
+        Ok(Effect { majority: false, ..Effect::restart(nodes) })
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

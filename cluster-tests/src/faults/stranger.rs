@@ -58,7 +58,7 @@ impl Fault for AtAddress {
         self.0 = Some((dead, stranger));
         stage.cluster.kill(restarted);
         stage.cluster.restart(restarted);
-        Ok(Effect::on(vec![dead, restarted]))
+        Ok(Effect::restart(vec![dead, restarted]))
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
@@ -117,7 +117,7 @@ impl Fault for Malformed {
         let peers = stage.cluster.node(victim).data().join("peers");
         std::fs::write(peers, ADDRESSES.join("\n")).map_err(|why| why.to_string())?;
         self.victim = Some(victim);
-        Ok(Effect::on(vec![victim]))
+        Ok(Effect::restart(vec![victim]))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

@@ -30,7 +30,7 @@ impl Fault for MixedTimes {
         stage.cluster.kill(victim);
         stage.cluster.restart_with(victim, &["--consensus", "wan"]);
         self.victim = Some(victim);
-        Ok(Effect::on(vec![victim]))
+        Ok(Effect::restart(vec![victim]))
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {

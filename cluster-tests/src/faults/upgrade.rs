@@ -62,7 +62,7 @@ impl Fault for Upgrade {
             .await;
         }
         self.go_back(stage, nodes[0]).await;
-        Ok(Effect::on(nodes))
+        Ok(Effect::restart(nodes))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {

@@ -48,6 +48,9 @@ pub struct Plan {
 /// The busiest topic.
 pub const HOT: &str = "hot";
 
+/// How often sessions get a heartbeat: often enough that a run of half a minute sees many.
+pub const HEARTBEAT: Duration = Duration::from_secs(4);
+
 /// Publishes of one publisher that may be under way: at the usual pace, of ten seconds.
 const UNDER_WAY_MAX: usize = 256;
 

@@ -14,10 +14,15 @@ use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
+use super::HEARTBEAT;
 use crate::node::Ports;
 
 /// What a node that is there needs at most to take a session.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// A client that hears nothing for two and a half heartbeats takes its connection for dead: a node may have
+/// closed it while the network was cut.
+const SILENCE: Duration = HEARTBEAT.saturating_mul(5).checked_div(2).expect("two is not zero");
 
 /// One subscription of one topic at one node.
 pub(super) enum Session {
@@ -50,7 +55,10 @@ impl Session {
     /// The next thing that is said; `Err` when nothing more will be.
     pub(super) async fn next(&mut self) -> Result<Event, String> {
         match self {
-            Session::Ws(socket) => next_frame(socket).await,
+            Session::Ws(socket) => {
+                let frame = tokio::time::timeout(SILENCE, next_frame(socket)).await;
+                frame.unwrap_or_else(|_| Err("no heartbeat".to_owned()))
+            }
             Session::Grpc(answers, topic) => match answers.message().await {
                 Ok(Some(response)) => match publisher::Event::try_from(response) {
                     Ok(event) => Ok(on(topic, event)),

@@ -47,9 +47,9 @@ pub async fn run(row: &'static Row, options: &Options) -> Report {
         Ok(prepared) => prepared,
         Err(why) => return Report::left_out(row, options, why),
     };
-    // Short, so that a run of half a minute sees many heartbeats.
-    let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", "4s")];
-    variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug)));
+    let heartbeat = format!("{}s", load::HEARTBEAT.as_secs());
+    let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", heartbeat)];
+    variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug.to_owned())));
     let ground = Arc::new(WithEnvironment { ground, variables });
     let dir = options.dir.join(format!("{}-{}", row.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);
