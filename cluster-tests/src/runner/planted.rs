@@ -31,7 +31,11 @@ pub const PLANTED: &[Planted] = &[
         breaks: &["I1", "I4"],
     },
     Planted { bug: "owners-wall-clock", row: "clocks-ahead", breaks: &["I1", "I4"] },
-    Planted { bug: "serve-creates-cluster", row: "wiped-founder", breaks: &["I1", "I3", "I4"] },
+    Planted {
+        bug: "serve-creates-cluster",
+        row: "wiped-founder",
+        breaks: &["I1", "I3", "I4", "I8", "I9", "I12"],
+    },
     Planted { bug: "any-answer-counts", row: "stranger-at-address", breaks: &["I15", "I1"] },
 ];
 

@@ -31,10 +31,11 @@ impl<S: Store> Behind<S> {
 
 impl<S: Store> Store for Behind<S> {
     fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+        if std::env::var("PUSHONCE_PLANTED_BUG").as_deref() != Ok("acknowledge-before-fsync") {
+            return self.store.write(changes);
+        }
         self.held.extend_from_slice(changes);
-        let holds =
-            std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok("acknowledge-before-fsync");
-        if holds && self.since.elapsed() < HELD { Ok(()) } else { self.flush() }
+        if self.since.elapsed() < HELD { Ok(()) } else { self.flush() }
     }
 
     fn read(&mut self, group: GroupId) -> io::Result<Stored> {

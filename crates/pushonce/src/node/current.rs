@@ -56,15 +56,12 @@ pub(super) async fn tell_shards(
     mut views: Receiver<Arc<ClusterView>>,
     settings: Sender<Option<Arc<ShardSettings>>>,
 ) {
-    // `old-settings-win`: shards begin with whatever the disk had.
     #[cfg(feature = "planted-bugs")]
-    let current_max = match std::env::var("PUSHONCE_PLANTED_BUG").as_deref() {
-        Ok("old-settings-win") => Duration::ZERO,
-        _ => CATCH_UP_MAX,
-    };
-    #[cfg(not(feature = "planted-bugs"))]
-    let current_max = CATCH_UP_MAX;
-    if timeout(current_max, current.wait_for(Option::is_some)).await.is_err() {
+    if super::planted::begins_with_old_settings() {
+        settings.send_modify(|known| _ = replace(known, &views.borrow()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    if timeout(CATCH_UP_MAX, current.wait_for(Option::is_some)).await.is_err() {
         let version = views.borrow().version;
         tracing::warn!(version, "no current view of the cluster, shards begin with an older one");
     }

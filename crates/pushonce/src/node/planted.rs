@@ -18,3 +18,9 @@ pub(super) fn any_answer_counts() -> bool {
 pub(super) fn ignores_join() -> bool {
     is_planted("join-addresses-ignored")
 }
+
+/// `old-settings-win`: shards begin with whatever the disk had, and keep it for a while: as long as a cut
+/// from the control group may last.
+pub(super) fn begins_with_old_settings() -> bool {
+    is_planted("old-settings-win")
+}
