@@ -77,11 +77,32 @@ fn told(
             _ => {}
         }
     }
-    match at.filter(|node| fault.effect.unready.contains(node)) {
+    let lives = |node: &usize| lived_at(run, indices, fault, *node);
+    match at.filter(|node| fault.effect.unready.contains(node)).filter(lives) {
         Some(node) if !told => {
             let what = format!("{name}: {process} at node {node} was not told that it is cut off");
             Err(Violation::new(what, [fault.confirmed]))
         }
         found => Ok(usize::from(found.is_some())),
     }
+}
+
+/// Whether the subscriber heard anything from the node after the fault before that one, if it hit the
+/// node too: a connection to a process that was killed then may not have ended yet, and nobody is there
+/// to tell it anything.
+fn lived_at(run: &Run<'_>, indices: &[usize], fault: &Installed<'_>, node: usize) -> bool {
+    let before = run.faults.iter().filter(|before| before.confirmed < fault.confirmed);
+    let hit = before.filter(|before| before.effect.nodes.contains(&node));
+    let Some(since) = hit.filter_map(|before| before.ends).max() else { return true };
+    let heard = |event: &Event| {
+        matches!(
+            event,
+            Event::Subscribed { .. }
+                | Event::Delivered { .. }
+                | Event::Gap { .. }
+                | Event::Heartbeat { .. }
+                | Event::Stale { .. }
+        )
+    };
+    indices.iter().any(|&i| (since..fault.confirmed).contains(&i) && heard(run.event(i)))
 }

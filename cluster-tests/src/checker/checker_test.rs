@@ -699,3 +699,77 @@ fn a_refused_position_is_held_against_what_was_given_out_before() {
     assert!(refused_as_future(Position::new(5, 9)).contains(&"I12"));
     assert!(!refused_as_future(Position::new(5, 8)).contains(&"I12"));
 }
+
+/// Whether two logs of one topic, from the first to the last offset, are the same to the checker; a history
+/// has two messages at least.
+fn agree(first: std::ops::RangeInclusive<u64>, second: std::ops::RangeInclusive<u64>) -> bool {
+    let log = |(at, offsets): (u64, std::ops::RangeInclusive<u64>)| {
+        let entry =
+            |offset| Entry { position: Position::new(5, offset), payload: offset, key: None };
+        let log = offsets.map(entry).collect();
+        let event = Event::Log { topic: name(TOPIC), node: 0, transport: name("http"), log };
+        Record { at, process: name("runner"), event }
+    };
+    let records: Vec<_> = (1..).zip([first, second]).map(log).collect();
+    let promises = Promises { history: 2, ..Promises::STATED };
+    one_log::check(&Run::of(&records), &promises).is_ok()
+}
+
+#[test]
+fn a_longer_page_of_a_full_history_agrees_with_a_shorter_one() {
+    assert!(agree(1..=9, 8..=9) && agree(8..=9, 1..=9));
+    assert!(!agree(1..=9, 9..=9), "one message is no full history");
+    assert!(!agree(1..=9, 7..=8), "the last is missing");
+    assert!(agree(9..=9, 9..=9));
+}
+
+/// A viewer of node 0, which is killed at 10 s; from 20 s on the node is cut off for longer than it may
+/// take to say so.
+fn cut_off_after_a_kill(heard_between: bool) -> Vec<&'static str> {
+    let node = 0;
+    let effect = Effect { unready: vec![node], ..Effect::on(vec![node]) };
+    let fault = |event: fn(Name) -> Event| event(name("soak"));
+    let begins = |effect| Event::FaultBegins { fault: name("soak"), effect };
+    let confirmed = || fault(|fault| Event::FaultConfirmed { fault });
+    let ends = || fault(|fault| Event::FaultEnds { fault });
+    let delivered = |offset| Event::Delivered {
+        topic: name(TOPIC),
+        position: Position::new(5, offset),
+        payload: offset,
+        key: None,
+    };
+    let subscribe = Event::Subscribe {
+        topic: name(TOPIC),
+        node: Some(node),
+        transport: name("quic"),
+        from: Begin::Start,
+    };
+    let subscribed =
+        Event::Subscribed { topic: name(TOPIC), position: Position::ZERO, recovered: true };
+    let mut events = vec![
+        (1, "viewer", subscribe),
+        (2, "viewer", subscribed),
+        (3, "viewer", delivered(1)),
+        (10, "nemesis", begins(Effect::restart(vec![node]))),
+        (11, "nemesis", confirmed()),
+        (12, "nemesis", ends()),
+        (20, "nemesis", begins(effect)),
+        (21, "nemesis", confirmed()),
+        (60, "nemesis", ends()),
+    ];
+    if heard_between {
+        events.insert(6, (15, "viewer", delivered(2)));
+    }
+    let record = |(at, process, event): (u64, _, _)| Record {
+        at: at * 1_000_000,
+        process: name(process),
+        event,
+    };
+    failed(&events.into_iter().map(record).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_connection_to_a_process_that_was_killed_is_told_nothing() {
+    assert!(cut_off_after_a_kill(true).contains(&"I14"));
+    assert!(!cut_off_after_a_kill(false).contains(&"I14"));
+}

@@ -2,12 +2,15 @@
 //! transports; and in the end every node gives the same log over every transport.
 
 use std::collections::HashMap;
+use std::collections::btree_map::Range;
 
 use pushonce_core::Position;
 
+use crate::history::Hash;
+
 use super::{Evidence, Judgement, Promises, Run, Topic, Violation};
 
-pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
+pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
     let mut looked = 0;
     for (name, topic) in &run.topics {
         let mut known = HashMap::new();
@@ -24,20 +27,22 @@ pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
                 return Err(Violation::new(what, [first, record]));
             }
         }
-        same(name, topic)?;
+        same(name, topic, promises)?;
     }
     Ok(Evidence::of(looked, "nothing has a position"))
 }
 
-fn same(name: &str, topic: &Topic<'_>) -> Result<(), Violation> {
+/// A history that was set to more than a page has is longer over some transports than over others: what
+/// both have is compared.
+fn same(name: &str, topic: &Topic<'_>, promises: &Promises) -> Result<(), Violation> {
     let Some((first, others)) = topic.logs.split_first() else { return Ok(()) };
     for other in others {
-        if first.entries != other.entries {
-            let differs = |position: &&Position| {
-                first.entries.contains_key(position) != other.entries.contains_key(position)
-            };
-            let at = first.entries.keys().chain(other.entries.keys()).find(differs);
-            let at = at.map_or_else(String::new, Position::to_string);
+        let pages = [&first.entries, &other.entries];
+        let full = pages.iter().all(|page| page.len() >= promises.history);
+        let begin = pages.iter().filter_map(|page| page.keys().next()).max();
+        let begin = begin.filter(|_| full).copied().unwrap_or(Position::ZERO);
+        let [ours, theirs] = pages.map(|page| page.range(begin..));
+        if let Some(at) = difference(ours, theirs) {
             let what = format!(
                 "{name}: the logs of node {} over {} and of node {} over {} differ at {at}",
                 first.node, first.transport, other.node, other.transport
@@ -46,4 +51,18 @@ fn same(name: &str, topic: &Topic<'_>) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// The first position at which two logs differ.
+fn difference(
+    mut ours: Range<'_, Position, Hash>,
+    mut theirs: Range<'_, Position, Hash>,
+) -> Option<Position> {
+    loop {
+        match (ours.next(), theirs.next()) {
+            (None, None) => return None,
+            (ours, theirs) if ours == theirs => {}
+            (ours, theirs) => return ours.into_iter().chain(theirs).map(|(at, _)| *at).min(),
+        }
+    }
 }
