@@ -180,6 +180,8 @@ async fn node_that_waits_to_join_lives_is_not_ready_and_turns_publishers_away() 
         assert_eq!(answer.status, 503, "{path}: {}", answer.body);
         let error = &answer.json()["error"];
         assert_eq!((&error["code"], &error["retry"]), (&"unavailable".into(), &true.into()));
+        let origin = answer.header("access-control-allow-origin");
+        assert_eq!(origin, Some("*"), "a page cannot read why");
     }
 
     cluster.restart(0);

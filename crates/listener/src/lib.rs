@@ -11,8 +11,8 @@
 //! - [`Listener::accept`] never fails and never spins. When the system has no descriptor or memory
 //!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and
 //!   logs at most one line a second for the whole process.
-//! - Client connections cannot use the last quarter of the descriptors, gRPC connections not the last
-//!   eighth. The rest is for peers, health checks, metrics, outgoing connections and files.
+//! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
+//!   the last eighth (4,096 at most). The rest is for peers, health checks, metrics, outgoing connections and files.
 //! - A connection of an [`incoming`] stream that does not send the HTTP/2 preface in time is closed.
 //!
 //! # Non-goals

@@ -143,8 +143,10 @@ fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
-    runtime.block_on(async {
-        let shutdown = on_signal()?;
+    let (publishes, stops) = (matches!(cli.command, Command::Publish(_)), cli.command.stops());
+    let ended = runtime.block_on(async {
+        // The others are ended by the signal itself.
+        let shutdown = if stops { on_signal()? } else { CancellationToken::new() };
         if serves {
             survive_hangup()?;
         }
@@ -160,7 +162,30 @@ fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
             Command::Bench(args) => bench::run(args, json, shutdown).await,
             Command::CheckConfig(args) => check_config::run(args, json),
         }
-    })
+    });
+    if publishes {
+        // A read of standard input ends with its next line, which may never come.
+        runtime.shutdown_background();
+    }
+    ended
+}
+
+impl Command {
+    /// Whether it ends in steps when it is told to.
+    fn stops(&self) -> bool {
+        match self {
+            Command::Demo(_)
+            | Command::Serve(_)
+            | Command::Publish(_)
+            | Command::Subscribe(_)
+            | Command::Bench(_) => true,
+            Command::Init(_)
+            | Command::Cluster(_)
+            | Command::Topic(_)
+            | Command::Namespace(_)
+            | Command::CheckConfig(_) => false,
+        }
+    }
 }
 
 /// The exit status of a command that a second signal ends: 128 and the number of the signal.

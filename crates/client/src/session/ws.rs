@@ -81,6 +81,9 @@ fn not_upgraded(error: Error) -> Ended {
                  give the address of a node's --http"
             )),
         },
+        Error::Upgrade(upgrade::Error::Parsing(why)) => Ended::for_good(format!(
+            "the server does not speak HTTP/1.1 ({why}): give the address of a node's --http"
+        )),
         error => Ended::again(error_chain(&error)),
     }
 }

@@ -5,7 +5,8 @@ use anyhow::Context as _;
 use super::settings::Settings;
 use crate::output;
 
-/// Prints every setting as the configuration file has it: the output can be loaded with `--config`.
+/// Prints every setting as the configuration file has it: without `--json` the output can be loaded with
+/// `--config`.
 pub(super) fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
     let settings = settings.resolve()?.to_partial();
     if as_json {

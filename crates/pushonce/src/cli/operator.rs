@@ -1,12 +1,25 @@
 //! What the commands of operators share: whom they ask, and how the answer is given.
 
+use std::error::Error as _;
+use std::time::Duration;
+
 use anyhow::Context as _;
+use pushonce_client::{InvalidServer, Scheme, Server};
+use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
-use pushonce_proto::status::describe;
+use pushonce_proto::status::{describe, error_chain};
 use serde_json::Value;
-use tonic::transport::Channel;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::output::{self, OutputError};
+
+/// How long one server may take to connect, and to answer the first question.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a command may take. The slowest waits for a change of the control group.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whom to ask.
 #[derive(clap::Args)]
@@ -17,9 +30,18 @@ pub(super) struct Asked {
         global = true,
         env = "PUSHONCE_SERVER",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:7090"
+        default_value = "http://127.0.0.1:7090",
+        value_parser = grpc_address
     )]
-    server: Vec<String>,
+    server: Vec<Server>,
+}
+
+fn grpc_address(text: &str) -> Result<Server, String> {
+    let server: Server = text.parse().map_err(|why: InvalidServer| why.to_string())?;
+    match server.scheme {
+        Scheme::Http => Ok(server),
+        _ => Err(format!("{text} is not the gRPC address of a node: write http://HOST:PORT")),
+    }
 }
 
 impl Asked {
@@ -27,10 +49,12 @@ impl Asked {
     pub(super) async fn connect(&self) -> anyhow::Result<ClusterClient<Channel>> {
         let mut last = None;
         for server in &self.server {
-            match ClusterClient::connect(server.clone()).await {
+            match answering(server).await {
                 Ok(client) => return Ok(client),
                 Err(why) => {
-                    last = Some(anyhow::Error::new(why).context(format!("cannot reach {server}")))
+                    last = Some(why.context(format!(
+                        "cannot ask {server}: is it the address of a node's --grpc?"
+                    )));
                 }
             }
         }
@@ -38,8 +62,29 @@ impl Asked {
     }
 }
 
+/// A client of a node that answers a question. A process that is stopped, or is no node, accepts connections
+/// as well.
+async fn answering(server: &Server) -> anyhow::Result<ClusterClient<Channel>> {
+    let endpoint = Endpoint::from_shared(server.to_string())?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(DEADLINE);
+    let channel = endpoint.connect().await.map_err(|why| anyhow::anyhow!(error_chain(&why)))?;
+    let mut client = ClusterClient::new(channel);
+    let question = ExplainRequest { topic: "pushonce".to_owned() };
+    let answer = timeout(PATIENCE, client.explain(question)).await;
+    match answer.with_context(|| format!("it does not answer within {PATIENCE:?}"))? {
+        // Refusals are answers, of which the command itself gets another.
+        Err(status) if !is_refusal(&status) => Err(refused(status)),
+        _ => Ok(client),
+    }
+}
+
+/// Whether a node said it, and not the transport or something else that speaks HTTP/2.
+fn is_refusal(status: &Status) -> bool {
+    status.source().is_none() && status.code() != Code::Unimplemented
+}
+
 /// Why a node did not do it, in its words.
-pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
+pub(super) fn refused(status: Status) -> anyhow::Error {
     anyhow::anyhow!(describe(&status))
 }
 

@@ -117,11 +117,13 @@ async fn lines(
     }
     let mut stream = publisher.stream().await?;
     let (sent, acknowledgements) = tokio::sync::mpsc::channel(PublishStream::IN_FLIGHT_MAX);
-    let reporter = tokio::spawn(report_all(acknowledgements, json));
+    let mut reporter = tokio::spawn(report_all(acknowledgements, json));
     let mut input = BufReader::new(tokio::io::stdin());
     loop {
         let line = tokio::select! {
             line = next_line(&mut input) => line?,
+            // A line was refused: the next may be a long time away.
+            ended = &mut reporter => return ended?,
             () = shutdown.cancelled() => None,
         };
         let Some(line) = line else { break };

@@ -1,7 +1,7 @@
 //! The `PUSHONCE_…` variables of the environment.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -46,10 +46,12 @@ impl Environment {
 
     /// Refuses the first variable that nothing reads: it is a setting with a wrong name.
     pub(super) fn finish(self) -> Result<(), InvalidConfig> {
-        let is_known = |name: &str| READ_ELSEWHERE.contains(&name) || is_service_link(name);
-        match self.0.into_keys().find(|name| !is_known(name)) {
+        let is_known = |(name, value): &(String, OsString)| {
+            READ_ELSEWHERE.contains(&name.as_str()) || is_service_link(name, value)
+        };
+        match self.0.into_iter().find(|variable| !is_known(variable)) {
             None => Ok(()),
-            Some(name) => Err(InvalidConfig::Environment {
+            Some((name, _)) => Err(InvalidConfig::Environment {
                 name: format!("{PREFIX}{name}"),
                 why: "no setting has this name; `pushonce serve --help` lists the flags, and \
                       --some-flag is PUSHONCE_SOME_FLAG"
@@ -68,12 +70,14 @@ impl Environment {
 }
 
 /// Whether Kubernetes sets a variable of this name in every pod beside a Service whose name begins with
-/// `pushonce`: `PUSHONCE_SERVICE_HOST`, `PUSHONCE_PEER_SERVICE_PORT_GRPC`, `PUSHONCE_PORT_7080_TCP_ADDR`.
-fn is_service_link(name: &str) -> bool {
+/// `pushonce`: `PUSHONCE_SERVICE_HOST`, `PUSHONCE_PEER_SERVICE_PORT_GRPC`, `PUSHONCE_PORT_7080_TCP_ADDR`, and
+/// `PUSHONCE_PORT`, whose value is a URL.
+fn is_service_link(name: &str, value: &OsStr) -> bool {
     let name = format!("_{name}");
+    let is_url = || value.to_str().is_some_and(|value| value.contains("://"));
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
+        || (name.ends_with("_PORT") && is_url())
         || (name.contains("_PORT_") && (name.contains("_TCP") || name.contains("_UDP")))
 }
 
@@ -129,6 +133,12 @@ mod tests {
     fn a_variable_that_nothing_reads_is_refused() {
         let unknown = refused_name(&[("PUSHONCE_SHARD", "64")]);
         assert_eq!(unknown.as_deref(), Some("PUSHONCE_SHARD"));
+        let port = refused_name(&[("PUSHONCE_HTTP_PORT", "7080")]);
+        assert_eq!(
+            port.as_deref(),
+            Some("PUSHONCE_HTTP_PORT"),
+            "no Service has a bare number there"
+        );
         assert_eq!(
             read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),
             Ok(Partial::default())

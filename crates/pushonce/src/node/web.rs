@@ -41,6 +41,7 @@ pub(super) fn waiting_router() -> Router {
         .route("/health/viewers", get(wait))
         .fallback(not_joined)
         .layer(axum::middleware::map_response(closing))
+        .layer(axum::middleware::from_fn(pushonce_gateway::allow_any_origin))
 }
 
 const WAITS: &str = "this node waits to join its cluster";
