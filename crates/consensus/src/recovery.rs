@@ -59,10 +59,13 @@ impl Recovery {
             self.writer.write(vec![Change::Clear]).await?;
             *stale = false;
         }
-        drop(stale);
-        if !self.met.swap(true, Ordering::SeqCst) {
+        // The target first, and under the lock: `end` must not see that a leader was met and no target, or
+        // an empty replica would take itself for whole.
+        if !self.met.load(Ordering::SeqCst) {
             self.target.send_replace(last);
+            self.met.store(true, Ordering::SeqCst);
         }
+        drop(stale);
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl Settings {
             backoff: "50ms 100ms ...500ms".to_owned(),
             install_snapshot_timeout: millis(self.snapshot_timeout),
             // openraft counts entries, and an entry here is a batch of any size: snapshots and purges
-            // are triggered by bytes, in `compact`.
+            // are triggered by bytes, by `log_bytes_max`.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             purge_batch_size: 64,

@@ -43,7 +43,12 @@ pub enum Command {
         drops_stored: bool,
     },
     /// A member gives its share away.
-    Drain(NodeId),
+    Drain {
+        /// The member.
+        node: NodeId,
+        /// Also when fewer of the others may hold shards than each shard should have copies.
+        force: bool,
+    },
     /// A member that gives its share away takes it back.
     Undrain(NodeId),
     /// Changes the times of consensus of all nodes, in two steps.
@@ -258,6 +263,19 @@ pub enum Refusal {
     /// It would leave the shards to nobody.
     #[error("{0} is the last node that holds shards: let another one join and become active first")]
     LastHolder(NodeId),
+    /// Two members were drained at once, each with enough others left.
+    #[error(
+        "without {node} only {left} nodes may hold shards, and each shard should have {wanted} copies: \
+         let another node join first, or drain it with --force"
+    )]
+    TooFewCopies {
+        /// The member.
+        node: NodeId,
+        /// How many members could hold copies then.
+        left: u32,
+        /// How many copies a shard should have.
+        wanted: u32,
+    },
     /// Another table was committed in between, or the members changed under it.
     #[error("the table does not follow the present one: propose again from the newest view")]
     StaleTable,
@@ -311,6 +329,21 @@ pub enum Refusal {
         /// The version of the cluster.
         cluster: ClusterVersion,
     },
+}
+
+impl Refusal {
+    /// Whether what the control group has committed about the data directory itself makes its node no
+    /// member, whatever else is changed.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Removed(_)
+                | Refusal::Superseded { .. }
+                | Refusal::NotThatNode(_)
+                | Refusal::LogLost { .. }
+                | Refusal::LogRolledBack { .. }
+        )
+    }
 }
 
 fn listed(nodes: &[NodeId]) -> String {

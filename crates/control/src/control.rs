@@ -134,17 +134,20 @@ impl Control {
     }
 
     /// Waits until this node has applied the control group's log up to `index`. The view has then
-    /// everything that was committed before that entry. `None` when the group ends first.
+    /// everything that was committed before that entry. `None` when the replica of this node fails or halts first.
     pub async fn applied(&self, index: u64) -> Option<Arc<ClusterView>> {
         let mut status = self.status();
-        status.wait_for(|now| now.applied >= index).await.ok()?;
-        self.view.borrow().clone()
+        let over =
+            |now: &Status| now.applied >= index || now.failed.is_some() || now.halted.is_some();
+        let reached = status.wait_for(over).await.ok()?.applied >= index;
+        self.view.borrow().clone().filter(|_| reached)
     }
 
     /// Lets a member give its share away: shards, leaderships, and its vote in this group. It stays a
-    /// member, and serves its clients. Saying it again changes nothing.
-    pub async fn drain(&self, node: NodeId) -> Result<(), AskError> {
-        self.ask(Command::Drain(node)).await.map(drop)
+    /// member, and serves its clients. Refused without `force` when fewer of the others may hold shards than
+    /// each shard should have copies. Saying it again changes nothing.
+    pub async fn drain(&self, node: NodeId, force: bool) -> Result<(), AskError> {
+        self.ask(Command::Drain { node, force }).await.map(drop)
     }
 
     /// Lets a member that gives its share away take it back. Saying it again changes nothing.

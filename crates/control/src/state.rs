@@ -173,7 +173,7 @@ impl Cluster {
             Command::SetNamespace { name, change, drops_stored } => {
                 self.set_namespace(name, change, drops_stored).map(Answer::Namespace)
             }
-            Command::Drain(node) => self.drain(node),
+            Command::Drain { node, force } => self.drain(node, force),
             Command::Undrain(node) => self.undrain(node),
             Command::SetTimes(times) => self.set_times(times),
             Command::HoldsTimes { node, version } => self.holds_times(node, version),
@@ -377,9 +377,19 @@ impl Cluster {
         Ok(settings)
     }
 
-    fn drain(&mut self, node: NodeId) -> Result<Answer, Refusal> {
-        if self.view().shard_holders().keys().eq([&node]) {
+    /// The node that was asked has looked as well, at who can be reached. Two that look at one moment see
+    /// neither the other's drain: that is judged here.
+    fn drain(&mut self, node: NodeId, force: bool) -> Result<Answer, Refusal> {
+        let view = self.view();
+        if view.shard_holders().keys().eq([&node]) {
             return Err(Refusal::LastHolder(node));
+        }
+        let holds = |member: &Member| member.roles.core && member.state == MemberState::Active;
+        let left = view.members.values().filter(|other| other.id != node && holds(other)).count();
+        let gives = view.member(node).is_some_and(holds);
+        if gives && !force && left < usize::from(self.replicas) {
+            let (left, wanted) = (left as u32, u32::from(self.replicas));
+            return Err(Refusal::TooFewCopies { node, left, wanted });
         }
         let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
         known.member.state = MemberState::Draining;

@@ -118,8 +118,10 @@ pub(crate) async fn serve(
         .keep_alive(permit.is_regular())
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
+        // First whether it is evicted: a request that was begun is never answered with 503 after that.
+        biased;
         () = permit.evicted() => return turn_away(&local, connection.into_parts().io.into_inner()),
+        _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
         () = local.leaving.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;

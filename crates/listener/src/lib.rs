@@ -2,8 +2,8 @@
 //!
 //! # Overview
 //!
-//! Every TCP port of a node accepts through a [`Listener`]: HTTP and WebSocket, gRPC, and the port
-//! between nodes. [`DescriptorBudget`] says which connections may use which share of the process's
+//! Every TCP port of a member accepts through a [`Listener`]: HTTP and WebSocket, gRPC, and the port
+//! between nodes. (The health pages of a node that waits to join do not.) [`DescriptorBudget`] says which connections may use which share of the process's
 //! descriptors. [`raise_descriptor_limit`] raises the soft limit to the hard one.
 //!
 //! # Guarantees

@@ -78,7 +78,7 @@ pub struct Parts {
     /// Whether the node can do its work: what the health service says.
     pub ready: watch::Receiver<Ready>,
     /// When the node goes down its streams are ended one by one over this time, so that their clients
-    /// do not all come to the other nodes at once. Until it is over, publishes are taken in.
+    /// do not all come to the other nodes at once. New calls are not accepted meanwhile.
     pub grace: Duration,
 }
 

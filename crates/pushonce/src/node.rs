@@ -152,7 +152,7 @@ impl Node {
             pushonce_fanout::hub::Config::default(),
             Arc::new(ports::Upstream {
                 relay: handle.clone(),
-                view: views.clone(),
+                current: is_current.clone(),
                 log_times: edge.log_times(),
             }),
             Arc::new(pushonce_gateway::Encoder),
@@ -168,7 +168,6 @@ impl Node {
             reachable: handle.reachable(),
             control: control.status(),
             health: thought,
-            engine: engine.clone(),
             hosted: hosted.clone(),
             conflict: conflicts,
             stopping: stopping.clone(),
@@ -223,6 +222,7 @@ impl Node {
         let node_topics = Arc::new(NodeTopics::new(config.topics_max));
         let watch = Watch {
             overview,
+            current: is_current.clone(),
             topics: node_topics.clone(),
             hosted: hosted.clone(),
             engine: engine.clone(),

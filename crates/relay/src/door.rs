@@ -44,9 +44,8 @@ impl Service {
     /// A refusal for the version says which versions this node has: the peer may be the one to change. It
     /// is noted of members alone: anybody may name any node.
     fn refuse(&self, why: Misdialled) -> Status {
-        if let Misdialled::Version { node, conflict } = why
-            && self.view.borrow().member(node).is_some()
-        {
+        let Misdialled::Version { node, conflict } = why else { return Status::from(why) };
+        if self.view.borrow().member(node).is_some() {
             self.conflicts.note(node, conflict);
         }
         let mut status = Status::from(why);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dedupe::InMemory;
 use crate::entry::decode_answer;
-use crate::machine::{Shared, Way};
+use crate::machine::{Shared, Way, durability};
 use crate::queue::{self, Bounds, Queue};
 use crate::{Batch, Item, Rejected};
 
@@ -146,7 +146,7 @@ async fn end(outcome: oneshot::Receiver<Outcome>) -> Outcome {
 
 /// A proposal that takes longer waits for other nodes, not for this one, and its permit serves
 /// another shard: else some shards without a quorum would hold up all the others of the node.
-const PERMIT_MAX: Duration = Duration::from_millis(250);
+pub(crate) const PERMIT_MAX: Duration = Duration::from_millis(250);
 
 /// How long publishes wait for the clocks of a majority after a start: two heartbeats of a link.
 const CLOCKS_MAX: Duration = Duration::from_secs(2);
@@ -208,8 +208,10 @@ impl<P: Propose> Commit<P> {
     /// What is for the owner's memory, by now, and what is for the log.
     fn split_by_durability(&self, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
         let (mut kept, mut logged) = (Vec::new(), Vec::new());
+        // Once for all of them: the settings may change between two messages of a topic.
+        let settings = self.shared.settings();
         for one in waiting {
-            match self.shared.durability(&one.publish.topic) {
+            match durability(self.shared.id(), settings.as_deref(), &one.publish.topic) {
                 Ok(Durability::Memory) => kept.push(one),
                 Ok(Durability::Replicated) => logged.push(one),
                 Err(refused) => {

@@ -151,8 +151,14 @@ impl Dedupe {
             let Sequence { producer, epoch, number } = asked;
             let reached = self.producers.reached(&item.topic, producer);
             if reached > log.producers.reached(&item.topic, producer) {
-                if let Some(settled) = self.producers.repeat(&item.topic, asked, fingerprint) {
-                    return InMemory::Settled(settled);
+                match self.producers.repeat(&item.topic, asked, fingerprint) {
+                    // The log may have its place, from before the namespace went into memory.
+                    Some(Err(Rejected::Forgotten)) => {
+                        let by_log = log.producers.repeat(&item.topic, asked, fingerprint);
+                        return InMemory::Settled(by_log.unwrap_or(Err(Rejected::Forgotten)));
+                    }
+                    Some(settled) => return InMemory::Settled(settled),
+                    None => {}
                 }
                 if reached == Some((epoch, number.saturating_sub(1))) {
                     return InMemory::Continues(Sequence { number: number - 1, ..asked });

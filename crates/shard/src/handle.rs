@@ -230,7 +230,8 @@ async fn keep_claim(
     let (mut lead, mut spoken) = (Lead::default(), None);
     loop {
         let claim = {
-            let status = status.borrow_and_update();
+            // A copy: `apply` reads the status under the locks that `may_begin` takes.
+            let status = status.borrow_and_update().clone();
             let known = settings.borrow_and_update().clone();
             // An owner goes on when settings change: each change is one entry of its own.
             let ready = lead

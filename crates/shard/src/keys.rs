@@ -20,7 +20,7 @@ pub(crate) const COUNT_MAX: usize = 65_536;
 pub(crate) const BYTES_MAX: usize = 16 << 20;
 
 /// What a name takes beside its letters: twice itself, its place, its fingerprint, its moment.
-const OVERHEAD_BYTES: usize = 160;
+pub(crate) const OVERHEAD_BYTES: usize = 160;
 
 /// What a message is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +77,7 @@ impl Keys {
     /// These are the bounds from now on. What is over them goes with the next name.
     pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
         self.rules = rules;
+        self.bytes = self.known.iter().map(|known| known.named.bytes(rules)).sum();
     }
 
     /// What a message of this name is answered with; `None` when it is new.
@@ -104,7 +105,7 @@ impl Keys {
     ) {
         let named = Named { topic, name };
         self.numbers.insert(named.clone(), self.first + self.known.len() as u64);
-        self.bytes += named.bytes();
+        self.bytes += named.bytes(self.rules);
         self.known.push_back(Known { named, fingerprint, placed, at: now });
         while self.known.len() > self.rules.names_max || self.bytes > self.rules.name_bytes_max {
             self.pop();
@@ -122,7 +123,7 @@ impl Keys {
     fn pop(&mut self) {
         if let Some(oldest) = self.known.pop_front() {
             self.first += 1;
-            self.bytes -= oldest.named.bytes();
+            self.bytes -= oldest.named.bytes(self.rules);
             self.numbers.remove(&oldest.named);
         }
     }
@@ -133,18 +134,18 @@ impl Keys {
         first.checked_add(u64::MAX / 2)?;
         let numbers: HashMap<_, _> =
             known.iter().map(|known| known.named.clone()).zip(first..).collect();
-        let bytes = known.iter().map(|known| known.named.bytes()).sum();
+        let bytes = known.iter().map(|known| known.named.bytes(rules)).sum();
         (numbers.len() == known.len()).then_some(Keys { known, first, numbers, bytes, rules })
     }
 }
 
 impl Named {
-    fn bytes(&self) -> usize {
+    fn bytes(&self, rules: &Rules) -> usize {
         let name = match &self.name {
             Name::Key(key) => key.as_str().len(),
             Name::Nonce(_) => 0,
         };
-        self.topic.as_str().len() + name + OVERHEAD_BYTES
+        self.topic.as_str().len() + name + rules.name_overhead_bytes
     }
 }
 

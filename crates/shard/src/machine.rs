@@ -108,9 +108,9 @@ impl Shared {
         self.stamp_after(floor).unwrap_or(floor)
     }
 
-    /// The time of the last entry or message of this shard, if this node owns it.
+    /// The time by which this node, as the owner, judges the ages of messages now.
     pub(crate) fn log_time(&self) -> Option<Timestamp> {
-        self.is_ready().then(|| self.read().time())
+        self.is_ready().then(|| self.reading_time(&self.read(), &self.memory()))
     }
 
     /// Says which group applies the entries. The first word counts.
@@ -159,7 +159,7 @@ impl Shared {
     }
 
     /// The settings of the state.
-    fn settings(&self) -> Option<Arc<ShardSettings>> {
+    pub(crate) fn settings(&self) -> Option<Arc<ShardSettings>> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -393,7 +393,8 @@ impl Machine for Replica {
     }
 }
 
-fn durability(
+/// What an acknowledgement of the topic means by these settings.
+pub(crate) fn durability(
     id: ShardId,
     settings: Option<&ShardSettings>,
     topic: &Topic,

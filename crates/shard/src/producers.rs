@@ -1,7 +1,7 @@
 //! The order of producers: what each has sent to each topic, and where the last of it stands.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use pushonce_core::{Placed, ProducerId, Sequence, Topic};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub(crate) const PLACES_MAX: usize = 8 * PLACES_OF_ONE;
 pub(crate) const FOLLOWED_BYTES_MAX: usize = 64 << 20;
 
 /// What a topic of a producer takes beside its name: its progress, its first places, its turn to rest.
-const FOLLOWED_BYTES: usize = 512;
+pub(crate) const FOLLOWED_BYTES: usize = 512;
 
 /// How many that may have rested long enough an entry looks at, so that none takes long.
 pub(crate) const LOOKED_AT_PER_ENTRY: usize = 64;
@@ -39,6 +39,10 @@ pub(crate) struct Producers {
     /// How many turns all producers have.
     #[serde(skip)]
     turns: usize,
+    /// The producers by how many turns they have, those without any left out: there may be 100,000 producers,
+    /// of which the one with the most is asked for with every message.
+    #[serde(skip)]
+    by_turns: BTreeSet<(usize, ProducerId)>,
     /// What the topics of all producers take.
     #[serde(skip)]
     bytes: usize,
@@ -91,6 +95,7 @@ impl Producers {
     /// These are the bounds from now on. What is over them goes with the next message.
     pub(crate) fn keep_to(&mut self, rules: &'static Rules) {
         self.rules = rules;
+        self.bytes = self.resting.iter().map(|rest| followed_bytes(&rest.topic, rules)).sum();
     }
 
     /// What a message of this number is answered with; `None` when it is the next.
@@ -112,9 +117,9 @@ impl Producers {
                     Ordering::Greater => out_of_sequence,
                 }
             }
+            None if self.has_no_room_for(topic) => Some(Err(Rejected::TooManyProducers)),
             _ if asked.number > 1 => out_of_sequence,
-            Some(_) => None,
-            None => self.has_no_room_for(topic).then_some(Err(Rejected::TooManyProducers)),
+            _ => None,
         }
     }
 
@@ -175,7 +180,7 @@ impl Producers {
         let known = self.known.entry(producer).or_default();
         known.topics.entry(topic.clone()).or_insert_with(|| {
             self.resting.push_back(Rest { producer, topic: topic.clone(), used: now });
-            self.bytes += followed_bytes(topic);
+            self.bytes += topic.as_str().len() + self.rules.followed_topic_bytes;
             Progress { epoch: 0, last: 0, used: now, places: VecDeque::new() }
         })
     }
@@ -185,7 +190,7 @@ impl Producers {
         if crate::state::planted::follows_everybody() {
             return false;
         }
-        self.bytes + followed_bytes(topic) > self.rules.followed_bytes_max
+        self.bytes + followed_bytes(topic, self.rules) > self.rules.followed_bytes_max
     }
 
     /// The next message of a producer has its place.
@@ -202,14 +207,29 @@ impl Producers {
         (progress.epoch, progress.last, progress.used) = (epoch, number, now);
         progress.places.push_back(Place { epoch, number, fingerprint, placed });
         let known = self.known.entry(producer).or_default();
+        let before = known.turns.len();
         known.turns.push_back(Turn { topic: topic.clone(), epoch, number });
         self.turns += 1;
         if known.turns.len() > self.rules.places_per_producer_max {
             self.turns -= known.forget_oldest();
         }
+        let after = known.turns.len();
+        self.rank(producer, before, after);
         while self.turns > self.rules.places_max {
-            let most = self.known.values_mut().max_by_key(|known| known.turns.len());
-            self.turns -= most.map_or(self.turns, Producer::forget_oldest);
+            let Some(&(most, producer)) = self.by_turns.last() else { break };
+            let known = self.known.get_mut(&producer);
+            self.turns -= known.map_or(0, Producer::forget_oldest);
+            self.rank(producer, most, most - 1);
+        }
+    }
+
+    /// A producer had so many turns before, and has so many now.
+    fn rank(&mut self, producer: ProducerId, before: usize, after: usize) {
+        if before != after {
+            self.by_turns.remove(&(before, producer));
+            if after > 0 {
+                self.by_turns.insert((after, producer));
+            }
         }
     }
 
@@ -237,10 +257,12 @@ impl Producers {
             return;
         }
         known.topics.remove(&topic);
-        self.bytes -= followed_bytes(&topic);
+        self.bytes -= followed_bytes(&topic, self.rules);
         if known.topics.is_empty() {
-            self.turns -= known.turns.len();
+            let turns = known.turns.len();
+            self.turns -= turns;
             self.known.remove(&producer);
+            self.by_turns.remove(&(turns, producer));
         }
     }
 
@@ -258,13 +280,15 @@ impl Producers {
             && known.values().all(|known| !known.topics.is_empty())
             && resting.iter().all(is_there);
         let turns = known.values().map(|known| known.turns.len()).sum();
-        let bytes = resting.iter().map(|rest| followed_bytes(&rest.topic)).sum();
-        whole.then_some(Producers { known, resting, turns, bytes, rules })
+        let by_turns = known.iter().map(|(&producer, known)| (known.turns.len(), producer));
+        let by_turns = by_turns.filter(|(turns, _)| *turns > 0).collect();
+        let bytes = resting.iter().map(|rest| followed_bytes(&rest.topic, rules)).sum();
+        whole.then_some(Producers { known, resting, turns, by_turns, bytes, rules })
     }
 }
 
-fn followed_bytes(topic: &Topic) -> usize {
-    topic.as_str().len() + FOLLOWED_BYTES
+fn followed_bytes(topic: &Topic, rules: &Rules) -> usize {
+    topic.as_str().len() + rules.followed_topic_bytes
 }
 
 impl Producer {

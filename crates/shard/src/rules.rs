@@ -19,12 +19,16 @@ pub(crate) struct Rules {
     pub(crate) names_max: usize,
     /// How many bytes they may take.
     pub(crate) name_bytes_max: usize,
+    /// What a name takes of them beside its letters.
+    pub(crate) name_overhead_bytes: usize,
     /// How many places are remembered of one producer.
     pub(crate) places_per_producer_max: usize,
     /// And of all producers of a shard.
     pub(crate) places_max: usize,
     /// What the topics of producers that are followed may take, in bytes.
     pub(crate) followed_bytes_max: usize,
+    /// What a topic of a producer takes of them beside its name.
+    pub(crate) followed_topic_bytes: usize,
     /// How many producers that may have rested long enough an entry looks at.
     pub(crate) rested_per_entry: usize,
     /// How many dropped topics are remembered one by one.
@@ -40,9 +44,11 @@ const FIRST: Rules = Rules {
     swept_per_empty_entry: state::SWEPT_PER_EMPTY_ENTRY,
     names_max: keys::COUNT_MAX,
     name_bytes_max: keys::BYTES_MAX,
+    name_overhead_bytes: keys::OVERHEAD_BYTES,
     places_per_producer_max: producers::PLACES_OF_ONE,
     places_max: producers::PLACES_MAX,
     followed_bytes_max: producers::FOLLOWED_BYTES_MAX,
+    followed_topic_bytes: producers::FOLLOWED_BYTES,
     rested_per_entry: producers::LOOKED_AT_PER_ENTRY,
     ended_topics_max: ended::KNOWN_MAX,
     window_ms: passing::WINDOW_MS,

@@ -38,9 +38,9 @@ pub(crate) const SWEPT_PER_ENTRY: usize = 16;
 /// which the state is locked.
 pub(crate) const SWEPT_PER_EMPTY_ENTRY: usize = 4_096;
 
-/// The topics of one shard, and what it knows of retries. A clone shares the topics, and costs some
-/// pointers a topic and a known publish: it is what a snapshot is made of, while entries go on being
-/// applied.
+/// The topics of one shard, and what it knows of retries. A clone shares the topics' messages: it costs some
+/// pointers a topic, and a copy of what is known of publishes and producers. It is what a snapshot is made
+/// of, while entries go on being applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The shard whose topics it has.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use pushonce_consensus::Group;
 use pushonce_core::{Term, Timestamp};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::commit::PERMIT_MAX;
 use crate::machine::Shared;
 use crate::memory::Memory;
 use crate::{Batch, ShardSettings, State};
@@ -72,9 +73,15 @@ impl Upkeep {
     async fn propose(&self, entry: Batch) {
         let Ok(permit) = self.permits.acquire().await else { return };
         // Nothing is published with it, and a new owner is not ready before it has happened.
-        let proposed = self.group.propose_essential(entry.encode(self.shared.version())).await;
+        let entry = entry.encode(self.shared.version());
+        let mut proposed = std::pin::pin!(self.group.propose_essential(entry));
+        let in_time = timeout(PERMIT_MAX, &mut proposed).await;
         drop(permit);
-        if let Err(error) = proposed {
+        let ended = match in_time {
+            Ok(ended) => ended,
+            Err(_) => proposed.await,
+        };
+        if let Err(error) = ended {
             tracing::debug!(shard = %self.shared.id(), %error, "cannot commit upkeep, retrying");
             sleep(RETRY).await;
         }

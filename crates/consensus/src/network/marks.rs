@@ -19,6 +19,10 @@ use tokio::sync::watch;
 
 use crate::store::Writes;
 
+/// Nodes of which a count is remembered, 40 bytes each. Anybody who knows the cluster's id may name any node
+/// that was not heard of yet.
+const PEERS_MAX: usize = 10_000;
+
 /// Keeps this node out of every group once it is closed. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
@@ -163,6 +167,10 @@ impl Marks {
             }
             return Err(why);
         }
+        if known.is_none() && peers.len() >= PEERS_MAX {
+            return Ok(());
+        }
+        let known = peers.get(&peer);
         let before = known.map_or(0, |it| it.heard.writes);
         let heard =
             Heard { process: said.process, writes: said.writes.max(said.opened).max(before) };

@@ -37,6 +37,10 @@ fn newcomer(incarnation: u128, name: &str) -> Joining {
     }
 }
 
+fn drain(node: NodeId) -> Command {
+    Command::Drain { node, force: true }
+}
+
 /// A cluster whose active members n1, n2, … have these regions and zones.
 pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
     let mut cluster = Log::founded();
@@ -244,9 +248,9 @@ fn a_drained_node_is_a_member_that_holds_nothing_until_it_takes_its_share_back()
     let mut log = Log::founded();
     let node = log.join(newcomer(2, "n2")).unwrap().node;
     log.done(Command::Activate(node));
-    log.done(Command::Drain(node));
+    log.done(drain(node));
     let version = log.view().version;
-    log.done(Command::Drain(node));
+    log.done(drain(node));
     assert_eq!(log.view().version, version, "said again it changes nothing");
     assert_eq!(log.view().members[&node].state, MemberState::Draining);
     assert!(Placement::propose(&log.view()).iter().all(|list| list == &[NodeId(1)]));
@@ -259,15 +263,31 @@ fn a_drained_node_is_a_member_that_holds_nothing_until_it_takes_its_share_back()
 }
 
 #[test]
+fn two_drains_at_once_do_not_leave_fewer_copies_than_configured() {
+    let mut log = Log::founded();
+    for nth in 2..=4 {
+        let node = log.join(newcomer(nth, &format!("n{nth}"))).unwrap().node;
+        log.done(Command::Activate(node));
+    }
+    // Each node that was asked saw three others.
+    let ask = |node| Command::Drain { node: NodeId(node), force: false };
+    log.done(ask(3));
+    let few = Refusal::TooFewCopies { node: NodeId(4), left: 2, wanted: 3 };
+    assert_eq!(log.refused(ask(4)), few);
+    log.done(ask(3));
+    log.done(drain(NodeId(4)));
+}
+
+#[test]
 fn the_last_holder_cannot_be_drained_and_who_is_gone_neither() {
     let mut log = Log::founded();
     let node = log.join(newcomer(2, "n2")).unwrap().node;
-    assert_eq!(log.refused(Command::Drain(NodeId(1))), Refusal::LastHolder(NodeId(1)));
+    assert_eq!(log.refused(drain(NodeId(1))), Refusal::LastHolder(NodeId(1)));
     log.done(Command::Activate(node));
-    log.done(Command::Drain(NodeId(1)));
-    assert_eq!(log.refused(Command::Drain(node)), Refusal::LastHolder(node));
+    log.done(drain(NodeId(1)));
+    assert_eq!(log.refused(drain(node)), Refusal::LastHolder(node));
     log.done(Command::Remove(NodeId(1)));
-    for command in [Command::Drain(NodeId(1)), Command::Undrain(NodeId(1))] {
+    for command in [drain(NodeId(1)), Command::Undrain(NodeId(1))] {
         assert_eq!(log.refused(command), Refusal::NotAMember(NodeId(1)));
     }
 }
@@ -438,7 +458,7 @@ fn the_encoding_of_commands_is_frozen() {
     assert_eq!(encoded(unset), [0, 1, 5, 1, 1, b'a', 0, 0]);
     let set = Command::SetNamespace { name: None, change: Some(count(3)), drops_stored: false };
     assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(encoded(Command::Drain(NodeId(3))), [0, 1, 6, 3]);
+    assert_eq!(encoded(drain(NodeId(3))), [0, 1, 6, 3, 1]);
     assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 1, 7, 3]);
 }
 
@@ -459,7 +479,7 @@ fn command() -> impl Strategy<Value = Command> {
         4 => join,
         2 => (1..6u64).prop_map(|node| Command::Activate(NodeId(node))),
         1 => (1..6u64).prop_map(|node| Command::Remove(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| Command::Drain(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| drain(NodeId(node))),
         1 => (1..6u64).prop_map(|node| Command::Undrain(NodeId(node))),
         2 => place,
         1 => Just(Command::Found(founding())),

@@ -17,8 +17,12 @@ pub(super) struct Facts {
     pub(super) state: Option<MemberState>,
     /// The control group, as it looks from here.
     pub(super) control: Standing,
+    /// Whether the view of the cluster is current: nothing is published here before.
+    pub(super) is_current: bool,
     /// The shards of which this node had a replica when it started.
     pub(super) restored: BTreeSet<ShardId>,
+    /// Whether some of these were not started yet.
+    pub(super) is_opening: bool,
     /// The replicas that run here.
     pub(super) replicas: BTreeMap<ShardId, Standing>,
     /// Who owns each shard, as far as is known.
@@ -159,6 +163,13 @@ impl Watchman {
             (now.saturating_duration_since(since) >= borne).then_some(obstacle)
         };
         let mut told = told(self.since.iter().filter_map(lasts).collect(), was_ready);
+        // A leader that names itself does not show that it has a majority: no answer of it came yet.
+        told.extend((!facts.is_current).then(|| Reason {
+            text: "the view of the cluster may be old: the control group has not answered since this node \
+                   started"
+                .to_owned(),
+            blocks: Blocks::PUBLISH,
+        }));
         // The disk has a reserve: what it says is no matter of a moment.
         told.extend(facts.disk.clone().map(|text| Reason { text, blocks: Blocks::PUBLISH }));
         told.extend(facts.rolled_back.clone().map(Reason::of_all));
@@ -172,13 +183,15 @@ impl Watchman {
         let started = *self.started.get_or_insert(now);
         let restored = facts.replicas.iter().filter(|(shard, _)| facts.restored.contains(shard));
         let is_level = |lag: u64| lag <= LEVEL_ENTRIES;
-        let level = restored.clone().filter(|(_, replica)| replica.lag.is_some_and(is_level));
+        let level = restored.filter(|(_, replica)| replica.lag.is_some_and(is_level));
         self.caught_up.extend(level.map(|(&shard, _)| shard));
         if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
             return Vec::new();
         }
-        let behind = restored.filter(|(shard, _)| !self.caught_up.contains(shard));
-        behind.map(|(&shard, _)| Obstacle::CatchingUp(shard)).collect()
+        let here = |shard: &&ShardId| facts.is_opening || facts.replicas.contains_key(shard);
+        let behind = facts.restored.iter().filter(here);
+        let behind = behind.filter(|shard| !self.caught_up.contains(shard));
+        behind.map(|&shard| Obstacle::CatchingUp(shard)).collect()
     }
 
     /// What has stood still for too long.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use futures::FutureExt as _;
@@ -38,6 +39,8 @@ pub(super) struct Hosted {
     held: Arc<RwLock<BTreeMap<ShardId, Held>>>,
     /// The replicas on this node's disk that this build cannot read, and why.
     unreadable: Arc<RwLock<BTreeMap<ShardId, String>>>,
+    /// Whether every replica that is on this node's disk was started, or cannot be.
+    is_open: Arc<AtomicBool>,
 }
 
 /// A replica that runs here, and what its group does or waits for while this node leads it.
@@ -84,6 +87,11 @@ impl Hosted {
     /// The replica of a shard, if it runs here.
     pub(super) fn get(&self, shard: ShardId) -> Option<Handle> {
         self.read().get(&shard).map(|held| held.handle.clone())
+    }
+
+    /// Whether some of the replicas on this node's disk were not started yet.
+    pub(super) fn is_opening(&self) -> bool {
+        !self.is_open.load(Ordering::Relaxed)
     }
 
     /// What the groups that this node leads do or wait for; those that are as they should be are
@@ -194,6 +202,7 @@ impl Host {
                 let Some(started) = started else { break };
                 replicas.extend(started?.map(|replica| (shard, replica)));
             }
+            self.hosted.is_open.store(true, Ordering::Relaxed);
             if !caught_up {
                 tokio::select! {
                     () = shutdown.cancelled() => {}

@@ -23,7 +23,7 @@ pub struct Initialized {
     pub data: PathBuf,
 }
 
-/// Why no cluster was created. Nothing was changed.
+/// Why no cluster was created.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InitError {
     /// The settings are those of a node that joins.

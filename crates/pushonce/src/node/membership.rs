@@ -143,14 +143,9 @@ fn refusal(kind: Kind, text: String) -> pb::JoinRefusal {
     pb::JoinRefusal { kind: kind.into(), text }
 }
 
-/// Only what the control group has committed about the data directory itself makes it no member.
 fn kind(why: &Refusal) -> Kind {
     match why {
-        Refusal::Removed(_)
-        | Refusal::Superseded { .. }
-        | Refusal::NotThatNode(_)
-        | Refusal::LogLost { .. }
-        | Refusal::LogRolledBack { .. } => Kind::NotMember,
+        why if why.is_final() => Kind::NotMember,
         Refusal::Foreign { .. } => Kind::OtherCluster,
         // Another build may be started here: no reason to end.
         Refusal::Unsupported(_) | Refusal::Unversioned { .. } => Kind::Version,

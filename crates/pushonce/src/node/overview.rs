@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::{Engine, Status};
+use pushonce_consensus::Status;
 use pushonce_control::condition::{self, Problem};
 use pushonce_control::leave;
 use pushonce_core::{ClusterId, ClusterView, NodeId, Owners, ShardId, Topic};
@@ -34,8 +34,6 @@ pub(super) struct Overview {
     pub(super) control: watch::Receiver<Status>,
     /// What this node thinks of itself.
     pub(super) health: watch::Receiver<Health>,
-    /// Its disk.
-    pub(super) engine: Engine,
     /// The shards of this node.
     pub(super) hosted: Hosted,
     /// Another cluster to which this node's address belongs.
@@ -154,15 +152,13 @@ impl Overview {
         if self.stopping.is_cancelled() {
             return vec![Reason::of_all(STOPPING)];
         }
-        let mut found = self.health.borrow().obstacles(Instant::now());
-        found.extend(self.conflict.borrow().map(|theirs| {
-            let ours = self.view.borrow().cluster;
-            Reason { text: conflict::text(ours, theirs), blocks: Blocks::PUBLISH }
-        }));
-        if let Err(full) = self.engine.room() {
-            found.push(Reason { text: full.to_string(), blocks: Blocks::PUBLISH });
-        }
-        found.dedup();
-        found
+        self.health.borrow().obstacles(Instant::now())
+    }
+
+    /// Why this node's address is not its own, if that is so.
+    pub(super) fn foreign_address(&self) -> Option<Reason> {
+        let theirs = (*self.conflict.borrow())?;
+        let ours = self.view.borrow().cluster;
+        Some(Reason { text: conflict::text(ours, theirs), blocks: Blocks::PUBLISH })
     }
 }

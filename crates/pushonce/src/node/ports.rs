@@ -12,9 +12,9 @@ use pushonce_consensus::Settings;
 use pushonce_control::condition::Problem;
 use pushonce_control::{AskError, Control, leave};
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, Item, Message,
-    Namespace, NamespaceChange, NodeId, Options, Page, Placed, Position, Publish, PublishError,
-    Refusal, ShardId, Timestamp, Topic, Want, Watching,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, History, Item,
+    Message, Namespace, NamespaceChange, NodeId, Options, Page, Placed, Position, Publish,
+    PublishError, Refusal, ShardId, Timestamp, Topic, Want, Watching,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_proto::cluster::{self, Progress};
@@ -23,6 +23,7 @@ use pushonce_shard::Handle;
 use tokio::sync::watch;
 
 use super::conflict;
+use super::current::Current;
 use super::host::Hosted;
 use super::moves;
 use super::overview::Overview;
@@ -47,7 +48,9 @@ impl LocalShards {
 
 impl pushonce_publish::Shards for LocalShards {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        if let Some(theirs) = *self.conflict.borrow() {
+        // Not borrowed while the view is: a writer of each might wait between the two.
+        let theirs = *self.conflict.borrow();
+        if let Some(theirs) = theirs {
             let ours = self.view.borrow().cluster;
             let refused = Refusal::Unavailable(conflict::text(ours, theirs));
             return future::ready(Err(refused.into())).boxed();
@@ -168,9 +171,18 @@ impl pushonce_relay::Sink for Edge {
 /// Where the hub gets its topics from.
 pub(super) struct Upstream {
     pub(super) relay: pushonce_relay::Handle,
-    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) current: watch::Receiver<Current>,
     pub(super) log_times: LogTimes,
 }
+
+/// What a node shows that does not know the bounds of today: those that its disk has may be narrower, and
+/// would hide what the owner shows.
+const UNBOUNDED: History = History {
+    count_max: u32::MAX,
+    bytes_max: u32::MAX,
+    age_max_ms: u64::MAX,
+    expire_after_ms: u64::MAX,
+};
 
 impl pushonce_fanout::Upstream for Upstream {
     fn watch(&self, topic: &Topic, after: Option<Position>) {
@@ -186,7 +198,10 @@ impl pushonce_fanout::Upstream for Upstream {
     }
 
     fn retention(&self, topic: &Topic) -> Retention {
-        let view = self.view.borrow();
+        let view = self.current.borrow();
+        let Some(view) = &*view else {
+            return Retention { history: UNBOUNDED, log_time: Timestamp(0) };
+        };
         let log_time = self.log_times.of(topic.shard(view.shards));
         Retention { history: view.namespaces.of(topic).history, log_time }
     }
@@ -236,11 +251,17 @@ impl pushonce_publish::Feed for Feed {
 impl pushonce_publish::Overview for Overview {
     fn snapshot(&self) -> Snapshot {
         let control = self.control.borrow().clone();
+        // Each in a statement of its own: a borrow in the expression below would last until its end.
+        let view = self.view.borrow().clone();
+        let owners = self.owners.borrow().clone();
+        let reachable = self.reachable.borrow().clone();
+        let conflict = *self.conflict.borrow();
         Snapshot {
             me: self.me,
-            view: self.view.borrow().clone(),
-            owners: self.owners.borrow().clone(),
-            reachable: self.reachable.borrow().clone(),
+            view,
+            owners,
+            reachable,
+            conflict,
             control: cluster::Control {
                 leader: control.leader,
                 term: control.term,
@@ -248,7 +269,6 @@ impl pushonce_publish::Overview for Overview {
                 learners: control.learners.into_iter().collect(),
                 applied: control.applied,
             },
-            conflict: *self.conflict.borrow(),
         }
     }
 
@@ -283,7 +303,7 @@ impl pushonce_publish::Operations for Operations {
         let control = self.control.clone();
         Box::pin(async move {
             may.map_err(|why| OperationError::Refused(why.to_string()))?;
-            control.drain(node).await.map_err(not_done)
+            control.drain(node, force).await.map_err(not_done)
         })
     }
 

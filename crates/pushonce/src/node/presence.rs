@@ -64,23 +64,27 @@ impl Presence {
         self.announce().await?;
         loop {
             match self.news().await? {
-                News::Changed => self.announce().await?,
+                News::Changed => {
+                    let index = self.announce().await?;
+                    // Until the view shows it, the same would be announced again and again.
+                    let _ended = self.control.applied(index).await;
+                }
                 News::Alone => self.still_member().await?,
             }
         }
     }
 
-    /// Says it until the cluster takes it: without a leader it cannot be told anything, which is no
+    /// Says it until the cluster takes it, by the entry of the index that it gives: without a leader it cannot be told anything, which is no
     /// reason to stop.
-    async fn announce(&self) -> anyhow::Result<()> {
+    async fn announce(&self) -> anyhow::Result<u64> {
         let joining = &self.entry.joining;
         loop {
             let pause = match self.control.announce(joining.clone()).await {
                 Ok(index) => {
                     self.announced_at(index);
-                    return Ok(());
+                    return Ok(index);
                 }
-                Err(AskError::Refused(why)) if expels(&why) => {
+                Err(AskError::Refused(why)) if why.is_final() => {
                     return Err(Expelled(why.to_string()).into());
                 }
                 Err(error) if error.retryable() => {
@@ -158,16 +162,4 @@ impl Presence {
         let others = view.members.values().filter(|member| member.id != me);
         others.map(|member| member.addresses.peer.clone()).collect()
     }
-}
-
-/// Whether a node that is told so has no place in the cluster, whatever else is changed.
-fn expels(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Removed(_)
-            | Refusal::Superseded { .. }
-            | Refusal::NotThatNode(_)
-            | Refusal::LogLost { .. }
-            | Refusal::LogRolledBack { .. }
-    )
 }

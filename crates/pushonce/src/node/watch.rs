@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::current::Current;
 use super::health::{Blocks, Facts, Part, Reason, Standing, Watchman};
 use super::host::Hosted;
 use super::memory;
@@ -36,6 +37,7 @@ pub(super) struct Health {
 /// Everything that is looked at.
 pub(super) struct Watch {
     pub(super) overview: Overview,
+    pub(super) current: watch::Receiver<Current>,
     pub(super) topics: Arc<NodeTopics>,
     pub(super) hosted: Hosted,
     pub(super) engine: Engine,
@@ -116,6 +118,7 @@ impl Watch {
                 vec![Reason::of_all(STOPPING)]
             } else {
                 let mut because = watchman.look(&self.facts(), at);
+                because.extend(self.overview.foreign_address());
                 because.extend(overloaded(&self.admission));
                 because
             };
@@ -202,6 +205,8 @@ impl Watch {
             reachable,
             halted,
             conflicts,
+            is_current: self.current.borrow().is_some(),
+            is_opening: self.hosted.is_opening(),
             disk: self.engine.room().err().map(|full| full.to_string()),
             rolled_back: self.engine.rolled_back(),
             rounds,

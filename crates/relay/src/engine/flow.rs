@@ -190,8 +190,13 @@ impl Flow {
         let outlet = self.outlets.get_mut(&to)?;
         let Standing::Waiting(after) = outlet.standing else { return None };
         let from = after.unwrap_or(reached);
+        // A topic without messages may have had some that this outlet missed: history tells.
+        let may_have_ended = after == Some(Position::ZERO) && reached == Position::ZERO;
         // One that is ahead of this node came from another upstream: what it has is left out.
-        let missing = if from >= reached { Some(Vec::new()) } else { self.recent.after(from) };
+        let missing = match from >= reached {
+            true => (!may_have_ended).then(Vec::new),
+            false => self.recent.after(from),
+        };
         let Some(missing) = missing else { return Some(from) };
         outlet.begin(to, from, out);
         outlet.deliver(to, &missing, out);

@@ -159,7 +159,7 @@ fn a_new_producer_is_refused_when_the_table_is_full_and_nobody_is_evicted() {
         producer: ProducerId(producer as u128),
         ..at(0, number)
     };
-    let count = FOLLOWED_BYTES_MAX / followed_bytes(&topic("a"));
+    let count = FOLLOWED_BYTES_MAX / followed_bytes(&topic("a"), Default::default());
     for nth in 0..count {
         take(&mut producers, "a", of(nth, 1), minute(0));
     }

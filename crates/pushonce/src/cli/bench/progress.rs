@@ -92,11 +92,11 @@ mod tests {
 
     #[tokio::test]
     async fn it_ends_when_it_is_done_over_or_interrupted() {
-        let (moment, shutdown) = (Duration::from_millis(1), CancellationToken::new());
-        let done = watch(moment, &shutdown, || true, String::new).await;
-        let over = watch(moment, &shutdown, || false, String::new).await;
+        let (hour, shutdown) = (Duration::from_secs(3_600), CancellationToken::new());
+        let done = watch(hour, &shutdown, || true, String::new).await;
+        let over = watch(Duration::from_millis(1), &shutdown, || false, String::new).await;
         shutdown.cancel();
-        let interrupted = watch(moment, &shutdown, || false, String::new).await;
+        let interrupted = watch(hour, &shutdown, || false, String::new).await;
         assert_eq!([done, over, interrupted], [Ended::Done, Ended::Over, Ended::Interrupted]);
     }
 

@@ -19,7 +19,9 @@ fn well() -> Facts {
             applied: 4,
             lag: Some(0),
         },
+        is_current: true,
         restored: [SHARD].into(),
+        is_opening: false,
         replicas: [(SHARD, leading)].into(),
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
         reachable: [ME, OTHER].into(),
@@ -241,4 +243,23 @@ fn replica_that_came_later_is_no_reason_for_a_running_node() {
     let mut facts = well();
     facts.replicas.insert(ShardId(4), Standing { lag: None, ..facts.replicas[&SHARD] });
     assert_eq!(after(&facts, FIVE), "");
+}
+
+#[test]
+fn replica_that_was_not_started_yet_keeps_the_node_from_being_ready() {
+    let facts = Facts { is_opening: true, replicas: BTreeMap::new(), ..well() };
+    let mut watchman = Watchman::default();
+    let now = Instant::now();
+    let told = texts(watchman.look(&facts, now));
+    assert!(told.len() == 1 && told[0].contains("s3"), "{told:?}");
+    // It was moved away meanwhile, or this build cannot read it.
+    let opened = Facts { is_opening: false, ..facts };
+    assert!(watchman.look(&opened, now).is_empty());
+}
+
+#[test]
+fn node_without_a_current_view_is_not_ready_for_publishers() {
+    let facts = Facts { is_current: false, ..well() };
+    let told = Watchman::default().look(&facts, Instant::now());
+    assert_eq!(told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(), [Blocks::PUBLISH]);
 }
