@@ -89,11 +89,17 @@ fn told(
 
 /// Whether the subscriber heard anything from the node after the fault before that one, if it hit the
 /// node too: a connection to a process that was killed then may not have ended yet, and nobody is there
-/// to tell it anything.
+/// to tell it anything. Also one that was not confirmed may have done so.
 fn lived_at(run: &Run<'_>, indices: &[usize], fault: &Installed<'_>, node: usize) -> bool {
-    let before = run.faults.iter().filter(|before| before.confirmed < fault.confirmed);
-    let hit = before.filter(|before| before.effect.nodes.contains(&node));
-    let Some(since) = hit.filter_map(|before| before.ends).max() else { return true };
+    let (mut hit, mut since) = (false, None);
+    for (index, record) in run.records[..fault.begins].iter().enumerate() {
+        match &record.event {
+            Event::FaultBegins { effect, .. } => hit = effect.nodes.contains(&node),
+            Event::FaultEnds { .. } if hit => since = Some(index),
+            _ => {}
+        }
+    }
+    let Some(since) = since else { return true };
     let heard = |event: &Event| {
         matches!(
             event,

@@ -751,14 +751,13 @@ fn cut_off_after_a_kill(heard_between: bool) -> Vec<&'static str> {
         (2, "viewer", subscribed),
         (3, "viewer", delivered(1)),
         (10, "nemesis", begins(Effect::restart(vec![node]))),
-        (11, "nemesis", confirmed()),
         (12, "nemesis", ends()),
         (20, "nemesis", begins(effect)),
         (21, "nemesis", confirmed()),
         (60, "nemesis", ends()),
     ];
     if heard_between {
-        events.insert(6, (15, "viewer", delivered(2)));
+        events.insert(5, (15, "viewer", delivered(2)));
     }
     let record = |(at, process, event): (u64, _, _)| Record {
         at: at * 1_000_000,
