@@ -87,6 +87,7 @@ async fn a_group_that_lost_its_majority_is_begun_anew_above_everything_it_had() 
     assert_eq!(*sum.0.lock().unwrap(), [1, 2, 3]);
     assert_eq!(found.voters, ids(&[1, 2, 3]));
     let at = found.next_history();
+    assert!(at.term > found.term && at.index > found.last, "{at:?} is not above what there was");
     offline.begin_anew(GROUP, at, sum.snapshot()).unwrap();
     offline.commit().unwrap();
 
