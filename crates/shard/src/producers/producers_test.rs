@@ -166,7 +166,8 @@ fn a_new_producer_is_refused_when_the_table_is_full_and_nobody_is_evicted() {
     let full = Some(Err(Rejected::TooManyProducers));
     assert_eq!(look(&producers, "a", of(count, 1)), full);
     assert_eq!(look(&producers, "b", of(0, 1)), full, "a new topic of a known producer");
-    assert_eq!(look(&producers, "a", of(count, 2)), out_of_sequence(of(count, 2), None));
+    // Its first message may stand in the owner's memory: to begin anew would place it twice.
+    assert_eq!(look(&producers, "a", of(count, 2)), full);
     for nth in 0..count {
         assert_eq!(look(&producers, "a", of(nth, 1)), Some(Ok(placed(1))), "a repeat of {nth}");
     }
