@@ -146,6 +146,15 @@ async fn a_message_that_no_server_would_take_is_refused_without_asking_one() {
 }
 
 #[tokio::test]
+async fn publisher_without_servers_is_refused_and_says_what_to_give() {
+    let refused = Publisher::new(vec![]).publish(goal(ContentType::Text)).await;
+    let Err(Failure::Refused { retry: false, message, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(message.contains("http://HOST:7090"), "{message}");
+}
+
+#[tokio::test]
 async fn a_server_that_acknowledges_out_of_turn_is_left() {
     let door = Door::open().await;
     let mut stream = Publisher::new(vec![door.server]).stream().await.unwrap();
