@@ -25,6 +25,9 @@ impl<S: Store> Behind<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.since = Instant::now();
+        if self.held.is_empty() {
+            return Ok(());
+        }
         self.store.write(&std::mem::take(&mut self.held))
     }
 }
