@@ -36,7 +36,6 @@ pub const PLANTED: &[Planted] = &[
         row: "wiped-founder",
         breaks: &["I1", "I3", "I4", "I8", "I9", "I12"],
     },
-    Planted { bug: "any-answer-counts", row: "stranger-at-address", breaks: &["I15", "I1"] },
 ];
 
 impl Planted {
