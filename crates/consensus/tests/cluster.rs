@@ -230,7 +230,7 @@ async fn panic_of_a_machine_is_the_failure_of_its_replica_and_of_no_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_to_a_level_voter_and_to_nobody_else() {
-    let (mut nodes, _) = cluster(3, &patient(quick())).await;
+    let (mut nodes, _) = cluster(3, &quick()).await;
     level(&nodes[0], 2).await;
     let term = nodes[0].group.leads().unwrap();
     assert!(matches!(nodes[0].group.transfer(NodeId(9)).await, Err(ChangeError::Invalid(_))));

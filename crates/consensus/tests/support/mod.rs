@@ -77,6 +77,7 @@ pub(crate) fn quick() -> Settings {
 }
 
 /// For tests in which the leader must stay: one slow fsync is enough to lose a lease of [`quick`], 400 ms.
+#[allow(dead_code, reason = "not every story needs it")]
 pub(crate) fn patient(settings: Settings) -> Settings {
     Settings {
         election_min: Duration::from_millis(1_500),
