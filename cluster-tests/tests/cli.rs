@@ -231,3 +231,15 @@ fn grpc(cluster: &Cluster, i: usize) -> String {
 fn ws(cluster: &Cluster, i: usize) -> String {
     format!("http://{}", cluster.node(i).ports.http)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_accepts_and_is_silent_is_passed_over() {
+    let cluster = Cluster::of(1).start().await;
+    // Connections wait in its backlog, as with a process that is stopped.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent = format!("http://{}", silent.local_addr().expect("bound"));
+    let servers = format!("{silent},http://{}", cluster.ports(0).grpc);
+    let alone = pushonce(["topic", "list", "--server", &silent], "").await;
+    alone.failed(&[&silent, "does not answer", "--grpc"]);
+    pushonce(["topic", "list", "--server", &servers], "").await.ok();
+}
