@@ -33,7 +33,8 @@ struct Shards;
 
 impl Source for Shards {
     fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        async { Err(Refusal::Unavailable("nobody publishes".to_owned()).into()) }.boxed()
+        async { Err(Refusal::Unavailable("this bench takes no publishes".to_owned()).into()) }
+            .boxed()
     }
 
     fn page(&self, _: &Topic, _: Want) -> Result<Page, FetchError> {

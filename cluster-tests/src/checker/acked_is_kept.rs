@@ -1,6 +1,6 @@
 //! I1: what was acknowledged is in the log of every node, where it was told to stand, or is older
-//! than the history that was promised. What was acknowledged as kept in memory may also be gone with
-//! all of its epoch.
+//! than the history that was promised. A message acknowledged as `memory` may also be lost together with
+//! its whole epoch.
 
 use pushonce_core::Position;
 

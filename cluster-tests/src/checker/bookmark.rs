@@ -88,8 +88,8 @@ fn told(
 }
 
 /// Whether the subscriber heard anything from the node after the fault before that one, if it hit the
-/// node too: a connection to a process that was killed then may not have ended yet, and nobody is there
-/// to tell it anything. Also one that was not confirmed may have done so.
+/// node too: a connection to a process that was killed then may not have ended yet, and no process is left
+/// to notify it. A fault that was not confirmed counts too.
 fn lived_at(run: &Run<'_>, indices: &[usize], fault: &Installed<'_>, node: usize) -> bool {
     let (mut hit, mut since) = (false, None);
     for (index, record) in run.records[..fault.begins].iter().enumerate() {

@@ -60,7 +60,7 @@ impl Fault for Moved {
             for &node in &nodes {
                 let address = stage.cluster.node(node).ports.peer.to_string();
                 if !members.iter().any(|member| member.peer_address == address) {
-                    let what = format!("node {asked} knows nobody at {address}: {members:?}");
+                    let what = format!("node {asked} has no member at {address}: {members:?}");
                     return Confirmed::Indeterminate(what);
                 }
             }

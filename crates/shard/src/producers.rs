@@ -180,7 +180,7 @@ impl Producers {
         let known = self.known.entry(producer).or_default();
         known.topics.entry(topic.clone()).or_insert_with(|| {
             self.resting.push_back(Rest { producer, topic: topic.clone(), used: now });
-            self.bytes += topic.as_str().len() + self.rules.followed_topic_bytes;
+            self.bytes += followed_bytes(topic, self.rules);
             Progress { epoch: 0, last: 0, used: now, places: VecDeque::new() }
         })
     }

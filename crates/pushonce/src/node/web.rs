@@ -18,6 +18,9 @@ use super::watch;
 /// No more topics than this are looked up in one request.
 const TOPICS_MAX: usize = 256;
 
+/// Why a node that is no member yet serves nothing.
+const WAITS: &str = "this node waits to join its cluster";
+
 /// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
 pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
     Router::new()
@@ -43,8 +46,6 @@ pub(super) fn waiting_router() -> Router {
         .layer(axum::middleware::map_response(closing))
         .layer(axum::middleware::from_fn(pushonce_gateway::allow_any_origin))
 }
-
-const WAITS: &str = "this node waits to join its cluster";
 
 /// Whatever a client or publisher asks: another node answers it, or this one later.
 async fn not_joined() -> Response {
