@@ -261,7 +261,7 @@ impl Group {
     async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Bytes, ProposeError> {
         let link = self.0.links.to(leader);
         // The first to be forwarded may be what brings the link up.
-        link.wait_up(self.0.settings.connect_timeout + self.0.settings.rpc_timeout).await;
+        link.wait_up(self.0.settings.link_timeout()).await;
         let pending = link
             .request(self.id(), Kind::Propose, wire::encode(link.version(), &entry), Bytes::new())
             .map_err(|_| ProposeError::Refused { leader: Some(leader) })?;

@@ -33,3 +33,8 @@ pub(crate) fn skips_unreadable() -> bool {
 pub(crate) fn keeps_terms() -> bool {
     is_planted("recovered-in-old-terms")
 }
+
+/// `vote-over-no-link`: a candidate asks at once, also where its link is still being dialled.
+pub(crate) fn waits_for_no_link() -> bool {
+    is_planted("vote-over-no-link")
+}

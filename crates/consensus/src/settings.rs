@@ -169,6 +169,12 @@ impl Settings {
         Ok(())
     }
 
+    /// How long a request waits for a link that is being dialled: for the connection, and the greeting
+    /// on it.
+    pub(crate) fn link_timeout(&self) -> Duration {
+        self.connect_timeout + self.rpc_timeout
+    }
+
     /// The same as openraft wants to hear it.
     pub(crate) fn raft(&self) -> Result<Config, InvalidSettings> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -182,7 +182,8 @@ impl Link {
         self.state().up
     }
 
-    /// Waits until the link is up, for whom waiting is better than an error: not for openraft.
+    /// Waits until the link is up. For requests that are sent once: openraft repeats appends and
+    /// snapshots by itself, and backs off at once from a link that is down.
     pub(crate) async fn wait_up(&self, patience: Duration) {
         let mut risen = self.risen.subscribe();
         // Whether it was in time, the request itself will tell.

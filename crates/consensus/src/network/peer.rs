@@ -71,6 +71,7 @@ pub(crate) struct Peer {
     hold: Hold,
     link: Arc<Link>,
     rpc_timeout: Duration,
+    link_timeout: Duration,
     snapshot_timeout: Duration,
 }
 
@@ -91,6 +92,7 @@ impl RaftNetworkFactory<Types> for Dialer {
             hold: self.hold.clone(),
             link: self.links.to(to),
             rpc_timeout: self.settings.rpc_timeout,
+            link_timeout: self.settings.link_timeout(),
             snapshot_timeout: self.settings.snapshot_timeout,
         }
     }
@@ -107,9 +109,19 @@ impl Peer {
         kind: Kind,
         message: &T,
     ) -> Result<A, Failed> {
+        self.wait_for_link().await;
         let pending = self.send(kind, message, Bytes::new())?;
         let answer = pending.within(self.rpc_timeout).await;
         read(&answer.map_err(|error| self.failed(kind, error))?)
+    }
+
+    /// openraft asks for a vote once, and a node that has only followed so far has dialled nobody yet.
+    async fn wait_for_link(&self) {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::waits_for_no_link() {
+            return;
+        }
+        self.link.wait_up(self.link_timeout).await;
     }
 
     fn failed(&self, kind: Kind, error: LinkError) -> Failed {
