@@ -2,7 +2,8 @@
 //! Fault: two of them are lost for good.
 //! Claim: `pushonce cluster recover` on the third, which must not run, says what may be lost and changes
 //! nothing without --yes; after it publishes and subscribers go on, no position is given out twice, and
-//! every subscriber is told of a gap `epoch`; the lost nodes are refused, and a new one joins.
+//! every subscriber is told of a gap `epoch`; the lost nodes are refused, and a new one joins. Two survivors of
+//! five do so only with the surveys of both, and each shard is begun anew by exactly one of them.
 
 use pushonce_client::{Event, Transport};
 use pushonce_cluster_tests::{Cluster, EXPELLED, Seen, secs, tool};
@@ -21,7 +22,7 @@ async fn a_cluster_goes_on_without_its_lost_majority() {
 
     recover(&cluster, &["--yes"]).await.failed(&["already open"]);
     cluster.kill(2);
-    recover(&cluster, &["--lost", "node-2"]).await.failed(&["this node"]);
+    recover(&cluster, &["--lost", "node-2"]).await.failed(&["is a survivor"]);
     let plan = recover(&cluster, &[]).await.ok();
     assert!(
         plan.contains("nothing was changed") && plan.contains("recovered as of entry"),
@@ -58,13 +59,52 @@ async fn a_cluster_goes_on_without_its_lost_majority() {
     cluster.publish(3, TOPIC, 8..10).await;
 }
 
-async fn recover(cluster: &Cluster, more: &[&str]) -> tool::Done {
-    let data = cluster.node(2).data().to_string_lossy().into_owned();
-    let mut args = vec!["cluster", "recover", "--data", &data];
-    if !more.contains(&"--lost") {
-        args.extend(["--lost", "node-0,node-1"]);
+#[tokio::test(flavor = "multi_thread")]
+async fn two_survivors_recover_by_the_surveys_of_both() {
+    let mut cluster = Cluster::of(5).start().await;
+    let topics: Vec<_> = (0..32).map(|n| format!("match/{n}")).collect();
+    for topic in &topics {
+        cluster.publish(3, topic, 0..1).await;
     }
-    args.extend(more);
+    let survivors = [3, 4];
+    for node in 0..5 {
+        cluster.kill(node);
+    }
+    let lost = ["--lost", "node-0,node-1,node-2"];
+    recover_on(&cluster, 3, &lost).await.failed(&["not in --lost", "--surveys"]);
+    let mut files = Vec::new();
+    for node in survivors {
+        let survey = recover_on(&cluster, node, &[&lost[..], &["--json"]].concat()).await.ok();
+        let file = cluster.home().join(format!("survey-{node}.json"));
+        std::fs::write(&file, survey).expect("it is written");
+        files.push(file.to_string_lossy().into_owned());
+    }
+    let surveys = files.join(",");
+    let more = [&lost[..], &["--yes", "--surveys"]].concat();
+    recover_on(&cluster, 3, &[&more[..], &[&files[1]]].concat()).await.failed(&["the same"]);
+    for node in survivors {
+        recover_on(&cluster, node, &[&more[..], &[&surveys]].concat()).await.ok();
+    }
+    // What it says there is no more what is here.
+    recover_on(&cluster, 3, &[&more[..], &[&surveys]].concat()).await.failed(&["has run since"]);
+
+    for node in survivors {
+        cluster.restart(node);
+    }
+    cluster.settled(2).await;
+    for topic in &topics {
+        cluster.publish(4, topic, 1..2).await;
+    }
+}
+
+async fn recover(cluster: &Cluster, more: &[&str]) -> tool::Done {
+    let lost: &[_] = if more.contains(&"--lost") { &[] } else { &["--lost", "node-0,node-1"] };
+    recover_on(cluster, 2, &[lost, more].concat()).await
+}
+
+async fn recover_on(cluster: &Cluster, node: usize, more: &[&str]) -> tool::Done {
+    let data = cluster.node(node).data().to_string_lossy().into_owned();
+    let args = [&["cluster", "recover", "--data", &data], more].concat();
     tool::pushonce(args, "").await
 }
 

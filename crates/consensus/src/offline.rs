@@ -40,6 +40,9 @@ pub struct Found {
     pub voters: BTreeSet<NodeId>,
     /// The index of the last entry; 0 when there is none.
     pub last: u64,
+    /// The term of the last entry. Of two replicas the one whose last entry has the higher term has more
+    /// of what was acknowledged, and of the same term the one with the higher index.
+    pub last_term: Term,
     /// The highest term: of the vote, or of the last entry.
     pub term: Term,
     /// The replica had lost something that it had acknowledged, and has not got all of it back.
@@ -143,11 +146,13 @@ impl Offline {
             }
             applied = Some(id);
         }
+        let last_term = applied.map_or(0, |applied| applied.leader_id.term);
         let voted = kept.vote.map_or(0, |vote| vote.leader_id.term);
         Ok(Found {
             voters: membership.voter_ids().map(NodeId).collect(),
             last: applied.map_or(0, |applied| applied.index),
-            term: Term(voted.max(applied.map_or(0, |applied| applied.leader_id.term))),
+            last_term: Term(last_term),
+            term: Term(voted.max(last_term)),
             recovering: stored.recovering.is_some(),
         })
     }

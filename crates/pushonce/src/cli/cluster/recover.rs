@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::super::operator::print;
-use crate::node::recover::{Fate, Plan, Recovery, Request};
+use crate::node::recover::plan::{Fate, NoPlan, Plan};
+use crate::node::recover::{Recovery, Request};
 
 /// The directory of a survivor, and what is lost.
 #[derive(clap::Args)]
@@ -16,38 +17,49 @@ pub(super) struct Args {
     /// Ids or names (n2,n3) of the nodes that are lost for good; they can never come back
     #[arg(long, value_name = "NODES", value_delimiter = ',', required = true)]
     lost: Vec<String>,
-    /// Id or name of the survivor on which the control group is recovered: one for the whole cluster
-    /// [default: this node]
-    #[arg(long, value_name = "NODE")]
-    control: Option<String>,
+    /// When several survive: files with what this command prints with --json on each of them, this node
+    /// included; the same files on every survivor
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    surveys: Vec<PathBuf>,
     /// Do it; without it you are told what would be done and what may be lost
     #[arg(long)]
     yes: bool,
 }
 
 pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
-    let Args { data, lost, control, yes } = args;
-    let recovery = Recovery::plan(&data, &Request { lost, control })?;
-    let plan = recovery.as_plan().clone();
+    let Args { data, lost, surveys, yes } = args;
+    let recovery = Recovery::open(&data, &Request { lost, surveys })?;
+    let survey = recovery.survey().clone();
+    let plan = match recovery.plan() {
+        Ok(plan) => plan.clone(),
+        // What the other survivors need to know of this one.
+        Err(NoPlan::Unsurveyed(_)) if json && !yes => {
+            print(json, || json!({"done": false, "survey": survey}), String::new)?;
+            return Ok(());
+        }
+        Err(why) => return Err(why.into()),
+    };
     if yes {
         recovery.carry_out()?;
     }
-    print(json, || json!({"done": yes, "plan": plan}), || text(&plan, yes))?;
+    print(json, || json!({"done": yes, "plan": plan, "survey": survey}), || text(&plan, yes))?;
     Ok(())
 }
 
 fn text(plan: &Plan, done: bool) -> String {
-    let lost: Vec<_> = plan.lost.iter().map(|node| format!("n{node}")).collect();
+    let lost: Vec<_> = plan.lost.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "cluster {}, on n{}\n{} {} removed for ever, and must be wiped before they join again\n",
+        "cluster {}, on {}\n{} {} removed for ever, and must be wiped before they join again\n",
         plan.cluster,
         plan.node,
         lost.join(", "),
         if lost.len() == 1 { "is" } else { "are" },
     );
-    text += match plan.control {
-        true => "the control group goes on here, as its last entry here has it\n",
-        false => "the control group is recovered on another node: run this there, too\n",
+    text += &match plan.control == plan.node {
+        true => "the control group goes on here, as its last entry here has it\n".to_owned(),
+        false => {
+            format!("the control group is recovered on {}: run this there, too\n", plan.control)
+        }
     };
     let mut may_lose = false;
     for (shard, fate) in &plan.shards {
@@ -75,13 +87,15 @@ fn fate_text(fate: &Fate) -> String {
             format!("recovered as of entry {last}: {topics} topics, {messages} messages{damaged}")
         }
         Fate::Empty => "has no surviving replica: begins empty".to_owned(),
-        Fate::Elsewhere { node } => format!("is recovered on n{node}: run this there, too"),
+        Fate::Elsewhere { node } => format!("is recovered on {node}: run this there, too"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+
+    use pushonce_core::NodeId;
 
     use super::*;
 
@@ -90,14 +104,14 @@ mod tests {
         let recovered = Fate::Recovered { last: 41, topics: 2, messages: 9, incomplete: false };
         let plan = Plan {
             cluster: "c0".to_owned(),
-            node: 1,
-            lost: BTreeSet::from([2, 3]),
-            control: true,
+            node: NodeId(1),
+            lost: BTreeSet::from([NodeId(2), NodeId(3)]),
+            control: NodeId(1),
             shards: BTreeMap::from([
                 (0, recovered),
                 (1, Fate::Empty),
                 (2, Fate::GoesOn),
-                (3, Fate::Elsewhere { node: 4 }),
+                (3, Fate::Elsewhere { node: NodeId(4) }),
             ]),
         };
         let said = text(&plan, false);
