@@ -3,7 +3,7 @@
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use crate::binary;
@@ -30,7 +30,23 @@ pub async fn pushonce_into<S: AsRef<str>>(args: impl IntoIterator<Item = S>, to:
     run(args, "", to).await
 }
 
+/// As [`pushonce`], with an input that stays open until the command ends.
+pub async fn pushonce_piped<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &str) -> Done {
+    let (child, _stdin) = start(args, input, Stdio::piped()).await;
+    done(child).await
+}
+
 async fn run<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &str, out: Stdio) -> Done {
+    let (child, stdin) = start(args, input, out).await;
+    drop(stdin);
+    done(child).await
+}
+
+async fn start<S: AsRef<str>>(
+    args: impl IntoIterator<Item = S>,
+    input: &str,
+    out: Stdio,
+) -> (Child, ChildStdin) {
     let mut command = Command::from(binary::command());
     for arg in args {
         command.arg(arg.as_ref());
@@ -40,7 +56,10 @@ async fn run<S: AsRef<str>>(args: impl IntoIterator<Item = S>, input: &str, out:
     let mut stdin = child.stdin.take().expect("it was piped");
     // A command that has failed does not read to the end.
     let _ = stdin.write_all(input.as_bytes()).await;
-    drop(stdin);
+    (child, stdin)
+}
+
+async fn done(child: Child) -> Done {
     let ended = timeout(secs(60), child.wait_with_output()).await.expect("the command ends");
     let output = ended.expect("its output can be read");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");

@@ -4,7 +4,8 @@
 //! or as JSON; topics and the cluster can be looked at, and its namespaces set; what is typed wrong is told.
 
 use pushonce_client::{Event, Subscriber, Transport};
-use pushonce_cluster_tests::{Cluster, secs, tool::pushonce, until};
+use pushonce_cluster_tests::tool::{pushonce, pushonce_piped};
+use pushonce_cluster_tests::{Cluster, secs, until};
 use pushonce_core::{From, Options};
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ const TOPIC: &str = "chat/7";
 async fn the_commands_do_what_they_say() {
     let cluster = Cluster::of(2).start().await;
     a_line_in_is_a_line_out(&cluster).await;
+    a_refused_line_is_told_before_the_next_comes(&cluster).await;
     messages_come_as_json(&cluster).await;
     deltas_come_out_whole(&cluster).await;
     the_newest_comes_alone_by_every_way(&cluster).await;
@@ -45,6 +47,16 @@ async fn a_line_in_is_a_line_out(cluster: &Cluster) {
         let args = [&args[..], &["--from", "start", "--count", "3"]].concat();
         assert_eq!(pushonce(args, "").await.ok(), expected, "{transport}");
     }
+}
+
+async fn a_refused_line_is_told_before_the_next_comes(cluster: &Cluster) {
+    let server = ["--server", &grpc(cluster, 0)];
+    let small = ["namespace", "set", "small", "--payload-max", "8"];
+    pushonce([&small[..], &server].concat(), "").await.ok();
+    let publish = [&["publish", "small/1"], &server[..]].concat();
+    pushonce_piped(publish, "short\nlonger than that\n").await.failed(&["line 2", "at most 8"]);
+    let small = ["namespace", "unset", "small"];
+    pushonce([&small[..], &server].concat(), "").await.ok();
 }
 
 async fn deltas_come_out_whole(cluster: &Cluster) {

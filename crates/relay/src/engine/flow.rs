@@ -351,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn who_stood_before_everything_asks_history_whether_the_topic_ended_meanwhile() {
+        let mut flow = reading(0, 7);
+        flow.reached = Some(Position::ZERO);
+        let (topic, mut effects) = (topic("a"), Vec::new());
+        let mut out = Out { me: ME, topic: &topic, effects: &mut effects };
+        for (after, asks) in [(Some(Position::ZERO), Some(Position::ZERO)), (None, None)] {
+            flow.outlets.insert(ME, Outlet::new(0, after));
+            assert_eq!(flow.serve(ME, &mut out), asks, "after {after:?}");
+        }
+    }
+
+    #[test]
     fn an_outlet_that_got_a_part_waits_for_the_rest() {
         let mut flow = reading(5, 7);
         let effects = catch_up(&mut flow, 7, &[6, 7, 8], 2 * message(1, 6).payload.len());
