@@ -1,5 +1,6 @@
 //! Keeps a session: opens the next one when it ends, at the next server, after a pause.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use pushonce_core::GapReason;
@@ -37,10 +38,30 @@ const STALE_FIRST: Duration = Duration::from_secs(1);
 const STALE_DOUBLINGS_MAX: u32 = 6;
 
 /// Session after session, until there is no sense in another or nobody listens.
-pub(crate) async fn keep(servers: Vec<Server>, dial: Dial, mut progress: Progress, events: Sender) {
-    let mut patience = Patience { elsewhere: servers.len() > 1, ..Patience::default() };
-    for server in servers.iter().cycle() {
-        let ended = session(&dial, &mut progress, server, &mut patience, &events).await;
+pub(crate) async fn keep(
+    mut servers: VecDeque<Server>,
+    dial: Dial,
+    mut progress: Progress,
+    events: Sender,
+) {
+    let mut patience = Patience::default();
+    while let Some(server) = servers.pop_front() {
+        patience.elsewhere = !servers.is_empty();
+        let ended = match Session::open(&dial, &server).await {
+            // It is not asked again. The others may be right.
+            Err(ended) if ended.reconnect == Reconnect::No && patience.elsewhere => {
+                Ok(Ended::again(ended.why))
+            }
+            opened => {
+                servers.push_back(server.clone());
+                match opened {
+                    Ok(session) => {
+                        follow(session, &mut progress, &server, &mut patience, &events).await
+                    }
+                    Err(ended) => Ok(ended),
+                }
+            }
+        };
         let backoff = &mut patience.backoff;
         let Ok(Ended { why, reconnect }) = ended else { return };
         let retry_in = match reconnect {
@@ -52,7 +73,7 @@ pub(crate) async fn keep(servers: Vec<Server>, dial: Dial, mut progress: Progres
         // Another server was not asked for time.
         let least = if patience.elsewhere { Duration::ZERO } else { back };
         let retry_in = retry_in.map(|pause| pause.max(least));
-        let event = Event::Disconnected { server: server.clone(), why, retry_in };
+        let event = Event::Disconnected { server, why, retry_in };
         if tell(&events, event).await.is_err() {
             return;
         }
@@ -63,18 +84,14 @@ pub(crate) async fn keep(servers: Vec<Server>, dial: Dial, mut progress: Progres
     }
 }
 
-/// One session, from its opening to its end.
-async fn session(
-    dial: &Dial,
+/// One session, to its end.
+async fn follow(
+    mut session: Session,
     progress: &mut Progress,
     server: &Server,
     patience: &mut Patience,
     events: &Sender,
 ) -> Result<Ended, Gone> {
-    let mut session = match Session::open(dial, server).await {
-        Ok(session) => session,
-        Err(ended) => return Ok(ended),
-    };
     tell(events, Event::Connected { server: server.clone() }).await?;
     let mut asks = progress.begin();
     let mut pauses = Backoff::default();

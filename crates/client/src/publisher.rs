@@ -132,7 +132,7 @@ impl Publisher {
     /// # Errors
     /// [`Failure::Refused`] when no server can be reached now.
     pub async fn stream(&self) -> Result<PublishStream, Failure> {
-        let mut last = nowhere();
+        let mut last = nowhere(None);
         for _ in &self.shared.servers {
             match Call::open(&self.shared).await {
                 Ok(call) => return Ok(PublishStream::open(self.shared.clone(), call)),
@@ -150,8 +150,9 @@ impl Shared {
         if let Some(channel) = &current.channel {
             return Ok((current.server, channel.clone()));
         }
-        if !self.servers.iter().any(|server| server.scheme == Scheme::Http) {
-            return Err(nowhere());
+        let wrong = self.servers.iter().find(|server| server.scheme != Scheme::Http);
+        if self.servers.is_empty() || wrong.is_some() {
+            return Err(nowhere(wrong));
         }
         let mut why = String::new();
         for _ in &self.servers {
@@ -197,13 +198,14 @@ pub(crate) fn invalid(why: InvalidPublish) -> Failure {
     Failure::from(pb::PublishFailure::from(&PublishError::from(why)))
 }
 
-/// The list of servers is of no use, now and later.
-fn nowhere() -> Failure {
-    Failure::Refused {
-        code: Code::InvalidArgument,
-        message: "no server to publish to was given; name one as http://HOST:7090".to_owned(),
-        retry: false,
-    }
+/// The list of servers is of no use, now and later: it is empty, or this one is `wrong`.
+fn nowhere(wrong: Option<&Server>) -> Failure {
+    let why = match wrong {
+        None => "no server to publish to was given".to_owned(),
+        Some(server) => format!("{server} takes no publishes by gRPC"),
+    };
+    let message = format!("{why}; name servers as http://HOST:7090");
+    Failure::Refused { code: Code::InvalidArgument, message, retry: false }
 }
 
 pub(crate) fn unreachable(why: &str) -> Failure {

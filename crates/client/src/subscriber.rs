@@ -188,7 +188,7 @@ impl Builder {
             return Err(BuildError::WrongScheme { server: server.clone(), transport });
         }
         let (send, events) = queue::queue();
-        let task = tokio::spawn(keeper::keep(servers, dial, progress, send));
+        let task = tokio::spawn(keeper::keep(servers.into(), dial, progress, send));
         Ok(Subscriber { events, _task: AbortOnDropHandle::new(task) })
     }
 }

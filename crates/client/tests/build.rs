@@ -68,3 +68,20 @@ async fn a_web_server_without_websocket_ends_the_subscriber() {
     let (why, retries) = first_end(busy).await;
     assert!(why.contains("503") && retries, "{why}");
 }
+
+#[tokio::test]
+async fn a_wrong_server_is_not_asked_again_and_the_others_are() {
+    let wrong = answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let busy = answering("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
+    let servers = [wrong.clone(), busy.clone()];
+    let mut subscriber =
+        Subscriber::builder(servers).topic(topic(), From::Now).connect().expect("they fit");
+    let mut left = Vec::new();
+    while left.len() < 3 {
+        match subscriber.next().await.expect("it goes on") {
+            Event::Disconnected { server, retry_in, .. } => left.push((server, retry_in.is_some())),
+            _ => continue,
+        }
+    }
+    assert_eq!(left, [(wrong, true), (busy.clone(), true), (busy, true)]);
+}

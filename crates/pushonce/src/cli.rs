@@ -21,6 +21,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::config::Partial;
 use crate::demo;
 use crate::node::join::Expelled;
 use crate::output::log::LogWriter;
@@ -141,6 +142,8 @@ fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
     if serves {
         panics_are_logged();
     }
+    // A misspelt variable is told by every command, whether it would have read the right one or not.
+    Partial::from_env(std::env::vars_os())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     let (publishes, stops) = (matches!(cli.command, Command::Publish(_)), cli.command.stops());

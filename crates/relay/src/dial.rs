@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pushonce_core::{NodeId, VersionConflict, VersionOffer};
 use pushonce_proto::pb::peer::v1::relay_client::RelayClient;
-use pushonce_proto::status::describe;
+use pushonce_proto::status::{describe, error_chain};
 use rand::Rng as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -125,7 +125,7 @@ async fn dial(config: &Config, to: NodeId, address: &str) -> Result<Link, NoLink
         .keep_alive_while_idle(true)
         .connect()
         .await
-        .map_err(|why| Status::unavailable(why.to_string()))?;
+        .map_err(|why| Status::unavailable(error_chain(&why)))?;
     let outbox = Outbox::new(config.link_bytes_max, config.agreed.clone());
     let &Config { cluster, me, ref agreed, .. } = config;
     // The first frame of an empty queue always fits.

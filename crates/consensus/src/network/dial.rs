@@ -8,6 +8,7 @@ use futures::stream;
 use pushonce_core::{AgreedVersion, ClusterId, ClusterVersion, NodeId};
 use pushonce_proto::pb::peer::v1::RaftResponses;
 use pushonce_proto::pb::peer::v1::raft_client::RaftClient;
+use pushonce_proto::status::error_chain;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -153,7 +154,7 @@ impl Shared {
             .keep_alive_timeout(settings.election_max)
             .connect()
             .await
-            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
+            .map_err(|error| Status::unavailable(error_chain(&error)))?;
         let number = link.begin();
         let begin = (Arc::clone(link), self.parts.marks.clone());
         let frames = stream::unfold(begin, move |(link, marks)| async move {

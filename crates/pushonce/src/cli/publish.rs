@@ -52,7 +52,10 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
     };
     match payload {
         Some(payload) => {
-            let placed = publisher.publish(args.message(payload)).await?;
+            let placed = tokio::select! {
+                placed = publisher.publish(args.message(payload)) => placed?,
+                () = shutdown.cancelled() => bail!("interrupted: the outcome is unknown"),
+            };
             Ok(report(json, &placed)?)
         }
         None if args.key.is_some() => {
@@ -119,21 +122,33 @@ async fn lines(
     let (sent, acknowledgements) = tokio::sync::mpsc::channel(PublishStream::IN_FLIGHT_MAX);
     let mut reporter = tokio::spawn(report_all(acknowledgements, json));
     let mut input = BufReader::new(tokio::io::stdin());
-    loop {
+    let mut number = 0_u64;
+    let ended = loop {
         let line = tokio::select! {
-            line = next_line(&mut input) => line?,
+            line = next_line(&mut input) => line,
             // A line was refused: the next may be a long time away.
             ended = &mut reporter => return ended?,
-            () = shutdown.cancelled() => None,
+            () = shutdown.cancelled() => Ok(None),
         };
-        let Some(line) = line else { break };
-        let acknowledgement = stream.send(args.message(line.into())).await?;
-        if sent.send(acknowledgement).await.is_err() {
-            break;
+        number += 1;
+        let sending = async {
+            let Some(line) = line? else { return anyhow::Ok(None) };
+            Ok(Some(stream.send(args.message(line.into())).await?))
+        };
+        match sending.await.with_context(|| format!("line {number}")) {
+            Ok(Some(acknowledgement)) => {
+                if sent.send(acknowledgement).await.is_err() {
+                    break Ok(());
+                }
+            }
+            Ok(None) => break Ok(()),
+            Err(why) => break Err(why),
         }
-    }
+    };
+    // First what became of the lines before.
     drop(sent);
-    reporter.await?
+    reporter.await??;
+    ended
 }
 
 async fn report_all(

@@ -9,6 +9,7 @@ use pushonce_control::{Joining, Profile};
 use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
+use pushonce_proto::status::error_chain;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -177,8 +178,8 @@ pub(super) async fn connect(
         .map_err(|why| Status::invalid_argument(format!("{address} cannot be dialled: {why}")))?
         .connect_timeout(patience)
         .timeout(patience);
-    let channel =
-        endpoint.connect().await.map_err(|why| Status::unavailable(format!("{why:?}")))?;
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|why| Status::unavailable(error_chain(&why)))?;
     Ok(MembershipClient::new(channel))
 }
 
