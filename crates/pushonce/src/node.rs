@@ -131,10 +131,11 @@ impl Node {
         let (settings, shard_settings) = channel(None);
         let hosted = Hosted::default();
         let (conflict, conflicts) = channel(None);
+        let address = ports::Address { ours: cluster, conflict: conflicts.clone() };
         let shards = ports::LocalShards {
             hosted: hosted.clone(),
             view: views.clone(),
-            conflict: conflicts.clone(),
+            address: address.clone(),
         };
         let edge = ports::Edge::default();
         let clocks = Arc::new(NodeClocks::new(me));
@@ -187,7 +188,7 @@ impl Node {
                 view: is_current.clone(),
                 owners: handle.owners(),
                 shards: Arc::new(shards),
-                peers: Arc::new(handle.clone()),
+                peers: Arc::new(ports::Peers { relay: handle.clone(), address }),
             },
         );
         let doors = pushonce_gateway::Config {

@@ -27,6 +27,8 @@ pub(super) struct Facts {
     pub(super) replicas: BTreeMap<ShardId, Standing>,
     /// Who owns each shard, as far as is known.
     pub(super) owners: BTreeMap<ShardId, Option<NodeId>>,
+    /// The nodes that should have a copy of each shard.
+    pub(super) copies: BTreeMap<ShardId, Vec<NodeId>>,
     /// The nodes that were heard of on their links, and this node.
     pub(super) reachable: BTreeSet<NodeId>,
     /// Why nothing is written for publishers here, if that is so.
@@ -76,6 +78,8 @@ enum Obstacle {
     Shard(ShardId, Lack),
     Unowned(ShardId),
     OwnerOutOfReach(ShardId, NodeId),
+    /// Most of its copies are out of reach, and those of most other shards are not.
+    CopiesOutOfReach(ShardId),
     NotApplying(ShardId),
     CatchingUp(ShardId),
     Stopped(Part),
@@ -188,7 +192,10 @@ impl Watchman {
         if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
             return Vec::new();
         }
-        let here = |shard: &&ShardId| facts.is_opening || facts.replicas.contains_key(shard);
+        let beyond = facts.beyond_reach();
+        let here = |shard: &&ShardId| {
+            !beyond.contains(shard) && (facts.is_opening || facts.replicas.contains_key(shard))
+        };
         let behind = facts.restored.iter().filter(here);
         let behind = behind.filter(|shard| !self.caught_up.contains(shard));
         behind.map(|&shard| Obstacle::CatchingUp(shard)).collect()
@@ -230,10 +237,12 @@ fn found(facts: &Facts) -> BTreeSet<Obstacle> {
         Some(_) => {}
     }
     found.extend(facts.lack(&facts.control).map(Obstacle::Control));
-    for (&shard, replica) in &facts.replicas {
+    let beyond = facts.beyond_reach();
+    found.extend(beyond.iter().copied().map(Obstacle::CopiesOutOfReach));
+    for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !beyond.contains(shard)) {
         found.extend(facts.lack(replica).map(|lack| Obstacle::Shard(shard, lack)));
     }
-    for (&shard, owner) in &facts.owners {
+    for (&shard, owner) in facts.owners.iter().filter(|(shard, _)| !beyond.contains(shard)) {
         match owner {
             None => _ = found.insert(Obstacle::Unowned(shard)),
             Some(owner) if !facts.reachable.contains(owner) => {
@@ -258,6 +267,22 @@ impl Facts {
         });
         let conflicts = self.conflicts.values().filter(older).map(ToString::to_string);
         halted.chain(conflicts).collect()
+    }
+
+    /// The shards that have lost the majority of their copies, as far as this node can see. When they are
+    /// most of all shards, or the control group cannot be heard either, it is this node that has lost the
+    /// others: then there are none.
+    fn beyond_reach(&self) -> BTreeSet<ShardId> {
+        if self.lack(&self.control).is_some() {
+            return BTreeSet::new();
+        }
+        let is_beyond = |nodes: &Vec<NodeId>| {
+            let reached = nodes.iter().filter(|node| self.reachable.contains(node)).count();
+            !nodes.is_empty() && reached <= nodes.len() / 2
+        };
+        let beyond = self.copies.iter().filter(|(_, nodes)| is_beyond(nodes));
+        let beyond: BTreeSet<_> = beyond.map(|(&shard, _)| shard).collect();
+        if beyond.len() > self.copies.len() / 2 { BTreeSet::new() } else { beyond }
     }
 
     fn lack(&self, group: &Standing) -> Option<Lack> {
@@ -291,6 +316,7 @@ impl Obstacle {
             | Obstacle::Unowned(_) => ELECTION,
             Obstacle::Control(Lack::LeaderOutOfReach(_))
             | Obstacle::Shard(_, Lack::LeaderOutOfReach(_))
+            | Obstacle::CopiesOutOfReach(_)
             | Obstacle::OwnerOutOfReach(..) => SILENCE,
             // It was long enough already.
             Obstacle::NotApplying(_) | Obstacle::CatchingUp(_) | Obstacle::Stopped(_) => {
@@ -311,6 +337,11 @@ impl Obstacle {
             Obstacle::Unowned(_) => "no owner is known".to_owned(),
             Obstacle::OwnerOutOfReach(_, owner) => {
                 format!("cannot deliver, for nothing is heard of the owner, {owner}")
+            }
+            Obstacle::CopiesOutOfReach(_) => {
+                "most copies are out of reach of every node that this one hears: their topics are \
+                 unavailable at all of them until the nodes are back"
+                    .to_owned()
             }
             Obstacle::NotApplying(_) => {
                 format!("cannot apply: entries have waited for {} s", STILL.as_secs())
@@ -345,6 +376,8 @@ impl Obstacle {
             Obstacle::Shard(_, Lack::Leader | Lack::LeaderOutOfReach(_)) => Blocks::PUBLISH,
             // Shards are published to and read without it.
             Obstacle::Control(_) if was_ready => Blocks::default(),
+            // The topics of all other shards are served, and no other node could serve these.
+            Obstacle::CopiesOutOfReach(_) => Blocks::default(),
             Obstacle::Control(_) => Blocks::ALL,
         }
     }
@@ -354,6 +387,7 @@ impl Obstacle {
             Obstacle::Shard(shard, _)
             | Obstacle::Unowned(shard)
             | Obstacle::OwnerOutOfReach(shard, _)
+            | Obstacle::CopiesOutOfReach(shard)
             | Obstacle::NotApplying(shard)
             | Obstacle::CatchingUp(shard) => Some(shard),
             _ => None,

@@ -1,5 +1,6 @@
 //! The topics that this node owns, for the other nodes and for itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pushonce_core::{ClusterView, FetchError, NodeId, Position, ShardId, Topic, Want};
@@ -59,16 +60,21 @@ impl Owned {
         })
     }
 
-    /// The topics of the shards that this node owns, in the order of their names.
+    /// The topics of the shards that this node owns, in the order of their names, and all other shards.
     pub(super) async fn list(
         &self,
         prefix: &str,
         after: Option<&Topic>,
         count_max: usize,
-    ) -> Vec<TopicInfo> {
+    ) -> TopicList {
         let owned = |handle: &Handle| handle.claim().borrow().is_some();
-        let shards = self.hosted.all().into_iter().filter(owned);
+        let shards: Vec<_> = self.hosted.all().into_iter().filter(owned).collect();
+        let mut others: BTreeSet<_> = self.view.borrow().shards.ids().collect();
+        for handle in &shards {
+            others.remove(&handle.id());
+        }
         let mut found: Vec<(ShardId, Info)> = shards
+            .into_iter()
             .flat_map(|handle| {
                 let shard = handle.id();
                 let infos = handle.topics(prefix, after, count_max);
@@ -80,7 +86,8 @@ impl Owned {
         let names = found.iter().map(|(_, info)| info.topic.clone()).collect();
         let audiences = self.relay.audience(names).await;
         let infos = found.into_iter().zip(audiences);
-        infos.map(|((shard, info), audience)| self.info(shard, info, audience)).collect()
+        let topics = infos.map(|((shard, info), audience)| self.info(shard, info, audience));
+        TopicList { topics: topics.collect(), unknown_shards: others.into_iter().collect() }
     }
 
     fn info(&self, shard: ShardId, info: Info, audience: Option<u64>) -> TopicInfo {
@@ -118,8 +125,7 @@ impl Topics for Owned {
         let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
         let after = (!after.is_empty()).then(|| named(&after)).transpose()?;
         let count_max = usize::try_from(count_max).unwrap_or(Handle::TOPICS_MAX);
-        let topics = self.list(&prefix, after.as_ref(), count_max).await;
-        Ok(Response::new(TopicList { topics, unknown_shards: vec![] }.into()))
+        Ok(Response::new(self.list(&prefix, after.as_ref(), count_max).await.into()))
     }
 }
 

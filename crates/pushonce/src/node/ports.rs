@@ -34,8 +34,41 @@ use super::topics::Topics;
 pub(super) struct LocalShards {
     pub(super) hosted: Hosted,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    /// Another cluster to which this node's address belongs: nothing is accepted meanwhile.
+    pub(super) address: Address,
+}
+
+/// Whose address this node has. While it is another cluster's, nothing is accepted here.
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) ours: ClusterId,
+    /// The other cluster, if there is one.
     pub(super) conflict: watch::Receiver<Option<ClusterId>>,
+}
+
+/// The way to the owners on other nodes.
+pub(super) struct Peers {
+    pub(super) relay: pushonce_relay::Handle,
+    pub(super) address: Address,
+}
+
+impl Address {
+    fn refused(&self) -> Option<Refusal> {
+        let theirs = (*self.conflict.borrow())?;
+        Some(Refusal::Unavailable(conflict::text(self.ours, theirs)))
+    }
+}
+
+impl pushonce_publish::Peers for Peers {
+    fn publish(
+        &self,
+        owner: NodeId,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+        match self.address.refused() {
+            Some(refused) => future::ready(Err(refused.into())).boxed(),
+            None => pushonce_publish::Peers::publish(&self.relay, owner, publish),
+        }
+    }
 }
 
 impl LocalShards {
@@ -48,11 +81,7 @@ impl LocalShards {
 
 impl pushonce_publish::Shards for LocalShards {
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        // Not borrowed while the view is: a writer of each might wait between the two.
-        let theirs = *self.conflict.borrow();
-        if let Some(theirs) = theirs {
-            let ours = self.view.borrow().cluster;
-            let refused = Refusal::Unavailable(conflict::text(ours, theirs));
+        if let Some(refused) = self.address.refused() {
             return future::ready(Err(refused.into())).boxed();
         }
         let handle = self.shard_of(&publish.topic);

@@ -1,6 +1,6 @@
 //! The topics of the whole cluster: whom to ask for what there is of them, and how many watch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,15 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    fn add(&mut self, list: &TopicList, counts: impl Fn(&Topic) -> bool) {
+        self.unknown_shards.extend(&list.unknown_shards);
+        let stores = |info: &&TopicInfo| info.history_count > 0 && counts(&info.topic);
+        for info in list.topics.iter().filter(stores) {
+            self.topics += 1;
+            self.messages += info.history_count;
+        }
+    }
+
     /// Why the namespace may not go into its owners' memory without force; `None` when it may.
     pub(super) fn obstacle(&self, namespace: &str) -> Option<String> {
         let Stored { topics, messages, unknown_shards, is_cut_off } = self;
@@ -101,44 +110,25 @@ impl Topics {
     }
 
     async fn list(self, prefix: String, after: Option<Topic>, count_max: usize) -> TopicList {
+        let nodes: BTreeSet<_> =
+            self.owners.borrow().claims().map(|claim| claim.owner).chain([self.owned.me]).collect();
+        let asked =
+            nodes.into_iter().map(|node| self.list_of(node, &prefix, after.as_ref(), count_max));
+        let mut lists = join_all(asked).await;
         let shards = self.owned.view.borrow().shards;
-        let owners = self.owners.borrow().clone();
-        let mut unknown: BTreeSet<ShardId> =
-            shards.ids().filter(|&shard| owners.of(shard).is_none()).collect();
-        let mut nodes: BTreeMap<NodeId, Vec<ShardId>> = BTreeMap::new();
-        for claim in owners.claims() {
-            nodes.entry(claim.owner).or_default().push(claim.shard);
-        }
-        let asked = nodes.into_iter().map(|(node, shards)| {
-            let list = self.list_of(node, &prefix, after.as_ref(), count_max);
-            list.map(|list| list.map_err(|_| shards))
-        });
-        let mut topics = Vec::new();
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(listed) => topics.extend(listed),
-                Err(shards) => unknown.extend(shards),
-            }
-        }
-        topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-        // A shard that moves just now may be listed by both.
-        topics.dedup_by(|a, b| a.topic == b.topic);
-        topics.truncate(count_max);
-        TopicList { topics, unknown_shards: unknown.into_iter().collect() }
+        merged(lists.drain(..).filter_map(Result::ok), shards.ids(), count_max)
     }
 
     /// What the topics of a namespace have on the replicas' disks, as their owners say.
     pub(super) async fn stored(&self, namespace: &str) -> Stored {
         let mut stored = Stored::default();
-        let mut after: Option<Topic> = None;
+        // The topic that is called as its namespace comes before all others that begin so.
+        let first = self.clone().list(namespace.to_owned(), None, 1).await;
+        stored.add(&first, |topic| topic.as_str() == namespace);
+        let (prefix, mut after) = (format!("{namespace}/"), None);
         for _ in 0..STORED_PAGES_MAX {
-            let page = self.clone().list(namespace.to_owned(), after.take(), TOPICS_MAX).await;
-            stored.unknown_shards.extend(page.unknown_shards);
-            let mine = page.topics.iter().filter(|info| info.topic.namespace() == namespace);
-            for info in mine.filter(|info| info.history_count > 0) {
-                stored.topics += 1;
-                stored.messages += info.history_count;
-            }
+            let page = self.clone().list(prefix.clone(), after.take(), TOPICS_MAX).await;
+            stored.add(&page, |_| true);
             let ended = page.topics.len() < TOPICS_MAX;
             after = page.topics.into_iter().next_back().map(|info| info.topic);
             if ended || after.is_none() {
@@ -155,7 +145,7 @@ impl Topics {
         prefix: &str,
         after: Option<&Topic>,
         count_max: usize,
-    ) -> Result<Vec<TopicInfo>, FetchError> {
+    ) -> Result<TopicList, FetchError> {
         if node == self.owned.me {
             return Ok(self.owned.list(prefix, after, count_max).await);
         }
@@ -164,8 +154,7 @@ impl Topics {
             after: after.map_or_else(String::new, Topic::to_string),
             count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
         };
-        let asked = timeout(PATIENCE, self.client(node)?.topics(request)).await;
-        answered(node, asked).map(|list: TopicList| list.topics)
+        answered(node, timeout(PATIENCE, self.client(node)?.topics(request)).await)
     }
 
     /// The connection to a node is made when it is first asked, and kept.
@@ -191,6 +180,26 @@ impl Topics {
         let count = described.map(move |info| info?.audience.ok_or_else(counting));
         count.boxed().shared()
     }
+}
+
+/// The answers of several nodes as one. A claim may outlive the lease of its owner, and only an owner
+/// can tell: a shard is unknown unless one of them lists it.
+fn merged(
+    lists: impl Iterator<Item = TopicList>,
+    shards: impl Iterator<Item = ShardId>,
+    count_max: usize,
+) -> TopicList {
+    let (mut topics, mut unknown) = (Vec::new(), shards.collect::<BTreeSet<_>>());
+    for list in lists {
+        let others: BTreeSet<_> = list.unknown_shards.into_iter().collect();
+        unknown.retain(|shard| others.contains(shard));
+        topics.extend(list.topics);
+    }
+    topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    // A shard that moves just now may be listed by both.
+    topics.dedup_by(|a, b| a.topic == b.topic);
+    topics.truncate(count_max);
+    TopicList { topics, unknown_shards: unknown.into_iter().collect() }
 }
 
 /// What came of a question to a node.
@@ -253,6 +262,19 @@ mod tests {
     #[test]
     fn a_namespace_without_stored_messages_may_go_into_memory() {
         assert_eq!(Stored::default().obstacle("chat"), None);
+    }
+
+    #[test]
+    fn a_shard_that_no_owner_lists_is_unknown() {
+        let list = |unknown: &[u16]| TopicList {
+            topics: Vec::new(),
+            unknown_shards: unknown.iter().copied().map(ShardId).collect(),
+        };
+        let all = || (0..4).map(ShardId);
+        // The second node has a claim of shard 2 and no lease.
+        let merged = |lists: Vec<TopicList>| merged(lists.into_iter(), all(), 9).unknown_shards;
+        assert_eq!(merged(vec![list(&[1, 2, 3]), list(&[0, 2, 3])]), [ShardId(2), ShardId(3)]);
+        assert_eq!(merged(vec![]).len(), 4, "nobody answered");
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl Watch {
             control: standing,
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
+            copies: view.shards.ids().map(|it| (it, view.placement.of(it).to_vec())).collect(),
             reachable,
             halted,
             conflicts,

@@ -24,6 +24,7 @@ fn well() -> Facts {
         is_opening: false,
         replicas: [(SHARD, leading)].into(),
         owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
+        copies: [(SHARD, vec![ME, OTHER]), (ShardId(4), vec![ME, OTHER])].into(),
         reachable: [ME, OTHER].into(),
         disk: None,
         rolled_back: None,
@@ -262,4 +263,36 @@ fn node_without_a_current_view_is_not_ready_for_publishers() {
     let facts = Facts { is_current: false, ..well() };
     let told = Watchman::default().look(&facts, Instant::now());
     assert_eq!(told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(), [Blocks::PUBLISH]);
+}
+
+/// Of ten shards two have their majority on two nodes that died: the other nodes serve the rest.
+#[test]
+fn shards_whose_copies_died_keep_no_other_node_from_its_work() {
+    let mut facts = well();
+    facts.rounds.clear();
+    let dead = [NodeId(7), NodeId(8)];
+    for shard in (10..20).map(ShardId) {
+        let is_dead = shard.0 < 12;
+        let copies = if is_dead { vec![ME, dead[0], dead[1]] } else { vec![ME, OTHER, dead[0]] };
+        facts.copies.insert(shard, copies);
+        facts.owners.insert(shard, Some(if is_dead { dead[0] } else { OTHER }));
+        if is_dead {
+            facts.replicas.insert(shard, Standing::default());
+            facts.restored.insert(shard);
+        }
+    }
+    let blocks = |facts: &Facts| {
+        let (start, mut watchman) = (Instant::now(), Watchman::default());
+        watchman.look(facts, start);
+        watchman.look(facts, start + FIVE)
+    };
+    let told = blocks(&facts);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].text.starts_with("s10, s11: most copies are out of reach"), "{told:?}");
+    assert!(!told[0].blocks.any());
+    // Most of the shards: then it is this node that is cut off.
+    for copies in facts.copies.values_mut() {
+        *copies = vec![ME, dead[0], dead[1]];
+    }
+    assert!(blocks(&facts).iter().any(|reason| reason.blocks.any()));
 }
