@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use axum::Router;
 use axum::body::Body;
-use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
-use crate::http::Fault;
+use crate::http::{Fault, cors};
 use crate::lane::Local;
 use crate::overflow::OverflowPermit;
 use crate::{linger, ws};
@@ -35,7 +35,8 @@ const HEADERS_MAX: usize = 64;
 const BACK_SECS: u32 = 10;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
-    Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
+    Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
+    X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
 /// The right to be connected, until it is dropped.
 pub(crate) enum ConnectionPermit {
@@ -101,13 +102,15 @@ pub(crate) async fn serve(
     let lane = local.clone();
     let permit = Rc::new(permit);
     let admitted = permit.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         admitted.on_request();
-        match request.uri().path() {
+        let answer = match request.uri().path() {
+            _ if request.method() == Method::OPTIONS => ready(cors::preflight()),
             "/ws" if admitted.is_regular() => open(&request, &upgrade, &lane),
             "/ws" => full(),
             _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
-        }
+        };
+        answer.map_ok(cors::complete)
     });
     let config = &local.config;
     let mut connection = http1::Builder::new()
@@ -147,6 +150,11 @@ pub(crate) async fn serve(
 
 type Answer = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;
 
+/// An answer that waits for nothing.
+fn ready(response: Response<Body>) -> Answer {
+    std::future::ready(Ok(response)).boxed_local()
+}
+
 /// Asks for a session.
 fn open(request: &Request<Incoming>, upgrade: &Cell<Option<ws::Opening>>, local: &Local) -> Answer {
     let response = match ws::Opening::read(request, local.config.compression) {
@@ -160,7 +168,7 @@ fn open(request: &Request<Incoming>, upgrade: &Cell<Option<ws::Opening>>, local:
             *refused
         }
     };
-    std::future::ready(Ok(response)).boxed_local()
+    ready(response)
 }
 
 /// Asks for a session where there is room for none.
@@ -168,5 +176,5 @@ fn full() -> Answer {
     let fault = Fault::of(ErrorCode::Overloaded, "this server is full; come back later".to_owned());
     let mut response = fault.answer();
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(BACK_SECS));
-    std::future::ready(Ok(response)).boxed_local()
+    ready(response)
 }

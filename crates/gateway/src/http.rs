@@ -1,7 +1,7 @@
 //! HTTP: the topic is the URL. Everything but `/ws`, which is spoken by hand in `ws`.
 
 mod audience;
-mod cors;
+pub(crate) mod cors;
 mod fault;
 mod headers;
 mod publish;
@@ -14,7 +14,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use http::StatusCode;
 use pushonce_core::Topic;
 use pushonce_fanout::Hub;
@@ -38,15 +38,15 @@ pub(crate) struct Http {
     pub(crate) body_timeout: Duration,
 }
 
-/// The routes of topics, and those of `extra`.
+/// The routes of topics, and those of `extra`. `OPTIONS` and the headers for browsers are the
+/// connection's, which has answers of its own beside these.
 pub(crate) fn router(http: Http, extra: Router) -> Router {
-    let topic = get(snapshot::get).post(publish::post).options(cors::preflight);
+    let topic = get(snapshot::get).post(publish::post);
     Router::new()
         .route("/topics/{*topic}", topic.fallback(method_not_allowed))
-        .route("/dev/certificate", get(certificate).options(cors::preflight))
+        .route("/dev/certificate", get(certificate))
         .with_state(http)
         .fallback(not_found)
-        .layer(middleware::from_fn(cors::allow_any_origin))
         .merge(extra)
         .method_not_allowed_fallback(method_not_allowed)
 }

@@ -87,7 +87,7 @@ async fn what_is_posted_is_read_back_as_it_was() {
 #[tokio::test]
 async fn browsers_may_publish_and_read_errors_from_any_page() {
     let server = Server::start().await;
-    for path in ["/topics/a/b", "/dev/certificate"] {
+    for path in ["/topics/a/b", "/dev/certificate", "/ws", "/health/live", "/nothing"] {
         let preflight = Request::builder().method(Method::OPTIONS).uri(path);
         let preflight = preflight
             .header("origin", "https://example.org")
@@ -101,17 +101,57 @@ async fn browsers_may_publish_and_read_errors_from_any_page() {
         assert!(headers.contains("content-type") && headers.contains("idempotency-key"));
     }
     let put = Request::builder().method(Method::PUT).uri("/topics/a");
-    for error in [
-        get(&server, "/topics/a").await,
-        get(&server, "/topics/a//b").await,
-        get(&server, "/nothing").await,
-        post(&server, "/topics/$sys/a", "x").await,
-        ask(&server, put, "").await,
+    let old = Request::get("/ws").header("connection", "upgrade").header("upgrade", "websocket");
+    let no_key = Request::get("/ws").header("connection", "upgrade").header("upgrade", "websocket");
+    for (error, status) in [
+        (get(&server, "/topics/a").await, 404),
+        (get(&server, "/topics/a//b").await, 400),
+        (get(&server, "/nothing").await, 404),
+        (post(&server, "/topics/$sys/a", "x").await, 403),
+        (ask(&server, put, "").await, 405),
+        (post(&server, "/health/live", "x").await, 405),
+        (get(&server, "/ws").await, 426),
+        (ask(&server, old.header("sec-websocket-version", "8"), "").await, 426),
+        (ask(&server, no_key.header("sec-websocket-version", "13"), "").await, 400),
+        (post(&server, "/ws", "x").await, 405),
     ] {
-        assert!(error.status.is_client_error());
-        assert_eq!(error.header("access-control-allow-origin"), "*", "{}", error.status);
-        assert_eq!(error.header("x-content-type-options"), "nosniff");
+        assert_eq!(error.status, status);
+        assert_readable_by_any_page(&error);
     }
+    assert_readable_by_any_page(&get(&server, "/health/live").await);
+}
+
+/// What a page of any origin needs to read an answer, and what keeps it from being run as a page.
+fn assert_readable_by_any_page(answer: &Answer) {
+    for (name, value) in
+        [("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff")]
+    {
+        let header = answer.headers.get(name).map(|value| value.as_bytes());
+        assert_eq!(header, Some(value.as_bytes()), "{name}, {}", answer.status);
+    }
+}
+
+/// One place, taken: every other connection has one answer.
+#[tokio::test]
+async fn browsers_may_read_that_the_server_is_full() {
+    let server = Server::with(|config| (config.connections_max, config.lanes) = (1, 1)).await;
+    let session = Raw::session(server.http, b"").await;
+    for path in ["/ws", "/health/live"] {
+        let answer = get(&server, path).await;
+        assert_readable_by_any_page(&answer);
+    }
+    assert_eq!(get(&server, "/ws").await.refusal(), (503, "overloaded".to_owned()));
+    // A connection for which there is no place at all is answered without a look at its request.
+    let mut silent = Vec::new();
+    for _ in 0..17 {
+        silent.push(Raw::connect(server.http, b"").await);
+    }
+    let answer = silent[0].all().await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    for header in ["access-control-allow-origin: *", "x-content-type-options: nosniff"] {
+        assert!(answer.contains(header), "{answer}");
+    }
+    drop((silent, session));
 }
 
 #[tokio::test]

@@ -6,22 +6,23 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONTENT_SECURITY_POLICY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_SECURITY_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, OPTIONS");
 
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
-/// The answer to `OPTIONS`, which browsers send before a publish with a content type of its own.
-pub(super) async fn preflight() -> Response {
+/// The answer to `OPTIONS` at any path, which browsers send before a publish with a content type of its
+/// own. A browser reads the real answer only after this one allowed it, so it must not be an error, even
+/// where the real answer is one.
+pub(crate) fn preflight() -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ALLOW, METHODS);
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
     let allowed = "content-type, idempotency-key, if-none-match";
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
@@ -29,16 +30,25 @@ pub(super) async fn preflight() -> Response {
     response
 }
 
-/// Completes every answer, errors included: a page that may not read an error sees a network failure. For
-/// the pages of a node that is not a member yet, too.
-pub async fn allow_any_origin(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// Adds what every answer of the port needs, errors included: a page that cannot read an error sees a
+/// network failure.
+pub(crate) fn complete(mut response: Response) -> Response {
+    // CORS does not apply to WebSockets, and a reconnect storm is no time for bytes that nobody reads.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return response;
+    }
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     let exposed = HeaderValue::from_static("etag, pushonce-position, retry-after");
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The same as a middleware, for the pages of a node that is not a member yet.
+pub async fn allow_any_origin(request: Request, next: Next) -> Response {
+    let is_preflight = request.method() == Method::OPTIONS;
+    complete(if is_preflight { preflight() } else { next.run(request).await })
 }
 
 /// Keeps a browser from running a payload as a page of this server, whatever type its publisher gave it.
