@@ -34,13 +34,13 @@ mod cluster;
 mod line;
 mod metrics;
 mod ordered;
-mod oversize;
 mod ports;
 mod publisher;
 mod route;
 pub mod router;
 pub mod server;
 mod subscription;
+mod undecoded;
 
 pub use cluster::TOPICS_MAX;
 pub use ordered::Ordered;

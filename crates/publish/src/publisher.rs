@@ -17,9 +17,9 @@ use pushonce_proto::publisher::{OUTCOME_HEADER, fetch_status, publish_status};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Feed, Router, oversize, subscription};
+use crate::{Feed, Router, subscription, undecoded};
 
 pub(crate) struct Publisher {
     pub router: Router,
@@ -175,7 +175,9 @@ impl Stream for Requests {
                     let publish = Publish::try_from(request).map_err(PublishError::from);
                     return Poll::Ready(Some(publish));
                 }
-                Some(Err(status)) if status.code() == Code::OutOfRange => oversize::refused(),
+                Some(Err(status)) if undecoded::is_of_decoder(&status) => {
+                    undecoded::refused(&status)
+                }
                 Some(Err(status)) => status,
             },
         };

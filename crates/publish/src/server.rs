@@ -18,8 +18,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::cluster::Cluster;
-use crate::oversize::Oversize;
 use crate::publisher::{Leave, Publisher};
+use crate::undecoded::Undecoded;
 use crate::{Feed, Operations, Overview, Router, Topics};
 
 /// Twice the largest payload: the message around it is small, and what no namespace takes need not
@@ -142,7 +142,7 @@ impl Server {
             PublisherServer::new(publisher).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterServer::new(Cluster { overview, topics, operations });
         let services = transport()
-            .add_service(Oversize(publisher))
+            .add_service(Undecoded(publisher))
             .add_service(cluster)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)

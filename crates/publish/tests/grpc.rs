@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
@@ -35,8 +35,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 const ME: NodeId = NodeId(1);
 const LIVE: &str = "worldcup/2026/live";
@@ -332,6 +333,91 @@ async fn a_frame_past_every_limit_is_refused_and_the_connection_lives() {
     assert_eq!(answers.message().await.expect("acknowledged").expect("one").sequence, 1);
     let status = answers.message().await.expect_err("the stream ends");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+/// Sends bytes as they are, whatever a message should be.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Raw;
+    type Decoder = Raw;
+
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Raw {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, bytes: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(bytes);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+/// The topic `a` and nothing else.
+const MESSAGE: Bytes = Bytes::from_static(b"\x0a\x01a");
+
+/// A topic that is longer than the message.
+const GARBAGE: Bytes = Bytes::from_static(b"\x0a\xffgarbage");
+
+/// Refused for ever: a publisher does not send it again.
+fn assert_refused_for_good(status: &Status, says: &str) {
+    assert!(status.message().contains(says), "{status:?}");
+    let failure = publisher::Failure::from(status);
+    let refused = matches!(failure, publisher::Failure::Refused { retry: false, .. });
+    assert!(refused, "{failure:?}: {status:?}");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_are_refused_for_good() {
+    let mut grpc = tonic::client::Grpc::new(Node::start().await.channel().await);
+    let path = |call: &str| {
+        let path = format!("/pushonce.publisher.v1.Publisher/{call}");
+        tonic::codegen::http::uri::PathAndQuery::try_from(path).expect("a path")
+    };
+    grpc.ready().await.expect("up");
+    let refused = grpc.unary(tonic::Request::new(GARBAGE), path("Publish"), Raw).await;
+    assert_refused_for_good(&refused.expect_err("refused"), "cannot be read");
+
+    grpc.ready().await.expect("up");
+    let requests = tonic::Request::new(stream::iter([MESSAGE, GARBAGE, MESSAGE]));
+    let answers = grpc.streaming(requests, path("PublishStream"), Raw).await.expect("open");
+    let mut answers = answers.into_inner();
+    assert!(answers.message().await.expect("an answer to the first").is_some());
+    let end = answers.message().await.expect_err("the stream ends");
+    assert_refused_for_good(&end, "cannot be read");
+}
+
+#[tokio::test]
+async fn compressed_messages_are_refused_for_good() {
+    let publisher = Node::start().await.publisher().await;
+    let mut publisher = publisher.send_compressed(CompressionEncoding::Gzip);
+    let status = publisher.publish(request("a", "x")).await.expect_err("refused");
+    assert_refused_for_good(&status, "without compression");
+    let accepted = status.metadata().get("grpc-accept-encoding");
+    assert_eq!(accepted, Some(&"identity".parse().expect("ASCII")), "{status:?}");
+
+    let answers = publisher.publish_stream(stream::iter([request("a", "x")])).await;
+    assert_refused_for_good(&answers.expect_err("refused"), "without compression");
 }
 
 #[tokio::test]
