@@ -37,7 +37,7 @@ pub(crate) struct Builder {
     shelf: Arc<Shelf>,
     meta: SnapshotMeta,
     /// Taken by the first build. Never locked, as above.
-    state: Mutex<Option<Capture>>,
+    state: Mutex<Option<io::Result<Capture>>>,
 }
 
 impl Adapter {
@@ -142,7 +142,8 @@ impl RaftStateMachine<Types> for Adapter {
     async fn get_snapshot_builder(&mut self) -> Builder {
         let meta =
             SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        let state = Mutex::new(Some(self.machine().snapshot()));
+        let machine = self.machine();
+        let state = Mutex::new(Some(unless_panic("taking a snapshot", || machine.snapshot())));
         Builder { shelf: Arc::clone(&self.shelf), meta, state }
     }
 
@@ -167,7 +168,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let state = state.ok_or_else(|| io::Error::other("the state was saved already"))?;
+        let state = state.ok_or_else(|| io::Error::other("the state was saved already"))??;
         self.shelf.save(self.meta.clone(), state).await.map(Snapshot::from)
     }
 }

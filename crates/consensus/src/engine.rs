@@ -503,8 +503,8 @@ impl Engine {
             .map_err(|error| error.to_string())?;
         // What a leader counts on outlives a restart of its followers: until its lease has surely
         // run out, this replica elects nobody else. openraft forgets the lease.
-        let silent_until = log.follows_another(me.0).then(|| BootTime::now() + times.hold());
-        raft.runtime_config().elect(silent_until.is_none() && recovery.is_none());
+        let bound_since = log.follows_another(me.0).then(BootTime::now);
+        raft.runtime_config().elect(bound_since.is_none() && recovery.is_none());
         Ok(Group(Arc::new(GroupInner {
             id,
             me: *me,
@@ -529,7 +529,7 @@ impl Engine {
             changing: Mutex::new(()),
             handed_over: AtomicU64::new(0),
             leader_log: AtomicU64::new(0),
-            silent_until,
+            bound_since,
             stopping: self.0.shutdown.child_token(),
             tasks: TaskTracker::new(),
         })))

@@ -102,8 +102,8 @@ pub(crate) struct Inner {
     pub(crate) handed_over: AtomicU64,
     /// The index of the last entry that the leader said it holds.
     pub(crate) leader_log: AtomicU64,
-    /// Until then this replica neither votes nor asks for votes.
-    pub(crate) silent_until: Option<BootTime>,
+    /// When this replica started, if it may be bound to a leader that it heard before.
+    pub(crate) bound_since: Option<BootTime>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -227,6 +227,13 @@ impl Group {
     /// The recovery, while this replica has not got back all that it had lost.
     pub(crate) fn recovering(&self) -> Option<&Recovery> {
         self.0.recovery.as_ref().filter(|recovery| recovery.is_on())
+    }
+
+    /// Until when this replica neither votes nor asks for votes after its start: the hold may become longer
+    /// meanwhile, and with it the lease of the leader that it heard before.
+    pub(crate) fn silent_until(&self) -> Option<BootTime> {
+        let until = self.0.bound_since.map(|since| since + self.0.times.hold());
+        until.filter(|until| BootTime::now() < *until)
     }
 
     /// The unexpired lease of this node as the leader.

@@ -90,7 +90,7 @@ async fn observe(group: &Group) {
 
 /// Lets the replica ask for votes once its silence is over, and it has all that it had.
 async fn speak(group: &Group) {
-    if let Some(at) = group.0.silent_until {
+    while let Some(at) = group.silent_until() {
         at.reached().await;
     }
     if let Some(recovery) = &group.0.recovery {

@@ -198,12 +198,33 @@ impl Machine for Superstitious {
     }
 
     fn snapshot(&self) -> Capture {
+        let is_unlucky = self.0.0.lock().unwrap().contains(&17);
+        assert!(!is_unlucky, "a bug");
         self.0.snapshot()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
         self.0.restore(snapshot)
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panic_in_a_snapshot_is_the_failure_of_its_replica() {
+    let settings = Settings { log_bytes_max: 100_000, ..quick() };
+    let node = Node::start(1, &AddressBook::default(), settings).await;
+    let unlucky = node.engine.start(GroupId(7), Superstitious(Sum::default())).await.unwrap();
+    unlucky.initialize().await.unwrap();
+    let mut status = unlucky.status();
+    status.wait_for(|status| status.leads).await.unwrap();
+    for _ in 0..20 {
+        if unlucky.propose(entry(17, 10_000)).await.is_err() {
+            break;
+        }
+    }
+    let failed = status.wait_for(|status| status.failed.is_some());
+    let failed = tokio::time::timeout(Duration::from_secs(8), failed).await.unwrap().unwrap();
+    let why = failed.failed.clone().unwrap();
+    assert!(why.contains("panicked"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -161,15 +161,14 @@ impl Control {
         self.ask(Command::Remove(node)).await.map(drop)
     }
 
-    /// Raises the version of the cluster by one, if this build and every member's support the next one;
-    /// a cluster that has the newest version of this build keeps it. Says which version the cluster has
+    /// Raises the version of the cluster by one, if the build of every member supports the next one; a
+    /// cluster whose members all know no newer one keeps its version. Says which version the cluster has
     /// then. There is no way back: a node whose build does not support the version is refused from then
     /// on.
     ///
     /// Any node takes this and brings it to the leader, as [`Control::join`].
     pub async fn finalize(&self) -> Result<ClusterVersion, AskError> {
-        let cluster = self.first_view().await?.cluster_version;
-        let to = cluster.next().min(VersionRange::SUPPORTED.max);
+        let to = self.first_view().await?.next_version();
         match self.ask(Command::Finalize { to }).await? {
             Answer::Version(version) => Ok(version),
             _ => Err(AskError::Unknown("the leader answered something else".to_owned())),

@@ -149,6 +149,14 @@ impl ClusterView {
         self.members.values().filter(lacks).map(|m| m.id).collect()
     }
 
+    /// The version that the cluster may be raised to: the next one if the build of any member supports
+    /// that, else the present one.
+    pub fn next_version(&self) -> ClusterVersion {
+        let next = self.cluster_version.next();
+        let is_known = self.members.values().any(|m| m.build.supported.contains(next));
+        if is_known { next } else { self.cluster_version }
+    }
+
     /// The region of a member; empty for a node without label and for a stranger.
     pub fn region(&self, id: NodeId) -> &str {
         self.member(id).map_or("", |m| m.region.as_str())

@@ -29,7 +29,6 @@ use super::greeting::{offer, offered};
 use super::marks::{Greeting, Marks};
 use super::receive;
 use super::wire::{self, CLUSTER, FROM, HEARD, Kind, LOG, Proposed, TO, said};
-use crate::clock::BootTime;
 use crate::types::{Entry, LogId, Types, Vote};
 use crate::{AddressBook, Group, GroupId, ProposeError};
 
@@ -330,7 +329,7 @@ impl Group {
         if request.leadership_transfer {
             return Ok(());
         }
-        if self.0.silent_until.is_some_and(|until| BootTime::now() < until) {
+        if self.silent_until().is_some() {
             return Err("restarted a moment ago, and may be bound to another leader".to_owned());
         }
         if self.0.hold.is_on() || self.lease().is_some() {

@@ -122,3 +122,16 @@ fn builds_that_support_a_version_read_the_same_commands_of_it() {
     assert!(matches!(Command::decode_within(OLD, &entry), Err(Unreadable::Version(_))));
     assert_eq!(Command::decode_within(NEW, &entry), Ok((TWO, command)));
 }
+
+/// So that it can be asked for at a node with the old build, which says then that it is the one.
+#[test]
+fn the_next_version_is_asked_for_when_the_build_of_any_member_supports_it() {
+    let mut state = founded(OLD);
+    assert!(matches!(start(&mut state, 2, 1, OLD), Answer::Joined(_)));
+    let next = |state: &State| state.view().expect("founded").next_version();
+    assert_eq!(next(&state), ONE);
+    assert!(matches!(start(&mut state, 2, 2, NEW), Answer::Joined(_)));
+    assert_eq!(next(&state), TWO);
+    let members = vec![NodeId(1)];
+    assert_eq!(finalize(&mut state, TWO), refused(Refusal::NotSupportedByAll { to: TWO, members }));
+}

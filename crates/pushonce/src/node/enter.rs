@@ -67,7 +67,6 @@ impl Entry {
                 let mark = Engine::mark_in(data.path(), known.cluster, known.node).await?;
                 joining.log = Some(mark);
                 let times = data.times()?;
-                let times = times.unwrap_or_else(|| ClusterTimes::new(config.consensus.times()));
                 agree(&config, &times)?;
                 let others = [config.join.clone(), data.peers()].concat();
                 join::confirm(&others, known.asker(), &joining).await?;

@@ -148,19 +148,20 @@ impl DataDir {
         self.path.join("peers")
     }
 
-    /// The times of consensus that the node had in force last; `None` before it had any.
+    /// The times of consensus that the node had in force last. They are older than the identity: without
+    /// them the node would guess how long the leases of others last.
     ///
     /// # Errors
-    /// [`DataError`] when the file is there and cannot be read.
-    pub(super) fn times(&self) -> Result<Option<ClusterTimes>, DataError> {
+    /// [`DataError`] when the file cannot be read, or is not there.
+    pub(super) fn times(&self) -> Result<ClusterTimes, DataError> {
         let path = self.path.join("times.json");
         let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(why) => return Err(io(&path)(why)),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DataError::Damaged { path, why: why.to_string() });
+            }
+            read => read.map_err(io(&path))?,
         };
-        let times = serde_json::from_str(&text);
-        times.map(Some).map_err(|why| DataError::Damaged { path, why: why.to_string() })
+        serde_json::from_str(&text).map_err(|why| DataError::Damaged { path, why: why.to_string() })
     }
 
     /// Writes the times of consensus, durable when it returns: before they are acknowledged.
@@ -309,11 +310,11 @@ mod tests {
     fn a_directory_remembers_the_times_of_consensus() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
-        assert_eq!(data.times().expect("reads"), None);
+        assert!(matches!(data.times(), Err(DataError::Damaged { .. })), "never guessed");
         let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
         let times = ClusterTimes { version: 2, current, next };
         data.keep_times(&times).expect("writes");
-        assert_eq!(data.times().expect("reads"), Some(times));
+        assert_eq!(data.times().expect("reads"), times);
         fs::write(dir.path().join("times.json"), "{}").expect("writes");
         assert!(matches!(data.times(), Err(DataError::Damaged { .. })));
     }
