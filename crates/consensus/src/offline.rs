@@ -35,9 +35,9 @@ pub struct Offline {
 /// What is on the disk of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The replicas that vote, as the newest entry about that says; of both configurations while they
-    /// change.
-    pub voters: BTreeSet<NodeId>,
+    /// The configurations that the newest entry about that names: one, or two while the voters change.
+    /// Each is the set of its voters, and the group needs a majority of each.
+    pub voters: Vec<BTreeSet<NodeId>>,
     /// The index of the last entry; 0 when there is none.
     pub last: u64,
     /// The term of the last entry. Of two replicas the one whose last entry has the higher term has more
@@ -68,14 +68,19 @@ pub enum OfflineError {
 impl Found {
     /// Where a new history of the group begins: above everything that the others can have given out.
     pub fn next_history(&self) -> At {
+        self.history_after(0)
+    }
+
+    /// As [`Found::next_history`], for a group that may have been begun anew so many times before without
+    /// this replica: each time took it one step higher.
+    pub fn history_after(&self, recoveries: u64) -> At {
         #[cfg(feature = "planted-bugs")]
         if crate::planted::keeps_terms() {
             return At { index: self.last, term: self.term };
         }
-        At {
-            index: self.last.saturating_add(INDEX_STEP),
-            term: Term(self.term.0.saturating_add(TERM_STEP)),
-        }
+        let steps = recoveries.saturating_add(1);
+        let above = |last: u64, step: u64| last.saturating_add(step.saturating_mul(steps));
+        At { index: above(self.last, INDEX_STEP), term: Term(above(self.term.0, TERM_STEP)) }
     }
 }
 
@@ -149,7 +154,7 @@ impl Offline {
         let last_term = applied.map_or(0, |applied| applied.leader_id.term);
         let voted = kept.vote.map_or(0, |vote| vote.leader_id.term);
         Ok(Found {
-            voters: membership.voter_ids().map(NodeId).collect(),
+            voters: configurations(&membership),
             last: applied.map_or(0, |applied| applied.index),
             last_term: Term(last_term),
             term: Term(voted.max(last_term)),
@@ -201,6 +206,11 @@ impl Offline {
     pub fn commit(mut self) -> Result<(), OfflineError> {
         Ok(self.disk.write(&self.staged)?)
     }
+}
+
+fn configurations(membership: &StoredMembership) -> Vec<BTreeSet<NodeId>> {
+    let configurations = membership.membership().get_joint_config().iter();
+    configurations.map(|voters| voters.iter().copied().map(NodeId).collect()).collect()
 }
 
 /// The parts of a log that [`log::read`] gives.

@@ -85,9 +85,11 @@ async fn a_group_that_lost_its_majority_is_begun_anew_above_everything_it_had() 
     let mut sum = Sum::default();
     let found = offline.replay(GROUP, &mut sum).unwrap();
     assert_eq!(*sum.0.lock().unwrap(), [1, 2, 3]);
-    assert_eq!(found.voters, ids(&[1, 2, 3]));
+    assert_eq!(found.voters, [ids(&[1, 2, 3])]);
     let at = found.next_history();
     assert!(at.term > found.term && at.index > found.last, "{at:?} is not above what there was");
+    let later = found.history_after(1);
+    assert!(later.term > at.term && later.index > at.index, "{later:?} is not above {at:?}");
     offline.begin_anew(GROUP, at, sum.snapshot()).unwrap();
     offline.commit().unwrap();
 

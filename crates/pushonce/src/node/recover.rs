@@ -1,22 +1,24 @@
-//! A cluster that has lost the majority of its control group for good, recovered on the data directories
-//! of the nodes that survived, which do not run.
+//! A cluster in which groups have lost their majority for good, recovered on the data directories of the
+//! nodes that survived, which do not run.
 //!
-//! A [`survey`] of every survivor leads each of them to the same [`plan`]: the group that has lost its
-//! majority is begun anew by the survivor that has most of it, and by no other.
+//! A [`survey`] of every survivor leads each of them to the same [`plan`]: a group that has lost its
+//! majority is begun anew by the survivor that has most of it, and by no other. The control group is one
+//! of these groups. While it has its majority, it is left as it is.
 
+mod lost;
 pub(crate) mod plan;
 pub(crate) mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use pushonce_consensus::{At, Found, GroupId, Offline};
 use pushonce_control::State as ControlState;
-use pushonce_core::{ClusterView, NodeId, ShardId};
+use pushonce_core::{ClusterView, NodeId, ShardId, Term};
 use pushonce_shard::State as ShardState;
 use serde::Serialize;
 
@@ -39,9 +41,10 @@ pub(crate) struct Recovery {
     identity: Identity,
     offline: Offline,
     control: ControlState,
-    control_found: Found,
     view: ClusterView,
     survey: Survey,
+    /// Where another history of any group may begin. See [`above_all`].
+    above: At,
     plan: Result<Plan, NoPlan>,
 }
 
@@ -55,14 +58,17 @@ impl Recovery {
         let data = DataDir::open(path)?;
         let identity = data.identity()?.context("the data directory belongs to no cluster")?;
         let mut offline = Offline::open(path, identity.cluster, identity.node)?;
-        let (control, control_found) = pushonce_control::replay(&mut offline)?;
+        let (control, found) = pushonce_control::replay(&mut offline).context(
+            "without its control group this node cannot be a survivor: on the others, name it in --lost",
+        )?;
         let view = control.view().context("this node has never heard of its cluster")?;
-        let survey = Survey::of(&mut offline, &identity, &view, &control_found)?;
+        let recoveries = recorded(path)?;
+        let survey = Survey::of(&mut offline, &identity, &view, &found, recoveries)?;
         let surveys = all(&survey, &request.surveys)?;
-        let lost = request.lost.iter().map(|name| survey.meant(name));
-        let lost: BTreeSet<_> = lost.collect::<anyhow::Result<_>>()?;
-        let plan = plan::decide(&surveys, identity.node, &lost);
-        Ok(Recovery { data, identity, offline, control, control_found, view, survey, plan })
+        let lost = lost::resolve(&surveys, &request.lost);
+        let plan = lost.and_then(|lost| plan::decide(&surveys, identity.node, &lost));
+        let above = above_all(&surveys);
+        Ok(Recovery { data, identity, offline, control, view, survey, above, plan })
     }
 
     pub(crate) fn survey(&self) -> &Survey {
@@ -82,27 +88,28 @@ impl Recovery {
     /// # Errors
     /// [`NoPlan`]; and when the store or the directory cannot be written. Nothing counts then.
     pub(crate) fn carry_out(self) -> anyhow::Result<()> {
-        let Recovery { data, identity, mut offline, mut control, control_found, .. } = self;
+        let Recovery { data, identity, mut offline, mut control, view, above, .. } = self;
         let plan = self.plan?;
-        let at = control_found.next_history();
-        if plan.control == identity.node {
-            control.recover(identity.node, &plan.lost, at.index)?;
+        if plan.control == Some(identity.node) {
+            // Some may have been removed already.
+            let known = plan.lost.iter().copied().filter(|node| view.members.contains_key(node));
+            control.recover(identity.node, &known.collect(), above.index)?;
             let state = pushonce_control::capture(&control);
-            offline.begin_anew(GroupId::CONTROL, at, state)?;
+            offline.begin_anew(GroupId::CONTROL, above, state)?;
         }
         for (&shard, fate) in &plan.shards {
             let shard = ShardId(shard);
             match fate {
                 Fate::Recovered { .. } => {
                     let (state, found) = pushonce_shard::replay(&mut offline, shard)?;
-                    begin(&mut offline, shard, found.next_history(), state)?;
+                    begin(&mut offline, shard, later(found.next_history(), above), state)?;
                 }
-                Fate::Empty => begin(&mut offline, shard, at, ShardState::new(shard))?,
+                Fate::Empty => begin(&mut offline, shard, above, ShardState::new(shard))?,
                 Fate::GoesOn | Fate::Elsewhere { .. } => {}
             }
         }
         offline.commit()?;
-        let left = self.view.members.values().filter(|member| !plan.lost.contains(&member.id));
+        let left = view.members.values().filter(|member| !plan.lost.contains(&member.id));
         let peers = left.filter(|member| member.id != identity.node);
         let peers: Vec<_> = peers.map(|member| member.addresses.peer.clone()).collect();
         data.keep_peers(&peers);
@@ -138,6 +145,26 @@ fn all(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Surve
     Ok(surveys)
 }
 
+/// Where another history of any group may begin, whatever the lost replicas of it had.
+///
+/// Each recovery takes a group at most one step above what it had, or to this place. So no group is higher
+/// than the control group by more steps than there were recoveries, and this is one more. The survivors
+/// know how many there were: a shard that was begun anew before may have no surviving replica that says so.
+fn above_all(surveys: &BTreeMap<NodeId, Survey>) -> At {
+    let controls = || surveys.values().map(|survey| &survey.control);
+    let control = Found {
+        last: controls().map(|control| control.last).max().unwrap_or_default(),
+        term: Term(controls().map(|control| control.term).max().unwrap_or_default()),
+        ..Found::default()
+    };
+    control
+        .history_after(surveys.values().map(|survey| survey.recoveries).max().unwrap_or_default())
+}
+
+fn later(one: At, other: At) -> At {
+    At { index: one.index.max(other.index), term: one.term.max(other.term) }
+}
+
 fn begin(
     offline: &mut Offline,
     shard: ShardId,
@@ -148,7 +175,19 @@ fn begin(
     Ok(offline.begin_anew(GroupId::shard(shard), at, pushonce_shard::capture(state))?)
 }
 
-/// One line of JSON for each recovery, for whoever wonders later.
+const RECORD: &str = "recoveries.jsonl";
+
+/// How many recoveries a data directory has a record of.
+fn recorded(path: &Path) -> anyhow::Result<u64> {
+    let path = path.join(RECORD);
+    match std::fs::read(&path) {
+        Ok(text) => Ok(text.iter().filter(|&&byte| byte == b'\n').count() as u64),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Adds one line of JSON to the record: for people, and for [`recorded`].
 fn record(path: &Path, plan: &Plan) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct Record<'a> {
@@ -156,7 +195,7 @@ fn record(path: &Path, plan: &Plan) -> anyhow::Result<()> {
         #[serde(flatten)]
         plan: &'a Plan,
     }
-    let path = path.join("recoveries.jsonl");
+    let path = path.join(RECORD);
     let line = serde_json::to_string(&Record { time_ms: now_ms(), plan })?;
     let file = File::options().create(true).append(true).open(&path);
     let written = file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()));
@@ -168,4 +207,28 @@ fn record(path: &Path, plan: &Plan) -> anyhow::Result<()> {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::survey::Replica;
+    use super::*;
+
+    #[test]
+    fn another_history_begins_above_one_of_which_no_survivor_has_anything() {
+        let survey = |recoveries| Survey {
+            cluster: "c0".to_owned(),
+            node: NodeId(1),
+            members: BTreeMap::new(),
+            shard_count: 1,
+            recoveries,
+            control: Replica { last: 90, term: 7, last_term: 7, ..Replica::default() },
+            shards: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+        };
+        let above = |recoveries| above_all(&BTreeMap::from([(NodeId(1), survey(recoveries))]));
+        let (first, second) = (above(0), above(1));
+        // A shard that was begun anew at the first place, and has gone on since, is below the second.
+        assert!(second.index > first.index + (1 << 39) && second.term > first.term);
+    }
 }

@@ -1,11 +1,11 @@
-//! `pushonce cluster recover`: go on after the majority of the control group is lost for good.
+//! `pushonce cluster recover`: go on after the majority of some groups is lost for good.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::super::operator::print;
-use crate::node::recover::plan::{Fate, NoPlan, Plan};
+use crate::node::recover::plan::{Fate, Plan, Unreadable};
 use crate::node::recover::{Recovery, Request};
 
 /// The directory of a survivor, and what is lost.
@@ -32,9 +32,11 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let survey = recovery.survey().clone();
     let plan = match recovery.plan() {
         Ok(plan) => plan.clone(),
-        // What the other survivors need to know of this one.
-        Err(NoPlan::Unsurveyed(_)) if json && !yes => {
-            print(json, || json!({"done": false, "survey": survey}), String::new)?;
+        // The other survivors need this survey, whatever this one can see alone.
+        Err(why) if json && !yes => {
+            let no_plan = why.to_string();
+            let printed = || json!({"done": false, "no_plan": no_plan, "survey": survey});
+            print(json, printed, String::new)?;
             return Ok(());
         }
         Err(why) => return Err(why.into()),
@@ -47,20 +49,9 @@ pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
 }
 
 fn text(plan: &Plan, done: bool) -> String {
-    let lost: Vec<_> = plan.lost.iter().map(ToString::to_string).collect();
-    let mut text = format!(
-        "cluster {}, on {}\n{} {} removed for ever, and must be wiped before they join again\n",
-        plan.cluster,
-        plan.node,
-        lost.join(", "),
-        if lost.len() == 1 { "is" } else { "are" },
-    );
-    text += &match plan.control == plan.node {
-        true => "the control group goes on here, as its last entry here has it\n".to_owned(),
-        false => {
-            format!("the control group is recovered on {}: run this there, too\n", plan.control)
-        }
-    };
+    let mut text = format!("cluster {}, on {}\n", plan.cluster, plan.node);
+    text += &format!("plan {}: the same on every survivor\n", plan.digest);
+    text += &control_text(plan);
     let mut may_lose = false;
     for (shard, fate) in &plan.shards {
         may_lose |= matches!(fate, Fate::Recovered { .. } | Fate::Empty);
@@ -71,11 +62,39 @@ fn text(plan: &Plan, done: bool) -> String {
                  all in `memory` namespaces. Every topic of these shards begins a later epoch: its \
                  subscribers are told of a gap\n";
     }
+    if !plan.unreadable.is_empty() {
+        text += "Lost are also these replicas, which cannot be read:\n";
+    }
+    for Unreadable { shard, node, why } in &plan.unreadable {
+        text += &format!("s{shard} on {node}  {why}\n");
+    }
     text += match done {
         true => "done; start this node again, then let new nodes join\n",
         false => "nothing was changed; make sure that the lost nodes cannot run, then add --yes\n",
     };
     text
+}
+
+/// What becomes of the control group and of the lost members.
+fn control_text(plan: &Plan) -> String {
+    let lost: Vec<_> = plan.lost.iter().map(ToString::to_string).collect();
+    let (are, stay) =
+        if lost.len() == 1 { ("is", "stays a member") } else { ("are", "stay members") };
+    let lost = lost.join(", ");
+    let removed =
+        format!("{lost} {are} removed for ever, and must be wiped before they join again\n");
+    match plan.control {
+        Some(node) if node == plan.node => {
+            removed + "the control group goes on here, as its last entry here has it\n"
+        }
+        Some(node) => {
+            removed + &format!("the control group is recovered on {node}: run this there, too\n")
+        }
+        None => format!(
+            "the control group has its majority, and goes on by itself when the survivors run again\n\
+             {lost} {stay} until then, and must not run: take each out with `pushonce cluster remove`\n"
+        ),
+    }
 }
 
 fn fate_text(fate: &Fate) -> String {
@@ -102,29 +121,38 @@ mod tests {
     #[test]
     fn an_operator_is_told_what_may_be_lost_before_anything_changes() {
         let recovered = Fate::Recovered { last: 41, topics: 2, messages: 9, incomplete: false };
-        let plan = Plan {
+        let mut plan = Plan {
+            digest: "1a2b3c4d".to_owned(),
             cluster: "c0".to_owned(),
             node: NodeId(1),
             lost: BTreeSet::from([NodeId(2), NodeId(3)]),
-            control: NodeId(1),
+            control: Some(NodeId(1)),
             shards: BTreeMap::from([
                 (0, recovered),
                 (1, Fate::Empty),
                 (2, Fate::GoesOn),
                 (3, Fate::Elsewhere { node: NodeId(4) }),
             ]),
+            unreadable: vec![Unreadable { shard: 1, node: NodeId(4), why: "torn".to_owned() }],
         };
         let said = text(&plan, false);
         for part in [
+            "plan 1a2b3c4d: the same on every survivor\n",
             "n2, n3 are removed for ever",
             "s0  recovered as of entry 41: 2 topics, 9 messages\n",
             "s1  has no surviving replica: begins empty\n",
             "s3  is recovered on n4",
+            "s1 on n4  torn\n",
             "nothing was changed",
             "subscribers are told of a gap",
         ] {
             assert!(said.contains(part), "{part:?} is not in {said}");
         }
         assert!(text(&plan, true).contains("start this node again"));
+        plan.control = None;
+        let said = text(&plan, false);
+        assert!(said.contains("goes on by itself when"), "{said}");
+        assert!(said.contains("n2, n3 stay members until then, and must not run"), "{said}");
+        assert!(!said.contains("removed for ever"), "{said}");
     }
 }

@@ -19,12 +19,16 @@ pub(crate) struct Survey {
     pub(crate) node: NodeId,
     /// The members, as the node knows them.
     pub(crate) members: BTreeMap<NodeId, Member>,
-    /// Where the replicas of each shard should be, by shard.
-    pub(crate) table: Vec<Vec<NodeId>>,
+    /// How many shards the cluster has. The number is permanent.
+    pub(crate) shard_count: u16,
+    /// How often groups were begun anew on this node.
+    pub(crate) recoveries: u64,
     /// Its replica of the control group.
     pub(crate) control: Replica,
     /// Its replicas of shards, by id.
     pub(crate) shards: BTreeMap<u16, Replica>,
+    /// Replicas of shards that are here and cannot be read, by id, and why. They count as none.
+    pub(crate) unreadable: BTreeMap<u16, String>,
 }
 
 /// A member of the cluster.
@@ -41,8 +45,10 @@ pub(crate) struct Member {
 /// The replica of a group on a survivor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replica {
-    /// Who votes, as its last entry about that says.
-    pub(crate) voters: BTreeSet<NodeId>,
+    /// The configurations that its last entry about that names: one, or two while the voters change.
+    pub(crate) voters: Vec<BTreeSet<NodeId>>,
+    /// The highest term: of its vote, or of its last entry.
+    pub(crate) term: u64,
     /// The term of its last entry.
     pub(crate) last_term: u64,
     /// The index of its last entry.
@@ -56,21 +62,30 @@ pub(crate) struct Replica {
 }
 
 impl Survey {
-    /// Reads every group of a node. Changes nothing.
+    /// Reads every group of a node, on which groups were begun anew `recoveries` times. Changes nothing.
     ///
     /// # Errors
-    /// When a replica cannot be read.
+    /// When the store cannot be read at all.
     pub(super) fn of(
         offline: &mut Offline,
         identity: &Identity,
         view: &ClusterView,
         control: &Found,
+        recoveries: u64,
     ) -> anyhow::Result<Survey> {
         let mut shards = BTreeMap::new();
+        let mut unreadable = BTreeMap::new();
         for shard in offline.groups()?.into_iter().filter_map(GroupId::as_shard) {
-            let (state, found) = pushonce_shard::replay(offline, shard)?;
-            let (topics, messages) = state.size();
-            shards.insert(shard.0, Replica { topics, messages, ..Replica::of(&found) });
+            match pushonce_shard::replay(offline, shard) {
+                Ok((state, found)) => {
+                    let (topics, messages) = state.size();
+                    shards.insert(shard.0, Replica { topics, messages, ..Replica::of(&found) });
+                }
+                // One damaged replica must not keep all the others from being recovered.
+                Err(error) => {
+                    unreadable.insert(shard.0, error.to_string());
+                }
+            }
         }
         let members = view.members.values().map(|member| {
             let active = member.state == MemberState::Active;
@@ -80,9 +95,11 @@ impl Survey {
             cluster: identity.cluster.to_string(),
             node: identity.node,
             members: members.collect(),
-            table: view.placement.replicas.clone(),
+            shard_count: view.shards.get(),
+            recoveries,
             control: Replica::of(control),
             shards,
+            unreadable,
         })
     }
 
@@ -102,38 +119,14 @@ impl Survey {
         })?;
         Ok(printed.survey)
     }
-
-    /// The id of a member: `n3`, or its name.
-    ///
-    /// # Errors
-    /// When nobody is called that, or two are.
-    pub(super) fn meant(&self, name: &str) -> anyhow::Result<NodeId> {
-        let by_id = name.strip_prefix('n').and_then(|id| id.parse().ok()).map(NodeId);
-        let by_id = by_id.filter(|id| self.members.contains_key(id));
-        let by_name =
-            self.members.iter().find(|(_, member)| member.name == name).map(|(&id, _)| id);
-        match (by_id, by_name) {
-            (Some(id), Some(other)) if id != other => anyhow::bail!(
-                "{name} is the id of one member and the name of {other}: say {other} or {id}"
-            ),
-            (Some(id), _) | (None, Some(id)) => Ok(id),
-            (None, None) => {
-                let known: Vec<_> = self
-                    .members
-                    .iter()
-                    .map(|(id, member)| format!("{id} ({})", member.name))
-                    .collect();
-                anyhow::bail!("no member is called {name:?}; there are {}", known.join(", "))
-            }
-        }
-    }
 }
 
 impl Replica {
     fn of(found: &Found) -> Replica {
-        let Found { voters, last, last_term, term: _, recovering } = found;
+        let Found { voters, last, last_term, term, recovering } = found;
         Replica {
             voters: voters.clone(),
+            term: term.0,
             last_term: last_term.0,
             last: *last,
             incomplete: *recovering,
