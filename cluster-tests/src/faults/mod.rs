@@ -249,8 +249,8 @@ pub(crate) fn pause_owner() -> Box<dyn Fault> {
 }
 
 /// See [`kill_owner`].
-pub(crate) fn every_node_restarts() -> Box<dyn Fault> {
-    Box::new(rolling::Rolling::default())
+pub(crate) fn every_node_restarts(terminated: bool) -> Box<dyn Fault> {
+    Box::new(rolling::Rolling::new(terminated))
 }
 
 /// What happens on loopback.

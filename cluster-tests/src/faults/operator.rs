@@ -1,4 +1,5 @@
-//! What operators do to a healthy cluster: other settings, a node that is drained and comes back.
+//! What operators do to a healthy cluster: other settings, other times of consensus, a node that is drained
+//! and comes back.
 
 use std::time::Duration;
 
@@ -10,10 +11,17 @@ use super::{Confirmed, Effect, Fault, Stage, secs};
 use crate::tool::pushonce;
 use crate::wait::until;
 
-/// The default namespace gets another history, never shorter than the checker counts on.
+/// The default namespace gets another history, never shorter than the checker counts on, and other bounds,
+/// never below what the load needs.
 #[derive(Default)]
 pub(crate) struct Settings {
     count: u64,
+}
+
+/// The longest election, and with it the lease of every owner, becomes longer or shorter.
+#[derive(Default)]
+pub(crate) struct Times {
+    election_max_ms: u32,
 }
 
 /// One node gives its shards away and takes them back.
@@ -49,8 +57,12 @@ impl Fault for Settings {
         self.count = stage.rng.random_range(1_000..20_000);
         let hours = format!("{}h", stage.rng.random_range(1..48));
         let (count, bytes) = (self.count.to_string(), (16_u64 << 20).to_string());
-        let change =
+        let payload = stage.rng.random_range(60_000..=65_536).to_string();
+        let topics = stage.rng.random_range(100_000..2_000_000).to_string();
+        let history =
             ["--history-count", &count, "--history-bytes", &bytes, "--history-age", &hours];
+        let bounds = ["--payload-max", &payload, "--topics-max", &topics];
+        let change = [&history[..], &bounds[..]].concat();
         command(stage, &[&["namespace", "set", "--default"], &change[..]].concat()).await;
         Ok(Effect::on(Vec::new()))
     }
@@ -63,6 +75,41 @@ impl Fault for Settings {
             Confirmed::Installed
         } else {
             Confirmed::Indeterminate(format!("{wanted} is not in {} {}", done.out, done.err))
+        }
+    }
+
+    async fn heal(&mut self, _: &mut Stage) {}
+}
+
+#[async_trait(?Send)]
+impl Fault for Times {
+    fn hold(&self) -> Duration {
+        secs(1)
+    }
+
+    /// Decided at once, and carried out when every member has acknowledged it: one that is out meanwhile
+    /// does so when it is back.
+    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+        self.election_max_ms = stage.rng.random_range(800..1_000);
+        let longest = format!("{}ms", self.election_max_ms);
+        let change = ["cluster", "set-times", "lan", "--election-max", &longest];
+        let done = pushonce([&change[..], &["--server", &servers(stage)]].concat(), "").await;
+        // The change before is still under way.
+        if done.status.success() { Ok(Effect::on(Vec::new())) } else { Err(done.err) }
+    }
+
+    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+        let asked = stage.cluster.running().next().expect("some node runs");
+        let status = match stage.cluster.status(asked).await {
+            Ok(status) => status,
+            Err(why) => return Confirmed::Indeterminate(why),
+        };
+        let times = status.times.unwrap_or_default();
+        let wanted = Some(self.election_max_ms);
+        let agreed = [times.current, times.next].map(|times| times.map(|it| it.election_max));
+        match agreed.contains(&wanted) {
+            true => Confirmed::Installed,
+            false => Confirmed::Indeterminate(format!("{wanted:?} is not in {times:?}")),
         }
     }
 

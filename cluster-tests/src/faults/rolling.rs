@@ -11,7 +11,7 @@ pub(super) const ROW: Row = Row {
     story: "every node is stopped and started again, the next when the last is ready",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Rolling::default()),
+    prepare: |_| loopback(Rolling::new(false)),
 };
 
 pub(super) const TERMINATED: Row = Row {
@@ -19,15 +19,20 @@ pub(super) const TERMINATED: Row = Row {
     story: "every node gets SIGTERM, gives its leads away, sends its clients away and starts again",
     nodes: 3,
     flags: &["--shutdown-delay", "500ms", "--shutdown-grace", "2s"],
-    prepare: |_| loopback(Rolling { terminated: true, failed: None }),
+    prepare: |_| loopback(Rolling::new(true)),
 };
 
-#[derive(Default)]
 pub(super) struct Rolling {
     /// By SIGTERM; else as by Ctrl-C.
     terminated: bool,
     /// Why a node did not end well.
     failed: Option<String>,
+}
+
+impl Rolling {
+    pub(super) fn new(terminated: bool) -> Rolling {
+        Rolling { terminated, failed: None }
+    }
 }
 
 #[async_trait(?Send)]

@@ -85,6 +85,7 @@ impl Fault for Ahead {
         self.prepare(stage).await;
         let owner = stage.owner().await;
         let successors = others(stage, owner);
+        let mut killed = vec![owner];
         match self.turn {
             Turn::Owner => {
                 self.step(vec![owner], THREE_DAYS);
@@ -97,10 +98,11 @@ impl Fault for Ahead {
                 self.step(vec![*one], TWO_HOURS);
                 stage.restart(*one);
                 stage.whole().await;
+                killed.push(*one);
             }
         }
         stage.cluster.kill(owner);
-        Ok(Effect::on(vec![owner]))
+        Ok(Effect::restart(killed))
     }
 
     /// The nodes have read their clocks since.

@@ -81,7 +81,7 @@ pub static SOAK: Row = Row {
     story: "several faults and operator commands at a time, drawn by the seed",
     nodes: 4,
     flags: &[],
-    prepare: |seed| on(seed, soak::Soak::new),
+    prepare: |seed| on(seed, |rig| soak::Soak::new(rig, seed)),
 };
 
 type Prepare = fn(u64) -> Result<Prepared, String>;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng as _;
+use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
+use rand::{Rng as _, SeedableRng as _};
 use tonic::async_trait;
 
 use super::super::Rig;
@@ -16,11 +17,13 @@ use crate::faults::{
 use crate::faults::{operator, pause_owner};
 use crate::wait::secs;
 
-/// Each round draws up to one fault of a kind: conditions that a cluster must bear beside others, what
-/// an operator does, and one fault that takes a node out. So at most a minority of the nodes is out at
-/// any time, and publishing goes on.
+/// Each round draws a change of settings, conditions that a cluster must bear beside others, what else an
+/// operator does, and one fault that takes a node out. So at most a minority of the nodes is out at any
+/// time, and publishing goes on.
 pub(super) struct Soak {
     rig: Arc<Rig>,
+    /// Draws the rounds, and nothing else: a fault that takes another way does not change the next round.
+    rng: StdRng,
     drawn: Vec<(&'static str, Box<dyn Fault>)>,
     hold: Duration,
 }
@@ -44,10 +47,15 @@ const CONDITIONS: &[(&str, Make)] = &[
     ("slow-fsync", |rig| Box::new(disk::SlowFsync::new(rig.clone()))),
 ];
 
-const OPERATOR: &[(&str, Make)] = &[
+const SETTINGS: &[(&str, Make)] = &[
     ("settings", |_| Box::new(operator::Settings::default())),
+    ("times", |_| Box::new(operator::Times::default())),
+];
+
+const OPERATOR: &[(&str, Make)] = &[
     ("drain", |_| Box::new(operator::Drain::default())),
-    ("rolling-restart", |_| every_node_restarts()),
+    ("rolling-restart", |_| every_node_restarts(false)),
+    ("rolling-restart-sigterm", |_| every_node_restarts(true)),
 ];
 
 const NODE_OUT: &[(&str, Make)] = &[
@@ -59,18 +67,20 @@ const NODE_OUT: &[(&str, Make)] = &[
 ];
 
 impl Soak {
-    pub(super) fn new(rig: Arc<Rig>) -> Soak {
-        Soak { rig, drawn: Vec::new(), hold: Duration::ZERO }
+    pub(super) fn new(rig: Arc<Rig>, seed: u64) -> Soak {
+        let rng = StdRng::seed_from_u64(seed);
+        Soak { rig, rng, drawn: Vec::new(), hold: Duration::ZERO }
     }
 
     /// What cuts a node off and what takes one out are not drawn together: they would be two.
-    fn draw(&mut self, stage: &mut Stage) {
-        let rng = &mut stage.rng;
+    fn draw(&mut self) {
+        let rng = &mut self.rng;
         let mut chosen: Vec<&(&'static str, Make)> = Vec::new();
         chosen.extend(CONDITIONS.iter().filter(|_| rng.random_bool(0.4)));
         let out = if rng.random() { LINKS } else { NODE_OUT };
         // An operator waits for the end of a command before the network breaks, at most.
-        if rng.random_bool(0.6) {
+        chosen.extend(SETTINGS.choose(rng));
+        if rng.random_bool(0.4) {
             chosen.extend(OPERATOR.choose(rng));
         }
         chosen.extend(out.iter().choose(rng));
@@ -86,7 +96,7 @@ impl Fault for Soak {
     }
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        self.draw(stage);
+        self.draw();
         let mut all = Effect::on(Vec::new());
         let mut done = Vec::new();
         for (name, mut fault) in std::mem::take(&mut self.drawn) {
