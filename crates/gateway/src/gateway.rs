@@ -80,6 +80,7 @@ impl Gateway {
             hub: behind.hub.clone(),
             publisher: behind.publisher.clone(),
             audience: behind.audience.clone(),
+            view: behind.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
         };

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::StatusCode;
-use pushonce_core::Topic;
+use pushonce_core::{ClusterView, Topic};
 use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
 use tokio::sync::watch;
@@ -33,6 +33,8 @@ pub(crate) struct Http {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
     pub(crate) audience: Arc<dyn Audience>,
+    /// Of the settings of the namespaces.
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
     /// How long a client may take to send a body.
     pub(crate) body_timeout: Duration,

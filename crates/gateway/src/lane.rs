@@ -23,7 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(target_os = "linux")]
 use crate::STUCK_INTERVALS;
-use crate::admission::LaneAdmission;
+use crate::admission::{LaneAdmission, ShortagesSeen};
 use crate::connection::ConnectionPermit;
 use crate::metrics::{Meters, Shortage};
 use crate::overflow::Overflow;
@@ -74,6 +74,7 @@ pub(crate) struct Local {
     overflow: Rc<Overflow>,
     pub(crate) lingering: Arc<Semaphore>,
     pressure: Cell<Pressure>,
+    shortages: ShortagesSeen,
     memory: MemoryUse,
     /// Cancelled when the lane takes in nobody any more.
     pub(crate) leaving: CancellationToken,
@@ -266,6 +267,7 @@ impl Local {
             overflow: Rc::default(),
             lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
             pressure: Cell::default(),
+            shortages: ShortagesSeen::default(),
             memory,
             leaving,
             connections: TaskTracker::new(),
@@ -315,14 +317,32 @@ impl Local {
         let now = load.follow(backlog.max(self.memory.share()));
         if self.pressure.replace(now) != now {
             tracing::warn!(pressure = ?now, backlog, memory = self.memory.share(), "load changed");
-            admission.set(now);
             let widens = now >= Pressure::Widen;
             self.fanout.widen(if widens { pressure::WIDENED } else { Duration::ZERO });
         }
+        self.look_for_shortages();
+        admission.set(now, &self.shortages, std::time::Instant::now());
         match now {
             Pressure::Easy | Pressure::Widen | Pressure::Close => self.sessions.tick(),
             Pressure::Shed => self.meters.shed.increment(self.sessions.shed() as u64),
         }
+    }
+
+    /// Notices a node that is full before the next client does: clients are sent to a node that is ready.
+    fn look_for_shortages(&self) {
+        let now = std::time::Instant::now();
+        if self.room.available_permits() == 0 {
+            self.shortages.see(Shortage::Connections, now);
+        }
+        if !self.descriptors.has_room(Purpose::Client) {
+            self.shortages.see(Shortage::Descriptors, now);
+        }
+    }
+
+    /// A new connection is rejected.
+    fn reject(&self, shortage: Shortage) {
+        self.meters.rejected(shortage);
+        self.shortages.see(shortage, std::time::Instant::now());
     }
 
     /// Counts as a connection until it is dropped.
@@ -333,7 +353,7 @@ impl Local {
     /// The permit of one more connection over TCP.
     fn admit(&self, stream: &impl AsRawFd) -> Option<ConnectionPermit> {
         if !self.has_descriptor_for_client(stream) {
-            self.meters.rejected(Shortage::Descriptors);
+            self.reject(Shortage::Descriptors);
         } else if let Some(permit) = self.permit() {
             return Some(ConnectionPermit::Regular { _permit: permit });
         }
@@ -350,12 +370,12 @@ impl Local {
     /// The permit of one more session.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
         if self.pressure.get() >= Pressure::Close {
-            self.meters.rejected(Shortage::Load);
+            self.reject(Shortage::Load);
             return None;
         }
         let permit = self.room.clone().try_acquire_owned().ok();
         if permit.is_none() {
-            self.meters.rejected(Shortage::Connections);
+            self.reject(Shortage::Connections);
         }
         permit
     }

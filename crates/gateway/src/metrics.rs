@@ -23,7 +23,23 @@ pub(crate) enum Shortage {
 }
 
 impl Shortage {
-    const ALL: [Shortage; 3] = [Shortage::Connections, Shortage::Descriptors, Shortage::Load];
+    pub(crate) const ALL: [Shortage; 3] =
+        [Shortage::Connections, Shortage::Descriptors, Shortage::Load];
+
+    /// What is short, and what to change.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Shortage::Connections => "as many connections are open as a node may have; add a node",
+            Shortage::Descriptors => {
+                "the file descriptors for clients are in use; raise the limit of open files or add a \
+                 node"
+            }
+            Shortage::Load => {
+                "memory or the backlog of deliveries is near its bound; raise --memory-max or add a \
+                 node"
+            }
+        }
+    }
 
     fn as_str(self) -> &'static str {
         match self {

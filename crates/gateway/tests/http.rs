@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use pushonce_core::NamespaceChange;
 use serde_json::{Value, json};
 
 use support::raw::Raw;
@@ -248,6 +249,25 @@ async fn the_last_few_are_an_array_of_messages() {
     assert_eq!(get(&server, "/topics/none?last=2").await.json(), json!([]));
     assert_eq!(get(&server, "/topics/a?last=0").await.refusal(), (400, "bad_request".into()));
     assert_eq!(get(&server, "/topics/a?first=1").await.refusal(), (400, "bad_request".into()));
+}
+
+#[tokio::test]
+async fn as_many_of_the_last_may_be_asked_for_as_the_namespace_keeps() {
+    let server = Server::start().await;
+    for n in 0..1_002 {
+        server.origin.say("a", &n.to_string()).await;
+    }
+    let refused = get(&server, "/topics/a?last=1002").await;
+    assert_eq!(refused.refusal(), (400, "bad_request".to_owned()));
+    for (count_max, last, found) in
+        [(5_000, 5_000, 1_002), (5_000, 1_001, 1_001), (10, 1_000, 1_000)]
+    {
+        let change = NamespaceChange { history_count_max: Some(count_max), ..Default::default() };
+        server.set(change);
+        let answer = get(&server, &format!("/topics/a?last={last}")).await;
+        assert_eq!(answer.json().as_array().map(Vec::len), Some(found), "{last} of {count_max}");
+    }
+    assert_eq!(get(&server, "/topics/a?last=5001").await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

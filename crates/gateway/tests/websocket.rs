@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pushonce_proto::close;
 
-use support::Server;
 use support::raw::{HANDSHAKE, Raw, deflated, frame, inflated};
+use support::{Server, within};
 
 #[tokio::test]
 async fn a_ping_is_answered_with_its_payload() {
@@ -182,6 +182,27 @@ async fn when_all_places_are_taken_the_next_is_told_to_come_later() {
     let answer = Raw::knock(server.http).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after"), "{answer}");
     drop(first);
+}
+
+/// Clients are sent to nodes that say they take them in.
+#[tokio::test]
+async fn server_whose_places_are_all_taken_says_so_before_the_next_client_comes() {
+    let server = Server::with(|config| {
+        (config.connections_max, config.heartbeat) = (1, Duration::from_millis(300));
+    })
+    .await;
+    assert_eq!(server.admission.rejecting(), 0);
+    let session = Raw::session(server.http, b"").await;
+    within(async {
+        while server.admission.rejecting() < server.admission.lanes() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let why = server.admission.reasons().concat();
+    assert!(why.contains("connections are open"), "{why}");
+    assert!(!server.admission.is_overloaded());
+    drop(session);
 }
 
 /// An orchestrator kills what does not answer its probe: of a full server, everybody's.

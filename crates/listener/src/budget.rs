@@ -1,6 +1,10 @@
 //! How the descriptors of the process are shared out between the kinds of connections.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
+
+use rustix::io::Errno;
 
 use crate::limit;
 
@@ -69,6 +73,16 @@ impl DescriptorBudget {
         number < self.numbers_below(purpose)
     }
 
+    /// Whether a connection of this purpose would be admitted if it came now.
+    ///
+    /// Opens and closes a file: it gets the number that the connection would get.
+    pub fn has_room(self, purpose: Purpose) -> bool {
+        match File::open("/dev/null") {
+            Ok(file) => self.admits(purpose, &file),
+            Err(error) => !is_shortage(&error),
+        }
+    }
+
     /// Upper bound of the open connections of this purpose, where there is one beside the numbers.
     pub fn connections_max(self, purpose: Purpose) -> Option<usize> {
         let max = (self.reserve / 4).max(PEERS_MIN);
@@ -84,6 +98,11 @@ impl DescriptorBudget {
             Purpose::Peer => limit,
         }
     }
+}
+
+/// Whether the process or the system has no descriptor left.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]
@@ -121,6 +140,14 @@ mod tests {
             let used = budget.numbers_below(Purpose::Publisher) + peers;
             assert!(budget.numbers_below(Purpose::Probe) - used >= budget.reserve / 8, "{limit}");
         }
+    }
+
+    #[test]
+    fn room_is_what_the_next_connection_would_find() {
+        // The standard streams have the first three numbers.
+        assert!(!DescriptorBudget::new(3).has_room(Purpose::Client));
+        assert!(DescriptorBudget::new(1 << 20).has_room(Purpose::Client));
+        assert!(is_shortage(&Errno::MFILE.into()) && !is_shortage(&Errno::NOENT.into()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
 
-/// As many as a topic's history keeps by default; more would not be there.
+/// As many as a topic's history keeps by default: what may be asked for whatever its namespace keeps.
 const LAST_MAX: u32 = 1_000;
 
 /// Kept by nobody without asking: the next message makes it wrong. Asking is cheap, by the ETag.
@@ -55,21 +55,30 @@ async fn find(
     query: &str,
 ) -> Result<Found, Fault> {
     let topic = readable(topic(path)?)?;
-    match params(query)? {
+    match params(query, last_max(http, &topic))? {
         Params::Audience => Ok(Found::Audience(audience::get(http, topic).await?)),
         Params::Last(count) => messages(http, topic, Some(count)).await,
         Params::Newest => messages(http, topic, None).await,
     }
 }
 
-fn params(query: &str) -> Result<Params, Fault> {
+/// How many messages of a topic may be asked for: more would not be there. However many they are, their
+/// payloads are no larger together than a history may be (`History::BYTES_CAP`).
+fn last_max(http: &Http, topic: &Topic) -> u32 {
+    http.view.borrow().namespaces.of(topic).history.count_max.max(LAST_MAX)
+}
+
+fn params(query: &str, last_max: u32) -> Result<Params, Fault> {
     let pairs = query::pairs(query)?;
     let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let last = || bad(format!("last is a number from 1 to {LAST_MAX}"));
+    let last = |count: &str| match count.parse() {
+        Ok(count) if (1..=last_max).contains(&count) => Ok(Params::Last(count)),
+        _ => Err(bad(format!("last is a number from 1 to {last_max}"))),
+    };
     match *pairs {
         [] => Ok(Params::Newest),
         [("audience", "" | "true")] => Ok(Params::Audience),
-        [("last", count)] => count.parse().map(Params::Last).map_err(|_| last()),
+        [("last", count)] => last(count),
         _ if pairs.iter().any(|(name, _)| *name == "audience") => {
             Err(bad("ask for ?audience alone, without a value".to_owned()))
         }
@@ -79,8 +88,7 @@ fn params(query: &str) -> Result<Params, Fault> {
 
 async fn messages(http: &Http, topic: Topic, last: Option<u32>) -> Result<Found, Fault> {
     match last {
-        Some(n @ 1..=LAST_MAX) => Ok(Found::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
-        Some(_) => Err(bad(format!("last is a number from 1 to {LAST_MAX}"))),
+        Some(n) => Ok(Found::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
         None => {
             let mut page = http.hub.latest(&topic, 1).await?;
             page.messages.pop().map(Found::Newest).ok_or_else(|| {

@@ -15,7 +15,9 @@ use axum::Router;
 use axum::routing::get;
 use pushonce_core::{ClusterId, ClusterView, NamespaceChange};
 use pushonce_fanout::{Hub, hub};
-use pushonce_gateway::{Behind, Config, Encoder, Gateway, MemoryUse, RunError, certificate};
+use pushonce_gateway::{
+    Admission, Behind, Config, Encoder, Gateway, MemoryUse, RunError, certificate,
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -34,6 +36,7 @@ pub struct Server {
     pub directory: TempDir,
     view: watch::Sender<Arc<ClusterView>>,
     memory: MemoryUse,
+    pub admission: Admission,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
 }
@@ -59,11 +62,11 @@ impl Server {
         let behind = Behind { hub, publisher, audience, view: seen };
         let gateway = Gateway::bind(config, behind, extra, certificate);
         let gateway = gateway.expect("free ports");
-        let memory = gateway.memory();
+        let (memory, admission) = (gateway.memory(), gateway.admission());
         let shutdown = CancellationToken::new();
         let (http, quic) = (gateway.http_addr(), gateway.quic_addr());
         let running = tokio::spawn(gateway.run(shutdown.clone()));
-        Server { origin, http, quic, directory, view, memory, shutdown, running }
+        Server { origin, http, quic, directory, view, memory, admission, shutdown, running }
     }
 
     /// Says how many hundredths of its memory the process uses.

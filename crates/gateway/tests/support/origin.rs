@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    ContentType, FetchError, Message, Page, Placed, Position, Publish, PublishError, Timestamp,
-    Topic, Want,
+    ContentType, FetchError, History, Message, Page, Placed, Position, Publish, PublishError,
+    Timestamp, Topic, Want,
 };
 use pushonce_fanout::{Hub, Retention, Upstream};
 use pushonce_gateway::{Audience, Publisher};
@@ -118,8 +118,10 @@ impl Upstream for Origin {
         self.ask(|tell| Ask::Fetch(topic, want, tell))
     }
 
+    /// It keeps everything, so it shows as much as any namespace may.
     fn retention(&self, _: &Topic) -> Retention {
-        Retention::default()
+        let history = History { count_max: History::COUNT_CAP, ..History::default() };
+        Retention { history, ..Retention::default() }
     }
 }
 
