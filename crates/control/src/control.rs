@@ -8,7 +8,6 @@ use pushonce_consensus::{
 };
 use pushonce_core::{
     AgreedVersion, ClusterVersion, ClusterView, ConsensusTimes, Namespace, NamespaceChange, NodeId,
-    VersionRange,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};

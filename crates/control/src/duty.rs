@@ -19,6 +19,15 @@ pub(crate) enum Duty {
     Place { version: u64, replicas: Vec<Vec<NodeId>> },
 }
 
+/// The table that the ring wants, worked out once for each view: the leader looks with every change of a
+/// link or of its own status, and a thousand nodes make the ring of 128,000 points.
+#[derive(Debug, Default)]
+pub(crate) struct Proposal {
+    /// The version of the view.
+    of: Option<u64>,
+    replicas: Vec<Vec<NodeId>>,
+}
+
 /// The next duty of `me` as the leader, if there is one. Members come before the table, so that a
 /// table is made for as many of them as possible.
 pub(crate) fn next(
@@ -26,6 +35,7 @@ pub(crate) fn next(
     view: &ClusterView,
     status: &Status,
     reachable: &BTreeSet<NodeId>,
+    proposal: &mut Proposal,
 ) -> Option<Duty> {
     if !status.leads {
         return None;
@@ -38,7 +48,7 @@ pub(crate) fn next(
         ..Nodes::default()
     };
     let change = || reconcile::plan(status, me, &wanted(me, view, status, reachable), &nodes());
-    activate(view, status).or_else(|| change().map(Duty::Change)).or_else(|| place(view))
+    activate(view, status).or_else(|| change().map(Duty::Change)).or_else(|| place(view, proposal))
 }
 
 /// Every member at least follows, so that every node has the view.
@@ -54,10 +64,13 @@ fn activate(view: &ClusterView, status: &Status) -> Option<Duty> {
     joining.map(|m| m.id).find(|&node| reconcile::level(status, node)).map(Duty::Activate)
 }
 
-fn place(view: &ClusterView) -> Option<Duty> {
-    let replicas = Placement::propose(view);
-    let differs = replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
-    differs.then(|| Duty::Place { version: view.placement.version + 1, replicas })
+fn place(view: &ClusterView, proposal: &mut Proposal) -> Option<Duty> {
+    if proposal.of != Some(view.version) {
+        *proposal = Proposal { of: Some(view.version), replicas: Placement::propose(view) };
+    }
+    let replicas = &proposal.replicas;
+    let differs = *replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
+    differs.then(|| Duty::Place { version: view.placement.version + 1, replicas: replicas.clone() })
 }
 
 #[cfg(test)]
@@ -84,11 +97,24 @@ mod tests {
 
     fn due(view: &ClusterView, status: &Status) -> Option<Duty> {
         let reachable = view.members.keys().copied().collect();
-        next(NodeId(1), view, status, &reachable)
+        next(NodeId(1), view, status, &reachable, &mut Proposal::default())
     }
 
     fn joining(view: &mut ClusterView, node: u64) {
         view.members.get_mut(&NodeId(node)).unwrap().state = MemberState::Joining;
+    }
+
+    #[test]
+    fn the_ring_is_asked_again_when_the_view_has_changed() {
+        let mut view = view_of(&[("", ""); 3]);
+        let mut proposal = Proposal::default();
+        let first = place(&view, &mut proposal);
+        assert!(matches!(first, Some(Duty::Place { .. })));
+        assert_eq!(place(&view, &mut proposal), first);
+        view.members.remove(&NodeId(3));
+        assert_eq!(place(&view, &mut proposal), first, "the same version is the same view");
+        view.version += 1;
+        assert_ne!(place(&view, &mut proposal), first);
     }
 
     #[test]
@@ -103,7 +129,7 @@ mod tests {
         let mut view = view_of(&[("", ""); 2]);
         joining(&mut view, 2);
         let alone = BTreeSet::from([NodeId(1)]);
-        let added = next(NodeId(1), &view, &leading(&[1], &[]), &alone);
+        let added = next(NodeId(1), &view, &leading(&[1], &[]), &alone, &mut Proposal::default());
         assert_eq!(added, Some(Duty::Change(Step::AddLearner(NodeId(2)))));
 
         let mut status = leading(&[1], &[2]);
@@ -139,7 +165,8 @@ mod tests {
             let mut view = view_of(&[("", ""); 3]);
             view.members.remove(&NodeId(gone));
             let linked = [1, 2, 3].map(NodeId).into();
-            let due = next(NodeId(1), &view, &leading(&[1, 2, 3], &[]), &linked);
+            let status = leading(&[1, 2, 3], &[]);
+            let due = next(NodeId(1), &view, &status, &linked, &mut Proposal::default());
             let Some(Duty::Change(Step::Retire { node, .. })) = due else { panic!("{due:?}") };
             assert_eq!(node, NodeId(gone));
         }
@@ -160,6 +187,6 @@ mod tests {
     fn a_table_for_nobody_is_never_proposed() {
         let mut view = view_of(&[("", ""); 1]);
         joining(&mut view, 1);
-        assert_eq!(place(&view), None);
+        assert_eq!(place(&view, &mut Proposal::default()), None);
     }
 }

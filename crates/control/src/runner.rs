@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::duty::{self, Duty};
+use crate::duty::{self, Duty, Proposal};
 use crate::machine::View;
 use crate::reconcile;
 use crate::{Command, Control};
@@ -20,7 +20,7 @@ use crate::{Command, Control};
 const PLACE_PAUSE: Duration = Duration::from_secs(1);
 /// After a duty that failed, and at most after one that worked until its effect is seen.
 const DUTY_PAUSE: Duration = Duration::from_millis(500);
-/// The status changes with every entry, and a look lists the ring: not more often than this.
+/// The status changes with every entry: not more often than this.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Does what the control group's leader has to do, for as long as this node is it: lets members
@@ -46,6 +46,7 @@ impl Runner {
             view: self.control.view(),
             control: self.control,
             reachable,
+            proposal: Proposal::default(),
             pace: Pace::default(),
         };
         shutdown.run_until_cancelled(watcher.run()).await;
@@ -57,6 +58,7 @@ struct Watcher {
     status: watch::Receiver<Status>,
     view: watch::Receiver<View>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
+    proposal: Proposal,
     pace: Pace,
 }
 
@@ -88,7 +90,7 @@ impl Watcher {
         let status = self.status.borrow_and_update();
         let reachable = self.reachable.borrow_and_update();
         let view = self.view.borrow_and_update();
-        duty::next(self.control.me, view.as_ref()?, &status, &reachable)
+        duty::next(self.control.me, view.as_ref()?, &status, &reachable, &mut self.proposal)
     }
 
     async fn perform(&mut self, duty: Duty) {
