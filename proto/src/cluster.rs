@@ -112,6 +112,8 @@ pub struct Progress {
     pub has: u64,
     /// And the last there is; else 0.
     pub of: u64,
+    /// Whether the node can be reached and its replica answers nothing.
+    pub silent: bool,
 }
 
 /// Where a topic falls.
@@ -222,7 +224,7 @@ impl From<Seen> for pb::Member {
 
 impl From<Shard> for pb::Shard {
     fn from(shard: Shard) -> pb::Shard {
-        let nothing = Progress { text: String::new(), node: None, has: 0, of: 0 };
+        let nothing = Progress { text: String::new(), node: None, has: 0, of: 0, silent: false };
         let progress = shard.progress.unwrap_or(nothing);
         pb::Shard {
             id: u32::from(shard.id.0),
@@ -236,6 +238,7 @@ impl From<Shard> for pb::Shard {
             progress_node: number(progress.node),
             progress_has: progress.has,
             progress_of: progress.of,
+            progress_silent: progress.silent,
         }
     }
 }
@@ -340,6 +343,7 @@ impl TryFrom<pb::Shard> for Shard {
                 node: node(shard.progress_node),
                 has: shard.progress_has,
                 of: shard.progress_of,
+                silent: shard.progress_silent,
             }),
         })
     }
@@ -449,6 +453,7 @@ mod tests {
                         node: Some(NodeId(2)),
                         has: 3,
                         of: 7,
+                        silent: true,
                     }),
                     ..Shard::of(ShardId(4), &[NodeId(1)], None)
                 },

@@ -51,7 +51,7 @@ pub enum Problem {
         /// How many each should have.
         wanted: usize,
     },
-    /// Some living replicas lack much of what their owner has.
+    /// Some replicas on living nodes lack much of what their owner has, or answer nothing.
     ReplicasLag {
         /// Of which shards.
         shards: Vec<ShardId>,
@@ -70,8 +70,8 @@ pub enum Problem {
 pub const LAG_ENTRIES: u64 = 1_024;
 
 /// Everything that is wrong, the worst first; empty for a healthy cluster. `leader` leads the control
-/// group, as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`], as the owners of
-/// their shards say.
+/// group, as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`] or answer nothing, as
+/// the owners of their shards say.
 pub fn problems(
     seen: &Seen<'_>,
     leader: Option<NodeId>,
@@ -234,8 +234,9 @@ impl fmt::Display for Problem {
             ),
             Problem::ReplicasLag { shards, nodes } => write!(
                 f,
-                "the replicas of {} on {} lack messages that their owners have: they are being sent; if \
-                 this does not end, look at the disks and the network of these nodes",
+                "the replicas of {} on {} lack messages that their owners have, or answer nothing: what they \
+                 lack is being sent; if this does not end, look at the logs, the disks and the network of \
+                 these nodes",
                 named(shards),
                 listed(nodes)
             ),

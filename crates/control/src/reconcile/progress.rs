@@ -25,6 +25,8 @@ pub enum Progress {
     },
     /// Nothing can be done before a node can be reached.
     Unreachable(NodeId),
+    /// A node can be reached, and its replica answers nothing: it has halted, or its disk does not move.
+    Silent(NodeId),
     /// A node should lead, and lost the lead a moment ago.
     Doubted(NodeId),
     /// A node should lead, and is being stopped.
@@ -62,6 +64,10 @@ pub(crate) fn progress(
     if let Some(node) = waits {
         return Some(Progress::Unreachable(node));
     }
+    let is_silent = |node: &NodeId| nodes.reachable.contains(node) && status.silent.contains(node);
+    if let Some(node) = status.voters.iter().copied().find(is_silent) {
+        return Some(Progress::Silent(node));
+    }
     let Some(next) = wanted.voters.first().copied().filter(|&node| node != me) else {
         // All are where they should be, and still one may not hold what it should.
         let lags = |node: &NodeId| *node != me && group.lives(*node) && !level(status, *node);
@@ -92,6 +98,7 @@ impl Progress {
             },
             Progress::CatchesUp { node, .. }
             | Progress::Unreachable(node)
+            | Progress::Silent(node)
             | Progress::Doubted(node)
             | Progress::Stopping(node) => Some(*node),
         }
@@ -109,6 +116,7 @@ impl fmt::Display for Progress {
             Progress::CatchesUp { node, has, of, .. } => {
                 write!(f, "{node} catches up: {has} of {of}")
             }
+            Progress::Silent(node) => write!(f, "the replica on {node} answers nothing"),
             Progress::Unreachable(node) => write!(f, "waits for {node}, which cannot be reached"),
             Progress::Doubted(node) => write!(f, "{node} will lead; it lost the lead just now"),
             Progress::Stopping(node) => write!(f, "{node} will lead again; it is stopping"),

@@ -306,6 +306,18 @@ fn preferred_leader_that_is_stopping_is_not_handed_the_lead() {
     assert_eq!(group.next(&[2, 1, 3]), Some(Step::Transfer(NodeId(2))));
 }
 
+/// Its link says that its node lives, and it counts as a copy for nobody.
+#[test]
+fn replica_that_answers_nothing_on_a_node_that_lives_is_told() {
+    let group = Model::of(1, &[1, 2, 3], &[]);
+    let status = Status { silent: ids(&[3]), ..group.status() };
+    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
+    let told = |nodes: &Nodes| progress::progress(&status, NodeId(1), &wanted, nodes);
+    assert_eq!(told(&group.nodes()), Some(Progress::Silent(NodeId(3))));
+    let dead = Nodes { reachable: ids(&[1, 2]), ..Nodes::default() };
+    assert_eq!(told(&dead), None, "that a member cannot be reached is told of the member");
+}
+
 #[test]
 fn a_group_that_waits_says_for_what() {
     let says = |group: &Model, wanted: &[u64]| {

@@ -26,8 +26,9 @@ pub(super) fn local(
             reconcile::Progress::CatchesUp { has, of, .. } => (has, of),
             _ => (0, 0),
         };
+        let silent = matches!(progress, reconcile::Progress::Silent(_));
         let (text, node) = (progress.to_string(), progress.node());
-        (shard, Progress { text, node, has, of })
+        (shard, Progress { text, node, has, of, silent })
     };
     progress.into_iter().map(said).collect()
 }
@@ -54,9 +55,9 @@ pub(super) async fn gather(
     known
 }
 
-/// The replicas that lack much, by what the owners of their shards say.
+/// The replicas that lack much or answer nothing, by what the owners of their shards say.
 pub(super) fn lagging(progress: &BTreeMap<ShardId, Progress>) -> BTreeMap<ShardId, NodeId> {
-    let lags = |said: &&Progress| said.of.saturating_sub(said.has) >= LAG_ENTRIES;
+    let lags = |said: &&Progress| said.silent || said.of.saturating_sub(said.has) >= LAG_ENTRIES;
     let node = |(&shard, said): (&ShardId, &Progress)| {
         Some((shard, Some(said).filter(lags).and_then(|said| said.node)?))
     };
@@ -70,7 +71,8 @@ async fn ask(address: String) -> Result<BTreeMap<ShardId, Progress>, anyhow::Err
     let progress = |said: pb::Move| {
         let shard = ShardId(u16::try_from(said.shard).ok()?);
         let node = (said.node != 0).then_some(NodeId(said.node));
-        Some((shard, Progress { text: said.text, node, has: said.has, of: said.of }))
+        let pb::Move { text, has, of, silent, .. } = said;
+        Some((shard, Progress { text, node, has, of, silent }))
     };
     Ok(answer.moves.into_iter().filter_map(progress).collect())
 }
@@ -83,6 +85,7 @@ pub(super) fn answer(moves: BTreeMap<ShardId, Progress>) -> pb::MovesResponse {
         node: progress.node.map_or(0, |node| node.0),
         has: progress.has,
         of: progress.of,
+        silent: progress.silent,
     };
     pb::MovesResponse { moves: moves.into_iter().map(said).collect() }
 }
