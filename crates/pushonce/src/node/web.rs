@@ -1,15 +1,21 @@
 //! The node's own pages beside the topics: health, metrics, the cluster.
 
-use axum::extract::{RawQuery, State};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_core::Topic;
 use pushonce_gateway::query::{self, InvalidQuery};
 use pushonce_publish::Ready;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::health::Reason;
 use super::overview::Overview;
@@ -20,6 +26,12 @@ const TOPICS_MAX: usize = 256;
 
 /// Why a node that is no member yet serves nothing.
 const WAITS: &str = "this node waits to join its cluster";
+
+/// As many bytes of a body are read before it is answered, as behind a refusal of the gateway.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// And for so long.
+const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
 pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
@@ -43,8 +55,28 @@ pub(super) fn waiting_router() -> Router {
         .route("/health/publish", get(wait))
         .route("/health/viewers", get(wait))
         .fallback(not_joined)
-        .layer(axum::middleware::map_response(closing))
-        .layer(axum::middleware::from_fn(pushonce_gateway::allow_any_origin))
+        .layer(from_fn(pushonce_gateway::allow_any_origin))
+        .layer(from_fn(read_body_first))
+        .layer(map_response(closing))
+}
+
+/// Reads what a client sends before it is answered. A connection that is closed with unread bytes is
+/// reset, and the reset takes the answer out of the client's receive buffer: a publisher that sends its
+/// whole body first would see a broken pipe instead of the refusal.
+async fn read_body_first(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let _ = timeout(BODY_TIMEOUT, discard(body)).await;
+    next.run(Request::from_parts(parts, Body::empty())).await
+}
+
+/// Until the body has ended, or is too long.
+async fn discard(body: Body) {
+    let mut left = BODY_BYTES_MAX;
+    let mut pieces = body.into_data_stream();
+    while let Some(Ok(piece)) = pieces.next().await {
+        let Some(rest) = left.checked_sub(piece.len()) else { return };
+        left = rest;
+    }
 }
 
 /// Whatever a client or publisher asks: another node answers it, or this one later.
