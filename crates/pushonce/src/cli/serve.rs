@@ -36,7 +36,14 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");
     let metrics = node::metrics()?;
-    let node = Node::build(config, Router::new(), metrics, &shutdown).await?;
+    let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
+        // It waited for its cluster, and was told to stop.
+        Err(why) if shutdown.is_cancelled() => {
+            tracing::info!("stopped: {why:#}");
+            return Ok(());
+        }
+        built => built?,
+    };
     node.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())

@@ -69,7 +69,9 @@ impl Entry {
                 let times = data.times()?;
                 agree(&config, &times)?;
                 let others = [config.join.clone(), data.peers()].concat();
-                join::confirm(&others, known.asker(), &joining).await?;
+                let confirming = join::confirm(&others, known.asker(), &joining);
+                let confirmed = shutdown.run_until_cancelled(confirming).await;
+                confirmed.context("stopped before the others were asked")??;
                 (known, times)
             }
             None => {
