@@ -132,6 +132,11 @@ impl Flow {
         self.outlets.get_mut(&me).filter(|sink| sink.begun).map(|sink| &mut sink.stale)
     }
 
+    /// Whether any way out is another node's.
+    pub(crate) fn feeds_peers(&self, me: NodeId) -> bool {
+        self.outlets.keys().any(|&to| to != me)
+    }
+
     /// Whether the way in is what the routes say.
     pub(crate) fn comes_from(&self, route: Upstream) -> bool {
         let (Stage::Asked(origin) | Stage::Live(origin)) = self.stage else { return false };
