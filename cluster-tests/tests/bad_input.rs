@@ -91,6 +91,7 @@ async fn handshakes_that_are_wrong_are_refused(ports: Ports) {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert!([&answer.body, &answer.head].iter().any(|t| t.contains(says)), "{answer:?}");
+        assert_readable_by_any_page(&answer);
     }
 }
 
@@ -118,11 +119,20 @@ async fn requests_that_are_wrong_are_refused(ports: Ports) {
         ("GET", "/topics/a?first=1", b"", 400, "bad_request"),
         ("GET", "/nowhere", b"", 404, "not_found"),
         ("DELETE", "/topics/a", b"", 405, "method_not_allowed"),
+        ("POST", "/cluster", b"x", 405, "method_not_allowed"),
+        ("GET", "/cluster?topics=a", b"", 400, "bad_request"),
     ] {
         let answer = web::request(ports.http, method, path, &[], body).await.expect("an answer");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert_readable_by_any_page(&answer);
         refused(&answer.json(), code, "");
     }
+}
+
+/// A page of another origin that cannot read an error sees a network failure.
+fn assert_readable_by_any_page(answer: &web::Answer) {
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{answer:?}");
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
 }
 
 async fn calls_that_are_wrong_are_refused(ports: Ports) {
