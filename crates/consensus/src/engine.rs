@@ -77,6 +77,7 @@ struct Opened {
     found: Vec<GroupId>,
     mark: LogMark,
     writes: Writes,
+    fence: Fence,
 }
 
 /// Why a data directory cannot be opened.
@@ -244,7 +245,11 @@ impl Engine {
         let config = Arc::new(settings.raft()?);
         let space = Space::new(dir, settings.disk_reserve, outside.room);
         let opened = open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
-        Ok(Engine::over(opened, space, cluster, me, Arc::new(settings), config, book))
+        let keeping = opened.fence.clone().keep(dir.to_owned());
+        let engine = Engine::over(opened, space, cluster, me, Arc::new(settings), config, book);
+        let Inner { tasks, shutdown, .. } = &*engine.0;
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(keeping));
+        Ok(engine)
     }
 
     fn over(
@@ -256,9 +261,8 @@ impl Engine {
         config: Arc<Config>,
         book: AddressBook,
     ) -> Engine {
-        let Opened { writer, found, mark, writes } = opened;
+        let Opened { writer, found, mark, writes, fence } = opened;
         let times = LeaseTimes::new(settings.election_max);
-        let fence = Fence::default();
         let marks = Marks::new(me, mark.writes, writes, fence.clone());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(space.clone().run(shutdown.clone()));
@@ -557,7 +561,7 @@ async fn open_store(
     let (version, writes) = (disk.version(), disk.writes());
     let writer = Writer::start(disk, space, fatal).map_err(io)?;
     writer.agreed().raise(version);
-    Ok(Opened { writer, found, mark, writes })
+    Ok(Opened { writer, found, mark, writes, fence: Fence::of(dir) })
 }
 
 fn marked(dir: &Path, mut disk: Disk) -> Result<(Disk, LogMark), OpenError> {

@@ -171,6 +171,10 @@ impl Group {
             tracing::error!(group = %self.id(), bytes, "an entry is too large");
             return Err(ProposeError::Refused { leader: None });
         }
+        // A leader without other voters would go on alone.
+        if self.0.fence.is_closed() {
+            return Err(ProposeError::Refused { leader: None });
+        }
         // openraft has no deadline of its own: without a quorum it would wait for ever.
         let deadline = self.0.settings.proposal_deadline;
         match timeout(deadline, self.raft().client_write(data)).await {

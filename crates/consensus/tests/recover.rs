@@ -42,6 +42,12 @@ async fn a_node_whose_log_was_put_back_is_told_so_and_takes_no_part() {
     // The other two are a majority, and it gets nothing of what they write.
     leader.group.propose(entry(8, 8)).await.unwrap();
     assert!(third.seen().len() < 2, "it has {:?}", third.seen());
+
+    // A restart makes its log no newer, whoever is there to tell.
+    let dir = third.kill().await;
+    let third = Node::start_in(dir, 3, &AddressBook::default(), quick()).await;
+    assert!(third.engine.rolled_back().is_some_and(|why| why.contains("cluster remove n3")));
+    assert!(third.group.propose(entry(9, 8)).await.is_err());
     for node in nodes.into_iter().chain([third]) {
         node.kill().await;
     }

@@ -57,7 +57,7 @@ fn engine(disk: &Filling) -> Engine {
     let fatal = Arc::new(|why: &str| panic!("{why}"));
     let writer = Writer::start(disk.clone(), space.clone(), fatal).unwrap();
     let (mark, writes) = (LogMark { log: 7, writes: 0 }, Writes::default());
-    let opened = Opened { writer, found: Vec::new(), mark, writes };
+    let opened = Opened { writer, found: Vec::new(), mark, writes, fence: Fence::default() };
     let settings = Arc::new(Settings::lan());
     let config = Arc::new(settings.raft().unwrap());
     let book = AddressBook::default();

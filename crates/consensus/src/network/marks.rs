@@ -15,17 +15,13 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pushonce_core::NodeId;
-use tokio::sync::watch;
 
+use super::fence::Fence;
 use crate::store::Writes;
 
 /// Nodes of which a count is remembered, 40 bytes each. Anybody who knows the cluster's id may name any node
 /// that was not heard of yet.
 const PEERS_MAX: usize = 10_000;
-
-/// Keeps this node out of every group once it is closed. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
 
 /// The counts of the peers, and this node's own. Clones share them.
 #[derive(Clone)]
@@ -78,31 +74,6 @@ pub(super) struct RolledBack {
     pub(super) node: NodeId,
     known: u64,
     opened: u64,
-}
-
-impl Fence {
-    /// From now on this node takes no part. The first reason stays.
-    pub(crate) fn close(&self, reason: String) {
-        self.0.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(reason);
-            first
-        });
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-
-    pub(crate) fn reason(&self) -> Option<String> {
-        self.0.borrow().clone()
-    }
-
-    /// Waits until it is closed.
-    pub(crate) async fn closed(&self) {
-        // The sender lives as long as this does.
-        let _ = self.0.subscribe().wait_for(Option::is_some).await;
-    }
 }
 
 impl Marks {

@@ -2,6 +2,7 @@
 
 mod book;
 mod dial;
+mod fence;
 mod greeting;
 mod link;
 mod marks;
@@ -14,8 +15,9 @@ pub use book::AddressBook;
 pub use service::Service;
 
 pub(crate) use dial::{Links, LinksParts};
+pub(crate) use fence::Fence;
 pub(crate) use link::LinkError;
-pub(crate) use marks::{Fence, Marks};
+pub(crate) use marks::Marks;
 pub(crate) use peer::Dialer;
 pub(crate) use receive::Incoming;
 pub(crate) use service::Groups;
