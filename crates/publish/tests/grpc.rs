@@ -124,7 +124,7 @@ impl Overview for World {
 
     fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {
         let text = "n2 is to lead".to_owned();
-        let progress = Progress { text, node: Some(NodeId(2)), has: 0, of: 0 };
+        let progress = Progress { text, node: Some(NodeId(2)), has: 0, of: 0, silent: false };
         future::ready(BTreeMap::from([(ShardId(3), progress)])).boxed()
     }
 }
