@@ -107,6 +107,8 @@ fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
 /// Says whether a member may give its share away: with `force`, or when the reachable others can hold as
 /// many copies of each shard as configured. One that drains or is gone already may.
 pub fn may_drain(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+    #[cfg(feature = "planted-bugs")]
+    let force = force || crate::planted::forces_every_leave();
     let Some(member) = seen.view.members.get(&node) else {
         // The control group knows best whether there ever was such a member.
         return Ok(());
@@ -129,6 +131,8 @@ pub fn may_drain(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objec
 ///
 /// With `force` it may as long as nothing is lost for certain.
 pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+    #[cfg(feature = "planted-bugs")]
+    let force = force || crate::planted::forces_every_leave();
     if seen.view.is_gone(node) {
         return Ok(());
     }

@@ -229,12 +229,16 @@ impl Cluster {
                 let (writes, known) = (now.writes, before.writes);
                 Err(Refusal::LogRolledBack { node, writes, known })
             }
+            #[cfg(feature = "planted-bugs")]
+            _ if crate::planted::takes_deleted_log() => Ok(()),
             _ => Err(Refusal::LogLost { node }),
         }
     }
 
     fn has_our_times(&self, said: Option<ConsensusTimes>) -> Result<(), Refusal> {
         let agreed = self.times.agreed();
+        #[cfg(feature = "planted-bugs")]
+        let said = said.filter(|_| !crate::planted::takes_other_times());
         match said {
             Some(said) if !agreed.accepts(&said) => {
                 Err(Refusal::OtherTimes { said, cluster: agreed.target() })
@@ -412,6 +416,11 @@ impl Cluster {
         }
         if to != cluster.next() {
             return Err(Refusal::NotTheNextVersion { to, cluster });
+        }
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::raises_without_support() {
+            self.cluster_version = to;
+            return Ok(to);
         }
         let members = self.view().without_support(to);
         if !members.is_empty() {

@@ -65,6 +65,8 @@ pub(crate) fn progress(
         return Some(Progress::Unreachable(node));
     }
     let is_silent = |node: &NodeId| nodes.reachable.contains(node) && status.silent.contains(node);
+    #[cfg(feature = "planted-bugs")]
+    let is_silent = |node: &NodeId| is_silent(node) && !crate::planted::hides_silent_replica();
     if let Some(node) = status.voters.iter().copied().find(is_silent) {
         return Some(Progress::Silent(node));
     }
