@@ -48,6 +48,8 @@ pub(crate) async fn keep(
     while let Some(server) = servers.pop_front() {
         patience.elsewhere = !servers.is_empty();
         let ended = match Session::open(&dial, &server).await {
+            #[cfg(feature = "planted-bugs")]
+            Err(ended) if crate::planted::is_end_of_all(ended.reconnect) => Ok(ended),
             // It is not asked again. The others may be right.
             Err(ended) if ended.reconnect == Reconnect::No && patience.elsewhere => {
                 Ok(Ended::again(ended.why))

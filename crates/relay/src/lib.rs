@@ -58,6 +58,8 @@ mod handle;
 mod inbox;
 mod link;
 mod outbox;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod port;
 mod relay;
 mod run;
