@@ -13,11 +13,16 @@ use pushonce_client::{Event, Transport};
 use pushonce_cluster_tests::{Cluster, EXPELLED, Seen, secs, tool, until};
 use pushonce_core::{From, GapReason, ShardCount, Topic};
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 const TOPIC: &str = "match/1";
 
+/// Thirteen nodes at once are too many for two cores.
+static ONE_CLUSTER: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_goes_on_without_its_lost_majority() {
+    let _alone = ONE_CLUSTER.lock().await;
     let mut cluster = Cluster::of(3).start().await;
     let before = cluster.publish(0, TOPIC, 0..5).await;
     let mut viewer = cluster.viewer(2, Transport::Ws, TOPIC, From::Start);
@@ -66,6 +71,7 @@ async fn a_cluster_goes_on_without_its_lost_majority() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_survivors_recover_by_the_surveys_of_both() {
+    let _alone = ONE_CLUSTER.lock().await;
     let mut cluster = Cluster::of(5).start().await;
     let topics = published(&cluster).await;
     let survivors = [3, 4];
@@ -93,6 +99,7 @@ async fn two_survivors_recover_by_the_surveys_of_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_that_lost_their_majority_are_recovered_while_the_control_group_has_its_own() {
+    let _alone = ONE_CLUSTER.lock().await;
     let mut cluster = Cluster::of(5).start().await;
     let topics = published(&cluster).await;
     let survivors = [2, 3, 4];

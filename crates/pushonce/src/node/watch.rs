@@ -220,8 +220,8 @@ fn overloaded(admission: &Admission) -> Option<Reason> {
     let (rejecting, lanes) = (admission.rejecting(), admission.lanes());
     (rejecting > 0).then(|| Reason {
         text: format!(
-            "{rejecting} of {lanes} client threads reject new sessions: memory or the backlog of \
-             deliveries is near its bound; raise --memory-max or add a node"
+            "{rejecting} of {lanes} client threads reject new sessions: {}",
+            admission.reasons().join("; ")
         ),
         blocks: Blocks::VIEWERS,
     })
