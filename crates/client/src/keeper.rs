@@ -131,7 +131,9 @@ async fn follow(
                 tell_of_topic(events, progress, event).await?;
             }
             Step::Wait { message } => {
-                tracing::debug!(%server, "asked again after a pause: {message}");
+                if again.is_none() {
+                    tracing::warn!(%server, "asked again after a pause: {message}");
+                }
                 again.get_or_insert_with(|| Instant::now() + pauses.fail(&mut rand::rng()));
             }
             Step::Leave { within, back, reason } => {
