@@ -38,3 +38,24 @@ pub(crate) fn keeps_terms() -> bool {
 pub(crate) fn waits_for_no_link() -> bool {
     is_planted("vote-over-no-link")
 }
+
+/// `full-disk-hides-past`: a replica without room refuses also what was placed under earlier leaders.
+pub(crate) fn refuses_the_past() -> bool {
+    is_planted("full-disk-hides-past")
+}
+
+/// `commit-mark-volatile`: the commit mark of the control group is on disk a while after it is acted on.
+/// Part of `old-settings-win` too: a restarted node shows an older view of the cluster.
+pub(crate) fn defers_commit_mark() -> bool {
+    is_planted("commit-mark-volatile") || is_planted("old-settings-win")
+}
+
+/// `greeting-unchecked`: peers exchange frames whatever versions they name.
+pub(crate) fn greets_everybody() -> bool {
+    is_planted("greeting-unchecked")
+}
+
+/// `destroys-taken-back`: nobody looks whether a newer membership names the replica again.
+pub(crate) fn destroys_members() -> bool {
+    is_planted("destroys-taken-back")
+}

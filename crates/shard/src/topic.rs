@@ -150,7 +150,10 @@ impl Log {
         // An earlier epoch's offset may be forged, and as large as it likes.
         let next = Offset(offset.0.saturating_add(1));
         let first = self.first(hidden);
-        if epoch != self.head.epoch && (self.reborn || reached != Position::ZERO) {
+        let reborn = self.reborn;
+        #[cfg(feature = "planted-bugs")]
+        let reborn = reborn && !crate::state::planted::hides_earlier_lives();
+        if epoch != self.head.epoch && (reborn || reached != Position::ZERO) {
             let gap = self.gap(Position { epoch, offset: next }, first, GapReason::Epoch);
             return Ok(self.page_from(hidden, Some(gap)));
         }

@@ -16,7 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::greeting::{offer, offered};
+use super::greeting::{agree, offer};
 use super::link::Link;
 use super::marks::{Greeting, Marks};
 use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, HEARD, LOG, TO, said};
@@ -187,8 +187,7 @@ impl Shared {
                 return Err(status);
             }
         };
-        let version = ours
-            .check(offered(response.metadata()))
+        let version = agree(ours, response.metadata())
             .map_err(|why| Status::failed_precondition(why.to_string()))?;
         let greeting = self.greeted(link.to(), response.metadata()).map_err(Status::aborted)?;
         Ok((greeting, response.into_inner(), version))

@@ -1,6 +1,6 @@
 //! The versions in the metadata of a stream: what each side supports and writes.
 
-use pushonce_core::VersionOffer;
+use pushonce_core::{ClusterVersion, VersionConflict, VersionOffer};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 use super::wire::VERSIONS;
@@ -13,7 +13,22 @@ pub(super) fn offer(metadata: &mut MetadataMap, offer: VersionOffer) {
     }
 }
 
+/// The version of the frames to and from a peer.
+///
+/// # Errors
+/// [`VersionConflict`] when the peer names no versions, or one side writes what the other cannot read.
+pub(super) fn agree(
+    ours: VersionOffer,
+    metadata: &MetadataMap,
+) -> Result<ClusterVersion, VersionConflict> {
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted::greets_everybody() {
+        return Ok(ours.agreed);
+    }
+    ours.check(offered(metadata))
+}
+
 /// What a peer offers; `None` for a peer that names no versions.
-pub(super) fn offered(metadata: &MetadataMap) -> Option<VersionOffer> {
+fn offered(metadata: &MetadataMap) -> Option<VersionOffer> {
     metadata.get(VERSIONS)?.to_str().ok()?.parse().ok()
 }

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::greeting::{offer, offered};
+use super::greeting::{agree, offer};
 use super::marks::{Greeting, Marks};
 use super::receive;
 use super::wire::{self, CLUSTER, FROM, HEARD, Kind, LOG, Proposed, TO, said};
@@ -92,7 +92,7 @@ impl pb::raft_server::Raft for Service {
         self.meant(&request, TO, &self.me.to_string())?;
         let from = self.admit(&request)?;
         let ours = self.agreed.offer();
-        ours.check(offered(request.metadata())).map_err(|error| {
+        agree(ours, request.metadata()).map_err(|error| {
             tracing::warn!(peer = %from, %error, "refused a consensus link");
             Status::failed_precondition(error.to_string())
         })?;
@@ -283,9 +283,11 @@ impl Group {
     /// nothing, and cannot answer for the past; it is bounded by what they had taken in before.
     fn may_append(&self, append: &AppendEntriesRequest<Types>) -> Result<(), String> {
         let term = append.vote.leader_id.term;
+        let is_new = |entry: &Entry| entry.log_id.leader_id.term == term;
+        #[cfg(feature = "planted-bugs")]
+        let is_new = |entry: &Entry| is_new(entry) || crate::planted::refuses_the_past();
         let is_published = |entry: &Entry| {
-            matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential)
-                && entry.log_id.leader_id.term == term
+            matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential) && is_new(entry)
         };
         if self.id() == GroupId::CONTROL || !append.entries.iter().any(is_published) {
             return Ok(());

@@ -42,3 +42,13 @@ pub(crate) fn follows_everybody() -> bool {
 pub(crate) fn holds_everything() -> bool {
     is_on("topics-unbounded")
 }
+
+/// `zero-resume-silent`: whoever resumes from 0:0 is not told that the topic had an earlier life.
+pub(crate) fn hides_earlier_lives() -> bool {
+    is_on("zero-resume-silent")
+}
+
+/// `retry-across-durability`: the log and the owner's memory know nothing of each other's repeats.
+pub(crate) fn looks_on_one_side() -> bool {
+    is_on("retry-across-durability")
+}
