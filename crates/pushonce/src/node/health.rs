@@ -273,6 +273,10 @@ impl Facts {
     /// most of all shards, or the control group cannot be heard either, it is this node that has lost the
     /// others: then there are none.
     fn beyond_reach(&self) -> BTreeSet<ShardId> {
+        #[cfg(feature = "planted-bugs")]
+        if super::planted::blames_itself() {
+            return BTreeSet::new();
+        }
         if self.lack(&self.control).is_some() {
             return BTreeSet::new();
         }
@@ -287,6 +291,8 @@ impl Facts {
 
     fn lack(&self, group: &Standing) -> Option<Lack> {
         match group.leader {
+            #[cfg(feature = "planted-bugs")]
+            None if super::planted::needs_no_leader() => None,
             None => Some(Lack::Leader),
             // A leader without a majority goes on naming itself.
             Some(leader) if leader == self.me => (!group.leads).then_some(Lack::Majority),

@@ -156,6 +156,10 @@ impl DataDir {
     pub(super) fn times(&self) -> Result<ClusterTimes, DataError> {
         let path = self.path.join("times.json");
         let text = match fs::read_to_string(&path) {
+            #[cfg(feature = "planted-bugs")]
+            Err(_) if super::planted::guesses_times() => {
+                return Ok(ClusterTimes::new(pushonce_core::ConsensusTimes::LAN));
+            }
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
                 return Err(DataError::Damaged { path, why: why.to_string() });
             }

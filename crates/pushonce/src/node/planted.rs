@@ -24,3 +24,28 @@ pub(super) fn ignores_join() -> bool {
 pub(super) fn begins_with_old_settings() -> bool {
     is_planted("old-settings-win")
 }
+
+/// `ready-without-leader`: a group without a leader keeps no node from being ready.
+pub(super) fn needs_no_leader() -> bool {
+    is_planted("ready-without-leader")
+}
+
+/// `dead-shard-blocks-all`: a shard whose copies died makes every node unready.
+pub(super) fn blames_itself() -> bool {
+    is_planted("dead-shard-blocks-all")
+}
+
+/// `foreign-callers-ignored`: a node goes on where members of another cluster dial its address.
+pub(super) fn ignores_foreign_callers() -> bool {
+    is_planted("foreign-callers-ignored")
+}
+
+/// `stored-uncounted`: a namespace goes into memory without a look at what it has stored.
+pub(super) fn counts_nothing_stored() -> bool {
+    is_planted("stored-uncounted")
+}
+
+/// `times-guessed`: a node whose consensus times are lost takes the default ones.
+pub(super) fn guesses_times() -> bool {
+    is_planted("times-guessed")
+}
