@@ -426,9 +426,9 @@ impl Engine {
                 match adapter.load().await {
                     Err(why) => (why, adapter.into_machine()),
                     Ok(()) => {
-                        let recovery = match stored.recovering {
-                            Some(_) => Some(Recovery::begin(writer, false).await?),
-                            None => None,
+                        let recovery = match recovery::is_due(&stored) {
+                            true => Some(Recovery::begin(writer, false).await?),
+                            false => None,
                         };
                         return Ok(Replica { log, shelf, adapter, recovery });
                     }
@@ -447,8 +447,10 @@ impl Engine {
         Ok(Replica { log: bare, shelf, adapter, recovery })
     }
 
-    /// Deletes log, vote and snapshot of a replica that is stopped and that the membership at the log
-    /// index `removed_at` does not name.
+    /// Deletes log and snapshot of a replica that is stopped and that the membership at the log index
+    /// `removed_at` does not name. Its vote stays, and a mark that it left: replicas that have not heard of
+    /// that count it in their majorities, and what it acknowledged. Started again it elects nobody before
+    /// it has all that its leader has.
     ///
     /// A stopped replica learns nothing, so what is on disk decides: a newer membership that names
     /// this node means that the group has taken it back, counts what it acknowledged, and may count on

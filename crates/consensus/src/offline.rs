@@ -192,6 +192,7 @@ impl Offline {
             set(Key::Committed, store::seal(group, version, &Some(last))?),
             set(Key::Snapshot, manifest),
             Change::Unset { key: Key::Recovering },
+            Change::Unset { key: Key::Left },
         ];
         self.staged.extend(changes.into_iter().map(|change| (group, change)));
         let old = stored.generations.into_iter();

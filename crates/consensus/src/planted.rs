@@ -59,3 +59,8 @@ pub(crate) fn greets_everybody() -> bool {
 pub(crate) fn destroys_members() -> bool {
     is_planted("destroys-taken-back")
 }
+
+/// `left-replica-votes`: a replica that was destroyed and comes back votes as if it were a new one.
+pub(crate) fn forgets_leaving() -> bool {
+    is_planted("left-replica-votes")
+}

@@ -5,6 +5,9 @@
 //! whatever was committed, and more; so the replica is whole again when it holds all that its leader
 //! held when they first met. Its vote it still has, so it never votes twice under one term.
 //!
+//! A replica that left its group, was destroyed, and comes back has lost everything: replicas that have not
+//! heard of its leave still count it in their majorities.
+//!
 //! That it recovers is on disk before anything else is done, and for as long as it does. What cannot
 //! be read stays where it is until a leader is there: where all are damaged, or nobody else is,
 //! nothing is deleted.
@@ -36,7 +39,8 @@ impl Recovery {
     /// Puts the mark on disk.
     pub(crate) async fn begin(writer: GroupWriter, stale: bool) -> io::Result<Recovery> {
         let record = writer.seal(&())?;
-        writer.write(vec![Change::Set { key: Key::Recovering, record }]).await?;
+        let mark = Change::Set { key: Key::Recovering, record };
+        writer.write(vec![mark, Change::Unset { key: Key::Left }]).await?;
         Ok(Recovery {
             writer,
             stale: Mutex::new(stale),
@@ -86,6 +90,15 @@ impl Recovery {
         // The sender lives as long as this does.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
+}
+
+/// Whether a replica begins with less than it has acknowledged: it recovers, or left and comes back.
+pub(crate) fn is_due(stored: &Stored) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted::forgets_leaving() {
+        return stored.recovering.is_some();
+    }
+    stored.recovering.is_some() || stored.left.is_some()
 }
 
 /// What is left of a replica of which something cannot be read.

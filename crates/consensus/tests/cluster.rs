@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pushonce_consensus::{
     AddressBook, At, Capture, ChangeError, DestroyError, Engine, GroupId, Machine, OpenError,
-    ProposeError, Settings, StartError,
+    ProposeError, Settings, StartError, Status,
 };
 use pushonce_core::versioned::Unreadable;
 use pushonce_core::{ClusterId, NodeId, Term};
@@ -268,6 +268,44 @@ async fn leadership_is_handed_to_a_level_voter_and_to_nobody_else() {
     assert!(nodes[0].group.transfer(NodeId(1)).await.is_err());
     let leader = leader(&nodes).await;
     assert_eq!(number(&leader.group.propose(entry(2, 8)).await.unwrap()), 3);
+}
+
+/// A replica that was cut off does not know that another has left, and counts on its vote. That one has no
+/// log any more, and by an empty log every candidate is good enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replica_that_left_and_comes_back_elects_nobody_who_lacks_what_it_acknowledged() {
+    let settings = quick();
+    let (mut nodes, book) = cluster(3, &settings).await;
+    level(&nodes[0], 3).await;
+    let cut_off = nodes.remove(2).kill().await;
+    nodes.push(Node::start(4, &book, settings.clone()).await);
+    let first = &nodes[0].group;
+    first.add_learner(NodeId(4)).await.unwrap();
+    level(&nodes[0], 4).await;
+    first.change_voters(ids(&[1, 3, 4])).await.unwrap();
+    for n in 1..=5 {
+        first.propose(entry(n, 8)).await.unwrap();
+    }
+    let moved = |status: &Status| status.voters == ids(&[1, 3, 4]) && !status.joint;
+    let removed_at = nodes[0].until("moved", moved).await.membership;
+    nodes[1].group.stop().await;
+    nodes[1].engine.destroy(GROUP, removed_at).await.unwrap();
+
+    // The two that know of the five are away.
+    let (fourth, back) = (nodes.remove(2), nodes.remove(1));
+    let dirs = [(1, nodes.remove(0).kill().await), (4, fourth.kill().await)];
+    let again = back.engine.start(GROUP, Sum::default()).await.unwrap();
+    let third = Node::start_in(cut_off, 3, &book, settings.clone()).await;
+    let mut status = third.group.status();
+    let elected = status.wait_for(|status| status.leads);
+    let waited = tokio::time::timeout(Duration::from_secs(4), elected).await;
+    assert!(waited.is_err(), "it was elected without what was acknowledged");
+    drop(again);
+
+    for (id, dir) in dirs {
+        nodes.push(Node::start_in(dir, id, &book, settings.clone()).await);
+    }
+    assert_eq!(number(&leader(&nodes).await.group.propose(entry(1, 8)).await.unwrap()), 16);
 }
 
 /// It has asked nobody for anything yet, so its links are dialled by its first votes.

@@ -140,7 +140,7 @@ async fn the_control_groups_commit_mark_is_on_disk_before_it_is_acted_on() {
 }
 
 #[tokio::test]
-async fn a_destroyed_group_leaves_nothing_and_takes_nothing_more() {
+async fn a_destroyed_group_leaves_its_vote_alone_and_takes_nothing_more() {
     let dir = TempDir::new().unwrap();
     let writer = writer_in(&dir);
     let (one, stored) = writer.open(GroupId(1)).await.unwrap();
@@ -153,7 +153,9 @@ async fn a_destroyed_group_leaves_nothing_and_takes_nothing_more() {
 
     writer.destroy(GroupId(1)).await.unwrap();
     assert!(log.save_vote(&Vote::new(4, 1)).await.is_err(), "a leftover still wrote");
-    assert_eq!(writer.open(GroupId(1)).await.unwrap().1, Stored::default());
+    let left = writer.open(GroupId(1)).await.unwrap().1;
+    assert!(left.vote.is_some() && left.left.is_some());
+    assert_eq!(Stored { vote: None, left: None, ..left }, Stored::default());
     assert_eq!(writer.open(GroupId(2)).await.unwrap().1.entries.len(), 1);
 }
 

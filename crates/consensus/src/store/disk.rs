@@ -128,7 +128,7 @@ impl Disk {
         self.version
     }
 
-    /// The groups there is anything of.
+    /// The groups there is a replica of.
     pub(crate) fn groups(&mut self) -> io::Result<Vec<GroupId>> {
         groups(self.ready()?).map_err(io::Error::other)
     }
@@ -303,7 +303,8 @@ fn apply(write: &WriteTransaction, changes: &[(GroupId, Change)]) -> Result<(), 
             }
             Change::Destroy => {
                 drop_entries(&mut entries, id, 0, u64::MAX)?;
-                values.retain_in((id, 0)..=(id, u8::MAX), |_, _| false)?;
+                values.retain_in((id, 0)..=(id, u8::MAX), |(_, key), _| key == Key::Vote as u8)?;
+                values.insert((id, Key::Left as u8), [].as_slice())?;
                 pieces.retain_in((id, 0, 0)..=(id, u64::MAX, u32::MAX), |_, _| false)?;
             }
         }
@@ -331,7 +332,9 @@ fn groups(database: &Database) -> Result<Vec<GroupId>, redb::Error> {
         let entry = entries.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let value = values.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let Some(group) = entry.into_iter().chain(value).min() else { return Ok(found) };
-        found.push(GroupId(group));
+        if values.get((group, Key::Left as u8))?.is_none() {
+            found.push(GroupId(group));
+        }
         let Some(after) = group.checked_add(1) else { return Ok(found) };
         next = after;
     }
@@ -351,6 +354,7 @@ fn stored(database: &Database, group: GroupId) -> Result<Stored, redb::Error> {
         purged: value(&values, group, Key::Purged)?,
         snapshot: value(&values, group, Key::Snapshot)?,
         recovering: value(&values, group, Key::Recovering)?,
+        left: value(&values, group, Key::Left)?,
         generations: generations(&read, group)?,
         entries,
     })

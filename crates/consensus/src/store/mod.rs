@@ -61,7 +61,7 @@ pub(crate) enum Change {
     /// Drops what a damaged replica gets from the others again: all but its vote and the mark that
     /// it recovers.
     Clear,
-    /// Drops all there is.
+    /// Drops all there is but the vote, and notes [`Key::Left`].
     Destroy,
     /// Notes the version of the cluster, of the whole store.
     Version(ClusterVersion),
@@ -76,6 +76,8 @@ pub(crate) enum Key {
     Snapshot,
     /// The replica has lost something it had acknowledged.
     Recovering,
+    /// The replica has left its group and was destroyed. Should it come back, it has lost everything.
+    Left,
 }
 
 /// A group as it lies on disk: sealed records, not yet checked.
@@ -86,6 +88,7 @@ pub(crate) struct Stored {
     pub(crate) purged: Option<Bytes>,
     pub(crate) snapshot: Option<Bytes>,
     pub(crate) recovering: Option<Bytes>,
+    pub(crate) left: Option<Bytes>,
     /// The snapshots of which there are pieces.
     pub(crate) generations: Vec<u64>,
     /// By index, rising.
