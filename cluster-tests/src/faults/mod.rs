@@ -227,7 +227,8 @@ impl Stage {
 
     /// Starts a node again, and does not wait for it.
     pub(crate) fn restart(&mut self, node: usize) {
-        if !self.cluster.node(node).runs() {
+        let node_ended = self.cluster.node_mut(node).has_ended();
+        if node_ended || !self.cluster.node(node).runs() {
             self.cluster.restart(node);
         }
     }

@@ -12,7 +12,11 @@ use crate::faults::{Confirmed, Effect, Fault, Stage};
 use crate::wait::secs;
 
 /// One fsync fails. What is on the disk is not known then: the node must stop at once.
-pub(super) struct FsyncError(Hit);
+pub(super) struct FsyncError {
+    hit: Hit,
+    /// How often the node has borne a failed fsync of something that is not its log.
+    borne: usize,
+}
 
 /// Every fsync takes longer.
 pub(super) struct SlowFsync(Hit);
@@ -31,7 +35,7 @@ const SLOW: Duration = Duration::from_millis(50);
 
 impl FsyncError {
     pub(super) fn new(rig: Arc<Rig>) -> FsyncError {
-        FsyncError(Hit { rig, node: None })
+        FsyncError { hit: Hit { rig, node: None }, borne: 0 }
     }
 }
 
@@ -45,6 +49,11 @@ impl Full {
     pub(super) fn new(rig: Arc<Rig>) -> Full {
         Full(Hit { rig, node: None })
     }
+}
+
+/// The list of peers is no more than a hint.
+fn borne(stage: &Stage, node: usize) -> usize {
+    stage.cluster.node(node).log().matches("cannot write the last known peers").count()
 }
 
 impl Hit {
@@ -67,29 +76,44 @@ impl Fault for FsyncError {
     }
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        let (node, berth) = self.0.choose(stage).await;
+        let (node, berth) = self.hit.choose(stage).await;
+        self.borne = borne(stage, node);
         berth.shim.fail_fsyncs(1);
         Ok(Effect::restart(vec![node]))
     }
 
     /// The fault is there when an fsync has failed; what the node has to do then is part of it.
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let berth = self.0.berth();
+        let (berth, node) = (self.hit.berth(), self.hit.node.expect("it was injected"));
         // It is told once, so that none is left to fail means that one has failed.
         let failed = || u64::from(berth.shim.fsyncs_to_fail() == 0);
-        let confirmed = watch::grows("failed fsync", 0, failed).await;
-        if confirmed == Confirmed::Installed {
-            let status = stage.cluster.ended(self.0.node.expect("it was injected")).await;
-            assert_eq!(status.code(), Some(DISK_FAILED), "a failed fsync stops the node");
+        loop {
+            let confirmed = watch::grows("failed fsync", 0, failed).await;
+            if confirmed != Confirmed::Installed {
+                return confirmed;
+            }
+            tokio::time::sleep(secs(1)).await;
+            let now = borne(stage, node);
+            if now == std::mem::replace(&mut self.borne, now) {
+                break;
+            }
+            berth.shim.fail_fsyncs(1);
         }
-        confirmed
+        let status = stage.cluster.ended(node).await;
+        assert_eq!(status.code(), Some(DISK_FAILED), "a failed fsync of the log stops the node");
+        Confirmed::Installed
     }
 
     async fn heal(&mut self, stage: &mut Stage) {
-        if let Some(node) = self.0.node.take() {
-            self.0.rig.berth(node).shim.fail_fsyncs(0);
-            stage.restart(node);
+        let Some(node) = self.hit.node.take() else { return };
+        let shim = &self.hit.rig.berth(node).shim;
+        let has_failed = shim.fsyncs_to_fail() == 0;
+        shim.fail_fsyncs(0);
+        if has_failed {
+            // Where nobody has confirmed it, the node may be about to end.
+            tokio::time::sleep(secs(1)).await;
         }
+        stage.restart(node);
     }
 }
 
