@@ -54,6 +54,11 @@ async fn a_refused_line_is_told_before_the_next_comes(cluster: &Cluster) {
     let small = ["namespace", "set", "small", "--payload-max", "8"];
     pushonce([&small[..], &server].concat(), "").await.ok();
     let publish = [&["publish", "small/1"], &server[..]].concat();
+    until("the bound is in force", secs(10), async || {
+        let done = pushonce(publish.clone(), "longer than that\n").await;
+        if done.status.success() { Err(done.out) } else { Ok(()) }
+    })
+    .await;
     pushonce_piped(publish, "short\nlonger than that\n").await.failed(&["line 2", "at most 8"]);
     let small = ["namespace", "unset", "small"];
     pushonce([&small[..], &server].concat(), "").await.ok();

@@ -140,7 +140,7 @@ async fn published(cluster: &Cluster) -> Vec<String> {
     }
     // Two replicas of three acknowledge. The third may be the one that survives: it gets the message, too,
     // within some heartbeats.
-    tokio::time::sleep(secs(1)).await;
+    tokio::time::sleep(secs(3)).await;
     topics
 }
 

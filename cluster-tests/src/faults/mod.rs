@@ -227,8 +227,7 @@ impl Stage {
 
     /// Starts a node again, and does not wait for it.
     pub(crate) fn restart(&mut self, node: usize) {
-        let node_ended = self.cluster.node_mut(node).has_ended();
-        if node_ended || !self.cluster.node(node).runs() {
+        if !self.cluster.node(node).runs() {
             self.cluster.restart(node);
         }
     }

@@ -514,6 +514,9 @@ impl Engine {
         // What a leader counts on outlives a restart of its followers: until its lease has surely
         // run out, this replica elects nobody else. openraft forgets the lease.
         let bound_since = log.follows_another(me.0).then(BootTime::now);
+        if bound_since.is_some() {
+            hold.heard();
+        }
         raft.runtime_config().elect(bound_since.is_none() && recovery.is_none());
         Ok(Group(Arc::new(GroupInner {
             id,

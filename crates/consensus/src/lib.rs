@@ -72,7 +72,7 @@ pub use engine::{DestroyError, Engine, OpenError, Outside, StartError};
 pub use group::{ENTRY_BYTES_MAX, Group, GroupId, InitializeError, ProposeError};
 pub use machine::{At, Capture, Machine};
 pub use members::ChangeError;
-pub use network::{AddressBook, Service};
+pub use network::{AddressBook, Service, rolled_back_in};
 pub use offline::{Found, Offline, OfflineError};
 pub use settings::{InvalidSettings, Settings, Warning};
 pub use space::{DiskFull, Probe, Room};

@@ -59,7 +59,7 @@ async fn observe(group: &Group) {
         }
         pause = if news { PAUSE_MIN } else { PAUSE_MAX.min(pause * 2) };
         purge(group, &mut purged_behind).await;
-        recover(group).await;
+        group.recover().await;
         if group.0.shelf.take_damage() {
             tracing::error!(group = %group.id(), "a snapshot is damaged on disk: another is taken");
             // As below.
@@ -99,18 +99,6 @@ async fn speak(group: &Group) {
     group.raft().runtime_config().elect(true);
 }
 
-/// Ends the recovery of a replica that has all again.
-async fn recover(group: &Group) {
-    let Some(recovery) = group.recovering() else { return };
-    match recovery.end(group.0.log.last()).await {
-        Ok(true) => tracing::info!(group = %group.id(), "a replica has recovered, and votes again"),
-        Ok(false) => {}
-        Err(why) => {
-            tracing::error!(group = %group.id(), %why, "a replica cannot say that it has recovered")
-        }
-    }
-}
-
 async fn until(time: Option<BootTime>) {
     match time {
         Some(at) => at.reached().await,
@@ -138,6 +126,20 @@ fn last_word(group: &Group) {
 }
 
 impl Group {
+    /// Ends the recovery of a replica that has all again.
+    pub(crate) async fn recover(&self) {
+        let Some(recovery) = self.recovering() else { return };
+        match recovery.end(self.0.log.last()).await {
+            Ok(true) => {
+                tracing::info!(group = %self.id(), "a replica has recovered, and votes again")
+            }
+            Ok(false) => {}
+            Err(why) => {
+                tracing::error!(group = %self.id(), %why, "a replica cannot say that it has recovered")
+            }
+        }
+    }
+
     /// The group as openraft shows it now.
     pub(crate) fn look(&self) -> Status {
         let watching = self.raft().metrics();
@@ -150,7 +152,11 @@ impl Group {
         let is_leader = metrics.state.is_leader();
         let last_log = metrics.last_log_index.unwrap_or_default();
         Status {
-            leader: metrics.current_leader.map(NodeId),
+            // The vote for itself that a replica kept when it left makes it no leader.
+            leader: metrics
+                .current_leader
+                .map(NodeId)
+                .filter(|leader| *leader != self.0.me || is_leader),
             term: Term(metrics.current_term),
             leads,
             initialized: stored.log_id().is_some(),

@@ -98,7 +98,9 @@ pub(crate) fn is_due(stored: &Stored) -> bool {
     if crate::planted::forgets_leaving() {
         return stored.recovering.is_some();
     }
-    stored.recovering.is_some() || stored.left.is_some()
+    let is_empty =
+        stored.entries.is_empty() && stored.purged.is_none() && stored.snapshot.is_none();
+    stored.recovering.is_some() || stored.left.is_some() && is_empty
 }
 
 /// What is left of a replica of which something cannot be read.

@@ -159,7 +159,8 @@ pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Obje
 
 impl Seen<'_> {
     /// As the owner says; where none is known, as the table has it.
-    pub(crate) fn voters(&self, shard: ShardId) -> &[NodeId] {
+    /// The voters of a shard, as its owner said last; those of the table before.
+    pub fn voters(&self, shard: ShardId) -> &[NodeId] {
         let claim = self.owners.claim(shard);
         claim.map_or_else(|| self.view.placement.of(shard), |claim| &claim.voters)
     }

@@ -59,10 +59,9 @@ impl Admission {
         Shortage::ALL.into_iter().filter(is_short).map(Shortage::text).collect()
     }
 
-    /// Whether the node as a whole can take no more load: every lane rejects new sessions because of
-    /// the memory of the process or its own backlog.
-    pub fn is_overloaded(&self) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|lane| lane.has(Shortage::Load))
+    /// How many reject them for the memory of the process or their own backlog.
+    pub fn overloaded(&self) -> usize {
+        self.0.iter().filter(|lane| lane.has(Shortage::Load)).count()
     }
 
     /// How many lanes there are.
@@ -135,7 +134,7 @@ mod tests {
         let (seen, now) = (ShortagesSeen::default(), Instant::now());
         let overloaded = [0, 1].map(|lane| {
             admission.lane(lane).set(Close, &seen, now);
-            admission.is_overloaded()
+            admission.overloaded() == admission.lanes()
         });
         assert_eq!(overloaded, [false, true]);
     }
@@ -156,7 +155,7 @@ mod tests {
             seen.see(shortage, start);
             let (lanes, why) = rejecting(SEEN_FOR - Duration::from_millis(1));
             assert!(lanes == 1 && why.contains(says), "{lanes}: {why}");
-            assert!(!admission.is_overloaded(), "sessions that are open are served as before");
+            assert!(admission.overloaded() == 0, "sessions that are open are served as before");
             seen.see(shortage, start + SEEN_FOR / 2);
             assert_eq!(rejecting(SEEN_FOR).0, 1);
             assert_eq!(rejecting(SEEN_FOR * 2), (0, String::new()));

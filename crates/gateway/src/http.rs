@@ -21,7 +21,7 @@ use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
 use tokio::sync::watch;
 
-pub use cors::allow_any_origin;
+pub use cors::{Internal, allow_any_origin};
 pub(crate) use fault::Fault;
 
 use crate::certificate::Fingerprint;

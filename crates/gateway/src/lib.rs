@@ -68,7 +68,7 @@ pub use certificate::Certificate;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
 pub use gateway::{Behind, Gateway, RunError};
-pub use http::allow_any_origin;
+pub use http::{Internal, allow_any_origin};
 pub use pressure::MemoryUse;
 pub use publisher::Publisher;
 pub use rounds::Rounds;

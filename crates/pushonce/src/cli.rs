@@ -21,7 +21,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Partial;
+use crate::config::{InvalidConfig, Partial};
 use crate::demo;
 use crate::node::join::Expelled;
 use crate::output::log::LogWriter;
@@ -142,8 +142,10 @@ fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
     if serves {
         panics_are_logged();
     }
-    // A misspelt variable is told by every command, whether it would have read the right one or not.
-    Partial::from_env(std::env::vars_os())?;
+    // Nodes refuse it. Another command may be of another release than the one that the variable is for.
+    if let Err(why @ InvalidConfig::Unknown { .. }) = Partial::from_env(std::env::vars_os()) {
+        tracing::warn!("{why}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
     let (publishes, stops) = (matches!(cli.command, Command::Publish(_)), cli.command.stops());

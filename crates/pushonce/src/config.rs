@@ -99,6 +99,15 @@ pub enum InvalidConfig {
         /// What is wrong with it.
         why: String,
     },
+    /// An environment variable that no setting has the name of.
+    #[error(
+        "the environment variable {name}: no setting has this name; `pushonce serve --help` lists the \
+         flags, and --some-flag is PUSHONCE_SOME_FLAG"
+    )]
+    Unknown {
+        /// Which.
+        name: String,
+    },
     /// A value out of its range.
     #[error("{flag} {why}")]
     Value {

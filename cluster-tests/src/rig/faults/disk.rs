@@ -109,9 +109,15 @@ impl Fault for FsyncError {
         let shim = &self.hit.rig.berth(node).shim;
         let has_failed = shim.fsyncs_to_fail() == 0;
         shim.fail_fsyncs(0);
-        if has_failed {
-            // Where nobody has confirmed it, the node may be about to end.
-            tokio::time::sleep(secs(1)).await;
+        // Where nobody has confirmed it, the node may be about to end.
+        let is_dying = has_failed && borne(stage, node) == self.borne;
+        if is_dying && stage.cluster.node(node).runs() {
+            let status = stage.cluster.ended(node).await;
+            assert_eq!(
+                status.code(),
+                Some(DISK_FAILED),
+                "a failed fsync of the log stops the node"
+            );
         }
         stage.restart(node);
     }

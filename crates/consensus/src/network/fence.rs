@@ -1,6 +1,7 @@
 //! Keeps a node out of every group whose log is older than what it has told its peers.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,11 +15,22 @@ const FILE: &str = "rolled-back";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
 
+/// Why the node with this data directory takes part in no group, if it was found out that its log had been
+/// put back to an earlier state. A file that cannot be read counts.
+pub fn rolled_back_in(dir: &Path) -> Option<String> {
+    match fs::read_to_string(dir.join(FILE)) {
+        Ok(reason) => Some(reason),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{FILE} cannot be read: {error}")),
+    }
+}
+
 impl Fence {
     /// Closed from the beginning, if it was closed before in this directory.
     pub(crate) fn of(dir: &Path) -> Fence {
         let fence = Fence::default();
-        if let Ok(reason) = fs::read_to_string(dir.join(FILE)) {
+        if let Some(reason) = rolled_back_in(dir) {
+            tracing::error!(reason, "this node takes no part in any group");
             fence.close(reason);
         }
         fence
@@ -27,8 +39,16 @@ impl Fence {
     /// Writes down in `dir` that it is closed, once it is.
     pub(crate) async fn keep(self, dir: PathBuf) {
         self.closed().await;
+        if rolled_back_in(&dir).is_some() {
+            return;
+        }
         let path = dir.join(FILE);
-        if let Err(error) = fs::write(&path, self.reason().unwrap_or_default()) {
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(self.reason().unwrap_or_default().as_bytes())?;
+            file.sync_all()?;
+            File::open(&dir)?.sync_all()
+        });
+        if let Err(error) = written {
             tracing::error!(%error, path = %path.display(), "cannot be written");
         }
     }
@@ -40,6 +60,7 @@ impl Fence {
             known.get_or_insert(reason);
             first
         });
+        metrics::gauge!("pushonce_rolled_back").set(1.0);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -108,7 +108,6 @@ impl Marks {
         if let Err(why) = found {
             if !fence.is_closed() {
                 tracing::error!(node = %me, %why, "this node takes no part in any group");
-                metrics::gauge!("pushonce_rolled_back").set(1.0);
             }
             fence.close(why.to_string());
         }

@@ -12,6 +12,7 @@ mod service;
 pub(crate) mod wire;
 
 pub use book::AddressBook;
+pub use fence::rolled_back_in;
 pub use service::Service;
 
 pub(crate) use dial::{Links, LinksParts};

@@ -121,5 +121,6 @@ async fn install(
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<Types>, String> {
     let installed = group.raft().install_full_snapshot(vote, snapshot).await;
+    group.recover().await;
     installed.map_err(|error| error.to_string())
 }

@@ -247,7 +247,10 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
             group.may_append(&append)?;
             group.hear(&append.vote);
             group.meet(&append.vote, last).await?;
-            group.raft().append_entries(append).await.map_err(|error| error.to_string())
+            let answer = group.raft().append_entries(append).await;
+            // Before the leader hears that this replica is level, and counts on its vote.
+            group.recover().await;
+            answer.map_err(|error| error.to_string())
         }),
         Kind::Vote => with(body, move |vote: VoteRequest<Types>| async move {
             group.may_vote(&vote)?;

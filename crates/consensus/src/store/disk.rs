@@ -332,7 +332,10 @@ fn groups(database: &Database) -> Result<Vec<GroupId>, redb::Error> {
         let entry = entries.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let value = values.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
         let Some(group) = entry.into_iter().chain(value).min() else { return Ok(found) };
-        if values.get((group, Key::Left as u8))?.is_none() {
+        let has = |key: Key| values.get((group, key as u8)).map(|value| value.is_some());
+        // A build that knows of no mark may have begun the replica again, and left the mark.
+        let is_here = entry == Some(group) || has(Key::Purged)? || has(Key::Snapshot)?;
+        if is_here || !has(Key::Left)? {
             found.push(GroupId(group));
         }
         let Some(after) = group.checked_add(1) else { return Ok(found) };

@@ -30,6 +30,10 @@ pub(crate) fn preflight() -> Response {
     response
 }
 
+/// Marks an answer that tells of the inside of the cluster: no page of another site may read it.
+#[derive(Clone, Copy, Debug)]
+pub struct Internal;
+
 /// Adds what every answer of the port needs, errors included: a page that cannot read an error sees a
 /// network failure.
 pub(crate) fn complete(mut response: Response) -> Response {
@@ -38,10 +42,14 @@ pub(crate) fn complete(mut response: Response) -> Response {
         return response;
     }
     let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if response.extensions().get::<Internal>().is_some() {
+        return response;
+    }
+    let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     let exposed = HeaderValue::from_static("etag, pushonce-position, retry-after");
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

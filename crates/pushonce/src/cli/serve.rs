@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::{Settings, Sources};
 use crate::config::Config;
+use crate::node::join::Stopped;
 use crate::{Node, node};
 
 /// The settings of the node, and whether it is one for development.
@@ -38,8 +39,8 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     let metrics = node::metrics()?;
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
         // It waited for its cluster, and was told to stop.
-        Err(why) if shutdown.is_cancelled() => {
-            tracing::info!("stopped: {why:#}");
+        Err(why) if why.is::<Stopped>() => {
+            tracing::info!("{why}");
             return Ok(());
         }
         built => built?,

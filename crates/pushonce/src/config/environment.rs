@@ -56,12 +56,7 @@ impl Environment {
         };
         match self.0.into_iter().find(|variable| !is_known(variable)) {
             None => Ok(()),
-            Some((name, _)) => Err(InvalidConfig::Environment {
-                name: format!("{PREFIX}{name}"),
-                why: "no setting has this name; `pushonce serve --help` lists the flags, and \
-                      --some-flag is PUSHONCE_SOME_FLAG"
-                    .to_owned(),
-            }),
+            Some((name, _)) => Err(InvalidConfig::Unknown { name: format!("{PREFIX}{name}") }),
         }
     }
 
@@ -100,7 +95,9 @@ mod tests {
 
     fn refused_name(variables: &[(&str, &str)]) -> Option<String> {
         match read(variables) {
-            Err(InvalidConfig::Environment { name, .. }) => Some(name),
+            Err(InvalidConfig::Environment { name, .. } | InvalidConfig::Unknown { name }) => {
+                Some(name)
+            }
             _ => None,
         }
     }

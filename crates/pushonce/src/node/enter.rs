@@ -71,7 +71,7 @@ impl Entry {
                 let others = [config.join.clone(), data.peers()].concat();
                 let confirming = join::confirm(&others, known.asker(), &joining);
                 let confirmed = shutdown.run_until_cancelled(confirming).await;
-                confirmed.context("stopped before the others were asked")??;
+                confirmed.ok_or(join::Stopped)??;
                 (known, times)
             }
             None => {

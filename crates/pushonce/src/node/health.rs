@@ -27,7 +27,7 @@ pub(super) struct Facts {
     pub(super) replicas: BTreeMap<ShardId, Standing>,
     /// Who owns each shard, as far as is known.
     pub(super) owners: BTreeMap<ShardId, Option<NodeId>>,
-    /// The nodes that should have a copy of each shard.
+    /// The nodes whose replicas of each shard vote, as its owner said last; those of the table before.
     pub(super) copies: BTreeMap<ShardId, Vec<NodeId>>,
     /// The nodes that were heard of on their links, and this node.
     pub(super) reachable: BTreeSet<NodeId>,
@@ -216,7 +216,10 @@ impl Watchman {
             }
         }
         self.applied.retain(|shard, _| facts.replicas.contains_key(shard));
-        for (&shard, replica) in &facts.replicas {
+        // A shard without a majority has entries that nobody can commit.
+        let beyond = facts.beyond_reach();
+        for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !beyond.contains(shard))
+        {
             let known = self.applied.entry(shard).or_insert((replica.applied, now));
             if replica.applied >= replica.last_log {
                 *known = (replica.applied, now);
@@ -345,8 +348,8 @@ impl Obstacle {
                 format!("cannot deliver, for nothing is heard of the owner, {owner}")
             }
             Obstacle::CopiesOutOfReach(_) => {
-                "most copies are out of reach of every node that this one hears: their topics are \
-                 unavailable at all of them until the nodes are back"
+                "no node that can be reached has a majority of its copies: its topics are unavailable \
+                 until the nodes are back"
                     .to_owned()
             }
             Obstacle::NotApplying(_) => {

@@ -40,6 +40,11 @@ const ASKED_MAX: usize = 8;
 #[error("{0}")]
 pub(crate) struct Expelled(pub(crate) String);
 
+/// The node was told to stop while it waited for its cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before the cluster answered")]
+pub(crate) struct Stopped;
+
 /// Asks the nodes at `addresses`, round after round, until one lets this node in.
 ///
 /// # Errors
@@ -70,7 +75,7 @@ pub(super) async fn join(
             }
         }
         tokio::select! {
-            () = shutdown.cancelled() => anyhow::bail!("stopped before the cluster let it in"),
+            () = shutdown.cancelled() => return Err(Stopped.into()),
             () = tokio::time::sleep(PAUSE) => {}
         }
     }

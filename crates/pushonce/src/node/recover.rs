@@ -57,6 +57,14 @@ impl Recovery {
         anyhow::ensure!(path.is_dir(), "{} is no data directory: check --data", path.display());
         let data = DataDir::open(path)?;
         let identity = data.identity()?.context("the data directory belongs to no cluster")?;
+        if let Some(why) = pushonce_consensus::rolled_back_in(path) {
+            anyhow::bail!(
+                "this directory was put back to an earlier state ({why}): name {} in --lost, or, if \
+                 nothing newer is left anywhere, delete {}/rolled-back and accept what is missing",
+                identity.node,
+                path.display()
+            );
+        }
         let mut offline = Offline::open(path, identity.cluster, identity.node)?;
         let (control, found) = pushonce_control::replay(&mut offline).context(
             "without its control group this node cannot be a survivor: on the others, name it in --lost",

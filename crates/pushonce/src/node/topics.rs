@@ -114,13 +114,15 @@ impl Topics {
     }
 
     async fn list(self, prefix: String, after: Option<Topic>, count_max: usize) -> TopicList {
-        let nodes: BTreeSet<_> =
-            self.owners.borrow().claims().map(|claim| claim.owner).chain([self.owned.me]).collect();
-        let asked =
-            nodes.into_iter().map(|node| self.list_of(node, &prefix, after.as_ref(), count_max));
-        let mut lists = join_all(asked).await;
+        let owners = self.owners.borrow().clone();
+        let nodes: BTreeSet<_> = owners.claims().map(|claim| claim.owner).collect();
+        let asked = nodes.into_iter().map(|node| {
+            let list = self.list_of(node, &prefix, after.as_ref(), count_max);
+            list.map(move |list| Some((node, list.ok()?)))
+        });
+        let lists = join_all(asked).await.into_iter().flatten();
         let shards = self.owned.view.borrow().shards;
-        merged(lists.drain(..).filter_map(Result::ok), shards.ids(), count_max)
+        merged(lists, &owners, shards.ids(), count_max)
     }
 
     /// What the topics of a namespace have on the replicas' disks, as their owners say.
@@ -187,16 +189,17 @@ impl Topics {
 }
 
 /// The answers of several nodes as one. A claim may outlive the lease of its owner, and only an owner
-/// can tell: a shard is unknown unless one of them lists it.
+/// can tell: a shard is unknown unless the node that claims it lists it.
 fn merged(
-    lists: impl Iterator<Item = TopicList>,
+    lists: impl Iterator<Item = (NodeId, TopicList)>,
+    owners: &Owners,
     shards: impl Iterator<Item = ShardId>,
     count_max: usize,
 ) -> TopicList {
     let (mut topics, mut unknown) = (Vec::new(), shards.collect::<BTreeSet<_>>());
-    for list in lists {
+    for (node, list) in lists {
         let others: BTreeSet<_> = list.unknown_shards.into_iter().collect();
-        unknown.retain(|shard| others.contains(shard));
+        unknown.retain(|&shard| owners.of(shard) != Some(node) || others.contains(&shard));
         topics.extend(list.topics);
     }
     topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
@@ -261,6 +264,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use pushonce_core::{Claim, Term};
+
     use super::*;
 
     #[test]
@@ -269,15 +274,30 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_no_owner_lists_is_unknown() {
+    fn a_shard_that_its_owner_does_not_list_is_unknown() {
         let list = |unknown: &[u16]| TopicList {
             topics: Vec::new(),
             unknown_shards: unknown.iter().copied().map(ShardId).collect(),
         };
-        let all = || (0..4).map(ShardId);
-        // The second node has a claim of shard 2 and no lease.
-        let merged = |lists: Vec<TopicList>| merged(lists.into_iter(), all(), 9).unknown_shards;
-        assert_eq!(merged(vec![list(&[1, 2, 3]), list(&[0, 2, 3])]), [ShardId(2), ShardId(3)]);
+        let mut owners = Owners::default();
+        for (shard, owner) in [(0, 1), (1, 2), (2, 2), (3, 3)] {
+            owners.hear(Claim {
+                shard: ShardId(shard),
+                owner: NodeId(owner),
+                term: Term(1),
+                membership: 1,
+                voters: vec![NodeId(owner)],
+                learners: Vec::new(),
+            });
+        }
+        let merged = |lists: Vec<(u64, TopicList)>| {
+            let lists = lists.into_iter().map(|(node, list)| (NodeId(node), list));
+            merged(lists, &owners, (0..4).map(ShardId), 9).unknown_shards
+        };
+        // The second node has a claim of shard 2 and no lease, and the third does not answer.
+        let said = vec![(1, list(&[1, 2, 3])), (2, list(&[0, 2, 3]))];
+        assert_eq!(merged(said), [ShardId(2), ShardId(3)]);
+        assert_eq!(merged(vec![(2, list(&[]))]), [ShardId(0), ShardId(3)], "of another's shards");
         assert_eq!(merged(vec![]).len(), 4, "nobody answered");
     }
 

@@ -202,7 +202,9 @@ impl Watch {
             control: standing,
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
-            copies: view.shards.ids().map(|it| (it, view.placement.of(it).to_vec())).collect(),
+            copies: self.overview.seen(|seen| {
+                view.shards.ids().map(|shard| (shard, seen.voters(shard).to_vec())).collect()
+            }),
             reachable,
             halted,
             conflicts,
@@ -215,7 +217,8 @@ impl Watch {
     }
 }
 
-/// A node that rejects new sessions says so before clients are sent to it.
+/// A node that rejects new sessions says so. It keeps viewers away for its load alone: one that has as many
+/// clients as it may have serves these, and would change its mind with each that goes.
 fn overloaded(admission: &Admission) -> Option<Reason> {
     let (rejecting, lanes) = (admission.rejecting(), admission.lanes());
     (rejecting > 0).then(|| Reason {
@@ -223,6 +226,6 @@ fn overloaded(admission: &Admission) -> Option<Reason> {
             "{rejecting} of {lanes} client threads reject new sessions: {}",
             admission.reasons().join("; ")
         ),
-        blocks: Blocks::VIEWERS,
+        blocks: if admission.overloaded() > 0 { Blocks::VIEWERS } else { Blocks::default() },
     })
 }

@@ -27,22 +27,29 @@ const TOPICS_MAX: usize = 256;
 /// Why a node that is no member yet serves nothing.
 const WAITS: &str = "this node waits to join its cluster";
 
-/// As many bytes of a body are read before it is answered, as behind a refusal of the gateway.
+/// How many bytes of a body are read before the answer, as behind a refusal of the gateway.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// And for so long.
+/// How long they are read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
 pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
+    let internal = Router::new()
+        .route("/cluster", get(cluster))
+        .with_state(overview.clone())
+        .route("/metrics", get(move || prometheus(metrics)))
+        .layer(map_response(async |mut response: Response| {
+            response.extensions_mut().insert(pushonce_gateway::Internal);
+            response
+        }));
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(async |state| ready(state, |now| now.publish && now.viewers)))
         .route("/health/publish", get(async |state| ready(state, |now| now.publish)))
         .route("/health/viewers", get(async |state| ready(state, |now| now.viewers)))
-        .route("/cluster", get(cluster))
         .with_state(overview)
-        .route("/metrics", get(move || prometheus(metrics)))
+        .merge(internal)
 }
 
 /// The pages of a node that waits until a cluster takes it in: it lives, and serves nobody. Each answer
