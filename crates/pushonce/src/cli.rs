@@ -75,7 +75,7 @@ const SERVING: &str = "info,openraft=error";
 const EXPELLED: u8 = 77;
 
 /// What the other commands log: why a server cannot be reached, and what a subscriber misses.
-const CLIENT: &str = "warn";
+const CLIENT: &str = "warn,openraft=error";
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
