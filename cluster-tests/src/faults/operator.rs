@@ -99,10 +99,14 @@ impl Fault for Times {
     }
 
     async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let asked = stage.cluster.running().next().expect("some node runs");
-        let status = match stage.cluster.status(asked).await {
-            Ok(status) => status,
-            Err(why) => return Confirmed::Indeterminate(why),
+        // A node that is paused answers nothing, and runs all the same.
+        let mut status = None;
+        for node in stage.cluster.running() {
+            let answer = tokio::time::timeout(secs(3), stage.cluster.status(node)).await;
+            status = status.or(answer.ok().and_then(Result::ok));
+        }
+        let Some(status) = status else {
+            return Confirmed::Indeterminate("no node answers".to_owned());
         };
         let times = status.times.unwrap_or_default();
         let wanted = Some(self.election_max_ms);
