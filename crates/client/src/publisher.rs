@@ -132,7 +132,7 @@ impl Publisher {
     /// # Errors
     /// [`Failure::Refused`] when no server can be reached now.
     pub async fn stream(&self) -> Result<PublishStream, Failure> {
-        let mut last = nowhere(None);
+        let mut last = no_usable_server(None);
         for _ in &self.shared.servers {
             match Call::open(&self.shared).await {
                 Ok(call) => return Ok(PublishStream::open(self.shared.clone(), call)),
@@ -152,7 +152,7 @@ impl Shared {
         }
         let wrong = self.servers.iter().find(|server| server.scheme != Scheme::Http);
         if self.servers.is_empty() || wrong.is_some() {
-            return Err(nowhere(wrong));
+            return Err(no_usable_server(wrong));
         }
         let mut why = String::new();
         for _ in &self.servers {
@@ -199,7 +199,7 @@ pub(crate) fn invalid(why: InvalidPublish) -> Failure {
 }
 
 /// The list of servers is of no use, now and later: it is empty, or this one is `wrong`.
-fn nowhere(wrong: Option<&Server>) -> Failure {
+fn no_usable_server(wrong: Option<&Server>) -> Failure {
     let why = match wrong {
         None => "no server to publish to was given".to_owned(),
         Some(server) => format!("{server} takes no publishes by gRPC"),

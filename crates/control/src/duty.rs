@@ -19,12 +19,11 @@ pub(crate) enum Duty {
     Place { version: u64, replicas: Vec<Vec<NodeId>> },
 }
 
-/// The table that the ring wants, worked out once for each view: the leader looks with every change of a
-/// link or of its own status, and a thousand nodes make the ring of 128,000 points.
+/// The placement that the ring proposes, computed once for each view: the leader looks at every change of a
+/// link or of its own status, and the ring of 1,000 nodes has 128,000 points.
 #[derive(Debug, Default)]
 pub(crate) struct Proposal {
-    /// The version of the view.
-    of: Option<u64>,
+    view_version: Option<u64>,
     replicas: Vec<Vec<NodeId>>,
 }
 
@@ -65,8 +64,9 @@ fn activate(view: &ClusterView, status: &Status) -> Option<Duty> {
 }
 
 fn place(view: &ClusterView, proposal: &mut Proposal) -> Option<Duty> {
-    if proposal.of != Some(view.version) {
-        *proposal = Proposal { of: Some(view.version), replicas: Placement::propose(view) };
+    if proposal.view_version != Some(view.version) {
+        *proposal =
+            Proposal { view_version: Some(view.version), replicas: Placement::propose(view) };
     }
     let replicas = &proposal.replicas;
     let differs = *replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_asked_again_when_the_view_has_changed() {
+    fn the_placement_is_proposed_again_when_the_view_has_changed() {
         let mut view = view_of(&[("", ""); 3]);
         let mut proposal = Proposal::default();
         let first = place(&view, &mut proposal);

@@ -154,9 +154,10 @@ impl Watchman {
     /// started serves nobody before it knows the leaders. Until then a control group without a leader
     /// blocks everything too, since the view may be an old one.
     pub(super) fn look(&mut self, facts: &Facts, now: Instant) -> Vec<Reason> {
-        let mut found = found(facts);
-        found.extend(self.still(facts, now));
-        found.extend(self.catching_up(facts, now));
+        let dead = facts.without_majority();
+        let mut found = found(facts, &dead);
+        found.extend(self.still(facts, &dead, now));
+        found.extend(self.catching_up(facts, &dead, now));
         self.since.retain(|obstacle, _| found.contains(obstacle));
         for &obstacle in &found {
             self.since.entry(obstacle).or_insert(now);
@@ -183,7 +184,12 @@ impl Watchman {
     }
 
     /// The replicas that were here at the start and have not been level with their leaders since.
-    fn catching_up(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
+    fn catching_up(
+        &mut self,
+        facts: &Facts,
+        dead: &BTreeSet<ShardId>,
+        now: Instant,
+    ) -> Vec<Obstacle> {
         let started = *self.started.get_or_insert(now);
         let restored = facts.replicas.iter().filter(|(shard, _)| facts.restored.contains(shard));
         let is_level = |lag: u64| lag <= LEVEL_ENTRIES;
@@ -192,9 +198,8 @@ impl Watchman {
         if now.saturating_duration_since(started) >= CATCHING_UP_MAX {
             return Vec::new();
         }
-        let beyond = facts.beyond_reach();
         let here = |shard: &&ShardId| {
-            !beyond.contains(shard) && (facts.is_opening || facts.replicas.contains_key(shard))
+            !dead.contains(shard) && (facts.is_opening || facts.replicas.contains_key(shard))
         };
         let behind = facts.restored.iter().filter(here);
         let behind = behind.filter(|shard| !self.caught_up.contains(shard));
@@ -202,7 +207,7 @@ impl Watchman {
     }
 
     /// What has stood still for too long.
-    fn still(&mut self, facts: &Facts, now: Instant) -> Vec<Obstacle> {
+    fn still(&mut self, facts: &Facts, dead: &BTreeSet<ShardId>, now: Instant) -> Vec<Obstacle> {
         let stands = |known: &mut (u64, Instant), count: u64| {
             if known.0 != count {
                 *known = (count, now);
@@ -217,9 +222,7 @@ impl Watchman {
         }
         self.applied.retain(|shard, _| facts.replicas.contains_key(shard));
         // A shard without a majority has entries that nobody can commit.
-        let beyond = facts.beyond_reach();
-        for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !beyond.contains(shard))
-        {
+        for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !dead.contains(shard)) {
             let known = self.applied.entry(shard).or_insert((replica.applied, now));
             if replica.applied >= replica.last_log {
                 *known = (replica.applied, now);
@@ -232,7 +235,7 @@ impl Watchman {
 }
 
 /// What a look finds, however long it may have been so.
-fn found(facts: &Facts) -> BTreeSet<Obstacle> {
+fn found(facts: &Facts, dead: &BTreeSet<ShardId>) -> BTreeSet<Obstacle> {
     let mut found = BTreeSet::new();
     match facts.state {
         None => _ = found.insert(Obstacle::Outside),
@@ -240,12 +243,11 @@ fn found(facts: &Facts) -> BTreeSet<Obstacle> {
         Some(_) => {}
     }
     found.extend(facts.lack(&facts.control).map(Obstacle::Control));
-    let beyond = facts.beyond_reach();
-    found.extend(beyond.iter().copied().map(Obstacle::CopiesOutOfReach));
-    for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !beyond.contains(shard)) {
+    found.extend(dead.iter().copied().map(Obstacle::CopiesOutOfReach));
+    for (&shard, replica) in facts.replicas.iter().filter(|(shard, _)| !dead.contains(shard)) {
         found.extend(facts.lack(replica).map(|lack| Obstacle::Shard(shard, lack)));
     }
-    for (&shard, owner) in facts.owners.iter().filter(|(shard, _)| !beyond.contains(shard)) {
+    for (&shard, owner) in facts.owners.iter().filter(|(shard, _)| !dead.contains(shard)) {
         match owner {
             None => _ = found.insert(Obstacle::Unowned(shard)),
             Some(owner) if !facts.reachable.contains(owner) => {
@@ -275,7 +277,7 @@ impl Facts {
     /// The shards that have lost the majority of their copies, as far as this node can see. When they are
     /// most of all shards, or the control group cannot be heard either, it is this node that has lost the
     /// others: then there are none.
-    fn beyond_reach(&self) -> BTreeSet<ShardId> {
+    fn without_majority(&self) -> BTreeSet<ShardId> {
         #[cfg(feature = "planted-bugs")]
         if super::planted::blames_itself() {
             return BTreeSet::new();
@@ -283,13 +285,13 @@ impl Facts {
         if self.lack(&self.control).is_some() {
             return BTreeSet::new();
         }
-        let is_beyond = |nodes: &Vec<NodeId>| {
+        let is_dead = |nodes: &Vec<NodeId>| {
             let reached = nodes.iter().filter(|node| self.reachable.contains(node)).count();
             !nodes.is_empty() && reached <= nodes.len() / 2
         };
-        let beyond = self.copies.iter().filter(|(_, nodes)| is_beyond(nodes));
-        let beyond: BTreeSet<_> = beyond.map(|(&shard, _)| shard).collect();
-        if beyond.len() > self.copies.len() / 2 { BTreeSet::new() } else { beyond }
+        let dead = self.copies.iter().filter(|(_, nodes)| is_dead(nodes));
+        let dead: BTreeSet<_> = dead.map(|(&shard, _)| shard).collect();
+        if dead.len() > self.copies.len() / 2 { BTreeSet::new() } else { dead }
     }
 
     fn lack(&self, group: &Standing) -> Option<Lack> {

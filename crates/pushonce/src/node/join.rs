@@ -138,7 +138,7 @@ async fn ask_all(
     starting: bool,
 ) -> (String, Verdict) {
     let until = Instant::now() + CONFIRM_PATIENCE;
-    let mut answers: FuturesUnordered<_> = some(addresses, rand::random())
+    let mut answers: FuturesUnordered<_> = rotated(addresses, rand::random())
         .map(async |address| (address, ask(address, member, joining, starting).await))
         .collect();
     while let Ok(Some((address, verdict))) = timeout_at(until, answers.next()).await {
@@ -155,9 +155,9 @@ async fn ask_all(
     (String::new(), Verdict::NoAnswer("none of the other nodes answered".to_owned()))
 }
 
-/// As many as are asked at once, from a drawn one on: the first ones may be gone for good.
-fn some(addresses: &[String], drawn: u32) -> impl Iterator<Item = &String> {
-    let first = drawn as usize % addresses.len().max(1);
+/// As many addresses as are asked at once, beginning with `start`: the first ones may be gone for good.
+fn rotated(addresses: &[String], start: u32) -> impl Iterator<Item = &String> {
+    let first = start as usize % addresses.len().max(1);
     addresses.iter().cycle().skip(first).take(addresses.len().min(ASKED_MAX))
 }
 
@@ -219,14 +219,14 @@ mod tests {
     use pushonce_core::HostPort;
     use tonic::transport::Endpoint;
 
-    use super::{ASKED_MAX, some};
+    use super::{ASKED_MAX, rotated};
 
     #[test]
-    fn every_address_has_its_turn_however_many_there_are() {
+    fn every_address_is_asked_in_time_however_many_there_are() {
         let addresses: Vec<_> = (0..20).map(|n| format!("n{n}:7091")).collect();
         for count in [0, 1, ASKED_MAX, 20] {
             let addresses = &addresses[..count];
-            let asked = |drawn| some(addresses, drawn).collect::<BTreeSet<_>>();
+            let asked = |start| rotated(addresses, start).collect::<BTreeSet<_>>();
             assert_eq!(asked(u32::MAX).len(), count.min(ASKED_MAX), "nobody is asked twice");
             assert_eq!((0..20).flat_map(asked).collect::<BTreeSet<_>>().len(), count);
         }

@@ -72,10 +72,10 @@ impl Recovery {
         let view = control.view().context("this node has never heard of its cluster")?;
         let recoveries = recorded(path)?;
         let survey = Survey::of(&mut offline, &identity, &view, &found, recoveries)?;
-        let surveys = all(&survey, &request.surveys)?;
+        let surveys = collect_surveys(&survey, &request.surveys)?;
         let lost = lost::resolve(&surveys, &request.lost);
         let plan = lost.and_then(|lost| plan::decide(&surveys, identity.node, &lost));
-        let above = above_all(&surveys);
+        let above = new_history_start(&surveys);
         Ok(Recovery { data, identity, offline, control, view, survey, above, plan })
     }
 
@@ -91,7 +91,7 @@ impl Recovery {
         self.plan.as_ref().map_err(Clone::clone)
     }
 
-    /// Does it, in one commit, and leaves a record in the directory.
+    /// Carries the plan out in one commit, after a record of it in the directory.
     ///
     /// # Errors
     /// [`NoPlan`]; and when the store or the directory cannot be written. Nothing counts then.
@@ -116,17 +116,19 @@ impl Recovery {
                 Fate::GoesOn | Fate::Elsewhere { .. } => {}
             }
         }
+        // A recovery that is cut short counts: the next one then only begins higher.
+        record(data.path(), &plan)?;
         offline.commit()?;
         let left = view.members.values().filter(|member| !plan.lost.contains(&member.id));
         let peers = left.filter(|member| member.id != identity.node);
         let peers: Vec<_> = peers.map(|member| member.addresses.peer.clone()).collect();
         data.keep_peers(&peers);
-        record(data.path(), &plan)
+        Ok(())
     }
 }
 
 /// The surveys of all survivors by node. One of this node must still be true.
-fn all(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Survey>> {
+fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Survey>> {
     let mut surveys = BTreeMap::from([(own.node, own.clone())]);
     let mut read = BTreeSet::new();
     for file in files {
@@ -141,7 +143,7 @@ fn all(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Surve
         anyhow::ensure!(read.insert(survey.node), "--surveys has two of {}", survey.node);
         anyhow::ensure!(
             survey.node != own.node || survey == *own,
-            "{path} does not say what is here any more: this node has run since. Make all surveys again"
+            "{path} is out of date: this node has run since, or was recovered. Make all surveys again"
         );
         surveys.insert(survey.node, survey);
     }
@@ -156,17 +158,17 @@ fn all(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Surve
 /// Where another history of any group may begin, whatever the lost replicas of it had.
 ///
 /// Each recovery takes a group at most one step above what it had, or to this place. So no group is higher
-/// than the control group by more steps than there were recoveries, and this is one more. The survivors
+/// than the highest replica that is left by more steps than there were recoveries, and this is one more. The survivors
 /// know how many there were: a shard that was begun anew before may have no surviving replica that says so.
-fn above_all(surveys: &BTreeMap<NodeId, Survey>) -> At {
-    let controls = || surveys.values().map(|survey| &survey.control);
-    let control = Found {
-        last: controls().map(|control| control.last).max().unwrap_or_default(),
-        term: Term(controls().map(|control| control.term).max().unwrap_or_default()),
+fn new_history_start(surveys: &BTreeMap<NodeId, Survey>) -> At {
+    let replicas = || surveys.values().flat_map(|it| it.shards.values().chain([&it.control]));
+    let highest = Found {
+        last: replicas().map(|replica| replica.last).max().unwrap_or_default(),
+        term: Term(replicas().map(|replica| replica.term).max().unwrap_or_default()),
         ..Found::default()
     };
-    control
-        .history_after(surveys.values().map(|survey| survey.recoveries).max().unwrap_or_default())
+    let recoveries = surveys.values().map(|survey| survey.recoveries).max();
+    highest.history_after(recoveries.unwrap_or_default())
 }
 
 fn later(one: At, other: At) -> At {
@@ -207,8 +209,7 @@ fn record(path: &Path, plan: &Plan) -> anyhow::Result<()> {
     let line = serde_json::to_string(&Record { time_ms: now_ms(), plan })?;
     let file = File::options().create(true).append(true).open(&path);
     let written = file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()));
-    written
-        .with_context(|| format!("the recovery is done, but {} cannot be written", path.display()))
+    written.with_context(|| format!("{} cannot be written; nothing was changed", path.display()))
 }
 
 /// The wall clock, for people who read the record.
@@ -234,8 +235,13 @@ mod tests {
             shards: BTreeMap::new(),
             unreadable: BTreeMap::new(),
         };
-        let above = |recoveries| above_all(&BTreeMap::from([(NodeId(1), survey(recoveries))]));
+        let above =
+            |recoveries| new_history_start(&BTreeMap::from([(NodeId(1), survey(recoveries))]));
         let (first, second) = (above(0), above(1));
+        let mut high = survey(0);
+        high.shards.insert(3, Replica { last: 1 << 41, term: 7, ..Replica::default() });
+        let high = new_history_start(&BTreeMap::from([(NodeId(1), high)]));
+        assert!(high.index > 1 << 41, "a shard may be above the control group");
         // A shard that was begun anew at the first place, and has gone on since, is below the second.
         assert!(second.index > first.index + (1 << 39) && second.term > first.term);
     }

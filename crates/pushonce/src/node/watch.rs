@@ -191,6 +191,9 @@ impl Watch {
         // Each watch is borrowed in a statement of its own: a borrow in the expression below would last
         // until its end, and a second borrow of the same watch waits for ever behind a writer that waits
         // for the first.
+        let copies = self.overview.seen(|seen| {
+            view.shards.ids().map(|shard| (shard, seen.voters(shard).to_vec())).collect()
+        });
         let standing = Standing::from(&*control.borrow());
         let reachable = reachable.borrow().clone();
         let conflicts = self.relay.version_conflicts().borrow().clone();
@@ -202,9 +205,7 @@ impl Watch {
             control: standing,
             replicas: replicas.collect(),
             owners: view.shards.ids().map(|shard| (shard, owners.of(shard))).collect(),
-            copies: self.overview.seen(|seen| {
-                view.shards.ids().map(|shard| (shard, seen.voters(shard).to_vec())).collect()
-            }),
+            copies,
             reachable,
             halted,
             conflicts,

@@ -28,13 +28,13 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let Args { data, lost, surveys, yes } = args;
-    let first = surveys.is_empty();
+    let is_survey = surveys.is_empty() && json && !yes;
     let recovery = Recovery::open(&data, &Request { lost, surveys })?;
     let survey = recovery.survey().clone();
     let plan = match recovery.plan() {
         Ok(plan) => plan.clone(),
         // The other survivors need this survey, whatever this one can see alone.
-        Err(why) if json && !yes && first => {
+        Err(why) if is_survey => {
             let no_plan = why.to_string();
             let printed = || json!({"done": false, "no_plan": no_plan, "survey": survey});
             print(json, printed, String::new)?;
