@@ -87,7 +87,7 @@ async fn two_survivors_recover_by_the_surveys_of_both() {
     recover_on(&cluster, 3, &[&more[..], &[&files[1]]].concat()).await.failed(&["the same"]);
     let (fates, controls) = recover_all(&cluster, &survivors, &all).await;
     assert!(controls.iter().all(Value::is_u64), "{controls:?}");
-    // What it says there is no more what is here.
+    // Its survey is out of date now.
     recover_on(&cluster, 3, &[&all[..], &["--yes"]].concat()).await.failed(&["has run since"]);
 
     for node in survivors {

@@ -448,9 +448,9 @@ impl Engine {
     }
 
     /// Deletes log and snapshot of a replica that is stopped and that the membership at the log index
-    /// `removed_at` does not name. Its vote stays, and a mark that it left: replicas that have not heard of
-    /// that count it in their majorities, and what it acknowledged. Started again it elects nobody before
-    /// it has all that its leader has.
+    /// `removed_at` does not name. Its vote stays, with a mark that it left: other replicas may not know of
+    /// the removal, and still count its vote and its acknowledgements. Started again, it votes once it has
+    /// all that its leader has.
     ///
     /// A stopped replica learns nothing, so what is on disk decides: a newer membership that names
     /// this node means that the group has taken it back, counts what it acknowledged, and may count on

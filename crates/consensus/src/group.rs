@@ -171,7 +171,7 @@ impl Group {
             tracing::error!(group = %self.id(), bytes, "an entry is too large");
             return Err(ProposeError::Refused { leader: None });
         }
-        // A leader without other voters would go on alone.
+        // The only voter of a group would continue to commit.
         if self.0.fence.is_closed() {
             return Err(ProposeError::Refused { leader: None });
         }

@@ -5,8 +5,8 @@
 //! whatever was committed, and more; so the replica is whole again when it holds all that its leader
 //! held when they first met. Its vote it still has, so it never votes twice under one term.
 //!
-//! A replica that left its group, was destroyed, and comes back has lost everything: replicas that have not
-//! heard of its leave still count it in their majorities.
+//! A replica that left its group, was destroyed, and comes back has lost everything: replicas that do not
+//! know of its removal still count it in their majorities.
 //!
 //! That it recovers is on disk before anything else is done, and for as long as it does. What cannot
 //! be read stays where it is until a leader is there: where all are damaged, or nobody else is,

@@ -14,8 +14,8 @@ use crate::wait::secs;
 /// One fsync fails. What is on the disk is not known then: the node must stop at once.
 pub(super) struct FsyncError {
     hit: Hit,
-    /// How often the node has borne a failed fsync of something that is not its log.
-    borne: usize,
+    /// How many writes of its list of peers have failed on the node.
+    failed_peers: usize,
 }
 
 /// Every fsync takes longer.
@@ -35,7 +35,7 @@ const SLOW: Duration = Duration::from_millis(50);
 
 impl FsyncError {
     pub(super) fn new(rig: Arc<Rig>) -> FsyncError {
-        FsyncError { hit: Hit { rig, node: None }, borne: 0 }
+        FsyncError { hit: Hit { rig, node: None }, failed_peers: 0 }
     }
 }
 
@@ -51,8 +51,8 @@ impl Full {
     }
 }
 
-/// The list of peers is no more than a hint.
-fn borne(stage: &Stage, node: usize) -> usize {
+/// A node survives that it cannot write its list of peers, which is only a hint.
+fn failed_peers(stage: &Stage, node: usize) -> usize {
     stage.cluster.node(node).log().matches("cannot write the last known peers").count()
 }
 
@@ -77,7 +77,7 @@ impl Fault for FsyncError {
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let (node, berth) = self.hit.choose(stage).await;
-        self.borne = borne(stage, node);
+        self.failed_peers = failed_peers(stage, node);
         berth.shim.fail_fsyncs(1);
         Ok(Effect::restart(vec![node]))
     }
@@ -93,8 +93,8 @@ impl Fault for FsyncError {
                 return confirmed;
             }
             tokio::time::sleep(secs(1)).await;
-            let now = borne(stage, node);
-            if now == std::mem::replace(&mut self.borne, now) {
+            let now = failed_peers(stage, node);
+            if now == std::mem::replace(&mut self.failed_peers, now) {
                 break;
             }
             berth.shim.fail_fsyncs(1);
@@ -109,8 +109,8 @@ impl Fault for FsyncError {
         let shim = &self.hit.rig.berth(node).shim;
         let has_failed = shim.fsyncs_to_fail() == 0;
         shim.fail_fsyncs(0);
-        // Where nobody has confirmed it, the node may be about to end.
-        let is_dying = has_failed && borne(stage, node) == self.borne;
+        // Without a confirmation the node may still be ending.
+        let is_dying = has_failed && failed_peers(stage, node) == self.failed_peers;
         if is_dying && stage.cluster.node(node).runs() {
             let status = stage.cluster.ended(node).await;
             assert_eq!(

@@ -1,15 +1,18 @@
 //! Keeps a node out of every group whose log is older than what it has told its peers.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Beside the store. A restart makes its log no newer, and the peers that know of the lost commits may be
+use crate::store::put_in_place;
+
+/// Beside the store. A restart does not bring the lost commits back, and the peers that know of them may be
 /// away by then.
 const FILE: &str = "rolled-back";
+const DRAFT: &str = "rolled-back.new";
 
 /// Keeps this node out of every group once it is closed. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -42,12 +45,9 @@ impl Fence {
         if rolled_back_in(&dir).is_some() {
             return;
         }
-        let path = dir.join(FILE);
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(self.reason().unwrap_or_default().as_bytes())?;
-            file.sync_all()?;
-            File::open(&dir)?.sync_all()
-        });
+        let (draft, path) = (dir.join(DRAFT), dir.join(FILE));
+        let written = fs::write(&draft, self.reason().unwrap_or_default());
+        let written = written.and_then(|()| put_in_place(&draft, &path));
         if let Err(error) = written {
             tracing::error!(%error, path = %path.display(), "cannot be written");
         }

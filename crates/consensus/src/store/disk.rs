@@ -213,7 +213,7 @@ pub(super) fn builder() -> redb::Builder {
 }
 
 /// Synced, renamed, and the directory synced: there after a power cut, or not.
-fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
+pub(crate) fn put_in_place(draft: &Path, path: &Path) -> io::Result<()> {
     File::open(draft)?.sync_all()?;
     fs::rename(draft, path)?;
     File::open(path.parent().unwrap_or(path))?.sync_all()

@@ -13,7 +13,7 @@ use std::io;
 use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
-pub(crate) use disk::Disk;
+pub(crate) use disk::{Disk, put_in_place};
 pub use mark::LogMark;
 pub(crate) use mark::Writes;
 pub(crate) use record::{open, open_with, seal, seal_with, unsupported};
@@ -76,7 +76,7 @@ pub(crate) enum Key {
     Snapshot,
     /// The replica has lost something it had acknowledged.
     Recovering,
-    /// The replica has left its group and was destroyed. Should it come back, it has lost everything.
+    /// The replica has left its group and was destroyed. Started again, it must recover first.
     Left,
 }
 
