@@ -186,7 +186,7 @@ async fn node_that_waits_to_join_lives_is_not_ready_and_turns_publishers_away() 
         assert_eq!(preflight.status, 204, "{path}: a page may not even ask: {}", preflight.body);
     }
     let answer = web::post(http, "/topics/chat/7", &vec![b'x'; 1 << 20]).await;
-    assert_eq!(answer.expect("it reads what was sent, then answers").status, 503);
+    assert_eq!(answer.expect("an answer").status, 503);
 
     cluster.restart(0);
     cluster.settled(2).await;

@@ -671,7 +671,7 @@ fn only_a_message_in_memory_may_go_and_only_with_its_whole_epoch() {
     assert!(lost(Durability::Replicated, next));
 }
 
-/// A client asks for what comes after 5:9 and is refused, before or after 5:9 was shown.
+/// A client resumes after 5:9 and is refused, before or after 5:9 was delivered.
 fn refused_as_future(shown: Position) -> Vec<&'static str> {
     let topic = || name(TOPIC);
     let deliver = |position| Event::Delivered { topic: topic(), position, payload: 7, key: None };

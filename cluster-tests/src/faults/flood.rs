@@ -23,7 +23,7 @@ pub(super) const ROW: Row = Row {
 
 pub(super) const STOPPED: Row = Row {
     name: "stopped-readers",
-    story: "a hundred viewers a node of what is flooded read nothing, and never say so",
+    story: "a hundred viewers a node subscribe to the flooded topics, read nothing and stay connected",
     nodes: 3,
     flags: &[],
     prepare: |_| loopback(Flood { stopped: 100, ..Flood::default() }),

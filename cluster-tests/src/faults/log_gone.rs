@@ -9,7 +9,7 @@ use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
 
 pub(super) const ROW: Row = Row {
     name: "log-output-gone",
-    story: "nobody reads the logs of all nodes, their pipes are closed, and then one node is stopped",
+    story: "no pipe with a node's log is read, then all pipes are closed, then one node is stopped",
     nodes: 3,
     flags: &[],
     prepare: |_| loopback(LogGone { stopped: None }),

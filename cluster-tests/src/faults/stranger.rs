@@ -24,7 +24,7 @@ pub(super) const AT_ADDRESS: Row = Row {
 
 pub(super) const MALFORMED: Row = Row {
     name: "malformed-joiner",
-    story: "nodes ask to join with addresses that nobody can dial, and a member restarts with such a peers file",
+    story: "nodes ask to join with invalid addresses, and a member restarts with invalid addresses in its peers file",
     nodes: 3,
     flags: &[],
     prepare: |_| loopback(Malformed { victim: None, refused: false }),

@@ -32,10 +32,10 @@ pub const ON_THE_RIG: &[Row] = &[
     row("majority", "another node is cut off; the owner keeps a majority", |seed| {
         cut(seed, Shape::OtherAlone)
     }),
-    row("deaf", "the owner sends to the other nodes and hears nothing", |seed| {
+    row("deaf", "the owner sends to the other nodes, and receives nothing from them", |seed| {
         cut(seed, Shape::OwnerDeaf)
     }),
-    row("mute", "the owner hears the other nodes and cannot send", |seed| {
+    row("mute", "the owner receives from the other nodes, and sends nothing to them", |seed| {
         cut(seed, Shape::OwnerMute)
     }),
     row("peer-port", "the owner's port 7091 is cut; clients reach it", |seed| {
