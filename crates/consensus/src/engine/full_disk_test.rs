@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::store::{Change, Store, Stored};
-use crate::{At, Capture};
+use crate::{At, Capture, Machine};
 
 /// A disk that has room until it has none.
 #[derive(Clone, Default)]
