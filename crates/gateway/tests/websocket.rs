@@ -251,8 +251,8 @@ async fn a_message_comes_deflated_to_those_who_agreed_on_it_and_as_it_is_to_othe
         server.origin.say("a", &text).await;
         let whole = plain.text("to and fro").await;
         for raw in &mut sessions {
-            let (first, payload) = raw.frame().await;
-            assert_eq!(first, 0xc1);
+            let (first, payload) = raw.news().await;
+            assert_eq!(first, 0xc1, "{}", payload.escape_ascii());
             assert!(payload.len() < whole.len() / 2, "{} of {}", payload.len(), whole.len());
             assert_eq!(inflated(&payload), whole.as_bytes());
         }

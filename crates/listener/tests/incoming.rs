@@ -19,8 +19,8 @@ async fn listener() -> (Listener, std::net::SocketAddr) {
 #[tokio::test]
 async fn connection_beyond_its_share_of_the_descriptors_is_closed() {
     let (listener, address) = listener().await;
-    // Every process has more than three descriptors.
-    let budget = DescriptorBudget::new(4);
+    // The standard streams have the first three numbers; another test may give the fourth back.
+    let budget = DescriptorBudget::new(3);
     let mut connections = Box::pin(incoming(listener, budget, Purpose::Publisher));
     let mut client = TcpStream::connect(address).await.expect("the backlog takes it");
     let closed = async {

@@ -85,6 +85,16 @@ impl Raw {
         }
     }
 
+    /// The frame that comes next and is no heartbeat: these come by the clock.
+    pub async fn news(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let (first, payload) = self.frame().await;
+            if !payload.starts_with(b"{\"heartbeat\"") {
+                return (first, payload);
+            }
+        }
+    }
+
     /// The text frame that comes next and contains `part`.
     pub async fn text(&mut self, part: &str) -> String {
         loop {
