@@ -49,7 +49,7 @@ async fn rolling_restart_refuses_no_publish_and_spreads_its_viewers() {
         let mut departures = viewers.join_all().await;
         departures.sort_unstable();
         spread(&departures);
-        cluster.settled(3).await;
+        back(&cluster, node).await;
     }
 
     for load in &mut loads {
@@ -83,7 +83,6 @@ async fn departure(mut viewer: Viewer) -> Instant {
 }
 
 async fn restart(cluster: &mut Cluster, node: usize) {
-    let others: Vec<_> = (0..3).filter(|&other| other != node).collect();
     cluster.node(node).terminate();
     let told = Instant::now();
     let http = cluster.node(node).ports.http;
@@ -98,15 +97,41 @@ async fn restart(cluster: &mut Cluster, node: usize) {
     .await;
     assert!(told.elapsed() < secs(1), "{:?}", told.elapsed());
     while cluster.node_mut(node).runs() && !cluster.node_mut(node).has_ended() {
-        for &other in &others {
-            let http = cluster.node(other).ports.http;
-            let answer = web::get(http, "/health/ready", &[]).await.expect("it answers");
-            assert_eq!(answer.status, 200, "node {other}: {}", answer.body);
-        }
+        others_are_ready(cluster, node).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(told.elapsed() < secs(20), "it does not end");
     }
     cluster.restart(node);
+}
+
+/// Waits until the node is ready, and leads what it led before. The others stay ready: no shard is without a
+/// leader while it is given back.
+async fn back(cluster: &Cluster, node: usize) {
+    let is_back = async {
+        until("the node is ready again", secs(20), async || ready(cluster, node).await).await;
+        cluster.settled(3).await;
+    };
+    let others_stay = async {
+        loop {
+            others_are_ready(cluster, node).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = is_back => {}
+        () = others_stay => {}
+    }
+}
+
+async fn others_are_ready(cluster: &Cluster, node: usize) {
+    for other in (0..3).filter(|&other| other != node) {
+        ready(cluster, other).await.expect("the others stay ready");
+    }
+}
+
+async fn ready(cluster: &Cluster, node: usize) -> Result<(), String> {
+    let answer = web::get(cluster.ports(node).http, "/health/ready", &[]).await?;
+    if answer.status == 200 { Ok(()) } else { Err(format!("node {node}: {}", answer.body)) }
 }
 
 /// The sessions of a node end at an even rate: in no quarter of the time more than half of them.

@@ -63,7 +63,8 @@ impl Group {
     /// Hands leadership to a voter that is level and reachable, and waits until it leads. `Ok` when
     /// this node is meant and leads already.
     ///
-    /// From the call on this node does not lead in its term any more, whatever comes of it.
+    /// Once `to` has shown that it can take over, this node does not lead in its term any more, whatever
+    /// comes of it.
     pub async fn transfer(&self, to: NodeId) -> Result<(), ChangeError> {
         let _one = self.0.changing.try_lock().map_err(|_| ChangeError::Busy)?;
         let status = self.look();
@@ -81,6 +82,10 @@ impl Group {
         if !self.0.links.to(to).is_up() {
             return Err(ChangeError::Invalid(format!("{to} cannot be reached now")));
         }
+        self.probe(to).await?;
+        if self.leads() != Some(term) {
+            return Err(ChangeError::NotLeader { leader: None });
+        }
         self.0.handed_over.store(term.0, Ordering::SeqCst);
         self.0.nudge.notify_one();
         self.raft()
@@ -89,6 +94,29 @@ impl Group {
             .await
             .map_err(|error| ChangeError::Unknown(error.to_string()))?;
         self.confirmed(term, to).await
+    }
+
+    /// Waits until `to` has written an entry that is newer than this call. What it wrote before says nothing
+    /// about a node that has restarted since: its replica of this group may not run yet, and openraft's
+    /// refuses to take over until it has written something. The group would have no leader until the next
+    /// election.
+    async fn probe(&self, to: NodeId) -> Result<(), ChangeError> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::probes_nobody() {
+            return Ok(());
+        }
+        let written = async {
+            let blank = self.raft().write_blank().await.map_err(|error| self.not_changed(error))?;
+            let has_it = |status: &Status| matched(&status.matched, to) >= blank.log_id.index;
+            let mut status = self.status();
+            self.0.nudge.notify_one();
+            let status = status.wait_for(|status| has_it(status) || !status.leads).await;
+            status.map(drop).map_err(|_| ChangeError::Unknown("the replica was stopped".to_owned()))
+        };
+        // An election takes as long.
+        let patience = self.0.settings.election_max;
+        let late = || ChangeError::Invalid(format!("{to} wrote no entry within {patience:?}"));
+        timeout(patience, written).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn confirmed(&self, term: Term, to: NodeId) -> Result<(), ChangeError> {

@@ -64,3 +64,8 @@ pub(crate) fn destroys_members() -> bool {
 pub(crate) fn forgets_leaving() -> bool {
     is_planted("left-replica-votes")
 }
+
+/// `hands-over-unprobed`: a leader counts on what its successor wrote before it restarted.
+pub(crate) fn probes_nobody() -> bool {
+    is_planted("hands-over-unprobed")
+}
