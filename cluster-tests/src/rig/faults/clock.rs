@@ -16,11 +16,13 @@ pub(super) struct Step {
     rig: Arc<Rig>,
     seconds: i64,
     node: Option<usize>,
+    /// How often the node had read a wrong time before.
+    false_times: u64,
 }
 
 impl Step {
     pub(super) fn new(rig: Arc<Rig>) -> Step {
-        Step { rig, seconds: 3600, node: None }
+        Step { rig, seconds: 3600, node: None, false_times: 0 }
     }
 }
 
@@ -33,16 +35,17 @@ impl Fault for Step {
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let node = stage.owner().await;
         self.node = Some(node);
-        self.rig.berth(node).shim.step_clock(self.seconds);
+        let shim = &self.rig.berth(node).shim;
+        self.false_times = shim.false_times();
+        shim.step_clock(self.seconds);
         self.seconds = -self.seconds;
         Ok(Effect::on(vec![node]))
     }
 
-    /// The node has read the clock since.
+    /// The node has read the clock since. It may be paused by now.
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
         let berth = self.rig.berth(self.node.expect("it was injected"));
-        let before = berth.shim.false_times();
-        watch::grows("false time read", before, || berth.shim.false_times()).await
+        watch::grows("false time read", self.false_times, || berth.shim.false_times()).await
     }
 
     async fn heal(&mut self, _: &mut Stage) {

@@ -19,7 +19,11 @@ pub(super) struct FsyncError {
 }
 
 /// Every fsync takes longer.
-pub(super) struct SlowFsync(Hit);
+pub(super) struct SlowFsync {
+    hit: Hit,
+    /// How many were slow before.
+    delayed: u64,
+}
 
 /// There is no room.
 pub(super) struct Full(Hit);
@@ -41,7 +45,7 @@ impl FsyncError {
 
 impl SlowFsync {
     pub(super) fn new(rig: Arc<Rig>) -> SlowFsync {
-        SlowFsync(Hit { rig, node: None })
+        SlowFsync { hit: Hit { rig, node: None }, delayed: 0 }
     }
 }
 
@@ -130,20 +134,20 @@ impl Fault for SlowFsync {
     }
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        let (node, berth) = self.0.choose(stage).await;
+        let (node, berth) = self.hit.choose(stage).await;
+        self.delayed = berth.shim.delayed_fsyncs();
         berth.shim.delay_fsyncs(SLOW);
         Ok(Effect::on(vec![node]))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
-        let berth = self.0.berth();
-        let before = berth.shim.delayed_fsyncs();
-        watch::grows("slow fsync", before, || berth.shim.delayed_fsyncs()).await
+        let berth = self.hit.berth();
+        watch::grows("slow fsync", self.delayed, || berth.shim.delayed_fsyncs()).await
     }
 
     async fn heal(&mut self, _: &mut Stage) {
-        if let Some(node) = self.0.node.take() {
-            self.0.rig.berth(node).shim.delay_fsyncs(Duration::ZERO);
+        if let Some(node) = self.hit.node.take() {
+            self.hit.rig.berth(node).shim.delay_fsyncs(Duration::ZERO);
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Bad {
     rig: Arc<Rig>,
     link: Link,
     nodes: usize,
+    /// Packets that had been lost or late before.
+    hit: u64,
 }
 
 /// Every tenth packet is lost.
@@ -34,7 +36,7 @@ pub(super) fn slow() -> Link {
 
 impl Bad {
     pub(super) fn new(rig: Arc<Rig>, link: Link) -> Bad {
-        Bad { rig, link, nodes: 0 }
+        Bad { rig, link, nodes: 0, hit: 0 }
     }
 
     fn ways(&self) -> impl Iterator<Item = (Spot, Spot)> {
@@ -62,12 +64,13 @@ impl Fault for Bad {
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         self.nodes = stage.cluster.len();
+        self.hit = self.hit();
         self.set(&self.link);
         Ok(Effect::on(stage.cluster.running().collect()))
     }
 
     async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
-        watch::grows("packet lost or late", self.hit(), || self.hit()).await
+        watch::grows("packet lost or late", self.hit, || self.hit()).await
     }
 
     async fn heal(&mut self, _: &mut Stage) {
