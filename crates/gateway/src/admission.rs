@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::{Gauge, gauge};
+use metrics::{Gauge, counter, gauge};
 
 use crate::metrics::Shortage;
 use crate::pressure::Pressure;
@@ -62,6 +62,19 @@ impl Admission {
     /// How many reject them for the memory of the process or their own backlog.
     pub fn overloaded(&self) -> usize {
         self.0.iter().filter(|lane| lane.has(Shortage::Load)).count()
+    }
+
+    /// Whether a subscriber that belongs to no lane may begin, as over gRPC: not while every lane is
+    /// overloaded, for then it is the memory of the process, or the whole machine.
+    ///
+    /// # Errors
+    /// What is short, and what to change.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.overloaded() < self.lanes() {
+            return Ok(());
+        }
+        counter!("pushonce_gateway_sessions_refused_total", "transport" => "grpc").increment(1);
+        Err(Shortage::Load.text())
     }
 
     /// How many lanes there are.
@@ -129,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn node_is_overloaded_when_every_lane_is() {
+    fn node_is_overloaded_and_refuses_other_subscribers_when_every_lane_is() {
         let admission = Admission::new(2);
         let (seen, now) = (ShortagesSeen::default(), Instant::now());
         let overloaded = [0, 1].map(|lane| {
             admission.lane(lane).set(Close, &seen, now);
-            admission.overloaded() == admission.lanes()
+            (admission.overloaded() == admission.lanes(), admission.check().is_err())
         });
-        assert_eq!(overloaded, [false, true]);
+        assert_eq!(overloaded, [(false, false), (true, true)]);
     }
 
     #[test]

@@ -45,7 +45,8 @@ mod undecoded;
 pub use cluster::TOPICS_MAX;
 pub use ordered::Ordered;
 pub use ports::{
-    Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, Subscribed, Topics,
+    Feed, OperationError, Operations, Overview, Peers, Shards, Snapshot, SubscribeError,
+    Subscribed, Topics,
 };
 pub use router::Router;
 pub use server::{Ready, Server};

@@ -54,13 +54,13 @@ pub trait Feed: Send + Sync + 'static {
     /// counts, and whether to be told what it passes over.
     ///
     /// # Errors
-    /// [`FetchError`] when the past that was asked for cannot be had.
+    /// When the past that was asked for cannot be had, or this node takes no new subscribers in.
     fn subscribe(
         &self,
         topic: Topic,
         from: From,
         options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>>;
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>>;
 }
 
 /// How a subscription began.
@@ -70,6 +70,17 @@ pub struct Subscribed {
     pub position: Position,
     /// Whether everything that was asked for follows without a gap.
     pub recovered: bool,
+}
+
+/// Why a subscription did not begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The past that was asked for cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// What the node is short of, and what an operator can change.
+    #[error("this node takes no new subscribers in: {0}; try another node, or retry after a pause")]
+    Overloaded(&'static str),
 }
 
 /// The cluster, as this node knows it.

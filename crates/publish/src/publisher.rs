@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Feed, Router, subscription, undecoded};
+use crate::{Feed, Router, SubscribeError, subscription, undecoded};
 
 pub(crate) struct Publisher {
     pub router: Router,
@@ -126,11 +126,18 @@ impl publisher_server::Publisher for Publisher {
         let delivery = delivery.map_err(|why: InvalidDelivery| invalid(&why))?;
         let options = Options { delivery, conflated: request.conflated, ..Options::default() };
         let begun = self.feed.subscribe(topic, from, options).await;
-        let (begun, items) = begun.map_err(|why| fetch_status(&why))?;
+        let (begun, items) = begun.map_err(subscribe_status)?;
         let events = subscription::events(from, begun, items, self.heartbeat);
         let events = events.map(|event| Ok(event.into()));
         let events = events.take_until(self.leave.due());
         Ok(Response::new(self.leave.count(events.chain(stream::iter([Err(going_down())])))))
+    }
+}
+
+fn subscribe_status(error: SubscribeError) -> Status {
+    match error {
+        SubscribeError::Fetch(error) => fetch_status(&error),
+        SubscribeError::Overloaded(_) => Status::resource_exhausted(error.to_string()),
     }
 }
 

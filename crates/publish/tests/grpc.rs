@@ -29,7 +29,7 @@ use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
 use pushonce_proto::publisher;
 use pushonce_publish::{
     Feed, OperationError, Operations, Overview, Peers, Ready, Router, Server, Shards, Snapshot,
-    Subscribed, Topics, router, server,
+    SubscribeError, Subscribed, Topics, router, server,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -75,10 +75,11 @@ impl Feed for World {
         _: Topic,
         from: From,
         options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>> {
         let head = Position::new(7, 3);
         let answer = match from {
-            From::Position(asked) if asked > head => Err(FetchError::Future { asked, head }),
+            From::Position(asked) if asked > head => Err(FetchError::Future { asked, head }.into()),
+            From::Start => Err(SubscribeError::Overloaded("raise --memory-max")),
             _ => Ok((Subscribed { position: head, recovered: false }, items(options))),
         };
         future::ready(answer).boxed()
@@ -510,6 +511,12 @@ async fn a_subscription_that_cannot_begin_says_why() {
         let status = publisher.subscribe(request).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }
+    let from = Some(from::From::Start(true));
+    let from = Some(pushonce_proto::pb::publisher::v1::From { from });
+    let status = publisher.subscribe(SubscribeRequest { from, ..now(LIVE) }).await;
+    let status = status.expect_err("the node is overloaded");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("raise --memory-max"), "{status:?}");
     let request = SubscribeRequest { delivery: "newest".to_owned(), ..now(LIVE) };
     let status = publisher.subscribe(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);

@@ -201,25 +201,25 @@ impl Node {
             heartbeat: config.session_heartbeat,
             ..Default::default()
         };
+        let publisher = Arc::new(ports::ClientPublisher(router.clone()));
+        let gateway = Gateway::bind(
+            doors,
+            Behind { hub: hub.clone(), publisher, audience: topics.clone(), view: views.clone() },
+            web::router(overview.clone(), metrics).merge(pages),
+            certificate::load_or_make(data.path(), SystemTime::now())?,
+        )?;
         let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
             addr: config.grpc,
-            router: router.clone(),
-            feed: Arc::new(ports::Feed(hub.clone())),
-            heartbeat: doors.heartbeat,
+            router,
+            feed: Arc::new(ports::Feed { hub, admission: gateway.admission() }),
+            heartbeat: config.session_heartbeat,
             overview: Arc::new(overview.clone()),
-            topics: topics.clone(),
+            topics,
             operations: Arc::new(operations),
             ready: is_ready,
             grace: config.shutdown_grace,
         })
         .await?;
-        let publisher = Arc::new(ports::ClientPublisher(router));
-        let gateway = Gateway::bind(
-            doors,
-            Behind { hub, publisher, audience: topics, view: views.clone() },
-            web::router(overview.clone(), metrics).merge(pages),
-            certificate::load_or_make(data.path(), SystemTime::now())?,
-        )?;
         let node_topics = Arc::new(NodeTopics::new(config.topics_max));
         let watch = Watch {
             overview,

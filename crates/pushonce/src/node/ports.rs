@@ -17,8 +17,9 @@ use pushonce_core::{
     PublishError, Refusal, ShardId, Timestamp, Topic, Want, Watching,
 };
 use pushonce_fanout::{Hub, Retention};
+use pushonce_gateway::Admission;
 use pushonce_proto::cluster::{self, Progress};
-use pushonce_publish::{OperationError, Router, Snapshot, Subscribed};
+use pushonce_publish::{OperationError, Router, Snapshot, SubscribeError, Subscribed};
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
@@ -253,8 +254,11 @@ impl pushonce_gateway::Publisher for ClientPublisher {
     }
 }
 
-/// Topics for back ends.
-pub(super) struct Feed(pub(super) Hub);
+/// Topics for back ends, which take memory as other subscribers do.
+pub(super) struct Feed {
+    pub(super) hub: Hub,
+    pub(super) admission: Admission,
+}
 
 impl pushonce_publish::Feed for Feed {
     fn subscribe(
@@ -262,9 +266,10 @@ impl pushonce_publish::Feed for Feed {
         topic: Topic,
         from: From,
         options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), FetchError>> {
-        let hub = self.0.clone();
+    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>> {
+        let (hub, admitted) = (self.hub.clone(), self.admission.check());
         Box::pin(async move {
+            admitted.map_err(SubscribeError::Overloaded)?;
             let reader = hub.reader(topic, from, options).await?;
             let at = reader.subscribed();
             let subscribed = Subscribed { position: at.position, recovered: at.recovered };
