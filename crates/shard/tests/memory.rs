@@ -40,10 +40,13 @@ fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings
 async fn three() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [TempDir; 3]) {
     let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
     let (settings, known) = watch::channel(namespaces(1, Durability::Memory));
+    // On a busy machine one slow fsync is enough to lose a lease of 400 ms.
+    let (election_min, election_max) = (Duration::from_millis(1_500), Duration::from_secs(3));
+    let times = Settings { election_min, election_max, ..Settings::lan() };
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        let node = Node::start_with(id, dir, &book, Settings::lan(), known.clone(), clock);
+        let node = Node::start_with(id, dir, &book, times.clone(), known.clone(), clock);
         nodes.push(node.await);
     }
     let group = nodes[0].shard.group();
