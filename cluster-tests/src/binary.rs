@@ -12,6 +12,8 @@ pub enum Build {
     Current,
     /// One that supports the next cluster version, too.
     Next,
+    /// One that supports the two after the present.
+    AfterNext,
 }
 
 /// The binary under test, with nothing said yet, and deaf to what the environment of the tests says to
@@ -24,7 +26,9 @@ pub(crate) fn command() -> Command {
 pub(crate) fn command_of(build: Build) -> Command {
     let mut command = match build {
         Build::Current => Command::new(path()),
-        Build::Next => Command::new(next().expect("the row asked whether there is one")),
+        Build::Next | Build::AfterNext => {
+            Command::new(later(build).expect("the row asked whether there is one"))
+        }
     };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PUSHONCE_") {
@@ -37,13 +41,14 @@ pub(crate) fn command_of(build: Build) -> Command {
 /// Names the binary to test, for whoever has built it, and knows that it is today's.
 const BUILT: &str = "CLUSTER_TESTS_BINARY";
 
-/// Names a binary that was built with the feature `next-version`.
-const NEXT: &str = "CLUSTER_TESTS_NEXT_BINARY";
-
-/// The binary that supports the next cluster version; `Err` says how to get one.
-pub(crate) fn next() -> Result<PathBuf, String> {
-    std::env::var_os(NEXT).map(PathBuf::from).ok_or_else(|| {
-        format!("{NEXT} names no binary that was built with the feature next-version")
+/// The binary of a later build than the one under test; `Err` says how to get one.
+pub(crate) fn later(build: Build) -> Result<PathBuf, String> {
+    let (variable, feature) = match build {
+        Build::AfterNext => ("CLUSTER_TESTS_AFTER_NEXT_BINARY", "version-after-next"),
+        Build::Current | Build::Next => ("CLUSTER_TESTS_NEXT_BINARY", "next-version"),
+    };
+    std::env::var_os(variable).map(PathBuf::from).ok_or_else(|| {
+        format!("{variable} names no binary that was built with the feature {feature}")
     })
 }
 

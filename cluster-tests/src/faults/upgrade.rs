@@ -1,5 +1,5 @@
 //! A rolling upgrade, back, forward again, and the cluster version raised: after that the older build
-//! is refused.
+//! is refused. Then the same with the release after that, which reads what was written before the first.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::wait::until;
 pub(super) const ROW: Row = Row {
     name: "rolling-upgrade-and-back",
     story: "every node goes to the next build, back, and forward again; the cluster version is raised; \
-            the older build is refused",
+            the older build is refused; and the same once more with the build after the next",
     nodes: 3,
     flags: &[],
     prepare: |_| {
-        binary::next()?;
+        LATER.iter().try_for_each(|(build, _)| binary::later(*build).map(drop))?;
         loopback(Upgrade { failed: None })
     },
 };
@@ -27,11 +27,8 @@ struct Upgrade {
     failed: Option<String>,
 }
 
-/// The cluster version that the next build adds.
-const NEXT_VERSION: u32 = 2;
-
-/// What an older build says of a directory whose cluster has moved on.
-const REFUSED: &str = "cluster version 2 is not supported";
+/// The later builds in turn, and the cluster version that each adds.
+const LATER: [(Build, u32); 2] = [(Build::Next, 2), (Build::AfterNext, 3)];
 
 #[async_trait(?Send)]
 impl Fault for Upgrade {
@@ -46,22 +43,32 @@ impl Fault for Upgrade {
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let nodes: Vec<_> = stage.cluster.running().collect();
-        for build in [Build::Next, Build::Current, Build::Next] {
-            for &node in &nodes {
-                self.go_to(stage, node, build).await;
-            }
-        }
-        finalize(stage, nodes[0]).await;
-        for &node in &nodes {
-            until(&format!("node {node} has the next cluster version"), secs(20), async || {
-                match stage.cluster.status(node).await?.cluster_version {
-                    NEXT_VERSION => Ok(()),
-                    other => Err(format!("it has {other}")),
+        let mut current = Build::Current;
+        for (next, version) in LATER {
+            for build in [next, current, next] {
+                for &node in &nodes {
+                    self.go_to(stage, node, build).await;
                 }
-            })
-            .await;
+            }
+            finalize(stage, nodes[0]).await;
+            for &node in &nodes {
+                until(
+                    &format!("node {node} has cluster version {version}"),
+                    secs(20),
+                    async || match stage.cluster.status(node).await?.cluster_version {
+                        known if known == version => Ok(()),
+                        other => Err(format!("it has {other}")),
+                    },
+                )
+                .await;
+            }
+            let refused = format!("cluster version {version} is not supported");
+            self.go_back(stage, nodes[0], current, &refused).await;
+            stage.cluster.node_mut(nodes[0]).switch_to(next);
+            stage.cluster.restart(nodes[0]);
+            stage.whole().await;
+            current = next;
         }
-        self.go_back(stage, nodes[0]).await;
         Ok(Effect::restart(nodes))
     }
 
@@ -85,22 +92,19 @@ impl Upgrade {
         stage.whole().await;
     }
 
-    /// The older build refuses the directory in words, and leaves it as it is.
-    async fn go_back(&mut self, stage: &mut Stage, node: usize) {
+    /// An older build refuses the directory in these words, and leaves it as it is.
+    async fn go_back(&mut self, stage: &mut Stage, node: usize, older: Build, words: &str) {
         let status = stage.cluster.stop(node).await;
-        stage.cluster.node_mut(node).switch_to(Build::Current);
-        let said = stage.cluster.node(node).log().matches(REFUSED).count();
+        stage.cluster.node_mut(node).switch_to(older);
+        let before = stage.cluster.node(node).log().matches(words).count();
         stage.cluster.restart(node);
-        let refused = stage.cluster.ended(node).await;
-        let says = stage.cluster.node(node).log().matches(REFUSED).count();
-        if !status.success() || refused.success() || says <= said {
+        let ended = stage.cluster.ended(node).await;
+        let after = stage.cluster.node(node).log().matches(words).count();
+        if !status.success() || ended.success() || after <= before {
             self.failed = Some(format!(
-                "node {node} was not refused with the older build: it ended by {refused}"
+                "node {node} was not refused with the older build: it ended by {ended}"
             ));
         }
-        stage.cluster.node_mut(node).switch_to(Build::Next);
-        stage.cluster.restart(node);
-        stage.whole().await;
     }
 }
 

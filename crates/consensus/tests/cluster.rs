@@ -15,7 +15,7 @@ use pushonce_consensus::{
     ProposeError, Settings, StartError, Status,
 };
 use pushonce_core::versioned::Unreadable;
-use pushonce_core::{ClusterId, NodeId, Term};
+use pushonce_core::{AgreedVersion, ClusterId, NodeId, Term};
 use support::*;
 use tempfile::TempDir;
 
@@ -423,7 +423,8 @@ async fn a_peer_that_is_gone_is_not_listened_to_and_its_stream_ends() {
         metadata.insert("pushonce-cluster", CLUSTER.to_string().parse().unwrap());
         metadata.insert("pushonce-to", "n1".parse().unwrap());
         metadata.insert("pushonce-from", "n2".parse().unwrap());
-        metadata.insert("pushonce-versions", "1 1 1".parse().unwrap());
+        let offer = AgreedVersion::default().offer().to_string();
+        metadata.insert("pushonce-versions", offer.parse().unwrap());
         metadata.insert("pushonce-log", "7:0:0".parse().unwrap());
         request
     };

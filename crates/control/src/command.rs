@@ -358,15 +358,15 @@ impl Command {
 
     /// Reads an entry, and says which version it has.
     pub(crate) fn decode(entry: &[u8]) -> Result<(ClusterVersion, Command), Unreadable> {
-        Command::decode_within(VersionRange::SUPPORTED, entry)
+        Command::decode_within(VersionRange::READABLE, entry)
     }
 
-    /// As [`Command::decode`], by a build that supports `supported`.
+    /// As [`Command::decode`], by a build that reads `readable`.
     pub(crate) fn decode_within(
-        supported: VersionRange,
+        readable: VersionRange,
         entry: &[u8],
     ) -> Result<(ClusterVersion, Command), Unreadable> {
-        versioned::decode_within(supported, entry)
+        versioned::decode_within(readable, entry)
     }
 }
 

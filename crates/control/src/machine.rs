@@ -50,7 +50,7 @@ impl Machine for Replica {
         let mut next = self.state.clone();
         let answer = next.apply(at.index, command);
         // An older build can read the command that raises the version, and could write nothing after it.
-        VersionRange::SUPPORTED.accept(next.cluster_version())?;
+        VersionRange::READABLE.accept(next.cluster_version())?;
         self.state = next;
         self.tell();
         Ok(answer.encode(version))

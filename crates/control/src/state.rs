@@ -99,17 +99,17 @@ impl State {
     /// Reads a snapshot.
     ///
     /// # Errors
-    /// [`Unreadable`] for what is no snapshot of a version that this build supports.
+    /// [`Unreadable`] for what is no snapshot of a version that this build reads.
     pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
-        State::restore_within(VersionRange::SUPPORTED, snapshot)
+        State::restore_within(VersionRange::READABLE, snapshot)
     }
 
-    /// As [`State::restore`], by a build that supports `supported`.
+    /// As [`State::restore`], by a build that reads `readable`.
     pub(crate) fn restore_within(
-        supported: VersionRange,
+        readable: VersionRange,
         snapshot: &[u8],
     ) -> Result<State, Unreadable> {
-        versioned::decode_within(supported, snapshot).map(|(_, state)| state)
+        versioned::decode_within(readable, snapshot).map(|(_, state)| state)
     }
 
     fn found(&mut self, founding: Founding) -> Result<Answer, Refusal> {

@@ -8,8 +8,8 @@
 //! *What does it promise?* Every function is a function of its arguments: two nodes that hold the
 //! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
 //!
-//! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] what
-//! this build reads, [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a
+//! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] in
+//! which clusters this build takes part, [`VersionRange::READABLE`] what it reads, [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a
 //! value carries its version.
 //!
 //! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.

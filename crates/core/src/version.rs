@@ -1,8 +1,11 @@
 //! Cluster versions: which encodings nodes write, and which they can read.
 //!
-//! A cluster has one version. Every node writes what it shares with others in that version, and reads
-//! it and the one before. The control group raises the version by one, when every member can write
-//! and read the next; it never goes down. Until then every node may go back to the older build.
+//! A cluster has one version. Every node writes what it shares with others in that version, and talks
+//! to others in that or the one before. The control group raises the version by one, when every member can
+//! write and read the next; it never goes down. Until then every node may go back to the older build.
+//!
+//! What lies on disk keeps the version in which it was written: a quiet topic may lie there since the
+//! cluster was founded. So every build reads all versions that there ever were.
 
 use std::fmt;
 use std::str::FromStr;
@@ -118,10 +121,20 @@ impl ClusterVersion {
 }
 
 impl VersionRange {
-    /// What this build supports: the newest version it knows and the one before. Version 1 is the
-    /// first, so nothing is before it.
-    pub const SUPPORTED: VersionRange =
+    /// The versions that a cluster may have when this build takes part: the newest version it knows and the
+    /// one before. Version 1 is the first, so nothing is before it.
+    pub const SUPPORTED: VersionRange = VersionRange::supported_by(ClusterVersion(NEWEST));
+
+    /// The versions in which this build reads what was written for a later start, and applies entries. A
+    /// build that retires one needs something that rewrites what lies on disk, and does not exist yet.
+    pub const READABLE: VersionRange =
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
+
+    /// What a build supports whose newest version is `newest`.
+    pub const fn supported_by(newest: ClusterVersion) -> VersionRange {
+        let min = if newest.0 > 1 { newest.0 - 1 } else { 1 };
+        VersionRange { min: ClusterVersion(min), max: newest }
+    }
 
     /// A range of one version.
     pub fn only(version: ClusterVersion) -> VersionRange {
@@ -150,9 +163,15 @@ impl VersionRange {
     }
 }
 
-/// The newest version that this build supports. The feature `next-version` adds one that no release
-/// has, so that tests can run a cluster of two builds.
-const NEWEST: u16 = if cfg!(feature = "next-version") { 2 } else { 1 };
+/// The newest version that this build supports. The features `next-version` and `version-after-next` add
+/// versions that no release has, so that tests can run a cluster of two builds, and upgrade it twice.
+const NEWEST: u16 = if cfg!(feature = "version-after-next") {
+    3
+} else if cfg!(feature = "next-version") {
+    2
+} else {
+    1
+};
 
 impl VersionOffer {
     /// In which version this node and a peer write to each other. The peer's offer is absent when it
@@ -279,6 +298,16 @@ mod tests {
         assert_eq!(refused, Err(VersionConflict::ThisNodeIsOlder { cluster, ours }));
         let refused = raised.check(Some(old));
         assert_eq!(refused, Err(VersionConflict::PeerIsOlder { cluster, theirs: ours }));
+    }
+
+    #[test]
+    fn cluster_is_upgraded_version_by_version() {
+        let offer_of = |newest| VersionRange::supported_by(ClusterVersion(newest));
+        assert_eq!(offer_of(1), offer(1, 1, 1).supported);
+        assert_eq!(offer_of(2), offer(1, 2, 1).supported);
+        assert_eq!(offer_of(3), offer(2, 3, 2).supported);
+        let (first, third) = (offer(1, 1, 1), offer(2, 3, 2));
+        assert!(first.check(Some(third)).is_err(), "a release was left out");
     }
 
     #[test]

@@ -48,23 +48,23 @@ pub fn write<T: Serialize + ?Sized>(
     to.write_all(added_by(version))
 }
 
-/// Reads a value that was written in a version of this build, with nothing behind it.
+/// Reads a value that was written in a version that this build reads, with nothing behind it.
 ///
 /// # Errors
 /// [`Unreadable`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(ClusterVersion, T), Unreadable> {
-    decode_within(VersionRange::SUPPORTED, bytes)
+    decode_within(VersionRange::READABLE, bytes)
 }
 
-/// As [`decode`], by a build that supports `supported`.
+/// As [`decode`], by a build that reads `readable`.
 ///
 /// # Errors
 /// [`Unreadable`].
 pub fn decode_within<T: DeserializeOwned>(
-    supported: VersionRange,
+    readable: VersionRange,
     bytes: &[u8],
 ) -> Result<(ClusterVersion, T), Unreadable> {
-    match take(supported, bytes)? {
+    match take(readable, bytes)? {
         (version, value, []) => Ok((version, value)),
         (_, _, rest) => Err(Unreadable::Damaged(format!("{} bytes too many", rest.len()))),
     }
@@ -75,12 +75,12 @@ pub fn decode_within<T: DeserializeOwned>(
 /// # Errors
 /// [`Unreadable`].
 pub fn take<T: DeserializeOwned>(
-    supported: VersionRange,
+    readable: VersionRange,
     bytes: &[u8],
 ) -> Result<(ClusterVersion, T, &[u8]), Unreadable> {
     let (version, body) =
         ClusterVersion::split(bytes).ok_or(Unreadable::Unversioned(bytes.len()))?;
-    supported.accept(version)?;
+    readable.accept(version)?;
     let (value, rest) =
         postcard::take_from_bytes(body).map_err(|error| Unreadable::Damaged(error.to_string()))?;
     let rest = rest.strip_prefix(added_by(version));
@@ -90,8 +90,8 @@ pub fn take<T: DeserializeOwned>(
     Ok((version, value, rest))
 }
 
-/// What stands behind every value of a version. No release adds anything; the version that the
-/// feature `next-version` adds has one more field, so that a build without it cannot read it by chance.
+/// What stands behind every value of a version. No release adds anything; the versions that
+/// features add have one more field, so that a build without it cannot read it by chance.
 fn added_by(version: ClusterVersion) -> &'static [u8] {
     match cfg!(feature = "next-version") && version > ClusterVersion::FIRST {
         true => b"next",

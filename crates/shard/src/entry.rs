@@ -73,21 +73,21 @@ impl Batch {
     /// keep its whole batch in memory.
     ///
     /// # Errors
-    /// [`Unreadable`] when the bytes are no batch of a version that this build supports, with nothing
-    /// after it.
+    /// [`Unreadable`] when the bytes are no batch of a version that this build reads, with nothing after
+    /// it.
     pub fn decode(entry: &[u8]) -> Result<(ClusterVersion, Batch), Unreadable> {
-        Batch::decode_within(VersionRange::SUPPORTED, entry)
+        Batch::decode_within(VersionRange::READABLE, entry)
     }
 
-    /// As [`Batch::decode`], by a build that supports `supported`.
+    /// As [`Batch::decode`], by a build that reads `readable`.
     ///
     /// # Errors
     /// [`Unreadable`].
     pub fn decode_within(
-        supported: VersionRange,
+        readable: VersionRange,
         entry: &[u8],
     ) -> Result<(ClusterVersion, Batch), Unreadable> {
-        versioned::decode_within(supported, entry)
+        versioned::decode_within(readable, entry)
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_no_batch_of_this_version_is_refused() {
         assert_eq!(Batch::decode(b""), Err(Unreadable::Unversioned(0)));
-        let (found, supported) = (ClusterVersion(9), VersionRange::SUPPORTED);
+        let (found, supported) = (ClusterVersion(9), VersionRange::READABLE);
         let why = Unreadable::Version(UnsupportedVersion { found, supported });
         assert_eq!(Batch::decode(b"\x00\x09abc"), Err(why));
         let entry = batch().encode(VersionRange::SUPPORTED.max);

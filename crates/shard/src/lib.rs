@@ -14,7 +14,7 @@
 //! forgotten when.
 //!
 //! *How does an upgrade go?* Entries and snapshots begin with a cluster version. The owner writes entries in
-//! the version of the cluster; a replica reads that and the one before. A state has the version of the
+//! the version of the cluster; a replica reads all versions that there ever were. A state has the version of the
 //! newest entry it has applied: it decides the constants that take part in applying (`Rules`), and how a
 //! snapshot is written. An entry or a snapshot that cannot be read halts the replica.
 //!

@@ -1,10 +1,10 @@
 //! The constants that take part in applying an entry. They belong to the cluster version: two replicas
 //! that applied one entry with different constants would have different states.
 //!
-//! A build that changes one of them adds a set of rules for its newest version, and keeps the set of
-//! the version before.
+//! A build that changes one of them adds a set of rules for its newest version, and keeps the sets of all
+//! versions before: entries of any may still lie in a log.
 
-use pushonce_core::{ClusterVersion, VersionRange};
+use pushonce_core::ClusterVersion;
 
 use crate::{ended, keys, passing, producers, state};
 
@@ -76,6 +76,6 @@ impl Rules {
 /// The rules of a state without entries.
 impl Default for &'static Rules {
     fn default() -> &'static Rules {
-        Rules::of(VersionRange::SUPPORTED.min)
+        Rules::of(ClusterVersion::FIRST)
     }
 }

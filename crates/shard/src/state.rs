@@ -63,7 +63,7 @@ pub struct State {
     /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
     /// have missed some of it.
     ended: Ended,
-    /// The highest version of an entry that was applied, or 0 for the oldest that this build supports. It
+    /// The highest version of an entry that was applied, or 0 for the first of all. It
     /// stands before every snapshot.
     #[serde(skip)]
     version: ClusterVersion,
@@ -115,10 +115,10 @@ impl State {
         }
     }
 
-    /// The highest version of an entry that was applied; the oldest that this build supports before
-    /// the first.
+    /// The highest version of an entry that was applied; before the first, the first of all, as in every
+    /// other build.
     pub fn version(&self) -> ClusterVersion {
-        self.version.max(VersionRange::SUPPORTED.min)
+        self.version.max(ClusterVersion::FIRST)
     }
 
     /// Which shard it is the state of.
@@ -411,18 +411,18 @@ impl State {
     /// The state that a snapshot was made of.
     ///
     /// # Errors
-    /// [`Unreadable`] when the bytes are no snapshot of a version that this build supports, with
-    /// nothing after it.
+    /// [`Unreadable`] when the bytes are no snapshot of a version that this build reads, with nothing
+    /// after it.
     pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
-        State::restore_within(VersionRange::SUPPORTED, snapshot)
+        State::restore_within(VersionRange::READABLE, snapshot)
     }
 
-    /// As [`State::restore`], by a build that supports `supported`.
+    /// As [`State::restore`], by a build that reads `readable`.
     ///
     /// # Errors
     /// [`Unreadable`].
-    pub fn restore_within(supported: VersionRange, snapshot: &[u8]) -> Result<State, Unreadable> {
-        let (version, state) = versioned::decode_within(supported, snapshot)?;
+    pub fn restore_within(readable: VersionRange, snapshot: &[u8]) -> Result<State, Unreadable> {
+        let (version, state) = versioned::decode_within(readable, snapshot)?;
         let mut state = State::checked(state)?;
         state.adopt(version);
         Ok(state)

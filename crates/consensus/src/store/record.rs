@@ -57,7 +57,7 @@ pub(crate) fn open_with<T: DeserializeOwned>(
     if checksum(group, value) != u32::from_le_bytes(*sum) {
         return Err(damaged("the checksum of a record does not match"));
     }
-    match versioned::take(VersionRange::SUPPORTED, value) {
+    match versioned::take(VersionRange::READABLE, value) {
         Ok((_, value, rest)) => Ok((value, rest)),
         Err(why @ Unreadable::Version(_)) => Err(io::Error::other(why)),
         Err(why) => Err(damaged(&format!("a record cannot be read: {why}"))),

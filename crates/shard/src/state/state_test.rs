@@ -465,7 +465,7 @@ fn what_is_left_of_the_life_before_the_owners_memory_is_not_listed() {
 #[test]
 fn what_is_no_snapshot_of_this_version_is_refused() {
     assert_eq!(State::restore(b""), Err(Unreadable::Unversioned(0)));
-    let (found, supported) = (ClusterVersion(9), VersionRange::SUPPORTED);
+    let (found, supported) = (ClusterVersion(9), VersionRange::READABLE);
     let why = Unreadable::Version(UnsupportedVersion { found, supported });
     assert_eq!(State::restore(b"\x00\x09"), Err(why));
     let mut state = State::under(History::default());
