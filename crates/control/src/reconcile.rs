@@ -117,13 +117,15 @@ pub fn plan(status: &Status, me: NodeId, wanted: &Wanted, nodes: &Nodes) -> Opti
 }
 
 /// The voter to hand the lead to when `me` leads and is about to stop: the first of the `preferred` that
-/// is level, can be reached, answers and is not being stopped itself, else any other such voter. `None`
-/// while there is none.
+/// is level, can be reached, answers and is not being stopped itself, else any other such voter. One that has
+/// `failed` to take the lead is asked again when there is no other: its disk may be slow, or it may have
+/// started a moment ago. `None` while there is none.
 pub fn successor(
     status: &Status,
     me: NodeId,
     nodes: &Nodes,
     preferred: &[NodeId],
+    failed: &BTreeSet<NodeId>,
 ) -> Option<NodeId> {
     let fits = |&node: &NodeId| {
         node != me
@@ -136,7 +138,8 @@ pub fn successor(
     if status.joint {
         return None;
     }
-    preferred.iter().chain(&status.voters).copied().find(fits)
+    let mut able = preferred.iter().chain(&status.voters).copied().filter(fits);
+    able.clone().find(|node| !failed.contains(node)).or_else(|| able.next())
 }
 
 /// A living replica that follows and is to vote. When no step is left, it is not level yet.

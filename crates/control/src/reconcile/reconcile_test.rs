@@ -169,7 +169,8 @@ fn retire(node: u64, voters: &[u64]) -> Option<Step> {
 fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
     let next = |model: &Model, preferred: &[u64]| {
         let preferred: Vec<_> = ids(preferred);
-        successor(&model.status(), model.leader, &model.nodes(), &preferred).map(|node| node.0)
+        let (status, nodes) = (model.status(), model.nodes());
+        successor(&status, model.leader, &nodes, &preferred, &ids(&[])).map(|node| node.0)
     };
     let model = Model::of(1, &[1, 2, 3], &[4]);
     assert_eq!(next(&model, &[1, 3, 2]), Some(3));
@@ -180,9 +181,21 @@ fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
     let stopping = Model { stopping: ids(&[2]), ..model.clone() };
     assert_eq!(next(&stopping, &[2]), Some(3), "it is stopping too");
     let silent = Status { silent: ids(&[2, 3]), ..model.status() };
-    assert_eq!(successor(&silent, NodeId(1), &model.nodes(), &[]), None);
+    assert_eq!(successor(&silent, NodeId(1), &model.nodes(), &[], &ids(&[])), None);
     let joint = Status { joint: true, ..model.status() };
-    assert_eq!(successor(&joint, NodeId(1), &model.nodes(), &[]), None);
+    assert_eq!(successor(&joint, NodeId(1), &model.nodes(), &[], &ids(&[])), None);
+}
+
+#[test]
+fn node_that_failed_to_take_over_is_asked_again_when_there_is_no_other() {
+    let model = Model::of(1, &[1, 2, 3], &[]);
+    let next = |model: &Model, failed: &[u64]| {
+        let (status, nodes) = (model.status(), model.nodes());
+        successor(&status, NodeId(1), &nodes, &ids::<Vec<_>>(&[3]), &ids(failed))
+    };
+    assert_eq!(next(&model, &[3]), Some(NodeId(2)));
+    assert_eq!(next(&model, &[2, 3]), Some(NodeId(3)));
+    assert_eq!(next(&model.dead(&[2]), &[3]), Some(NodeId(3)));
 }
 
 #[test]

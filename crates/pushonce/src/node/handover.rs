@@ -1,12 +1,13 @@
 //! A node that stops hands the lead of its groups to others first, so that publishers do not wait for
 //! an election.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
-use pushonce_consensus::Group;
+use pushonce_consensus::{ChangeError, Group, GroupId};
 use pushonce_control::Control;
 use pushonce_control::reconcile::{self, Nodes};
 use pushonce_core::{ClusterView, NodeId};
@@ -24,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a node that stops waits for its groups to be taken over. A transfer takes some
 /// milliseconds; a successor that is not level needs longer.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
+
+/// Which nodes did not take which groups over when they were asked to.
+type Failed = BTreeSet<(GroupId, NodeId)>;
 
 /// Hands over whatever this node leads while it stops.
 pub(super) struct HandOver {
@@ -43,10 +47,13 @@ impl HandOver {
         let work = async {
             stopping.cancelled().await;
             self.relay.announce_stop();
+            let mut failed = Failed::new();
             loop {
                 let led = self.led();
                 self.done.send_replace(led.is_empty());
-                stream::iter(led).for_each_concurrent(AT_ONCE, |group| self.hand_over(group)).await;
+                let round = stream::iter(led).map(|group| self.hand_over(group, &failed));
+                let round: Vec<_> = round.buffer_unordered(AT_ONCE).collect().await;
+                failed.extend(round.into_iter().flatten());
                 tokio::time::sleep(PAUSE).await;
             }
         };
@@ -67,22 +74,32 @@ impl HandOver {
         .collect()
     }
 
-    async fn hand_over(&self, group: Group) {
-        let status = group.status().borrow().clone();
+    /// Says to which node it could not hand the group over.
+    async fn hand_over(&self, group: Group, failed: &Failed) -> Option<(GroupId, NodeId)> {
+        let id = group.id();
+        let to = self.successor(&group, failed)?;
+        match group.transfer(to).await {
+            Ok(()) => {
+                tracing::info!(group = %id, %to, "handed over");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(group = %id, %to, %error, "not handed over, retrying");
+                (error != ChangeError::Busy).then_some((id, to))
+            }
+        }
+    }
+
+    fn successor(&self, group: &Group, failed: &Failed) -> Option<NodeId> {
+        let (id, status) = (group.id(), group.status().borrow().clone());
+        let view = self.view.borrow().clone();
+        let preferred = id.as_shard().map_or(&[][..], |shard| view.placement.of(shard));
         let nodes = Nodes {
             reachable: self.relay.reachable().borrow().clone(),
             stopping: self.relay.stopping().borrow().clone(),
             ..Nodes::default()
         };
-        let id = group.id();
-        let view = self.view.borrow().clone();
-        let preferred = id.as_shard().map_or(&[][..], |shard| view.placement.of(shard));
-        let Some(to) = reconcile::successor(&status, self.me, &nodes, preferred) else {
-            return;
-        };
-        match group.transfer(to).await {
-            Ok(()) => tracing::info!(group = %id, %to, "handed over"),
-            Err(error) => tracing::warn!(group = %id, %to, %error, "not handed over, retrying"),
-        }
+        let failed = failed.iter().filter(|(group, _)| *group == id).map(|&(_, node)| node);
+        reconcile::successor(&status, self.me, &nodes, preferred, &failed.collect())
     }
 }
