@@ -2,7 +2,7 @@
 //! Fault: one is started again with the times of a wide-area network.
 //! Claim: it does not start, and says the cluster's times and the command that changes them. That command
 //! changes all nodes, in both directions, while publishes go on; a node that starts again takes the new
-//! times; while one is down the change waits for it.
+//! times; while one is down, or cannot write them, the change waits for it.
 
 use pushonce_cluster_tests::{Cluster, secs, tool, until};
 
@@ -35,7 +35,17 @@ async fn all_nodes_have_the_consensus_times_of_their_cluster() {
     cluster.kill(1);
     cluster.restart(1);
     cluster.settled(3).await;
+    // As a disk does that has no room: the file cannot be made.
+    let draft = cluster.node(1).data().join("times.new");
+    std::fs::create_dir(&draft).expect("a directory");
     set_times(&cluster, &["lan"]).await;
+    until("the node says that it cannot write", secs(10), async || {
+        let log = cluster.node(1).log();
+        log.contains("cannot write the consensus times").then_some(()).ok_or(log)
+    })
+    .await;
+    assert_eq!(lease(&cluster).await, Ok(1200));
+    std::fs::remove_dir(&draft).expect("it is empty");
     until("the change back is complete", secs(30), async || match lease(&cluster).await? {
         800 => Ok(()),
         other => Err(format!("{other} ms")),

@@ -14,8 +14,8 @@ use crate::wait::secs;
 /// One fsync fails. What is on the disk is not known then: the node must stop at once.
 pub(super) struct FsyncError {
     hit: Hit,
-    /// How many writes of its list of peers have failed on the node.
-    failed_peers: usize,
+    /// How often the node could not write what it survives not to write.
+    failed_files: usize,
 }
 
 /// Every fsync takes longer.
@@ -39,7 +39,7 @@ const SLOW: Duration = Duration::from_millis(50);
 
 impl FsyncError {
     pub(super) fn new(rig: Arc<Rig>) -> FsyncError {
-        FsyncError { hit: Hit { rig, node: None }, failed_peers: 0 }
+        FsyncError { hit: Hit { rig, node: None }, failed_files: 0 }
     }
 }
 
@@ -55,9 +55,12 @@ impl Full {
     }
 }
 
-/// A node survives that it cannot write its list of peers, which is only a hint.
-fn failed_peers(stage: &Stage, node: usize) -> usize {
-    stage.cluster.node(node).log().matches("cannot write the last known peers").count()
+/// How often the node could not write its list of peers, which is only a hint, or the times of consensus,
+/// which it does not acknowledge then. It survives both.
+fn failed_files(stage: &Stage, node: usize) -> usize {
+    let log = stage.cluster.node(node).log();
+    let survived = ["cannot write the last known peers", "cannot write the consensus times"];
+    survived.iter().map(|line| log.matches(line).count()).sum()
 }
 
 impl Hit {
@@ -81,7 +84,7 @@ impl Fault for FsyncError {
 
     async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
         let (node, berth) = self.hit.choose(stage).await;
-        self.failed_peers = failed_peers(stage, node);
+        self.failed_files = failed_files(stage, node);
         berth.shim.fail_fsyncs(1);
         Ok(Effect::restart(vec![node]))
     }
@@ -97,8 +100,8 @@ impl Fault for FsyncError {
                 return confirmed;
             }
             tokio::time::sleep(secs(1)).await;
-            let now = failed_peers(stage, node);
-            if now == std::mem::replace(&mut self.failed_peers, now) {
+            let now = failed_files(stage, node);
+            if now == std::mem::replace(&mut self.failed_files, now) {
                 break;
             }
             berth.shim.fail_fsyncs(1);
@@ -114,7 +117,7 @@ impl Fault for FsyncError {
         let has_failed = shim.fsyncs_to_fail() == 0;
         shim.fail_fsyncs(0);
         // Without a confirmation the node may still be ending.
-        let is_dying = has_failed && failed_peers(stage, node) == self.failed_peers;
+        let is_dying = has_failed && failed_files(stage, node) == self.failed_files;
         if is_dying && stage.cluster.node(node).runs() {
             let status = stage.cluster.ended(node).await;
             assert_eq!(

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::DataDir;
 
-/// Between two attempts to acknowledge; each waits some seconds for a leader by itself.
+/// Between two attempts to write or to acknowledge; the latter wait some seconds for a leader by themselves.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The times in force, and where they go.
@@ -28,10 +28,11 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Runs until `stop`.
+    /// Runs until `stop`. While the data directory cannot be written, a step is neither in force here nor
+    /// acknowledged, and the others wait for this node.
     ///
     /// # Errors
-    /// When the data directory cannot be written.
+    /// When the control group has ended.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -45,7 +46,11 @@ impl Follower {
         loop {
             let agreed = agreed(&mut view);
             if let Some(agreed) = agreed.filter(|agreed| agreed.version > self.times.version) {
-                self.data.keep_times(&agreed)?;
+                if let Err(error) = self.data.keep_times(&agreed) {
+                    tracing::warn!(%error, "cannot write the consensus times, retrying");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
                 self.engine.set_times(&agreed);
                 self.times = agreed;
                 tracing::info!(version = agreed.version, lease = ?agreed.lease(),
