@@ -9,8 +9,9 @@
 //! same view decide the same. A value that exists is valid: a [`Topic`] was checked when it was made.
 //!
 //! *What of versions?* [`ClusterVersion`] says in which encoding nodes write, [`VersionRange::SUPPORTED`] in
-//! which clusters this build takes part, [`VersionRange::READABLE`] what it reads, [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a
-//! value carries its version.
+//! which clusters this build takes part, [`VersionRange::READABLE`] what it reads from disk,
+//! [`VersionOffer::check`] whether two nodes can read each other, and [`versioned`] how a value carries its
+//! version.
 //!
 //! *What does it refuse?* Clocks, sockets, randomness, async, and every crate that has them.
 //!
