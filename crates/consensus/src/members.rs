@@ -96,9 +96,9 @@ impl Group {
         self.confirmed(term, to).await
     }
 
-    /// Waits until `to` has written an entry that is newer than this call. What it wrote before says nothing
-    /// about a node that has restarted since: its replica of this group may not run yet, and openraft's
-    /// refuses to take over until it has written something. The group would have no leader until the next
+    /// Waits until `to` has written an entry that is newer than this call. Its known log position does not
+    /// show that it can lead: after a restart the replica may not run yet, and openraft refuses a transfer to
+    /// a replica that has written nothing since its start. The group would have no leader until the next
     /// election.
     async fn probe(&self, to: NodeId) -> Result<(), ChangeError> {
         #[cfg(feature = "planted-bugs")]
@@ -110,8 +110,12 @@ impl Group {
             let has_it = |status: &Status| matched(&status.matched, to) >= blank.log_id.index;
             let mut status = self.status();
             self.0.nudge.notify_one();
-            let status = status.wait_for(|status| has_it(status) || !status.leads).await;
-            status.map(drop).map_err(|_| ChangeError::Unknown("the replica was stopped".to_owned()))
+            let decided = status.wait_for(|status| has_it(status) || !status.leads).await;
+            match decided {
+                Ok(status) if has_it(&status) => Ok(()),
+                Ok(_) => Err(ChangeError::NotLeader { leader: None }),
+                Err(_) => Err(ChangeError::Unknown("the replica was stopped".to_owned())),
+            }
         };
         // An election takes as long.
         let patience = self.0.settings.election_max;
