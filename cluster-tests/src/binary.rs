@@ -24,12 +24,7 @@ pub(crate) fn command() -> Command {
 
 /// The same of a build.
 pub(crate) fn command_of(build: Build) -> Command {
-    let mut command = match build {
-        Build::Current => Command::new(path()),
-        Build::Next | Build::AfterNext => {
-            Command::new(later(build).expect("the row asked whether there is one"))
-        }
-    };
+    let mut command = Command::new(path_of(build).expect("the row asked whether there is one"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PUSHONCE_") {
             command.env_remove(name);
@@ -41,11 +36,12 @@ pub(crate) fn command_of(build: Build) -> Command {
 /// Names the binary to test, for whoever has built it, and knows that it is today's.
 const BUILT: &str = "CLUSTER_TESTS_BINARY";
 
-/// The binary of a later build than the one under test; `Err` says how to get one.
-pub(crate) fn later(build: Build) -> Result<PathBuf, String> {
+/// The binary of a build; `Err` names the variable and the feature that provide it.
+pub(crate) fn path_of(build: Build) -> Result<PathBuf, String> {
     let (variable, feature) = match build {
+        Build::Current => return Ok(path().to_owned()),
+        Build::Next => ("CLUSTER_TESTS_NEXT_BINARY", "next-version"),
         Build::AfterNext => ("CLUSTER_TESTS_AFTER_NEXT_BINARY", "version-after-next"),
-        Build::Current | Build::Next => ("CLUSTER_TESTS_NEXT_BINARY", "next-version"),
     };
     std::env::var_os(variable).map(PathBuf::from).ok_or_else(|| {
         format!("{variable} names no binary that was built with the feature {feature}")

@@ -1,5 +1,5 @@
 //! A rolling upgrade, back, forward again, and the cluster version raised: after that the older build
-//! is refused. Then the same with the release after that, which reads what was written before the first.
+//! is refused. A second release repeats this, and reads records that were written before the first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) const ROW: Row = Row {
     nodes: 3,
     flags: &[],
     prepare: |_| {
-        LATER.iter().try_for_each(|(build, _)| binary::later(*build).map(drop))?;
+        LATER.iter().try_for_each(|(build, _)| binary::path_of(*build).map(drop))?;
         loopback(Upgrade { failed: None })
     },
 };
