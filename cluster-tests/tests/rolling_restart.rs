@@ -104,8 +104,8 @@ async fn restart(cluster: &mut Cluster, node: usize) {
     cluster.restart(node);
 }
 
-/// Waits until the node is ready, and leads what it led before. The others stay ready: no shard is without a
-/// leader while it is given back.
+/// Waits until the node is ready and leads its shards again. The other nodes stay ready: no shard loses its
+/// leader while leadership returns to the node.
 async fn back(cluster: &Cluster, node: usize) {
     let is_back = async {
         until("the node is ready again", secs(20), async || ready(cluster, node).await).await;

@@ -28,7 +28,7 @@ async fn all_who_were_cut_off_at_once_resume_and_the_owner_hardly_notices() {
         viewer.messages(1, secs(10)).await;
     }
     let asked = cluster.counted("pushonce_fanout_fetches_total", &[]).await;
-    assert!(asked > 0, "the node of the viewers has asked for what was published before");
+    assert!(asked > 0, "the edge has fetched the earlier messages from the owner");
 
     wire.cut();
     join_all(viewers.iter_mut().map(|viewer| viewer.disconnected(secs(10)))).await;
@@ -39,6 +39,6 @@ async fn all_who_were_cut_off_at_once_resume_and_the_owner_hardly_notices() {
     }
 
     let asked = cluster.counted("pushonce_fanout_fetches_total", &[]).await - asked;
-    // None, if the first came back before the node had noticed that the last was cut off.
+    // Zero if a viewer reconnects before the edge has noticed that the last one was cut off.
     assert!(asked <= HANDFUL, "{VIEWERS} viewers came back by {asked} questions");
 }

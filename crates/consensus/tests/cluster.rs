@@ -308,8 +308,8 @@ async fn replica_that_left_and_comes_back_elects_nobody_who_lacks_what_it_acknow
     assert_eq!(number(&leader(&nodes).await.group.propose(entry(1, 8)).await.unwrap()), 16);
 }
 
-/// It has asked nobody for anything yet, so its links are dialled by its first votes; its replica may not run
-/// when its link is up; and it has written nothing since its start. Nobody else is elected in time.
+/// The first votes of a restarted voter dial its links, its replica may start after its link is up, and it has
+/// written nothing since its start. No election timeout expires during the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_to_a_voter_that_has_just_started() {
     let minute = Duration::from_secs(60);

@@ -126,7 +126,7 @@ impl VersionRange {
     pub const SUPPORTED: VersionRange = VersionRange::supported_by(ClusterVersion(NEWEST));
 
     /// The versions in which this build reads what was written for a later start, and applies entries. A
-    /// build that retires one needs something that rewrites what lies on disk, and does not exist yet.
+    /// build that retires a version must first rewrite the records on disk, which no build does yet.
     pub const READABLE: VersionRange =
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
 

@@ -63,8 +63,8 @@ pub struct State {
     /// The topics that were dropped. Whoever asks for what follows a position of an earlier life of one may
     /// have missed some of it.
     ended: Ended,
-    /// The highest version of an entry that was applied, or 0 for the first of all. It
-    /// stands before every snapshot.
+    /// The highest version of an entry that was applied; 0 before the first entry. Every snapshot begins with
+    /// it.
     #[serde(skip)]
     version: ClusterVersion,
 }
@@ -115,8 +115,8 @@ impl State {
         }
     }
 
-    /// The highest version of an entry that was applied; before the first, the first of all, as in every
-    /// other build.
+    /// The highest version of an entry that was applied; [`ClusterVersion::FIRST`] before the first entry, in
+    /// every build.
     pub fn version(&self) -> ClusterVersion {
         self.version.max(ClusterVersion::FIRST)
     }

@@ -14,7 +14,7 @@ use crate::wait::secs;
 /// One fsync fails. What is on the disk is not known then: the node must stop at once.
 pub(super) struct FsyncError {
     hit: Hit,
-    /// How often the node could not write what it survives not to write.
+    /// Number of failed writes of files without which the node continues to run.
     failed_files: usize,
 }
 
@@ -55,8 +55,8 @@ impl Full {
     }
 }
 
-/// How often the node could not write its list of peers, which is only a hint, or the times of consensus,
-/// which it does not acknowledge then. It survives both.
+/// Number of failed writes of files without which the node continues to run: the list of peers is a hint, and
+/// the node does not acknowledge consensus times that are not on disk.
 fn failed_files(stage: &Stage, node: usize) -> usize {
     let log = stage.cluster.node(node).log();
     let survived = ["cannot write the last known peers", "cannot write the consensus times"];

@@ -1,4 +1,4 @@
-//! Starts the replica of a group on what is on disk.
+//! Starts the replica of a group from the records on disk.
 
 use std::io;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ struct Replica {
 impl Engine {
     /// Starts a replica: restores its snapshot and log, or begins uninitialised.
     ///
-    /// The machine is given new and empty. When this returns it is where the last commit known to
-    /// this disk was, and the status says so.
+    /// `machine` must be new and empty. On return it has applied all entries up to the last commit that is
+    /// recorded on disk, and the status shows it.
     pub async fn start<M: Machine>(&self, id: GroupId, machine: M) -> Result<Group, StartError> {
         let _gate = self.0.gate.lock().await;
         if self.0.shutdown.is_cancelled() {
@@ -50,7 +50,7 @@ impl Engine {
             Some(why) => unreadable(why.to_string()),
             None => damaged(error.to_string()),
         })?;
-        // openraft applies what is known to be committed before it is built.
+        // `Raft::build` applies the entries that are known to be committed.
         let halted = replica.adapter.halted();
         let built = self.build(id, replica, M::check).await;
         let group = built.map_err(|why| match halted.why() {
@@ -61,15 +61,15 @@ impl Engine {
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(observer::run(group.clone()));
         group.raft().run();
-        // Answered after the first metrics are out: the status begins with what was restored. An
-        // error is in there too.
+        // openraft answers after its first metrics, so the first status shows the restored state, or the
+        // error.
         let _ = group.raft().is_initialized().await;
         group.0.status.send_replace(group.look());
         Ok(group)
     }
 
-    /// Reads what is on disk. Where that cannot be read and others have it, the replica begins
-    /// without it, and recovers.
+    /// Reads the records on disk. If they are damaged and other voters have them, the replica starts without
+    /// them and recovers.
     async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> io::Result<Replica> {
         let settings = &self.0.settings;
         let (writer, stored) = self.0.writer.open(id).await?;
@@ -127,8 +127,8 @@ impl Engine {
         let raft = Raft::build(me.0, Arc::clone(config), dialer, log.clone(), adapter)
             .await
             .map_err(|error| error.to_string())?;
-        // What a leader counts on outlives a restart of its followers: until its lease has surely
-        // run out, this replica elects nobody else. openraft forgets the lease.
+        // A leader's lease survives a restart of its followers, and openraft does not persist it: until it
+        // has expired, this replica takes part in no other election.
         let bound_since = log.follows_another(me.0).then(BootTime::now);
         if bound_since.is_some() {
             hold.heard();
