@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushonce_core::{
-    ContentType, History, Namespace, Namespaces, Publish, ShardCount, ShardId, Timestamp, Topic,
-    VersionRange, Want,
+    ContentType, History, HistoryRange, Namespace, Namespaces, Publish, ShardCount, ShardId,
+    Timestamp, Topic, VersionRange,
 };
-use pushonce_shard::{Batch, Item, ShardSettings, State};
+use pushonce_shard::{EntryBatch, EntryItem, ShardSettings, ShardState};
 
 const TOPICS: usize = 10_000;
 const HISTORY: History = History {
@@ -30,23 +30,28 @@ fn topics() -> Vec<Topic> {
 }
 
 /// Neighbours in a batch are of topics far from each other, as with many publishers.
-fn batch(topics: &[Topic], nth: usize, messages: usize) -> Batch {
+fn batch(topics: &[Topic], nth: usize, messages: usize) -> EntryBatch {
     let item = |place: usize| {
         let topic = topics[(nth * messages + place) * 7_919 % TOPICS].clone();
         let payload = Bytes::from(vec![b'x'; 128]);
-        let publish =
-            Publish { topic, content_type: ContentType::Text, key: None, stamp: None, payload };
-        Item::new(publish)
+        let publish = Publish {
+            topic,
+            content_type: ContentType::Text,
+            key: None,
+            publish_id: None,
+            payload,
+        };
+        EntryItem::new(publish)
     };
-    Batch::new(TIME, (0..messages).map(item).collect())
+    EntryBatch::new(TIME, (0..messages).map(item).collect())
 }
 
-fn full(topics: &[Topic]) -> State {
+fn full_state(topics: &[Topic]) -> ShardState {
     let default = Namespace { history: HISTORY, ..Namespace::default() };
     let namespaces = Namespaces { revision: 1, default, ..Namespaces::default() };
     let settings = ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces };
-    let mut state = State::new(ShardId(0));
-    state.apply(0, Batch::with_settings(TIME, settings));
+    let mut state = ShardState::new(ShardId(0));
+    state.apply(0, EntryBatch::with_settings(TIME, settings));
     for round in 0..u64::from(HISTORY.count_max) {
         state.apply(round + 1, batch(topics, 0, TOPICS));
     }
@@ -55,7 +60,7 @@ fn full(topics: &[Topic]) -> State {
 
 fn apply(c: &mut Criterion) {
     let topics = topics();
-    let mut state = full(&topics);
+    let mut state = full_state(&topics);
     let mut group = c.benchmark_group("apply");
     for messages in [1, 64, 512] {
         group.throughput(Throughput::Elements(messages as u64));
@@ -76,7 +81,7 @@ fn apply(c: &mut Criterion) {
         });
         let entry = batch.encode(VersionRange::SUPPORTED.max);
         group.bench_function(BenchmarkId::new("decode entry", messages), |b| {
-            b.iter(|| Batch::decode(black_box(&entry)).unwrap());
+            b.iter(|| EntryBatch::decode(black_box(&entry)).unwrap());
         });
     }
     group.finish();
@@ -84,21 +89,23 @@ fn apply(c: &mut Criterion) {
 
 fn page(c: &mut Criterion) {
     let topics = topics();
-    let state = full(&topics);
+    let state = full_state(&topics);
     let topic = &topics[4_711];
-    let head = state.topic(topic, TIME).unwrap().head;
+    let head = state.topic_stats(topic, TIME).unwrap().head;
     for (name, want) in [
-        ("page/nothing new", Want::After(head)),
-        ("page/last 1", Want::Last(1)),
-        ("page/all 16", Want::All),
+        ("page/nothing new", HistoryRange::After(head)),
+        ("page/last 1", HistoryRange::Last(1)),
+        ("page/all 16", HistoryRange::All),
     ] {
-        c.bench_function(name, |b| b.iter(|| state.page(black_box(topic), want, TIME).unwrap()));
+        c.bench_function(name, |b| {
+            b.iter(|| state.fetch_history(black_box(topic), want, TIME).unwrap())
+        });
     }
 }
 
 /// Captured while the state is locked: so long no entry of the shard is applied. Encoded beside that.
 fn snapshot(c: &mut Criterion) {
-    let state = full(&topics());
+    let state = full_state(&topics());
     let bytes = state.snapshot();
     let mut group = c.benchmark_group("snapshot");
     group.sample_size(10).throughput(Throughput::Bytes(bytes.len() as u64));
@@ -107,17 +114,17 @@ fn snapshot(c: &mut Criterion) {
     });
     group.bench_function("encode, 160,000 messages", |b| b.iter(|| state.snapshot()));
     group.bench_function("restore, 160,000 messages", |b| {
-        b.iter_with_large_drop(|| State::restore(black_box(&bytes)).unwrap());
+        b.iter_with_large_drop(|| ShardState::restore(black_box(&bytes)).unwrap());
     });
     group.finish();
 }
 
-fn short() -> Criterion {
+fn short_run() -> Criterion {
     Criterion::default()
         .sample_size(30)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = short(); targets = apply, page, snapshot }
+criterion_group! { name = benches; config = short_run(); targets = apply, page, snapshot }
 criterion_main!(benches);

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushonce_core::{ContentType, From, Message, Options, Position, Publish, Timestamp, Topic};
-use pushonce_fanout::{Encode as _, Wire};
+use pushonce_core::{
+    ContentType, Message, Position, Publish, StartFrom, SubscribeOptions, Timestamp, Topic,
+};
+use pushonce_fanout::{FrameEncoder as _, WireFormat};
 use pushonce_gateway::Encoder;
-use pushonce_proto::client::{Command, Encoding, Request, encode_message};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, encode_message};
 
 const SCORE: &[u8] = br#"{"home":"GER","away":"BRA","score":[2,1],"minute":57,"scorer":"Musiala"}"#;
 const TEXT: &[u8] =
@@ -41,7 +43,7 @@ fn messages() -> [(&'static str, Message); 3] {
     ]
 }
 
-fn message(c: &mut Criterion) {
+fn encode_message_frame(c: &mut Criterion) {
     let topic = topic();
     let mut group = c.benchmark_group("message");
     for (name, message) in messages() {
@@ -57,14 +59,16 @@ fn message(c: &mut Criterion) {
 }
 
 /// Ready for a socket: what the hub keeps and every subscriber of the wire shares.
-fn whole(c: &mut Criterion) {
+fn encode_wire_frame(c: &mut Criterion) {
     let topic = topic();
     let mut group = c.benchmark_group("whole frame");
     for (name, message) in messages() {
         group.throughput(Throughput::Bytes(message.payload.len() as u64));
-        for (wire, carrier) in [(0, "WebSocket JSON"), (1, "WebSocket protobuf"), (2, "QUIC")] {
-            group.bench_with_input(BenchmarkId::new(carrier, name), &message, |b, message| {
-                b.iter(|| Encoder.message(Wire(wire), black_box(&topic), black_box(message)));
+        for (wire, transport) in [(0, "WebSocket JSON"), (1, "WebSocket protobuf"), (2, "QUIC")] {
+            group.bench_with_input(BenchmarkId::new(transport, name), &message, |b, message| {
+                b.iter(|| {
+                    Encoder.encode_message(WireFormat(wire), black_box(&topic), black_box(message))
+                });
             });
         }
     }
@@ -72,72 +76,85 @@ fn whole(c: &mut Criterion) {
 }
 
 /// The wires of WebSocket, as they are and deflated.
-const WIRES: [(&str, Wire, Wire); 2] = [("JSON", Wire(0), Wire(3)), ("protobuf", Wire(1), Wire(4))];
+const WEBSOCKET_WIRES: [(&str, WireFormat, WireFormat); 2] =
+    [("JSON", WireFormat(0), WireFormat(3)), ("protobuf", WireFormat(1), WireFormat(4))];
 
 /// What makes frames smaller, once a message: the middle of each topic, the message before it known.
-fn squeeze(c: &mut Criterion) {
+fn delta_and_deflate(c: &mut Criterion) {
     let topic = topic();
     let mut group = c.benchmark_group("squeeze");
     for (name, messages) in scoreboard::topics() {
         let middle = messages.len() / 2;
         let (before, message) = (&messages[middle - 1], &messages[middle]);
-        let delta = Encoder.delta(before, message).unwrap();
+        let delta = Encoder.compute_delta(before, message).unwrap();
         group.throughput(Throughput::Bytes(message.payload.len() as u64));
         group.bench_function(BenchmarkId::new("delta", name), |b| {
-            b.iter(|| Encoder.delta(black_box(before), black_box(message)));
+            b.iter(|| Encoder.compute_delta(black_box(before), black_box(message)));
         });
-        for (encoding, _, wire) in WIRES {
+        for (encoding, _, wire) in WEBSOCKET_WIRES {
             let id = BenchmarkId::new(format!("deflated {encoding} frame"), name);
             group.bench_function(id, |b| {
-                b.iter(|| Encoder.message(wire, black_box(&topic), black_box(message)));
+                b.iter(|| Encoder.encode_message(wire, black_box(&topic), black_box(message)));
             });
             let id = BenchmarkId::new(format!("deflated {encoding} frame of the delta"), name);
             group.bench_function(id, |b| {
-                b.iter(|| Encoder.difference(wire, &topic, black_box(message), delta.clone()));
+                b.iter(|| Encoder.encode_delta(wire, &topic, black_box(message), delta.clone()));
             });
         }
     }
     group.finish();
-    bytes(&topic);
+    print_frame_bytes(&topic);
 }
 
 /// Not timed: what one subscriber of a whole topic is sent.
-fn bytes(topic: &Topic) {
+fn print_frame_bytes(topic: &Topic) {
     for (name, messages) in scoreboard::topics() {
         let payloads: usize = messages.iter().map(|message| message.payload.len()).sum();
         println!("{name}: {} messages, {payloads} bytes of payload", messages.len());
-        for (encoding, plain, deflated) in WIRES {
-            let whole = |wire| messages.iter().map(|m| Encoder.message(wire, topic, m).len()).sum();
-            let deltas = |wire| -> usize {
-                let first = Encoder.message(wire, topic, &messages[0]).len();
-                let rest = messages.windows(2).map(|two| match Encoder.delta(&two[0], &two[1]) {
-                    Some(delta) => Encoder.difference(wire, topic, &two[1], delta).len(),
-                    None => Encoder.message(wire, topic, &two[1]).len(),
-                });
-                first + rest.sum::<usize>()
+        for (encoding, plain, deflated) in WEBSOCKET_WIRES {
+            let message_bytes =
+                |wire| messages.iter().map(|m| Encoder.encode_message(wire, topic, m).len()).sum();
+            let delta_bytes = |wire| -> usize {
+                let first = Encoder.encode_message(wire, topic, &messages[0]).len();
+                let following =
+                    messages.windows(2).map(|two| match Encoder.compute_delta(&two[0], &two[1]) {
+                        Some(delta) => Encoder.encode_delta(wire, topic, &two[1], delta).len(),
+                        None => Encoder.encode_message(wire, topic, &two[1]).len(),
+                    });
+                first + following.sum::<usize>()
             };
-            let sums: [usize; 4] = [whole(plain), whole(deflated), deltas(plain), deltas(deflated)];
-            let [as_it_is, deflate, delta, both] = sums.map(|sum| sum / messages.len());
+            let sums: [usize; 4] = [
+                message_bytes(plain),
+                message_bytes(deflated),
+                delta_bytes(plain),
+                delta_bytes(deflated),
+            ];
+            let [plain_average, deflate_average, delta_average, both_average] =
+                sums.map(|sum| sum / messages.len());
             println!(
-                "  {encoding}, bytes a frame: {as_it_is}; deflate {deflate}, delta {delta}, both {both}"
+                "  {encoding}, bytes a frame: {plain_average}; deflate {deflate_average}, delta {delta_average}, both {both_average}"
             );
         }
     }
 }
 
-fn request(c: &mut Criterion) {
+fn decode_request(c: &mut Criterion) {
     let publish = Publish {
         topic: topic(),
         content_type: ContentType::Json,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: Bytes::from_static(SCORE),
     };
-    let subscribe =
-        Command::Subscribe { topic: topic(), from: From::Last(1), options: Options::default() };
+    let subscribe = ClientCommand::Subscribe {
+        topic: topic(),
+        from: StartFrom::Last(1),
+        options: SubscribeOptions::default(),
+    };
     let mut group = c.benchmark_group("decode request");
-    for (name, command) in [("subscribe", subscribe), ("publish", Command::Publish(publish))] {
-        let request = Request { id: Some(7), command };
+    for (name, command) in [("subscribe", subscribe), ("publish", ClientCommand::Publish(publish))]
+    {
+        let request = ClientRequest { id: Some(7), command };
         for encoding in Encoding::ALL {
             let frame = encoding.encode_request(&request);
             let id = BenchmarkId::new(format!("{encoding:?}"), name);
@@ -149,12 +166,12 @@ fn request(c: &mut Criterion) {
     group.finish();
 }
 
-fn short() -> Criterion {
+fn short_run() -> Criterion {
     Criterion::default()
         .sample_size(30)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = short(); targets = message, whole, squeeze, request }
+criterion_group! { name = benches; config = short_run(); targets = encode_message_frame, encode_wire_frame, delta_and_deflate, decode_request }
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-//! The peer beside us: publishes to a replicated JetStream stream as `pushonce bench publish` does to
+//! The peer beside us: publishes to a replicated JetStream stream as `pushonce bench publish_due` does to
 //! a topic, and prints the same figures. `scripts/bench-publish` runs both.
 //!
 //! Built only with the feature `peers`, so that nobody else has to build a NATS client.
@@ -16,7 +16,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Publishes to a replicated JetStream stream and tells how soon that was acknowledged.
 #[derive(Parser)]
-struct Args {
+struct JetstreamArgs {
     /// Servers of the cluster, with commas between them
     #[arg(long, default_value = "nats://127.0.0.1:4222")]
     server: String,
@@ -40,7 +40,7 @@ const STREAM_BYTES_MAX: i64 = 1 << 30;
 #[allow(clippy::print_stdout)]
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let args = Args::parse();
+    let args = JetstreamArgs::parse();
     let servers: Vec<&str> = args.server.split(',').collect();
     let client = async_nats::connect(servers).await?;
     let context = async_nats::jetstream::ContextBuilder::new()
@@ -64,36 +64,36 @@ async fn main() -> Result<(), Error> {
 
 async fn run(
     context: &async_nats::jetstream::Context,
-    args: &Args,
+    args: &JetstreamArgs,
 ) -> Result<serde_json::Value, Error> {
     let payload = Bytes::from(vec![b'x'; args.payload]);
-    let mut waiting: VecDeque<(Instant, PublishAckFuture)> = VecDeque::new();
+    let mut in_flight: VecDeque<(Instant, PublishAckFuture)> = VecDeque::new();
     let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-    let begun = Instant::now();
-    let end = begun + Duration::from_secs(args.seconds);
+    let started = Instant::now();
+    let end = started + Duration::from_secs(args.seconds);
     let mut sent = 0u32;
     while Instant::now() < end {
-        while waiting.len() < args.in_flight {
+        while in_flight.len() < args.in_flight {
             let subject = format!("bench.{}", sent % args.topics);
-            let at = Instant::now();
-            waiting.push_back((at, context.publish(subject, payload.clone()).await?));
+            let sent_at = Instant::now();
+            in_flight.push_back((sent_at, context.publish(subject, payload.clone()).await?));
             sent = sent.wrapping_add(1);
         }
-        if let Some((at, acknowledged)) = waiting.pop_front() {
+        if let Some((sent_at, acknowledged)) = in_flight.pop_front() {
             acknowledged.await?;
-            latency.saturating_record(at.elapsed().as_micros() as u64);
+            latency.saturating_record(sent_at.elapsed().as_micros() as u64);
         }
     }
-    let (took, acknowledged) = (begun.elapsed().as_secs_f64(), latency.len());
-    for (_, acknowledged) in waiting {
+    let (elapsed, acknowledged) = (started.elapsed().as_secs_f64(), latency.len());
+    for (_, acknowledged) in in_flight {
         acknowledged.await?;
     }
     let millis = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
     Ok(serde_json::json!({
         "bench": "jetstream",
-        "seconds": took,
+        "seconds": elapsed,
         "acknowledged": acknowledged,
-        "per_second": acknowledged as f64 / took,
+        "per_second": acknowledged as f64 / elapsed,
         "latency_ms": { "p50": millis(0.5), "p90": millis(0.9), "p99": millis(0.99), "max": millis(1.0) },
     }))
 }

@@ -22,26 +22,29 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
         socket.read_exact(&mut opening)?;
         // An empty frame: taken.
         socket.write_all(&[0, 0])?;
-        let [purpose, high, low] = opening;
+        let [role, high, low] = opening;
         let topic = usize::from(u16::from_be_bytes([high, low]));
-        match purpose {
+        match role {
             b's' => {
                 readers.resize_with(readers.len().max(topic + 1), Vec::new);
                 readers[topic].push(socket);
             }
-            b'p' => return write(socket, readers),
+            b'p' => return write_to_readers(socket, readers),
             _ => bail!("a connection that is neither a reader's nor a publisher's"),
         }
     }
 }
 
-fn write(mut publisher: TcpStream, mut readers: Vec<Vec<TcpStream>>) -> anyhow::Result<()> {
+fn write_to_readers(
+    mut publisher: TcpStream,
+    mut readers: Vec<Vec<TcpStream>>,
+) -> anyhow::Result<()> {
     let mut frame = [0; FRAME_BYTES];
     loop {
         match publisher.read_exact(&mut frame) {
             Ok(()) => {}
             Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(why) => return Err(why.into()),
+            Err(error) => return Err(error.into()),
         }
         let topic = u16::from_be_bytes([frame[FRAME_BYTES - 2], frame[FRAME_BYTES - 1]]);
         for reader in readers.get_mut(usize::from(topic)).into_iter().flatten() {

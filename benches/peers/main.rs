@@ -4,33 +4,33 @@
 //! beside the server's, and is worth nothing where it is the one that is busy. `scripts/bench-peers`
 //! runs it against each server.
 
-mod crowd;
+mod client_pool;
 mod floor;
 mod load;
 mod memory;
-mod regime;
 mod report;
 mod wire;
+mod workload;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use pushonce::instruments::Stamp;
+use pushonce::instruments::MessageStamp;
 
-use load::Pacing;
-use wire::Wire;
+use load::LoadPacing;
+use wire::ServerProtocol;
 
 /// Puts one load on a server of one of several protocols, and prints what came of it as JSON.
 #[derive(Parser)]
-struct Cli {
+struct PeersCli {
     #[command(subcommand)]
-    command: Command,
+    command: PeersCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum PeersCommand {
     /// Publish to subscribers that read, and beside them to some that do not
     Load(LoadArgs),
     /// Cut every connection at once, and time until all are back
@@ -60,10 +60,10 @@ enum Command {
 
 /// Who is measured, by how many.
 #[derive(clap::Args)]
-struct Target {
+struct BenchTarget {
     /// What the server speaks
     #[arg(long)]
-    wire: Wire,
+    protocol: ServerProtocol,
     /// Its address
     #[arg(long, value_name = "HOST:PORT")]
     server: SocketAddr,
@@ -74,14 +74,14 @@ struct Target {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19_000))]
     subscribers: u32,
     /// Bytes of each payload
-    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(Stamp::BYTES as i64..=60_000))]
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(MessageStamp::BYTES as i64..=60_000))]
     payload: u32,
 }
 
 #[derive(clap::Args)]
 struct LoadArgs {
     #[command(flatten)]
-    target: Target,
+    target: BenchTarget,
     /// Topics, in turn
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     topics: u32,
@@ -105,16 +105,16 @@ struct LoadArgs {
 #[derive(clap::Args)]
 struct StormArgs {
     #[command(flatten)]
-    target: Target,
+    target: BenchTarget,
 }
 
 #[allow(clippy::print_stdout)]
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Load(args) => println!("{}", regime::load(&args)?),
-        Command::Storm(args) => println!("{}", regime::storm(&args)?),
-        Command::Floor { listen } => floor::serve(listen)?,
-        Command::Report { from, into, charts, machine } => {
+    match PeersCli::parse().command {
+        PeersCommand::Load(args) => println!("{}", workload::run_load(&args)?),
+        PeersCommand::Storm(args) => println!("{}", workload::run_storm(&args)?),
+        PeersCommand::Floor { listen } => floor::serve(listen)?,
+        PeersCommand::Report { from, into, charts, machine } => {
             report::write(&from, &into, &charts, &machine)?;
         }
     }
@@ -122,11 +122,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 impl LoadArgs {
-    fn pacing(&self) -> Pacing {
+    fn pacing(&self) -> LoadPacing {
         match self.rate {
-            None => Pacing::Closed(self.in_flight as usize),
-            Some(rate) if rate > 0.0 => Pacing::Open(rate),
-            Some(_) => Pacing::Silent,
+            None => LoadPacing::Closed(self.in_flight as usize),
+            Some(rate) if rate > 0.0 => LoadPacing::Open(rate),
+            Some(_) => LoadPacing::Silent,
         }
     }
 
@@ -135,7 +135,7 @@ impl LoadArgs {
     }
 }
 
-impl Target {
+impl BenchTarget {
     fn subscribers(&self) -> usize {
         self.subscribers as usize
     }

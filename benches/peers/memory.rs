@@ -4,7 +4,7 @@ use std::fs;
 
 /// At one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub(crate) struct ServerMemory {
     /// Resident, with pages that several of its processes share counted once.
     pub(crate) user_bytes: u64,
     /// Slab and socket buffers of the whole machine: also those of the generator's ends.
@@ -13,37 +13,37 @@ pub(crate) struct Memory {
 
 const PAGE_BYTES: u64 = 4_096;
 
-impl Memory {
+impl ServerMemory {
     /// What cannot be read counts as nothing.
-    pub(crate) fn of(pids: &[u32]) -> Memory {
+    pub(crate) fn measure(pids: &[u32]) -> ServerMemory {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let user = |pid| kib(&read(&format!("/proc/{pid}/smaps_rollup")), "Pss:");
-        let buffers = pages(&read("/proc/net/sockstat")) * PAGE_BYTES;
-        Memory {
+        let user = |pid| line_bytes(&read(&format!("/proc/{pid}/smaps_rollup")), "Pss:");
+        let buffers = tcp_pages(&read("/proc/net/sockstat")) * PAGE_BYTES;
+        ServerMemory {
             user_bytes: pids.iter().map(user).sum(),
-            kernel_bytes: kib(&read("/proc/meminfo"), "Slab:") + buffers,
+            kernel_bytes: line_bytes(&read("/proc/meminfo"), "Slab:") + buffers,
         }
     }
 
     /// How much more than `before`, for each of so many.
-    pub(crate) fn each(self, before: Memory, count: usize) -> Memory {
-        let each = |after: u64, before: u64| after.saturating_sub(before) / count.max(1) as u64;
-        Memory {
-            user_bytes: each(self.user_bytes, before.user_bytes),
-            kernel_bytes: each(self.kernel_bytes, before.kernel_bytes),
+    pub(crate) fn per_unit(self, before: ServerMemory, count: usize) -> ServerMemory {
+        let per_unit = |after: u64, before: u64| after.saturating_sub(before) / count.max(1) as u64;
+        ServerMemory {
+            user_bytes: per_unit(self.user_bytes, before.user_bytes),
+            kernel_bytes: per_unit(self.kernel_bytes, before.kernel_bytes),
         }
     }
 }
 
 /// The bytes of a line that names kibibytes.
-fn kib(text: &str, name: &str) -> u64 {
+fn line_bytes(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1_024
 }
 
 /// Pages of TCP's buffers.
-fn pages(sockstat: &str) -> u64 {
+fn tcp_pages(sockstat: &str) -> u64 {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")).unwrap_or_default();
     line.rsplit(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0)
 }
@@ -53,10 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_tables_are_read_in_bytes() {
-        assert_eq!(kib("Rss:   9 kB\nPss:     2 kB\nPss_Dirty:   1 kB\n", "Pss:"), 2_048);
+    fn proc_files_are_parsed_to_bytes() {
+        assert_eq!(line_bytes("Rss:   9 kB\nPss:     2 kB\nPss_Dirty:   1 kB\n", "Pss:"), 2_048);
         assert_eq!(
-            pages(
+            tcp_pages(
                 "sockets: used 9\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 265\nUDP: inuse 0 mem 7\n"
             ),
             265

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use pushonce::instruments::chart::{Bar, Chart, Group, Scale, figure};
+use pushonce::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 use serde_json::Value;
 
 /// Who may be in a report, in its order: by the word of the script, and by name.
-const WHO: [(&str, &str); 9] = [
+const SERVERS: [(&str, &str); 9] = [
     ("floor", "bare write loop"),
     ("pushonce", "Pushonce, on disk first"),
     ("memory", "Pushonce, in memory"),
@@ -26,50 +26,52 @@ const BEGIN: &str = "<!-- begin of what scripts/bench-peers wrote -->\n";
 const END: &str = "<!-- end of what scripts/bench-peers wrote -->\n";
 
 /// What was measured, by regime and server.
-pub(crate) struct Results(BTreeMap<(String, String), Value>);
+pub(crate) struct PeerResults(BTreeMap<(String, String), Value>);
 
 /// A column of a table.
 #[derive(Clone, Copy)]
-struct Column {
+struct ReportColumn {
     head: &'static str,
     regime: &'static str,
     /// Where the number stands in a result.
     field: &'static str,
-    times: f64,
+    factor: f64,
     /// Divided by that of the bare write loop.
     as_ratio: bool,
 }
 
-const fn column(head: &'static str, regime: &'static str, field: &'static str) -> Column {
-    Column { head, regime, field, times: 1.0, as_ratio: false }
+const fn column(head: &'static str, regime: &'static str, field: &'static str) -> ReportColumn {
+    ReportColumn { head, regime, field, factor: 1.0, as_ratio: false }
 }
 
-impl Column {
-    const fn times(self, times: f64) -> Column {
-        Column { times, ..self }
+impl ReportColumn {
+    const fn scaled(self, times: f64) -> ReportColumn {
+        ReportColumn { factor: times, ..self }
     }
 
-    const fn as_ratio(self, head: &'static str) -> Column {
-        Column { head, as_ratio: true, ..self }
+    const fn as_ratio(self, head: &'static str) -> ReportColumn {
+        ReportColumn { head, as_ratio: true, ..self }
     }
 }
 
 const KIB: f64 = 1.0 / 1_024.0;
 const MIB: f64 = KIB / 1_024.0;
 
-const IDLE: Column = column("idle: user KiB a connection", "idle", "/user_bytes_each").times(KIB);
-const ONE: Column = column("1 × 5,000, one at a time: CPU a delivery, µs", "one", "/cpu_us");
-const SIXTEEN: Column = column("16 in flight: deliveries/s/core", "sixteen", "/per_core");
-const TOPICS: Column = column("500 × 10, saturated: deliveries/s/core", "topics", "/per_core");
-const STORMED: Column = column("all subscribed again, s", "storm", "/subscribed_seconds");
+const IDLE: ReportColumn =
+    column("idle: user KiB a connection", "idle", "/user_bytes_each").scaled(KIB);
+const ONE: ReportColumn = column("1 × 5,000, one at a time: CPU a delivery, µs", "one", "/cpu_us");
+const SIXTEEN: ReportColumn = column("16 in flight: deliveries/s/core", "sixteen", "/per_core");
+const TOPICS: ReportColumn =
+    column("500 × 10, saturated: deliveries/s/core", "topics", "/per_core");
+const STORMED: ReportColumn = column("all subscribed again, s", "storm", "/subscribed_seconds");
 
 /// Each a heading and a table.
-const TABLES: &[(&str, &[Column])] = &[
+const TABLES: &[(&str, &[ReportColumn])] = &[
     (
         "What a connection and a delivery cost the server",
         &[
             IDLE,
-            column("kernel KiB, both ends", "idle", "/kernel_bytes_each").times(KIB),
+            column("kernel KiB, both ends", "idle", "/kernel_bytes_each").scaled(KIB),
             ONE,
             ONE.as_ratio("× bare write"),
             column("deliveries/s/core", "one", "/per_core"),
@@ -79,21 +81,21 @@ const TABLES: &[(&str, &[Column])] = &[
             TOPICS.as_ratio("× bare write"),
         ],
     ),
-    ("By the clock: one topic × 5,000, one at a time", &by_the_clock("one")),
-    ("By the clock: one topic × 5,000, 16 in flight", &by_the_clock("sixteen")),
-    ("By the clock: 500 topics × 10, saturated", &by_the_clock("topics")),
+    ("By the clock: one topic × 5,000, one at a time", &latency_columns("one")),
+    ("By the clock: one topic × 5,000, 16 in flight", &latency_columns("sixteen")),
+    ("By the clock: 500 topics × 10, saturated", &latency_columns("topics")),
     (
         "Slow readers: 100 messages of 1 KiB a second for 12 s, 100 readers, beside nobody and beside 1,000 who stopped",
         &[
             column("p99 of the 100, ms, nobody stopped", "alone", "/latency_ms/p99"),
             column("beside 1,000 stopped", "slow", "/latency_ms/p99"),
             column("user memory grown, MiB, nobody stopped", "alone", "/grown_user_bytes")
-                .times(MIB),
-            column("beside 1,000 stopped", "slow", "/grown_user_bytes").times(MIB),
-            column("kernel, MiB", "slow", "/grown_kernel_bytes").times(MIB),
+                .scaled(MIB),
+            column("beside 1,000 stopped", "slow", "/grown_user_bytes").scaled(MIB),
+            column("kernel, MiB", "slow", "/grown_kernel_bytes").scaled(MIB),
             column("then the stopped read for 5 s: messages each", "slow", "/stopped/received")
-                .times(1e-3),
-            column("not shown, and told so", "slow", "/stopped/told").times(1e-3),
+                .scaled(1e-3),
+            column("not shown, and told so", "slow", "/stopped/told").scaled(1e-3),
             column("connections cut", "slow", "/stopped/cut"),
         ],
     ),
@@ -103,13 +105,13 @@ const TABLES: &[(&str, &[Column])] = &[
             column("all subscribed for the first time, s", "storm", "/first_seconds"),
             STORMED,
             column("CPU each, µs", "storm", "/cpu_us"),
-            column("of 6 messages each got", "storm", "/delivered").times(1.0 / 15_000.0),
+            column("of 6 messages each got", "storm", "/delivered").scaled(1.0 / 15_000.0),
             column("handshakes refused", "storm", "/retries"),
         ],
     ),
 ];
 
-const fn by_the_clock(regime: &'static str) -> [Column; 6] {
+const fn latency_columns(regime: &'static str) -> [ReportColumn; 6] {
     [
         column("deliveries/s", regime, "/per_second"),
         column("p50 ms", regime, "/latency_ms/p50"),
@@ -121,144 +123,147 @@ const fn by_the_clock(regime: &'static str) -> [Column; 6] {
 }
 
 /// A file, and what is drawn in it.
-const CHARTS: &[(&str, &str, &str, Scale, Column)] = &[
+const CHARTS: &[(&str, &str, &str, AxisScale, ReportColumn)] = &[
     (
         "cpu-a-delivery.svg",
         "One topic, 5,000 subscribers, one message at a time",
         "server CPU a delivery, µs; less is better",
-        Scale::Linear,
+        AxisScale::Linear,
         ONE,
     ),
     (
         "sixteen-in-flight.svg",
         "One topic, 5,000 subscribers, 16 messages in flight",
         "deliveries a second and core, logarithmic; more is better",
-        Scale::Log,
+        AxisScale::Log,
         SIXTEEN,
     ),
     (
         "many-topics.svg",
         "500 topics, 10 subscribers each, saturated",
         "deliveries a second and core; more is better",
-        Scale::Linear,
+        AxisScale::Linear,
         TOPICS,
     ),
     (
         "idle-memory.svg",
         "10,000 idle connections, each with one subscription",
         "server memory a connection in KiB, without the kernel's, logarithmic; less is better",
-        Scale::Log,
+        AxisScale::Log,
         IDLE,
     ),
     (
         "storm.svg",
         "15,000 connections cut in one moment",
         "seconds until all are subscribed again; less is better",
-        Scale::Linear,
+        AxisScale::Linear,
         STORMED,
     ),
 ];
 
-/// Reads the results in `from`; writes charts into `charts`, and the tables between the marks of
+/// Reads the results in `from`; writes charts into `chart_files`, and the tables between the marks of
 /// `into`.
 pub(crate) fn write(from: &Path, into: &Path, charts: &Path, machine: &str) -> anyhow::Result<()> {
-    let results = Results::read(from)?;
+    let results = PeerResults::read(from)?;
     fs::create_dir_all(charts)?;
-    for (file, svg) in results.charts() {
+    for (file, svg) in results.chart_files() {
         fs::write(charts.join(file), svg)?;
     }
     let page = fs::read_to_string(into).with_context(|| into.display().to_string())?;
-    fs::write(into, between(&page, &results.text(machine))?)?;
+    fs::write(into, replace_between_marks(&page, &results.render(machine))?)?;
     Ok(())
 }
 
-fn between(page: &str, text: &str) -> anyhow::Result<String> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
-        rest.split_once(END).map(|(_, after)| format!("{before}{BEGIN}{text}{END}{after}"))
+fn replace_between_marks(page: &str, text: &str) -> anyhow::Result<String> {
+    let parts = page.split_once(BEGIN).and_then(|(before, tail)| {
+        tail.split_once(END).map(|(_, after)| format!("{before}{BEGIN}{text}{END}{after}"))
     });
     let Some(page) = parts else { bail!("the page has no marks {BEGIN:?} and {END:?}") };
     Ok(page)
 }
 
-impl Results {
-    fn read(from: &Path) -> anyhow::Result<Results> {
+impl PeerResults {
+    fn read(from: &Path) -> anyhow::Result<PeerResults> {
         let mut results = BTreeMap::new();
         for file in fs::read_dir(from).with_context(|| from.display().to_string())? {
             let path = file?.path();
             let text = fs::read_to_string(&path)?;
             let result: Value =
                 serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-            let word = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
-            results.insert((word("regime"), word("who")), result);
+            let text_of = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
+            results.insert((text_of("regime"), text_of("who")), result);
         }
-        Ok(Results(results))
+        Ok(PeerResults(results))
     }
 
-    fn value(&self, who: &str, column: Column) -> Option<f64> {
+    fn value(&self, server: &str, column: ReportColumn) -> Option<f64> {
         let number = |who: &str| {
             let result = self.0.get(&(column.regime.to_owned(), who.to_owned()))?;
             result.pointer(column.field)?.as_f64()
         };
-        let value = number(who)? * column.times;
+        let value = number(server)? * column.factor;
         if column.as_ratio { number("floor").map(|floor| value / floor) } else { Some(value) }
     }
 
     /// Those of whom there is anything under one of `columns`.
-    fn who(&self, columns: &[Column]) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let known = |who| columns.iter().any(|&column| self.value(who, column).is_some());
-        WHO.into_iter().filter(move |&(who, _)| known(who))
+    fn servers_with_data(
+        &self,
+        columns: &[ReportColumn],
+    ) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let has_data = |who| columns.iter().any(|&column| self.value(who, column).is_some());
+        SERVERS.into_iter().filter(move |&(who, _)| has_data(who))
     }
 
-    fn text(&self, machine: &str) -> String {
+    fn render(&self, machine: &str) -> String {
         let mut text = format!("{machine}\n\n{}\n", self.versions());
         for (heading, columns) in TABLES {
-            if self.who(columns).next().is_some() {
+            if self.servers_with_data(columns).next().is_some() {
                 // Writing to a string cannot fail.
                 let _written = write!(text, "#### {heading}\n\n{}\n", self.table(columns));
             }
         }
-        for (file, chart) in self.drawn() {
-            let _written = write!(text, "![{}](charts/{file})\n\n", chart.alt());
+        for (file, chart) in self.charts() {
+            let _written = write!(text, "![{}](charts/{file})\n\n", chart.alt_text());
         }
         text
     }
 
     fn versions(&self) -> String {
-        let about = |(who, name): (&str, &str)| {
+        let version_line = |(who, name): (&str, &str)| {
             let result = self.0.values().find(|result| result["who"] == who)?;
             Some(format!("- {name}: {}\n", result["about"].as_str()?))
         };
-        WHO.into_iter().filter_map(about).collect()
+        SERVERS.into_iter().filter_map(version_line).collect()
     }
 
-    fn table(&self, columns: &[Column]) -> String {
+    fn table(&self, columns: &[ReportColumn]) -> String {
         let heads: String = columns.iter().map(|column| format!(" {} |", column.head)).collect();
         let mut table = format!("| |{heads}\n|---|{}\n", "---|".repeat(columns.len()));
-        for (who, name) in self.who(columns) {
+        for (who, name) in self.servers_with_data(columns) {
             let cells = columns.iter().map(|&column| {
-                format!(" {} |", self.value(who, column).map_or("–".to_owned(), figure))
+                format!(" {} |", self.value(who, column).map_or("–".to_owned(), format_number))
             });
             let _written = writeln!(table, "| {name} |{}", cells.collect::<String>());
         }
         table
     }
 
-    fn drawn(&self) -> impl Iterator<Item = (&'static str, Chart)> {
+    fn charts(&self) -> impl Iterator<Item = (&'static str, Chart)> {
         let charts = CHARTS.iter().map(|&(file, title, unit, scale, column)| {
             let columns = [column];
-            let bars = self.who(&columns).map(|(who, name)| Bar {
+            let bars = self.servers_with_data(&columns).map(|(who, name)| Bar {
                 name: name.to_owned(),
                 value: self.value(who, column),
-                ours: name.starts_with("Pushonce"),
+                is_highlighted: name.starts_with("Pushonce"),
             });
-            let groups = vec![Group { name: String::new(), bars: bars.collect() }];
+            let groups = vec![BarGroup { name: String::new(), bars: bars.collect() }];
             (file, Chart { title: title.to_owned(), unit: unit.to_owned(), scale, groups })
         });
         charts.filter(|(_, chart)| chart.groups.iter().any(|group| !group.bars.is_empty()))
     }
 
-    fn charts(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.drawn().map(|(file, chart)| (file, chart.svg()))
+    fn chart_files(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.charts().map(|(file, chart)| (file, chart.svg()))
     }
 }
 
@@ -268,14 +273,16 @@ mod tests {
 
     use super::*;
 
-    fn results() -> Results {
+    fn results() -> PeerResults {
         let result = |who: &str, cpu: f64| json!({"who": who, "about": "v1", "cpu_us": cpu});
         let key = |who: &str| ("one".to_owned(), who.to_owned());
-        Results([(key("nats"), result("nats", 12.6)), (key("floor"), result("floor", 3.5))].into())
+        PeerResults(
+            [(key("nats"), result("nats", 12.6)), (key("floor"), result("floor", 3.5))].into(),
+        )
     }
 
     #[test]
-    fn a_table_has_everybody_who_was_measured_and_says_what_was_not() {
+    fn table_lists_measured_servers_and_marks_missing_values() {
         let table = results().table(TABLES[0].1);
         let rows: Vec<_> = table.lines().skip(2).collect();
         assert_eq!(
@@ -288,15 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_between_the_marks_is_replaced_and_nothing_else() {
+    fn only_the_text_between_the_marks_is_replaced() {
         let page = format!("before\n{BEGIN}old\n{END}after\n");
-        assert_eq!(between(&page, "new\n").unwrap(), format!("before\n{BEGIN}new\n{END}after\n"));
-        assert!(between("no marks", "new").is_err());
+        assert_eq!(
+            replace_between_marks(&page, "new\n").unwrap(),
+            format!("before\n{BEGIN}new\n{END}after\n")
+        );
+        assert!(replace_between_marks("no marks", "new").is_err());
     }
 
     #[test]
-    fn a_chart_shows_who_was_measured_in_its_regime() {
-        let charts: BTreeMap<_, _> = results().charts().collect();
+    fn chart_shows_only_the_servers_measured_in_its_workload() {
+        let charts: BTreeMap<_, _> = results().chart_files().collect();
         let drawn = &charts["cpu-a-delivery.svg"];
         assert!(drawn.contains("NATS 12.6") && !drawn.contains("nchan"));
     }

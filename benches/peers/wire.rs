@@ -15,7 +15,7 @@ pub(crate) use floor::FRAME_BYTES;
 
 /// Whose protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Wire {
+pub(crate) enum ServerProtocol {
     /// The bare write loop of this binary.
     Floor,
     /// WebSocket, JSON.
@@ -43,89 +43,101 @@ pub(crate) enum Role {
 
 /// What a server says, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said<'a> {
+pub(crate) enum ServerMessage<'a> {
     /// The subscription stands, or publishes are taken.
     Ready,
     /// A message, and where it stands if the server says that and it was asked for.
-    Message { payload: &'a [u8], mark: Option<&'a [u8]> },
+    Message { payload: &'a [u8], resume_token: Option<&'a [u8]> },
     /// So many messages are left out.
-    Told(u64),
+    Skipped(u64),
     /// Wants these bytes for an answer.
-    Ask(Vec<u8>),
+    Reply(Vec<u8>),
     /// Anything else that is no error.
-    Aside,
+    Ignored,
 }
 
 /// Something of a server's that it has not said whole, or should not have said.
-pub(crate) type Heard<'a> = Result<Option<Said<'a>>, String>;
+pub(crate) type DecodeResult<'a> = Result<Option<ServerMessage<'a>>, String>;
 
 /// A connection at its beginning.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Opening<'a> {
+pub(crate) struct ConnectionSpec<'a> {
     pub(crate) role: Role,
     pub(crate) topic: &'a str,
     /// More topics that it reads: none but where it can [read many](Wire::reads_many).
-    pub(crate) others: &'a [String],
+    pub(crate) other_topics: &'a [String],
     /// Goes on after this, if the protocol can.
-    pub(crate) mark: Option<&'a str>,
+    pub(crate) resume_token: Option<&'a str>,
     /// Wants to hear where messages stand.
-    pub(crate) marks: bool,
+    pub(crate) with_resume_tokens: bool,
 }
 
-impl Wire {
+impl ServerProtocol {
     /// What is sent first.
-    pub(crate) fn open(self, opening: Opening<'_>) -> Vec<u8> {
+    pub(crate) fn opening_bytes(self, spec: ConnectionSpec<'_>) -> Vec<u8> {
         match self {
-            Wire::Floor => floor::open(opening.role, opening.topic),
-            Wire::Pushonce => ws::open_pushonce(opening),
-            Wire::PushonceQuic => quic::open(opening, false),
-            Wire::PushonceDatagrams => quic::open(opening, true),
-            Wire::Nchan | Wire::Uws => ws::open_nchan(opening),
-            Wire::Nats => nats::open(opening),
-            Wire::Mqtt => mqtt::open(opening),
+            ServerProtocol::Floor => floor::opening_bytes(spec.role, spec.topic),
+            ServerProtocol::Pushonce => ws::pushonce_opening_bytes(spec),
+            ServerProtocol::PushonceQuic => quic::opening_bytes(spec, false),
+            ServerProtocol::PushonceDatagrams => quic::opening_bytes(spec, true),
+            ServerProtocol::Nchan | ServerProtocol::Uws => ws::nchan_opening_bytes(spec),
+            ServerProtocol::Nats => nats::opening_bytes(spec),
+            ServerProtocol::Mqtt => mqtt::opening_bytes(spec),
         }
     }
 
-    /// The next thing within `bytes`, which is taken off its front; `None` when it is not whole.
-    pub(crate) fn next<'a>(
+    /// The next thing within `print_frame_bytes`, which is taken off its front; `NoFault` when it is not whole.
+    pub(crate) fn decode_next<'a>(
         self,
         bytes: &mut &'a [u8],
         role: Role,
         ready: bool,
-        marks: bool,
-    ) -> Heard<'a> {
+        with_resume_tokens: bool,
+    ) -> DecodeResult<'a> {
         match self {
-            Wire::Floor => floor::next(bytes),
-            Wire::Pushonce => ws::next_pushonce(bytes, role, ready, marks),
-            Wire::PushonceQuic | Wire::PushonceDatagrams => quic::next(bytes, role, ready),
-            Wire::Nchan | Wire::Uws => ws::next_nchan(bytes, role, ready, marks),
-            Wire::Nats => nats::next(bytes),
-            Wire::Mqtt => mqtt::next(bytes, role),
+            ServerProtocol::Floor => floor::decode_next(bytes),
+            ServerProtocol::Pushonce => {
+                ws::decode_next_pushonce(bytes, role, ready, with_resume_tokens)
+            }
+            ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
+                quic::decode_next(bytes, role, ready)
+            }
+            ServerProtocol::Nchan | ServerProtocol::Uws => {
+                ws::decode_next_nchan(bytes, role, ready, with_resume_tokens)
+            }
+            ServerProtocol::Nats => nats::decode_next(bytes),
+            ServerProtocol::Mqtt => mqtt::decode_next(bytes, role),
         }
     }
 
     /// What a datagram says.
-    pub(crate) fn datagram(self, datagram: &[u8], role: Role) -> Result<Said<'_>, String> {
+    pub(crate) fn decode_datagram(
+        self,
+        datagram: &[u8],
+        role: Role,
+    ) -> Result<ServerMessage<'_>, String> {
         match self {
-            Wire::PushonceDatagrams => quic::said(datagram, role, true),
+            ServerProtocol::PushonceDatagrams => quic::decode_frame(datagram, role, true),
             _ => Err("a datagram that nobody asked for".to_owned()),
         }
     }
 
     /// It goes over UDP, and QUIC brings the bytes of its streams.
     pub(crate) fn is_quic(self) -> bool {
-        matches!(self, Wire::PushonceQuic | Wire::PushonceDatagrams)
+        matches!(self, ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams)
     }
 
     /// Adds a publish to `out`.
     pub(crate) fn publish(self, out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
         match self {
-            Wire::Floor => floor::publish(out, topic, payload),
-            Wire::Pushonce => ws::publish_pushonce(out, topic, payload),
-            Wire::PushonceQuic | Wire::PushonceDatagrams => quic::publish(out, topic, payload),
-            Wire::Nchan | Wire::Uws => ws::publish_nchan(out, payload),
-            Wire::Nats => nats::publish(out, topic, payload),
-            Wire::Mqtt => mqtt::publish(out, topic, payload),
+            ServerProtocol::Floor => floor::publish(out, topic, payload),
+            ServerProtocol::Pushonce => ws::publish_pushonce(out, topic, payload),
+            ServerProtocol::PushonceQuic | ServerProtocol::PushonceDatagrams => {
+                quic::publish(out, topic, payload)
+            }
+            ServerProtocol::Nchan | ServerProtocol::Uws => ws::publish_nchan(out, payload),
+            ServerProtocol::Nats => nats::publish(out, topic, payload),
+            ServerProtocol::Mqtt => mqtt::publish(out, topic, payload),
         }
     }
 
@@ -133,33 +145,35 @@ impl Wire {
     pub(crate) fn publishers(self, topics: usize) -> usize {
         match self {
             // A session of ours may have 64 publishes under way.
-            Wire::Pushonce | Wire::PushonceQuic | Wire::PushonceDatagrams => topics.min(16),
+            ServerProtocol::Pushonce
+            | ServerProtocol::PushonceQuic
+            | ServerProtocol::PushonceDatagrams => topics.min(16),
             // The channel is in the path.
-            Wire::Nchan | Wire::Uws => topics,
-            Wire::Floor | Wire::Nats | Wire::Mqtt => 1,
+            ServerProtocol::Nchan | ServerProtocol::Uws => topics,
+            ServerProtocol::Floor | ServerProtocol::Nats | ServerProtocol::Mqtt => 1,
         }
     }
 
     /// A connection can read more topics than one, as far as this generator knows how.
     pub(crate) fn reads_many(self) -> bool {
-        matches!(self, Wire::Pushonce)
+        matches!(self, ServerProtocol::Pushonce)
     }
 
     /// A cut connection can say where it was, and gets what it missed.
     pub(crate) fn resumes(self) -> bool {
-        matches!(self, Wire::Pushonce | Wire::Nchan)
+        matches!(self, ServerProtocol::Pushonce | ServerProtocol::Nchan)
     }
 }
 
 /// Splits off so many bytes, if there are.
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(count)?;
-    *bytes = rest;
+fn split_front<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (taken, remaining) = bytes.split_at_checked(count)?;
+    *bytes = remaining;
     Some(taken)
 }
 
 /// Where `wanted` begins.
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+fn find_bytes(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|part| part == wanted)
 }
 
@@ -167,10 +181,16 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const ALL: [Wire; 5] = [Wire::Floor, Wire::Pushonce, Wire::Nchan, Wire::Nats, Wire::Mqtt];
+    const ALL: [ServerProtocol; 5] = [
+        ServerProtocol::Floor,
+        ServerProtocol::Pushonce,
+        ServerProtocol::Nchan,
+        ServerProtocol::Nats,
+        ServerProtocol::Mqtt,
+    ];
 
     #[test]
-    fn half_of_what_a_server_says_is_not_taken() {
+    fn incomplete_server_messages_are_not_consumed() {
         let whole: [&[u8]; 5] = [
             &[[0, 4].as_slice(), b"~abc"].concat(),
             &[[0x81, 4].as_slice(), b"~abc"].concat(),
@@ -181,14 +201,14 @@ mod tests {
         for (wire, whole) in ALL.into_iter().zip(whole) {
             for cut in 0..whole.len() {
                 let mut bytes = &whole[..cut];
-                let heard = wire.next(&mut bytes, Role::Subscriber, true, false);
-                assert_eq!(heard, Ok(None), "{wire:?} cut at {cut}");
+                let decoded = wire.decode_next(&mut bytes, Role::Subscriber, true, false);
+                assert_eq!(decoded, Ok(None), "{wire:?} cut at {cut}");
                 assert_eq!(bytes.len(), cut, "nothing was taken");
             }
             let mut bytes = whole;
-            let heard = wire.next(&mut bytes, Role::Subscriber, true, false);
-            let Ok(Some(Said::Message { payload, .. })) = heard else {
-                panic!("{wire:?}: {heard:?}")
+            let decoded = wire.decode_next(&mut bytes, Role::Subscriber, true, false);
+            let Ok(Some(ServerMessage::Message { payload, .. })) = decoded else {
+                panic!("{wire:?}: {decoded:?}")
             };
             assert!(payload.starts_with(b"~abc") && bytes.is_empty(), "{wire:?}");
         }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// Which build of the binary a node runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Build {
+pub enum BinaryBuild {
     /// The one under test.
     #[default]
     Current,
@@ -18,13 +18,14 @@ pub enum Build {
 
 /// The binary under test, with nothing said yet, and deaf to what the environment of the tests says to
 /// nodes.
-pub(crate) fn command() -> Command {
-    command_of(Build::Current)
+pub(crate) fn current_command() -> Command {
+    command_for_build(BinaryBuild::Current)
 }
 
 /// The same of a build.
-pub(crate) fn command_of(build: Build) -> Command {
-    let mut command = Command::new(path_of(build).expect("the row asked whether there is one"));
+pub(crate) fn command_for_build(build: BinaryBuild) -> Command {
+    let mut command =
+        Command::new(path_for_build(build).expect("the row asked whether there is one"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PUSHONCE_") {
             command.env_remove(name);
@@ -34,14 +35,14 @@ pub(crate) fn command_of(build: Build) -> Command {
 }
 
 /// Names the binary to test, for whoever has built it, and knows that it is today's.
-const BUILT: &str = "CLUSTER_TESTS_BINARY";
+const BINARY_PATH_VAR: &str = "CLUSTER_TESTS_BINARY";
 
 /// The binary of a build; `Err` names the variable and the feature that provide it.
-pub(crate) fn path_of(build: Build) -> Result<PathBuf, String> {
+pub(crate) fn path_for_build(build: BinaryBuild) -> Result<PathBuf, String> {
     let (variable, feature) = match build {
-        Build::Current => return Ok(path().to_owned()),
-        Build::Next => ("CLUSTER_TESTS_NEXT_BINARY", "next-version"),
-        Build::AfterNext => ("CLUSTER_TESTS_AFTER_NEXT_BINARY", "version-after-next"),
+        BinaryBuild::Current => return Ok(current_path().to_owned()),
+        BinaryBuild::Next => ("CLUSTER_TESTS_NEXT_BINARY", "next-version"),
+        BinaryBuild::AfterNext => ("CLUSTER_TESTS_AFTER_NEXT_BINARY", "version-after-next"),
     };
     std::env::var_os(variable).map(PathBuf::from).ok_or_else(|| {
         format!("{variable} names no binary that was built with the feature {feature}")
@@ -50,12 +51,12 @@ pub(crate) fn path_of(build: Build) -> Result<PathBuf, String> {
 
 /// The binary of this checkout, built if it is not, once a test process: a story must never run
 /// against yesterday's.
-fn path() -> &'static Path {
+fn current_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| std::env::var_os(BUILT).map_or_else(build, PathBuf::from))
+    PATH.get_or_init(|| std::env::var_os(BINARY_PATH_VAR).map_or_else(build_current, PathBuf::from))
 }
 
-fn build() -> PathBuf {
+fn build_current() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows where it is");
     // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM.
     let mut folders = program.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));

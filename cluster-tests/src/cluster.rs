@@ -4,56 +4,56 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use pushonce_client::Trust;
+use pushonce_client::CertificateTrust;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     ExplainRequest, ExplainResponse, Shard, StatusRequest, StatusResponse,
 };
 use tempfile::TempDir;
 
-use crate::ground::{Ground, Loopback};
-use crate::node::{Node, Ports};
-use crate::tool::{self, Done};
-use crate::wait::{secs, until};
-use crate::web;
+use crate::cli::{self, CommandOutput};
+use crate::environment::{Loopback, NodeEnvironment};
+use crate::http_client;
+use crate::node::{ClusterNode, Ports};
+use crate::wait::{secs, wait_until};
 
 /// What a cluster should look like before it starts.
 pub struct Builder {
     regions: Vec<(String, usize)>,
     flags: Vec<&'static str>,
-    ground: Arc<dyn Ground>,
-    home: Option<PathBuf>,
+    environment: Arc<dyn NodeEnvironment>,
+    dir: Option<PathBuf>,
 }
 
-/// Running nodes. Node 0 was initialized with `pushonce init`, the others joined it.
-pub struct Cluster {
-    nodes: Vec<Node>,
-    home: Home,
-    ground: Arc<dyn Ground>,
+/// Running nodes. Node 0 was initialized with `pushonce init_cluster`, the others joined it.
+pub struct ProcessCluster {
+    nodes: Vec<ClusterNode>,
+    dir: ClusterDir,
+    environment: Arc<dyn NodeEnvironment>,
 }
 
 /// The directory of a story, with logs and, unless the ground says otherwise, data.
-enum Home {
+enum ClusterDir {
     /// Goes with the story, when it ends well.
-    Passing(TempDir),
+    Temporary(TempDir),
     /// Stays, wherever the caller wanted it.
     Kept(PathBuf),
 }
 
-impl Cluster {
+impl ProcessCluster {
     /// `n` nodes without labels.
-    pub fn of(n: usize) -> Builder {
-        Cluster::regions().region("", n)
+    pub fn with_nodes(n: usize) -> Builder {
+        ProcessCluster::builder().region("", n)
     }
 
     /// No nodes yet; add them by [`Builder::region`].
-    pub fn regions() -> Builder {
-        let ground = Arc::new(Loopback::new());
-        Builder { regions: Vec::new(), flags: Vec::new(), ground, home: None }
+    pub fn builder() -> Builder {
+        let environment = Arc::new(Loopback::new());
+        Builder { regions: Vec::new(), flags: Vec::new(), environment, dir: None }
     }
 
     /// The `i`th node.
-    pub fn node(&self, i: usize) -> &Node {
+    pub fn node(&self, i: usize) -> &ClusterNode {
         &self.nodes[i]
     }
 
@@ -63,15 +63,15 @@ impl Cluster {
     }
 
     /// The `i`th node, to do something to its process.
-    pub fn node_mut(&mut self, i: usize) -> &mut Node {
+    pub fn node_mut(&mut self, i: usize) -> &mut ClusterNode {
         &mut self.nodes[i]
     }
 
     /// The directory with the logs.
-    pub fn home(&self) -> &Path {
-        match &self.home {
-            Home::Passing(dir) => dir.path(),
-            Home::Kept(path) => path,
+    pub fn dir(&self) -> &Path {
+        match &self.dir {
+            ClusterDir::Temporary(dir) => dir.path(),
+            ClusterDir::Kept(path) => path,
         }
     }
 
@@ -86,8 +86,8 @@ impl Cluster {
     }
 
     /// Waits until the `i`th node has ended by itself.
-    pub async fn ended(&mut self, i: usize) -> ExitStatus {
-        self.nodes[i].ended().await
+    pub async fn wait_exit(&mut self, i: usize) -> ExitStatus {
+        self.nodes[i].wait_exit().await
     }
 
     /// Starts the `i`th node again on the data it has.
@@ -97,16 +97,16 @@ impl Cluster {
 
     /// A node of a cluster of its own, initialized and started, at the given addresses. Its name, data
     /// and log are those of an `i`th node.
-    pub fn stranger(&self, i: usize, ports: Ports) -> Node {
-        let mut node = Node::new(i, ports, self.home(), self.ground.clone(), Vec::new());
-        node.init();
+    pub fn start_foreign_node(&self, i: usize, ports: Ports) -> ClusterNode {
+        let mut node = ClusterNode::new(i, ports, self.dir(), self.environment.clone(), Vec::new());
+        node.init_cluster();
         node.start();
         node
     }
 
-    /// As [`Cluster::restart`], with more flags for this one start.
-    pub fn restart_with(&mut self, i: usize, more: &[&str]) {
-        self.nodes[i].start_with(more);
+    /// As [`ProcessCluster::restart`], with more flags for this one start.
+    pub fn restart_with(&mut self, i: usize, extra_flags: &[&str]) {
+        self.nodes[i].start_with(extra_flags);
     }
 
     /// Adds a node that joins, and starts it. Says which it is.
@@ -114,11 +114,11 @@ impl Cluster {
         self.join_with(region, &[])
     }
 
-    /// As [`Cluster::join`], with flags of its own.
-    pub fn join_with(&mut self, region: &str, more: &[&str]) -> usize {
+    /// As [`ProcessCluster::join`], with flags of its own.
+    pub fn join_with(&mut self, region: &str, extra_flags: &[&str]) -> usize {
         let i = self.nodes.len();
         let ports = self.ports(i);
-        let mut flags: Vec<_> = more.iter().map(|&flag| flag.to_owned()).collect();
+        let mut flags: Vec<_> = extra_flags.iter().map(|&flag| flag.to_owned()).collect();
         if !region.is_empty() {
             flags.extend(["--region".to_owned(), region.to_owned()]);
         }
@@ -127,9 +127,9 @@ impl Cluster {
         if !peers.is_empty() {
             flags.extend(["--join".to_owned(), peers.join(",")]);
         }
-        let mut node = Node::new(i, ports, self.home(), self.ground.clone(), flags);
+        let mut node = ClusterNode::new(i, ports, self.dir(), self.environment.clone(), flags);
         if i == 0 {
-            node.init();
+            node.init_cluster();
         }
         node.start();
         self.nodes.push(node);
@@ -137,69 +137,69 @@ impl Cluster {
     }
 
     /// Takes the `i`th node out for ever, as an operator does who asks whichever of the others answers.
-    pub fn remove(&self, i: usize) -> impl Future<Output = Done> + Send + use<> {
-        let others = self.running().filter(|&other| other != i);
+    pub fn remove(&self, i: usize) -> impl Future<Output = CommandOutput> + Send + use<> {
+        let others = self.running_nodes().filter(|&other| other != i);
         let servers: Vec<_> = others.map(|i| format!("http://{}", self.ports(i).grpc)).collect();
         let (name, servers) = (self.nodes[i].name.clone(), servers.join(","));
-        async move { tool::pushonce(["cluster", "remove", &name, "--server", &servers], "").await }
+        async move { cli::pushonce(["cluster", "remove", &name, "--server", &servers], "").await }
     }
 
     /// Whose certificate to trust at the QUIC doors.
-    pub fn trust(&self) -> Trust {
-        self.ground.trust()
+    pub fn trust(&self) -> CertificateTrust {
+        self.environment.trust()
     }
 
     /// Where the `i`th node listens, whether there is one or not.
     pub fn ports(&self, i: usize) -> Ports {
-        Ports::at(self.ground.address(i))
+        Ports::for_ip(self.environment.address(i))
     }
 
     /// Which nodes run.
-    pub fn running(&self) -> impl Iterator<Item = usize> {
-        (0..self.len()).filter(|&i| self.nodes[i].runs())
+    pub fn running_nodes(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|&i| self.nodes[i].is_running())
     }
 
     /// What the `i`th node knows of the cluster.
     pub async fn status(&self, i: usize) -> Result<StatusResponse, String> {
-        let mut client = self.admin(i).await?;
-        let answer = client.status(StatusRequest {}).await.map_err(|why| why.to_string())?;
+        let mut client = self.admin_client(i).await?;
+        let answer = client.status(StatusRequest {}).await.map_err(|error| error.to_string())?;
         Ok(answer.into_inner())
     }
 
     /// Where a topic falls to, as the `i`th node knows.
     pub async fn explain(&self, i: usize, topic: &str) -> Result<ExplainResponse, String> {
-        let mut client = self.admin(i).await?;
+        let mut client = self.admin_client(i).await?;
         let request = ExplainRequest { topic: topic.to_owned() };
-        Ok(client.explain(request).await.map_err(|why| why.to_string())?.into_inner())
+        Ok(client.explain(request).await.map_err(|error| error.to_string())?.into_inner())
     }
 
     /// Which node owns a topic.
-    pub async fn owner(&self, topic: &str) -> usize {
-        until(&format!("an owner of {topic}"), secs(10), async || {
-            let asked = self.running().next().expect("some node runs");
-            let owner = self.explain(asked, topic).await?.owner;
-            self.index_of(asked, owner).await
+    pub async fn owner_of(&self, topic: &str) -> usize {
+        wait_until(&format!("an owner of {topic}"), secs(10), async || {
+            let queried = self.running_nodes().next().expect("some node runs");
+            let owner = self.explain(queried, topic).await?.owner;
+            self.node_index(queried, owner).await
         })
         .await
     }
 
     /// Waits until all running nodes agree on `active` active members, all of them hold shards,
     /// every shard is where the table wants it, and nothing moves.
-    pub async fn settled(&self, active: usize) {
-        for i in self.running() {
-            until(&format!("node {i} sees a settled cluster"), secs(30), async || {
+    pub async fn wait_settled(&self, active: usize) {
+        for i in self.running_nodes() {
+            wait_until(&format!("node {i} sees a settled cluster"), secs(30), async || {
                 let status = self.status(i).await?;
-                settled(&status, active)
+                check_settled(&status, active)
             })
             .await;
         }
     }
 
     /// The id of the `i`th node, once the `asked` node counts it as a member.
-    pub async fn id_of(&self, asked: usize, i: usize) -> u64 {
+    pub async fn node_id(&self, queried: usize, i: usize) -> u64 {
         let name = &self.nodes[i].name;
-        until(&format!("{name} is a member"), secs(10), async || {
-            let status = self.status(asked).await?;
+        wait_until(&format!("{name} is a member"), secs(10), async || {
+            let status = self.status(queried).await?;
             let member = status.members.iter().find(|member| member.name == *name);
             member.map(|member| member.id).ok_or_else(|| "it is not".to_owned())
         })
@@ -207,8 +207,8 @@ impl Cluster {
     }
 
     /// The node with a name that the `asked` node knows by its id.
-    pub async fn index_of(&self, asked: usize, id: u64) -> Result<usize, String> {
-        let status = self.status(asked).await?;
+    pub async fn node_index(&self, queried: usize, id: u64) -> Result<usize, String> {
+        let status = self.status(queried).await?;
         let member = status.members.iter().find(|m| m.id == id).ok_or("no such member is known")?;
         let index = self.nodes.iter().position(|node| node.name == member.name);
         index.ok_or_else(|| format!("{} is not of this story", member.name))
@@ -216,10 +216,11 @@ impl Cluster {
 
     /// A counter of `/metrics`, summed over all running nodes and all series whose labels contain
     /// `labels`.
-    pub async fn counted(&self, name: &str, labels: &[&str]) -> u64 {
+    pub async fn metric_sum(&self, name: &str, labels: &[&str]) -> u64 {
         let mut sum = 0;
-        for i in self.running() {
-            let page = web::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
+        for i in self.running_nodes() {
+            let page =
+                http_client::get(self.nodes[i].ports.http, "/metrics", &[]).await.expect("metrics");
             let series =
                 page.body.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
             let series = series.filter(|line| labels.iter().all(|&label| line.contains(label)));
@@ -229,32 +230,37 @@ impl Cluster {
         sum
     }
 
-    async fn admin(&self, i: usize) -> Result<ClusterClient<tonic::transport::Channel>, String> {
+    async fn admin_client(
+        &self,
+        i: usize,
+    ) -> Result<ClusterClient<tonic::transport::Channel>, String> {
         let address = format!("http://{}", self.nodes[i].ports.grpc);
-        ClusterClient::connect(address).await.map_err(|why| format!("{why:?}"))
+        ClusterClient::connect(address).await.map_err(|error| format!("{error:?}"))
     }
 }
 
-fn settled(status: &StatusResponse, active: usize) -> Result<(), String> {
+fn check_settled(status: &StatusResponse, active: usize) -> Result<(), String> {
     let members: Vec<_> = status.members.iter().filter(|m| m.state == "active").collect();
     if members.len() != active {
         return Err(format!("{} members are active", members.len()));
     }
     // A table that leaves a member out is older than the member.
-    if let Some(idle) = members.iter().find(|m| !status.shards.iter().any(|s| holds(s, m.id))) {
-        return Err(format!("{} holds nothing", idle.name));
+    if let Some(without_shards) =
+        members.iter().find(|m| !status.shards.iter().any(|s| is_replica(s, m.id)))
+    {
+        return Err(format!("{} holds nothing", without_shards.name));
     }
-    match status.shards.iter().find(|shard| !at_rest(shard)) {
+    match status.shards.iter().find(|shard| !is_settled(shard)) {
         Some(shard) => Err(format!("{shard:?}")),
         None => Ok(()),
     }
 }
 
-fn holds(shard: &Shard, node: u64) -> bool {
+fn is_replica(shard: &Shard, node: u64) -> bool {
     shard.wanted.contains(&node)
 }
 
-fn at_rest(shard: &Shard) -> bool {
+fn is_settled(shard: &Shard) -> bool {
     !shard.moving && shard.wanted.first() == Some(&shard.owner)
 }
 
@@ -265,45 +271,45 @@ impl Builder {
         self
     }
 
-    /// Flags of the first node, for `init` and `serve`.
+    /// Flags of the first node, for `init_cluster` and `serve`.
     pub fn flags(mut self, flags: &[&'static str]) -> Builder {
         self.flags.extend(flags);
         self
     }
 
     /// On another ground than loopback.
-    pub fn on(mut self, ground: Arc<dyn Ground>) -> Builder {
-        self.ground = ground;
+    pub fn in_environment(mut self, environment: Arc<dyn NodeEnvironment>) -> Builder {
+        self.environment = environment;
         self
     }
 
     /// With its logs in this directory, which is there and stays.
-    pub fn home(mut self, path: PathBuf) -> Builder {
-        self.home = Some(path);
+    pub fn dir(mut self, path: PathBuf) -> Builder {
+        self.dir = Some(path);
         self
     }
 
     /// Starts the nodes and waits until the cluster has settled.
-    pub async fn start(self) -> Cluster {
-        let home = match self.home {
-            Some(path) => Home::Kept(path),
-            None => Home::Passing(tempfile::tempdir().expect("a temporary directory")),
+    pub async fn start(self) -> ProcessCluster {
+        let dir = match self.dir {
+            Some(path) => ClusterDir::Kept(path),
+            None => ClusterDir::Temporary(tempfile::tempdir().expect("a temporary directory")),
         };
-        let mut cluster = Cluster { nodes: Vec::new(), home, ground: self.ground };
+        let mut cluster = ProcessCluster { nodes: Vec::new(), dir, environment: self.environment };
         for (region, n) in &self.regions {
             for _ in 0..*n {
                 let flags = if cluster.nodes.is_empty() { self.flags.as_slice() } else { &[] };
                 cluster.join_with(region, flags);
             }
         }
-        cluster.settled(cluster.len()).await;
+        cluster.wait_settled(cluster.len()).await;
         cluster
     }
 }
 
-impl Drop for Cluster {
+impl Drop for ProcessCluster {
     fn drop(&mut self) {
-        let logs: Vec<_> = self.nodes.iter().map(|n| (n.name.clone(), n.log())).collect();
+        let logs: Vec<_> = self.nodes.iter().map(|n| (n.name.clone(), n.log_text())).collect();
         self.nodes.clear();
         if !std::thread::panicking() {
             let panicked = logs.iter().find(|(_, log)| log.contains("panicked"));
@@ -315,9 +321,9 @@ impl Drop for Cluster {
             eprintln!("--- {name}");
             lines.iter().rev().for_each(|line| eprintln!("{line}"));
         }
-        if let Home::Passing(dir) = &mut self.home {
+        if let ClusterDir::Temporary(dir) = &mut self.dir {
             dir.disable_cleanup(true);
         }
-        eprintln!("data and logs are kept in {}", self.home().display());
+        eprintln!("data and logs are kept in {}", self.dir().display());
     }
 }

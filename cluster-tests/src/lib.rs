@@ -1,11 +1,11 @@
 //! The stage for stories of a whole cluster: real processes of the built binary, on this machine.
 //!
-//! *What is it?* [`Cluster`] starts nodes as an operator would and hands out what a story needs: a
+//! *What is it?* [`ProcessCluster`] starts nodes as an operator would and hands out what a story needs: a
 //! publisher, a viewer, the owner of a topic, a kill. One file in `tests` is one story. Beside the
 //! stories stands the proof: [`runner`] does one of the [`faults`] after the other to a cluster under
 //! [`load`], the [`history`] has what every client saw, and the [`checker`] holds it against the
 //! promises. `scripts/faults` runs all of it, `tests/promises.rs` the short tier. Faults of the network,
-//! of disks and of clocks take place on a [`rig`], where each node has a machine of its own as far as
+//! of disks and of clocks take place on a [`testbed`], where each node has a machine of its own as far as
 //! it can tell.
 //!
 //! *What does it promise?* A cluster of its own for each story: addresses that no other story uses,
@@ -22,28 +22,28 @@
 
 mod binary;
 pub mod checker;
+pub mod cli;
 mod cluster;
+mod environment;
 pub mod faults;
-mod ground;
 pub mod history;
+pub mod http_client;
 pub mod load;
 mod node;
-mod origin;
-pub mod rig;
+mod publish_load;
 pub mod runner;
-mod socket;
-pub mod tool;
-mod viewer;
+mod subscriber;
+mod tcp_proxy;
+pub mod testbed;
 mod wait;
-pub mod web;
-mod wire;
+mod websocket;
 
-pub use binary::Build;
-pub use cluster::{Builder, Cluster};
-pub use ground::{FewDescriptors, Ground, Loopback};
-pub use node::{DISK_FAILED, EXPELLED, Node, Ports};
-pub use origin::{Load, Sent, text};
-pub use socket::Socket;
-pub use viewer::{Seen, Viewer};
-pub use wait::{secs, until};
-pub use wire::Wire;
+pub use binary::BinaryBuild;
+pub use cluster::{Builder, ProcessCluster};
+pub use environment::{LimitedDescriptors, Loopback, NodeEnvironment};
+pub use node::{ClusterNode, EXIT_DISK_FAILED, EXIT_REMOVED, Ports};
+pub use publish_load::{PublishLoad, SentMessage, text_message};
+pub use subscriber::{ReceivedMessage, TestSubscriber};
+pub use tcp_proxy::TcpProxy;
+pub use wait::{secs, wait_until};
+pub use websocket::WebSocketClient;

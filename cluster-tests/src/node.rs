@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 
-use pushonce_client::{Server, Transport};
+use pushonce_client::{ServerAddress, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binary::{self, Build};
-use crate::ground::Ground;
-use crate::wait::{secs, until};
+use crate::binary::{self, BinaryBuild};
+use crate::environment::NodeEnvironment;
+use crate::wait::{secs, wait_until};
 
 /// Where a node listens.
 #[derive(Clone, Copy, Debug)]
@@ -28,37 +28,37 @@ pub struct Ports {
 }
 
 /// A node, running or not.
-pub struct Node {
+pub struct ClusterNode {
     /// Its name.
     pub name: String,
     /// Where it listens.
     pub ports: Ports,
     index: usize,
-    data: PathBuf,
-    log: PathBuf,
+    data_dir: PathBuf,
+    log_file: PathBuf,
     /// Where the ids of all processes of the story are written, for whoever cleans up after it.
-    pids: PathBuf,
-    ground: Arc<dyn Ground>,
+    pids_file: PathBuf,
+    environment: Arc<dyn NodeEnvironment>,
     flags: Vec<String>,
-    build: Build,
+    build: BinaryBuild,
     process: Option<Child>,
 }
 
 /// The exit status of a node that the cluster has no place for.
-pub const EXPELLED: i32 = 77;
+pub const EXIT_REMOVED: i32 = 77;
 
 /// The exit status of a node that has stopped for its disk.
-pub const DISK_FAILED: i32 = 74;
+pub const EXIT_DISK_FAILED: i32 = 74;
 
 impl Ports {
     /// The usual ports of an address of its own: the whole of 127.0.0.0/8 is this machine.
-    pub fn at(ip: Ipv4Addr) -> Ports {
+    pub fn for_ip(ip: Ipv4Addr) -> Ports {
         let port = |port| SocketAddr::from((ip, port));
         Ports { http: port(7080), quic: port(7443), grpc: port(7090), peer: port(7091) }
     }
 
     /// The address of the door for a transport.
-    pub fn server(&self, transport: Transport) -> Server {
+    pub fn server(&self, transport: Transport) -> ServerAddress {
         let text = match transport {
             Transport::Ws => format!("ws://{}", self.http),
             Transport::Quic => format!("quic://{}", self.quic),
@@ -69,51 +69,54 @@ impl Ports {
 
     /// As flags of the binary.
     pub fn flags(&self) -> Vec<String> {
-        let doors = [
+        let listeners = [
             ("--http", self.http),
             ("--quic", self.quic),
             ("--grpc", self.grpc),
             ("--peer", self.peer),
         ];
-        doors.iter().flat_map(|(flag, address)| [flag.to_string(), address.to_string()]).collect()
+        listeners
+            .iter()
+            .flat_map(|(flag, address)| [flag.to_string(), address.to_string()])
+            .collect()
     }
 }
 
-impl Node {
+impl ClusterNode {
     pub(crate) fn new(
         index: usize,
         ports: Ports,
-        home: &Path,
-        ground: Arc<dyn Ground>,
+        dir: &Path,
+        environment: Arc<dyn NodeEnvironment>,
         flags: Vec<String>,
-    ) -> Node {
+    ) -> ClusterNode {
         let name = format!("node-{index}");
-        let data = ground.volume(index).unwrap_or_else(|| home.to_owned()).join(&name);
-        let log = home.join(format!("{name}.log"));
-        let pids = home.join("pids");
-        Node {
+        let data = environment.volume(index).unwrap_or_else(|| dir.to_owned()).join(&name);
+        let log = dir.join(format!("{name}.log"));
+        let pids = dir.join("pids");
+        ClusterNode {
             name,
             ports,
             index,
-            data,
-            log,
-            pids,
-            ground,
+            data_dir: data,
+            log_file: log,
+            pids_file: pids,
+            environment,
             flags,
-            build: Build::default(),
+            build: BinaryBuild::default(),
             process: None,
         }
     }
 
     /// Creates a cluster in the data directory, as an operator does once before the first start.
-    pub fn init(&self) {
-        let mut command = binary::command();
+    pub fn init_cluster(&self) {
+        let mut command = binary::current_command();
         // It opens no port; on a rig the addresses are not of the loopback.
         command.args(["init", "--insecure", "--lanes", "1", "--name", &self.name, "--data"]);
-        command.arg(&self.data).args(self.ports.flags()).args(&self.flags);
-        self.ground.furnish(self.index, &self.data);
-        let done = command.stdin(Stdio::null()).output().expect("the binary starts");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        command.arg(&self.data_dir).args(self.ports.flags()).args(&self.flags);
+        self.environment.prepare_data_dir(self.index, &self.data_dir);
+        let output = command.stdin(Stdio::null()).output().expect("the binary starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Starts the process, on whatever data it has. Its output goes to its log, behind what is there.
@@ -122,54 +125,55 @@ impl Node {
     }
 
     /// The same with more flags, for this one start.
-    pub fn start_with(&mut self, more: &[&str]) {
-        let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        self.start_logging_to(log.into(), more);
+    pub fn start_with(&mut self, extra_flags: &[&str]) {
+        let log =
+            File::options().create(true).append(true).open(&self.log_file).expect("a log file");
+        self.start_logging_to(log.into(), extra_flags);
     }
 
-    /// As [`Node::start`], with a pipe for its log that nobody reads.
-    pub fn start_with_stuck_log(&mut self) {
+    /// As [`ClusterNode::start`], with a pipe for its log that nobody reads.
+    pub fn start_with_unread_log_pipe(&mut self) {
         self.start_logging_to(Stdio::piped(), &[]);
     }
 
-    /// As [`Node::start`], with a log that never takes anything: a full disk.
+    /// As [`ClusterNode::start`], with a log that never takes anything: a full disk.
     pub fn start_with_full_log(&mut self) {
         let full = File::options().write(true).open("/dev/full").expect("a device of Linux");
         self.start_logging_to(full.into(), &[]);
     }
 
-    /// Closes the reading end of the pipe of [`Node::start_with_stuck_log`].
-    pub fn close_log(&mut self) {
+    /// Closes the reading end of the pipe of [`ClusterNode::start_with_unread_log_pipe`].
+    pub fn close_log_pipe(&mut self) {
         let process = self.process.as_mut().expect("it is running");
         drop(process.stderr.take().expect("its log is a pipe"));
     }
 
-    fn start_logging_to(&mut self, log: Stdio, more: &[&str]) {
+    fn start_logging_to(&mut self, log: Stdio, extra_flags: &[&str]) {
         assert!(self.process.is_none(), "{} is running", self.name);
-        let mut command = binary::command_of(self.build);
+        let mut command = binary::command_for_build(self.build);
         command.args(["serve", "--lanes", "1", "--name", &self.name, "--data"]);
-        command.arg(&self.data).args(self.ports.flags()).args(&self.flags).args(more);
-        self.ground.furnish(self.index, &self.data);
-        let mut command = self.ground.command(self.index, command);
+        command.arg(&self.data_dir).args(self.ports.flags()).args(&self.flags).args(extra_flags);
+        self.environment.prepare_data_dir(self.index, &self.data_dir);
+        let mut command = self.environment.command(self.index, command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = self.ground.start(self.index, command).expect("the binary starts");
-        let pids = File::options().create(true).append(true).open(&self.pids);
+        let child = self.environment.start(self.index, command).expect("the binary starts");
+        let pids = File::options().create(true).append(true).open(&self.pids_file);
         writeln!(pids.expect("a file of process ids"), "{}", child.id())
             .expect("it can be written");
         self.process = Some(child);
     }
 
     /// The next start is of this build.
-    pub fn switch_to(&mut self, build: Build) {
+    pub fn set_build(&mut self, build: BinaryBuild) {
         self.build = build;
     }
 
     /// Gives the node other addresses for its next start, and other nodes to ask. It must not run.
-    pub fn move_to(&mut self, ports: Ports, join: &[SocketAddr]) {
-        assert!(!self.runs(), "{} is running", self.name);
+    pub fn set_addresses(&mut self, ports: Ports, join: &[SocketAddr]) {
+        assert!(!self.is_running(), "{} is running", self.name);
         self.ports = ports;
-        if let Some(at) = self.flags.iter().position(|flag| flag == "--join") {
-            self.flags.drain(at..at + 2);
+        if let Some(index) = self.flags.iter().position(|flag| flag == "--join") {
+            self.flags.drain(index..index + 2);
         }
         if !join.is_empty() {
             let join: Vec<_> = join.iter().map(SocketAddr::to_string).collect();
@@ -197,7 +201,7 @@ impl Node {
     }
 
     /// Lets it go on.
-    pub fn wake(&self) {
+    pub fn resume(&self) {
         kill_process(self.pid().expect("it is running"), Signal::CONT)
             .expect("it can be signalled");
     }
@@ -205,7 +209,7 @@ impl Node {
     /// Asks it to stop, as Ctrl-C does, and waits until it did.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::INT);
-        self.ended().await
+        self.wait_exit().await
     }
 
     /// Asks it to stop, as a supervisor does, and does not wait.
@@ -224,10 +228,10 @@ impl Node {
     }
 
     /// Waits until the process has ended by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub async fn wait_exit(&mut self) -> ExitStatus {
         let child = self.process.as_mut().expect("it was started");
-        let what = format!("the end of {}", self.name);
-        let status = until(&what, secs(40), async || {
+        let condition = format!("the end of {}", self.name);
+        let status = wait_until(&condition, secs(40), async || {
             child.try_wait().expect("it can be asked").ok_or_else(|| "it runs".to_owned())
         })
         .await;
@@ -236,39 +240,39 @@ impl Node {
     }
 
     /// Whether the process has ended by itself, at this moment.
-    pub fn has_ended(&mut self) -> bool {
+    pub fn has_exited(&mut self) -> bool {
         let child = self.process.as_mut();
-        let ended =
+        let exited =
             child.is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
-        if ended {
+        if exited {
             self.process = None;
         }
-        ended
+        exited
     }
 
     /// Removes all it has kept. It must not run.
     pub fn wipe(&self) {
-        assert!(!self.runs(), "{} is running", self.name);
-        std::fs::remove_dir_all(&self.data).expect("the data can be removed");
+        assert!(!self.is_running(), "{} is running", self.name);
+        std::fs::remove_dir_all(&self.data_dir).expect("the data can be removed");
     }
 
     /// Whether the process is there.
-    pub fn runs(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
     /// What the process has written.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log_file).unwrap_or_default()
     }
 
     /// Where it keeps what it must not lose.
-    pub fn data(&self) -> &std::path::Path {
-        &self.data
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.data_dir
     }
 }
 
-impl Drop for Node {
+impl Drop for ClusterNode {
     fn drop(&mut self) {
         self.kill();
     }

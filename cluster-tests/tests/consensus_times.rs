@@ -4,19 +4,19 @@
 //! changes all nodes, in both directions, while publishes go on; a node that starts again takes the new
 //! times; while one is down, or cannot write them, the change waits for it.
 
-use pushonce_cluster_tests::{Cluster, secs, tool, until};
+use pushonce_cluster_tests::{ProcessCluster, cli, secs, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_nodes_have_the_consensus_times_of_their_cluster() {
-    let mut cluster = Cluster::of(3).start().await;
+async fn nodes_use_the_consensus_times_of_their_cluster() {
+    let mut cluster = ProcessCluster::with_nodes(3).start().await;
     let topics: Vec<_> = (0..4).map(|n| format!("game/{n}")).collect();
-    let mut load = cluster.load(0, &topics);
-    load.goes_on(5, secs(20)).await;
+    let mut load = cluster.start_load(0, &topics);
+    load.wait_acknowledged(5, secs(20)).await;
 
     cluster.kill(2);
     cluster.restart_with(2, &["--consensus", "wan"]);
-    assert_eq!(cluster.ended(2).await.code(), Some(1));
-    let log = cluster.node(2).log();
+    assert_eq!(cluster.wait_exit(2).await.code(), Some(1));
+    let log = cluster.node(2).log_text();
     for part in ["--consensus wan, the cluster has --consensus lan", "cluster set-times"] {
         assert!(log.contains(part), "{part:?} is not in {log}");
     }
@@ -25,44 +25,44 @@ async fn all_nodes_have_the_consensus_times_of_their_cluster() {
     set_times(&cluster, &["lan", "--election-max", "1200ms"]).await;
     assert_eq!(lease(&cluster).await, Ok(800));
     cluster.restart(2);
-    until("the change is complete", secs(30), async || match lease(&cluster).await? {
+    wait_until("the change is complete", secs(30), async || match lease(&cluster).await? {
         1200 => Ok(()),
         other => Err(format!("{other} ms")),
     })
     .await;
-    load.goes_on(5, secs(20)).await;
+    load.wait_acknowledged(5, secs(20)).await;
 
     cluster.kill(1);
     cluster.restart(1);
-    cluster.settled(3).await;
+    cluster.wait_settled(3).await;
     // As a disk does that has no room: the file cannot be made.
-    let draft = cluster.node(1).data().join("times.new");
-    std::fs::create_dir(&draft).expect("a directory");
+    let blocked_file = cluster.node(1).data_dir().join("times.new");
+    std::fs::create_dir(&blocked_file).expect("a directory");
     set_times(&cluster, &["lan"]).await;
-    until("the node says that it cannot write", secs(10), async || {
-        let log = cluster.node(1).log();
+    wait_until("the node says that it cannot write", secs(10), async || {
+        let log = cluster.node(1).log_text();
         log.contains("cannot write the consensus times").then_some(()).ok_or(log)
     })
     .await;
     assert_eq!(lease(&cluster).await, Ok(1200));
-    std::fs::remove_dir(&draft).expect("it is empty");
-    until("the change back is complete", secs(30), async || match lease(&cluster).await? {
+    std::fs::remove_dir(&blocked_file).expect("it is empty");
+    wait_until("the change back is complete", secs(30), async || match lease(&cluster).await? {
         800 => Ok(()),
         other => Err(format!("{other} ms")),
     })
     .await;
-    load.goes_on(5, secs(20)).await;
-    load.end().await;
+    load.wait_acknowledged(5, secs(20)).await;
+    load.stop().await;
 }
 
-async fn set_times(cluster: &Cluster, times: &[&str]) {
+async fn set_times(cluster: &ProcessCluster, times: &[&str]) {
     let server = format!("http://{}", cluster.ports(0).grpc);
     let args = ["cluster", "set-times", "--server", &server];
-    tool::pushonce(args.iter().chain(times), "").await.ok();
+    cli::pushonce(args.iter().chain(times), "").await.expect_success();
 }
 
 /// The length of leases in force, in milliseconds.
-async fn lease(cluster: &Cluster) -> Result<u32, String> {
+async fn lease(cluster: &ProcessCluster) -> Result<u32, String> {
     let times = cluster.status(0).await?.times.ok_or("no times")?;
     Ok(times.current.ok_or("no times in force")?.election_max)
 }

@@ -4,93 +4,96 @@
 //! means what it says; what history no longer has is told as a gap, and a position that was never
 //! given out is refused.
 
-use pushonce_client::{ErrorCode, Server, Transport};
-use pushonce_cluster_tests::{Cluster, Viewer, Wire, secs};
-use pushonce_core::{From, GapReason, History, Position};
+use pushonce_client::{ErrorCode, ServerAddress, Transport};
+use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};
+use pushonce_core::{GapReason, History, Position, StartFrom};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_comes_back_sees_exactly_the_rest() {
-    let mut cluster = Cluster::of(3).start().await;
+async fn reconnecting_subscriber_receives_exactly_the_missed_messages() {
+    let mut cluster = ProcessCluster::with_nodes(3).start().await;
     for transport in [Transport::Ws, Transport::Grpc] {
-        over_the_same_wire_to_the_same_node(&cluster, transport).await;
+        resumes_at_the_same_node_after_a_connection_loss(&cluster, transport).await;
     }
-    from_now_counts_from_the_first_session(&cluster).await;
-    every_beginning_means_what_it_says(&cluster).await;
-    a_position_in_the_future_is_refused(&cluster).await;
-    what_history_has_forgotten_is_a_gap(&cluster).await;
-    at_another_node_when_its_own_is_stopped(&mut cluster).await;
+    from_now_resumes_at_the_first_session_position(&cluster).await;
+    every_start_position_delivers_from_its_place(&cluster).await;
+    future_position_is_rejected(&cluster).await;
+    expired_messages_are_reported_as_a_gap(&cluster).await;
+    resumes_at_another_node_when_its_node_is_stopped(&mut cluster).await;
 }
 
-async fn over_the_same_wire_to_the_same_node(cluster: &Cluster, transport: Transport) {
+async fn resumes_at_the_same_node_after_a_connection_loss(
+    cluster: &ProcessCluster,
+    transport: Transport,
+) {
     let topic = format!("cut/{transport:?}");
-    let (wire, server) = wire(cluster, transport).await;
-    let mut viewer = Viewer::of(vec![server], transport, &topic, From::Start);
-    viewer.live(secs(5)).await;
-    let before = cluster.publish(0, &topic, 0..10).await;
-    assert_eq!(viewer.messages(10, secs(5)).await, before);
+    let (proxy, server) = proxy_to(cluster, transport).await;
+    let mut viewer = TestSubscriber::new(vec![server], transport, &topic, StartFrom::Start);
+    viewer.wait_subscribed(secs(5)).await;
+    let before = cluster.publish_numbers(0, &topic, 0..10).await;
+    assert_eq!(viewer.next_messages(10, secs(5)).await, before);
 
-    wire.cut();
-    viewer.disconnected(secs(5)).await;
-    let meanwhile = cluster.publish(0, &topic, 10..30).await;
-    wire.mend();
+    proxy.cut();
+    viewer.wait_disconnected(secs(5)).await;
+    let meanwhile = cluster.publish_numbers(0, &topic, 10..30).await;
+    proxy.restore();
 
-    assert_eq!(viewer.messages(20, secs(10)).await, meanwhile);
-    let after = cluster.publish(0, &topic, 30..31).await;
-    assert_eq!(viewer.messages(1, secs(5)).await, after);
+    assert_eq!(viewer.next_messages(20, secs(10)).await, meanwhile);
+    let after = cluster.publish_numbers(0, &topic, 30..31).await;
+    assert_eq!(viewer.next_messages(1, secs(5)).await, after);
 }
 
 /// Without a message seen there is still a place to go on from: where the topic stood at first.
-async fn from_now_counts_from_the_first_session(cluster: &Cluster) {
-    cluster.publish(0, "cut/now", 0..3).await;
-    let (wire, server) = wire(cluster, Transport::Ws).await;
-    let mut viewer = Viewer::of(vec![server], Transport::Ws, "cut/now", From::Now);
-    viewer.live(secs(5)).await;
+async fn from_now_resumes_at_the_first_session_position(cluster: &ProcessCluster) {
+    cluster.publish_numbers(0, "cut/now", 0..3).await;
+    let (proxy, server) = proxy_to(cluster, Transport::Ws).await;
+    let mut viewer = TestSubscriber::new(vec![server], Transport::Ws, "cut/now", StartFrom::Now);
+    viewer.wait_subscribed(secs(5)).await;
 
-    wire.cut();
-    viewer.disconnected(secs(5)).await;
-    let meanwhile = cluster.publish(0, "cut/now", 3..5).await;
-    wire.mend();
+    proxy.cut();
+    viewer.wait_disconnected(secs(5)).await;
+    let meanwhile = cluster.publish_numbers(0, "cut/now", 3..5).await;
+    proxy.restore();
 
-    assert_eq!(viewer.messages(2, secs(10)).await, meanwhile);
+    assert_eq!(viewer.next_messages(2, secs(10)).await, meanwhile);
 }
 
-async fn every_beginning_means_what_it_says(cluster: &Cluster) {
-    let log = cluster.publish(0, "begin", 0..20).await;
-    let places = [
-        (From::Start, 0),
-        (From::Last(3), 17),
-        (From::Last(1_000), 0),
-        (From::Position(log[4].0), 5),
-        (From::Position(Position::ZERO), 0),
-        (From::Position(log[19].0), 20),
-        (From::Now, 20),
+async fn every_start_position_delivers_from_its_place(cluster: &ProcessCluster) {
+    let log = cluster.publish_numbers(0, "begin", 0..20).await;
+    let starts = [
+        (StartFrom::Start, 0),
+        (StartFrom::Last(3), 17),
+        (StartFrom::Last(1_000), 0),
+        (StartFrom::Position(log[4].0), 5),
+        (StartFrom::Position(Position::ZERO), 0),
+        (StartFrom::Position(log[19].0), 20),
+        (StartFrom::Now, 20),
     ];
     let mut viewers = Vec::new();
-    for (from, first) in places {
+    for (from, first) in starts {
         for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
-            let viewer = cluster.viewer(viewers.len() % 3, transport, "begin", from);
+            let viewer = cluster.subscriber(viewers.len() % 3, transport, "begin", from);
             viewers.push((viewer, from, first));
         }
     }
     for (viewer, from, _) in &mut viewers {
-        assert_eq!(viewer.live(secs(5)).await, log[19].0, "{from:?}");
+        assert_eq!(viewer.wait_subscribed(secs(5)).await, log[19].0, "{from:?}");
     }
-    let whole = [log, cluster.publish(0, "begin", 20..21).await].concat();
+    let expected = [log, cluster.publish_numbers(0, "begin", 20..21).await].concat();
     for (viewer, from, first) in &mut viewers {
-        let rest = viewer.messages(whole.len() - *first, secs(5)).await;
-        assert_eq!(rest, whole[*first..], "{from:?}");
+        let received = viewer.next_messages(expected.len() - *first, secs(5)).await;
+        assert_eq!(received, expected[*first..], "{from:?}");
     }
 }
 
-async fn a_position_in_the_future_is_refused(cluster: &Cluster) {
-    let log = cluster.publish(0, "future", 0..3).await;
+async fn future_position_is_rejected(cluster: &ProcessCluster) {
+    let log = cluster.publish_numbers(0, "future", 0..3).await;
     let head = log[2].0;
     let later = Position { epoch: pushonce_core::Epoch(head.epoch.0 + 1), ..head };
     for position in [head.next(), later] {
         for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
-            let from = From::Position(position);
-            let mut viewer = cluster.viewer(1, transport, "future", from);
-            let (code, message) = viewer.refused(secs(5)).await;
+            let from = StartFrom::Position(position);
+            let mut viewer = cluster.subscriber(1, transport, "future", from);
+            let (code, message) = viewer.wait_rejected(secs(5)).await;
             assert_eq!(code, ErrorCode::FuturePosition, "{transport:?}");
             assert!(message.contains(&position.to_string()), "{message}");
             assert!(message.contains("begin from"), "{message}");
@@ -98,49 +101,49 @@ async fn a_position_in_the_future_is_refused(cluster: &Cluster) {
     }
 }
 
-async fn what_history_has_forgotten_is_a_gap(cluster: &Cluster) {
-    let kept = History::default().count_max as usize;
-    let log = cluster.publish(0, "long", 0..kept as u32 + 200).await;
-    let (forgotten, rest) = log.split_at(200);
-    for i in cluster.running() {
+async fn expired_messages_are_reported_as_a_gap(cluster: &ProcessCluster) {
+    let history_count = History::default().count_max as usize;
+    let log = cluster.publish_numbers(0, "long", 0..history_count as u32 + 200).await;
+    let (expired, kept) = log.split_at(200);
+    for i in cluster.running_nodes() {
         for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
-            let from = From::Position(log[99].0);
-            let mut viewer = cluster.viewer(i, transport, "long", from);
-            let gap = viewer.gap(secs(10)).await;
-            assert_eq!((gap.from, gap.to), (log[100].0, forgotten[199].0));
+            let from = StartFrom::Position(log[99].0);
+            let mut viewer = cluster.subscriber(i, transport, "long", from);
+            let gap = viewer.next_gap(secs(10)).await;
+            assert_eq!((gap.from, gap.to), (log[100].0, expired[199].0));
             assert_eq!(gap.reason, GapReason::Expired);
-            assert_eq!(viewer.messages(rest.len(), secs(10)).await, rest);
+            assert_eq!(viewer.next_messages(kept.len(), secs(10)).await, kept);
 
-            let mut all = cluster.viewer(i, transport, "long", From::Start);
-            assert_eq!(all.messages(rest.len(), secs(10)).await, rest);
+            let mut from_start = cluster.subscriber(i, transport, "long", StartFrom::Start);
+            assert_eq!(from_start.next_messages(kept.len(), secs(10)).await, kept);
         }
     }
 }
 
-async fn at_another_node_when_its_own_is_stopped(cluster: &mut Cluster) {
+async fn resumes_at_another_node_when_its_node_is_stopped(cluster: &mut ProcessCluster) {
     let mut viewers = Vec::new();
     for transport in [Transport::Ws, Transport::Quic, Transport::Grpc] {
-        let mut viewer = cluster.viewer(1, transport, "stopped", From::Start);
-        viewer.live(secs(5)).await;
+        let mut viewer = cluster.subscriber(1, transport, "stopped", StartFrom::Start);
+        viewer.wait_subscribed(secs(5)).await;
         viewers.push(viewer);
     }
-    let before = cluster.publish(0, "stopped", 0..10).await;
+    let before = cluster.publish_numbers(0, "stopped", 0..10).await;
     assert!(cluster.stop(1).await.success(), "it ends cleanly");
-    let log = [before, cluster.publish(0, "stopped", 10..30).await].concat();
+    let log = [before, cluster.publish_numbers(0, "stopped", 10..30).await].concat();
 
     for viewer in &mut viewers {
-        assert_eq!(viewer.messages(30, secs(15)).await, log);
+        assert_eq!(viewer.next_messages(30, secs(15)).await, log);
     }
 }
 
 /// A wire to the first node's door for a transport, and the address of its near end.
-async fn wire(cluster: &Cluster, transport: Transport) -> (Wire, Server) {
+async fn proxy_to(cluster: &ProcessCluster, transport: Transport) -> (TcpProxy, ServerAddress) {
     let ports = cluster.node(0).ports;
-    let (door, scheme) = match transport {
+    let (target, scheme) = match transport {
         Transport::Grpc => (ports.grpc, "http"),
         _ => (ports.http, "ws"),
     };
-    let wire = Wire::to(door).await;
-    let server = format!("{scheme}://{}", wire.address).parse().expect("a good address");
-    (wire, server)
+    let proxy = TcpProxy::start(target).await;
+    let server = format!("{scheme}://{}", proxy.address).parse().expect("a good address");
+    (proxy, server)
 }

@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use pushonce_core::{
-    ContentType, Durability, Gap, GapReason, Key, Message, Position, ProducerId, Publish, Sequence,
-    Stamp, Timestamp, Topic,
+    ContentType, Durability, Gap, GapReason, Message, MessageKey, Position, ProducerId,
+    ProducerSequence, Publish, PublishId, Timestamp, Topic,
 };
 
 pub(crate) fn topic() -> impl Strategy<Value = Topic> {
@@ -33,8 +33,8 @@ pub(crate) fn gap() -> impl Strategy<Value = Gap> {
     })
 }
 
-fn key() -> impl Strategy<Value = Option<Key>> {
-    option::of("[^\\x00]{1,20}".prop_map(|text| Key::new(&text).expect("short enough")))
+fn key() -> impl Strategy<Value = Option<MessageKey>> {
+    option::of("[^\\x00]{1,20}".prop_map(|text| MessageKey::new(&text).expect("short enough")))
 }
 
 /// A content type with a payload that it allows.
@@ -61,23 +61,27 @@ pub(crate) fn message() -> impl Strategy<Value = Arc<Message>> {
     })
 }
 
-pub(crate) fn sequence() -> impl Strategy<Value = Sequence> {
-    (any::<u128>(), any::<u32>(), 1..=u64::MAX).prop_map(|(producer, epoch, number)| Sequence {
-        producer: ProducerId(producer),
-        epoch,
-        number,
+pub(crate) fn sequence() -> impl Strategy<Value = ProducerSequence> {
+    (any::<u128>(), any::<u32>(), 1..=u64::MAX).prop_map(|(producer, epoch, number)| {
+        ProducerSequence { producer: ProducerId(producer), epoch, number }
     })
 }
 
-fn stamp() -> impl Strategy<Value = Option<Stamp>> {
+fn publish_id() -> impl Strategy<Value = Option<PublishId>> {
     option::of(prop_oneof![
-        any::<u128>().prop_map(Stamp::Nonce),
-        sequence().prop_map(Stamp::Sequence),
+        any::<u128>().prop_map(PublishId::Nonce),
+        sequence().prop_map(PublishId::Sequence),
     ])
 }
 
 pub(crate) fn publish() -> impl Strategy<Value = Publish> {
-    (topic(), content(), key(), stamp()).prop_map(|(topic, (content_type, payload), key, stamp)| {
-        Publish { topic, content_type, key, stamp, payload }
-    })
+    (topic(), content(), key(), publish_id()).prop_map(
+        |(topic, (content_type, payload), key, stamp)| Publish {
+            topic,
+            content_type,
+            key,
+            publish_id: stamp,
+            payload,
+        },
+    )
 }

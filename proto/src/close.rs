@@ -7,11 +7,11 @@
 
 /// An entry of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Close {
+pub struct CloseCode {
     /// The number on the wire.
     pub code: u16,
     /// The reason on the wire, short enough for a close frame (123 bytes).
-    pub word: &'static str,
+    pub reason: &'static str,
     /// What the client does next.
     pub reconnect: Reconnect,
 }
@@ -28,34 +28,34 @@ pub enum Reconnect {
 }
 
 /// The client ended it.
-pub const NORMAL: Close = entry(1000, "normal", Reconnect::No);
+pub const NORMAL: CloseCode = entry(1000, "normal", Reconnect::No);
 /// The node goes down.
-pub const GOING_AWAY: Close = entry(1001, "going_away", Reconnect::Yes);
+pub const GOING_AWAY: CloseCode = entry(1001, "going_away", Reconnect::Yes);
 /// The transport's own rules were broken.
-pub const PROTOCOL_ERROR: Close = entry(1002, "protocol_error", Reconnect::No);
+pub const PROTOCOL_ERROR: CloseCode = entry(1002, "protocol_error", Reconnect::No);
 /// A binary frame in a JSON session, or a text frame in a protobuf session.
-pub const UNSUPPORTED: Close = entry(1003, "unsupported", Reconnect::No);
+pub const UNSUPPORTED: CloseCode = entry(1003, "unsupported", Reconnect::No);
 /// A text frame that is not UTF-8, or one that is marked as deflated and is not.
-pub const BAD_DATA: Close = entry(1007, "bad_data", Reconnect::No);
+pub const BAD_DATA: CloseCode = entry(1007, "bad_data", Reconnect::No);
 /// A frame over the limit.
-pub const TOO_BIG: Close = entry(1009, "too_big", Reconnect::No);
+pub const TOO_BIG: CloseCode = entry(1009, "too_big", Reconnect::No);
 /// The server failed.
-pub const INTERNAL: Close = entry(1011, "internal", Reconnect::Later);
+pub const INTERNAL: CloseCode = entry(1011, "internal", Reconnect::Later);
 /// What arrived is no frame of the protocol at all, or the query that opened the session is wrong.
-pub const BAD_FRAME: Close = entry(4400, "bad_frame", Reconnect::No);
+pub const BAD_FRAME: CloseCode = entry(4400, "bad_frame", Reconnect::No);
 /// The client did not read what was sent for too long, and answers to it filled their queue.
-pub const SLOW: Close = entry(4408, "slow", Reconnect::Later);
+pub const SLOW: CloseCode = entry(4408, "slow", Reconnect::Later);
 /// Nothing came from the client, not even a pong, for too long.
-pub const IDLE: Close = entry(4409, "idle", Reconnect::Yes);
+pub const IDLE: CloseCode = entry(4409, "idle", Reconnect::Yes);
 /// The session, or its address, went past a limit.
-pub const OVER_LIMIT: Close = entry(4429, "over_limit", Reconnect::Later);
-/// The node has more than it can bear; `goaway` said when to come back.
-pub const OVERLOADED: Close = entry(4508, "overloaded", Reconnect::Later);
+pub const OVER_LIMIT: CloseCode = entry(4429, "over_limit", Reconnect::Later);
+/// The node has more than it can bear; `parse_goaway` said when to come back.
+pub const OVERLOADED: CloseCode = entry(4508, "overloaded", Reconnect::Later);
 /// The node gives its sessions away, some at a time.
-pub const DRAINING: Close = entry(4503, "draining", Reconnect::Later);
+pub const DRAINING: CloseCode = entry(4503, "draining", Reconnect::Later);
 
 /// Every code in use, rising.
-pub const TABLE: &[Close] = &[
+pub const TABLE: &[CloseCode] = &[
     NORMAL,
     GOING_AWAY,
     PROTOCOL_ERROR,
@@ -75,12 +75,12 @@ pub const TABLE: &[Close] = &[
 pub const RETIRED: &[u16] = &[];
 
 /// The entry of a number. A client treats a number that is not in its table as [`Reconnect::Yes`].
-pub fn of(code: u16) -> Option<&'static Close> {
+pub fn from_code(code: u16) -> Option<&'static CloseCode> {
     TABLE.iter().find(|close| close.code == code)
 }
 
-const fn entry(code: u16, word: &'static str, reconnect: Reconnect) -> Close {
-    Close { code, word, reconnect }
+const fn entry(code: u16, reason: &'static str, reconnect: Reconnect) -> CloseCode {
+    CloseCode { code, reason, reconnect }
 }
 
 impl Reconnect {
@@ -99,21 +99,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_rises_and_no_number_or_word_is_used_twice() {
+    fn table_is_sorted_and_codes_and_reasons_are_unique() {
         assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
         for close in TABLE {
-            assert_eq!(TABLE.iter().filter(|other| other.word == close.word).count(), 1);
-            assert!(close.word.len() <= 123);
+            assert_eq!(TABLE.iter().filter(|other| other.reason == close.reason).count(), 1);
+            assert!(close.reason.len() <= 123);
         }
     }
 
     #[test]
-    fn retired_numbers_stay_retired() {
-        assert!(RETIRED.iter().all(|&code| of(code).is_none()));
+    fn retired_codes_are_not_in_the_table() {
+        assert!(RETIRED.iter().all(|&code| from_code(code).is_none()));
     }
 
     #[test]
-    fn our_own_numbers_lie_where_websockets_leave_room() {
+    fn codes_are_in_the_ranges_that_websocket_allows() {
         // 1000 to 1015 are RFC 6455's, 4000 to 4999 are for applications.
         assert!(
             TABLE.iter().all(|c| (1000..1015).contains(&c.code) || (4000..5000).contains(&c.code))
@@ -121,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn a_number_finds_its_entry_and_a_stranger_none() {
-        assert_eq!(of(4503), Some(&DRAINING));
-        assert_eq!(of(4999), None);
+    fn known_code_is_found_and_unknown_code_is_not() {
+        assert_eq!(from_code(4503), Some(&DRAINING));
+        assert_eq!(from_code(4999), None);
     }
 }

@@ -6,19 +6,19 @@ mod topic;
 use std::collections::BTreeSet;
 
 use pushonce_core::{
-    Addresses, Build, Claim, ClusterId, ClusterTimes, ClusterVersion, Member, MemberState, NodeId,
-    ShardId, Term, Topic, VersionRange,
+    Addresses, BuildInfo, ClusterId, ClusterTimes, ClusterVersion, Member, MemberState, NodeId,
+    OwnershipClaim, ShardId, Term, Topic, VersionRange,
 };
 
 pub use topic::{TopicInfo, TopicList};
 
 use crate::InvalidField;
-use crate::field::{topic, version};
+use crate::field::{decode_topic, decode_version};
 use crate::pb::cluster::v1 as pb;
 
 /// The cluster as one node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
+pub struct ClusterStatus {
     /// Which cluster.
     pub cluster: ClusterId,
     /// The node that says so.
@@ -30,24 +30,24 @@ pub struct Status {
     /// How many replicas a shard should have.
     pub replicas: u8,
     /// The control group.
-    pub control: Control,
+    pub control: ControlGroupStatus,
     /// Every member, by id.
-    pub members: Vec<Seen>,
+    pub members: Vec<MemberStatus>,
     /// Every shard, by id.
-    pub shards: Vec<Shard>,
+    pub shards: Vec<ShardStatus>,
     /// Another cluster whose members dial the answering node's address as one of theirs.
-    pub conflict: Option<ClusterId>,
+    pub conflicting_cluster: Option<ClusterId>,
     /// The times of consensus.
     pub times: ClusterTimes,
     /// What is wrong, the worst first.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ReportedProblem>,
     /// In which version nodes write what they share.
     pub cluster_version: ClusterVersion,
 }
 
 /// Something that is wrong with the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ReportedProblem {
     /// `degraded` or `unavailable`.
     pub severity: String,
     /// A word for machines.
@@ -58,7 +58,7 @@ pub struct Problem {
 
 /// The control group as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlGroupStatus {
     /// Who leads it.
     pub leader: Option<NodeId>,
     /// The term.
@@ -73,7 +73,7 @@ pub struct Control {
 
 /// A member, and whether it can be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct MemberStatus {
     /// The member.
     pub member: Member,
     /// Whether the node that says so has a link to it, or is it.
@@ -82,7 +82,7 @@ pub struct Seen {
 
 /// A shard: who holds it, and who should.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shard {
+pub struct ShardStatus {
     /// Which.
     pub id: ShardId,
     /// Who leads its group.
@@ -98,27 +98,27 @@ pub struct Shard {
     /// Whether the group is known to differ from that.
     pub moving: bool,
     /// What its owner does about that or waits for, if it said.
-    pub progress: Option<Progress>,
+    pub progress: Option<ShardMoveProgress>,
 }
 
 /// What the owner of a shard does on the way to the wanted replicas, or waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ShardMoveProgress {
     /// For people.
     pub text: String,
     /// The node that it is about.
     pub node: Option<NodeId>,
     /// Of a node that catches up: the last entry of the log that it holds; else 0.
-    pub has: u64,
+    pub matched_index: u64,
     /// And the last there is; else 0.
-    pub of: u64,
+    pub last_index: u64,
     /// Whether the node can be reached and its replica answers nothing.
-    pub silent: bool,
+    pub unresponsive: bool,
 }
 
 /// Where a topic falls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
+pub struct TopicLocation {
     /// Which topic.
     pub topic: Topic,
     /// Its shard.
@@ -129,13 +129,17 @@ pub struct Explained {
     pub wanted: Vec<NodeId>,
 }
 
-impl Shard {
+impl ShardStatus {
     /// What the committed table wants for a shard, beside what its owner claims.
-    pub fn of(id: ShardId, wanted: &[NodeId], claim: Option<&Claim>) -> Shard {
+    pub fn from_claim(
+        id: ShardId,
+        wanted: &[NodeId],
+        claim: Option<&OwnershipClaim>,
+    ) -> ShardStatus {
         let wanted = wanted.to_vec();
         let Some(claim) = claim else {
             let (voters, learners) = (Vec::new(), Vec::new());
-            return Shard {
+            return ShardStatus {
                 id,
                 owner: None,
                 term: Term(0),
@@ -146,11 +150,11 @@ impl Shard {
                 progress: None,
             };
         };
-        let set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<_>>();
+        let to_set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<_>>();
         let settled = claim.learners.is_empty()
-            && set(&claim.voters) == set(&wanted)
+            && to_set(&claim.voters) == to_set(&wanted)
             && wanted.first() == Some(&claim.owner);
-        Shard {
+        ShardStatus {
             id,
             owner: Some(claim.owner),
             term: claim.term,
@@ -165,22 +169,25 @@ impl Shard {
 
 // === to the wire ===
 
-impl From<Status> for pb::StatusResponse {
-    fn from(status: Status) -> pb::StatusResponse {
+impl From<ClusterStatus> for pb::StatusResponse {
+    fn from(status: ClusterStatus) -> pb::StatusResponse {
         pb::StatusResponse {
             cluster_id: status.cluster.to_string(),
             node_id: status.node.0,
             version: status.version,
             placement_version: status.placement_version,
             replicas: u32::from(status.replicas),
-            control_leader: number(status.control.leader),
+            control_leader: encode_node(status.control.leader),
             control_term: status.control.term.0,
-            control_voters: numbers(status.control.voters),
-            control_learners: numbers(status.control.learners),
+            control_voters: encode_nodes(status.control.voters),
+            control_learners: encode_nodes(status.control.learners),
             control_applied: status.control.applied,
             members: status.members.into_iter().map(pb::Member::from).collect(),
             shards: status.shards.into_iter().map(pb::Shard::from).collect(),
-            conflicting_cluster_id: status.conflict.map(|it| it.to_string()).unwrap_or_default(),
+            conflicting_cluster_id: status
+                .conflicting_cluster
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
             problems: status.problems.into_iter().map(pb::Problem::from).collect(),
             times: Some(status.times.into()),
             cluster_version: status.cluster_version.0.into(),
@@ -188,20 +195,20 @@ impl From<Status> for pb::StatusResponse {
     }
 }
 
-impl From<Problem> for pb::Problem {
-    fn from(Problem { severity, kind, text }: Problem) -> pb::Problem {
+impl From<ReportedProblem> for pb::Problem {
+    fn from(ReportedProblem { severity, kind, text }: ReportedProblem) -> pb::Problem {
         pb::Problem { severity, kind, text }
     }
 }
 
-impl From<pb::Problem> for Problem {
-    fn from(pb::Problem { severity, kind, text }: pb::Problem) -> Problem {
-        Problem { severity, kind, text }
+impl From<pb::Problem> for ReportedProblem {
+    fn from(pb::Problem { severity, kind, text }: pb::Problem) -> ReportedProblem {
+        ReportedProblem { severity, kind, text }
     }
 }
 
-impl From<Seen> for pb::Member {
-    fn from(Seen { member, reachable }: Seen) -> pb::Member {
+impl From<MemberStatus> for pb::Member {
+    fn from(MemberStatus { member, reachable }: MemberStatus) -> pb::Member {
         pb::Member {
             id: member.id.0,
             name: member.name,
@@ -222,81 +229,95 @@ impl From<Seen> for pb::Member {
     }
 }
 
-impl From<Shard> for pb::Shard {
-    fn from(shard: Shard) -> pb::Shard {
-        let nothing = Progress { text: String::new(), node: None, has: 0, of: 0, silent: false };
-        let progress = shard.progress.unwrap_or(nothing);
+impl From<ShardStatus> for pb::Shard {
+    fn from(shard: ShardStatus) -> pb::Shard {
+        let no_progress = ShardMoveProgress {
+            text: String::new(),
+            node: None,
+            matched_index: 0,
+            last_index: 0,
+            unresponsive: false,
+        };
+        let progress = shard.progress.unwrap_or(no_progress);
         pb::Shard {
             id: u32::from(shard.id.0),
-            owner: number(shard.owner),
+            owner: encode_node(shard.owner),
             term: shard.term.0,
-            voters: numbers(shard.voters),
-            learners: numbers(shard.learners),
-            wanted: numbers(shard.wanted),
+            voters: encode_nodes(shard.voters),
+            learners: encode_nodes(shard.learners),
+            wanted: encode_nodes(shard.wanted),
             moving: shard.moving,
             progress: progress.text,
-            progress_node: number(progress.node),
-            progress_has: progress.has,
-            progress_of: progress.of,
-            progress_silent: progress.silent,
+            progress_node: encode_node(progress.node),
+            progress_has: progress.matched_index,
+            progress_of: progress.last_index,
+            progress_silent: progress.unresponsive,
         }
     }
 }
 
-impl From<Explained> for pb::ExplainResponse {
-    fn from(explained: Explained) -> pb::ExplainResponse {
+impl From<TopicLocation> for pb::ExplainResponse {
+    fn from(location: TopicLocation) -> pb::ExplainResponse {
         pb::ExplainResponse {
-            topic: explained.topic.into(),
-            shard: u32::from(explained.shard.0),
-            owner: number(explained.owner),
-            wanted: numbers(explained.wanted),
+            topic: location.topic.into(),
+            shard: u32::from(location.shard.0),
+            owner: encode_node(location.owner),
+            wanted: encode_nodes(location.wanted),
         }
     }
 }
 
 // === from the wire ===
 
-impl TryFrom<pb::StatusResponse> for Status {
+impl TryFrom<pb::StatusResponse> for ClusterStatus {
     type Error = InvalidField;
 
-    fn try_from(status: pb::StatusResponse) -> Result<Status, InvalidField> {
+    fn try_from(status: pb::StatusResponse) -> Result<ClusterStatus, InvalidField> {
         let cluster = status.cluster_id.parse();
-        Ok(Status {
+        Ok(ClusterStatus {
             cluster: cluster
-                .map_err(|why| InvalidField::new("cluster_id", format!("is wrong: {why}")))?,
+                .map_err(|error| InvalidField::new("cluster_id", format!("is wrong: {error}")))?,
             node: NodeId(status.node_id),
             version: status.version,
             placement_version: status.placement_version,
             replicas: u8::try_from(status.replicas)
                 .map_err(|_| InvalidField::new("replicas", "is over 255"))?,
-            control: Control {
-                leader: node(status.control_leader),
+            control: ControlGroupStatus {
+                leader: decode_node(status.control_leader),
                 term: Term(status.control_term),
-                voters: nodes(status.control_voters),
-                learners: nodes(status.control_learners),
+                voters: decode_nodes(status.control_voters),
+                learners: decode_nodes(status.control_learners),
                 applied: status.control_applied,
             },
-            members: status.members.into_iter().map(Seen::try_from).collect::<Result<_, _>>()?,
-            shards: status.shards.into_iter().map(Shard::try_from).collect::<Result<_, _>>()?,
-            conflict: match status.conflicting_cluster_id.as_str() {
+            members: status
+                .members
+                .into_iter()
+                .map(MemberStatus::try_from)
+                .collect::<Result<_, _>>()?,
+            shards: status
+                .shards
+                .into_iter()
+                .map(ShardStatus::try_from)
+                .collect::<Result<_, _>>()?,
+            conflicting_cluster: match status.conflicting_cluster_id.as_str() {
                 "" => None,
-                id => Some(id.parse().map_err(|why| {
-                    InvalidField::new("conflicting_cluster_id", format!("is wrong: {why}"))
+                id => Some(id.parse().map_err(|error| {
+                    InvalidField::new("conflicting_cluster_id", format!("is wrong: {error}"))
                 })?),
             },
-            problems: status.problems.into_iter().map(Problem::from).collect(),
+            problems: status.problems.into_iter().map(ReportedProblem::from).collect(),
             times: status.times.ok_or_else(|| InvalidField::missing("times"))?.try_into()?,
-            cluster_version: version("cluster_version", status.cluster_version)?,
+            cluster_version: decode_version("cluster_version", status.cluster_version)?,
         })
     }
 }
 
-impl TryFrom<pb::Member> for Seen {
+impl TryFrom<pb::Member> for MemberStatus {
     type Error = InvalidField;
 
-    fn try_from(member: pb::Member) -> Result<Seen, InvalidField> {
+    fn try_from(member: pb::Member) -> Result<MemberStatus, InvalidField> {
         let roles = member.roles.parse();
-        Ok(Seen {
+        Ok(MemberStatus {
             member: Member {
                 id: NodeId(member.id),
                 name: member.name,
@@ -308,16 +329,16 @@ impl TryFrom<pb::Member> for Seen {
                 },
                 region: member.region,
                 zone: member.zone,
-                roles: roles.map_err(|why| {
-                    InvalidField::new("members.roles", format!("is wrong: {why}"))
+                roles: roles.map_err(|error| {
+                    InvalidField::new("members.roles", format!("is wrong: {error}"))
                 })?,
                 weight: member.weight,
-                state: state(&member.state)?,
-                build: Build {
+                state: decode_state(&member.state)?,
+                build: BuildInfo {
                     release: member.release,
                     supported: VersionRange {
-                        min: version("members.version_min", member.version_min)?,
-                        max: version("members.version_max", member.version_max)?,
+                        min: decode_version("members.version_min", member.version_min)?,
+                        max: decode_version("members.version_max", member.version_max)?,
                     },
                 },
             },
@@ -326,70 +347,70 @@ impl TryFrom<pb::Member> for Seen {
     }
 }
 
-impl TryFrom<pb::Shard> for Shard {
+impl TryFrom<pb::Shard> for ShardStatus {
     type Error = InvalidField;
 
-    fn try_from(shard: pb::Shard) -> Result<Shard, InvalidField> {
-        Ok(Shard {
-            id: shard_id("shards.id", shard.id)?,
-            owner: node(shard.owner),
+    fn try_from(shard: pb::Shard) -> Result<ShardStatus, InvalidField> {
+        Ok(ShardStatus {
+            id: decode_shard_id("shards.id", shard.id)?,
+            owner: decode_node(shard.owner),
             term: Term(shard.term),
-            voters: nodes(shard.voters),
-            learners: nodes(shard.learners),
-            wanted: nodes(shard.wanted),
+            voters: decode_nodes(shard.voters),
+            learners: decode_nodes(shard.learners),
+            wanted: decode_nodes(shard.wanted),
             moving: shard.moving,
-            progress: (!shard.progress.is_empty()).then_some(Progress {
+            progress: (!shard.progress.is_empty()).then_some(ShardMoveProgress {
                 text: shard.progress,
-                node: node(shard.progress_node),
-                has: shard.progress_has,
-                of: shard.progress_of,
-                silent: shard.progress_silent,
+                node: decode_node(shard.progress_node),
+                matched_index: shard.progress_has,
+                last_index: shard.progress_of,
+                unresponsive: shard.progress_silent,
             }),
         })
     }
 }
 
-impl TryFrom<pb::ExplainResponse> for Explained {
+impl TryFrom<pb::ExplainResponse> for TopicLocation {
     type Error = InvalidField;
 
-    fn try_from(explained: pb::ExplainResponse) -> Result<Explained, InvalidField> {
-        Ok(Explained {
-            topic: topic("topic", &explained.topic)?,
-            shard: shard_id("shard", explained.shard)?,
-            owner: node(explained.owner),
-            wanted: nodes(explained.wanted),
+    fn try_from(location: pb::ExplainResponse) -> Result<TopicLocation, InvalidField> {
+        Ok(TopicLocation {
+            topic: decode_topic("topic", &location.topic)?,
+            shard: decode_shard_id("shard", location.shard)?,
+            owner: decode_node(location.owner),
+            wanted: decode_nodes(location.wanted),
         })
     }
 }
 
-fn state(word: &str) -> Result<MemberState, InvalidField> {
+fn decode_state(name: &str) -> Result<MemberState, InvalidField> {
     [MemberState::Joining, MemberState::Active, MemberState::Draining]
         .into_iter()
-        .find(|state| state.as_str() == word)
+        .find(|state| state.as_str() == name)
         .ok_or_else(|| {
-            InvalidField::new("members.state", format!("is wrong: no state is {word:?}"))
+            InvalidField::new("members.state", format!("is wrong: no state is {name:?}"))
         })
 }
 
-fn shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
+fn decode_shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
     let shard = u16::try_from(number);
     shard.map(ShardId).map_err(|_| InvalidField::new(field, format!("is no shard: {number}")))
 }
 
 /// Zero is nobody.
-fn node(number: u64) -> Option<NodeId> {
+fn decode_node(number: u64) -> Option<NodeId> {
     (number != 0).then_some(NodeId(number))
 }
 
-fn number(node: Option<NodeId>) -> u64 {
+fn encode_node(node: Option<NodeId>) -> u64 {
     node.map_or(0, |node| node.0)
 }
 
-fn nodes(numbers: Vec<u64>) -> Vec<NodeId> {
+fn decode_nodes(numbers: Vec<u64>) -> Vec<NodeId> {
     numbers.into_iter().map(NodeId).collect()
 }
 
-fn numbers(nodes: Vec<NodeId>) -> Vec<u64> {
+fn encode_nodes(nodes: Vec<NodeId>) -> Vec<u64> {
     nodes.into_iter().map(|node| node.0).collect()
 }
 
@@ -399,29 +420,31 @@ mod tests {
 
     use super::*;
 
-    fn claim(voters: &[u64]) -> Claim {
-        Claim {
+    fn claim(voters: &[u64]) -> OwnershipClaim {
+        OwnershipClaim {
             shard: ShardId(3),
             owner: NodeId(1),
             term: Term(5),
-            membership: 9,
+            membership_index: 9,
             voters: voters.iter().copied().map(NodeId).collect(),
             learners: vec![],
         }
     }
 
     #[test]
-    fn a_shard_moves_until_its_group_is_what_the_table_wants() {
+    fn shard_is_moving_until_its_group_matches_the_placement() {
         let wanted = [NodeId(1), NodeId(2)];
-        let moving = |claim: &Claim| Shard::of(ShardId(3), &wanted, Some(claim)).moving;
+        let moving = |claim: &OwnershipClaim| {
+            ShardStatus::from_claim(ShardId(3), &wanted, Some(claim)).moving
+        };
         assert!(moving(&claim(&[1])));
-        assert!(moving(&Claim { learners: vec![NodeId(3)], ..claim(&[1, 2]) }));
-        assert!(moving(&Claim { owner: NodeId(2), ..claim(&[1, 2]) }));
+        assert!(moving(&OwnershipClaim { learners: vec![NodeId(3)], ..claim(&[1, 2]) }));
+        assert!(moving(&OwnershipClaim { owner: NodeId(2), ..claim(&[1, 2]) }));
         assert!(!moving(&claim(&[2, 1])));
     }
 
     #[test]
-    fn a_status_reads_back_as_it_was_written() {
+    fn status_round_trips() {
         let member = Member {
             id: NodeId(1),
             name: "a".to_owned(),
@@ -431,35 +454,35 @@ mod tests {
             roles: Roles { core: true, edge: false },
             weight: 1,
             state: MemberState::Draining,
-            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         };
-        let status = Status {
+        let status = ClusterStatus {
             cluster: ClusterId(0xabc),
             node: NodeId(1),
             version: 7,
             placement_version: 6,
             replicas: 3,
-            control: Control {
+            control: ControlGroupStatus {
                 leader: Some(NodeId(1)),
                 voters: vec![NodeId(1)],
-                ..Control::default()
+                ..ControlGroupStatus::default()
             },
-            members: vec![Seen { member, reachable: true }],
+            members: vec![MemberStatus { member, reachable: true }],
             shards: vec![
-                Shard::of(ShardId(3), &[NodeId(1)], Some(&claim(&[1]))),
-                Shard {
-                    progress: Some(Progress {
+                ShardStatus::from_claim(ShardId(3), &[NodeId(1)], Some(&claim(&[1]))),
+                ShardStatus {
+                    progress: Some(ShardMoveProgress {
                         text: "n2 catches up: 3 of 7".to_owned(),
                         node: Some(NodeId(2)),
-                        has: 3,
-                        of: 7,
-                        silent: true,
+                        matched_index: 3,
+                        last_index: 7,
+                        unresponsive: true,
                     }),
-                    ..Shard::of(ShardId(4), &[NodeId(1)], None)
+                    ..ShardStatus::from_claim(ShardId(4), &[NodeId(1)], None)
                 },
             ],
-            conflict: Some(ClusterId(0xdef)),
-            problems: vec![Problem {
+            conflicting_cluster: Some(ClusterId(0xdef)),
+            problems: vec![ReportedProblem {
                 severity: "degraded".to_owned(),
                 kind: "too_few_copies".to_owned(),
                 text: "s3 has fewer than 3 living copies".to_owned(),
@@ -467,20 +490,20 @@ mod tests {
             times: ClusterTimes::default(),
             cluster_version: ClusterVersion::FIRST,
         };
-        assert_eq!(Status::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
+        assert_eq!(ClusterStatus::try_from(pb::StatusResponse::from(status.clone())), Ok(status));
     }
 
     #[test]
-    fn where_a_topic_falls_reads_back_as_it_was_written() {
-        let explained = Explained {
+    fn topic_location_round_trips() {
+        let location = TopicLocation {
             topic: Topic::new("chat/7").expect("valid"),
             shard: ShardId(3),
             owner: None,
             wanted: vec![NodeId(2)],
         };
         assert_eq!(
-            Explained::try_from(pb::ExplainResponse::from(explained.clone())),
-            Ok(explained)
+            TopicLocation::try_from(pb::ExplainResponse::from(location.clone())),
+            Ok(location)
         );
     }
 }

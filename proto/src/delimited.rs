@@ -5,7 +5,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// A length that no frame may have. The stream cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of {len} bytes was announced; at most {max} are taken")]
-pub struct TooLong {
+pub struct FrameTooLong {
     /// What was announced; [`u64::MAX`] for a varint that is none.
     pub len: u64,
     /// The limit.
@@ -21,14 +21,14 @@ pub fn encode(frame: &[u8]) -> Bytes {
 }
 
 /// The frame without its length: the opposite of [`encode`]. Shares its memory.
-pub fn payload(encoded: &Bytes) -> Bytes {
+pub fn strip_length(encoded: &Bytes) -> Bytes {
     let length = encoded.iter().take_while(|byte| **byte >= 0x80).count() + 1;
     encoded.slice(length.min(encoded.len())..)
 }
 
 /// Cuts a byte stream, arriving in pieces of any size, into frames.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct FrameDecoder {
     buffer: BytesMut,
     max: usize,
 }
@@ -36,14 +36,14 @@ pub struct Decoder {
 /// Seven bits a byte: no length needs more.
 const VARINT_BYTES_MAX: usize = 10;
 
-impl Decoder {
+impl FrameDecoder {
     /// Frames may have `max` bytes each. Memory is bounded by that and what one push brings.
-    pub fn new(max: usize) -> Decoder {
-        Decoder { buffer: BytesMut::new(), max }
+    pub fn new(max: usize) -> FrameDecoder {
+        FrameDecoder { buffer: BytesMut::new(), max }
     }
 
     /// Bounds the frames from here on, and the one that is incomplete.
-    pub fn limit(&mut self, max: usize) {
+    pub fn set_max(&mut self, max: usize) {
         self.max = max;
     }
 
@@ -52,41 +52,41 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or `None` until more arrives.
+    /// The next whole frame, or `NoFault` until more arrives.
     ///
     /// # Errors
-    /// [`TooLong`] as soon as the length is known; the stream is then of no more use.
+    /// [`FrameTooLong`] as soon as the length is known; the stream is then of no more use.
     #[allow(
         clippy::should_implement_trait,
         reason = "a decoder is fed between calls, an iterator is not"
     )]
-    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
-        let Some((len, head)) = self.announced()? else { return Ok(None) };
-        if self.buffer.len() < head + len {
+    pub fn next(&mut self) -> Result<Option<Bytes>, FrameTooLong> {
+        let Some((len, prefix_len)) = self.next_length()? else { return Ok(None) };
+        if self.buffer.len() < prefix_len + len {
             return Ok(None);
         }
-        self.buffer.advance(head);
+        self.buffer.advance(prefix_len);
         Ok(Some(self.buffer.split_to(len).freeze()))
     }
 
     /// Whether a frame has begun that is not whole: the stream must not end here.
-    pub fn is_partial(&self) -> bool {
+    pub fn has_partial_frame(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     /// The length of the next frame, and how many bytes tell it.
-    fn announced(&self) -> Result<Option<(usize, usize)>, TooLong> {
+    fn next_length(&self) -> Result<Option<(usize, usize)>, FrameTooLong> {
         let mut len = 0u64;
         for (index, byte) in self.buffer.iter().take(VARINT_BYTES_MAX).enumerate() {
             len |= u64::from(byte & 0x7f).checked_shl(7 * index as u32).unwrap_or(0);
             if byte & 0x80 == 0 {
                 let fits = usize::try_from(len).ok().filter(|&len| len <= self.max);
-                let len = fits.ok_or(TooLong { len, max: self.max })?;
+                let len = fits.ok_or(FrameTooLong { len, max: self.max })?;
                 return Ok(Some((len, index + 1)));
             }
         }
         if self.buffer.len() >= VARINT_BYTES_MAX {
-            return Err(TooLong { len: u64::MAX, max: self.max });
+            return Err(FrameTooLong { len: u64::MAX, max: self.max });
         }
         Ok(None)
     }
@@ -102,15 +102,15 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn frames_come_out_as_they_went_in_however_the_stream_is_cut(
+        fn frames_are_decoded_from_chunks_of_any_size(
             frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),
             piece in 1usize..40,
         ) {
             for frame in &frames {
-                prop_assert_eq!(&payload(&encode(frame))[..], &frame[..]);
+                prop_assert_eq!(&strip_length(&encode(frame))[..], &frame[..]);
             }
             let stream: Vec<u8> = frames.iter().flat_map(|f| encode(f)).collect();
-            let mut decoder = Decoder::new(300);
+            let mut decoder = FrameDecoder::new(300);
             let mut out = Vec::new();
             for bytes in stream.chunks(piece) {
                 decoder.push(bytes);
@@ -119,36 +119,36 @@ mod tests {
                 }
             }
             prop_assert_eq!(out, frames);
-            prop_assert!(!decoder.is_partial());
+            prop_assert!(!decoder.has_partial_frame());
         }
 
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let mut decoder = Decoder::new(16);
+            let mut decoder = FrameDecoder::new(16);
             decoder.push(&bytes);
             while let Ok(Some(_)) = decoder.next() {}
         }
     }
 
     #[test]
-    fn a_frame_over_the_limit_is_refused_before_it_arrives() {
-        let mut decoder = Decoder::new(3);
+    fn frame_over_the_limit_is_rejected_before_it_arrives() {
+        let mut decoder = FrameDecoder::new(3);
         decoder.push(&encode(b"abcd")[..1]);
-        assert_eq!(decoder.next(), Err(TooLong { len: 4, max: 3 }));
+        assert_eq!(decoder.next(), Err(FrameTooLong { len: 4, max: 3 }));
     }
 
     #[test]
-    fn a_length_that_never_ends_is_refused() {
-        let mut decoder = Decoder::new(3);
+    fn unterminated_length_is_rejected() {
+        let mut decoder = FrameDecoder::new(3);
         decoder.push(&[0xff; 10]);
-        assert_eq!(decoder.next(), Err(TooLong { len: u64::MAX, max: 3 }));
+        assert_eq!(decoder.next(), Err(FrameTooLong { len: u64::MAX, max: 3 }));
     }
 
     #[test]
-    fn a_frame_that_has_only_begun_is_partial() {
-        let mut decoder = Decoder::new(16);
+    fn incomplete_frame_is_partial() {
+        let mut decoder = FrameDecoder::new(16);
         decoder.push(&encode(b"abcd")[..3]);
         assert_eq!(decoder.next(), Ok(None));
-        assert!(decoder.is_partial());
+        assert!(decoder.has_partial_frame());
     }
 }

@@ -3,29 +3,31 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    ContentType, FetchError, Gap, InvalidPublish, InvalidStamp, Item, Key, Message, Placed,
-    Position, ProducerId, Publish, PublishError, Refusal, Sequence, Stamp, Timestamp, Topic,
+    Acknowledgement, ContentType, FetchError, Gap, InvalidPublish, InvalidPublishId, Message,
+    MessageKey, Position, ProducerId, ProducerSequence, Publish, PublishError, PublishId,
+    PublishRejection, Timestamp, Topic, TopicEvent,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::InvalidField;
 use crate::field::{
-    content_type, drawn, durability, durability_number, key, position, reason, written_drawn,
+    decode_content_type, decode_durability, decode_gap_reason, decode_key, decode_position,
+    decode_random_id, encode_durability, encode_random_id,
 };
 use crate::pb::publisher::v1 as pb;
 use crate::status::describe;
 
-/// In the trailers of a failed `Publish`: `refused` or `unknown`. A status without it was made on
+/// In the trailers of a failed `Publish`: `refused` or `unknown_field`. A status without it was made on
 /// the way, not by a node, so it says nothing about the outcome.
 pub const OUTCOME_HEADER: &str = "pushonce-outcome";
 
 /// How a publish ends that is not acknowledged, as a publisher sees it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum PublishFailure {
     /// Nothing happened, and nothing will.
     #[error("refused: {message}")]
-    Refused {
+    Rejected {
         /// The code of the contract.
         code: Code,
         /// What to change.
@@ -41,7 +43,7 @@ pub enum Failure {
 
 /// What a subscription over gRPC brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SubscribeEvent {
     /// First, once.
     Subscribed {
         /// The newest position at this moment; [`Position::ZERO`] when the topic has none yet.
@@ -50,7 +52,7 @@ pub enum Event {
         recovered: bool,
     },
     /// What is next.
-    Item(Item),
+    Item(TopicEvent),
     /// The server lives.
     Heartbeat {
         /// Everything up to here was sent before, if that can be said.
@@ -61,10 +63,10 @@ pub enum Event {
 /// The status that `Publish` ends with.
 pub fn publish_status(error: &PublishError) -> Status {
     let outcome = match error {
-        PublishError::Refused(_) => "refused",
+        PublishError::Rejected(_) => "refused",
         PublishError::Unknown { .. } => "unknown",
     };
-    let mut status = Status::new(code(error), error.to_string());
+    let mut status = Status::new(status_code(error), error.to_string());
     status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static(outcome));
     status
 }
@@ -72,24 +74,24 @@ pub fn publish_status(error: &PublishError) -> Status {
 /// The status that `Subscribe` ends with.
 pub fn fetch_status(error: &FetchError) -> Status {
     let code = match error {
-        FetchError::Future { .. } => Code::OutOfRange,
+        FetchError::FuturePosition { .. } => Code::OutOfRange,
         FetchError::Unavailable(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
 }
 
-fn code(error: &PublishError) -> Code {
+fn status_code(error: &PublishError) -> Code {
     match error {
-        PublishError::Refused(Refusal::Invalid(
+        PublishError::Rejected(PublishRejection::Invalid(
             InvalidPublish::KeyReused | InvalidPublish::SequenceReused,
         )) => Code::AlreadyExists,
-        PublishError::Refused(Refusal::Invalid(_)) => Code::InvalidArgument,
-        PublishError::Refused(Refusal::OutOfSequence { .. }) => Code::Aborted,
-        PublishError::Refused(Refusal::Overloaded(_)) => Code::ResourceExhausted,
-        PublishError::Refused(Refusal::TooManyTopics(_)) => Code::FailedPrecondition,
-        PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
-            Code::Unavailable
-        }
+        PublishError::Rejected(PublishRejection::Invalid(_)) => Code::InvalidArgument,
+        PublishError::Rejected(PublishRejection::OutOfSequence { .. }) => Code::Aborted,
+        PublishError::Rejected(PublishRejection::Overloaded(_)) => Code::ResourceExhausted,
+        PublishError::Rejected(PublishRejection::TooManyTopics(_)) => Code::FailedPrecondition,
+        PublishError::Rejected(
+            PublishRejection::NotOwner { .. } | PublishRejection::Unavailable(_),
+        ) => Code::Unavailable,
         PublishError::Unknown { .. } => Code::Unknown,
     }
 }
@@ -99,54 +101,58 @@ fn code(error: &PublishError) -> Code {
 impl TryFrom<pb::PublishRequest> for Publish {
     type Error = InvalidPublish;
 
-    /// Decodes; [`Publish::check`] is the caller's, who knows the namespace's limit.
+    /// Decodes; [`Publish::validate`] is the caller's, who knows the namespace's limit.
     fn try_from(request: pb::PublishRequest) -> Result<Publish, InvalidPublish> {
         Ok(Publish {
             topic: Topic::new(&request.topic)?,
             content_type: match request.content_type.as_str() {
-                "" => ContentType::guess(&request.payload),
-                said => ContentType::parse(said)?,
+                "" => ContentType::detect(&request.payload),
+                content_type => ContentType::parse(content_type)?,
             },
-            key: (!request.key.is_empty()).then(|| Key::new(&request.key)).transpose()?,
-            stamp: stamp(&request.nonce, request.producer).map_err(InvalidPublish::Stamp)?,
+            key: (!request.key.is_empty()).then(|| MessageKey::new(&request.key)).transpose()?,
+            publish_id: decode_publish_id(&request.nonce, request.producer)
+                .map_err(InvalidPublish::PublishId)?,
             payload: request.payload,
         })
     }
 }
 
-fn stamp(nonce: &[u8], producer: Option<pb::Producer>) -> Result<Option<Stamp>, InvalidStamp> {
+fn decode_publish_id(
+    nonce: &[u8],
+    producer: Option<pb::Producer>,
+) -> Result<Option<PublishId>, InvalidPublishId> {
     Ok(match producer {
-        Some(_) if !nonce.is_empty() => return Err(InvalidStamp::Both),
-        Some(producer) => Some(Stamp::Sequence(producer.try_into()?)),
+        Some(_) if !nonce.is_empty() => return Err(InvalidPublishId::NonceAndProducer),
+        Some(producer) => Some(PublishId::Sequence(producer.try_into()?)),
         None if nonce.is_empty() => None,
-        None => Some(Stamp::Nonce(drawn("nonce", nonce)?)),
+        None => Some(PublishId::Nonce(decode_random_id("nonce", nonce)?)),
     })
 }
 
-impl TryFrom<pb::Producer> for Sequence {
-    type Error = InvalidStamp;
+impl TryFrom<pb::Producer> for ProducerSequence {
+    type Error = InvalidPublishId;
 
-    fn try_from(producer: pb::Producer) -> Result<Sequence, InvalidStamp> {
-        let id = ProducerId(drawn("producer.id", &producer.id)?);
+    fn try_from(producer: pb::Producer) -> Result<ProducerSequence, InvalidPublishId> {
+        let id = ProducerId(decode_random_id("producer.id", &producer.id)?);
         match producer.sequence {
-            0 => Err(InvalidStamp::Number),
-            number => Ok(Sequence { producer: id, epoch: producer.epoch, number }),
+            0 => Err(InvalidPublishId::ZeroSequence),
+            number => Ok(ProducerSequence { producer: id, epoch: producer.epoch, number }),
         }
     }
 }
 
-impl From<Sequence> for pb::Producer {
-    fn from(Sequence { producer, epoch, number }: Sequence) -> pb::Producer {
-        pb::Producer { id: written_drawn(producer.0), epoch, sequence: number }
+impl From<ProducerSequence> for pb::Producer {
+    fn from(ProducerSequence { producer, epoch, number }: ProducerSequence) -> pb::Producer {
+        pb::Producer { id: encode_random_id(producer.0), epoch, sequence: number }
     }
 }
 
 impl From<Publish> for pb::PublishRequest {
     fn from(publish: Publish) -> pb::PublishRequest {
-        let (nonce, producer) = match publish.stamp {
+        let (nonce, producer) = match publish.publish_id {
             None => Default::default(),
-            Some(Stamp::Nonce(nonce)) => (written_drawn(nonce), None),
-            Some(Stamp::Sequence(sequence)) => (Default::default(), Some(sequence.into())),
+            Some(PublishId::Nonce(nonce)) => (encode_random_id(nonce), None),
+            Some(PublishId::Sequence(sequence)) => (Default::default(), Some(sequence.into())),
         };
         pb::PublishRequest {
             topic: publish.topic.into(),
@@ -159,52 +165,54 @@ impl From<Publish> for pb::PublishRequest {
     }
 }
 
-impl From<Placed> for pb::PublishResponse {
-    fn from(placed: Placed) -> pb::PublishResponse {
+impl From<Acknowledgement> for pb::PublishResponse {
+    fn from(placed: Acknowledgement) -> pb::PublishResponse {
         pb::PublishResponse {
             position: placed.position.to_string(),
             time_ms: placed.time.0,
-            durability: durability_number(placed.durability),
+            durability: encode_durability(placed.durability),
         }
     }
 }
 
-impl TryFrom<pb::PublishResponse> for Placed {
+impl TryFrom<pb::PublishResponse> for Acknowledgement {
     type Error = InvalidField;
 
-    fn try_from(response: pb::PublishResponse) -> Result<Placed, InvalidField> {
-        let position = position("position", &response.position)?;
-        let durability = durability("durability", response.durability)?;
-        Ok(Placed { position, time: Timestamp(response.time_ms), durability })
+    fn try_from(response: pb::PublishResponse) -> Result<Acknowledgement, InvalidField> {
+        let position = decode_position("position", &response.position)?;
+        let durability = decode_durability("durability", response.durability)?;
+        Ok(Acknowledgement { position, time: Timestamp(response.time_ms), durability })
     }
 }
 
 impl From<&PublishError> for pb::PublishFailure {
     fn from(error: &PublishError) -> pb::PublishFailure {
         pb::PublishFailure {
-            code: code(error).into(),
+            code: status_code(error).into(),
             message: error.to_string(),
-            retry: error.retryable(),
+            retry: error.is_retryable(),
         }
     }
 }
 
-impl From<pb::PublishFailure> for Failure {
-    fn from(failure: pb::PublishFailure) -> Failure {
+impl From<pb::PublishFailure> for PublishFailure {
+    fn from(failure: pb::PublishFailure) -> PublishFailure {
         match Code::from_i32(failure.code) {
-            Code::Unknown => Failure::Unknown(failure.message),
-            code => Failure::Refused { code, message: failure.message, retry: failure.retry },
+            Code::Unknown => PublishFailure::Unknown(failure.message),
+            code => {
+                PublishFailure::Rejected { code, message: failure.message, retry: failure.retry }
+            }
         }
     }
 }
 
-impl From<&Status> for Failure {
-    fn from(status: &Status) -> Failure {
+impl From<&Status> for PublishFailure {
+    fn from(status: &Status) -> PublishFailure {
         let outcome = status.metadata().get(OUTCOME_HEADER).map(MetadataValue::as_bytes);
         if outcome != Some(b"refused".as_slice()) {
-            return Failure::Unknown(describe(status));
+            return PublishFailure::Unknown(describe(status));
         }
-        Failure::Refused {
+        PublishFailure::Rejected {
             code: status.code(),
             message: describe(status),
             retry: !matches!(
@@ -217,7 +225,10 @@ impl From<&Status> for Failure {
 
 impl pb::PublishStreamResponse {
     /// The acknowledgement of request number `sequence`, counted from 1.
-    pub fn of(sequence: u64, outcome: Result<Placed, PublishError>) -> pb::PublishStreamResponse {
+    pub fn from_outcome(
+        sequence: u64,
+        outcome: Result<Acknowledgement, PublishError>,
+    ) -> pb::PublishStreamResponse {
         use pb::publish_stream_response::Outcome;
         let outcome = match outcome {
             Ok(placed) => Outcome::Published(placed.into()),
@@ -229,47 +240,53 @@ impl pb::PublishStreamResponse {
 
 // === subscribe ===
 
-impl TryFrom<pb::From> for pushonce_core::From {
+impl TryFrom<pb::From> for pushonce_core::StartFrom {
     type Error = InvalidField;
 
-    fn try_from(from: pb::From) -> Result<pushonce_core::From, InvalidField> {
+    fn try_from(from: pb::From) -> Result<pushonce_core::StartFrom, InvalidField> {
         Ok(match from.from {
-            None | Some(pb::from::From::Now(_)) => pushonce_core::From::Now,
-            Some(pb::from::From::Last(count)) => pushonce_core::From::Last(count),
+            None | Some(pb::from::From::Now(_)) => pushonce_core::StartFrom::Now,
+            Some(pb::from::From::Last(count)) => pushonce_core::StartFrom::Last(count),
             Some(pb::from::From::Position(text)) => {
-                pushonce_core::From::Position(position("from.position", &text)?)
+                pushonce_core::StartFrom::Position(decode_position("from.position", &text)?)
             }
-            Some(pb::from::From::Start(_)) => pushonce_core::From::Start,
+            Some(pb::from::From::Start(_)) => pushonce_core::StartFrom::Start,
         })
     }
 }
 
-impl From<pushonce_core::From> for pb::From {
-    fn from(from: pushonce_core::From) -> pb::From {
+impl From<pushonce_core::StartFrom> for pb::From {
+    fn from(from: pushonce_core::StartFrom) -> pb::From {
         let from = match from {
-            pushonce_core::From::Now => pb::from::From::Now(true),
-            pushonce_core::From::Last(count) => pb::from::From::Last(count),
-            pushonce_core::From::Position(at) => pb::from::From::Position(at.to_string()),
-            pushonce_core::From::Start => pb::from::From::Start(true),
+            pushonce_core::StartFrom::Now => pb::from::From::Now(true),
+            pushonce_core::StartFrom::Last(count) => pb::from::From::Last(count),
+            pushonce_core::StartFrom::Position(position) => {
+                pb::from::From::Position(position.to_string())
+            }
+            pushonce_core::StartFrom::Start => pb::from::From::Start(true),
         };
         pb::From { from: Some(from) }
     }
 }
 
-impl From<Event> for pb::SubscribeResponse {
-    fn from(event: Event) -> pb::SubscribeResponse {
+impl From<SubscribeEvent> for pb::SubscribeResponse {
+    fn from(event: SubscribeEvent) -> pb::SubscribeResponse {
         use pb::subscribe_response::Event as Wire;
         let event = match event {
-            Event::Subscribed { position, recovered } => {
+            SubscribeEvent::Subscribed { position, recovered } => {
                 Wire::Subscribed(pb::Subscribed { position: position.to_string(), recovered })
             }
-            Event::Item(Item::Message(message)) => Wire::Message(pb::Message::from(&*message)),
-            Event::Item(Item::Gap(gap)) => Wire::Gap(gap.into()),
-            Event::Item(Item::Stale(since)) => Wire::Stale(pb::Stale { since: since.to_string() }),
-            Event::Item(Item::Live(position)) => {
+            SubscribeEvent::Item(TopicEvent::Message(message)) => {
+                Wire::Message(pb::Message::from(&*message))
+            }
+            SubscribeEvent::Item(TopicEvent::Gap(gap)) => Wire::Gap(gap.into()),
+            SubscribeEvent::Item(TopicEvent::Stale(since)) => {
+                Wire::Stale(pb::Stale { since: since.to_string() })
+            }
+            SubscribeEvent::Item(TopicEvent::Live(position)) => {
                 Wire::Live(pb::Live { position: position.to_string() })
             }
-            Event::Heartbeat { position } => {
+            SubscribeEvent::Heartbeat { position } => {
                 let position = position.map_or_else(String::new, |position| position.to_string());
                 Wire::Heartbeat(pb::Heartbeat { position })
             }
@@ -278,24 +295,32 @@ impl From<Event> for pb::SubscribeResponse {
     }
 }
 
-impl TryFrom<pb::SubscribeResponse> for Event {
+impl TryFrom<pb::SubscribeResponse> for SubscribeEvent {
     type Error = InvalidField;
 
-    fn try_from(response: pb::SubscribeResponse) -> Result<Event, InvalidField> {
+    fn try_from(response: pb::SubscribeResponse) -> Result<SubscribeEvent, InvalidField> {
         use pb::subscribe_response::Event as Wire;
         Ok(match response.event.ok_or_else(|| InvalidField::missing("event"))? {
-            Wire::Subscribed(subscribed) => Event::Subscribed {
-                position: position("subscribed.position", &subscribed.position)?,
+            Wire::Subscribed(subscribed) => SubscribeEvent::Subscribed {
+                position: decode_position("subscribed.position", &subscribed.position)?,
                 recovered: subscribed.recovered,
             },
-            Wire::Message(message) => Event::Item(Item::Message(Arc::new(message.try_into()?))),
-            Wire::Gap(gap) => Event::Item(Item::Gap(gap.try_into()?)),
-            Wire::Stale(stale) => Event::Item(Item::Stale(position("stale.since", &stale.since)?)),
-            Wire::Live(live) => Event::Item(Item::Live(position("live.position", &live.position)?)),
+            Wire::Message(message) => {
+                SubscribeEvent::Item(TopicEvent::Message(Arc::new(message.try_into()?)))
+            }
+            Wire::Gap(gap) => SubscribeEvent::Item(TopicEvent::Gap(gap.try_into()?)),
+            Wire::Stale(stale) => SubscribeEvent::Item(TopicEvent::Stale(decode_position(
+                "stale.since",
+                &stale.since,
+            )?)),
+            Wire::Live(live) => SubscribeEvent::Item(TopicEvent::Live(decode_position(
+                "live.position",
+                &live.position,
+            )?)),
             Wire::Heartbeat(pb::Heartbeat { position: text }) => {
-                let said = (!text.is_empty()).then_some(text);
-                let read = |text: String| position("heartbeat.position", &text);
-                Event::Heartbeat { position: said.map(read).transpose()? }
+                let present = (!text.is_empty()).then_some(text);
+                let read = |text: String| decode_position("heartbeat.position", &text);
+                SubscribeEvent::Heartbeat { position: present.map(read).transpose()? }
             }
         })
     }
@@ -318,10 +343,10 @@ impl TryFrom<pb::Message> for Message {
 
     fn try_from(message: pb::Message) -> Result<Message, InvalidField> {
         Ok(Message {
-            position: position("message.position", &message.position)?,
+            position: decode_position("message.position", &message.position)?,
             time: Timestamp(message.time_ms),
-            content_type: content_type("message.content_type", &message.content_type)?,
-            key: key("message.key", &message.key)?,
+            content_type: decode_content_type("message.content_type", &message.content_type)?,
+            key: decode_key("message.key", &message.key)?,
             payload: message.payload,
         })
     }
@@ -342,9 +367,9 @@ impl TryFrom<pb::Gap> for Gap {
 
     fn try_from(gap: pb::Gap) -> Result<Gap, InvalidField> {
         Ok(Gap {
-            from: position("gap.from", &gap.from)?,
-            to: position("gap.to", &gap.to)?,
-            reason: reason("gap.reason", &gap.reason)?,
+            from: decode_position("gap.from", &gap.from)?,
+            to: decode_position("gap.to", &gap.to)?,
+            reason: decode_gap_reason("gap.reason", &gap.reason)?,
         })
     }
 }
@@ -361,102 +386,105 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn a_publish_reads_back_as_it_was_written(publish in arbitrary::publish()) {
+        fn publish_request_round_trips(publish in arbitrary::publish()) {
             let wire = pb::PublishRequest::from(publish.clone());
             prop_assert_eq!(Publish::try_from(wire), Ok(publish));
         }
 
         #[test]
-        fn what_a_subscriber_gets_reads_back_as_it_was_written(
+        fn subscribe_events_round_trip(
             message in arbitrary::message(), gap in arbitrary::gap(), recovered in any::<bool>(),
         ) {
             for event in [
-                Event::Subscribed { position: message.position, recovered },
-                Event::Item(Item::Message(message.clone())),
-                Event::Item(Item::Gap(gap)),
-                Event::Item(Item::Stale(gap.from)),
-                Event::Item(Item::Live(gap.to)),
-                Event::Heartbeat { position: recovered.then_some(gap.to) },
+                SubscribeEvent::Subscribed { position: message.position, recovered },
+                SubscribeEvent::Item(TopicEvent::Message(message.clone())),
+                SubscribeEvent::Item(TopicEvent::Gap(gap)),
+                SubscribeEvent::Item(TopicEvent::Stale(gap.from)),
+                SubscribeEvent::Item(TopicEvent::Live(gap.to)),
+                SubscribeEvent::Heartbeat { position: recovered.then_some(gap.to) },
             ] {
                 let wire = pb::SubscribeResponse::from(event.clone());
-                prop_assert_eq!(Event::try_from(wire), Ok(event));
+                prop_assert_eq!(SubscribeEvent::try_from(wire), Ok(event));
             }
         }
     }
 
     #[test]
-    fn an_unsaid_content_type_is_guessed() {
+    fn missing_content_type_is_guessed() {
         let payload = Bytes::from_static(b"[1]");
         let request = pb::PublishRequest { topic: "a".to_owned(), payload, ..Default::default() };
         assert_eq!(Publish::try_from(request).map(|p| p.content_type), Ok(ContentType::Json));
     }
 
     #[test]
-    fn a_publisher_can_tell_refused_from_unknown() {
-        let refused =
-            |refusal: Refusal| Failure::from(&publish_status(&PublishError::Refused(refusal)));
+    fn status_distinguishes_rejected_from_unknown_outcome() {
+        let rejection_failure = |rejection: PublishRejection| {
+            PublishFailure::from(&publish_status(&PublishError::Rejected(rejection)))
+        };
         assert!(matches!(
-            refused(InvalidPublish::SystemTopic.into()),
-            Failure::Refused { code: Code::InvalidArgument, retry: false, .. }
+            rejection_failure(InvalidPublish::SystemTopic.into()),
+            PublishFailure::Rejected { code: Code::InvalidArgument, retry: false, .. }
         ));
         assert!(matches!(
-            refused(Refusal::Overloaded("full".to_owned())),
-            Failure::Refused { code: Code::ResourceExhausted, retry: true, .. }
+            rejection_failure(PublishRejection::Overloaded("full".to_owned())),
+            PublishFailure::Rejected { code: Code::ResourceExhausted, retry: true, .. }
         ));
         assert!(matches!(
-            refused(Refusal::TooManyTopics("16".to_owned())),
-            Failure::Refused { code: Code::FailedPrecondition, retry: false, .. }
+            rejection_failure(PublishRejection::TooManyTopics("16".to_owned())),
+            PublishFailure::Rejected { code: Code::FailedPrecondition, retry: false, .. }
         ));
         assert!(matches!(
-            refused(Refusal::Unavailable("no owner".to_owned())),
-            Failure::Refused { code: Code::Unavailable, retry: true, .. }
+            rejection_failure(PublishRejection::Unavailable("no owner".to_owned())),
+            PublishFailure::Rejected { code: Code::Unavailable, retry: true, .. }
         ));
         assert!(matches!(
-            refused(InvalidPublish::KeyReused.into()),
-            Failure::Refused { code: Code::AlreadyExists, retry: false, .. }
+            rejection_failure(InvalidPublish::KeyReused.into()),
+            PublishFailure::Rejected { code: Code::AlreadyExists, retry: false, .. }
         ));
         let unknown = publish_status(&PublishError::unknown("deadline"));
         assert_eq!(unknown.code(), Code::Unknown);
-        assert!(matches!(Failure::from(&unknown), Failure::Unknown(_)));
+        assert!(matches!(PublishFailure::from(&unknown), PublishFailure::Unknown(_)));
     }
 
     #[test]
-    fn a_status_made_on_the_way_says_nothing_about_the_outcome() {
+    fn status_made_by_the_transport_means_unknown_outcome() {
         let broken = Status::unavailable("connection reset");
-        assert!(matches!(Failure::from(&broken), Failure::Unknown(_)));
+        assert!(matches!(PublishFailure::from(&broken), PublishFailure::Unknown(_)));
     }
 
     #[test]
-    fn a_failure_in_a_stream_says_what_the_status_would_have_said() {
+    fn stream_failure_equals_the_unary_status() {
         for error in [
-            PublishError::Refused(Refusal::Overloaded("full".to_owned())),
-            PublishError::Refused(InvalidPublish::Key.into()),
-            PublishError::Refused(Refusal::TooManyTopics("16".to_owned())),
-            PublishError::Refused(InvalidPublish::SequenceReused.into()),
-            PublishError::Refused(Refusal::OutOfSequence {
-                asked: Sequence { producer: ProducerId(7), epoch: 0, number: 3 },
+            PublishError::Rejected(PublishRejection::Overloaded("full".to_owned())),
+            PublishError::Rejected(InvalidPublish::Key.into()),
+            PublishError::Rejected(PublishRejection::TooManyTopics("16".to_owned())),
+            PublishError::Rejected(InvalidPublish::SequenceReused.into()),
+            PublishError::Rejected(PublishRejection::OutOfSequence {
+                received: ProducerSequence { producer: ProducerId(7), epoch: 0, number: 3 },
                 expected: None,
             }),
         ] {
             let (unary, stream) = (publish_status(&error), pb::PublishFailure::from(&error));
-            assert_eq!(Failure::from(&unary), Failure::from(stream));
+            assert_eq!(PublishFailure::from(&unary), PublishFailure::from(stream));
         }
     }
 
     #[test]
-    fn an_unknown_outcome_may_be_retried_when_a_repeat_is_recognised() {
-        for repeatable in [true, false] {
-            let failure = pb::PublishFailure::from(&PublishError::unknown("gone").of(repeatable));
-            assert_eq!(failure.retry, repeatable, "{failure:?}");
+    fn unknown_outcome_is_retryable_only_when_the_publish_is_idempotent() {
+        for idempotent in [true, false] {
+            let failure = pb::PublishFailure::from(
+                &PublishError::unknown("gone").with_idempotency(idempotent),
+            );
+            assert_eq!(failure.retry, idempotent, "{failure:?}");
         }
     }
 
     #[test]
-    fn a_stamp_that_is_none_is_refused_with_what_to_change() {
+    fn invalid_publish_id_is_rejected_with_instructions() {
         let id = Bytes::from_static(&[7; 16]);
         let producer =
             |id: &Bytes, sequence| Some(pb::Producer { id: id.clone(), epoch: 1, sequence });
-        for (nonce, producer, why) in [
+        for (nonce, producer, expected) in [
             (Bytes::from_static(b"short"), None, "`nonce` has 5 bytes"),
             (Bytes::new(), producer(&Bytes::new(), 1), "`producer.id` has 0 bytes"),
             (Bytes::new(), producer(&id, 0), "from 1"),
@@ -464,14 +492,17 @@ mod tests {
         ] {
             let topic = "a".to_owned();
             let request = pb::PublishRequest { topic, nonce, producer, ..Default::default() };
-            let refused = Publish::try_from(request).expect_err("refused").to_string();
-            assert!(refused.contains(why), "{refused}");
+            let message = Publish::try_from(request).expect_err("refused").to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 
     #[test]
-    fn a_position_of_the_future_is_out_of_range() {
-        let (asked, head) = (Position::new(1, 9), Position::new(1, 2));
-        assert_eq!(fetch_status(&FetchError::Future { asked, head }).code(), Code::OutOfRange);
+    fn future_position_maps_to_out_of_range() {
+        let (requested, head) = (Position::new(1, 9), Position::new(1, 2));
+        assert_eq!(
+            fetch_status(&FetchError::FuturePosition { requested, head }).code(),
+            Code::OutOfRange
+        );
     }
 }

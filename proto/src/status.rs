@@ -21,9 +21,9 @@ pub fn error_chain(error: &dyn Error) -> String {
 
 fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = cause {
-        let words = error.to_string();
-        if !words.is_empty() && !text.contains(&words) {
-            text = format!("{text}: {words}");
+        let message = error.to_string();
+        if !message.is_empty() && !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         cause = error.source();
     }
@@ -39,24 +39,27 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("transport error")]
-    struct Outer(#[source] io::Error);
+    struct OuterError(#[source] io::Error);
 
-    fn refused() -> Outer {
-        Outer(io::Error::other("connection refused"))
+    fn connection_refused() -> OuterError {
+        OuterError(io::Error::other("connection refused"))
     }
 
     #[test]
-    fn a_chain_names_every_cause_once() {
-        assert_eq!(error_chain(&refused()), "transport error: connection refused");
-        let wrapped = io::Error::other(refused());
+    fn error_chain_names_every_cause_once() {
+        assert_eq!(error_chain(&connection_refused()), "transport error: connection refused");
+        let wrapped = io::Error::other(connection_refused());
         assert_eq!(error_chain(&wrapped), "transport error: connection refused");
     }
 
     #[test]
-    fn a_status_without_a_message_still_says_what_happened() {
+    fn status_without_a_message_is_described_by_code_and_cause() {
         assert_eq!(describe(&Status::unavailable("no owner")), "no owner");
-        let silent = describe(&Status::cancelled(""));
-        assert!(silent.contains("cancelled") && silent.contains("without a message"), "{silent}");
+        let without_message = describe(&Status::cancelled(""));
+        assert!(
+            without_message.contains("cancelled") && without_message.contains("without a message"),
+            "{without_message}"
+        );
         let mut status = Status::unavailable("transport error");
         status.set_source(Arc::new(io::Error::other("connection refused")));
         assert_eq!(describe(&status), "transport error: connection refused");

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_arrive_as_they_were_sent() {
+    fn times_round_trip() {
         let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
         for times in [ClusterTimes { version: 3, current, next }, ClusterTimes::new(current)] {
             assert_eq!(ClusterTimes::try_from(pb::ClusterTimes::from(times)), Ok(times));

@@ -6,7 +6,7 @@ use pushonce_proto::close;
 
 const README: &str = include_str!("../README.md");
 
-/// The cells of every table row whose first cell is `first`.
+/// The cells of every table row whose first cell is `first_remaining`.
 fn rows(first: &str) -> Vec<Vec<&'static str>> {
     let cells = |line: &'static str| -> Vec<&'static str> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect()
@@ -24,7 +24,7 @@ fn every_close_code_is_published_as_it_is() {
     for close in close::TABLE {
         let rows = rows(&close.code.to_string());
         let [row] = &rows[..] else { panic!("{} is there {} times", close.code, rows.len()) };
-        assert_eq!((row[1], row[3]), (close.word, close.reconnect.as_str()), "{}", close.code);
+        assert_eq!((row[1], row[3]), (close.reason, close.reconnect.as_str()), "{}", close.code);
     }
 }
 
@@ -32,7 +32,7 @@ fn every_close_code_is_published_as_it_is() {
 fn no_close_code_is_published_that_is_not_in_use() {
     let published = README.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
     for code in published.filter_map(|(first, _)| first.parse().ok()) {
-        assert!(close::of(code).is_some(), "{code}");
+        assert!(close::from_code(code).is_some(), "{code}");
     }
 }
 
@@ -42,7 +42,7 @@ fn every_error_code_is_published_as_it_is() {
         // `slow` and the like are words of other tables: an error's third cell says true or false.
         let rows = rows(code.as_str());
         let retry =
-            rows.iter().filter(|row| row.get(2) == Some(&code.retry().to_string().as_str()));
+            rows.iter().filter(|row| row.get(2) == Some(&code.is_retryable().to_string().as_str()));
         assert_eq!(retry.count(), 1, "{code}");
     }
 }

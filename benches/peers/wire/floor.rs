@@ -1,25 +1,29 @@
 //! Two bytes of length, and as many more, of which the last two are the topic's number. What a
 //! connection is for is its first byte; two of the topic follow.
 
-use super::{Heard, Role, Said, take};
+use super::{DecodeResult, Role, ServerMessage, split_front};
 
 /// What a reader is sent: as long as Pushonce's frame of a message of 128 bytes, so that the kernel
 /// copies as much.
 pub(crate) const FRAME_BYTES: usize = 222;
 
-pub(super) fn open(role: Role, topic: &str) -> Vec<u8> {
+pub(super) fn opening_bytes(role: Role, topic: &str) -> Vec<u8> {
     let purpose = if role == Role::Subscriber { b's' } else { b'p' };
-    let [high, low] = number(topic);
+    let [high, low] = topic_number(topic);
     vec![purpose, high, low]
 }
 
-pub(super) fn next<'a>(bytes: &mut &'a [u8]) -> Heard<'a> {
+pub(super) fn decode_next<'a>(bytes: &mut &'a [u8]) -> DecodeResult<'a> {
     let Some(&[high, low]) = bytes.first_chunk() else { return Ok(None) };
-    let mut rest = &bytes[2..];
+    let mut remaining = &bytes[2..];
     let length = usize::from(u16::from_be_bytes([high, low]));
-    let Some(payload) = take(&mut rest, length) else { return Ok(None) };
-    *bytes = rest;
-    Ok(Some(if payload.is_empty() { Said::Ready } else { Said::Message { payload, mark: None } }))
+    let Some(payload) = split_front(&mut remaining, length) else { return Ok(None) };
+    *bytes = remaining;
+    Ok(Some(if payload.is_empty() {
+        ServerMessage::Ready
+    } else {
+        ServerMessage::Message { payload, resume_token: None }
+    }))
 }
 
 /// A payload that is longer than the frame is cut: its stamp is at its front.
@@ -28,11 +32,11 @@ pub(super) fn publish(out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
     out.extend((FRAME_BYTES as u16 - 2).to_be_bytes());
     out.extend_from_slice(&payload[..payload.len().min(FRAME_BYTES - 4)]);
     out.resize(end, b'x');
-    out.extend(number(topic));
+    out.extend(topic_number(topic));
 }
 
 /// Of `bench/7`.
-fn number(topic: &str) -> [u8; 2] {
+fn topic_number(topic: &str) -> [u8; 2] {
     let digits = topic.rsplit('/').next().unwrap_or_default();
     digits.parse::<u16>().unwrap_or_default().to_be_bytes()
 }

@@ -1,41 +1,41 @@
 //! The protocol of NATS: lines, and payloads behind their length.
 
-use super::{Heard, Opening, Role, Said, find, take};
+use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, find_bytes, split_front};
 
 /// A line that does not end is none.
 const LINE_BYTES_MAX: usize = 8 << 10;
 
 /// The PONG to this PING says that the subscription stands.
-pub(super) fn open(opening: Opening<'_>) -> Vec<u8> {
-    let subscribe = match opening.role {
-        Role::Subscriber => format!("SUB {} 1\r\n", opening.topic),
+pub(super) fn opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
+    let subscribe = match spec.role {
+        Role::Subscriber => format!("SUB {} 1\r\n", spec.topic),
         Role::Publisher => String::new(),
     };
     format!("CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\n{subscribe}PING\r\n").into()
 }
 
-pub(super) fn next<'a>(bytes: &mut &'a [u8]) -> Heard<'a> {
-    let Some(end) = find(&bytes[..bytes.len().min(LINE_BYTES_MAX)], b"\r\n") else {
+pub(super) fn decode_next<'a>(bytes: &mut &'a [u8]) -> DecodeResult<'a> {
+    let Some(end) = find_bytes(&bytes[..bytes.len().min(LINE_BYTES_MAX)], b"\r\n") else {
         return if bytes.len() < LINE_BYTES_MAX { Ok(None) } else { Err("an endless line".into()) };
     };
-    let (line, mut rest) = (&bytes[..end], &bytes[end + 2..]);
-    let said = if line.starts_with(b"MSG ") {
+    let (line, mut remaining) = (&bytes[..end], &bytes[end + 2..]);
+    let message = if line.starts_with(b"MSG ") {
         let digits = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
         let length: Option<usize> = std::str::from_utf8(digits).ok().and_then(|n| n.parse().ok());
         let length = length.ok_or("a message without a length")?;
-        let Some(payload) = take(&mut rest, length + 2) else { return Ok(None) };
-        Said::Message { payload: &payload[..length], mark: None }
+        let Some(payload) = split_front(&mut remaining, length + 2) else { return Ok(None) };
+        ServerMessage::Message { payload: &payload[..length], resume_token: None }
     } else if line == b"PING" {
-        Said::Ask(b"PONG\r\n".to_vec())
+        ServerMessage::Reply(b"PONG\r\n".to_vec())
     } else if line == b"PONG" {
-        Said::Ready
+        ServerMessage::Ready
     } else if line.starts_with(b"-ERR") {
         return Err(String::from_utf8_lossy(line).into_owned());
     } else {
-        Said::Aside
+        ServerMessage::Ignored
     };
-    *bytes = rest;
-    Ok(Some(said))
+    *bytes = remaining;
+    Ok(Some(message))
 }
 
 pub(super) fn publish(out: &mut Vec<u8>, topic: &str, payload: &[u8]) {

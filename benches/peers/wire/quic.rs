@@ -1,34 +1,38 @@
 //! Our protocol on QUIC: protobuf behind its length on a stream, and without one in a datagram.
 
 use bytes::Bytes;
-use pushonce_core::{ContentType, Delivery, From, Options, Publish, Topic};
-use pushonce_proto::client::{Command, Encoding, Event, Request};
+use pushonce_core::{ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::delimited;
 
-use super::{Heard, Opening, Role, Said, take};
+use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, split_front};
 
 /// What a publisher says is refused, and that answers: publishes are taken.
-pub(super) fn open(opening: Opening<'_>, datagrams: bool) -> Vec<u8> {
-    let command = match opening.role {
-        Role::Publisher => Command::Authenticate { token: String::new() },
+pub(super) fn opening_bytes(spec: ConnectionSpec<'_>, datagrams: bool) -> Vec<u8> {
+    let command = match spec.role {
+        Role::Publisher => ClientCommand::Authenticate { token: String::new() },
         Role::Subscriber => {
             let delivery = datagrams.then_some(Delivery::Latest);
-            let options = Options { delivery, datagrams, ..Options::default() };
-            Command::Subscribe { topic: topic(opening.topic), from: From::Now, options }
+            let options = SubscribeOptions {
+                delivery,
+                use_datagrams: datagrams,
+                ..SubscribeOptions::default()
+            };
+            ClientCommand::Subscribe { topic: topic(spec.topic), from: StartFrom::Now, options }
         }
     };
-    request(command)
+    encode_request(command)
 }
 
 pub(super) fn publish(out: &mut Vec<u8>, name: &str, payload: &[u8]) {
     let (topic, payload) = (topic(name), Bytes::copy_from_slice(payload));
     let content_type = ContentType::Text;
-    let publish = Publish { topic, content_type, key: None, stamp: None, payload };
-    out.extend(request(Command::Publish(publish)));
+    let publish = Publish { topic, content_type, key: None, publish_id: None, payload };
+    out.extend(encode_request(ClientCommand::Publish(publish)));
 }
 
-fn request(command: Command) -> Vec<u8> {
-    let frame = Encoding::Proto.encode_request(&Request { id: Some(1), command });
+fn encode_request(command: ClientCommand) -> Vec<u8> {
+    let frame = Encoding::Proto.encode_request(&ClientRequest { id: Some(1), command });
     delimited::encode(&frame).into()
 }
 
@@ -38,47 +42,51 @@ fn topic(name: &str) -> Topic {
 }
 
 /// Off a stream.
-pub(super) fn next<'a>(bytes: &mut &'a [u8], role: Role, ready: bool) -> Heard<'a> {
-    let mut rest = *bytes;
-    let Some(length) = varint(&mut rest) else { return Ok(None) };
-    let Some(frame) = take(&mut rest, length) else { return Ok(None) };
-    *bytes = rest;
-    said(frame, role, ready).map(Some)
+pub(super) fn decode_next<'a>(bytes: &mut &'a [u8], role: Role, ready: bool) -> DecodeResult<'a> {
+    let mut remaining = *bytes;
+    let Some(length) = read_varint(&mut remaining) else { return Ok(None) };
+    let Some(frame) = split_front(&mut remaining, length) else { return Ok(None) };
+    *bytes = remaining;
+    decode_frame(frame, role, ready).map(Some)
 }
 
 /// What a whole frame says.
-pub(super) fn said(frame: &[u8], role: Role, ready: bool) -> Result<Said<'_>, String> {
-    if let Some(payload) = payload(frame) {
-        return Ok(Said::Message { payload, mark: None });
+pub(super) fn decode_frame(
+    frame: &[u8],
+    role: Role,
+    ready: bool,
+) -> Result<ServerMessage<'_>, String> {
+    if let Some(payload) = message_payload(frame) {
+        return Ok(ServerMessage::Message { payload, resume_token: None });
     }
     let event = Encoding::Proto.decode_event(&Bytes::copy_from_slice(frame));
-    Ok(match event.map_err(|why| why.to_string())? {
-        Event::Subscribed { .. } => Said::Ready,
-        Event::Error { .. } if role == Role::Publisher && !ready => Said::Ready,
-        Event::Error { message, .. } => return Err(message),
-        Event::Gap { gap, .. } => {
-            Said::Told((gap.to.offset.0 + 1).saturating_sub(gap.from.offset.0))
+    Ok(match event.map_err(|error| error.to_string())? {
+        ServerEvent::Subscribed { .. } => ServerMessage::Ready,
+        ServerEvent::Error { .. } if role == Role::Publisher && !ready => ServerMessage::Ready,
+        ServerEvent::Error { message, .. } => return Err(message),
+        ServerEvent::Gap { gap, .. } => {
+            ServerMessage::Skipped((gap.to.offset.0 + 1).saturating_sub(gap.from.offset.0))
         }
-        _ => Said::Aside,
+        _ => ServerMessage::Ignored,
     })
 }
 
 /// `ServerFrame.message` and `Message.data`: field 6, behind its length.
-const SIXTH: usize = 6 << 3 | 2;
+const FIELD_6_KEY: usize = 6 << 3 | 2;
 
 /// What a message carries; none, if the frame is of something else.
-fn payload(frame: &[u8]) -> Option<&[u8]> {
-    find(find(frame, SIXTH)?, SIXTH)
+fn message_payload(frame: &[u8]) -> Option<&[u8]> {
+    find_field(find_field(frame, FIELD_6_KEY)?, FIELD_6_KEY)
 }
 
 /// The bytes of a field of bytes.
-fn find(mut message: &[u8], wanted: usize) -> Option<&[u8]> {
+fn find_field(mut message: &[u8], field_key: usize) -> Option<&[u8]> {
     loop {
-        let key = varint(&mut message)?;
-        let value = varint(&mut message)?;
+        let key = read_varint(&mut message)?;
+        let value = read_varint(&mut message)?;
         if key & 7 == 2 {
-            let bytes = take(&mut message, value)?;
-            if key == wanted {
+            let bytes = split_front(&mut message, value)?;
+            if key == field_key {
                 return Some(bytes);
             }
         }
@@ -86,10 +94,10 @@ fn find(mut message: &[u8], wanted: usize) -> Option<&[u8]> {
 }
 
 /// A whole number; none, if it is not there whole.
-fn varint(bytes: &mut &[u8]) -> Option<usize> {
+fn read_varint(bytes: &mut &[u8]) -> Option<usize> {
     let mut number = 0;
     for nth in 0..10 {
-        let [byte] = *take(bytes, 1)? else { return None };
+        let [byte] = *split_front(bytes, 1)? else { return None };
         number |= usize::from(byte & 0x7f).checked_shl(7 * nth).unwrap_or(0);
         if byte & 0x80 == 0 {
             return Some(number);
@@ -105,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn frame() -> Bytes {
+    fn message_frame() -> Bytes {
         let message = Message {
             position: Position::new(12, 4_052),
             // In whose bytes there is a `~`.
@@ -118,25 +126,28 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_message_is_found_in_a_datagram_and_on_a_stream() {
-        let (frame, stream) = (frame(), delimited::encode(&frame()));
-        let heard = said(&frame, Role::Subscriber, true);
-        assert_eq!(heard, Ok(Said::Message { payload: b"~1", mark: None }));
+    fn message_payload_is_found_in_datagrams_and_streams() {
+        let (frame, stream) = (message_frame(), delimited::encode(&message_frame()));
+        let decoded = decode_frame(&frame, Role::Subscriber, true);
+        assert_eq!(decoded, Ok(ServerMessage::Message { payload: b"~1", resume_token: None }));
         for cut in 0..stream.len() {
-            assert_eq!(next(&mut &stream[..cut], Role::Subscriber, true), Ok(None), "{cut}");
+            assert_eq!(decode_next(&mut &stream[..cut], Role::Subscriber, true), Ok(None), "{cut}");
         }
         let mut bytes = &stream[..];
-        let heard = next(&mut bytes, Role::Subscriber, true);
-        assert_eq!(heard, Ok(Some(Said::Message { payload: b"~1", mark: None })));
+        let decoded = decode_next(&mut bytes, Role::Subscriber, true);
+        assert_eq!(
+            decoded,
+            Ok(Some(ServerMessage::Message { payload: b"~1", resume_token: None }))
+        );
         assert!(bytes.is_empty());
     }
 
     #[test]
-    fn an_answer_makes_ready_and_a_refusal_ends_it() {
+    fn publisher_is_ready_after_the_first_error_and_fails_on_the_next() {
         let error = pushonce_proto::client::ErrorCode::NotSupported;
-        let refused = Encoding::Proto.encode_event(&Event::error(Some(1), error, "no"));
-        assert_eq!(said(&refused, Role::Publisher, false), Ok(Said::Ready));
-        assert_eq!(said(&refused, Role::Publisher, true), Err("no".to_owned()));
-        assert_eq!(said(&refused, Role::Subscriber, false), Err("no".to_owned()));
+        let error_frame = Encoding::Proto.encode_event(&ServerEvent::error(Some(1), error, "no"));
+        assert_eq!(decode_frame(&error_frame, Role::Publisher, false), Ok(ServerMessage::Ready));
+        assert_eq!(decode_frame(&error_frame, Role::Publisher, true), Err("no".to_owned()));
+        assert_eq!(decode_frame(&error_frame, Role::Subscriber, false), Err("no".to_owned()));
     }
 }

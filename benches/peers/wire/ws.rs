@@ -2,19 +2,21 @@
 
 use serde_json::Value;
 
-use super::{Heard, Opening, Role, Said, find, take};
+use super::{ConnectionSpec, DecodeResult, Role, ServerMessage, find_bytes, split_front};
 
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-pub(super) fn open_pushonce(opening: Opening<'_>) -> Vec<u8> {
-    let path = match (opening.role, opening.mark) {
+pub(super) fn pushonce_opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
+    let path = match (spec.role, spec.resume_token) {
         (Role::Publisher, _) => "/ws".to_owned(),
-        (Role::Subscriber, None) => format!("/ws?topic={}", opening.topic),
-        (Role::Subscriber, Some(mark)) => format!("/ws?topic={}&from={mark}", opening.topic),
+        (Role::Subscriber, None) => format!("/ws?topic={}", spec.topic),
+        (Role::Subscriber, Some(resume_token)) => {
+            format!("/ws?topic={}&from={resume_token}", spec.topic)
+        }
     };
     let mut out = handshake(&path, "");
-    for topic in opening.others {
-        masked(
+    for topic in spec.other_topics {
+        write_masked_frame(
             &mut out,
             TEXT,
             &[format!("{{\"subscribe\":{{\"topic\":\"{topic}\"}}}}").as_bytes()],
@@ -24,16 +26,16 @@ pub(super) fn open_pushonce(opening: Opening<'_>) -> Vec<u8> {
 }
 
 /// nchan tells where a message stands under its own subprotocol only, in lines before the payload.
-pub(super) fn open_nchan(opening: Opening<'_>) -> Vec<u8> {
-    let door = if opening.role == Role::Publisher { "pub" } else { "sub" };
+pub(super) fn nchan_opening_bytes(spec: ConnectionSpec<'_>) -> Vec<u8> {
+    let location = if spec.role == Role::Publisher { "pub" } else { "sub" };
     let mut headers = String::new();
-    if opening.marks {
+    if spec.with_resume_tokens {
         headers += "Sec-WebSocket-Protocol: ws+meta.nchan\r\n";
     }
-    if let Some(mark) = opening.mark {
-        headers += &format!("Last-Event-ID: {mark}\r\n");
+    if let Some(resume_token) = spec.resume_token {
+        headers += &format!("Last-Event-ID: {resume_token}\r\n");
     }
-    handshake(&format!("/{door}/{}", opening.topic), &headers)
+    handshake(&format!("/{location}/{}", spec.topic), &headers)
 }
 
 fn handshake(path: &str, headers: &str) -> Vec<u8> {
@@ -44,64 +46,68 @@ fn handshake(path: &str, headers: &str) -> Vec<u8> {
     .into()
 }
 
-pub(super) fn next_pushonce<'a>(
+pub(super) fn decode_next_pushonce<'a>(
     bytes: &mut &'a [u8],
     role: Role,
     ready: bool,
-    marks: bool,
-) -> Heard<'a> {
+    with_resume_tokens: bool,
+) -> DecodeResult<'a> {
     if !ready && !bytes.starts_with(&[TEXT]) {
-        let said = if role == Role::Publisher { Said::Ready } else { Said::Aside };
-        return Ok(head(bytes)?.then_some(said));
+        let message =
+            if role == Role::Publisher { ServerMessage::Ready } else { ServerMessage::Ignored };
+        return Ok(read_handshake(bytes)?.then_some(message));
     }
-    let Some((kind, payload)) = frame(bytes)? else { return Ok(None) };
+    let Some((kind, payload)) = read_frame(bytes)? else { return Ok(None) };
     if kind != TEXT {
-        return control(kind, payload).map(Some);
+        return on_control_frame(kind, payload).map(Some);
     }
     if payload.starts_with(br#"{"message""#) || payload.contains(&b'~') {
-        let mark = marks.then(|| quoted(payload, br#""position":""#)).flatten();
-        return Ok(Some(Said::Message { payload, mark }));
+        let resume_token =
+            with_resume_tokens.then(|| quoted_value(payload, br#""position":""#)).flatten();
+        return Ok(Some(ServerMessage::Message { payload, resume_token }));
     }
-    if find(payload, br#""subscribed""#).is_some() {
-        return Ok(Some(Said::Ready));
+    if find_bytes(payload, br#""subscribed""#).is_some() {
+        return Ok(Some(ServerMessage::Ready));
     }
     if payload.starts_with(br#"{"gap""#) {
-        return Ok(Some(Said::Told(left_out(payload).ok_or("a gap that cannot be read")?)));
+        return Ok(Some(ServerMessage::Skipped(
+            gap_len(payload).ok_or("a gap that cannot be read")?,
+        )));
     }
-    if find(payload, br#""error""#).is_some() {
+    if find_bytes(payload, br#""error""#).is_some() {
         return Err(String::from_utf8_lossy(payload).into_owned());
     }
-    Ok(Some(Said::Aside))
+    Ok(Some(ServerMessage::Ignored))
 }
 
-pub(super) fn next_nchan<'a>(
+pub(super) fn decode_next_nchan<'a>(
     bytes: &mut &'a [u8],
     role: Role,
     ready: bool,
-    marks: bool,
-) -> Heard<'a> {
+    with_resume_tokens: bool,
+) -> DecodeResult<'a> {
     if !ready {
-        return Ok(head(bytes)?.then_some(Said::Ready));
+        return Ok(read_handshake(bytes)?.then_some(ServerMessage::Ready));
     }
-    let Some((kind, payload)) = frame(bytes)? else { return Ok(None) };
+    let Some((kind, payload)) = read_frame(bytes)? else { return Ok(None) };
     if kind != TEXT {
-        return control(kind, payload).map(Some);
+        return on_control_frame(kind, payload).map(Some);
     }
     if role == Role::Publisher {
-        return Ok(Some(Said::Aside));
+        return Ok(Some(ServerMessage::Ignored));
     }
-    let mark = marks.then(|| payload.strip_prefix(b"id: ")).flatten();
-    let mark = mark.and_then(|rest| rest.split(|&byte| byte == b'\n').next());
-    Ok(Some(Said::Message { payload, mark }))
+    let resume_token = with_resume_tokens.then(|| payload.strip_prefix(b"id: ")).flatten();
+    let resume_token = resume_token.and_then(|rest| rest.split(|&byte| byte == b'\n').next());
+    Ok(Some(ServerMessage::Message { payload, resume_token }))
 }
 
 pub(super) fn publish_pushonce(out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
     let before = format!("{{\"publish\":{{\"topic\":\"{topic}\",\"data\":\"");
-    masked(out, TEXT, &[before.as_bytes(), payload, b"\"}}"]);
+    write_masked_frame(out, TEXT, &[before.as_bytes(), payload, b"\"}}"]);
 }
 
 pub(super) fn publish_nchan(out: &mut Vec<u8>, payload: &[u8]) {
-    masked(out, TEXT, &[payload]);
+    write_masked_frame(out, TEXT, &[payload]);
 }
 
 const TEXT: u8 = 0x81;
@@ -111,7 +117,7 @@ const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
 /// Under the mask of zeros, which changes nothing: the server has to unmask all the same.
-fn masked(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
+fn write_masked_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.push(kind);
     match length {
@@ -130,10 +136,10 @@ fn masked(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
 }
 
 /// Takes off the answer to the handshake, if it is whole.
-fn head(bytes: &mut &[u8]) -> Result<bool, String> {
-    let Some(end) = find(bytes, b"\r\n\r\n") else {
-        let endless = bytes.len() > HEAD_BYTES_MAX;
-        return if endless { Err("an endless head".into()) } else { Ok(false) };
+fn read_handshake(bytes: &mut &[u8]) -> Result<bool, String> {
+    let Some(end) = find_bytes(bytes, b"\r\n\r\n") else {
+        let is_too_long = bytes.len() > HEAD_BYTES_MAX;
+        return if is_too_long { Err("an endless head".into()) } else { Ok(false) };
     };
     if !bytes.starts_with(b"HTTP/1.1 101 ") {
         let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -144,44 +150,46 @@ fn head(bytes: &mut &[u8]) -> Result<bool, String> {
 }
 
 /// A whole frame: its first byte and what it carries. Servers do not mask.
-fn frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, String> {
-    let &[kind, short, ref rest @ ..] = *bytes else { return Ok(None) };
-    let mut rest = rest;
+fn read_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, String> {
+    let &[kind, short, ref remaining @ ..] = *bytes else { return Ok(None) };
+    let mut remaining = remaining;
     let length = match short {
         0..=125 => Some(usize::from(short)),
-        126 => take(&mut rest, 2).map(|two| two.iter().fold(0, |n, &b| n << 8 | usize::from(b))),
-        127 => {
-            take(&mut rest, 8).map(|eight| eight.iter().fold(0, |n, &b| n << 8 | usize::from(b)))
-        }
+        126 => split_front(&mut remaining, 2)
+            .map(|two| two.iter().fold(0, |n, &b| n << 8 | usize::from(b))),
+        127 => split_front(&mut remaining, 8)
+            .map(|eight| eight.iter().fold(0, |n, &b| n << 8 | usize::from(b))),
         _ => return Err("a masked frame of a server".into()),
     };
-    let Some(payload) = length.and_then(|length| take(&mut rest, length)) else { return Ok(None) };
-    *bytes = rest;
+    let Some(payload) = length.and_then(|length| split_front(&mut remaining, length)) else {
+        return Ok(None);
+    };
+    *bytes = remaining;
     Ok(Some((if kind == BINARY { TEXT } else { kind }, payload)))
 }
 
-fn control(kind: u8, payload: &[u8]) -> Result<Said<'static>, String> {
+fn on_control_frame(kind: u8, payload: &[u8]) -> Result<ServerMessage<'static>, String> {
     match kind {
         PING => {
             let mut pong = Vec::new();
-            masked(&mut pong, PONG, &[payload]);
-            Ok(Said::Ask(pong))
+            write_masked_frame(&mut pong, PONG, &[payload]);
+            Ok(ServerMessage::Reply(pong))
         }
         CLOSE => {
             let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
             Err(format!("closed with {code}"))
         }
-        _ => Ok(Said::Aside),
+        _ => Ok(ServerMessage::Ignored),
     }
 }
 
 /// What stands behind `before`, up to the next quotation mark.
-fn quoted<'a>(text: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
-    let rest = &text[find(text, before)? + before.len()..];
+fn quoted_value<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let rest = &text[find_bytes(text, prefix)? + prefix.len()..];
     rest.split(|&byte| byte == b'"').next()
 }
 
-fn left_out(frame: &[u8]) -> Option<u64> {
+fn gap_len(frame: &[u8]) -> Option<u64> {
     let frame: Value = serde_json::from_slice(frame).ok()?;
     let offset =
         |end: &str| -> Option<u64> { frame["gap"][end].as_str()?.split_once(':')?.1.parse().ok() };
@@ -200,46 +208,50 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_is_ready_when_its_subscription_is_confirmed() {
+    fn subscriber_is_ready_when_its_subscription_is_confirmed() {
         let mut stream = b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n".to_vec();
         stream.extend(text(r#"{"subscribed":{"topic":"t","position":"1:4"}}"#));
         let mut bytes = stream.as_slice();
-        let mut next = || next_pushonce(&mut bytes, Role::Subscriber, false, false);
-        assert_eq!(next(), Ok(Some(Said::Aside)));
-        assert_eq!(next(), Ok(Some(Said::Ready)));
+        let mut next = || decode_next_pushonce(&mut bytes, Role::Subscriber, false, false);
+        assert_eq!(next(), Ok(Some(ServerMessage::Ignored)));
+        assert_eq!(next(), Ok(Some(ServerMessage::Ready)));
         assert_eq!(next(), Ok(None));
     }
 
     #[test]
-    fn a_mark_is_found_where_each_puts_it() {
-        let ours = text(r#"{"message":{"topic":"t","position":"12:4052","data":"~1"}}"#);
-        let theirs = text("id: 1790000000:0\ncontent-type: text/plain\n\n~1");
+    fn resume_token_is_found_in_each_protocol() {
+        let pushonce_frame = text(r#"{"message":{"topic":"t","position":"12:4052","data":"~1"}}"#);
+        let nchan_frame = text("id: 1790000000:0\ncontent-type: text/plain\n\n~1");
         let subscriber = Role::Subscriber;
-        let Ok(Some(Said::Message { mark, .. })) =
-            next_pushonce(&mut ours.as_slice(), subscriber, true, true)
+        let Ok(Some(ServerMessage::Message { resume_token, .. })) =
+            decode_next_pushonce(&mut pushonce_frame.as_slice(), subscriber, true, true)
         else {
             panic!("no message")
         };
-        assert_eq!(mark, Some(b"12:4052".as_slice()));
-        let Ok(Some(Said::Message { mark, .. })) =
-            next_nchan(&mut theirs.as_slice(), subscriber, true, true)
+        assert_eq!(resume_token, Some(b"12:4052".as_slice()));
+        let Ok(Some(ServerMessage::Message { resume_token, .. })) =
+            decode_next_nchan(&mut nchan_frame.as_slice(), subscriber, true, true)
         else {
             panic!("no message")
         };
-        assert_eq!(mark, Some(b"1790000000:0".as_slice()));
+        assert_eq!(resume_token, Some(b"1790000000:0".as_slice()));
     }
 
     #[test]
-    fn a_gap_tells_how_many_lie_in_it() {
+    fn gap_frame_counts_skipped_messages() {
         let gap = text(r#"{"gap":{"topic":"t","from":"12:5","to":"12:9","reason":"slow"}}"#);
-        let heard = next_pushonce(&mut gap.as_slice(), Role::Subscriber, true, false);
-        assert_eq!(heard, Ok(Some(Said::Told(5))));
+        let decoded = decode_next_pushonce(&mut gap.as_slice(), Role::Subscriber, true, false);
+        assert_eq!(decoded, Ok(Some(ServerMessage::Skipped(5))));
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_servers_words() {
-        let heard =
-            next_nchan(&mut &b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], Role::Subscriber, false, false);
-        assert_eq!(heard, Err("HTTP/1.1 403 Forbidden".to_owned()));
+    fn rejected_handshake_reports_the_status_line() {
+        let decoded = decode_next_nchan(
+            &mut &b"HTTP/1.1 403 Forbidden\r\n\r\n"[..],
+            Role::Subscriber,
+            false,
+            false,
+        );
+        assert_eq!(decoded, Err("HTTP/1.1 403 Forbidden".to_owned()));
     }
 }

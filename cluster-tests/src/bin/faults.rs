@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use pushonce_cluster_tests::checker::Promises;
-use pushonce_cluster_tests::faults::Row;
+use pushonce_cluster_tests::checker::Guarantees;
+use pushonce_cluster_tests::faults::FaultScenario;
 use pushonce_cluster_tests::history::file;
 use pushonce_cluster_tests::runner::{
-    self, Options, PLANTED, Planted, Report, SHORT, Verdict, Watchdog,
+    self, Options, PLANTED_BUGS, PlantedBug, RunReport, RunVerdict, SHORT_TIER, Watchdog,
 };
 
 const USAGE: &str = "\
@@ -28,59 +28,60 @@ faults --soak MINUTES          runs of several faults and operator commands at a
 faults --planted              whether each planted bug of the rows is caught; needs a binary built with them
 faults --failovers N          kills the owner of a topic N times, and prints how long publishing stops";
 
-struct Asked {
+struct RunArgs {
     options: Options,
-    rows: Vec<&'static Row>,
+    rows: Vec<&'static FaultScenario>,
     results: Option<PathBuf>,
-    planted: bool,
+    check_planted_bugs: bool,
     failovers: Option<usize>,
-    soak: Option<Duration>,
+    soak_time: Option<Duration>,
 }
 
-enum Ask {
+enum FaultsCommand {
     List,
     Check(PathBuf),
-    Run(Asked),
+    Run(RunArgs),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match ask(std::env::args().skip(1)) {
-        Ok(Ask::List) => {
-            for row in runner::rows() {
-                println!("{:<18} {}", row.name, row.story);
+    match parse_args(std::env::args().skip(1)) {
+        Ok(FaultsCommand::List) => {
+            for row in runner::scenarios() {
+                println!("{:<18} {}", row.name, row.description);
             }
             ExitCode::SUCCESS
         }
-        Ok(Ask::Check(path)) => check(&path),
-        Ok(Ask::Run(asked)) => run(asked).await,
-        Err(why) => {
-            eprintln!("{why}\n\n{USAGE}");
+        Ok(FaultsCommand::Check(path)) => check(&path),
+        Ok(FaultsCommand::Run(asked)) => run(asked).await,
+        Err(error) => {
+            eprintln!("{error}\n\n{USAGE}");
             ExitCode::from(2)
         }
     }
 }
 
-fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
+fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, String> {
     let dir = std::env::temp_dir().join(format!("pushonce-faults-{}", std::process::id()));
-    let promises = Promises::STATED;
-    let mut options = Options { seed: 1, seconds: 20, promises, dir, keep: false, planted: None };
+    let promises = Guarantees::PUBLISHED;
+    let mut options =
+        Options { seed: 1, seconds: 20, promises, dir, keep: false, planted_bug: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
     let (mut planted, mut failovers, mut soak) = (false, None, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         let number = |text: String| text.parse().map_err(|_| format!("{text} is no number"));
         match arg.as_str() {
-            "--list" => return Ok(Ask::List),
+            "--list" => return Ok(FaultsCommand::List),
             "--help" => {
                 return Err("faults: breaks clusters and judges what clients saw".to_owned());
             }
-            "check" => return Ok(Ask::Check(value()?.into())),
+            "check" => return Ok(FaultsCommand::Check(value()?.into())),
             "--seed" => options.seed = number(value()?)?,
             "--seconds" => options.seconds = number(value()?)?,
             "--dir" => options.dir = value()?.into(),
             "--keep" => options.keep = true,
-            "--patient" => options.promises = Promises::PATIENT,
+            "--patient" => options.promises = Guarantees::RELAXED,
             "--planted" => planted = true,
             "--failovers" => failovers = usize::try_from(number(value()?)?).ok(),
             "--soak" => soak = Some(Duration::from_secs(number(value()?)? * 60)),
@@ -94,39 +95,48 @@ fn ask(mut args: impl Iterator<Item = String>) -> Result<Ask, String> {
             other => return Err(format!("{other} is unknown")),
         }
     }
-    let named = |name: &String| runner::row(name).ok_or_else(|| format!("there is no row {name}"));
-    let mut rows = only.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let find_scenario =
+        |name: &String| runner::scenario(name).ok_or_else(|| format!("there is no row {name}"));
+    let mut rows = only.iter().map(find_scenario).collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
-        let is_wanted = |row: &&Row| !short || SHORT.contains(&row.name);
-        rows = runner::rows().into_iter().filter(is_wanted).collect();
+        let is_wanted = |row: &&FaultScenario| !short || SHORT_TIER.contains(&row.name);
+        rows = runner::scenarios().into_iter().filter(is_wanted).collect();
     }
-    Ok(Ask::Run(Asked { options, rows, results, planted, failovers, soak }))
+    Ok(FaultsCommand::Run(RunArgs {
+        options,
+        rows,
+        results,
+        check_planted_bugs: planted,
+        failovers,
+        soak_time: soak,
+    }))
 }
 
 fn check(path: &Path) -> ExitCode {
     let records = match file::read(path) {
         Ok(records) => records,
-        Err(why) => {
-            eprintln!("{}: {why}", path.display());
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
             return ExitCode::from(2);
         }
     };
-    let (good, text) = runner::again(&records, &Promises::STATED);
+    let (passed, text) = runner::recheck(&records, &Guarantees::PUBLISHED);
     print!("{text}");
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(asked: Asked) -> ExitCode {
-    let Asked { options, rows, results, planted, failovers, soak } = asked;
+async fn run(args: RunArgs) -> ExitCode {
+    let RunArgs { options, rows, results, check_planted_bugs: planted, failovers, soak_time: soak } =
+        args;
     std::fs::create_dir_all(&options.dir).expect("the directory can be made");
     if planted {
-        return catch_planted(&options, &rows).await;
+        return check_planted_bugs(&options, &rows).await;
     }
-    let _watchdog = Watchdog::over(&options.dir).expect("a watchdog can be started");
+    let _watchdog = Watchdog::watch(&options.dir).expect("a watchdog can be started");
     if let Some(kills) = failovers {
         let dir = options.dir.join("failovers");
         std::fs::create_dir_all(&dir).expect("the directory can be made");
-        print!("{}", runner::failovers(kills, dir).await);
+        print!("{}", runner::measure_failovers(kills, dir).await);
         return ExitCode::SUCCESS;
     }
     if let Some(time) = soak {
@@ -140,25 +150,26 @@ async fn run(asked: Asked) -> ExitCode {
         reports.push(report);
         // After each: a run that is cut short leaves what it has.
         if let Some(path) = &results {
-            std::fs::write(path, page(&reports, &options)).expect("the results can be written");
+            std::fs::write(path, results_page(&reports, &options))
+                .expect("the results can be written");
         }
     }
-    let failed = reports.iter().filter(|r| matches!(r.verdict, Verdict::Fail(_))).count();
-    let unknown = reports.iter().filter(|r| matches!(r.verdict, Verdict::Unknown(_))).count();
+    let failed = reports.iter().filter(|r| matches!(r.verdict, RunVerdict::Fail(_))).count();
+    let unknown = reports.iter().filter(|r| matches!(r.verdict, RunVerdict::Unknown(_))).count();
     println!("{} rows: {failed} failed, {unknown} unknown", reports.len());
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// One run after the other, each of another seed: a run that fails is done again by its own command.
 async fn soak_for(time: Duration, mut options: Options) -> ExitCode {
-    let row = runner::row("soak").expect("it is a row");
+    let row = runner::scenario("soak").expect("it is a row");
     let begun = Instant::now();
     let (mut runs, mut failed) = (0, 0);
     while begun.elapsed() < time {
         let report = runner::run(row, &options).await;
-        println!("{report}   repeat: {}", runner::command(row, &options));
+        println!("{report}   repeat: {}", runner::repeat_command(row, &options));
         runs += 1;
-        failed += usize::from(report.verdict != Verdict::Pass);
+        failed += usize::from(report.verdict != RunVerdict::Pass);
         options.seed += 1;
     }
     println!(
@@ -168,7 +179,7 @@ async fn soak_for(time: Duration, mut options: Options) -> ExitCode {
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn page(reports: &[Report], options: &Options) -> String {
+fn results_page(reports: &[RunReport], options: &Options) -> String {
     let Options { seed, seconds, .. } = options;
     format!(
         "# Faults and promises\n\n\
@@ -176,29 +187,34 @@ fn page(reports: &[Report], options: &Options) -> String {
          what the promise is about did not take place. The promises are those of the page of \
          `src/checker`; a row in which the fault never took place, or with less than half of the \
          usual publishes tried meanwhile, is unknown.\n\n{}",
-        runner::table(reports)
+        runner::render_table(reports)
     )
 }
 
 /// Each planted bug in its row. They are missed or caught; the histories of those that were missed
 /// stay.
-async fn catch_planted(options: &Options, rows: &[&'static Row]) -> ExitCode {
+async fn check_planted_bugs(options: &Options, rows: &[&'static FaultScenario]) -> ExitCode {
     let mut missed = 0;
-    let is_asked = |planted: &&Planted| rows.iter().any(|row| row.name == planted.row);
-    for planted in PLANTED.iter().filter(is_asked) {
-        let options = planted.options(options);
+    let is_selected = |planted: &&PlantedBug| rows.iter().any(|row| row.name == planted.scenario);
+    for planted in PLANTED_BUGS.iter().filter(is_selected) {
+        let options = planted.run_options(options);
         std::fs::create_dir_all(&options.dir).expect("the directory can be made");
-        let _watchdog = Watchdog::over(&options.dir).expect("a watchdog can be started");
-        let row = runner::rows().into_iter().find(|row| row.name == planted.row);
+        let _watchdog = Watchdog::watch(&options.dir).expect("a watchdog can be started");
+        let row = runner::scenarios().into_iter().find(|row| row.name == planted.scenario);
         let report = runner::run(row.expect("it is in the list"), &options).await;
-        match planted.judge(&report) {
+        match planted.check(&report) {
             Ok(broken) => {
-                println!("{} is caught in {} by {}", planted.bug, planted.row, broken.join(", "));
+                println!(
+                    "{} is caught in {} by {}",
+                    planted.name,
+                    planted.scenario,
+                    broken.join(", ")
+                );
                 let _ = std::fs::remove_dir_all(&options.dir);
             }
-            Err(why) => {
+            Err(error) => {
                 missed += 1;
-                println!("MISSED: {why}\n{report}   {}", report.dir.display());
+                println!("MISSED: {error}\n{report}   {}", report.dir.display());
             }
         }
     }

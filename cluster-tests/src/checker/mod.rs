@@ -25,150 +25,165 @@
 //!   node's files were damaged; whether a checksum or luck saved it is not visible.
 //! - I22 (overload is said): needs a run with the flood.
 
-mod acked_is_kept;
-mod bookmark;
-mod damage_is_noticed;
-mod delivered_is_kept;
-mod health_is_true;
-mod never_backwards;
-mod never_twice;
-mod no_hole_without_a_word;
+mod acknowledged_is_durable;
+mod damage_is_detected;
+mod delivered_is_durable;
+mod deposed_owner_is_silent;
+mod gaps_are_signalled;
+mod health_is_accurate;
+mod heartbeat_positions;
+mod history_index;
+mod idempotent_keys;
+mod logs_agree;
+mod monotonic_positions;
+mod no_duplicates;
+mod no_leaks_or_panics;
 mod no_phantoms;
-mod no_seam;
-mod nothing_leaks;
-mod one_log;
 mod one_owner_per_epoch;
-mod overload_is_said;
+mod overload_is_signalled;
 mod progress;
 mod real_time_order;
-mod resume_or_say_so;
-mod run;
-mod same_key_same_answer;
-mod zombie_is_mute;
+mod resume_or_error;
+mod start_position;
 
 #[cfg(test)]
-mod checker_test;
+mod tests;
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use crate::history::Record;
+use crate::history::HistoryRecord;
 
-pub use run::{Installed, Outcome, Publish, Run, Topic};
+pub use history_index::{FaultPeriod, HistoryIndex, PublishRecord, RecordedOutcome, TopicHistory};
 
 /// A numbered promise, and how a history is held against it.
-pub struct Property {
+pub struct Invariant {
     /// `I1` and so on.
     pub id: &'static str,
     /// What is promised, in a few words.
     pub title: &'static str,
-    check: fn(&Run<'_>, &Promises) -> Judgement,
+    check: fn(&HistoryIndex<'_>, &Guarantees) -> CheckResult,
 }
 
 /// The numbers in the promises.
 #[derive(Clone, Copy, Debug)]
-pub struct Promises {
+pub struct Guarantees {
     /// Messages that a topic's history has at least, unless it had fewer.
-    pub history: usize,
+    pub history_min: usize,
     /// T1: a node that cannot commit, apply or deliver says so.
-    pub unready: Duration,
+    pub unready_within: Duration,
     /// T2: publishes are accepted again.
-    pub accepted: Duration,
+    pub accepted_within: Duration,
     /// T3: every subscriber is level again.
-    pub level: Duration,
+    pub caught_up_within: Duration,
 }
 
 /// What a property says of a history: how much it looked at, or what is wrong.
-pub type Judgement = Result<Evidence, Violation>;
+pub type CheckResult = Result<CheckEvidence, InvariantViolation>;
 
 /// What a property that holds has looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evidence {
+pub enum CheckEvidence {
     /// So many things that could have been wrong.
-    Looked(usize),
+    Checked(usize),
     /// Nothing that could have been wrong; what is lacking.
-    Lacking(&'static str),
+    Inconclusive(&'static str),
 }
 
 /// What is wrong, and the records that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub struct InvariantViolation {
     /// In words.
-    pub what: String,
+    pub message: String,
     /// Indices of records, the decisive one last.
     pub records: Vec<usize>,
 }
 
 /// Every property, in the order of its number.
-pub const PROPERTIES: &[Property] = &[
-    Property { id: "I1", title: "acknowledged is kept", check: acked_is_kept::check },
-    Property { id: "I2", title: "no phantoms", check: no_phantoms::check },
-    Property { id: "I3", title: "one log", check: one_log::check },
-    Property { id: "I4", title: "delivered is kept", check: delivered_is_kept::check },
-    Property { id: "I5", title: "no hole without a word", check: no_hole_without_a_word::check },
-    Property { id: "I6", title: "never backwards", check: never_backwards::check },
-    Property { id: "I7", title: "never twice", check: never_twice::check },
-    Property { id: "I8", title: "same key, same answer", check: same_key_same_answer::check },
-    Property { id: "I9", title: "real time and FIFO", check: real_time_order::check },
-    Property { id: "I10", title: "one owner per epoch", check: one_owner_per_epoch::check },
-    Property { id: "I11", title: "zombie is mute", check: zombie_is_mute::check },
-    Property { id: "I12", title: "resume or say so", check: resume_or_say_so::check },
-    Property { id: "I13", title: "no seam", check: no_seam::check },
-    Property { id: "I14", title: "bookmark", check: bookmark::check },
-    Property { id: "I15", title: "progress", check: progress::check },
-    Property { id: "I19", title: "health is true", check: health_is_true::check },
-    Property { id: "I20", title: "nothing leaks, nothing panics", check: nothing_leaks::check },
-    Property { id: "I21", title: "damage is noticed", check: damage_is_noticed::check },
-    Property { id: "I22", title: "overload is said", check: overload_is_said::check },
+pub const INVARIANTS: &[Invariant] = &[
+    Invariant { id: "I1", title: "acknowledged is kept", check: acknowledged_is_durable::check },
+    Invariant { id: "I2", title: "no phantoms", check: no_phantoms::check },
+    Invariant { id: "I3", title: "one log", check: logs_agree::check },
+    Invariant { id: "I4", title: "delivered is kept", check: delivered_is_durable::check },
+    Invariant { id: "I5", title: "no hole without a word", check: gaps_are_signalled::check },
+    Invariant { id: "I6", title: "never backwards", check: monotonic_positions::check },
+    Invariant { id: "I7", title: "never twice", check: no_duplicates::check },
+    Invariant { id: "I8", title: "same key, same answer", check: idempotent_keys::check },
+    Invariant { id: "I9", title: "real time and FIFO", check: real_time_order::check },
+    Invariant { id: "I10", title: "one owner per epoch", check: one_owner_per_epoch::check },
+    Invariant { id: "I11", title: "zombie is mute", check: deposed_owner_is_silent::check },
+    Invariant { id: "I12", title: "resume or say so", check: resume_or_error::check },
+    Invariant { id: "I13", title: "no seam", check: start_position::check },
+    Invariant { id: "I14", title: "bookmark", check: heartbeat_positions::check },
+    Invariant { id: "I15", title: "progress", check: progress::check },
+    Invariant { id: "I19", title: "health is true", check: health_is_accurate::check },
+    Invariant {
+        id: "I20",
+        title: "nothing leaks, nothing panics",
+        check: no_leaks_or_panics::check,
+    },
+    Invariant { id: "I21", title: "damage is noticed", check: damage_is_detected::check },
+    Invariant { id: "I22", title: "overload is said", check: overload_is_signalled::check },
 ];
 
-/// What every property says of a history, in the order of [`PROPERTIES`].
-pub fn judge(records: &[Record], promises: &Promises) -> Vec<(&'static Property, Judgement)> {
-    let run = Run::of(records);
-    PROPERTIES.iter().map(|property| (property, (property.check)(&run, promises))).collect()
+/// What every property says of a history, in the order of [`INVARIANTS`].
+pub fn check_all(
+    records: &[HistoryRecord],
+    promises: &Guarantees,
+) -> Vec<(&'static Invariant, CheckResult)> {
+    let history = HistoryIndex::from_records(records);
+    INVARIANTS.iter().map(|property| (property, (property.check)(&history, promises))).collect()
 }
 
-impl Promises {
+impl Guarantees {
     /// As they are published.
-    pub const STATED: Promises = Promises {
-        history: 1_000,
-        unready: Duration::from_secs(5),
-        accepted: Duration::from_secs(10),
-        level: Duration::from_secs(30),
+    pub const PUBLISHED: Guarantees = Guarantees {
+        history_min: 1_000,
+        unready_within: Duration::from_secs(5),
+        accepted_within: Duration::from_secs(10),
+        caught_up_within: Duration::from_secs(30),
     };
 
     /// For a machine that has other things to do: the times say that something happens at all.
-    pub const PATIENT: Promises = Promises {
-        unready: Duration::from_secs(20),
-        accepted: Duration::from_secs(40),
-        level: Duration::from_secs(90),
-        ..Promises::STATED
+    pub const RELAXED: Guarantees = Guarantees {
+        unready_within: Duration::from_secs(20),
+        accepted_within: Duration::from_secs(40),
+        caught_up_within: Duration::from_secs(90),
+        ..Guarantees::PUBLISHED
     };
 }
 
-impl Evidence {
+impl CheckEvidence {
     /// So many things, or what is lacking when there were none.
-    fn of(looked: usize, lacking: &'static str) -> Evidence {
-        if looked == 0 { Evidence::Lacking(lacking) } else { Evidence::Looked(looked) }
+    fn from_count(checked: usize, reason: &'static str) -> CheckEvidence {
+        if checked == 0 {
+            CheckEvidence::Inconclusive(reason)
+        } else {
+            CheckEvidence::Checked(checked)
+        }
     }
 }
 
-impl Violation {
-    fn new(what: impl Into<String>, records: impl IntoIterator<Item = usize>) -> Violation {
-        Violation { what: what.into(), records: records.into_iter().collect() }
+impl InvariantViolation {
+    fn new(
+        message: impl Into<String>,
+        records: impl IntoIterator<Item = usize>,
+    ) -> InvariantViolation {
+        InvariantViolation { message: message.into(), records: records.into_iter().collect() }
     }
 
     /// What is wrong, the records that show it, and those around the decisive one that are about the
     /// same topic or no topic at all.
-    pub fn told(&self, records: &[Record]) -> String {
-        let mut text = format!("{}\n", self.what);
+    pub fn report(&self, records: &[HistoryRecord]) -> String {
+        let mut text = format!("{}\n", self.message);
         let Some(&last) = self.records.last() else { return text };
         let topic = topic_of(&records[last]);
-        let near = |record: &&Record| topic_of(record).is_none_or(|name| Some(name) == topic);
-        let before = records[..last].iter().rev().filter(near).take(AROUND);
+        let is_related =
+            |record: &&HistoryRecord| topic_of(record).is_none_or(|name| Some(name) == topic);
+        let before = records[..last].iter().rev().filter(is_related).take(CONTEXT_RECORDS);
         let mut before: Vec<_> = before.collect();
         before.reverse();
-        let after = records[last + 1..].iter().filter(near).take(AROUND);
+        let after = records[last + 1..].iter().filter(is_related).take(CONTEXT_RECORDS);
         for &index in &self.records {
             let _ = writeln!(text, "  * {}", records[index]);
         }
@@ -181,36 +196,36 @@ impl Violation {
 }
 
 /// Records that are shown on each side of a violation.
-const AROUND: usize = 8;
+const CONTEXT_RECORDS: usize = 8;
 
-fn topic_of(record: &Record) -> Option<&str> {
-    use crate::history::Event::{
-        Delivered, Gap, Heartbeat, Hole, Left, Log, Placed, Publish, Refused, Sample, Stale,
-        Subscribe, SubscribeRefused, Subscribed, Unknown,
+fn topic_of(record: &HistoryRecord) -> Option<&str> {
+    use crate::history::HistoryEvent::{
+        Acknowledged, Delivered, Gap, Heartbeat, Log, Publish, Rejected, ResourceSample, Stale,
+        Subscribe, SubscribeRejected, Subscribed, Unknown, UnsignalledGap, Unsubscribed,
     };
     match &record.event {
         Publish { topic, .. }
         | Subscribe { topic, .. }
         | Subscribed { topic, .. }
-        | SubscribeRefused { topic, .. }
+        | SubscribeRejected { topic, .. }
         | Delivered { topic, .. }
         | Gap { topic, .. }
-        | Hole { topic, .. }
-        | Left { topic }
+        | UnsignalledGap { topic, .. }
+        | Unsubscribed { topic }
         | Heartbeat { topic, .. }
         | Stale { topic, .. }
         | Log { topic, .. } => Some(topic),
         // Of a topic, but it does not say which; too many to show them all.
-        Placed { .. } | Refused { .. } | Unknown { .. } | Sample { .. } => Some(""),
+        Acknowledged { .. } | Rejected { .. } | Unknown { .. } | ResourceSample { .. } => Some(""),
         _ => None,
     }
 }
 
-impl fmt::Display for Evidence {
+impl fmt::Display for CheckEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Evidence::Looked(n) => write!(f, "pass ({n})"),
-            Evidence::Lacking(what) => write!(f, "unknown: {what}"),
+            CheckEvidence::Checked(n) => write!(f, "pass ({n})"),
+            CheckEvidence::Inconclusive(reason) => write!(f, "unknown: {reason}"),
         }
     }
 }

@@ -2,49 +2,54 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use super::{Evidence, Judgement, Outcome, Promises, Run, Violation};
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, RecordedOutcome,
+};
 
-pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
-    let mut looked = 0;
-    for (name, topic) in &run.topics {
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
         // By payload: the first invocation, and the refusal when every attempt was refused.
-        let mut known = HashMap::new();
+        let mut published = HashMap::new();
         for publish in &topic.publishes {
-            let refused = match publish.outcome {
-                Outcome::Refused(record) => Some(record),
+            let rejected = match publish.outcome {
+                RecordedOutcome::Rejected(record) => Some(record),
                 _ => None,
             };
-            match known.entry(publish.payload) {
-                Entry::Vacant(entry) => drop(entry.insert((publish.invoked, refused))),
+            match published.entry(publish.payload) {
+                Entry::Vacant(entry) => drop(entry.insert((publish.invoked, rejected))),
                 Entry::Occupied(mut entry) => {
-                    let (_, all_refused) = entry.get_mut();
-                    *all_refused = all_refused.and(refused);
+                    let (_, all_rejected) = entry.get_mut();
+                    *all_rejected = all_rejected.and(rejected);
                 }
             }
         }
         let logs = topic.logs.iter().flat_map(|log| {
             log.entries.iter().map(|(position, payload)| (log.record, *position, *payload))
         });
-        let delivered = run.delivered(topic).map(|(_, record, at, what)| (record, at, what));
-        for (shown, position, payload) in delivered.chain(logs) {
-            looked += 1;
-            match known.get(&payload) {
+        let delivered = history
+            .deliveries(topic)
+            .map(|(_, record, position, payload)| (record, position, payload));
+        for (record, position, payload) in delivered.chain(logs) {
+            checked += 1;
+            match published.get(&payload) {
                 None => {
-                    let what = format!("{name}: {position} was shown and never published");
-                    return Err(Violation::new(what, [shown]));
+                    let message = format!("{name}: {position} was shown and never published");
+                    return Err(InvariantViolation::new(message, [record]));
                 }
-                Some((_, Some(refused))) => {
-                    let what = format!("{name}: {position} was shown, and its publish was refused");
-                    return Err(Violation::new(what, [*refused, shown]));
+                Some((_, Some(rejected))) => {
+                    let message =
+                        format!("{name}: {position} was shown, and its publish was refused");
+                    return Err(InvariantViolation::new(message, [*rejected, record]));
                 }
                 // What is in a log was read in the end, and tells nothing of the time.
-                Some((invoked, None)) if *invoked > shown => {
-                    let what = format!("{name}: {position} was shown before it was published");
-                    return Err(Violation::new(what, [*invoked, shown]));
+                Some((invoked, None)) if *invoked > record => {
+                    let message = format!("{name}: {position} was shown before it was published");
+                    return Err(InvariantViolation::new(message, [*invoked, record]));
                 }
                 Some(_) => {}
             }
         }
     }
-    Ok(Evidence::of(looked, "nothing was shown"))
+    Ok(CheckEvidence::from_count(checked, "nothing was shown"))
 }

@@ -3,44 +3,47 @@
 
 use std::collections::HashMap;
 
-use super::{Evidence, Judgement, Promises, Run, Violation};
+use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
 
-pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
-    let mut looked = 0;
-    for (name, topic) in &run.topics {
-        let mut given = HashMap::new();
-        for (publish, position, record) in topic.placed() {
-            looked += 1;
-            let (payload, before) = *given.entry(position).or_insert((publish.payload, record));
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        let mut by_position = HashMap::new();
+        for (publish, position, record) in topic.acknowledged() {
+            checked += 1;
+            let (payload, before) =
+                *by_position.entry(position).or_insert((publish.payload, record));
             if payload != publish.payload {
-                let what = format!("{name}: {position} was given to two publishes");
-                return Err(Violation::new(what, [before, record]));
+                let message = format!("{name}: {position} was given to two publishes");
+                return Err(InvariantViolation::new(message, [before, record]));
             }
         }
         // When each epoch was first seen, by acknowledgements and deliveries.
-        let placed = topic.placed().map(|(_, at, record)| (record, at.epoch));
-        let shown = run.delivered(topic).map(|(_, record, at, _)| (record, at.epoch));
-        let mut seen: Vec<_> = placed.chain(shown).collect();
-        seen.sort_unstable();
+        let acknowledged =
+            topic.acknowledged().map(|(_, position, record)| (record, position.epoch));
+        let delivered =
+            history.deliveries(topic).map(|(_, record, position, _)| (record, position.epoch));
+        let mut epochs_seen: Vec<_> = acknowledged.chain(delivered).collect();
+        epochs_seen.sort_unstable();
         let mut newest = None;
-        seen.retain(|(_, epoch)| {
-            let rises = Some(*epoch) > newest;
+        epochs_seen.retain(|(_, epoch)| {
+            let is_newer = Some(*epoch) > newest;
             newest = newest.max(Some(*epoch));
-            rises
+            is_newer
         });
-        for (publish, position, record) in topic.placed() {
-            let sealed = seen.iter().find(|(at, epoch)| {
-                *epoch > position.epoch && *at < publish.invoked && publish.key.is_none()
+        for (publish, position, record) in topic.acknowledged() {
+            let later_epoch = epochs_seen.iter().find(|(record, epoch)| {
+                *epoch > position.epoch && *record < publish.invoked && publish.key.is_none()
             });
-            if let Some((later, epoch)) = sealed {
-                let what = format!(
+            if let Some((later, epoch)) = later_epoch {
+                let message = format!(
                     "{name}: {position} was acknowledged to a publish that began after epoch {} \
                      was seen",
                     epoch.0
                 );
-                return Err(Violation::new(what, [*later, publish.invoked, record]));
+                return Err(InvariantViolation::new(message, [*later, publish.invoked, record]));
             }
         }
     }
-    Ok(Evidence::of(looked, "nothing was acknowledged"))
+    Ok(CheckEvidence::from_count(checked, "nothing was acknowledged"))
 }

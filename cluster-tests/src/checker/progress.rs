@@ -3,83 +3,96 @@
 
 use pushonce_core::Position;
 
-use crate::history::{Event, Phase};
+use crate::history::{HistoryEvent, RunPhase};
 
-use super::{Evidence, Judgement, Promises, Run, Topic, Violation};
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
+};
 
-pub(super) fn check(run: &Run<'_>, promises: &Promises) -> Judgement {
-    let mut looked = 0;
-    let load_ends = phase(run, Phase::Drain).unwrap_or(run.records.len());
-    for (name, topic) in &run.topics {
-        for fault in &run.faults {
-            let from = if fault.effect.majority { Some(fault.confirmed) } else { fault.ends };
+pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    let load_ends = phase_start(history, RunPhase::Drain).unwrap_or(history.records.len());
+    for (name, topic) in &history.topics {
+        for fault in &history.faults {
+            let from = if fault.effect.has_majority { Some(fault.confirmed) } else { fault.end };
             let Some(from) = from.filter(|&from| from < load_ends) else { continue };
-            looked += accepted(run, promises, name, topic, from, load_ends)?;
+            checked += check_accepted_again(history, promises, name, topic, from, load_ends)?;
         }
-        looked += level(run, promises, name, topic)?;
+        checked += check_caught_up(history, promises, name, topic)?;
     }
-    Ok(Evidence::of(looked, "no fault took place, and no subscriber was waited for"))
+    Ok(CheckEvidence::from_count(checked, "no fault took place, and no subscriber was waited for"))
 }
 
 /// Whether somebody who tried after `from` was answered in time, if anybody tried for so long.
-fn accepted(
-    run: &Run<'_>,
-    promises: &Promises,
+fn check_accepted_again(
+    history: &HistoryIndex<'_>,
+    promises: &Guarantees,
     name: &str,
-    topic: &Topic<'_>,
+    topic: &TopicHistory<'_>,
     from: usize,
     load_ends: usize,
-) -> Result<usize, Violation> {
-    let limit = run.at(from) + promises.accepted.as_micros() as u64;
-    let tried = topic.publishes.iter().find(|publish| publish.invoked > from);
-    let Some(tried) = tried.filter(|tried| tried.invoked < load_ends) else { return Ok(0) };
-    let mut answers = topic.placed().filter(|(publish, ..)| publish.invoked > from);
-    if answers.any(|(.., record)| run.at(record) <= limit) {
+) -> Result<usize, InvariantViolation> {
+    let limit = history.time_us(from) + promises.accepted_within.as_micros() as u64;
+    let attempt = topic.publishes.iter().find(|publish| publish.invoked > from);
+    let Some(attempt) = attempt.filter(|attempt| attempt.invoked < load_ends) else { return Ok(0) };
+    let mut answers = topic.acknowledged().filter(|(publish, ..)| publish.invoked > from);
+    if answers.any(|(.., record)| history.time_us(record) <= limit) {
         return Ok(1);
     }
-    let what = format!("{name}: no publish was accepted within {:?} of this", promises.accepted);
-    Err(Violation::new(what, [tried.invoked, from]))
+    let message =
+        format!("{name}: no publish was accepted within {:?} of this", promises.accepted_within);
+    Err(InvariantViolation::new(message, [attempt.invoked, from]))
 }
 
-fn level(
-    run: &Run<'_>,
-    promises: &Promises,
+fn check_caught_up(
+    history: &HistoryIndex<'_>,
+    promises: &Guarantees,
     name: &str,
-    topic: &Topic<'_>,
-) -> Result<usize, Violation> {
-    let (Some(head), Some(drain)) = (topic.head(), phase(run, Phase::Drain)) else { return Ok(0) };
-    let healed = run.faults.last().and_then(|fault| fault.ends).map_or(0, |ends| run.at(ends));
-    let limit = run.at(drain).max(healed) + promises.level.as_micros() as u64;
-    let mut looked = 0;
+    topic: &TopicHistory<'_>,
+) -> Result<usize, InvariantViolation> {
+    let (Some(head), Some(drain)) = (topic.head(), phase_start(history, RunPhase::Drain)) else {
+        return Ok(0);
+    };
+    let healed_us =
+        history.faults.last().and_then(|fault| fault.end).map_or(0, |ends| history.time_us(ends));
+    let limit_us =
+        history.time_us(drain).max(healed_us) + promises.caught_up_within.as_micros() as u64;
+    let mut checked = 0;
     for (process, indices) in &topic.subscriptions {
-        let shown = |index: usize| match run.event(index) {
-            Event::Delivered { position, .. } | Event::Gap { to: position, .. } => Some(*position),
+        let position_of = |index: usize| match history.event(index) {
+            HistoryEvent::Delivered { position, .. } | HistoryEvent::Gap { to: position, .. } => {
+                Some(*position)
+            }
             _ => None,
         };
-        let in_time = indices.iter().filter(|&&index| run.at(index) <= limit);
-        let reached: Option<Position> = in_time.filter_map(|&index| shown(index)).max();
+        let records_in_time = indices.iter().filter(|&&index| history.time_us(index) <= limit_us);
+        let reached: Option<Position> =
+            records_in_time.filter_map(|&index| position_of(index)).max();
         // One that was refused, or left, has nothing to be level with.
-        let gone = indices.last().is_some_and(|&index| {
-            matches!(run.event(index), Event::SubscribeRefused { .. } | Event::Left { .. })
+        let has_left = indices.last().is_some_and(|&index| {
+            matches!(
+                history.event(index),
+                HistoryEvent::SubscribeRejected { .. } | HistoryEvent::Unsubscribed { .. }
+            )
         });
-        if gone {
+        if has_left {
             continue;
         }
-        looked += 1;
+        checked += 1;
         if reached < Some(head) {
             let last = indices.last().copied().unwrap_or(drain);
-            let at = reached.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
-            let what = format!(
-                "{name}: {process} had reached {at} within {:?} of the end of load and faults; the \
+            let reached_text = reached.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
+            let message = format!(
+                "{name}: {process} had reached {reached_text} within {:?} of the end of load and faults; the \
                  topic stands at {head}",
-                promises.level
+                promises.caught_up_within
             );
-            return Err(Violation::new(what, [drain, last]));
+            return Err(InvariantViolation::new(message, [drain, last]));
         }
     }
-    Ok(looked)
+    Ok(checked)
 }
 
-fn phase(run: &Run<'_>, which: Phase) -> Option<usize> {
-    run.records.iter().position(|record| record.event == Event::Phase { phase: which })
+fn phase_start(history: &HistoryIndex<'_>, phase: RunPhase) -> Option<usize> {
+    history.records.iter().position(|record| record.event == HistoryEvent::Phase { phase })
 }

@@ -5,80 +5,98 @@ use std::collections::{BTreeMap, HashMap};
 
 use pushonce_core::Position;
 
-use super::{Evidence, Judgement, Outcome, Promises, Run, Topic, Violation};
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, RecordedOutcome,
+    TopicHistory,
+};
 
 /// A publish that has a place: when it was first begun, and when it was first acknowledged.
-struct Placed {
-    begun: usize,
+struct PlacedPublish {
+    invoked: usize,
     acknowledged: Option<usize>,
 }
 
-pub(super) fn check(run: &Run<'_>, _: &Promises) -> Judgement {
-    let mut looked = 0;
-    for (name, topic) in &run.topics {
-        let placed = placed(topic);
-        looked += placed.len();
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        let by_position = publishes_by_position(topic);
+        checked += by_position.len();
         // From the newest to the oldest: whatever stands behind must not have been over before.
-        let mut earliest: Option<(usize, Position)> = None;
-        for (position, publish) in placed.iter().rev() {
-            if let Some((acknowledged, behind)) = earliest
-                && acknowledged < publish.begun
+        let mut earliest_acknowledged: Option<(usize, Position)> = None;
+        for (position, publish) in by_position.iter().rev() {
+            if let Some((acknowledged, earlier_position)) = earliest_acknowledged
+                && acknowledged < publish.invoked
             {
-                let what = format!(
-                    "{name}: {behind} was acknowledged before {position} was begun, and stands \
+                let message = format!(
+                    "{name}: {earlier_position} was acknowledged before {position} was begun, and stands \
                      behind it"
                 );
-                return Err(Violation::new(what, [acknowledged, publish.begun]));
+                return Err(InvariantViolation::new(message, [acknowledged, publish.invoked]));
             }
-            let own = publish.acknowledged.map(|record| (record, *position));
-            earliest = [earliest, own].into_iter().flatten().min();
+            let acknowledged = publish.acknowledged.map(|record| (record, *position));
+            earliest_acknowledged =
+                [earliest_acknowledged, acknowledged].into_iter().flatten().min();
         }
-        fifo(run, name, topic)?;
+        check_stream_order(history, name, topic)?;
     }
-    Ok(Evidence::of(looked, "nothing was placed"))
+    Ok(CheckEvidence::from_count(checked, "nothing was placed"))
 }
 
 /// By position, also what was never acknowledged and stands in the log. Attempts of one publish
 /// count as one.
-fn placed(topic: &Topic<'_>) -> BTreeMap<Position, Placed> {
-    let mut first = HashMap::new();
+fn publishes_by_position(topic: &TopicHistory<'_>) -> BTreeMap<Position, PlacedPublish> {
+    let mut first_invoked = HashMap::new();
     for publish in &topic.publishes {
-        first.entry(publish.payload).or_insert(publish.invoked);
+        first_invoked.entry(publish.payload).or_insert(publish.invoked);
     }
-    let mut placed = BTreeMap::new();
-    for (publish, position, record) in topic.placed() {
-        let begun = first[&publish.payload];
-        placed.entry(position).or_insert(Placed { begun, acknowledged: Some(record) });
+    let mut by_position = BTreeMap::new();
+    for (publish, position, record) in topic.acknowledged() {
+        let invoked = first_invoked[&publish.payload];
+        by_position
+            .entry(position)
+            .or_insert(PlacedPublish { invoked, acknowledged: Some(record) });
     }
-    for (position, payload) in topic.log() {
-        if let Some(&begun) = first.get(&payload) {
-            placed.entry(position).or_insert(Placed { begun, acknowledged: None });
+    for (position, payload) in topic.merged_log() {
+        if let Some(&invoked) = first_invoked.get(&payload) {
+            by_position.entry(position).or_insert(PlacedPublish { invoked, acknowledged: None });
         }
     }
-    placed
+    by_position
 }
 
-fn fifo(run: &Run<'_>, name: &str, topic: &Topic<'_>) -> Result<(), Violation> {
-    let log: HashMap<_, _> = topic.log().into_iter().map(|(at, payload)| (payload, at)).collect();
+fn check_stream_order(
+    history: &HistoryIndex<'_>,
+    name: &str,
+    topic: &TopicHistory<'_>,
+) -> Result<(), InvariantViolation> {
+    let positions: HashMap<_, _> =
+        topic.merged_log().into_iter().map(|(at, payload)| (payload, at)).collect();
     let mut streams = BTreeMap::new();
     for publish in topic.publishes.iter().filter(|publish| publish.sequence.is_some()) {
-        let at = match publish.outcome {
-            Outcome::Placed(position, _) => Some(position),
-            _ => log.get(&publish.payload).copied(),
+        let position = match publish.outcome {
+            RecordedOutcome::Acknowledged(position, _) => Some(position),
+            _ => positions.get(&publish.payload).copied(),
         };
-        if let Some(at) = at {
-            let process = &*run.records[publish.invoked].process;
+        if let Some(position) = position {
+            let process = &*history.records[publish.invoked].process;
             let stream: &mut Vec<_> = streams.entry(process).or_default();
-            stream.push((publish.sequence, at, publish.invoked));
+            stream.push((publish.sequence, position, publish.invoked));
         }
     }
     for (process, mut stream) in streams {
         stream.sort_unstable();
         for pair in stream.windows(2) {
-            let [(one, before, first), (two, behind, second)] = pair else { continue };
-            if one < two && before >= behind {
-                let what = format!("{name}: {process} sent {before} before {behind}");
-                return Err(Violation::new(what, [*first, *second]));
+            let [
+                (first_sequence, first_position, first),
+                (second_sequence, second_position, second),
+            ] = pair
+            else {
+                continue;
+            };
+            if first_sequence < second_sequence && first_position >= second_position {
+                let message =
+                    format!("{name}: {process} sent {first_position} before {second_position}");
+                return Err(InvariantViolation::new(message, [*first, *second]));
             }
         }
     }

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, STORE, Stage, loopback, secs};
+use super::{
+    FaultContext, FaultEffect, FaultInjector, FaultScenario, FaultState, LOG_FILE, on_loopback,
+    secs,
+};
 
-pub(super) const ROW: Row = Row {
+pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "deleted-log",
-    story: "a voter is killed, loses its log, is refused by what the cluster knows of it, and is replaced",
+    description: "a voter is killed, loses its log, is refused by what the cluster knows of it, and is replaced",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(DeletedLog { victim: None }),
+    prepare: |_| on_loopback(DeletedLog { victim: None }),
 };
 
 struct DeletedLog {
@@ -20,37 +23,37 @@ struct DeletedLog {
 }
 
 #[async_trait(?Send)]
-impl Fault for DeletedLog {
-    fn hold(&self) -> Duration {
+impl FaultInjector for DeletedLog {
+    fn duration(&self) -> Duration {
         secs(3)
     }
 
     /// A second one would leave no majority that has the data.
-    fn rounds(&self) -> usize {
+    fn rounds_max(&self) -> usize {
         1
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
         // The first node names no other to join, so it would not even ask.
-        let victim = 1.max(stage.owner().await);
-        stage.cluster.kill(victim);
-        let data = stage.cluster.node(victim).data();
-        for file in [STORE, "identity.json"] {
-            std::fs::remove_file(data.join(file)).map_err(|why| format!("{file}: {why}"))?;
+        let victim = 1.max(context.hot_topic_owner().await);
+        context.cluster.kill(victim);
+        let data = context.cluster.node(victim).data_dir();
+        for file in [LOG_FILE, "identity.json"] {
+            std::fs::remove_file(data.join(file)).map_err(|error| format!("{file}: {error}"))?;
         }
-        stage.cluster.restart(victim);
+        context.cluster.restart(victim);
         self.victim = Some(victim);
-        Ok(Effect::on(vec![victim]))
+        Ok(FaultEffect::on_nodes(vec![victim]))
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         let victim = self.victim.expect("it was injected");
-        stage.refused(victim, "is not the one it had").await
+        context.confirm_start_refused(victim, "is not the one it had").await
     }
 
-    async fn heal(&mut self, stage: &mut Stage) {
+    async fn heal(&mut self, context: &mut FaultContext) {
         if let Some(victim) = self.victim.take() {
-            stage.replace(victim).await;
+            context.replace_node(victim).await;
         }
     }
 }

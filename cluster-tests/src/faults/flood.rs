@@ -9,79 +9,81 @@ use pushonce_client::Publisher;
 use tokio::task::JoinSet;
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
-use crate::Socket;
-use crate::origin::text;
+use super::{
+    FaultContext, FaultEffect, FaultInjector, FaultScenario, FaultState, on_loopback, secs,
+};
+use crate::WebSocketClient;
+use crate::publish_load::text_message;
 
-pub(super) const ROW: Row = Row {
+pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "flood",
-    story: "two streams a node publish as fast as they are let, beside the usual load",
+    description: "two streams a node publish as fast as they are let, beside the usual load",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Flood::default()),
+    prepare: |_| on_loopback(Flood::default()),
 };
 
-pub(super) const STOPPED: Row = Row {
+pub(super) const STOPPED_READERS: FaultScenario = FaultScenario {
     name: "stopped-readers",
-    story: "a hundred viewers a node subscribe to the flooded topics, read nothing and stay connected",
+    description: "a hundred viewers a node subscribe to the flooded topics, read nothing and stay connected",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Flood { stopped: 100, ..Flood::default() }),
+    prepare: |_| on_loopback(Flood { stopped_per_node: 100, ..Flood::default() }),
 };
 
 #[derive(Default)]
 struct Flood {
     /// Viewers a node that stop reading.
-    stopped: usize,
-    viewers: Vec<Socket>,
+    stopped_per_node: usize,
+    viewers: Vec<WebSocketClient>,
     streams: JoinSet<()>,
     sent: Arc<AtomicU64>,
 }
 
 /// Topics that are flooded.
-const TOPICS: usize = 64;
+const FLOODED_TOPICS: usize = 64;
 
 #[async_trait(?Send)]
-impl Fault for Flood {
-    fn hold(&self) -> Duration {
+impl FaultInjector for Flood {
+    fn duration(&self) -> Duration {
         secs(6)
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        for node in stage.cluster.running() {
-            for n in 0..self.stopped {
-                let mut viewer = Socket::open(stage.cluster.ports(node).http, "").await;
-                viewer.subscribe(&format!("flood/{}", n % TOPICS)).await;
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        for node in context.cluster.running_nodes() {
+            for n in 0..self.stopped_per_node {
+                let mut viewer = WebSocketClient::open(context.cluster.ports(node).http, "").await;
+                viewer.subscribe(&format!("flood/{}", n % FLOODED_TOPICS)).await;
                 self.viewers.push(viewer);
             }
             for _ in 0..2 {
-                let publisher = stage.cluster.publisher(node);
-                self.streams.spawn(pour(publisher, self.sent.clone()));
+                let publisher = context.cluster.publisher(node);
+                self.streams.spawn(publish_continuously(publisher, self.sent.clone()));
             }
         }
-        Ok(Effect { flood: true, ..Effect::on(Vec::new()) })
+        Ok(FaultEffect { flood: true, ..FaultEffect::on_nodes(Vec::new()) })
     }
 
-    async fn confirm(&mut self, _: &mut Stage) -> Confirmed {
+    async fn confirm(&mut self, _: &mut FaultContext) -> FaultState {
         let before = self.sent.load(Ordering::Relaxed);
         tokio::time::sleep(secs(1)).await;
         let sent = self.sent.load(Ordering::Relaxed) - before;
         // The usual load is some 240 a second.
         if sent > 2_000 {
-            Confirmed::Installed
+            FaultState::Active
         } else {
-            Confirmed::Indeterminate(format!("only {sent} publishes a second were sent"))
+            FaultState::Indeterminate(format!("only {sent} publishes a second were sent"))
         }
     }
 
-    async fn heal(&mut self, _: &mut Stage) {
+    async fn heal(&mut self, _: &mut FaultContext) {
         self.viewers.clear();
         self.streams.shutdown().await
     }
 }
 
 /// As fast as the stream takes them.
-async fn pour(publisher: Publisher, sent: Arc<AtomicU64>) {
+async fn publish_continuously(publisher: Publisher, sent: Arc<AtomicU64>) {
     let payload = "z".repeat(1_000);
     loop {
         let Ok(mut stream) = publisher.stream().await else {
@@ -89,7 +91,7 @@ async fn pour(publisher: Publisher, sent: Arc<AtomicU64>) {
             continue;
         };
         for n in 0u64.. {
-            let message = text(&format!("flood/{}", n % TOPICS as u64), &payload);
+            let message = text_message(&format!("flood/{}", n % FLOODED_TOPICS as u64), &payload);
             if stream.send(message).await.is_err() {
                 break;
             }

@@ -5,69 +5,72 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, Stage, closed, loopback, secs};
+use super::{
+    FaultContext, FaultEffect, FaultInjector, FaultScenario, FaultState, confirm_ports_closed,
+    on_loopback, secs,
+};
 
-pub(super) const OWNER: Row = Row {
+pub(super) const KILL_OWNER: FaultScenario = FaultScenario {
     name: "kill-owner",
-    story: "kill -9 of the owner of the hot topic, again and again",
+    description: "kill -9 of the owner of the hot topic, again and again",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Kill::of(Who::Owner)),
+    prepare: |_| on_loopback(KillNodes::new(KillTarget::Owner)),
 };
 
-pub(super) const LEADER: Row = Row {
+pub(super) const KILL_LEADER: FaultScenario = FaultScenario {
     name: "kill-leader",
-    story: "kill -9 of the leader of the control group",
+    description: "kill -9 of the leader of the control group",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Kill::of(Who::Leader)),
+    prepare: |_| on_loopback(KillNodes::new(KillTarget::Leader)),
 };
 
-pub(super) const MAJORITY: Row = Row {
+pub(super) const KILL_MAJORITY: FaultScenario = FaultScenario {
     name: "kill-majority",
-    story: "kill -9 of two of three nodes in one moment, the owner among them",
+    description: "kill -9 of two of three nodes in one moment, the owner among them",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Kill::of(Who::Majority)),
+    prepare: |_| on_loopback(KillNodes::new(KillTarget::Majority)),
 };
 
-pub(super) const ALL: Row = Row {
+pub(super) const KILL_ALL: FaultScenario = FaultScenario {
     name: "kill-all",
-    story: "kill -9 of every node in one moment",
+    description: "kill -9 of every node in one moment",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Kill::of(Who::All)),
+    prepare: |_| on_loopback(KillNodes::new(KillTarget::All)),
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(super) enum KillTarget {
     Owner,
     Leader,
     Majority,
     All,
 }
 
-pub(super) struct Kill {
-    who: Who,
+pub(super) struct KillNodes {
+    target: KillTarget,
     victims: Vec<usize>,
 }
 
-impl Kill {
-    pub(super) fn of(who: Who) -> Kill {
-        Kill { who, victims: Vec::new() }
+impl KillNodes {
+    pub(super) fn new(target: KillTarget) -> KillNodes {
+        KillNodes { target, victims: Vec::new() }
     }
 
-    async fn victims(&self, stage: &mut Stage) -> Vec<usize> {
-        let mut all: Vec<usize> = stage.cluster.running().collect();
-        match self.who {
-            Who::Owner => vec![stage.owner().await],
-            Who::Leader => vec![stage.leader().await],
-            Who::All => all,
-            Who::Majority => {
-                let owner = stage.owner().await;
+    async fn victims(&self, context: &mut FaultContext) -> Vec<usize> {
+        let mut all: Vec<usize> = context.cluster.running_nodes().collect();
+        match self.target {
+            KillTarget::Owner => vec![context.hot_topic_owner().await],
+            KillTarget::Leader => vec![context.control_leader().await],
+            KillTarget::All => all,
+            KillTarget::Majority => {
+                let owner = context.hot_topic_owner().await;
                 let majority = all.len() / 2 + 1;
                 all.retain(|&node| node != owner);
-                all.shuffle(&mut stage.rng);
+                all.shuffle(&mut context.rng);
                 all.insert(0, owner);
                 all.truncate(majority);
                 all
@@ -77,29 +80,29 @@ impl Kill {
 }
 
 #[async_trait(?Send)]
-impl Fault for Kill {
-    fn hold(&self) -> Duration {
-        match self.who {
-            Who::Owner | Who::Leader | Who::All => secs(3),
+impl FaultInjector for KillNodes {
+    fn duration(&self) -> Duration {
+        match self.target {
+            KillTarget::Owner | KillTarget::Leader | KillTarget::All => secs(3),
             // Longer than a node may take to say that it cannot commit.
-            Who::Majority => secs(7),
+            KillTarget::Majority => secs(7),
         }
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        self.victims = self.victims(stage).await;
-        self.victims.iter().for_each(|&victim| stage.cluster.kill(victim));
-        let left: Vec<_> = stage.cluster.running().collect();
-        let majority = left.len() > self.victims.len();
-        let unready = if majority { Vec::new() } else { left };
-        Ok(Effect { majority, unready, ..Effect::restart(self.victims.clone()) })
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        self.victims = self.victims(context).await;
+        self.victims.iter().for_each(|&victim| context.cluster.kill(victim));
+        let survivors: Vec<_> = context.cluster.running_nodes().collect();
+        let has_majority = survivors.len() > self.victims.len();
+        let unready = if has_majority { Vec::new() } else { survivors };
+        Ok(FaultEffect { has_majority, unready, ..FaultEffect::restart(self.victims.clone()) })
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        closed(stage, &self.victims).await
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
+        confirm_ports_closed(context, &self.victims).await
     }
 
-    async fn heal(&mut self, stage: &mut Stage) {
-        self.victims.drain(..).for_each(|victim| stage.restart(victim))
+    async fn heal(&mut self, context: &mut FaultContext) {
+        self.victims.drain(..).for_each(|victim| context.restart_if_stopped(victim))
     }
 }

@@ -7,115 +7,118 @@ use rand::seq::IteratorRandom;
 use tokio::task::JoinHandle;
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, Stage, closed, loopback, secs};
-use crate::EXPELLED;
-use crate::tool::Done;
+use super::{
+    FaultContext, FaultEffect, FaultInjector, FaultScenario, FaultState, confirm_ports_closed,
+    on_loopback, secs,
+};
+use crate::EXIT_REMOVED;
+use crate::cli::CommandOutput;
 
-pub(super) const JOIN: Row = Row {
+pub(super) const JOIN_AND_KILL: FaultScenario = FaultScenario {
     name: "join-and-kill",
-    story: "a fourth and a fifth node join, and the owner is killed while shards move to them",
+    description: "a fourth and a fifth node join, and the owner is killed while shards move to them",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Change { how: Join, killed: None }),
+    prepare: |_| on_loopback(MembershipChange { kind: NodeJoin, killed: None }),
 };
 
-pub(super) const LEAVE: Row = Row {
+pub(super) const LEAVE_AND_KILL: FaultScenario = FaultScenario {
     name: "leave-and-kill",
-    story: "one of four nodes is removed, and the owner is killed while shards move away from it",
+    description: "one of four nodes is removed, and the owner is killed while shards move away from it",
     nodes: 4,
     flags: &[],
-    prepare: |_| loopback(Change { how: Leave(None), killed: None }),
+    prepare: |_| on_loopback(MembershipChange { kind: NodeLeave(None), killed: None }),
 };
 
 /// A change of the cluster, and a kill in the middle of it.
-struct Change<H> {
-    how: H,
+struct MembershipChange<H> {
+    kind: H,
     killed: Option<usize>,
 }
 
 /// How the cluster changes.
 #[async_trait(?Send)]
-trait How: Send {
+trait MembershipChangeKind: Send {
     /// How often it can.
-    const ROUNDS: usize;
+    const ROUNDS_MAX: usize;
 
     /// Begins.
-    async fn begin(&mut self, stage: &mut Stage, owner: usize) -> Result<(), String>;
+    async fn begin(&mut self, context: &mut FaultContext, owner: usize) -> Result<(), String>;
 
     /// Waits until it is done, all nodes running.
-    async fn finish(&mut self, stage: &mut Stage);
+    async fn finish(&mut self, context: &mut FaultContext);
 }
 
-struct Join;
+struct NodeJoin;
 
 /// Who leaves, and the command that says so.
-struct Leave(Option<(usize, JoinHandle<Done>)>);
+struct NodeLeave(Option<(usize, JoinHandle<CommandOutput>)>);
 
 #[async_trait(?Send)]
-impl How for Join {
-    const ROUNDS: usize = 2;
+impl MembershipChangeKind for NodeJoin {
+    const ROUNDS_MAX: usize = 2;
 
-    async fn begin(&mut self, stage: &mut Stage, _: usize) -> Result<(), String> {
-        stage.cluster.join("");
+    async fn begin(&mut self, context: &mut FaultContext, _: usize) -> Result<(), String> {
+        context.cluster.join("");
         Ok(())
     }
 
     /// Nodes that run are waited for after every fault.
-    async fn finish(&mut self, _: &mut Stage) {}
+    async fn finish(&mut self, _: &mut FaultContext) {}
 }
 
 #[async_trait(?Send)]
-impl How for Leave {
-    const ROUNDS: usize = 1;
+impl MembershipChangeKind for NodeLeave {
+    const ROUNDS_MAX: usize = 1;
 
-    async fn begin(&mut self, stage: &mut Stage, owner: usize) -> Result<(), String> {
-        let others = stage.cluster.running().filter(|&node| node != owner);
-        let leaving = others.choose(&mut stage.rng).ok_or("it is alone")?;
-        self.0 = Some((leaving, tokio::spawn(stage.cluster.remove(leaving))));
+    async fn begin(&mut self, context: &mut FaultContext, owner: usize) -> Result<(), String> {
+        let others = context.cluster.running_nodes().filter(|&node| node != owner);
+        let leaving = others.choose(&mut context.rng).ok_or("it is alone")?;
+        self.0 = Some((leaving, tokio::spawn(context.cluster.remove(leaving))));
         Ok(())
     }
 
-    async fn finish(&mut self, stage: &mut Stage) {
-        let Some((leaving, asked)) = self.0.take() else { return };
-        let done = asked.await.expect("the command does not panic");
+    async fn finish(&mut self, context: &mut FaultContext) {
+        let Some((leaving, command)) = self.0.take() else { return };
+        let done = command.await.expect("the command does not panic");
         // The node that was asked may be the one that was killed: the command is to be given again.
         if !done.status.success() {
-            stage.remove(leaving).await;
+            context.remove_node(leaving).await;
         }
-        assert_eq!(stage.cluster.ended(leaving).await.code(), Some(EXPELLED));
+        assert_eq!(context.cluster.wait_exit(leaving).await.code(), Some(EXIT_REMOVED));
     }
 }
 
 #[async_trait(?Send)]
-impl<H: How> Fault for Change<H> {
-    fn hold(&self) -> Duration {
+impl<H: MembershipChangeKind> FaultInjector for MembershipChange<H> {
+    fn duration(&self) -> Duration {
         secs(4)
     }
 
-    fn rounds(&self) -> usize {
-        H::ROUNDS
+    fn rounds_max(&self) -> usize {
+        H::ROUNDS_MAX
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        let owner = stage.owner().await;
-        self.how.begin(stage, owner).await?;
-        let while_it_moves = Duration::from_millis(stage.rng.random_range(100..2_000));
-        tokio::time::sleep(while_it_moves).await;
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        let owner = context.hot_topic_owner().await;
+        self.kind.begin(context, owner).await?;
+        let delay = Duration::from_millis(context.rng.random_range(100..2_000));
+        tokio::time::sleep(delay).await;
         // It may be another one by now.
-        let owner = stage.owner().await;
-        stage.cluster.kill(owner);
+        let owner = context.hot_topic_owner().await;
+        context.cluster.kill(owner);
         self.killed = Some(owner);
-        Ok(Effect::restart(vec![owner]))
+        Ok(FaultEffect::restart(vec![owner]))
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        closed(stage, self.killed.as_slice()).await
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
+        confirm_ports_closed(context, self.killed.as_slice()).await
     }
 
-    async fn heal(&mut self, stage: &mut Stage) {
+    async fn heal(&mut self, context: &mut FaultContext) {
         if let Some(owner) = self.killed.take() {
-            stage.restart(owner);
+            context.restart_if_stopped(owner);
         }
-        self.how.finish(stage).await;
+        self.kind.finish(context).await;
     }
 }

@@ -1,29 +1,29 @@
 //! What goes wrong on purpose, and is put right again.
 //!
-//! A [`Fault`] is done to the [`Stage`] of a run while load goes on. The runner injects it, lets it
+//! A [`FaultInjector`] is done to the [`FaultContext`] of a run while load goes on. The runner injects it, lets it
 //! prove that it is there, leaves it for a while, heals it, and waits until the cluster is whole;
 //! then it injects it again, until the time is over. A fault that cannot take place says why, and a
 //! run in which it never did is no pass.
 
-mod addresses;
-mod damage;
+mod addresses_changed;
 mod deleted_log;
-mod descriptors;
-mod durability;
+mod descriptors_exhausted;
+mod durability_switched;
 mod flood;
+mod foreign_node;
 mod kill;
-mod log_gone;
+mod log_damage;
+mod log_output_closed;
 mod membership;
-mod none;
+mod mixed_consensus_times;
+mod no_fault;
 pub(crate) mod operator;
 mod pause;
-mod rolling;
-mod settings;
-mod start_up;
-mod stranger;
-mod times;
-mod upgrade;
-mod wipe;
+mod restart_under_load;
+mod rolling_restart;
+mod rolling_upgrade;
+mod settings_raised;
+mod wiped_node;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,127 +31,127 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use tonic::async_trait;
 
-use crate::cluster::Cluster;
-use crate::ground::{Ground, Loopback};
-use crate::history::Scribe;
-use crate::wait::{secs, until};
-use crate::web;
+use crate::cluster::ProcessCluster;
+use crate::environment::{Loopback, NodeEnvironment};
+use crate::history::ProcessRecorder;
+use crate::http_client;
+use crate::wait::{secs, wait_until};
 
-pub use crate::history::Effect;
-pub(crate) use damage::STORE;
+pub use crate::history::FaultEffect;
+pub(crate) use log_damage::LOG_FILE;
 
 /// What a fault is done to.
-pub struct Stage {
+pub struct FaultContext {
     /// The cluster.
-    pub cluster: Cluster,
+    pub cluster: ProcessCluster,
     /// The topic that is busiest: its owner is the node to hit.
-    pub hot: String,
+    pub hot_topic: String,
     /// Chance, by the seed of the run.
     pub rng: StdRng,
     /// Writes for the nemesis.
-    pub scribe: Scribe,
+    pub process_recorder: ProcessRecorder,
 }
 
 /// Whether a fault is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Confirmed {
+pub enum FaultState {
     /// It was seen to be there.
-    Installed,
+    Active,
     /// It is not, and why.
-    Skipped(String),
+    NotActive(String),
     /// Nobody can say, and why.
     Indeterminate(String),
 }
 
 /// What goes wrong on purpose. One value is used for a whole run.
 #[async_trait(?Send)]
-pub trait Fault: Send {
+pub trait FaultInjector: Send {
     /// How long it stays, each time, at most.
-    fn hold(&self) -> Duration;
+    fn duration(&self) -> Duration;
 
     /// How often it can be done to one cluster.
-    fn rounds(&self) -> usize {
+    fn rounds_max(&self) -> usize {
         usize::MAX
     }
 
     /// Makes the cluster ready for it, before there is any load.
-    async fn prepare(&mut self, _: &mut Stage) {}
+    async fn prepare(&mut self, _: &mut FaultContext) {}
 
     /// Makes it happen, and says what it does to the cluster. `Err` says why it cannot: nothing was
     /// changed. It may last as long as the fault takes to happen, a rolling restart for instance.
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String>;
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String>;
 
     /// Looks whether it really is there, by something other than that injecting it did not fail.
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed;
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState;
 
     /// Puts right what it broke: all nodes run again and reach each other. Called also when
     /// confirming failed.
-    async fn heal(&mut self, stage: &mut Stage);
+    async fn heal(&mut self, context: &mut FaultContext);
 }
 
 /// One row of the table: a fault, and where it can take place.
-pub struct Row {
+pub struct FaultScenario {
     /// As it is called on the command line.
     pub name: &'static str,
     /// What it does, in a line.
-    pub story: &'static str,
+    pub description: &'static str,
     /// How many nodes the cluster has.
     pub nodes: usize,
-    /// Flags of the first node, for `init` and `serve`.
+    /// Flags of the first node, for `init_cluster` and `serve`.
     pub flags: &'static [&'static str],
     /// Makes ready one run; `Err` says why it cannot take place on this machine.
-    pub prepare: fn(seed: u64) -> Result<Prepared, String>,
+    pub prepare: fn(seed: u64) -> Result<PreparedScenario, String>,
 }
 
 /// What one run needs. Dropped after the cluster is gone.
-pub struct Prepared {
+pub struct PreparedScenario {
     /// Where the nodes live.
-    pub ground: Arc<dyn Ground>,
+    pub environment: Arc<dyn NodeEnvironment>,
     /// What is done to them.
-    pub fault: Box<dyn Fault>,
+    pub fault: Box<dyn FaultInjector>,
 }
 
 /// Every fault that needs no more than processes on loopback.
-pub const ON_LOOPBACK: &[Row] = &[
-    none::ROW,
-    kill::OWNER,
-    kill::LEADER,
-    kill::MAJORITY,
-    kill::ALL,
-    pause::ROW,
-    wipe::ROW,
-    wipe::FOUNDER,
-    stranger::AT_ADDRESS,
-    stranger::MALFORMED,
-    deleted_log::ROW,
-    times::ROW,
-    damage::FLIPPED,
-    damage::TORN,
-    membership::JOIN,
-    membership::LEAVE,
-    rolling::ROW,
-    upgrade::ROW,
-    start_up::ROW,
-    settings::RAISED,
-    durability::ROW,
-    addresses::ROW,
-    descriptors::ROW,
-    rolling::TERMINATED,
-    log_gone::ROW,
-    flood::ROW,
-    flood::STOPPED,
+pub const LOOPBACK_SCENARIOS: &[FaultScenario] = &[
+    no_fault::SCENARIO,
+    kill::KILL_OWNER,
+    kill::KILL_LEADER,
+    kill::KILL_MAJORITY,
+    kill::KILL_ALL,
+    pause::SCENARIO,
+    wiped_node::SCENARIO,
+    wiped_node::FOUNDER_SCENARIO,
+    foreign_node::FOREIGN_NODE_AT_ADDRESS,
+    foreign_node::MALFORMED_JOINER,
+    deleted_log::SCENARIO,
+    mixed_consensus_times::SCENARIO,
+    log_damage::FLIPPED_BITS,
+    log_damage::TORN_TAIL,
+    membership::JOIN_AND_KILL,
+    membership::LEAVE_AND_KILL,
+    rolling_restart::SCENARIO,
+    rolling_upgrade::SCENARIO,
+    restart_under_load::SCENARIO,
+    settings_raised::SCENARIO,
+    durability_switched::SCENARIO,
+    addresses_changed::SCENARIO,
+    descriptors_exhausted::SCENARIO,
+    rolling_restart::SIGTERM_SCENARIO,
+    log_output_closed::SCENARIO,
+    flood::SCENARIO,
+    flood::STOPPED_READERS,
 ];
 
 /// Nodes and their processes, as they were.
 #[derive(Default)]
-struct Processes(Vec<(usize, Option<rustix::process::Pid>)>);
+struct ProcessSnapshot(Vec<(usize, Option<rustix::process::Pid>)>);
 
-impl Processes {
+impl ProcessSnapshot {
     /// Whether every node has another process now.
-    fn replaced(&self, stage: &Stage) -> Confirmed {
-        let same = self.0.iter().find(|&&(node, pid)| stage.cluster.node(node).pid() == pid);
-        same.map_or(Confirmed::Installed, |(node, _)| {
-            Confirmed::Indeterminate(format!("node {node} is the same process"))
+    fn confirm_replaced(&self, context: &FaultContext) -> FaultState {
+        let unchanged = self.0.iter().find(|&&(node, pid)| context.cluster.node(node).pid() == pid);
+        unchanged.map_or(FaultState::Active, |(node, _)| {
+            FaultState::Indeterminate(format!("node {node} is the same process"))
         })
     }
 
@@ -160,34 +160,34 @@ impl Processes {
     }
 }
 
-impl Stage {
+impl FaultContext {
     /// The node that owns the hot topic.
-    pub async fn owner(&self) -> usize {
-        self.cluster.owner(&self.hot).await
+    pub async fn hot_topic_owner(&self) -> usize {
+        self.cluster.owner_of(&self.hot_topic).await
     }
 
     /// The node that leads the control group.
-    pub async fn leader(&self) -> usize {
-        until("a leader of the control group", secs(20), async || {
-            let asked = self.cluster.running().next().ok_or("no node runs")?;
-            let leader = self.cluster.status(asked).await?.control_leader;
-            self.cluster.index_of(asked, leader).await
+    pub async fn control_leader(&self) -> usize {
+        wait_until("a leader of the control group", secs(20), async || {
+            let queried = self.cluster.running_nodes().next().ok_or("no node runs")?;
+            let leader = self.cluster.status(queried).await?.control_leader;
+            self.cluster.node_index(queried, leader).await
         })
         .await
     }
 
     /// Says on standard output what a fault that draws has drawn.
     #[allow(clippy::print_stdout)]
-    pub(crate) fn note(&self, what: &str) {
-        println!("   {what}");
+    pub(crate) fn print_note(&self, text: &str) {
+        println!("   {text}");
     }
 
     /// Waits until every node that runs says that it is ready.
-    pub async fn whole(&self) {
-        for i in self.cluster.running() {
+    pub async fn wait_all_ready(&self) {
+        for i in self.cluster.running_nodes() {
             let http = self.cluster.node(i).ports.http;
-            until(&format!("node {i} is ready"), secs(60), async || {
-                let answer = web::get(http, "/health/ready", &[]).await?;
+            wait_until(&format!("node {i} is ready"), secs(60), async || {
+                let answer = http_client::get(http, "/health/ready", &[]).await?;
                 if answer.status == 200 { Ok(()) } else { Err(answer.body) }
             })
             .await;
@@ -195,76 +195,76 @@ impl Stage {
     }
 
     /// Takes a node out of the cluster for ever, as an operator does.
-    async fn remove(&self, node: usize) {
+    async fn remove_node(&self, node: usize) {
         let name = &self.cluster.node(node).name;
-        until(&format!("{name} is removed"), secs(60), async || {
-            let done = self.cluster.remove(node).await;
-            if done.status.success() { Ok(()) } else { Err(done.err) }
+        wait_until(&format!("{name} is removed"), secs(60), async || {
+            let output = self.cluster.remove(node).await;
+            if output.status.success() { Ok(()) } else { Err(output.stderr) }
         })
         .await;
     }
 
     /// The processes of the nodes that run.
-    fn processes(&self) -> Processes {
-        let running = self.cluster.running();
-        Processes(running.map(|node| (node, self.cluster.node(node).pid())).collect())
+    fn running_processes(&self) -> ProcessSnapshot {
+        let running = self.cluster.running_nodes();
+        ProcessSnapshot(running.map(|node| (node, self.cluster.node(node).pid())).collect())
     }
 
     /// Whether a node that was started ended by itself, with these words.
-    async fn refused(&mut self, node: usize, words: &str) -> Confirmed {
-        let status = self.cluster.ended(node).await;
+    async fn confirm_start_refused(&mut self, node: usize, message: &str) -> FaultState {
+        let status = self.cluster.wait_exit(node).await;
         match status.code() {
-            Some(1) if self.cluster.node(node).log().contains(words) => Confirmed::Installed,
-            code => Confirmed::Indeterminate(format!("it was not refused but ended by {code:?}")),
+            Some(1) if self.cluster.node(node).log_text().contains(message) => FaultState::Active,
+            code => FaultState::Indeterminate(format!("it was not refused but ended by {code:?}")),
         }
     }
 
     /// A new node takes the place of one that will not come back.
-    async fn replace(&mut self, node: usize) {
+    async fn replace_node(&mut self, node: usize) {
         self.cluster.join("");
-        self.remove(node).await;
+        self.remove_node(node).await;
     }
 
     /// Starts a node again, and does not wait for it.
-    pub(crate) fn restart(&mut self, node: usize) {
-        if !self.cluster.node(node).runs() {
+    pub(crate) fn restart_if_stopped(&mut self, node: usize) {
+        if !self.cluster.node(node).is_running() {
             self.cluster.restart(node);
         }
     }
 }
 
 /// The faults of these rows, for one that does several at a time.
-pub(crate) fn kill_owner() -> Box<dyn Fault> {
-    Box::new(kill::Kill::of(kill::Who::Owner))
+pub(crate) fn kill_owner() -> Box<dyn FaultInjector> {
+    Box::new(kill::KillNodes::new(kill::KillTarget::Owner))
 }
 
 /// See [`kill_owner`].
-pub(crate) fn kill_leader() -> Box<dyn Fault> {
-    Box::new(kill::Kill::of(kill::Who::Leader))
+pub(crate) fn kill_leader() -> Box<dyn FaultInjector> {
+    Box::new(kill::KillNodes::new(kill::KillTarget::Leader))
 }
 
 /// See [`kill_owner`].
-pub(crate) fn pause_owner() -> Box<dyn Fault> {
-    Box::new(pause::Pause::default())
+pub(crate) fn pause_owner() -> Box<dyn FaultInjector> {
+    Box::new(pause::PauseOwner::default())
 }
 
 /// See [`kill_owner`].
-pub(crate) fn every_node_restarts(terminated: bool) -> Box<dyn Fault> {
-    Box::new(rolling::Rolling::new(terminated))
+pub(crate) fn rolling_restart(by_sigterm: bool) -> Box<dyn FaultInjector> {
+    Box::new(rolling_restart::RollingRestart::new(by_sigterm))
 }
 
 /// What happens on loopback.
-fn loopback(fault: impl Fault + 'static) -> Result<Prepared, String> {
-    Ok(Prepared { ground: Arc::new(Loopback::new()), fault: Box::new(fault) })
+fn on_loopback(fault: impl FaultInjector + 'static) -> Result<PreparedScenario, String> {
+    Ok(PreparedScenario { environment: Arc::new(Loopback::new()), fault: Box::new(fault) })
 }
 
 /// Whether nobody listens at the doors of these nodes any more.
-async fn closed(stage: &Stage, nodes: &[usize]) -> Confirmed {
+async fn confirm_ports_closed(context: &FaultContext, nodes: &[usize]) -> FaultState {
     for &node in nodes {
-        let door = stage.cluster.node(node).ports.http;
-        if tokio::net::TcpStream::connect(door).await.is_ok() {
-            return Confirmed::Indeterminate(format!("somebody listens at {door}"));
+        let address = context.cluster.node(node).ports.http;
+        if tokio::net::TcpStream::connect(address).await.is_ok() {
+            return FaultState::Indeterminate(format!("somebody listens at {address}"));
         }
     }
-    Confirmed::Installed
+    FaultState::Active
 }

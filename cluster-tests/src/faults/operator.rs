@@ -7,153 +7,165 @@ use rand::Rng as _;
 use rand::seq::IteratorRandom as _;
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Stage, secs};
-use crate::tool::pushonce;
-use crate::wait::until;
+use super::{FaultContext, FaultEffect, FaultInjector, FaultState, secs};
+use crate::cli::pushonce;
+use crate::wait::wait_until;
 
 /// The default namespace gets another history, never shorter than the checker counts on, and other bounds,
 /// never below what the load needs.
 #[derive(Default)]
-pub(crate) struct Settings {
-    count: u64,
+pub(crate) struct NamespaceSettingsChange {
+    history_count: u64,
 }
 
 /// The longest election, and with it the lease of every owner, becomes longer or shorter.
 #[derive(Default)]
-pub(crate) struct Times {
+pub(crate) struct ConsensusTimesChange {
     election_max_ms: u32,
 }
 
 /// One node gives its shards away and takes them back.
 #[derive(Default)]
-pub(crate) struct Drain {
+pub(crate) struct NodeDrain {
     node: Option<usize>,
 }
 
 /// The gRPC addresses of the nodes that run.
-pub(super) fn servers(stage: &Stage) -> String {
-    let running = stage.cluster.running();
-    let servers = running.map(|i| format!("http://{}", stage.cluster.ports(i).grpc));
+pub(super) fn grpc_servers(context: &FaultContext) -> String {
+    let running = context.cluster.running_nodes();
+    let servers = running.map(|i| format!("http://{}", context.cluster.ports(i).grpc));
     servers.collect::<Vec<_>>().join(",")
 }
 
 /// Runs a command of an operator until it succeeds.
-pub(super) async fn command(stage: &Stage, args: &[&str]) {
-    let servers = servers(stage);
-    until(&args.join(" "), secs(60), async || {
-        let done = pushonce(args.iter().copied().chain(["--server", &servers]), "").await;
-        if done.status.success() { Ok(()) } else { Err(done.err) }
+pub(super) async fn run_until_success(context: &FaultContext, args: &[&str]) {
+    let servers = grpc_servers(context);
+    wait_until(&args.join(" "), secs(60), async || {
+        let output = pushonce(args.iter().copied().chain(["--server", &servers]), "").await;
+        if output.status.success() { Ok(()) } else { Err(output.stderr) }
     })
     .await;
 }
 
 #[async_trait(?Send)]
-impl Fault for Settings {
-    fn hold(&self) -> Duration {
+impl FaultInjector for NamespaceSettingsChange {
+    fn duration(&self) -> Duration {
         secs(1)
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        self.count = stage.rng.random_range(1_000..20_000);
-        let hours = format!("{}h", stage.rng.random_range(1..48));
-        let (count, bytes) = (self.count.to_string(), (16_u64 << 20).to_string());
-        let payload = stage.rng.random_range(60_000..=65_536).to_string();
-        let topics = stage.rng.random_range(100_000..2_000_000).to_string();
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        self.history_count = context.rng.random_range(1_000..20_000);
+        let hours = format!("{}h", context.rng.random_range(1..48));
+        let (count, bytes) = (self.history_count.to_string(), (16_u64 << 20).to_string());
+        let payload = context.rng.random_range(60_000..=65_536).to_string();
+        let topics = context.rng.random_range(100_000..2_000_000).to_string();
         let history =
             ["--history-count", &count, "--history-bytes", &bytes, "--history-age", &hours];
         let bounds = ["--payload-max", &payload, "--topics-max", &topics];
-        let change = [&history[..], &bounds[..]].concat();
-        command(stage, &[&["namespace", "set", "--default"], &change[..]].concat()).await;
-        Ok(Effect::on(Vec::new()))
+        let flags = [&history[..], &bounds[..]].concat();
+        run_until_success(context, &[&["namespace", "set", "--default"], &flags[..]].concat())
+            .await;
+        Ok(FaultEffect::on_nodes(Vec::new()))
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let servers = servers(stage);
-        let done = pushonce(["namespace", "list", "--json", "--server", &servers], "").await;
-        let wanted = format!("\"count\":{}", self.count);
-        if done.out.contains(&wanted) {
-            Confirmed::Installed
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
+        let servers = grpc_servers(context);
+        let output = pushonce(["namespace", "list", "--json", "--server", &servers], "").await;
+        let expected = format!("\"count\":{}", self.history_count);
+        if output.stdout.contains(&expected) {
+            FaultState::Active
         } else {
-            Confirmed::Indeterminate(format!("{wanted} is not in {} {}", done.out, done.err))
+            FaultState::Indeterminate(format!(
+                "{expected} is not in {} {}",
+                output.stdout, output.stderr
+            ))
         }
     }
 
-    async fn heal(&mut self, _: &mut Stage) {}
+    async fn heal(&mut self, _: &mut FaultContext) {}
 }
 
 #[async_trait(?Send)]
-impl Fault for Times {
-    fn hold(&self) -> Duration {
+impl FaultInjector for ConsensusTimesChange {
+    fn duration(&self) -> Duration {
         secs(1)
     }
 
     /// Decided at once, and carried out when every member has acknowledged it: one that is out meanwhile
     /// does so when it is back.
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        self.election_max_ms = stage.rng.random_range(800..1_000);
-        let longest = format!("{}ms", self.election_max_ms);
-        let change = ["cluster", "set-times", "lan", "--election-max", &longest];
-        let done = pushonce([&change[..], &["--server", &servers(stage)]].concat(), "").await;
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        self.election_max_ms = context.rng.random_range(800..1_000);
+        let election_max = format!("{}ms", self.election_max_ms);
+        let change = ["cluster", "set-times", "lan", "--election-max", &election_max];
+        let output =
+            pushonce([&change[..], &["--server", &grpc_servers(context)]].concat(), "").await;
         // The change before is still under way.
-        if done.status.success() { Ok(Effect::on(Vec::new())) } else { Err(done.err) }
+        if output.status.success() {
+            Ok(FaultEffect::on_nodes(Vec::new()))
+        } else {
+            Err(output.stderr)
+        }
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
         // A node that is paused answers nothing, and runs all the same.
         let mut status = None;
-        for node in stage.cluster.running() {
-            let answer = tokio::time::timeout(secs(3), stage.cluster.status(node)).await;
+        for node in context.cluster.running_nodes() {
+            let answer = tokio::time::timeout(secs(3), context.cluster.status(node)).await;
             status = status.or(answer.ok().and_then(Result::ok));
         }
         let Some(status) = status else {
-            return Confirmed::Indeterminate("no node answers".to_owned());
+            return FaultState::Indeterminate("no node answers".to_owned());
         };
         let times = status.times.unwrap_or_default();
-        let wanted = Some(self.election_max_ms);
-        let agreed = [times.current, times.next].map(|times| times.map(|it| it.election_max));
-        match agreed.contains(&wanted) {
-            true => Confirmed::Installed,
-            false => Confirmed::Indeterminate(format!("{wanted:?} is not in {times:?}")),
+        let expected = Some(self.election_max_ms);
+        let election_max =
+            [times.current, times.next].map(|times| times.map(|times| times.election_max));
+        match election_max.contains(&expected) {
+            true => FaultState::Active,
+            false => FaultState::Indeterminate(format!("{expected:?} is not in {times:?}")),
         }
     }
 
-    async fn heal(&mut self, _: &mut Stage) {}
+    async fn heal(&mut self, _: &mut FaultContext) {}
 }
 
 #[async_trait(?Send)]
-impl Fault for Drain {
-    fn hold(&self) -> Duration {
+impl FaultInjector for NodeDrain {
+    fn duration(&self) -> Duration {
         secs(3)
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        let owner = stage.owner().await;
-        let others = stage.cluster.running().filter(|&node| node != owner);
-        let node = others.choose(&mut stage.rng).ok_or("it is alone")?;
-        let name = stage.cluster.node(node).name.clone();
-        command(stage, &["cluster", "drain", &name]).await;
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        let owner = context.hot_topic_owner().await;
+        let others = context.cluster.running_nodes().filter(|&node| node != owner);
+        let node = others.choose(&mut context.rng).ok_or("it is alone")?;
+        let name = context.cluster.node(node).name.clone();
+        run_until_success(context, &["cluster", "drain", &name]).await;
         self.node = Some(node);
-        Ok(Effect::on(vec![node]))
+        Ok(FaultEffect::on_nodes(vec![node]))
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let Some(node) = self.node else { return Confirmed::Skipped("nobody drains".to_owned()) };
-        let name = &stage.cluster.node(node).name;
-        let asked = stage.cluster.running().find(|&asked| asked != node).unwrap_or(node);
-        let status = match stage.cluster.status(asked).await {
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
+        let Some(node) = self.node else {
+            return FaultState::NotActive("nobody drains".to_owned());
+        };
+        let name = &context.cluster.node(node).name;
+        let queried = context.cluster.running_nodes().find(|&asked| asked != node).unwrap_or(node);
+        let status = match context.cluster.status(queried).await {
             Ok(status) => status,
-            Err(why) => return Confirmed::Indeterminate(why),
+            Err(error) => return FaultState::Indeterminate(error),
         };
         match status.members.iter().find(|member| member.name == *name) {
-            Some(member) if member.state == "draining" => Confirmed::Installed,
-            member => Confirmed::Indeterminate(format!("{name} is not draining: {member:?}")),
+            Some(member) if member.state == "draining" => FaultState::Active,
+            member => FaultState::Indeterminate(format!("{name} is not draining: {member:?}")),
         }
     }
 
-    async fn heal(&mut self, stage: &mut Stage) {
+    async fn heal(&mut self, context: &mut FaultContext) {
         if let Some(node) = self.node.take() {
-            let name = stage.cluster.node(node).name.clone();
-            command(stage, &["cluster", "undrain", &name]).await;
+            let name = context.cluster.node(node).name.clone();
+            run_until_success(context, &["cluster", "undrain", &name]).await;
         }
     }
 }

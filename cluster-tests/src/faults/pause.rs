@@ -5,54 +5,56 @@ use std::time::{Duration, Instant};
 
 use tonic::async_trait;
 
-use super::{Confirmed, Effect, Fault, Row, Stage, loopback, secs};
+use super::{
+    FaultContext, FaultEffect, FaultInjector, FaultScenario, FaultState, on_loopback, secs,
+};
 
-pub(super) const ROW: Row = Row {
+pub(super) const SCENARIO: FaultScenario = FaultScenario {
     name: "pause-owner",
-    story: "SIGSTOP of the owner of the hot topic for 3 s, and back",
+    description: "SIGSTOP of the owner of the hot topic for 3 s, and back",
     nodes: 3,
     flags: &[],
-    prepare: |_| loopback(Pause::default()),
+    prepare: |_| on_loopback(PauseOwner::default()),
 };
 
 #[derive(Default)]
-pub(super) struct Pause(Option<usize>);
+pub(super) struct PauseOwner(Option<usize>);
 
 #[async_trait(?Send)]
-impl Fault for Pause {
-    fn hold(&self) -> Duration {
+impl FaultInjector for PauseOwner {
+    fn duration(&self) -> Duration {
         secs(3)
     }
 
-    async fn inject(&mut self, stage: &mut Stage) -> Result<Effect, String> {
-        let owner = stage.owner().await;
-        stage.cluster.node(owner).pause();
+    async fn inject(&mut self, context: &mut FaultContext) -> Result<FaultEffect, String> {
+        let owner = context.hot_topic_owner().await;
+        context.cluster.node(owner).pause();
         self.0 = Some(owner);
-        Ok(Effect { deposed: vec![owner], ..Effect::on(vec![owner]) })
+        Ok(FaultEffect { deposed: vec![owner], ..FaultEffect::on_nodes(vec![owner]) })
     }
 
-    async fn confirm(&mut self, stage: &mut Stage) -> Confirmed {
-        let pid = self.0.and_then(|owner| stage.cluster.node(owner).pid());
-        let Some(pid) = pid else { return Confirmed::Skipped("no process".to_owned()) };
+    async fn confirm(&mut self, context: &mut FaultContext) -> FaultState {
+        let pid = self.0.and_then(|owner| context.cluster.node(owner).pid());
+        let Some(pid) = pid else { return FaultState::NotActive("no process".to_owned()) };
         let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
         let begun = Instant::now();
         // A signal takes its time to reach a process that waits for a processor.
         loop {
             let text = std::fs::read_to_string(&stat).unwrap_or_default();
             // pid (name) state …
-            match text.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
-                Some('T') => return Confirmed::Installed,
+            match text.rsplit(") ").next().and_then(|fields| fields.chars().next()) {
+                Some('T') => return FaultState::Active,
                 state if begun.elapsed() > secs(2) => {
-                    return Confirmed::Indeterminate(format!("it is in state {state:?}"));
+                    return FaultState::Indeterminate(format!("it is in state {state:?}"));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
     }
 
-    async fn heal(&mut self, stage: &mut Stage) {
+    async fn heal(&mut self, context: &mut FaultContext) {
         if let Some(owner) = self.0.take() {
-            stage.cluster.node(owner).wake();
+            context.cluster.node(owner).resume();
         }
     }
 }

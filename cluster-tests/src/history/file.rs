@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
-use super::Record;
+use super::HistoryRecord;
 
 /// Writes a history.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, records: &[Record]) -> io::Result<()> {
+pub fn write(path: &Path, records: &[HistoryRecord]) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for record in records {
         serde_json::to_writer(&mut file, record)?;
@@ -23,11 +23,11 @@ pub fn write(path: &Path, records: &[Record]) -> io::Result<()> {
 ///
 /// # Errors
 /// When the file cannot be read, or a line is no record: the message names the line.
-pub fn read(path: &Path) -> io::Result<Vec<Record>> {
+pub fn read(path: &Path) -> io::Result<Vec<HistoryRecord>> {
     let lines = BufReader::new(File::open(path)?).lines().enumerate();
     let record = |(number, line): (usize, io::Result<String>)| {
         serde_json::from_str(&line?)
-            .map_err(|why| io::Error::other(format!("line {}: {why}", number + 1)))
+            .map_err(|error| io::Error::other(format!("line {}: {error}", number + 1)))
     };
     lines.map(record).collect()
 }

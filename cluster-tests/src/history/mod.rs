@@ -11,5 +11,8 @@ mod record;
 pub mod file;
 mod recorder;
 
-pub use record::{Begin, Effect, Entry, Event, Hash, Name, Op, Phase, Record, hash, key};
-pub use recorder::{Recorder, Scribe};
+pub use record::{
+    FaultEffect, HistoryEvent, HistoryRecord, LoggedMessage, OpId, PayloadHash, RunPhase,
+    SharedStr, SubscribeStart, hash, key_name,
+};
+pub use recorder::{ProcessRecorder, Recorder};

@@ -3,106 +3,106 @@
 use std::fmt;
 use std::sync::Arc;
 
-use pushonce_core::{Durability, Gap, Key, Placed, Position};
+use pushonce_core::{Acknowledgement, Durability, Gap, MessageKey, Position};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened, as the one it happened to saw it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct HistoryRecord {
     /// Microseconds since the run began, by one monotonic clock.
-    pub at: u64,
+    pub time_us: u64,
     /// Who: a publisher, a subscriber, a reader, a prober or the nemesis. Each does one thing after
     /// the other, except that a publisher may have several publishes under way.
-    pub process: Name,
+    pub process: SharedStr,
     /// What.
     #[serde(flatten)]
-    pub event: Event,
+    pub event: HistoryEvent,
 }
 
 /// The name of a process, a topic or a node.
-pub type Name = Arc<str>;
+pub type SharedStr = Arc<str>;
 
 /// The name of a publish: unique in the run.
-pub type Op = u64;
+pub type OpId = u64;
 
 /// The hash of a payload. No two logical publishes of a run have the same payload.
-pub type Hash = u64;
+pub type PayloadHash = u64;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum HistoryEvent {
     /// The run goes over to its next part.
-    Phase { phase: Phase },
+    Phase { phase: RunPhase },
     /// Invoke: a publish. A retry is another one, with the same key.
     Publish {
-        op: Op,
-        topic: Name,
-        payload: Hash,
+        op: OpId,
+        topic: SharedStr,
+        payload: PayloadHash,
         /// The idempotency key, if it has one.
-        key: Option<Name>,
+        key: Option<SharedStr>,
         /// Its number in its publisher's ordered stream, if it goes by one.
         sequence: Option<u64>,
         /// The node that is asked, when it is known.
         node: Option<usize>,
     },
     /// Ok: it has this place, and is as safe as this.
-    Placed { op: Op, position: Position, durability: Durability },
+    Acknowledged { op: OpId, position: Position, durability: Durability },
     /// Fail: nothing happened, and nothing will.
-    Refused { op: Op, why: Name },
+    Rejected { op: OpId, reason: SharedStr },
     /// Unknown: it may have happened, or may yet.
-    Unknown { op: Op, why: Name },
+    Unknown { op: OpId, reason: SharedStr },
     /// Invoke: a subscription is asked for.
-    Subscribe { topic: Name, node: Option<usize>, transport: Name, from: Begin },
+    Subscribe { topic: SharedStr, node: Option<usize>, transport: SharedStr, from: SubscribeStart },
     /// Ok: it is live, and the topic stood at `position`.
-    Subscribed { topic: Name, position: Position, recovered: bool },
+    Subscribed { topic: SharedStr, position: Position, recovered: bool },
     /// Fail: it was refused, with a word to branch on.
-    SubscribeRefused { topic: Name, code: Name },
+    SubscribeRejected { topic: SharedStr, code: SharedStr },
     /// It is left for good, by the subscriber's own will.
-    Left { topic: Name },
+    Unsubscribed { topic: SharedStr },
     /// The session is over. What comes next to this process comes by another.
-    Ended { why: Name },
+    SessionEnded { reason: SharedStr },
     /// A message came.
-    Delivered { topic: Name, position: Position, payload: Hash, key: Option<Name> },
+    Delivered { topic: SharedStr, position: Position, payload: PayloadHash, key: Option<SharedStr> },
     /// The word that messages are missing.
-    Gap { topic: Name, from: Position, to: Position, reason: Name },
+    Gap { topic: SharedStr, from: Position, to: Position, reason: SharedStr },
     /// The client's own word that something was left out without a gap.
-    Hole { topic: Name, why: Name },
+    UnsignalledGap { topic: SharedStr, reason: SharedStr },
     /// The word that everything up to `position` was sent.
-    Heartbeat { topic: Name, position: Position },
+    Heartbeat { topic: SharedStr, position: Position },
     /// The word that the node is cut off from the owner of the topic, or no longer is.
-    Stale { topic: Name, stale: bool },
+    Stale { topic: SharedStr, stale: bool },
     /// After the heal: the log of a topic as one node gives it, oldest first.
-    Log { topic: Name, node: usize, transport: Name, log: Vec<Entry> },
+    Log { topic: SharedStr, node: usize, transport: SharedStr, log: Vec<LoggedMessage> },
     /// What a node says of its own health.
-    Health { node: usize, ready: bool, because: Name },
+    Health { node: usize, ready: bool, reason: SharedStr },
     /// A node does not answer the question for its health.
-    Silent { node: usize },
+    Unreachable { node: usize },
     /// One session sent more publishes at once than a session may have without an answer: so many were
     /// sent, and so many answered, in so many milliseconds. `closed` when the session ended before.
     Burst { node: usize, sent: usize, answered: usize, closed: bool, ms: u64 },
     /// What a node takes of the machine.
-    Sample { node: usize, rss_kib: u64, descriptors: u64 },
+    ResourceSample { node: usize, rss_kib: u64, descriptors: u64 },
     /// After the run: how often a node's log says that something panicked.
     Panics { node: usize, count: u64 },
     /// A node whose files were damaged has ended by itself, and this is what it said last.
-    Noticed { node: usize, said: Name },
+    DamagedNodeExited { node: usize, last_log_line: SharedStr },
     /// Invoke: a fault is about to begin.
-    FaultBegins { fault: Name, effect: Effect },
+    FaultInjected { fault: SharedStr, effect: FaultEffect },
     /// The fault is there.
-    FaultConfirmed { fault: Name },
+    FaultActive { fault: SharedStr },
     /// The fault is not there, and why.
-    FaultSkipped { fault: Name, why: Name },
+    FaultNotActive { fault: SharedStr, reason: SharedStr },
     /// Nobody can say whether the fault is there, and why.
-    FaultIndeterminate { fault: Name, why: Name },
+    FaultIndeterminate { fault: SharedStr, reason: SharedStr },
     /// The fault is over, and what it broke is running again.
-    FaultEnds { fault: Name },
+    FaultHealed { fault: SharedStr },
 }
 
 /// The parts of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RunPhase {
     /// Load without any fault: what there is to compare with.
     WarmUp,
     /// Load, and faults that come and go.
@@ -112,13 +112,13 @@ pub enum Phase {
     /// No publishes any more; subscribers get what is left.
     Drain,
     /// The logs are read.
-    Reading,
+    ReadLogs,
 }
 
 /// Where a subscription was to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Begin {
+pub enum SubscribeStart {
     /// With the oldest message there is.
     Start,
     /// With whatever comes next.
@@ -131,12 +131,12 @@ pub enum Begin {
 
 /// What a fault does to the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Effect {
+pub struct FaultEffect {
     /// The nodes it is done to.
     pub nodes: Vec<usize>,
     /// Whether a connected majority of every shard's replicas and of the voters is left, so that
     /// publishing must go on.
-    pub majority: bool,
+    pub has_majority: bool,
     /// Nodes that run meanwhile, can be asked, and cannot commit, apply or deliver: they must say so.
     pub unready: Vec<usize>,
     /// Nodes that sleep, are cut off, or come back from a restart, and may take themselves for an owner
@@ -150,30 +150,30 @@ pub struct Effect {
 
 /// A message in a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LoggedMessage {
     /// Its place.
     pub position: Position,
     /// What it says.
-    pub payload: Hash,
+    pub payload: PayloadHash,
     /// Its key, if it has one.
-    pub key: Option<Name>,
+    pub key: Option<SharedStr>,
 }
 
-impl Effect {
+impl FaultEffect {
     /// Done to these nodes, and a majority is left without them.
-    pub fn on(nodes: Vec<usize>) -> Effect {
-        Effect { nodes, majority: true, ..Effect::default() }
+    pub fn on_nodes(nodes: Vec<usize>) -> FaultEffect {
+        FaultEffect { nodes, has_majority: true, ..FaultEffect::default() }
     }
 
     /// These nodes end and come back with the data they had.
-    pub fn restart(nodes: Vec<usize>) -> Effect {
-        Effect { deposed: nodes.clone(), ..Effect::on(nodes) }
+    pub fn restart(nodes: Vec<usize>) -> FaultEffect {
+        FaultEffect { deposed: nodes.clone(), ..FaultEffect::on_nodes(nodes) }
     }
 
     /// This effect and another one at the same time.
-    pub fn and(mut self, other: Effect) -> Effect {
+    pub fn combine(mut self, other: FaultEffect) -> FaultEffect {
         self.nodes.extend(other.nodes);
-        self.majority &= other.majority;
+        self.has_majority &= other.has_majority;
         self.unready.extend(other.unready);
         self.deposed.extend(other.deposed);
         self.damaged.extend(other.damaged);
@@ -182,49 +182,54 @@ impl Effect {
     }
 }
 
-impl Event {
+impl HistoryEvent {
     /// An acknowledgement, as an event.
-    pub fn placed(op: Op, placed: Placed) -> Event {
-        Event::Placed { op, position: placed.position, durability: placed.durability }
+    pub fn acknowledged(op: OpId, acknowledgement: Acknowledgement) -> HistoryEvent {
+        HistoryEvent::Acknowledged {
+            op,
+            position: acknowledgement.position,
+            durability: acknowledgement.durability,
+        }
     }
 
     /// A gap, as an event.
-    pub fn gap(topic: &Name, gap: &Gap) -> Event {
+    pub fn gap(topic: &SharedStr, gap: &Gap) -> HistoryEvent {
         let (from, to) = (gap.from, gap.to);
-        Event::Gap { topic: topic.clone(), from, to, reason: gap.reason.as_str().into() }
+        HistoryEvent::Gap { topic: topic.clone(), from, to, reason: gap.reason.as_str().into() }
     }
 }
 
-impl Entry {
+impl LoggedMessage {
     /// A message, as a log has it.
-    pub fn of(message: &pushonce_core::Message) -> Entry {
-        Entry {
+    pub fn from_message(message: &pushonce_core::Message) -> LoggedMessage {
+        LoggedMessage {
             position: message.position,
             payload: hash(&message.payload),
-            key: message.key.as_ref().map(key),
+            key: message.key.as_ref().map(key_name),
         }
     }
 }
 
 /// The hash of a payload.
-pub fn hash(payload: &[u8]) -> Hash {
+pub fn hash(payload: &[u8]) -> PayloadHash {
     xxhash_rust::xxh3::xxh3_64(payload)
 }
 
 /// A key, as a record has it.
-pub fn key(key: &Key) -> Name {
+pub fn key_name(key: &MessageKey) -> SharedStr {
     key.as_str().into()
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for HistoryRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at, process) = (self.at as f64 / 1e6, &self.process);
+        let (at, process) = (self.time_us as f64 / 1e6, &self.process);
         write!(f, "{at:>10.6} s  {process:<14} ")?;
         match &self.event {
             // Its ends say enough; the file has the rest.
-            Event::Log { topic, node, transport, log } => {
-                let end = |entry: Option<&Entry>| entry.map_or(Position::ZERO, |e| e.position);
-                let (first, last) = (end(log.first()), end(log.last()));
+            HistoryEvent::Log { topic, node, transport, log } => {
+                let position_of =
+                    |entry: Option<&LoggedMessage>| entry.map_or(Position::ZERO, |e| e.position);
+                let (first, last) = (position_of(log.first()), position_of(log.last()));
                 write!(f, "Log {{ {topic}, node {node} over {transport}: {first} to {last} }}")
             }
             event => write!(f, "{event:?}"),

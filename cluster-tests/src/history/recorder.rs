@@ -3,50 +3,50 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::{Event, Name, Op, Record};
+use super::{HistoryEvent, HistoryRecord, OpId, SharedStr};
 
 /// Takes the records of all processes of a run, in the order of its clock. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<RecorderShared>>,
     start: Instant,
 }
 
-struct Shared {
-    records: Vec<Record>,
-    ops: Op,
+struct RecorderShared {
+    records: Vec<HistoryRecord>,
+    last_op: OpId,
 }
 
 /// A recorder for one process.
 #[derive(Clone)]
-pub struct Scribe {
+pub struct ProcessRecorder {
     recorder: Recorder,
-    process: Name,
+    process: SharedStr,
 }
 
 impl Recorder {
     /// The run begins now.
     pub fn new() -> Recorder {
-        let shared = Shared { records: Vec::new(), ops: 0 };
+        let shared = RecorderShared { records: Vec::new(), last_op: 0 };
         Recorder { shared: Arc::new(Mutex::new(shared)), start: Instant::now() }
     }
 
     /// Who writes for a process.
-    pub fn scribe(&self, process: impl Into<Name>) -> Scribe {
-        Scribe { recorder: self.clone(), process: process.into() }
+    pub fn for_process(&self, process: impl Into<SharedStr>) -> ProcessRecorder {
+        ProcessRecorder { recorder: self.clone(), process: process.into() }
     }
 
     /// Everything so far.
-    pub fn records(&self) -> Vec<Record> {
+    pub fn records(&self) -> Vec<HistoryRecord> {
         self.lock().records.clone()
     }
 
     /// Something about everything so far, without a copy.
-    pub fn look<T>(&self, look: impl FnOnce(&[Record]) -> T) -> T {
-        look(&self.lock().records)
+    pub fn with_records<T>(&self, read: impl FnOnce(&[HistoryRecord]) -> T) -> T {
+        read(&self.lock().records)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, RecorderShared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,20 +57,20 @@ impl Default for Recorder {
     }
 }
 
-impl Scribe {
+impl ProcessRecorder {
     /// Something happened now. The clock is read under the lock, so that the order of the records is
     /// the order of their times: of two records, what the later tells of was not over before the
     /// earlier was written.
-    pub fn write(&self, event: Event) {
+    pub fn record(&self, event: HistoryEvent) {
         let mut shared = self.recorder.lock();
         let at = self.recorder.start.elapsed().as_micros() as u64;
-        shared.records.push(Record { at, process: self.process.clone(), event });
+        shared.records.push(HistoryRecord { time_us: at, process: self.process.clone(), event });
     }
 
     /// A name for a publish.
-    pub fn op(&self) -> Op {
+    pub fn next_op(&self) -> OpId {
         let mut shared = self.recorder.lock();
-        shared.ops += 1;
-        shared.ops
+        shared.last_op += 1;
+        shared.last_op
     }
 }

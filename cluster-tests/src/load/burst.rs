@@ -8,46 +8,52 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_websockets::{ClientBuilder, Message};
 
-use super::Part;
-use crate::history::Event;
+use super::WorkloadContext;
+use crate::history::HistoryEvent;
 use crate::node::Ports;
 
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Half as many again as a session may have under way, which is 64.
-const PUBLISHES: usize = 96;
+const BURST_PUBLISHES: usize = 96;
 
 /// How long the answers may take: longer than a node waits for an owner, and for a commit.
-const ANSWERS: Duration = Duration::from_secs(12);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
-pub(super) async fn burst(part: Part) {
-    let mut rng = part.plan.rng("burst");
-    let scribe = part.recorder.scribe("burst");
-    while !part.over() {
-        let node = rng.random_range(0..part.nodes.len());
+pub(super) async fn run(context: WorkloadContext) {
+    let mut rng = context.plan.rng_for("burst");
+    let process_recorder = context.recorder.for_process("burst");
+    while !context.is_over() {
+        let node = rng.random_range(0..context.nodes.len());
         // A node that is down takes no session: that is no burst.
         let begun = Instant::now();
-        if let Some((answered, closed)) = send(part.nodes[node]).await {
+        if let Some((answered, closed)) = publish_burst(context.nodes[node]).await {
             let ms = begun.elapsed().as_millis() as u64;
-            scribe.write(Event::Burst { node, sent: PUBLISHES, answered, closed, ms });
+            process_recorder.record(HistoryEvent::Burst {
+                node,
+                sent: BURST_PUBLISHES,
+                answered,
+                closed,
+                ms,
+            });
         }
         tokio::select! {
-            () = part.until_over() => return,
+            () = context.wait_over() => return,
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
 }
 
-/// How many were answered, and whether the session ended before all were; `None` when none began.
-async fn send(ports: Ports) -> Option<(usize, bool)> {
+/// How many were answered, and whether the session ended before all were; `NoFault` when none began.
+async fn publish_burst(ports: Ports) -> Option<(usize, bool)> {
     let uri = format!("ws://{}/ws", ports.http);
     let builder = ClientBuilder::new().uri(&uri).ok()?;
-    let opening = async {
+    let connect = async {
         let stream = TcpStream::connect(ports.http).await.ok()?;
         Some(builder.connect_on(stream).await.ok()?.0)
     };
-    let mut socket = timeout(ANSWERS, opening).await.ok().flatten()?;
-    for id in 1..=PUBLISHES {
+    let mut socket = timeout(ANSWER_TIMEOUT, connect).await.ok().flatten()?;
+    for id in 1..=BURST_PUBLISHES {
         let topic = format!("burst/{}", id % 8);
         let request = format!(r#"{{"id":{id},"publish":{{"topic":"{topic}","data":"{id}"}}}}"#);
         if socket.feed(Message::text(request)).await.is_err() {
@@ -58,8 +64,8 @@ async fn send(ports: Ports) -> Option<(usize, bool)> {
         return Some((0, true));
     }
     let mut answered = 0;
-    let read = async {
-        while answered < PUBLISHES {
+    let read_answers = async {
+        while answered < BURST_PUBLISHES {
             match socket.next().await {
                 Some(Ok(message)) if message.is_close() => return true,
                 Some(Ok(message)) => {
@@ -71,7 +77,7 @@ async fn send(ports: Ports) -> Option<(usize, bool)> {
         }
         false
     };
-    let closed = timeout(ANSWERS, read).await.unwrap_or(false);
+    let closed = timeout(ANSWER_TIMEOUT, read_answers).await.unwrap_or(false);
     Some((answered, closed))
 }
 

@@ -9,144 +9,152 @@
 //! WebSocket and gRPC they are bare sessions, so that nothing an SDK leaves out is lost to the
 //! record; over QUIC it is the SDK.
 
-mod bare;
 mod burst;
-mod forger;
-mod idle;
-mod prober;
-mod reader;
-mod sdk;
-mod session;
-mod stream;
-mod unary;
+mod forged_positions;
+mod health_prober;
+mod idle_connections;
+mod log_reader;
+mod raw_session;
+mod raw_subscriber;
+mod sdk_subscriber;
+mod stream_publisher;
+mod unary_publisher;
 
 use std::time::Duration;
 
-use pushonce_client::{Transport, Trust};
+use pushonce_client::{CertificateTrust, Transport};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::history::{Event, Recorder};
+use crate::history::{HistoryEvent, Recorder};
 use crate::node::Ports;
 
-pub use idle::flood;
-pub use reader::{head, read};
+pub use idle_connections::open_idle_connections;
+pub use log_reader::{read_logs, topic_head};
 
 /// The shape of a load.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct WorkloadPlan {
     /// Of all that is drawn.
     pub seed: u64,
     /// Topics beside the hot one.
     pub topics: usize,
     /// Between two publishes of one publisher. There are two publishers a node.
-    pub pace: Duration,
+    pub publish_interval: Duration,
 }
 
 /// The busiest topic.
-pub const HOT: &str = "hot";
+pub const HOT_TOPIC: &str = "hot";
 
 /// How often sessions get a heartbeat: often enough that a run of half a minute sees many.
-pub const HEARTBEAT: Duration = Duration::from_secs(4);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Publishes of one publisher that may be under way: at the usual pace, of ten seconds.
-const UNDER_WAY_MAX: usize = 256;
+const IN_FLIGHT_MAX: usize = 256;
 
 /// Everybody who makes the load.
-pub struct Load {
-    publishing: watch::Sender<bool>,
-    watching: watch::Sender<bool>,
+pub struct Workload {
+    publishers_running: watch::Sender<bool>,
+    subscribers_running: watch::Sender<bool>,
     publishers: JoinSet<()>,
-    others: JoinSet<()>,
+    subscribers: JoinSet<()>,
 }
 
 /// What everybody who takes part is told.
 #[derive(Clone)]
-struct Part {
-    plan: Plan,
+struct WorkloadContext {
+    plan: WorkloadPlan,
     nodes: Vec<Ports>,
-    trust: Trust,
+    trust: CertificateTrust,
     recorder: Recorder,
-    goes_on: watch::Receiver<bool>,
+    running: watch::Receiver<bool>,
 }
 
-impl Plan {
+impl WorkloadPlan {
     /// The usual shape.
-    pub fn of(seed: u64) -> Plan {
-        Plan { seed, topics: 11, pace: Duration::from_millis(25) }
+    pub fn new(seed: u64) -> WorkloadPlan {
+        WorkloadPlan { seed, topics: 11, publish_interval: Duration::from_millis(25) }
     }
 
     /// Every topic, the hot one first.
-    pub fn names(&self) -> Vec<String> {
-        let others = (0..self.topics).map(|n| format!("game/{n}"));
-        std::iter::once(HOT.to_owned()).chain(others).collect()
+    pub fn topic_names(&self) -> Vec<String> {
+        let other_topics = (0..self.topics).map(|n| format!("game/{n}"));
+        std::iter::once(HOT_TOPIC.to_owned()).chain(other_topics).collect()
     }
 
     /// The topic of the next publish.
-    fn draw(&self, rng: &mut StdRng) -> String {
+    fn pick_topic(&self, rng: &mut StdRng) -> String {
         if rng.random() {
-            HOT.to_owned()
+            HOT_TOPIC.to_owned()
         } else {
             format!("game/{}", rng.random_range(0..self.topics))
         }
     }
 
     /// Chance of its own for everybody who takes part.
-    fn rng(&self, who: &str) -> StdRng {
-        StdRng::seed_from_u64(self.seed ^ crate::history::hash(who.as_bytes()))
+    fn rng_for(&self, process: &str) -> StdRng {
+        StdRng::seed_from_u64(self.seed ^ crate::history::hash(process.as_bytes()))
     }
 }
 
-impl Load {
+impl Workload {
     /// Begins, at these nodes, with this trust in their certificates.
-    pub fn start(plan: Plan, nodes: Vec<Ports>, trust: &Trust, recorder: &Recorder) -> Load {
-        let (publishing, publish) = watch::channel(true);
-        let (watching, watch) = watch::channel(true);
-        let (mut publishers, mut others) = (JoinSet::new(), JoinSet::new());
-        let part = |goes_on| {
+    pub fn start(
+        plan: WorkloadPlan,
+        nodes: Vec<Ports>,
+        trust: &CertificateTrust,
+        recorder: &Recorder,
+    ) -> Workload {
+        let (publishers_running, publish) = watch::channel(true);
+        let (subscribers_running, watch) = watch::channel(true);
+        let (mut publishers, mut subscribers) = (JoinSet::new(), JoinSet::new());
+        let context = |running| {
             let (nodes, trust, recorder) = (nodes.clone(), trust.clone(), recorder.clone());
-            Part { plan, nodes, trust, recorder, goes_on }
+            WorkloadContext { plan, nodes, trust, recorder, running }
         };
         for i in 0..nodes.len() {
-            publishers.spawn(unary::publish(part(publish.clone()), i));
-            publishers.spawn(stream::publish(part(publish.clone()), i));
+            publishers.spawn(unary_publisher::run(context(publish.clone()), i));
+            publishers.spawn(stream_publisher::run(context(publish.clone()), i));
         }
         let mut viewers = Vec::new();
         for i in 0..nodes.len() {
-            viewers.extend(TRANSPORTS.map(|transport| (HOT.to_owned(), i, transport)));
+            viewers.extend(TRANSPORTS.map(|transport| (HOT_TOPIC.to_owned(), i, transport)));
         }
-        for (n, topic) in plan.names().into_iter().skip(1).enumerate() {
-            let at = |k: usize| ((n + k) % nodes.len(), TRANSPORTS[(n + k) % TRANSPORTS.len()]);
-            viewers
-                .extend([at(0), at(1)].map(|(node, transport)| (topic.clone(), node, transport)));
+        for (n, topic) in plan.topic_names().into_iter().skip(1).enumerate() {
+            let placement =
+                |k: usize| ((n + k) % nodes.len(), TRANSPORTS[(n + k) % TRANSPORTS.len()]);
+            viewers.extend(
+                [placement(0), placement(1)]
+                    .map(|(node, transport)| (topic.clone(), node, transport)),
+            );
         }
         for (topic, node, transport) in viewers {
-            let part = part(watch.clone());
+            let context = context(watch.clone());
             match transport {
-                Transport::Quic => others.spawn(sdk::watch(part, topic, node)),
-                _ => others.spawn(bare::watch(part, topic, node, transport)),
+                Transport::Quic => subscribers.spawn(sdk_subscriber::run(context, topic, node)),
+                _ => subscribers.spawn(raw_subscriber::run(context, topic, node, transport)),
             };
         }
-        others.spawn(forger::forge(part(watch.clone())));
-        others.spawn(burst::burst(part(watch.clone())));
-        others.spawn(prober::probe(part(watch)));
-        Load { publishing, watching, publishers, others }
+        subscribers.spawn(forged_positions::run(context(watch.clone())));
+        subscribers.spawn(burst::run(context(watch.clone())));
+        subscribers.spawn(health_prober::run(context(watch)));
+        Workload { publishers_running, subscribers_running, publishers, subscribers }
     }
 
     /// No new publishes; waits for the outcomes of those under way.
-    pub async fn hush(&mut self) {
-        self.publishing.send_replace(false);
+    pub async fn stop_publishers(&mut self) {
+        self.publishers_running.send_replace(false);
         while let Some(ended) = self.publishers.join_next().await {
             ended.expect("a publisher does not panic");
         }
     }
 
     /// Everybody leaves.
-    pub async fn end(mut self) {
-        self.watching.send_replace(false);
-        while let Some(ended) = self.others.join_next().await {
+    pub async fn stop(mut self) {
+        self.subscribers_running.send_replace(false);
+        while let Some(ended) = self.subscribers.join_next().await {
             ended.expect("nobody who takes part panics");
         }
     }
@@ -154,22 +162,22 @@ impl Load {
 
 const TRANSPORTS: [Transport; 3] = [Transport::Ws, Transport::Grpc, Transport::Quic];
 
-impl Part {
+impl WorkloadContext {
     /// The load is over.
-    fn over(&self) -> bool {
-        !*self.goes_on.borrow()
+    fn is_over(&self) -> bool {
+        !*self.running.borrow()
     }
 
     /// Until the load is over.
-    async fn until_over(&self) {
-        let mut goes_on = self.goes_on.clone();
+    async fn wait_over(&self) {
+        let mut running = self.running.clone();
         // A sender that is gone is an end as well.
-        let _ = goes_on.wait_for(|goes_on| !goes_on).await;
+        let _ = running.wait_for(|running| !running).await;
     }
 }
 
 /// A word for a transport.
-fn word(transport: Transport) -> &'static str {
+fn transport_name(transport: Transport) -> &'static str {
     match transport {
         Transport::Ws => "ws",
         Transport::Grpc => "grpc",
@@ -178,15 +186,17 @@ fn word(transport: Transport) -> &'static str {
 }
 
 /// An outcome, as it is written down.
-fn outcome(
-    op: crate::history::Op,
-    outcome: Result<pushonce_core::Placed, pushonce_client::Failure>,
-) -> Event {
+fn outcome_event(
+    op: crate::history::OpId,
+    outcome: Result<pushonce_core::Acknowledgement, pushonce_client::PublishFailure>,
+) -> HistoryEvent {
     match outcome {
-        Ok(placed) => Event::placed(op, placed),
-        Err(pushonce_client::Failure::Refused { message, .. }) => {
-            Event::Refused { op, why: message.into() }
+        Ok(acknowledgement) => HistoryEvent::acknowledged(op, acknowledgement),
+        Err(pushonce_client::PublishFailure::Rejected { message, .. }) => {
+            HistoryEvent::Rejected { op, reason: message.into() }
         }
-        Err(pushonce_client::Failure::Unknown(why)) => Event::Unknown { op, why: why.into() },
+        Err(pushonce_client::PublishFailure::Unknown(reason)) => {
+            HistoryEvent::Unknown { op, reason: reason.into() }
+        }
     }
 }

@@ -7,36 +7,36 @@
 //! checker judges. A run in which the fault never took place, or which was hardly under load
 //! meanwhile, is unknown.
 
-mod carried;
 mod failover;
-mod planted;
+mod load_stats;
+mod planted_bugs;
 mod report;
 mod run;
 mod table;
 mod watchdog;
 
-pub use carried::Carried;
-pub use failover::{Failovers, failovers};
-pub use planted::{PLANTED, Planted};
-pub use report::{Report, Verdict, again};
-pub use run::{Options, command, run};
-pub use table::table;
+pub use failover::{FailoverTimes, measure_failovers};
+pub use load_stats::LoadStats;
+pub use planted_bugs::{PLANTED_BUGS, PlantedBug};
+pub use report::{RunReport, RunVerdict, recheck};
+pub use run::{Options, repeat_command, run};
+pub use table::render_table;
 pub use watchdog::Watchdog;
 
-use crate::faults::{ON_LOOPBACK, Row};
-use crate::rig::faults::{ON_THE_RIG, SOAK};
+use crate::faults::{FaultScenario, LOOPBACK_SCENARIOS};
+use crate::testbed::faults::{SOAK_SCENARIO, TESTBED_SCENARIOS};
 
 /// Every row, in the order of the table.
-pub fn rows() -> Vec<&'static Row> {
-    ON_LOOPBACK.iter().chain(ON_THE_RIG).collect()
+pub fn scenarios() -> Vec<&'static FaultScenario> {
+    LOOPBACK_SCENARIOS.iter().chain(TESTBED_SCENARIOS).collect()
 }
 
 /// The row of the name; the soak is one too, and not of the table.
-pub fn row(name: &str) -> Option<&'static Row> {
-    rows().into_iter().chain([&SOAK]).find(|row| row.name == name)
+pub fn scenario(name: &str) -> Option<&'static FaultScenario> {
+    scenarios().into_iter().chain([&SOAK_SCENARIO]).find(|scenario| scenario.name == name)
 }
 
 /// The rows of the short tier: those that break most when something is wrong, a process, a disk and a
 /// network.
-pub const SHORT: &[&str] =
+pub const SHORT_TIER: &[&str] =
     &["none", "kill-owner", "kill-majority", "pause-owner", "power-one", "minority"];

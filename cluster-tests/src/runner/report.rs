@@ -3,15 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Carried;
+use super::LoadStats;
 use super::run::Options;
-use crate::checker::{Evidence, Judgement, PROPERTIES, Promises, Property, judge};
-use crate::faults::Row;
-use crate::history::Record;
+use crate::checker::{CheckEvidence, CheckResult, Guarantees, INVARIANTS, Invariant, check_all};
+use crate::faults::FaultScenario;
+use crate::history::HistoryRecord;
 
 /// Pass, fail, or nobody can say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RunVerdict {
     /// The fault took place under load, and no promise was broken.
     Pass,
     /// A promise was broken, or the cluster did not come back.
@@ -21,111 +21,124 @@ pub enum Verdict {
 }
 
 /// A run, judged.
-pub struct Report {
+pub struct RunReport {
     /// Which row.
-    pub row: &'static Row,
+    pub scenario: &'static FaultScenario,
     /// All in one word.
-    pub verdict: Verdict,
+    pub verdict: RunVerdict,
     /// By property.
-    pub judged: Vec<(&'static Property, Judgement)>,
+    pub results: Vec<(&'static Invariant, CheckResult)>,
     /// The load that the fault met.
-    pub carried: Carried,
+    pub load: LoadStats,
     /// Where the history and the logs are.
     pub dir: PathBuf,
     /// How to do it again.
-    pub again: String,
+    pub repeat_command: String,
     /// The violations, with the records around them.
-    pub told: String,
+    pub violations_text: String,
 }
 
 /// Of the usual load, so much must have been tried while the fault was there.
-const SHARE_MIN: f64 = 0.5;
+const RATE_RATIO_MIN: f64 = 0.5;
 
-impl Report {
+impl RunReport {
     /// Judges a history. `broken` says why the run did not come to its end, if it did not.
-    pub fn of(
-        row: &'static Row,
+    pub fn evaluate(
+        scenario: &'static FaultScenario,
         options: &Options,
-        records: &[Record],
-        broken: Option<String>,
+        records: &[HistoryRecord],
+        aborted: Option<String>,
         dir: PathBuf,
-    ) -> Report {
-        let judged = judge(records, &options.promises);
-        let carried = Carried::of(records);
-        let mut told = broken.iter().map(|why| format!("{why}\n")).collect::<String>();
-        for (property, judgement) in &judged {
+    ) -> RunReport {
+        let results = check_all(records, &options.promises);
+        let load = LoadStats::from_records(records);
+        let mut violations_text =
+            aborted.iter().map(|reason| format!("{reason}\n")).collect::<String>();
+        for (property, judgement) in &results {
             if let Err(violation) = judgement {
-                told += &format!("{} {}: {}", property.id, property.title, violation.told(records));
+                violations_text +=
+                    &format!("{} {}: {}", property.id, property.title, violation.report(records));
             }
         }
-        let failed = judged.iter().find_map(|(property, judgement)| {
+        let first_violation = results.iter().find_map(|(property, judgement)| {
             let violation = judgement.as_ref().err()?;
-            Some(format!("{} {}: {}", property.id, property.title, violation.what))
+            Some(format!("{} {}: {}", property.id, property.title, violation.message))
         });
         // A cluster that never got going, on a machine that is too busy for instance, proves nothing.
-        let verdict = match (failed, broken) {
-            (Some(why), _) => Verdict::Fail(why),
-            (None, broken) if carried.rounds == 0 => {
-                Verdict::Unknown(broken.unwrap_or_else(|| never(records)))
+        let verdict = match (first_violation, aborted) {
+            (Some(reason), _) => RunVerdict::Fail(reason),
+            (None, broken) if load.rounds == 0 => {
+                RunVerdict::Unknown(broken.unwrap_or_else(|| never_active_reason(records)))
             }
-            (None, Some(why)) => Verdict::Fail(why),
-            (None, None) if carried.share < SHARE_MIN => Verdict::Unknown(format!(
+            (None, Some(reason)) => RunVerdict::Fail(reason),
+            (None, None) if load.rate_ratio < RATE_RATIO_MIN => RunVerdict::Unknown(format!(
                 "only {:.0} % of the usual load was tried while the fault was there",
-                carried.share * 100.0
+                load.rate_ratio * 100.0
             )),
-            (None, None) => Verdict::Pass,
+            (None, None) => RunVerdict::Pass,
         };
-        let again = super::command(row, options);
-        Report { row, verdict, judged, carried, dir, again, told }
+        let repeat_command = super::repeat_command(scenario, options);
+        RunReport { scenario, verdict, results, load, dir, repeat_command, violations_text }
     }
 
     /// A run that could not even begin.
-    pub fn left_out(row: &'static Row, options: &Options, why: String) -> Report {
-        let lacking = || Ok(Evidence::Lacking("the fault cannot take place here"));
-        Report {
-            row,
-            verdict: Verdict::Unknown(why),
-            judged: PROPERTIES.iter().map(|property| (property, lacking())).collect(),
-            carried: Carried::default(),
+    pub fn skipped(
+        scenario: &'static FaultScenario,
+        options: &Options,
+        reason: String,
+    ) -> RunReport {
+        let inconclusive = || Ok(CheckEvidence::Inconclusive("the fault cannot take place here"));
+        RunReport {
+            scenario,
+            verdict: RunVerdict::Unknown(reason),
+            results: INVARIANTS.iter().map(|property| (property, inconclusive())).collect(),
+            load: LoadStats::default(),
             dir: PathBuf::new(),
-            again: super::command(row, options),
-            told: String::new(),
+            repeat_command: super::repeat_command(scenario, options),
+            violations_text: String::new(),
         }
     }
 }
 
 /// Why the fault never took place.
-fn never(records: &[Record]) -> String {
-    use crate::history::Event::{FaultIndeterminate, FaultSkipped};
-    let why = records.iter().rev().find_map(|record| match &record.event {
-        FaultSkipped { why, .. } | FaultIndeterminate { why, .. } => Some(why),
+fn never_active_reason(records: &[HistoryRecord]) -> String {
+    use crate::history::HistoryEvent::{FaultIndeterminate, FaultNotActive};
+    let reason = records.iter().rev().find_map(|record| match &record.event {
+        FaultNotActive { reason, .. } | FaultIndeterminate { reason, .. } => Some(reason),
         _ => None,
     });
-    let why = why.map_or("nobody tried", |why| why);
-    format!("the fault never took place: {why}")
+    let reason = reason.map_or("nobody tried", |reason| reason);
+    format!("the fault never took place: {reason}")
 }
 
 /// Judges a file again.
-pub fn again(records: &[Record], promises: &Promises) -> (bool, String) {
+pub fn recheck(records: &[HistoryRecord], promises: &Guarantees) -> (bool, String) {
     let mut text = String::new();
-    let mut good = true;
-    for (property, judgement) in judge(records, promises) {
+    let mut passed = true;
+    for (property, judgement) in check_all(records, promises) {
         let line = match judgement {
             Ok(evidence) => format!("{evidence}\n"),
             Err(violation) => {
-                good = false;
-                format!("FAIL {}", violation.told(records))
+                passed = false;
+                format!("FAIL {}", violation.report(records))
             }
         };
         text += &format!("{:<4} {:<30} {line}", property.id, property.title);
     }
-    (good, text)
+    (passed, text)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Carried { rounds, seconds, attempted, acknowledged, delivered, share } = self.carried;
-        writeln!(f, "== {}: {}", self.row.name, self.row.story)?;
+        let LoadStats {
+            rounds,
+            seconds,
+            invoked: attempted,
+            acknowledged,
+            delivered,
+            rate_ratio: share,
+        } = self.load;
+        writeln!(f, "== {}: {}", self.scenario.name, self.scenario.description)?;
         writeln!(
             f,
             "   {rounds} times, {seconds:.1} s; {attempted} publishes begun meanwhile ({:.0} % of \
@@ -133,28 +146,28 @@ impl fmt::Display for Report {
             share * 100.0
         )?;
         let marks: Vec<_> = self
-            .judged
+            .results
             .iter()
-            .map(|(property, judgement)| format!("{} {}", property.id, mark(judgement)))
+            .map(|(property, judgement)| format!("{} {}", property.id, result_mark(judgement)))
             .collect();
         writeln!(f, "   {}", marks.join("  "))?;
         match &self.verdict {
-            Verdict::Pass => writeln!(f, "   pass"),
-            Verdict::Unknown(why) => writeln!(f, "   UNKNOWN: {why}"),
-            Verdict::Fail(why) => {
-                writeln!(f, "   FAIL: {why}\n{}", self.told)?;
+            RunVerdict::Pass => writeln!(f, "   pass"),
+            RunVerdict::Unknown(reason) => writeln!(f, "   UNKNOWN: {reason}"),
+            RunVerdict::Fail(reason) => {
+                writeln!(f, "   FAIL: {reason}\n{}", self.violations_text)?;
                 writeln!(f, "   history and logs: {}", self.dir.display())?;
-                writeln!(f, "   again: {}", self.again)
+                writeln!(f, "   again: {}", self.repeat_command)
             }
         }
     }
 }
 
 /// A judgement as one character.
-pub(super) fn mark(judgement: &Judgement) -> &'static str {
+pub(super) fn result_mark(judgement: &CheckResult) -> &'static str {
     match judgement {
-        Ok(Evidence::Looked(_)) => "✓",
-        Ok(Evidence::Lacking(_)) => "?",
+        Ok(CheckEvidence::Checked(_)) => "✓",
+        Ok(CheckEvidence::Inconclusive(_)) => "?",
         Err(_) => "✗",
     }
 }

@@ -9,14 +9,14 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::Report;
-use crate::checker::Promises;
-use crate::cluster::Cluster;
-use crate::faults::{Confirmed, Fault, Prepared, Row, Stage};
-use crate::ground::WithEnvironment;
-use crate::history::{self, Event, Phase, Record, Recorder, Scribe};
-use crate::load::{self, HOT, Load, Plan};
-use crate::wait::{secs, until};
+use super::RunReport;
+use crate::checker::Guarantees;
+use crate::cluster::ProcessCluster;
+use crate::environment::WithEnvVars;
+use crate::faults::{FaultContext, FaultInjector, FaultScenario, FaultState, PreparedScenario};
+use crate::history::{self, HistoryEvent, HistoryRecord, ProcessRecorder, Recorder, RunPhase};
+use crate::load::{self, HOT_TOPIC, Workload, WorkloadPlan};
+use crate::wait::{secs, wait_until};
 
 /// How a row is run.
 #[derive(Clone, Debug)]
@@ -26,153 +26,178 @@ pub struct Options {
     /// How long faults come and go.
     pub seconds: u64,
     /// What is promised.
-    pub promises: Promises,
+    pub promises: Guarantees,
     /// Where the directory of the run is made.
     pub dir: PathBuf,
     /// Keep it also when all is well.
     pub keep: bool,
     /// The bug that every node has, if the binary was built with it.
-    pub planted: Option<&'static str>,
+    pub planted_bug: Option<&'static str>,
 }
 
 /// The command that does a row again.
-pub fn command(row: &Row, options: &Options) -> String {
+pub fn repeat_command(scenario: &FaultScenario, options: &Options) -> String {
     let Options { seed, seconds, .. } = options;
-    format!("scripts/faults --only {} --seed {seed} --seconds {seconds}", row.name)
+    format!("scripts/faults --only {} --seed {seed} --seconds {seconds}", scenario.name)
 }
 
 /// Runs a row and judges it. Its directory stays when it did not pass.
-pub async fn run(row: &'static Row, options: &Options) -> Report {
-    let Prepared { ground, fault } = match (row.prepare)(options.seed) {
+pub async fn run(scenario: &'static FaultScenario, options: &Options) -> RunReport {
+    let PreparedScenario { environment: ground, fault } = match (scenario.prepare)(options.seed) {
         Ok(prepared) => prepared,
-        Err(why) => return Report::left_out(row, options, why),
+        Err(error) => return RunReport::skipped(scenario, options, error),
     };
-    let heartbeat = format!("{}s", load::HEARTBEAT.as_secs());
+    let heartbeat = format!("{}s", load::HEARTBEAT_INTERVAL.as_secs());
     let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", heartbeat)];
-    variables.extend(options.planted.map(|bug| ("PUSHONCE_PLANTED_BUG", bug.to_owned())));
-    let ground = Arc::new(WithEnvironment { ground, variables });
-    let dir = options.dir.join(format!("{}-{}", row.name, options.seed));
+    variables.extend(options.planted_bug.map(|bug| ("PUSHONCE_PLANTED_BUG", bug.to_owned())));
+    let ground = Arc::new(WithEnvVars { inner: ground, variables });
+    let dir = options.dir.join(format!("{}-{}", scenario.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("the directory of the run can be made");
     let recorder = Recorder::new();
-    let builder = Cluster::of(row.nodes).flags(row.flags).on(ground).home(dir.clone());
+    let builder = ProcessCluster::with_nodes(scenario.nodes)
+        .flags(scenario.flags)
+        .in_environment(ground)
+        .dir(dir.clone());
     // When it panics, what is recorded is judged all the same.
-    let story = story(builder, fault, options.clone(), recorder.clone(), row.name);
-    let broken = AssertUnwindSafe(story).catch_unwind().await.err();
-    let broken = broken.map(|panic| format!("the run broke off: {}", words(&*panic)));
+    let run = run_scenario(builder, fault, options.clone(), recorder.clone(), scenario.name);
+    let panic = AssertUnwindSafe(run).catch_unwind().await.err();
+    let aborted = panic.map(|panic| format!("the run broke off: {}", panic_message(&*panic)));
     let records = recorder.records();
     let written = history::file::write(&dir.join("history.jsonl"), &records);
     written.expect("the history can be written");
-    let report = Report::of(row, options, &records, broken, dir.clone());
-    if report.verdict == super::Verdict::Pass && !options.keep {
+    let report = RunReport::evaluate(scenario, options, &records, aborted, dir.clone());
+    if report.verdict == super::RunVerdict::Pass && !options.keep {
         let _ = std::fs::remove_dir_all(&dir);
     }
     report
 }
 
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default()
 }
 
-async fn story(
+async fn run_scenario(
     builder: crate::cluster::Builder,
-    mut fault: Box<dyn Fault>,
+    mut fault: Box<dyn FaultInjector>,
     options: Options,
     recorder: Recorder,
     name: &'static str,
 ) {
-    let scribe = recorder.scribe("runner");
-    let phase = |phase| scribe.write(Event::Phase { phase });
+    let process_recorder = recorder.for_process("runner");
+    let begin_phase = |phase| process_recorder.record(HistoryEvent::Phase { phase });
     let rng = StdRng::seed_from_u64(options.seed);
-    let (cluster, hot) = (builder.start().await, HOT.to_owned());
-    let mut stage = Stage { cluster, hot, rng, scribe: recorder.scribe("nemesis") };
-    fault.prepare(&mut stage).await;
-    sample(&stage, &scribe);
+    let (cluster, hot_topic) = (builder.start().await, HOT_TOPIC.to_owned());
+    let mut context =
+        FaultContext { cluster, hot_topic, rng, process_recorder: recorder.for_process("nemesis") };
+    fault.prepare(&mut context).await;
+    sample_resources(&context, &process_recorder);
 
-    let nodes = (0..stage.cluster.len()).map(|i| stage.cluster.node(i).ports).collect();
-    let plan = Plan::of(options.seed);
-    let mut load = Load::start(plan, nodes, &stage.cluster.trust(), &recorder);
-    until("every subscriber gets messages", secs(30), async || {
-        recorder.look(|records| level_with(records, |_| None))
+    let nodes = (0..context.cluster.len()).map(|i| context.cluster.node(i).ports).collect();
+    let plan = WorkloadPlan::new(options.seed);
+    let mut load = Workload::start(plan, nodes, &context.cluster.trust(), &recorder);
+    wait_until("every subscriber gets messages", secs(30), async || {
+        recorder.with_records(|records| all_caught_up(records, |_| None))
     })
     .await;
-    phase(Phase::WarmUp);
+    begin_phase(RunPhase::WarmUp);
     tokio::time::sleep(Duration::from_secs(options.seconds / 5).clamp(secs(3), secs(8))).await;
 
-    phase(Phase::Faults);
-    nemesis(&mut *fault, &mut stage, name, options.seconds).await;
-    phase(Phase::Recovery);
+    begin_phase(RunPhase::Faults);
+    run_nemesis(&mut *fault, &mut context, name, options.seconds).await;
+    begin_phase(RunPhase::Recovery);
     tokio::time::sleep(secs(2)).await;
 
-    load.hush().await;
-    phase(Phase::Drain);
-    drain(&stage, &plan, &recorder, options.promises.level + secs(1)).await;
-    phase(Phase::Reading);
-    read(&stage, &plan, &scribe).await;
-    load.end().await;
+    load.stop_publishers().await;
+    begin_phase(RunPhase::Drain);
+    wait_drained(&context, &plan, &recorder, options.promises.caught_up_within + secs(1)).await;
+    begin_phase(RunPhase::ReadLogs);
+    read_all_logs(&context, &plan, &process_recorder).await;
+    load.stop().await;
     // Descriptors of sessions that just ended are closed when the node has noticed.
     tokio::time::sleep(secs(1)).await;
-    sample(&stage, &scribe);
-    for node in 0..stage.cluster.len() {
-        let count = stage.cluster.node(node).log().matches("panicked").count() as u64;
-        scribe.write(Event::Panics { node, count });
+    sample_resources(&context, &process_recorder);
+    for node in 0..context.cluster.len() {
+        let count = context.cluster.node(node).log_text().matches("panicked").count() as u64;
+        process_recorder.record(HistoryEvent::Panics { node, count });
     }
 }
 
 /// The fault comes and goes.
-async fn nemesis(fault: &mut dyn Fault, stage: &mut Stage, name: &'static str, seconds: u64) {
-    let over = Instant::now() + secs(seconds);
+async fn run_nemesis(
+    fault: &mut dyn FaultInjector,
+    context: &mut FaultContext,
+    name: &'static str,
+    seconds: u64,
+) {
+    let ends_at = Instant::now() + secs(seconds);
     let name = || name.into();
-    for round in 0..fault.rounds() {
-        if round > 0 && Instant::now() + fault.hold() > over {
+    for round in 0..fault.rounds_max() {
+        if round > 0 && Instant::now() + fault.duration() > ends_at {
             break;
         }
-        stage.scribe.write(Event::FaultBegins { fault: name(), effect: Default::default() });
-        match fault.inject(stage).await {
+        context
+            .process_recorder
+            .record(HistoryEvent::FaultInjected { fault: name(), effect: Default::default() });
+        match fault.inject(context).await {
             Ok(effect) => {
                 // Said again, now that it is known what it does.
-                stage.scribe.write(Event::FaultBegins { fault: name(), effect });
+                context
+                    .process_recorder
+                    .record(HistoryEvent::FaultInjected { fault: name(), effect });
             }
-            Err(why) => {
-                stage.scribe.write(Event::FaultSkipped { fault: name(), why: why.into() });
+            Err(error) => {
+                context
+                    .process_recorder
+                    .record(HistoryEvent::FaultNotActive { fault: name(), reason: error.into() });
                 break;
             }
         }
-        let confirmed = fault.confirm(stage).await;
-        let there = confirmed == Confirmed::Installed;
-        stage.scribe.write(match confirmed {
-            Confirmed::Installed => Event::FaultConfirmed { fault: name() },
-            Confirmed::Skipped(why) => Event::FaultSkipped { fault: name(), why: why.into() },
-            Confirmed::Indeterminate(why) => {
-                Event::FaultIndeterminate { fault: name(), why: why.into() }
+        let confirmed = fault.confirm(context).await;
+        let is_active = confirmed == FaultState::Active;
+        context.process_recorder.record(match confirmed {
+            FaultState::Active => HistoryEvent::FaultActive { fault: name() },
+            FaultState::NotActive(reason) => {
+                HistoryEvent::FaultNotActive { fault: name(), reason: reason.into() }
+            }
+            FaultState::Indeterminate(reason) => {
+                HistoryEvent::FaultIndeterminate { fault: name(), reason: reason.into() }
             }
         });
-        if there {
-            tokio::time::sleep(fault.hold()).await;
+        if is_active {
+            tokio::time::sleep(fault.duration()).await;
         }
-        fault.heal(stage).await;
-        stage.scribe.write(Event::FaultEnds { fault: name() });
-        stage.whole().await;
-        let pause = Duration::from_millis(stage.rng.random_range(300..2_000));
+        fault.heal(context).await;
+        context.process_recorder.record(HistoryEvent::FaultHealed { fault: name() });
+        context.wait_all_ready().await;
+        let pause = Duration::from_millis(context.rng.random_range(300..2_000));
         tokio::time::sleep(pause).await;
     }
 }
 
 /// Waits until every subscriber has what the nodes say is the newest, or the checker's limit for it
 /// is over: then it is the checker's to say so.
-async fn drain(stage: &Stage, plan: &Plan, recorder: &Recorder, limit: Duration) {
+async fn wait_drained(
+    context: &FaultContext,
+    plan: &WorkloadPlan,
+    recorder: &Recorder,
+    limit: Duration,
+) {
     let begun = Instant::now();
-    let node = stage.cluster.running().next().expect("some node runs");
-    let ports = stage.cluster.node(node).ports;
+    let node = context.cluster.running_nodes().next().expect("some node runs");
+    let ports = context.cluster.node(node).ports;
     while begun.elapsed() < limit {
         let mut heads = std::collections::HashMap::new();
-        for topic in plan.names() {
-            if let Ok(head) = load::head(ports, &topic).await {
+        for topic in plan.topic_names() {
+            if let Ok(head) = load::topic_head(ports, &topic).await {
                 heads.insert(topic, head);
             }
         }
-        if recorder.look(|records| level_with(records, |topic| heads.get(topic).copied())).is_ok() {
+        if recorder
+            .with_records(|records| all_caught_up(records, |topic| heads.get(topic).copied()))
+            .is_ok()
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -181,19 +206,20 @@ async fn drain(stage: &Stage, plan: &Plan, recorder: &Recorder, limit: Duration)
 
 /// Whether every subscription has reached what `head` says of its topic, or anything at all. A forger
 /// leaves when it likes.
-fn level_with(
-    records: &[Record],
+fn all_caught_up(
+    records: &[HistoryRecord],
     head: impl Fn(&str) -> Option<pushonce_core::Position>,
 ) -> Result<(), String> {
     let mut reached = std::collections::BTreeMap::new();
-    for Record { process, event, .. } in records {
+    for HistoryRecord { process, event, .. } in records {
         match event {
-            Event::Subscribe { topic, .. } if !process.starts_with("forger") => {
+            HistoryEvent::Subscribe { topic, .. } if !process.starts_with("forger") => {
                 reached.entry((process, topic)).or_insert(None);
             }
-            Event::Delivered { topic, position, .. } | Event::Gap { topic, to: position, .. } => {
-                if let Some(place) = reached.get_mut(&(process, topic)) {
-                    *place = (*place).max(Some(*position));
+            HistoryEvent::Delivered { topic, position, .. }
+            | HistoryEvent::Gap { topic, to: position, .. } => {
+                if let Some(newest) = reached.get_mut(&(process, topic)) {
+                    *newest = (*newest).max(Some(*position));
                 }
             }
             _ => {}
@@ -202,11 +228,11 @@ fn level_with(
     if reached.is_empty() {
         return Err("nobody subscribes".to_owned());
     }
-    for ((process, topic), at) in reached {
-        match (at, head(topic)) {
+    for ((process, topic), position) in reached {
+        match (position, head(topic)) {
             (None, _) => return Err(format!("{process} has nothing of {topic}")),
-            (Some(at), Some(head)) if at < head => {
-                return Err(format!("{process} is at {at} of {topic}, which is at {head}"));
+            (Some(position), Some(head)) if position < head => {
+                return Err(format!("{process} is at {position} of {topic}, which is at {head}"));
             }
             _ => {}
         }
@@ -215,29 +241,36 @@ fn level_with(
 }
 
 /// Every log, from every node that runs, over every transport.
-async fn read(stage: &Stage, plan: &Plan, scribe: &Scribe) {
-    let trust = &stage.cluster.trust();
-    for node in stage.cluster.running() {
-        let doors = (stage.cluster.node(node).ports, trust);
-        for topic in plan.names() {
-            let what = format!("the log of {topic} at node {node}");
+async fn read_all_logs(
+    context: &FaultContext,
+    plan: &WorkloadPlan,
+    process_recorder: &ProcessRecorder,
+) {
+    let trust = &context.cluster.trust();
+    for node in context.cluster.running_nodes() {
+        let doors = (context.cluster.node(node).ports, trust);
+        for topic in plan.topic_names() {
+            let condition = format!("the log of {topic} at node {node}");
             // What was written by an attempt that failed half way is read again, and the same.
-            until(&what, secs(60), async || load::read(scribe, node, doors, &topic).await).await;
+            wait_until(&condition, secs(60), async || {
+                load::read_logs(process_recorder, node, doors, &topic).await
+            })
+            .await;
         }
     }
 }
 
 /// What every node takes of the machine now.
-fn sample(stage: &Stage, scribe: &Scribe) {
-    for node in stage.cluster.running() {
-        let Some(pid) = stage.cluster.node(node).pid() else { continue };
+fn sample_resources(context: &FaultContext, process_recorder: &ProcessRecorder) {
+    for node in context.cluster.running_nodes() {
+        let Some(pid) = context.cluster.node(node).pid() else { continue };
         let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
         let status = std::fs::read_to_string(proc.join("status")).unwrap_or_default();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let rss_kib = rss.and_then(|rss| rss.trim().trim_end_matches(" kB").parse().ok());
         let descriptors = std::fs::read_dir(proc.join("fd")).map(|dir| dir.count() as u64);
         if let (Some(rss_kib), Ok(descriptors)) = (rss_kib, descriptors) {
-            scribe.write(Event::Sample { node, rss_kib, descriptors });
+            process_recorder.record(HistoryEvent::ResourceSample { node, rss_kib, descriptors });
         }
     }
 }

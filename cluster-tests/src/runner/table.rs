@@ -2,44 +2,55 @@
 
 use std::fmt::Write;
 
-use super::report::mark;
-use super::{Carried, Report, Verdict};
-use crate::checker::PROPERTIES;
+use super::report::result_mark;
+use super::{LoadStats, RunReport, RunVerdict};
+use crate::checker::INVARIANTS;
 
 /// The table, with the load that each fault really carried.
-pub fn table(reports: &[Report]) -> String {
+pub fn render_table(reports: &[RunReport]) -> String {
     let mut text = String::from("| fault | verdict |");
-    PROPERTIES.iter().for_each(|property| text += &format!(" {} |", property.id));
+    INVARIANTS.iter().for_each(|property| text += &format!(" {} |", property.id));
     text += "\n|---|---|";
-    PROPERTIES.iter().for_each(|_| text += "---|");
+    INVARIANTS.iter().for_each(|_| text += "---|");
     text += "\n";
     for report in reports {
         let verdict = match &report.verdict {
-            Verdict::Pass => "pass",
-            Verdict::Fail(_) => "**FAIL**",
-            Verdict::Unknown(_) => "unknown",
+            RunVerdict::Pass => "pass",
+            RunVerdict::Fail(_) => "**FAIL**",
+            RunVerdict::Unknown(_) => "unknown",
         };
-        let marks: Vec<_> = report.judged.iter().map(|(_, judged)| mark(judged)).collect();
-        let _ = writeln!(text, "| {} | {verdict} | {} |", report.row.name, marks.join(" | "));
+        let marks: Vec<_> = report.results.iter().map(|(_, result)| result_mark(result)).collect();
+        let _ = writeln!(text, "| {} | {verdict} | {} |", report.scenario.name, marks.join(" | "));
     }
     text += "\n| fault | what it does | times | seconds | publishes begun meanwhile | of the usual \
              rate | acknowledged in the run | delivered in the run |\n|---|---|---|---|---|---|---|---|\n";
-    for Report { row, carried, .. } in reports {
-        let Carried { rounds, seconds, attempted, acknowledged, delivered, share } = carried;
+    for RunReport { scenario, load, .. } in reports {
+        let LoadStats {
+            rounds,
+            seconds,
+            invoked: attempted,
+            acknowledged,
+            delivered,
+            rate_ratio: share,
+        } = load;
         let _ = writeln!(
             text,
             "| {} | {} | {rounds} | {seconds:.1} | {attempted} | {:.0} % | {acknowledged} | \
              {delivered} |",
-            row.name,
-            row.story,
+            scenario.name,
+            scenario.description,
             share * 100.0
         );
     }
-    for Report { row, verdict, .. } in reports {
+    for RunReport { scenario, verdict, .. } in reports {
         match verdict {
-            Verdict::Pass => {}
-            Verdict::Fail(why) => drop(writeln!(text, "\n**{} fails**: {why}", row.name)),
-            Verdict::Unknown(why) => drop(writeln!(text, "\n{} is unknown: {why}", row.name)),
+            RunVerdict::Pass => {}
+            RunVerdict::Fail(reason) => {
+                let _ = writeln!(text, "\n**{} fails**: {reason}", scenario.name);
+            }
+            RunVerdict::Unknown(reason) => {
+                let _ = writeln!(text, "\n{} is unknown: {reason}", scenario.name);
+            }
         }
     }
     text

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// A process of its own that waits for the end of this one, whatever ends it, and then ends every
-/// node whose id was written to the `pids` file of a cluster below `dir`. A process that only has
+/// node whose id was written to the `pids_file` file of a cluster below `dir`. A process that only has
 /// the id of a node that is long gone is left alone: it does not name that directory.
 pub struct Watchdog {
     /// Closed by the kernel when this process is gone.
@@ -31,7 +31,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn over(dir: &Path) -> io::Result<Watchdog> {
+    pub fn watch(dir: &Path) -> io::Result<Watchdog> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(SCRIPT).arg(dir).stdin(Stdio::piped());
         // In a group of its own: the Ctrl-C that ends us must not end it.

@@ -16,25 +16,25 @@ pub struct Backoff {
 
 impl Backoff {
     /// The bound of the first pause.
-    pub const FIRST: Duration = Duration::from_millis(100);
+    pub const INITIAL: Duration = Duration::from_millis(100);
     /// The bound that no pause passes: an operator who restarts a node should not wait for clients.
-    pub const LAST: Duration = Duration::from_secs(5);
+    pub const MAX: Duration = Duration::from_secs(5);
 
     /// One more failure: the pause before the next try.
-    pub fn fail(&mut self, rng: &mut impl Rng) -> Duration {
-        let bound = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LAST);
+    pub fn next_delay(&mut self, rng: &mut impl Rng) -> Duration {
+        let delay_max = Self::INITIAL.saturating_mul(1 << self.failures.min(16)).min(Self::MAX);
         self.failures += 1;
-        bound.mul_f64(rng.random::<f64>())
+        delay_max.mul_f64(rng.random::<f64>())
     }
 
-    /// As [`Backoff::fail`], for a server that asked for time: the bound is the last at once.
-    pub fn fail_later(&mut self, rng: &mut impl Rng) -> Duration {
+    /// As [`Backoff::next_delay`], for a server that asked for time: the bound is the last at once.
+    pub fn next_delay_long(&mut self, rng: &mut impl Rng) -> Duration {
         self.failures = 16;
-        self.fail(rng).max(Self::FIRST)
+        self.next_delay(rng).max(Self::INITIAL)
     }
 
     /// It worked: the next failure is the first again.
-    pub fn succeed(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }
@@ -47,36 +47,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_bound_and_never_past_it() {
+    fn delays_grow_to_the_maximum_and_never_exceed_it() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut bounds = [Duration::ZERO; 12];
         for _ in 0..500 {
             let mut backoff = Backoff::default();
             for bound in &mut bounds {
-                *bound = backoff.fail(&mut rng).max(*bound);
+                *bound = backoff.next_delay(&mut rng).max(*bound);
             }
         }
-        assert!(bounds[0] <= Backoff::FIRST);
-        assert!(bounds[3] > Backoff::FIRST * 4 && bounds[3] <= Backoff::FIRST * 8);
-        assert!(bounds.iter().all(|&bound| bound <= Backoff::LAST));
+        assert!(bounds[0] <= Backoff::INITIAL);
+        assert!(bounds[3] > Backoff::INITIAL * 4 && bounds[3] <= Backoff::INITIAL * 8);
+        assert!(bounds.iter().all(|&bound| bound <= Backoff::MAX));
     }
 
     #[test]
-    fn success_begins_anew() {
+    fn reset_restarts_at_the_initial_delay() {
         let mut rng = StdRng::seed_from_u64(2);
         let mut backoff = Backoff::default();
         for _ in 0..10 {
-            let _ = backoff.fail(&mut rng);
+            let _ = backoff.next_delay(&mut rng);
         }
-        backoff.succeed();
-        assert!(backoff.fail(&mut rng) <= Backoff::FIRST);
+        backoff.reset();
+        assert!(backoff.next_delay(&mut rng) <= Backoff::INITIAL);
     }
 
     #[test]
-    fn many_clients_do_not_come_back_in_one_moment() {
+    fn delays_of_many_clients_are_spread_by_jitter() {
         let mut rng = StdRng::seed_from_u64(3);
-        let pauses: Vec<_> = (0..1000).map(|_| Backoff::default().fail(&mut rng)).collect();
-        let early = pauses.iter().filter(|&&pause| pause < Backoff::FIRST / 2).count();
+        let delays: Vec<_> = (0..1000).map(|_| Backoff::default().next_delay(&mut rng)).collect();
+        let early = delays.iter().filter(|&&pause| pause < Backoff::INITIAL / 2).count();
         assert!((400..600).contains(&early), "{early}");
     }
 }

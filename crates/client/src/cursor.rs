@@ -1,11 +1,11 @@
 //! Where a subscription stands, over all its sessions.
 
-use pushonce_core::{Delivery, From, Gap, Position};
+use pushonce_core::{Delivery, Gap, Position, StartFrom};
 
 /// The progress of one topic: what was seen decides where the next session begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    begin: From,
+pub(crate) struct SubscriptionCursor {
+    start: StartFrom,
     /// The last position that was seen or told as missing.
     reached: Option<Position>,
     /// What this session gives.
@@ -14,74 +14,74 @@ pub(crate) struct Cursor {
 
 /// What a message is to a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum CursorAdvance {
     /// The next one.
-    New,
+    Advanced,
     /// Shown before.
-    Old,
+    Duplicate,
     /// Something between it and the last one is missing, and no gap was told.
-    Hole {
+    UnreportedGap {
         /// The last one.
         reached: Position,
     },
 }
 
-impl Cursor {
-    pub(crate) fn new(begin: From) -> Cursor {
-        let reached = match begin {
-            From::Position(position) => Some(position),
-            From::Now | From::Last(_) | From::Start => None,
+impl SubscriptionCursor {
+    pub(crate) fn new(start: StartFrom) -> SubscriptionCursor {
+        let reached = match start {
+            StartFrom::Position(position) => Some(position),
+            StartFrom::Now | StartFrom::Last(_) | StartFrom::Start => None,
         };
-        Cursor { begin, reached, delivery: Delivery::All }
+        SubscriptionCursor { start, reached, delivery: Delivery::All }
     }
 
     /// Where the next session is to begin.
-    pub(crate) fn from(&self) -> From {
-        self.reached.map_or(self.begin, From::Position)
+    pub(crate) fn resume_from(&self) -> StartFrom {
+        self.reached.map_or(self.start, StartFrom::Position)
     }
 
     /// The subscription is live, and the topic stood at `position`. Where nothing of the past is to
     /// come, everything from here on is owed, even when no message has come yet: else a session that
     /// broke before the first one would skip what came in between. So for whoever asked for `now`,
     /// and for everybody on a topic without any message: everything follows 0:0.
-    pub(crate) fn subscribed(&mut self, position: Position, delivery: Delivery) {
+    pub(crate) fn on_subscribed(&mut self, position: Position, delivery: Delivery) {
         self.delivery = delivery;
-        let nothing_before =
-            matches!(self.begin, From::Now | From::Last(0)) || position == Position::ZERO;
-        if nothing_before && self.reached.is_none() {
+        let no_history_expected =
+            matches!(self.start, StartFrom::Now | StartFrom::Last(0)) || position == Position::ZERO;
+        if no_history_expected && self.reached.is_none() {
             self.reached = Some(position);
         }
     }
 
     /// What a message is, and moves on when it is the next.
-    pub(crate) fn see(&mut self, position: Position) -> Seen {
+    pub(crate) fn advance(&mut self, position: Position) -> CursorAdvance {
         match self.reached {
-            Some(reached) if position <= reached => Seen::Old,
-            Some(reached) if self.owes_each() && !position.follows(reached) => {
-                Seen::Hole { reached }
+            Some(reached) if position <= reached => CursorAdvance::Duplicate,
+            Some(reached) if self.requires_every_message() && !position.follows(reached) => {
+                CursorAdvance::UnreportedGap { reached }
             }
             _ => {
                 self.reached = Some(position);
-                Seen::New
+                CursorAdvance::Advanced
             }
         }
     }
 
     /// Whether no message may be passed over in silence.
-    fn owes_each(&self) -> bool {
+    fn requires_every_message(&self) -> bool {
         self.delivery == Delivery::All
     }
 
     /// Whether a newer message takes the place of an older one.
     pub(crate) fn is_newest_only(&self) -> bool {
-        !self.owes_each()
+        !self.requires_every_message()
     }
 
     /// Messages up to `gap.to` will not come. Whether that is news.
-    pub(crate) fn skip(&mut self, gap: &Gap) -> bool {
-        let news = self.reached.is_none_or(|reached| reached < gap.to);
+    pub(crate) fn skip_gap(&mut self, gap: &Gap) -> bool {
+        let is_new = self.reached.is_none_or(|reached| reached < gap.to);
         self.reached = self.reached.max(Some(gap.to));
-        news
+        is_new
     }
 }
 
@@ -96,71 +96,74 @@ mod tests {
     }
 
     #[test]
-    fn it_resumes_behind_the_last_message_seen() {
-        let mut cursor = Cursor::new(From::Last(5));
-        assert_eq!(cursor.from(), From::Last(5));
-        assert_eq!(cursor.see(at(3)), Seen::New);
-        assert_eq!(cursor.from(), From::Position(at(3)));
+    fn cursor_resumes_after_the_last_message_seen() {
+        let mut cursor = SubscriptionCursor::new(StartFrom::Last(5));
+        assert_eq!(cursor.resume_from(), StartFrom::Last(5));
+        assert_eq!(cursor.advance(at(3)), CursorAdvance::Advanced);
+        assert_eq!(cursor.resume_from(), StartFrom::Position(at(3)));
     }
 
     #[test]
-    fn nothing_is_seen_twice() {
-        let mut cursor = Cursor::new(From::Start);
-        assert_eq!(cursor.see(at(3)), Seen::New);
-        assert_eq!(cursor.see(at(3)), Seen::Old);
-        assert_eq!(cursor.see(at(2)), Seen::Old);
-        assert_eq!(cursor.see(at(4)), Seen::New);
+    fn message_at_or_before_the_cursor_is_a_duplicate() {
+        let mut cursor = SubscriptionCursor::new(StartFrom::Start);
+        assert_eq!(cursor.advance(at(3)), CursorAdvance::Advanced);
+        assert_eq!(cursor.advance(at(3)), CursorAdvance::Duplicate);
+        assert_eq!(cursor.advance(at(2)), CursorAdvance::Duplicate);
+        assert_eq!(cursor.advance(at(4)), CursorAdvance::Advanced);
     }
 
     #[test]
-    fn a_hole_without_a_gap_is_noticed_and_not_passed() {
-        let mut cursor = Cursor::new(From::Position(at(3)));
-        assert_eq!(cursor.see(at(5)), Seen::Hole { reached: at(3) });
-        assert_eq!(cursor.see(Position::new(8, 1)), Seen::Hole { reached: at(3) });
-        assert_eq!(cursor.from(), From::Position(at(3)));
+    fn unreported_gap_is_detected_and_the_cursor_does_not_advance() {
+        let mut cursor = SubscriptionCursor::new(StartFrom::Position(at(3)));
+        assert_eq!(cursor.advance(at(5)), CursorAdvance::UnreportedGap { reached: at(3) });
+        assert_eq!(
+            cursor.advance(Position::new(8, 1)),
+            CursorAdvance::UnreportedGap { reached: at(3) }
+        );
+        assert_eq!(cursor.resume_from(), StartFrom::Position(at(3)));
     }
 
     #[test]
-    fn where_the_server_gives_the_newest_alone_a_hole_is_none() {
-        let mut cursor = Cursor::new(From::Position(at(3)));
-        cursor.subscribed(at(3), Delivery::Latest);
-        assert_eq!(cursor.see(at(5)), Seen::New);
-        assert_eq!(cursor.see(at(5)), Seen::Old);
-        assert_eq!(cursor.from(), From::Position(at(5)));
-        cursor.subscribed(at(5), Delivery::All);
-        assert_eq!(cursor.see(at(7)), Seen::Hole { reached: at(5) });
+    fn skipped_positions_are_no_gap_under_latest_delivery() {
+        let mut cursor = SubscriptionCursor::new(StartFrom::Position(at(3)));
+        cursor.on_subscribed(at(3), Delivery::Latest);
+        assert_eq!(cursor.advance(at(5)), CursorAdvance::Advanced);
+        assert_eq!(cursor.advance(at(5)), CursorAdvance::Duplicate);
+        assert_eq!(cursor.resume_from(), StartFrom::Position(at(5)));
+        cursor.on_subscribed(at(5), Delivery::All);
+        assert_eq!(cursor.advance(at(7)), CursorAdvance::UnreportedGap { reached: at(5) });
     }
 
     #[test]
-    fn now_is_the_moment_of_the_first_session_also_on_an_empty_topic() {
+    fn start_from_now_means_the_head_at_the_first_session() {
         for position in [at(9), Position::ZERO] {
-            let mut cursor = Cursor::new(From::Now);
-            cursor.subscribed(position, Delivery::All);
-            cursor.subscribed(at(12), Delivery::All);
-            assert_eq!(cursor.from(), From::Position(position));
+            let mut cursor = SubscriptionCursor::new(StartFrom::Now);
+            cursor.on_subscribed(position, Delivery::All);
+            cursor.on_subscribed(at(12), Delivery::All);
+            assert_eq!(cursor.resume_from(), StartFrom::Position(position));
         }
     }
 
     #[test]
-    fn on_a_topic_without_any_message_everybody_resumes_from_nothing() {
-        for begin in [From::Now, From::Last(1), From::Start] {
-            let mut cursor = Cursor::new(begin);
-            cursor.subscribed(Position::ZERO, Delivery::All);
-            assert_eq!(cursor.from(), From::Position(Position::ZERO), "{begin:?}");
+    fn every_start_resumes_from_zero_on_an_empty_topic() {
+        for start in [StartFrom::Now, StartFrom::Last(1), StartFrom::Start] {
+            let mut cursor = SubscriptionCursor::new(start);
+            cursor.on_subscribed(Position::ZERO, Delivery::All);
+            assert_eq!(cursor.resume_from(), StartFrom::Position(Position::ZERO), "{start:?}");
         }
-        let mut past = Cursor::new(From::Last(1));
-        past.subscribed(at(9), Delivery::All);
-        assert_eq!(past.from(), From::Last(1), "the last message is still to come");
+        let mut past = SubscriptionCursor::new(StartFrom::Last(1));
+        past.on_subscribed(at(9), Delivery::All);
+        assert_eq!(past.resume_from(), StartFrom::Last(1), "the last message is still to come");
     }
 
     #[test]
-    fn a_gap_moves_it_on_and_is_told_once() {
-        let mut cursor = Cursor::new(From::Start);
-        cursor.see(at(1));
+    fn gap_advances_the_cursor_and_is_new_only_once() {
+        let mut cursor = SubscriptionCursor::new(StartFrom::Start);
+        cursor.advance(at(1));
         let gap = Gap { from: at(2), to: at(8), reason: GapReason::Expired };
-        assert!(cursor.skip(&gap));
-        assert!(!cursor.skip(&gap));
-        assert_eq!(cursor.from(), From::Position(at(8)));
-        assert_eq!(cursor.see(at(9)), Seen::New);
+        assert!(cursor.skip_gap(&gap));
+        assert!(!cursor.skip_gap(&gap));
+        assert_eq!(cursor.resume_from(), StartFrom::Position(at(8)));
+        assert_eq!(cursor.advance(at(9)), CursorAdvance::Advanced);
     }
 }

@@ -8,21 +8,21 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidDelta {
     #[error("the delta ends too early")]
-    Cut,
+    Truncated,
     #[error("the delta has no number where one must stand, or one over 32 bits")]
-    Number,
+    InvalidNumber,
     #[error("the delta has a segment of an unknown kind")]
-    Segment,
+    InvalidSegment,
     #[error("the delta copies what its base does not have")]
-    Outside,
+    CopyOutOfRange,
     #[error("the delta makes more than {max} bytes")]
     TooLong { max: usize },
     #[error("the delta makes another length than it says")]
-    Length,
+    LengthMismatch,
     #[error("what the delta makes has another checksum: its base is another")]
-    Checksum,
+    ChecksumMismatch,
     #[error("something follows the end of the delta")]
-    Rest,
+    TrailingBytes,
 }
 
 /// What `delta` makes of `base`: at most `bytes_max` bytes, and nothing that its checksum does not
@@ -32,43 +32,48 @@ pub(crate) fn apply(
     mut delta: &[u8],
     bytes_max: usize,
 ) -> Result<Vec<u8>, InvalidDelta> {
-    let len = number(&mut delta)? as usize;
+    let len = read_number(&mut delta)? as usize;
     if len > bytes_max {
         return Err(InvalidDelta::TooLong { max: bytes_max });
     }
-    if byte(&mut delta)? != b'\n' {
-        return Err(InvalidDelta::Segment);
+    if read_byte(&mut delta)? != b'\n' {
+        return Err(InvalidDelta::InvalidSegment);
     }
     let mut out = Vec::with_capacity(len);
     loop {
-        let count = number(&mut delta)?;
-        let segment = match byte(&mut delta)? {
+        let count = read_number(&mut delta)?;
+        let segment = match read_byte(&mut delta)? {
             b'@' => {
-                let offset = number(&mut delta)? as usize;
-                if byte(&mut delta)? != b',' {
-                    return Err(InvalidDelta::Segment);
+                let offset = read_number(&mut delta)? as usize;
+                if read_byte(&mut delta)? != b',' {
+                    return Err(InvalidDelta::InvalidSegment);
                 }
                 let rest = base.get(offset..).unwrap_or_default();
-                rest.get(..count as usize).ok_or(InvalidDelta::Outside)?
+                rest.get(..count as usize).ok_or(InvalidDelta::CopyOutOfRange)?
             }
-            b':' => take(&mut delta, count as usize)?,
-            b';' => return finish(out, len, count, delta),
-            _ => return Err(InvalidDelta::Segment),
+            b':' => read_bytes(&mut delta, count as usize)?,
+            b';' => return verify(out, len, count, delta),
+            _ => return Err(InvalidDelta::InvalidSegment),
         };
         if out.len() + segment.len() > len {
-            return Err(InvalidDelta::Length);
+            return Err(InvalidDelta::LengthMismatch);
         }
         out.extend_from_slice(segment);
     }
 }
 
-fn finish(out: Vec<u8>, len: usize, announced: u32, rest: &[u8]) -> Result<Vec<u8>, InvalidDelta> {
-    if !rest.is_empty() {
-        Err(InvalidDelta::Rest)
+fn verify(
+    out: Vec<u8>,
+    len: usize,
+    expected_checksum: u32,
+    trailing: &[u8],
+) -> Result<Vec<u8>, InvalidDelta> {
+    if !trailing.is_empty() {
+        Err(InvalidDelta::TrailingBytes)
     } else if out.len() != len {
-        Err(InvalidDelta::Length)
-    } else if checksum(&out) != announced {
-        Err(InvalidDelta::Checksum)
+        Err(InvalidDelta::LengthMismatch)
+    } else if checksum(&out) != expected_checksum {
+        Err(InvalidDelta::ChecksumMismatch)
     } else {
         Ok(out)
     }
@@ -76,26 +81,26 @@ fn finish(out: Vec<u8>, len: usize, announced: u32, rest: &[u8]) -> Result<Vec<u
 
 /// The sum of the bytes as big-endian words; the last is filled up with zeros.
 fn checksum(bytes: &[u8]) -> u32 {
-    let word = |four: &[u8]| {
+    let word = |chunk: &[u8]| {
         let mut word = [0; 4];
-        word[..four.len()].copy_from_slice(four);
+        word[..chunk.len()].copy_from_slice(chunk);
         u32::from_be_bytes(word)
     };
     bytes.chunks(4).map(word).fold(0, u32::wrapping_add)
 }
 
-fn number(delta: &mut &[u8]) -> Result<u32, InvalidDelta> {
-    let digits = delta.iter().take_while(|&&byte| digit(byte).is_some()).count();
-    let digits = take(delta, digits)?;
+fn read_number(delta: &mut &[u8]) -> Result<u32, InvalidDelta> {
+    let digits = delta.iter().take_while(|&&byte| digit_value(byte).is_some()).count();
+    let digits = read_bytes(delta, digits)?;
     let mut number = 0_u32;
-    for value in digits.iter().filter_map(|&byte| digit(byte)) {
-        let shifted = number.checked_mul(64).ok_or(InvalidDelta::Number)?;
+    for value in digits.iter().filter_map(|&byte| digit_value(byte)) {
+        let shifted = number.checked_mul(64).ok_or(InvalidDelta::InvalidNumber)?;
         number = shifted | value;
     }
-    if digits.is_empty() { Err(InvalidDelta::Number) } else { Ok(number) }
+    if digits.is_empty() { Err(InvalidDelta::InvalidNumber) } else { Ok(number) }
 }
 
-fn digit(byte: u8) -> Option<u32> {
+fn digit_value(byte: u8) -> Option<u32> {
     let value = match byte {
         b'0'..=b'9' => byte - b'0',
         b'A'..=b'Z' => byte - b'A' + 10,
@@ -107,12 +112,12 @@ fn digit(byte: u8) -> Option<u32> {
     Some(value.into())
 }
 
-fn byte(delta: &mut &[u8]) -> Result<u8, InvalidDelta> {
-    take(delta, 1).map(|one| one[0])
+fn read_byte(delta: &mut &[u8]) -> Result<u8, InvalidDelta> {
+    read_bytes(delta, 1).map(|one| one[0])
 }
 
-fn take<'a>(delta: &mut &'a [u8], count: usize) -> Result<&'a [u8], InvalidDelta> {
-    let (taken, rest) = delta.split_at_checked(count).ok_or(InvalidDelta::Cut)?;
+fn read_bytes<'a>(delta: &mut &'a [u8], count: usize) -> Result<&'a [u8], InvalidDelta> {
+    let (taken, rest) = delta.split_at_checked(count).ok_or(InvalidDelta::Truncated)?;
     *delta = rest;
     Ok(taken)
 }
@@ -129,41 +134,44 @@ mod tests {
     const MAX: usize = 10_000;
 
     #[test]
-    fn a_delta_as_fossil_writes_it_is_read() {
+    fn delta_in_fossil_format_is_applied() {
         let base = b"send-snap\nimport zmq\n#c.user_dict.pop('sendsnap', None)\n";
         let new = b"send-snap\nimport zmq!\n#c.user_dict.pop('sendsnap', None)\n";
         assert_eq!(apply(base, &delta(new, base), MAX).as_deref(), Ok(&new[..]));
         assert_eq!(apply(b"", b"0\n0;", MAX).as_deref(), Ok(&b""[..]));
-        assert_eq!(apply(b"abcdefgh", b"6\n4@2,2:!?1aLxG;", MAX), Err(InvalidDelta::Checksum));
+        assert_eq!(
+            apply(b"abcdefgh", b"6\n4@2,2:!?1aLxG;", MAX),
+            Err(InvalidDelta::ChecksumMismatch)
+        );
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
-        for (delta, why) in [
-            (&b""[..], InvalidDelta::Number),
-            (b"4", InvalidDelta::Cut),
-            (b"4:", InvalidDelta::Segment),
-            (b"4\n", InvalidDelta::Number),
-            (b"4\n4", InvalidDelta::Cut),
-            (b"4\n4!", InvalidDelta::Segment),
-            (b"4\n4:abc", InvalidDelta::Cut),
-            (b"4\n4@0", InvalidDelta::Cut),
-            (b"4\n4@0;", InvalidDelta::Segment),
-            (b"4\n4@1,", InvalidDelta::Outside),
-            (b"4\n~~~~~@~~~~~,", InvalidDelta::Outside),
-            (b"4\n1@zzzzzz,", InvalidDelta::Number),
-            (b"3\n4@0,", InvalidDelta::Length),
-            (b"4\n3@0,0;", InvalidDelta::Length),
-            (b"4\n4@0,0;", InvalidDelta::Checksum),
-            (b"0\n0;0", InvalidDelta::Rest),
+    fn each_malformed_delta_has_its_own_error() {
+        for (delta, expected) in [
+            (&b""[..], InvalidDelta::InvalidNumber),
+            (b"4", InvalidDelta::Truncated),
+            (b"4:", InvalidDelta::InvalidSegment),
+            (b"4\n", InvalidDelta::InvalidNumber),
+            (b"4\n4", InvalidDelta::Truncated),
+            (b"4\n4!", InvalidDelta::InvalidSegment),
+            (b"4\n4:abc", InvalidDelta::Truncated),
+            (b"4\n4@0", InvalidDelta::Truncated),
+            (b"4\n4@0;", InvalidDelta::InvalidSegment),
+            (b"4\n4@1,", InvalidDelta::CopyOutOfRange),
+            (b"4\n~~~~~@~~~~~,", InvalidDelta::CopyOutOfRange),
+            (b"4\n1@zzzzzz,", InvalidDelta::InvalidNumber),
+            (b"3\n4@0,", InvalidDelta::LengthMismatch),
+            (b"4\n3@0,0;", InvalidDelta::LengthMismatch),
+            (b"4\n4@0,0;", InvalidDelta::ChecksumMismatch),
+            (b"0\n0;0", InvalidDelta::TrailingBytes),
             (b"2SH\n", InvalidDelta::TooLong { max: MAX }),
         ] {
-            assert_eq!(apply(b"base", delta, MAX), Err(why), "{}", delta.escape_ascii());
+            assert_eq!(apply(b"base", delta, MAX), Err(expected), "{}", delta.escape_ascii());
         }
     }
 
     #[test]
-    fn a_length_that_is_only_announced_takes_no_more_memory_than_is_allowed() {
+    fn announced_length_over_the_limit_is_rejected_before_allocation() {
         assert_eq!(apply(b"", b"3~~~~~\n", MAX), Err(InvalidDelta::TooLong { max: MAX }));
     }
 
@@ -181,26 +189,26 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
         #[test]
-        fn what_the_server_makes_is_undone(base in bytes(600), new in bytes(600)) {
+        fn delta_of_the_server_round_trips(base in bytes(600), new in bytes(600)) {
             prop_assert_eq!(apply(&base, &delta(&new, &base), MAX), Ok(new));
         }
 
         #[test]
-        fn a_chain_of_deltas_gives_every_payload_of_a_history(
+        fn chain_of_deltas_reproduces_every_payload(
             first in bytes(600), edits in edits(),
         ) {
             let mut payload = first;
-            for (at, cut, put) in edits {
+            for (at, cut, inserted) in edits {
                 let mut next = payload.clone();
                 let at = at.index(next.len() + 1);
-                next.splice(at..(at + cut).min(payload.len()), put);
+                next.splice(at..(at + cut).min(payload.len()), inserted);
                 payload = apply(&payload, &delta(&next, &payload), MAX).expect("valid");
                 prop_assert_eq!(&payload, &next);
             }
         }
 
         #[test]
-        fn random_bytes_never_panic_nor_make_more_than_is_allowed(
+        fn random_deltas_never_panic_nor_exceed_the_limit(
             base in bytes(100), delta in vec(any::<u8>(), 0..100), max in 0_usize..100,
         ) {
             if let Ok(made) = apply(&base, &delta, max) {
@@ -209,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_delta_never_panics_and_makes_nothing_else(
+        fn corrupt_delta_never_panics_nor_yields_another_checksum(
             base in bytes(600), new in bytes(600), at in any::<Index>(), byte in any::<u8>(),
         ) {
             let whole = delta(&new, &base);

@@ -3,11 +3,11 @@
 //! *What is it?* A [`Publisher`] and a [`Subscriber`], each given the addresses of several nodes.
 //!
 //! *What does it promise?* A subscriber sees each topic in order, no message twice, and no hole
-//! without an [`Event::Gap`], also over a reconnect: it turns to the next node, after a pause that
+//! without an [`SubscriberEvent::Gap`], also over a reconnect: it turns to the next node, after a pause that
 //! grows and is drawn at random so that a million clients do not come back in one moment, and
 //! resumes each topic behind the last message it saw. A node that leaves a hole is left, too, and
-//! so is, after a moment, one that has lost touch with a topic's owner ([`Event::Stale`]), if there is
-//! another. Asked to ([`Builder::topic_with`]), it is sent what changed and shows the same whole messages, each
+//! so is, after a moment, one that has lost touch with a topic's owner ([`SubscriberEvent::Stale`]), if there is
+//! another. Asked to ([`SubscriberBuilder::topic_with_options`]), it is sent what changed and shows the same whole messages, each
 //! with its checksum confirmed. A publish has three outcomes: placed, refused, unknown; it is retried by itself until it
 //! is placed or refused for good, or until its deadline, and stands once however often it was sent. The
 //! messages of a [`PublishStream`] also stand in the order of the sending, topic by topic. Both hold
@@ -25,30 +25,30 @@
 //! connection for every topic on it.
 //!
 //! *What must a caller not do?* Keep a subscriber and not read it. Give QUIC addresses that are not
-//! loopback without saying whose certificate to trust ([`Trust`]).
+//! loopback without saying whose certificate to trust ([`CertificateTrust`]).
 
 mod backoff;
 mod cursor;
 mod delta;
-mod keeper;
+mod event_queue;
 #[cfg(feature = "planted-bugs")]
 mod planted;
-mod progress;
 mod publisher;
-mod queue;
-mod server;
+mod reconnect;
+mod resume_state;
+mod server_address;
 mod session;
 mod stream;
 mod subscriber;
 
 pub use backoff::Backoff;
 pub use publisher::Publisher;
-pub use server::{InvalidServer, Scheme, Server};
-pub use session::{Transport, Trust};
-pub use stream::{Acknowledgement, PublishStream};
-pub use subscriber::{BuildError, Builder, Event, Subscriber};
+pub use server_address::{InvalidServerAddress, Scheme, ServerAddress};
+pub use session::{CertificateTrust, Transport};
+pub use stream::{AcknowledgementFuture, PublishStream};
+pub use subscriber::{BuildError, Subscriber, SubscriberBuilder, SubscriberEvent};
 
 /// Re-exported, so that a caller needs one crate.
 pub use pushonce_core as core;
 pub use pushonce_proto::client::{Encoding, ErrorCode};
-pub use pushonce_proto::publisher::Failure;
+pub use pushonce_proto::publisher::PublishFailure;

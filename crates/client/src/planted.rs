@@ -2,16 +2,16 @@
 
 use pushonce_proto::close::Reconnect;
 
-fn is_planted(bug: &str) -> bool {
+fn is_enabled(bug: &str) -> bool {
     std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok(bug)
 }
 
 /// `sdk-keeps-old-messages`: a newer message does not take the place of an older one.
-pub(crate) fn keeps_old_messages() -> bool {
-    is_planted("sdk-keeps-old-messages")
+pub(crate) fn queues_old_messages() -> bool {
+    is_enabled("sdk-keeps-old-messages")
 }
 
-/// `wrong-server-ends-all`: a server that is none ends a subscriber that has others.
-pub(crate) fn is_end_of_all(reconnect: Reconnect) -> bool {
-    reconnect == Reconnect::No && is_planted("wrong-server-ends-all")
+/// `wrong_scheme-server-ends-all`: a server that is none ends a subscriber that has others.
+pub(crate) fn ends_subscriber(reconnect: Reconnect) -> bool {
+    reconnect == Reconnect::No && is_enabled("wrong-server-ends-all")
 }

@@ -4,36 +4,36 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{InvalidPublish, Placed, Publish, PublishError, Stamp};
+use pushonce_core::{Acknowledgement, InvalidPublish, Publish, PublishError, PublishId};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
-use pushonce_proto::publisher::Failure;
+use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::Rng;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::server::{Scheme, Server};
+use crate::server_address::{Scheme, ServerAddress};
 use crate::session::grpc_connect;
-use crate::stream::{Call, PublishStream};
+use crate::stream::{PublishCall, PublishStream};
 
 /// Publishes to whichever of its servers answers. Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<PublisherShared>,
 }
 
 /// What publishers and their streams share.
-pub(crate) struct Shared {
-    servers: Vec<Server>,
+pub(crate) struct PublisherShared {
+    servers: Vec<ServerAddress>,
     pub(crate) deadline: Duration,
-    current: Mutex<Current>,
+    connection: Mutex<CurrentConnection>,
 }
 
 /// The connection in use, and whose it is.
 #[derive(Default)]
-struct Current {
+struct CurrentConnection {
     server: usize,
     channel: Option<Channel>,
 }
@@ -46,12 +46,14 @@ impl Publisher {
     /// How long one server may take to answer before another is asked as well: longer than a node
     /// looks for an owner (5 s), so that its refusal is heard, which is a better answer than none; and
     /// a server that hangs leaves time for another, and for a shard to get a new owner.
-    pub(crate) const PATIENCE: Duration = Duration::from_millis(5_250);
+    pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(5_250);
 
-    /// Publishes through `servers` (`http://HOST:PORT` of their gRPC ports); connects when needed.
-    pub fn new(servers: Vec<Server>) -> Publisher {
-        let current = Mutex::default();
-        Publisher { shared: Arc::new(Shared { servers, deadline: Self::DEADLINE, current }) }
+    /// Publishes through `addresses` (`http://HOST:PORT` of their gRPC ports); connects when needed.
+    pub fn new(servers: Vec<ServerAddress>) -> Publisher {
+        let connection = Mutex::default();
+        Publisher {
+            shared: Arc::new(PublisherShared { servers, deadline: Self::DEADLINE, connection }),
+        }
     }
 
     /// Publishes one message and waits for its place.
@@ -62,127 +64,133 @@ impl Publisher {
     /// sees.
     ///
     /// # Errors
-    /// [`Failure::Refused`] when nothing happened; [`Failure::Unknown`] when it may have.
-    pub async fn publish(&self, mut publish: Publish) -> Result<Placed, Failure> {
-        publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
-        if !publish.is_repeatable() {
-            publish.stamp = Some(Stamp::Nonce(rand::rng().random()));
+    /// [`PublishFailure::Rejected`] when nothing happened; [`PublishFailure::Unknown`] when it may have.
+    pub async fn publish(&self, mut publish: Publish) -> Result<Acknowledgement, PublishFailure> {
+        publish.validate(Publish::PAYLOAD_BYTES_CAP).map_err(invalid_publish)?;
+        if !publish.is_idempotent() {
+            publish.publish_id = Some(PublishId::Nonce(rand::rng().random()));
         }
         let request = pb::PublishRequest::from(publish);
         let deadline = tokio::time::Instant::now() + self.shared.deadline;
-        let mut bound = Duration::from_millis(20);
-        let mut doubt = None;
+        let mut delay_max = Duration::from_millis(20);
+        let mut unknown_outcome = None;
         loop {
-            let failure = match self.try_once(request.clone(), deadline).await {
-                Ok(placed) => return Ok(placed),
+            let failure = match self.try_publish(request.clone(), deadline).await {
+                Ok(acknowledgement) => return Ok(acknowledgement),
                 Err(failure) => failure,
             };
-            let again = !matches!(failure, Failure::Refused { retry: false, .. });
-            if matches!(failure, Failure::Unknown(_)) {
-                doubt = Some(failure.clone());
+            let is_retryable = !matches!(failure, PublishFailure::Rejected { retry: false, .. });
+            if matches!(failure, PublishFailure::Unknown(_)) {
+                unknown_outcome = Some(failure.clone());
             }
-            let pause = bound.mul_f64(rand::rng().random());
-            if !again || tokio::time::Instant::now() + pause >= deadline {
+            let delay = delay_max.mul_f64(rand::rng().random());
+            if !is_retryable || tokio::time::Instant::now() + delay >= deadline {
                 // What one server refused another may have placed before.
-                return Err(doubt.unwrap_or(failure));
+                return Err(unknown_outcome.unwrap_or(failure));
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(delay).await;
             // Far below a subscriber's: somebody waits for this one message.
-            bound = (bound * 2).min(Duration::from_millis(500));
+            delay_max = (delay_max * 2).min(Duration::from_millis(500));
         }
     }
 
-    async fn try_once(
+    async fn try_publish(
         &self,
         request: pb::PublishRequest,
         deadline: tokio::time::Instant,
-    ) -> Result<Placed, Failure> {
+    ) -> Result<Acknowledgement, PublishFailure> {
         let found = tokio::time::timeout_at(deadline, self.shared.channel()).await;
-        let (server, channel) = found.unwrap_or_else(|_| Err(unreachable("none answers")))?;
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        let left = left.min(Self::PATIENCE);
+        let (server, channel) =
+            found.unwrap_or_else(|_| Err(no_reachable_server("none answers")))?;
+        let timeout = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let timeout = timeout.min(Self::ATTEMPT_TIMEOUT);
         let mut request = Request::new(request);
-        request.set_timeout(left);
+        request.set_timeout(timeout);
         let call = async { PublisherClient::new(channel).publish(request).await };
-        let answer = match tokio::time::timeout(left, call).await {
+        let response = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) if never_sent(&status) => {
-                self.shared.leave(server).await;
-                return Err(unreachable(&describe(&status)));
+            Ok(Err(status)) if is_connect_error(&status) => {
+                self.shared.switch_from(server).await;
+                return Err(no_reachable_server(&describe(&status)));
             }
             Ok(Err(status)) => {
-                let failure = Failure::from(&status);
+                let failure = PublishFailure::from(&status);
                 // The node is not up to it, or not there: the next call asks another.
-                if status.code() == Code::Unavailable || matches!(failure, Failure::Unknown(_)) {
-                    self.shared.leave(server).await;
+                if status.code() == Code::Unavailable
+                    || matches!(failure, PublishFailure::Unknown(_))
+                {
+                    self.shared.switch_from(server).await;
                 }
                 return Err(failure);
             }
             Err(_) => {
-                self.shared.leave(server).await;
-                return Err(Failure::Unknown("the server did not answer in time".to_owned()));
+                self.shared.switch_from(server).await;
+                return Err(PublishFailure::Unknown(
+                    "the server did not answer in time".to_owned(),
+                ));
             }
         };
-        Placed::try_from(answer).map_err(|why| Failure::Unknown(why.to_string()))
+        Acknowledgement::try_from(response)
+            .map_err(|error| PublishFailure::Unknown(error.to_string()))
     }
 
     /// Opens a stream: messages are sent without waiting for each other, and placed in order and once,
     /// over whatever connections that takes.
     ///
     /// # Errors
-    /// [`Failure::Refused`] when no server can be reached now.
-    pub async fn stream(&self) -> Result<PublishStream, Failure> {
+    /// [`PublishFailure::Rejected`] when no server can be reached now.
+    pub async fn stream(&self) -> Result<PublishStream, PublishFailure> {
         let mut last = no_usable_server(None);
         for _ in &self.shared.servers {
-            match Call::open(&self.shared).await {
+            match PublishCall::open(&self.shared).await {
                 Ok(call) => return Ok(PublishStream::open(self.shared.clone(), call)),
-                Err(why) => last = why,
+                Err(failure) => last = failure,
             }
         }
         Err(last)
     }
 }
 
-impl Shared {
+impl PublisherShared {
     /// The connection in use, or one to the next server that answers.
-    pub(crate) async fn channel(&self) -> Result<(usize, Channel), Failure> {
-        let mut current = self.current.lock().await;
-        if let Some(channel) = &current.channel {
-            return Ok((current.server, channel.clone()));
+    pub(crate) async fn channel(&self) -> Result<(usize, Channel), PublishFailure> {
+        let mut connection = self.connection.lock().await;
+        if let Some(channel) = &connection.channel {
+            return Ok((connection.server, channel.clone()));
         }
-        let wrong = self.servers.iter().find(|server| server.scheme != Scheme::Http);
-        if self.servers.is_empty() || wrong.is_some() {
-            return Err(no_usable_server(wrong));
+        let wrong_scheme = self.servers.iter().find(|server| server.scheme != Scheme::Http);
+        if self.servers.is_empty() || wrong_scheme.is_some() {
+            return Err(no_usable_server(wrong_scheme));
         }
-        let mut why = String::new();
+        let mut reason = String::new();
         for _ in &self.servers {
-            let server = current.server % self.servers.len();
+            let server = connection.server % self.servers.len();
             // Before the attempt: one that is given up in between is not made again first.
-            current.server = server + 1;
+            connection.server = server + 1;
             match grpc_connect(&self.servers[server]).await {
                 Ok(channel) => {
-                    current.server = server;
-                    current.channel = Some(channel.clone());
+                    connection.server = server;
+                    connection.channel = Some(channel.clone());
                     return Ok((server, channel));
                 }
-                Err(cause) => why = cause,
+                Err(error) => reason = error,
             }
         }
-        Err(unreachable(&why))
+        Err(no_reachable_server(&reason))
     }
 
     /// Turns to the next server, unless somebody did already.
-    pub(crate) async fn leave(&self, server: usize) {
-        let mut current = self.current.lock().await;
-        if current.server == server {
-            current.server = (server + 1) % self.servers.len().max(1);
-            current.channel = None;
+    pub(crate) async fn switch_from(&self, server: usize) {
+        let mut connection = self.connection.lock().await;
+        if connection.server == server {
+            connection.server = (server + 1) % self.servers.len().max(1);
+            connection.channel = None;
         }
     }
 }
 
 /// Whether the connection could not even be made again, so that the request is still here.
-fn never_sent(status: &Status) -> bool {
+fn is_connect_error(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {
@@ -194,24 +202,24 @@ fn never_sent(status: &Status) -> bool {
 }
 
 /// What no server would take is refused without asking one.
-pub(crate) fn invalid(why: InvalidPublish) -> Failure {
-    Failure::from(pb::PublishFailure::from(&PublishError::from(why)))
+pub(crate) fn invalid_publish(error: InvalidPublish) -> PublishFailure {
+    PublishFailure::from(pb::PublishFailure::from(&PublishError::from(error)))
 }
 
-/// The list of servers is of no use, now and later: it is empty, or this one is `wrong`.
-fn no_usable_server(wrong: Option<&Server>) -> Failure {
-    let why = match wrong {
+/// The list of servers is of no use, now and later: it is empty, or this one is `wrong_scheme`.
+fn no_usable_server(wrong_scheme: Option<&ServerAddress>) -> PublishFailure {
+    let reason = match wrong_scheme {
         None => "no server to publish to was given".to_owned(),
         Some(server) => format!("{server} takes no publishes by gRPC"),
     };
-    let message = format!("{why}; name servers as http://HOST:7090");
-    Failure::Refused { code: Code::InvalidArgument, message, retry: false }
+    let message = format!("{reason}; name servers as http://HOST:7090");
+    PublishFailure::Rejected { code: Code::InvalidArgument, message, retry: false }
 }
 
-pub(crate) fn unreachable(why: &str) -> Failure {
-    Failure::Refused {
+pub(crate) fn no_reachable_server(reason: &str) -> PublishFailure {
+    PublishFailure::Rejected {
         code: Code::Unavailable,
-        message: format!("no server can be reached: {why}"),
+        message: format!("no server can be reached: {reason}"),
         retry: true,
     }
 }
@@ -223,13 +231,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_that_is_refused_has_sent_nothing_and_a_status_of_a_server_says_nothing() {
+    async fn refused_connection_is_a_connect_error_and_a_server_status_is_not() {
         // Bound and closed: nobody else gets the port that soon, and nobody listens there.
-        let port =
+        let address =
             tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let channel = Endpoint::from_shared(format!("http://{port}")).unwrap().connect_lazy();
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let status = PublisherClient::new(channel).publish(pb::PublishRequest::default()).await;
-        assert!(never_sent(&status.unwrap_err()));
-        assert!(!never_sent(&Status::unavailable("no owner")));
+        assert!(is_connect_error(&status.unwrap_err()));
+        assert!(!is_connect_error(&Status::unavailable("no owner")));
     }
 }

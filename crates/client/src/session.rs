@@ -7,14 +7,14 @@ mod ws;
 
 use std::time::Duration;
 
-use pushonce_proto::client::{Command, Encoding, Event, Request};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::close::{self, Reconnect};
 
-use crate::progress::Ask;
-use crate::server::{Scheme, Server};
+use crate::resume_state::SubscriptionRequest;
+use crate::server_address::{Scheme, ServerAddress};
 
 pub(crate) use grpc::connect as grpc_connect;
-pub use trust::Trust;
+pub use trust::CertificateTrust;
 
 /// What carries a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Transport {
 
 impl Transport {
     /// Whether it is spoken at addresses of this scheme.
-    pub(crate) fn takes(self, scheme: Scheme) -> bool {
+    pub(crate) fn supports_scheme(self, scheme: Scheme) -> bool {
         match self {
             Transport::Ws => matches!(scheme, Scheme::Http | Scheme::Ws),
             Transport::Quic => scheme == Scheme::Quic,
@@ -50,16 +50,16 @@ impl Transport {
 
 /// How to reach a server.
 #[derive(Clone, Debug)]
-pub(crate) struct Dial {
+pub(crate) struct ConnectOptions {
     pub(crate) transport: Transport,
-    pub(crate) trust: Trust,
+    pub(crate) trust: CertificateTrust,
     pub(crate) encoding: Encoding,
 }
 
 /// How a session ended, and what to do about it.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) why: String,
+pub(crate) struct SessionEnd {
+    pub(crate) reason: String,
     pub(crate) reconnect: Reconnect,
 }
 
@@ -75,38 +75,46 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server says something every 25 s. Silence for two and a half of that is the end: a connection
 /// that died without a word looks just like one that has nothing to say.
-const SILENCE_MAX: Duration = Duration::from_millis(62_500);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(62_500);
 
 impl Session {
-    pub(crate) async fn open(dial: &Dial, server: &Server) -> Result<Session, Ended> {
+    pub(crate) async fn open(
+        options: &ConnectOptions,
+        server: &ServerAddress,
+    ) -> Result<Session, SessionEnd> {
         let opening = async {
-            Ok(match dial.transport {
+            Ok(match options.transport {
                 Transport::Ws => {
-                    Session::Ws(Box::new(ws::Session::open(server, dial.encoding).await?))
+                    Session::Ws(Box::new(ws::Session::open(server, options.encoding).await?))
                 }
-                Transport::Quic => Session::Quic(quic::Session::open(server, &dial.trust).await?),
+                Transport::Quic => {
+                    Session::Quic(quic::Session::open(server, &options.trust).await?)
+                }
                 Transport::Grpc => Session::Grpc(grpc::Session::open(server).await?),
             })
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, opening)
-            .await
-            .unwrap_or_else(|_| Err(Ended::again(format!("no answer within {CONNECT_TIMEOUT:?}"))))
+        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {
+            Err(SessionEnd::retryable(format!("no answer within {CONNECT_TIMEOUT:?}")))
+        })
     }
 
     /// Asks for a topic. The answer comes as an event.
-    pub(crate) async fn subscribe(&mut self, ask: Ask) -> Result<(), Ended> {
+    pub(crate) async fn subscribe(
+        &mut self,
+        request: SubscriptionRequest,
+    ) -> Result<(), SessionEnd> {
         match self {
-            Session::Ws(session) => session.send(&ask.into()).await,
-            Session::Quic(session) => session.send(&ask.into()).await,
+            Session::Ws(session) => session.send(&request.into()).await,
+            Session::Quic(session) => session.send(&request.into()).await,
             Session::Grpc(session) => {
-                session.subscribe(ask);
+                session.subscribe(request);
                 Ok(())
             }
         }
     }
 
     /// The next event, or the end. May be dropped and called again.
-    pub(crate) async fn next(&mut self) -> Result<Event, Ended> {
+    pub(crate) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
         let next = async {
             match self {
                 Session::Ws(session) => session.next().await,
@@ -114,39 +122,41 @@ impl Session {
                 Session::Grpc(session) => session.next().await,
             }
         };
-        tokio::time::timeout(SILENCE_MAX, next)
+        tokio::time::timeout(IDLE_TIMEOUT, next)
             .await
-            .unwrap_or_else(|_| Err(Ended::again(format!("silence for {SILENCE_MAX:?}"))))
+            .unwrap_or_else(|_| Err(SessionEnd::retryable(format!("silence for {IDLE_TIMEOUT:?}"))))
     }
 }
 
-impl Ended {
+impl SessionEnd {
     /// Something broke: try again.
-    pub(crate) fn again(why: impl std::fmt::Display) -> Ended {
-        Ended { why: why.to_string(), reconnect: Reconnect::Yes }
+    pub(crate) fn retryable(reason: impl std::fmt::Display) -> SessionEnd {
+        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::Yes }
     }
 
     /// It will not be better another time.
-    pub(crate) fn for_good(why: impl std::fmt::Display) -> Ended {
-        Ended { why: why.to_string(), reconnect: Reconnect::No }
+    pub(crate) fn permanent(reason: impl std::fmt::Display) -> SessionEnd {
+        SessionEnd { reason: reason.to_string(), reconnect: Reconnect::No }
     }
 
     /// What a close code asks for.
-    pub(crate) fn closed(code: u16, reason: &str) -> Ended {
-        let reconnect = close::of(code).map_or(Reconnect::Yes, |close| close.reconnect);
-        Ended { why: format!("the server closed the session: {code} {reason}"), reconnect }
+    pub(crate) fn from_close_code(code: u16, reason: &str) -> SessionEnd {
+        let reconnect = close::from_code(code).map_or(Reconnect::Yes, |close| close.reconnect);
+        SessionEnd { reason: format!("the server closed the session: {code} {reason}"), reconnect }
     }
 }
 
-impl From<Ask> for Request {
-    fn from(Ask { id, topic, from, options }: Ask) -> Request {
-        Request { id: Some(id), command: Command::Subscribe { topic, from, options } }
+impl From<SubscriptionRequest> for ClientRequest {
+    fn from(
+        SubscriptionRequest { id, topic, from, options }: SubscriptionRequest,
+    ) -> ClientRequest {
+        ClientRequest { id: Some(id), command: ClientCommand::Subscribe { topic, from, options } }
     }
 }
 
-impl Default for Dial {
-    fn default() -> Dial {
-        let (transport, trust) = (Transport::default(), Trust::default());
-        Dial { transport, trust, encoding: Encoding::Proto }
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        let (transport, trust) = (Transport::default(), CertificateTrust::default());
+        ConnectOptions { transport, trust, encoding: Encoding::Proto }
     }
 }

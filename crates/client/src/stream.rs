@@ -1,6 +1,6 @@
 //! Many publishes at once, each placed once and in order, whatever breaks in between.
 //!
-//! [`Window`] decides; the driver here keeps a call open at one server after the other and carries
+//! [`PublishWindow`] decides; the driver here keeps a call open at one server after the other and carries
 //! what goes in and out.
 
 mod call;
@@ -8,44 +8,44 @@ mod window;
 
 use std::sync::Arc;
 
-use pushonce_core::{Placed, ProducerId, Publish, Sequence};
-use pushonce_proto::publisher::Failure;
+use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Publish};
+use pushonce_proto::publisher::PublishFailure;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::publisher::{Shared, invalid};
-pub(crate) use call::Call;
-use window::Window;
+use crate::publisher::{PublisherShared, invalid_publish};
+pub(crate) use call::PublishCall;
+use window::PublishWindow;
 
 /// An open stream. Messages to a topic are placed in the order in which they are sent, each once: when
 /// the connection breaks, or a shard moves, what is unacknowledged is sent again, in order, and the
 /// cluster knows what it has. Dropped, it ends: what was sent may still be placed.
 pub struct PublishStream {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<QueuedPublish>,
     _driver: AbortOnDropHandle<()>,
 }
 
 /// The outcome of one message of a stream.
-pub type Acknowledgement = oneshot::Receiver<Result<Placed, Failure>>;
+pub type AcknowledgementFuture = oneshot::Receiver<Result<Acknowledgement, PublishFailure>>;
 
-type Answer = oneshot::Sender<Result<Placed, Failure>>;
+type AcknowledgementSender = oneshot::Sender<Result<Acknowledgement, PublishFailure>>;
 
 /// A message that waits for its turn.
-type Message = (Publish, Answer);
+type QueuedPublish = (Publish, AcknowledgementSender);
 
 /// Messages between the caller and the driver: so many are taken at once.
-const WAITING_MAX: usize = 64;
+const QUEUE_MAX: usize = 64;
 
 impl PublishStream {
     /// Messages between the oldest that is unacknowledged and the newest, both counted.
-    pub const IN_FLIGHT_MAX: usize = Sequence::WINDOW;
+    pub const IN_FLIGHT_MAX: usize = ProducerSequence::IN_FLIGHT_MAX;
 
-    pub(crate) fn open(shared: Arc<Shared>, call: Call) -> PublishStream {
-        let (messages, waiting) = mpsc::channel(WAITING_MAX);
+    pub(crate) fn open(shared: Arc<PublisherShared>, call: PublishCall) -> PublishStream {
+        let (messages, pending) = mpsc::channel(QUEUE_MAX);
         let producer = ProducerId(rand::rng().random());
-        let window = Window::new(producer, shared.deadline);
-        let driver = tokio::spawn(call::drive(shared, call, window, waiting));
+        let window = PublishWindow::new(producer, shared.deadline);
+        let driver = tokio::spawn(call::run(shared, call, window, pending));
         PublishStream { messages, _driver: AbortOnDropHandle::new(driver) }
     }
 
@@ -53,12 +53,15 @@ impl PublishStream {
     /// The outcome comes by what is returned, at the latest a deadline of the publisher later.
     ///
     /// # Errors
-    /// [`Failure::Refused`] when the message breaks a rule: it was not sent.
-    pub async fn send(&mut self, publish: Publish) -> Result<Acknowledgement, Failure> {
-        publish.check(Publish::PAYLOAD_BYTES_CAP).map_err(invalid)?;
-        let (answer, acknowledgement) = oneshot::channel();
+    /// [`PublishFailure::Rejected`] when the message breaks a rule: it was not sent.
+    pub async fn send(
+        &mut self,
+        publish: Publish,
+    ) -> Result<AcknowledgementFuture, PublishFailure> {
+        publish.validate(Publish::PAYLOAD_BYTES_CAP).map_err(invalid_publish)?;
+        let (sender, future) = oneshot::channel();
         // The driver ends only with the runtime; then nobody answers, which is what it means.
-        let _ended = self.messages.send((publish, answer)).await;
-        Ok(acknowledgement)
+        let _closed = self.messages.send((publish, sender)).await;
+        Ok(future)
     }
 }

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_core::{Delivery, From, Gap, Message, Options, Position, Topic};
+use pushonce_core::{Delivery, Gap, Message, Position, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{Encoding, ErrorCode};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::keeper;
-use crate::progress::Progress;
-use crate::queue;
-use crate::server::Server;
-use crate::session::{Dial, Transport, Trust};
+use crate::event_queue;
+use crate::reconnect;
+use crate::resume_state::ResumeState;
+use crate::server_address::ServerAddress;
+use crate::session::{CertificateTrust, ConnectOptions, Transport};
 
 /// What a subscriber meets, in order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum SubscriberEvent {
     /// A session is open.
     Connected {
         /// With whom.
-        server: Server,
+        server: ServerAddress,
     },
     /// A topic is live in this session.
     Subscribed {
@@ -62,7 +62,7 @@ pub enum Event {
         /// Everything up to here was shown.
         position: Position,
     },
-    /// How many watch a topic, to a subscriber that asked: see [`Options::audience`].
+    /// How many watch a topic, to a subscriber that asked: see [`SubscribeOptions::report_audience`].
     Audience {
         /// Which topic.
         topic: Topic,
@@ -70,7 +70,7 @@ pub enum Event {
         count: u64,
     },
     /// The server does not give what was asked for; the session goes on without it.
-    Refused {
+    Rejected {
         /// A word to branch on.
         code: ErrorCode,
         /// Which topic, and what to change.
@@ -79,25 +79,25 @@ pub enum Event {
     /// The session ended.
     Disconnected {
         /// With whom.
-        server: Server,
+        server: ServerAddress,
         /// Why.
-        why: String,
-        /// When the next is tried; `None` when there is no sense in it, and this is the last event.
+        reason: String,
+        /// When the next is tried; `NoFault` when there is no sense in it, and this is the last event.
         retry_in: Option<Duration>,
     },
 }
 
 /// What to subscribe to, and where.
 #[derive(Clone, Debug)]
-pub struct Builder {
-    servers: Vec<Server>,
-    dial: Dial,
-    progress: Progress,
+pub struct SubscriberBuilder {
+    servers: Vec<ServerAddress>,
+    connect_options: ConnectOptions,
+    resume_state: ResumeState,
 }
 
 /// Topics as they come, over one session after another. Dropped, it disconnects.
 pub struct Subscriber {
-    events: queue::Receiver,
+    events: event_queue::EventReceiver,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -114,7 +114,7 @@ pub enum BuildError {
     #[error("{server} is not an address for this transport: {}", transport.address_form())]
     WrongScheme {
         /// The address.
-        server: Server,
+        server: ServerAddress,
         /// What it was given for.
         transport: Transport,
     },
@@ -122,51 +122,56 @@ pub enum BuildError {
 
 impl Subscriber {
     /// Begins with the addresses of one or more nodes: those of the transport that is to be used.
-    pub fn builder(servers: impl IntoIterator<Item = Server>) -> Builder {
-        Builder {
+    pub fn builder(servers: impl IntoIterator<Item = ServerAddress>) -> SubscriberBuilder {
+        SubscriberBuilder {
             servers: servers.into_iter().collect(),
-            dial: Dial::default(),
-            progress: Progress::default(),
+            connect_options: ConnectOptions::default(),
+            resume_state: ResumeState::default(),
         }
     }
 
-    /// The next event; `None` after a [`Event::Disconnected`] that is not tried again. May be
+    /// The next event; `NoFault` after a [`SubscriberEvent::Disconnected`] that is not tried again. May be
     /// dropped and called again: no event is lost.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<SubscriberEvent> {
         self.events.recv().await
     }
 }
 
-impl Builder {
+impl SubscriberBuilder {
     /// What carries the sessions; WebSocket unless said.
-    pub fn transport(mut self, transport: Transport) -> Builder {
-        self.dial.transport = transport;
+    pub fn transport(mut self, transport: Transport) -> SubscriberBuilder {
+        self.connect_options.transport = transport;
         self
     }
 
     /// Whose certificate to take, on QUIC.
-    pub fn trust(mut self, trust: Trust) -> Builder {
-        self.dial.trust = trust;
+    pub fn trust(mut self, trust: CertificateTrust) -> SubscriberBuilder {
+        self.connect_options.trust = trust;
         self
     }
 
     /// How frames are written on WebSocket; protobuf, the smaller, unless said. The others have one
     /// encoding only.
-    pub fn encoding(mut self, encoding: Encoding) -> Builder {
-        self.dial.encoding = encoding;
+    pub fn encoding(mut self, encoding: Encoding) -> SubscriberBuilder {
+        self.connect_options.encoding = encoding;
         self
     }
 
     /// One more topic. At least one is needed: a server does not keep a QUIC connection on which
     /// nothing is said.
-    pub fn topic(self, topic: Topic, from: From) -> Builder {
-        self.topic_with(topic, from, Options::default())
+    pub fn topic(self, topic: Topic, from: StartFrom) -> SubscriberBuilder {
+        self.topic_with_options(topic, from, SubscribeOptions::default())
     }
 
     /// One more topic, with more wishes. What comes as a delta is made whole here. What the server does
-    /// not offer it refuses, with the topic: [`Event::Refused`]. Over gRPC that is the audience, deltas and datagrams.
-    pub fn topic_with(mut self, topic: Topic, from: From, options: Options) -> Builder {
-        self.progress.add(topic, from, options);
+    /// not offer it refuses, with the topic: [`SubscriberEvent::Rejected`]. Over gRPC that is the audience, deltas and datagrams.
+    pub fn topic_with_options(
+        mut self,
+        topic: Topic,
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> SubscriberBuilder {
+        self.resume_state.add_topic(topic, from, options);
         self
     }
 
@@ -176,19 +181,22 @@ impl Builder {
     /// # Errors
     /// [`BuildError`] when no session could ever begin.
     pub fn connect(self) -> Result<Subscriber, BuildError> {
-        let Builder { servers, dial, progress } = self;
+        let SubscriberBuilder { servers, connect_options, resume_state } = self;
         if servers.is_empty() {
             return Err(BuildError::NoServers);
         }
-        if progress.is_empty() {
+        if resume_state.is_empty() {
             return Err(BuildError::NoTopics);
         }
-        let transport = dial.transport;
-        if let Some(server) = servers.iter().find(|server| !transport.takes(server.scheme)) {
+        let transport = connect_options.transport;
+        if let Some(server) =
+            servers.iter().find(|server| !transport.supports_scheme(server.scheme))
+        {
             return Err(BuildError::WrongScheme { server: server.clone(), transport });
         }
-        let (send, events) = queue::queue();
-        let task = tokio::spawn(keeper::keep(servers.into(), dial, progress, send));
+        let (sender, events) = event_queue::channel();
+        let task =
+            tokio::spawn(reconnect::run(servers.into(), connect_options, resume_state, sender));
         Ok(Subscriber { events, _task: AbortOnDropHandle::new(task) })
     }
 }

@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use pushonce_client::{ErrorCode, Event, Failure, Publisher, Server, Subscriber, Transport};
+use pushonce_client::{
+    ErrorCode, PublishFailure, Publisher, ServerAddress, Subscriber, SubscriberEvent, Transport,
+};
 use pushonce_core::{
-    ContentType, FetchError, From, Item, Message, Placed, Position, Publish, Timestamp, Topic,
+    Acknowledgement, ContentType, FetchError, Message, Position, Publish, StartFrom, Timestamp,
+    Topic, TopicEvent,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
@@ -22,18 +25,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A call of `Subscribe`: where it begins, and the way to answer it.
-type Call = (From, mpsc::Sender<Result<pb::SubscribeResponse, Status>>);
+type SubscribeCall = (StartFrom, mpsc::Sender<Result<pb::SubscribeResponse, Status>>);
 
 /// Places every publish; hands every subscription to the test.
-struct Fake {
-    calls: mpsc::Sender<Call>,
+struct FakePublisherService {
+    calls: mpsc::Sender<SubscribeCall>,
 }
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for Fake {
+impl publisher_server::Publisher for FakePublisherService {
     type PublishStreamStream = BoxStream<'static, Result<pb::PublishStreamResponse, Status>>;
     type SubscribeStream = ReceiverStream<Result<pb::SubscribeResponse, Status>>;
 
@@ -41,7 +44,7 @@ impl publisher_server::Publisher for Fake {
         &self,
         _: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        Ok(Response::new(placed().into()))
+        Ok(Response::new(acknowledgement().into()))
     }
 
     /// Acknowledges one message, the second out of turn.
@@ -49,46 +52,46 @@ impl publisher_server::Publisher for Fake {
         &self,
         requests: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let answers = requests
-            .into_inner()
-            .zip(futures::stream::iter([1, 3]))
-            .map(|(_, sequence)| Ok(pb::PublishStreamResponse::of(sequence, Ok(placed()))));
-        Ok(Response::new(answers.boxed()))
+        let responses =
+            requests.into_inner().zip(futures::stream::iter([1, 3])).map(|(_, sequence)| {
+                Ok(pb::PublishStreamResponse::from_outcome(sequence, Ok(acknowledgement())))
+            });
+        Ok(Response::new(responses.boxed()))
     }
 
     async fn subscribe(
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let from = From::try_from(request.into_inner().from.unwrap()).unwrap();
-        if from == From::Position(Position::new(9, 9)) {
-            let (asked, head) = (Position::new(9, 9), Position::new(5, 1));
-            return Err(publisher::fetch_status(&FetchError::Future { asked, head }));
+        let from = StartFrom::try_from(request.into_inner().from.unwrap()).unwrap();
+        if from == StartFrom::Position(Position::new(9, 9)) {
+            let (requested, head) = (Position::new(9, 9), Position::new(5, 1));
+            return Err(publisher::fetch_status(&FetchError::FuturePosition { requested, head }));
         }
-        let (answers, stream) = mpsc::channel(8);
-        self.calls.send((from, answers)).await.unwrap();
+        let (responses, stream) = mpsc::channel(8);
+        self.calls.send((from, responses)).await.unwrap();
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-struct Door {
-    server: Server,
-    calls: mpsc::Receiver<Call>,
+struct FakeGrpcServer {
+    address: ServerAddress,
+    calls: mpsc::Receiver<SubscribeCall>,
 }
 
-impl Door {
-    async fn open() -> Door {
-        Door::open_on(&Handle::current()).await
+impl FakeGrpcServer {
+    async fn open() -> FakeGrpcServer {
+        FakeGrpcServer::open_on(&Handle::current()).await
     }
 
-    async fn open_on(runtime: &Handle) -> Door {
+    async fn open_on(runtime: &Handle) -> FakeGrpcServer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let (send, calls) = mpsc::channel(8);
-        let fake = PublisherServer::new(Fake { calls: send });
-        let router = tonic::transport::Server::builder().add_service(fake);
+        let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (sender, calls) = mpsc::channel(8);
+        let service = PublisherServer::new(FakePublisherService { calls: sender });
+        let router = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-        Door { server, calls }
+        FakeGrpcServer { address, calls }
     }
 }
 
@@ -96,21 +99,25 @@ fn topic() -> Topic {
     Topic::new("game/7").unwrap()
 }
 
-fn placed() -> Placed {
-    Placed { position: Position::new(3, 4), time: Timestamp(5), durability: Default::default() }
+fn acknowledgement() -> Acknowledgement {
+    Acknowledgement {
+        position: Position::new(3, 4),
+        time: Timestamp(5),
+        durability: Default::default(),
+    }
 }
 
-fn goal(content_type: ContentType) -> Publish {
+fn goal_publish(content_type: ContentType) -> Publish {
     let payload = Bytes::from_static(b"goal");
-    Publish { topic: topic(), content_type, key: None, stamp: None, payload }
+    Publish { topic: topic(), content_type, key: None, publish_id: None, payload }
 }
 
-fn subscribed(offset: u64) -> Result<pb::SubscribeResponse, Status> {
+fn subscribed_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
     let position = Position::new(5, offset);
-    Ok(publisher::Event::Subscribed { position, recovered: true }.into())
+    Ok(publisher::SubscribeEvent::Subscribed { position, recovered: true }.into())
 }
 
-fn message(offset: u64) -> Result<pb::SubscribeResponse, Status> {
+fn message_response(offset: u64) -> Result<pb::SubscribeResponse, Status> {
     let message = Message {
         position: Position::new(5, offset),
         time: Timestamp(1),
@@ -118,98 +125,108 @@ fn message(offset: u64) -> Result<pb::SubscribeResponse, Status> {
         key: None,
         payload: Bytes::new(),
     };
-    Ok(publisher::Event::Item(Item::Message(Arc::new(message))).into())
+    Ok(publisher::SubscribeEvent::Item(TopicEvent::Message(Arc::new(message))).into())
 }
 
-async fn next(subscriber: &mut Subscriber) -> Event {
-    let next = tokio::time::timeout(LIMIT, subscriber.next()).await;
+async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
+    let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
     next.expect("an event in time").expect("it goes on")
 }
 
 #[tokio::test]
-async fn what_a_dead_server_never_got_goes_to_the_next() {
+async fn publish_goes_to_the_next_server_when_the_first_is_dead() {
     // Its connections die with the runtime they live on, as with a process.
     let process = Runtime::new().unwrap();
-    let (first, second) = (Door::open_on(process.handle()).await, Door::open().await);
-    let publisher = Publisher::new(vec![first.server, second.server]);
-    assert_eq!(publisher.publish(goal(ContentType::Text)).await, Ok(placed()));
+    let (first, second) =
+        (FakeGrpcServer::open_on(process.handle()).await, FakeGrpcServer::open().await);
+    let publisher = Publisher::new(vec![first.address, second.address]);
+    assert_eq!(publisher.publish(goal_publish(ContentType::Text)).await, Ok(acknowledgement()));
     process.shutdown_background();
     // A connection that is found dead only by using it leaves the outcome open: it is asked again.
-    assert_eq!(publisher.publish(goal(ContentType::Text)).await, Ok(placed()));
+    assert_eq!(publisher.publish(goal_publish(ContentType::Text)).await, Ok(acknowledgement()));
 }
 
 #[tokio::test]
-async fn a_message_that_no_server_would_take_is_refused_without_asking_one() {
+async fn invalid_message_is_rejected_without_contacting_a_server() {
     let publisher = Publisher::new(vec![]);
-    let refused = publisher.publish(goal(ContentType::Json)).await;
-    assert!(matches!(refused, Err(Failure::Refused { retry: false, .. })), "{refused:?}");
+    let result = publisher.publish(goal_publish(ContentType::Json)).await;
+    assert!(matches!(result, Err(PublishFailure::Rejected { retry: false, .. })), "{result:?}");
 }
 
 #[tokio::test]
-async fn publisher_without_servers_is_refused_and_says_what_to_give() {
-    let refused = Publisher::new(vec![]).publish(goal(ContentType::Text)).await;
-    let Err(Failure::Refused { retry: false, message, .. }) = refused else {
-        panic!("{refused:?}")
+async fn publisher_without_servers_is_rejected_with_the_address_form() {
+    let result = Publisher::new(vec![]).publish(goal_publish(ContentType::Text)).await;
+    let Err(PublishFailure::Rejected { retry: false, message, .. }) = result else {
+        panic!("{result:?}")
     };
     assert!(message.contains("http://HOST:7090"), "{message}");
 }
 
 #[tokio::test]
-async fn a_server_that_acknowledges_out_of_turn_is_left() {
-    let door = Door::open().await;
-    let mut stream = Publisher::new(vec![door.server]).stream().await.unwrap();
-    let first = stream.send(goal(ContentType::Text)).await.unwrap();
-    let second = stream.send(goal(ContentType::Text)).await.unwrap();
-    assert_eq!(first.await.unwrap(), Ok(placed()));
+async fn server_that_acknowledges_out_of_order_is_replaced() {
+    let server = FakeGrpcServer::open().await;
+    let mut stream = Publisher::new(vec![server.address]).stream().await.unwrap();
+    let first = stream.send(goal_publish(ContentType::Text)).await.unwrap();
+    let second = stream.send(goal_publish(ContentType::Text)).await.unwrap();
+    assert_eq!(first.await.unwrap(), Ok(acknowledgement()));
     // The next call acknowledges its first message, which is the second by now.
-    assert_eq!(second.await.unwrap(), Ok(placed()));
+    assert_eq!(second.await.unwrap(), Ok(acknowledgement()));
 }
 
 #[tokio::test]
-async fn a_stream_whose_server_dies_goes_on_at_another() {
+async fn stream_continues_at_another_server_when_its_server_dies() {
     let process = Runtime::new().unwrap();
-    let (first, second) = (Door::open_on(process.handle()).await, Door::open().await);
-    let publisher = Publisher::new(vec![first.server, second.server]);
+    let (first, second) =
+        (FakeGrpcServer::open_on(process.handle()).await, FakeGrpcServer::open().await);
+    let publisher = Publisher::new(vec![first.address, second.address]);
     let mut stream = publisher.stream().await.unwrap();
-    let before = stream.send(goal(ContentType::Text)).await.unwrap();
-    assert_eq!(before.await.unwrap(), Ok(placed()));
+    let before = stream.send(goal_publish(ContentType::Text)).await.unwrap();
+    assert_eq!(before.await.unwrap(), Ok(acknowledgement()));
     process.shutdown_background();
-    let after = stream.send(goal(ContentType::Text)).await.unwrap();
-    assert_eq!(after.await.unwrap(), Ok(placed()));
+    let after = stream.send(goal_publish(ContentType::Text)).await.unwrap();
+    assert_eq!(after.await.unwrap(), Ok(acknowledgement()));
 }
 
 #[tokio::test]
-async fn a_call_that_breaks_is_made_again_from_the_last_message() {
-    let mut door = Door::open().await;
-    let mut subscriber = Subscriber::builder([door.server.clone()])
+async fn failed_call_is_repeated_from_the_last_message() {
+    let mut server = FakeGrpcServer::open().await;
+    let mut subscriber = Subscriber::builder([server.address.clone()])
         .transport(Transport::Grpc)
-        .topic(topic(), From::Last(2))
+        .topic(topic(), StartFrom::Last(2))
         .connect()
         .expect("the servers fit the transport");
-    let (from, answers) = door.calls.recv().await.unwrap();
-    assert_eq!(from, From::Last(2));
-    answers.send(subscribed(7)).await.unwrap();
-    answers.send(message(6)).await.unwrap();
-    answers.send(Err(Status::unavailable("the node goes down"))).await.unwrap();
-    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
-    assert!(matches!(next(&mut subscriber).await, Event::Subscribed { .. }));
-    assert!(matches!(next(&mut subscriber).await, Event::Message { .. }));
-    assert!(matches!(next(&mut subscriber).await, Event::Disconnected { retry_in: Some(_), .. }));
-    let (from, _answers) = door.calls.recv().await.unwrap();
-    assert_eq!(from, From::Position(Position::new(5, 6)));
+    let (from, responses) = server.calls.recv().await.unwrap();
+    assert_eq!(from, StartFrom::Last(2));
+    responses.send(subscribed_response(7)).await.unwrap();
+    responses.send(message_response(6)).await.unwrap();
+    responses.send(Err(Status::unavailable("the node goes down"))).await.unwrap();
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Subscribed { .. }));
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Message { .. }));
+    assert!(matches!(
+        next_event(&mut subscriber).await,
+        SubscriberEvent::Disconnected { retry_in: Some(_), .. }
+    ));
+    let (from, _responses) = server.calls.recv().await.unwrap();
+    assert_eq!(from, StartFrom::Position(Position::new(5, 6)));
 }
 
 #[tokio::test]
-async fn a_position_that_was_never_given_out_is_refused_for_good() {
-    let door = Door::open().await;
-    let mut subscriber = Subscriber::builder([door.server])
+async fn future_position_is_rejected_permanently() {
+    let server = FakeGrpcServer::open().await;
+    let mut subscriber = Subscriber::builder([server.address])
         .transport(Transport::Grpc)
-        .topic(topic(), From::Position(Position::new(9, 9)))
+        .topic(topic(), StartFrom::Position(Position::new(9, 9)))
         .connect()
         .expect("the servers fit the transport");
-    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
-    let Event::Refused { code, message } = next(&mut subscriber).await else { panic!("refused") };
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
+    let SubscriberEvent::Rejected { code, message } = next_event(&mut subscriber).await else {
+        panic!("refused")
+    };
     assert_eq!(code, ErrorCode::FuturePosition);
     assert!(message.starts_with("game/7: "), "{message}");
-    assert!(matches!(next(&mut subscriber).await, Event::Disconnected { retry_in: None, .. }));
+    assert!(matches!(
+        next_event(&mut subscriber).await,
+        SubscriberEvent::Disconnected { retry_in: None, .. }
+    ));
 }

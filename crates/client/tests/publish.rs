@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use pushonce_client::{Failure, Publisher, Server};
+use pushonce_client::{PublishFailure, Publisher, ServerAddress};
 use pushonce_core::{
-    ContentType, InvalidPublish, Key, Placed, Position, Publish, PublishError, Refusal, Timestamp,
-    Topic,
+    Acknowledgement, ContentType, InvalidPublish, MessageKey, Position, Publish, PublishError,
+    PublishRejection, Timestamp, Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server::{self, PublisherServer};
@@ -20,15 +20,15 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers every publish alike, and keeps them.
-struct Fake {
-    answer: Result<Placed, PublishError>,
-    asked: Asked,
+struct RecordingPublisherService {
+    answer: Result<Acknowledgement, PublishError>,
+    requests: RecordedRequests,
 }
 
-type Asked = Arc<Mutex<Vec<pb::PublishRequest>>>;
+type RecordedRequests = Arc<Mutex<Vec<pb::PublishRequest>>>;
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for Fake {
+impl publisher_server::Publisher for RecordingPublisherService {
     type PublishStreamStream = BoxStream<'static, Result<pb::PublishStreamResponse, Status>>;
     type SubscribeStream = BoxStream<'static, Result<pb::SubscribeResponse, Status>>;
 
@@ -36,7 +36,7 @@ impl publisher_server::Publisher for Fake {
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        self.asked.lock().unwrap().push(request.into_inner());
+        self.requests.lock().unwrap().push(request.into_inner());
         match &self.answer {
             Ok(placed) => Ok(Response::new((*placed).into())),
             Err(error) => Err(publish_status(error)),
@@ -48,12 +48,12 @@ impl publisher_server::Publisher for Fake {
         &self,
         requests: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let (answer, asked) = (self.answer.clone(), self.asked.clone());
-        let answers = requests.into_inner().take(2).enumerate().map(move |(index, request)| {
-            asked.lock().unwrap().push(request?);
-            Ok(pb::PublishStreamResponse::of(index as u64 + 1, answer.clone()))
+        let (answer, recorded) = (self.answer.clone(), self.requests.clone());
+        let responses = requests.into_inner().take(2).enumerate().map(move |(index, request)| {
+            recorded.lock().unwrap().push(request?);
+            Ok(pb::PublishStreamResponse::from_outcome(index as u64 + 1, answer.clone()))
         });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(responses.boxed()))
     }
 
     async fn subscribe(
@@ -64,23 +64,28 @@ impl publisher_server::Publisher for Fake {
     }
 }
 
-async fn serve(answer: Result<Placed, PublishError>) -> (Server, Asked) {
+async fn serve(answer: Result<Acknowledgement, PublishError>) -> (ServerAddress, RecordedRequests) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let asked = Asked::default();
-    let fake = PublisherServer::new(Fake { answer, asked: asked.clone() });
-    let serving = tonic::transport::Server::builder().add_service(fake);
+    let requests = RecordedRequests::default();
+    let service =
+        PublisherServer::new(RecordingPublisherService { answer, requests: requests.clone() });
+    let serving = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
-    (server, asked)
+    (server, requests)
 }
 
-async fn nobody() -> Server {
+async fn unused_address() -> ServerAddress {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap()).parse().unwrap()
 }
 
-fn placed() -> Placed {
-    Placed { position: Position::new(3, 4), time: Timestamp(5), durability: Default::default() }
+fn acknowledgement() -> Acknowledgement {
+    Acknowledgement {
+        position: Position::new(3, 4),
+        time: Timestamp(5),
+        durability: Default::default(),
+    }
 }
 
 fn message() -> Publish {
@@ -88,89 +93,89 @@ fn message() -> Publish {
         topic: Topic::new("game/7").unwrap(),
         content_type: ContentType::Text,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: Bytes::from_static(b"goal"),
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_passed_over() {
-    let (there, _) = serve(Ok(placed())).await;
-    let publisher = Publisher::new(vec![nobody().await, there]);
-    assert_eq!(publisher.publish(message()).await, Ok(placed()));
+async fn unreachable_server_is_skipped() {
+    let (reachable, _) = serve(Ok(self::acknowledgement())).await;
+    let publisher = Publisher::new(vec![unused_address().await, reachable]);
+    assert_eq!(publisher.publish(message()).await, Ok(acknowledgement()));
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_now_is_passed_over_because_nothing_happened() {
-    let refusal = Refusal::Unavailable("no owner".to_owned());
-    let (cannot, _) = serve(Err(refusal.into())).await;
-    let (can, _) = serve(Ok(placed())).await;
-    let publisher = Publisher::new(vec![cannot, can]);
-    assert_eq!(publisher.publish(message()).await, Ok(placed()));
+async fn unavailable_server_is_skipped() {
+    let rejection = PublishRejection::Unavailable("no owner".to_owned());
+    let (unavailable, _) = serve(Err(rejection.into())).await;
+    let (available, _) = serve(Ok(acknowledgement())).await;
+    let publisher = Publisher::new(vec![unavailable, available]);
+    assert_eq!(publisher.publish(message()).await, Ok(acknowledgement()));
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_asked_for_again_under_the_same_name() {
-    for key in [None, Some(Key::new("k").unwrap())] {
+async fn unknown_outcome_is_retried_with_the_same_key_or_nonce() {
+    for key in [None, Some(MessageKey::new("k").unwrap())] {
         let (unsure, first) = serve(Err(PublishError::unknown("the link broke"))).await;
-        let (other, second) = serve(Ok(placed())).await;
+        let (other, second) = serve(Ok(acknowledgement())).await;
         let publisher = Publisher::new(vec![unsure, other]);
         let outcome = publisher.publish(Publish { key: key.clone(), ..message() }).await;
-        assert_eq!(outcome, Ok(placed()));
+        assert_eq!(outcome, Ok(acknowledgement()));
         let (first, second) = (first.lock().unwrap(), second.lock().unwrap());
         assert_eq!(first[..], second[..], "not the same request");
-        let named = Publish::try_from(first[0].clone()).unwrap();
-        assert_eq!((named.is_repeatable(), named.key), (true, key));
+        let request = Publish::try_from(first[0].clone()).unwrap();
+        assert_eq!((request.is_idempotent(), request.key), (true, key));
     }
 }
 
 #[tokio::test]
-async fn no_two_messages_get_the_same_nonce() {
-    let (server, asked) = serve(Ok(placed())).await;
+async fn each_message_gets_its_own_nonce() {
+    let (server, requests) = serve(Ok(acknowledgement())).await;
     let publisher = Publisher::new(vec![server]);
     for _ in 0..2 {
         publisher.publish(message()).await.unwrap();
     }
-    let asked = asked.lock().unwrap();
-    assert_ne!(asked[0].nonce, asked[1].nonce);
+    let requests = requests.lock().unwrap();
+    assert_ne!(requests[0].nonce, requests[1].nonce);
 }
 
 #[tokio::test]
-async fn a_refusal_after_an_unknown_outcome_does_not_settle_it() {
+async fn rejection_after_an_unknown_outcome_leaves_it_unknown() {
     let (unsure, _) = serve(Err(PublishError::unknown("the link broke"))).await;
-    let (refuses, _) = serve(Err(InvalidPublish::SystemTopic.into())).await;
-    let publisher = Publisher::new(vec![unsure, refuses]);
-    assert!(matches!(publisher.publish(message()).await, Err(Failure::Unknown(_))));
+    let (rejecting, _) = serve(Err(InvalidPublish::SystemTopic.into())).await;
+    let publisher = Publisher::new(vec![unsure, rejecting]);
+    assert!(matches!(publisher.publish(message()).await, Err(PublishFailure::Unknown(_))));
 }
 
 #[tokio::test]
-async fn a_message_that_breaks_a_rule_is_refused_once() {
-    let refusal = InvalidPublish::SystemTopic;
-    let (server, asked) = serve(Err(refusal.into())).await;
+async fn invalid_message_is_rejected_without_a_retry() {
+    let rejection = InvalidPublish::SystemTopic;
+    let (server, requests) = serve(Err(rejection.into())).await;
     let publisher = Publisher::new(vec![server]);
-    let refused = publisher.publish(message()).await;
-    assert!(matches!(refused, Err(Failure::Refused { retry: false, .. })), "{refused:?}");
-    assert_eq!(asked.lock().unwrap().len(), 1);
+    let result = publisher.publish(message()).await;
+    assert!(matches!(result, Err(PublishFailure::Rejected { retry: false, .. })), "{result:?}");
+    assert_eq!(requests.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_goes_on_at_the_next_server_with_the_same_numbers() {
-    let (first, asked_first) = serve(Ok(placed())).await;
-    let (second, asked_second) = serve(Ok(placed())).await;
+async fn failed_stream_continues_at_the_next_server_with_the_same_numbers() {
+    let (first, first_requests) = serve(Ok(acknowledgement())).await;
+    let (second, second_requests) = serve(Ok(acknowledgement())).await;
     let mut stream = Publisher::new(vec![first, second]).stream().await.unwrap();
     let mut acknowledgements = Vec::new();
     for _ in 0..4 {
         acknowledgements.push(stream.send(message()).await.unwrap());
     }
     // Each server answers two requests and ends its call.
-    for acknowledgement in acknowledgements {
-        assert_eq!(acknowledgement.await.unwrap(), Ok(placed()));
+    for received in acknowledgements {
+        assert_eq!(received.await.unwrap(), Ok(acknowledgement()));
     }
-    let numbers = |asked: &Asked| -> Vec<_> {
-        let asked = asked.lock().unwrap();
-        asked.iter().map(|request| request.producer.clone().unwrap()).collect()
+    let numbers = |requests: &RecordedRequests| -> Vec<_> {
+        let requests = requests.lock().unwrap();
+        requests.iter().map(|request| request.producer.clone().unwrap()).collect()
     };
-    let (first, second) = (numbers(&asked_first), numbers(&asked_second));
+    let (first, second) = (numbers(&first_requests), numbers(&second_requests));
     assert_eq!(first.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 1), (1, 2)]);
     assert_eq!(second.iter().map(|p| (p.epoch, p.sequence)).collect::<Vec<_>>(), [(1, 3), (1, 4)]);
     assert_eq!(first[0].id, second[0].id);

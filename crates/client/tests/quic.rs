@@ -9,37 +9,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_client::{Event, Server, Subscriber, Transport, Trust};
+use pushonce_client::{CertificateTrust, ServerAddress, Subscriber, SubscriberEvent, Transport};
 use pushonce_core::{
-    ContentType, Delivery, From, Gap, GapReason, Message, Options, Position, Timestamp, Topic,
+    ContentType, Delivery, Gap, GapReason, Message, Position, StartFrom, SubscribeOptions,
+    Timestamp, Topic,
 };
-use pushonce_proto::client::{self, Command, Encoding};
-use pushonce_proto::delimited::{self, Decoder};
+use pushonce_proto::client::{self, ClientCommand, Encoding};
+use pushonce_proto::delimited::{self, FrameDecoder};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig};
 use rustls::pki_types::PrivateKeyDer;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-struct Door {
+struct ScriptedQuicServer {
     endpoint: Endpoint,
     /// In PEM.
     certificate: Vec<u8>,
 }
 
-struct Client {
+struct ScriptedQuicSession {
     connection: Connection,
-    answers: SendStream,
+    control: SendStream,
     requests: RecvStream,
-    decoder: Decoder,
+    decoder: FrameDecoder,
 }
 
-impl Door {
-    fn open() -> Door {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let certificate = made.cert.der().clone();
-        let pem = made.cert.pem().into_bytes();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+impl ScriptedQuicServer {
+    fn open() -> ScriptedQuicServer {
+        let generated = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = generated.cert.der().clone();
+        let pem = generated.cert.pem().into_bytes();
+        let key = PrivateKeyDer::try_from(generated.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -51,27 +52,27 @@ impl Door {
         let tls = QuicServerConfig::try_from(tls).unwrap();
         let config = ServerConfig::with_crypto(Arc::new(tls));
         let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        Door { endpoint, certificate: pem }
+        ScriptedQuicServer { endpoint, certificate: pem }
     }
 
-    fn server(&self) -> Server {
-        let address: SocketAddr = self.endpoint.local_addr().unwrap();
-        format!("quic://{address}").parse().unwrap()
+    fn address(&self) -> ServerAddress {
+        let socket_address: SocketAddr = self.endpoint.local_addr().unwrap();
+        format!("quic://{socket_address}").parse().unwrap()
     }
 
-    async fn client(&self) -> Client {
+    async fn accept(&self) -> ScriptedQuicSession {
         let connection = self.endpoint.accept().await.unwrap().await.unwrap();
-        let (answers, requests) = connection.accept_bi().await.unwrap();
-        Client { connection, answers, requests, decoder: Decoder::new(1 << 20) }
+        let (control, requests) = connection.accept_bi().await.unwrap();
+        ScriptedQuicSession { connection, control, requests, decoder: FrameDecoder::new(1 << 20) }
     }
 }
 
-impl Client {
-    async fn asks_from(&mut self) -> From {
+impl ScriptedQuicSession {
+    async fn requested_start(&mut self) -> StartFrom {
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
                 match Encoding::Proto.decode_request(&frame).unwrap().command {
-                    Command::Subscribe { from, .. } => return from,
+                    ClientCommand::Subscribe { from, .. } => return from,
                     other => panic!("{other:?}"),
                 }
             }
@@ -80,30 +81,30 @@ impl Client {
         }
     }
 
-    async fn subscribed(&mut self, offset: u64) {
-        self.subscribed_to(offset, Delivery::All).await;
+    async fn send_subscribed(&mut self, offset: u64) {
+        self.send_subscribed_with_delivery(offset, Delivery::All).await;
     }
 
-    async fn subscribed_to(&mut self, offset: u64, delivery: Delivery) {
+    async fn send_subscribed_with_delivery(&mut self, offset: u64, delivery: Delivery) {
         let position = Position::new(5, offset);
         let (id, topic) = (Some(1), topic());
         let subscribed =
-            client::Event::Subscribed { id, topic, position, recovered: true, delivery };
-        say(&mut self.answers, &subscribed).await;
+            client::ServerEvent::Subscribed { id, topic, position, recovered: true, delivery };
+        send_event(&mut self.control, &subscribed).await;
     }
 
-    fn throw(&self, event: &client::Event) {
+    fn send_datagram(&self, event: &client::ServerEvent) {
         self.connection.send_datagram(Encoding::Proto.encode_event(event)).unwrap();
     }
 
-    async fn stream(&self) -> SendStream {
+    async fn open_topic_stream(&self) -> SendStream {
         let mut stream = self.connection.open_uni().await.unwrap();
-        say(&mut stream, &client::Event::Stream { topic: topic() }).await;
+        send_event(&mut stream, &client::ServerEvent::Stream { topic: topic() }).await;
         stream
     }
 }
 
-async fn say(stream: &mut SendStream, event: &client::Event) {
+async fn send_event(stream: &mut SendStream, event: &client::ServerEvent) {
     let frame = delimited::encode(&Encoding::Proto.encode_event(event));
     stream.write_all(&frame).await.unwrap();
 }
@@ -112,11 +113,11 @@ fn topic() -> Topic {
     Topic::new("game/7").unwrap()
 }
 
-fn message(offset: u64) -> client::Event {
-    message_at(Position::new(5, offset))
+fn message_event(offset: u64) -> client::ServerEvent {
+    message_event_at(Position::new(5, offset))
 }
 
-fn message_at(position: Position) -> client::Event {
+fn message_event_at(position: Position) -> client::ServerEvent {
     let message = Message {
         position,
         time: Timestamp(1),
@@ -124,154 +125,159 @@ fn message_at(position: Position) -> client::Event {
         key: None,
         payload: Bytes::new(),
     };
-    client::Event::Message { topic: topic(), message: Arc::new(message) }
+    client::ServerEvent::Message { topic: topic(), message: Arc::new(message) }
 }
 
-fn watch(server: Server, trust: Trust) -> Subscriber {
+fn subscribe(server: ServerAddress, trust: CertificateTrust) -> Subscriber {
     let builder = Subscriber::builder([server]).transport(Transport::Quic);
     builder
         .trust(trust)
-        .topic(topic(), From::Start)
+        .topic(topic(), StartFrom::Start)
         .connect()
         .expect("the servers fit the transport")
 }
 
-async fn next(subscriber: &mut Subscriber) -> Event {
-    let next = tokio::time::timeout(LIMIT, subscriber.next()).await;
+async fn next_event(subscriber: &mut Subscriber) -> SubscriberEvent {
+    let next = tokio::time::timeout(TEST_TIMEOUT, subscriber.next()).await;
     next.expect("an event in time").expect("it goes on")
 }
 
 #[tokio::test]
-async fn a_subscription_is_told_before_its_first_message_however_the_streams_arrive() {
-    let door = Door::open();
-    let mut subscriber = watch(door.server(), Trust::Development);
-    let mut client = door.client().await;
-    assert_eq!(client.asks_from().await, From::Start);
-    let mut stream = client.stream().await;
-    say(&mut stream, &message(1)).await;
-    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
-    client.subscribed(1).await;
-    assert!(matches!(next(&mut subscriber).await, Event::Subscribed { .. }));
-    assert!(matches!(next(&mut subscriber).await, Event::Message { .. }));
+async fn subscribed_event_precedes_the_first_message_in_any_stream_order() {
+    let server = ScriptedQuicServer::open();
+    let mut subscriber = subscribe(server.address(), CertificateTrust::Development);
+    let mut client = server.accept().await;
+    assert_eq!(client.requested_start().await, StartFrom::Start);
+    let mut stream = client.open_topic_stream().await;
+    send_event(&mut stream, &message_event(1)).await;
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
+    client.send_subscribed(1).await;
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Subscribed { .. }));
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Message { .. }));
 }
 
 #[tokio::test]
-async fn a_topic_whose_stream_ends_is_asked_for_again_from_where_it_was() {
-    let door = Door::open();
-    let mut subscriber = watch(door.server(), Trust::Roots(door.certificate.clone()));
-    let mut client = door.client().await;
-    client.asks_from().await;
-    client.subscribed(1).await;
-    let mut stream = client.stream().await;
-    say(&mut stream, &message(1)).await;
-    while !matches!(next(&mut subscriber).await, Event::Message { .. }) {}
+async fn topic_is_resumed_when_its_stream_ends() {
+    let server = ScriptedQuicServer::open();
+    let mut subscriber =
+        subscribe(server.address(), CertificateTrust::Roots(server.certificate.clone()));
+    let mut client = server.accept().await;
+    client.requested_start().await;
+    client.send_subscribed(1).await;
+    let mut stream = client.open_topic_stream().await;
+    send_event(&mut stream, &message_event(1)).await;
+    while !matches!(next_event(&mut subscriber).await, SubscriberEvent::Message { .. }) {}
     stream.reset(0u32.into()).unwrap();
 
-    let mut client = door.client().await;
-    assert_eq!(client.asks_from().await, From::Position(Position::new(5, 1)));
+    let mut client = server.accept().await;
+    assert_eq!(client.requested_start().await, StartFrom::Position(Position::new(5, 1)));
 }
 
 #[tokio::test]
-async fn the_code_of_a_close_is_heard() {
-    let door = Door::open();
-    let mut subscriber = watch(door.server(), Trust::Development);
-    let mut client = door.client().await;
-    client.asks_from().await;
+async fn close_code_is_reported_and_obeyed() {
+    let server = ScriptedQuicServer::open();
+    let mut subscriber = subscribe(server.address(), CertificateTrust::Development);
+    let mut client = server.accept().await;
+    client.requested_start().await;
     client.connection.close(4400u32.into(), b"bad_frame");
-    assert!(matches!(next(&mut subscriber).await, Event::Connected { .. }));
-    let Event::Disconnected { why, retry_in, .. } = next(&mut subscriber).await else {
+    assert!(matches!(next_event(&mut subscriber).await, SubscriberEvent::Connected { .. }));
+    let SubscriberEvent::Disconnected { reason, retry_in, .. } = next_event(&mut subscriber).await
+    else {
         panic!("it ends")
     };
-    assert!(why.contains("4400"), "{why}");
+    assert!(reason.contains("4400"), "{reason}");
     assert_eq!(retry_in, None);
 }
 
 #[tokio::test]
-async fn a_certificate_with_another_fingerprint_is_not_taken() {
-    let door = Door::open();
-    let mut subscriber = watch(door.server(), Trust::Fingerprint([7; 32]));
-    let server = tokio::spawn(async move { door.endpoint.accept().await.unwrap().await.is_err() });
-    let Event::Disconnected { why, .. } = next(&mut subscriber).await else { panic!("refused") };
-    assert!(why.contains("fingerprint"), "{why}");
-    assert!(server.await.unwrap());
+async fn certificate_with_another_fingerprint_is_rejected() {
+    let server = ScriptedQuicServer::open();
+    let mut subscriber = subscribe(server.address(), CertificateTrust::Fingerprint([7; 32]));
+    let accepting =
+        tokio::spawn(async move { server.endpoint.accept().await.unwrap().await.is_err() });
+    let SubscriberEvent::Disconnected { reason, .. } = next_event(&mut subscriber).await else {
+        panic!("refused")
+    };
+    assert!(reason.contains("fingerprint"), "{reason}");
+    assert!(accepting.await.unwrap());
 }
 
 /// A subscriber that asked for datagrams, and its server, which has answered.
-async fn watch_datagrams(door: &Door) -> (Subscriber, Client) {
+async fn subscribe_datagrams(server: &ScriptedQuicServer) -> (Subscriber, ScriptedQuicSession) {
     let delivery = Some(Delivery::Latest);
-    let options = Options { delivery, datagrams: true, ..Options::default() };
-    let builder = Subscriber::builder([door.server()]).transport(Transport::Quic);
+    let options = SubscribeOptions { delivery, use_datagrams: true, ..SubscribeOptions::default() };
+    let builder = Subscriber::builder([server.address()]).transport(Transport::Quic);
     let subscriber = builder
-        .topic_with(topic(), From::Last(1), options)
+        .topic_with_options(topic(), StartFrom::Last(1), options)
         .connect()
         .expect("the servers fit the transport");
-    let mut client = door.client().await;
-    assert_eq!(client.asks_from().await, From::Last(1));
-    client.subscribed_to(1, Delivery::Latest).await;
+    let mut client = server.accept().await;
+    assert_eq!(client.requested_start().await, StartFrom::Last(1));
+    client.send_subscribed_with_delivery(1, Delivery::Latest).await;
     (subscriber, client)
 }
 
 /// Where the next message stands.
-async fn shown(subscriber: &mut Subscriber) -> Position {
+async fn next_position(subscriber: &mut Subscriber) -> Position {
     loop {
-        match next(subscriber).await {
-            Event::Message { message, .. } => return message.position,
-            Event::Connected { .. } | Event::Subscribed { .. } => {}
+        match next_event(subscriber).await {
+            SubscriberEvent::Message { message, .. } => return message.position,
+            SubscriberEvent::Connected { .. } | SubscriberEvent::Subscribed { .. } => {}
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn of_datagrams_the_newer_are_shown_and_the_older_are_not() {
-    let door = Door::open();
-    let (mut subscriber, client) = watch_datagrams(&door).await;
-    say(&mut client.stream().await, &message(1)).await;
-    assert_eq!(shown(&mut subscriber).await, Position::new(5, 1));
-    for (thrown, seen) in [(4, Some(4)), (3, None), (4, None), (7, Some(7))] {
-        client.throw(&message(thrown));
-        if let Some(seen) = seen {
-            assert_eq!(shown(&mut subscriber).await, Position::new(5, seen));
+async fn newer_datagrams_are_delivered_and_older_ones_are_dropped() {
+    let server = ScriptedQuicServer::open();
+    let (mut subscriber, client) = subscribe_datagrams(&server).await;
+    send_event(&mut client.open_topic_stream().await, &message_event(1)).await;
+    assert_eq!(next_position(&mut subscriber).await, Position::new(5, 1));
+    for (sent, delivered) in [(4, Some(4)), (3, None), (4, None), (7, Some(7))] {
+        client.send_datagram(&message_event(sent));
+        if let Some(seen) = delivered {
+            assert_eq!(next_position(&mut subscriber).await, Position::new(5, seen));
         }
     }
 }
 
 #[tokio::test]
-async fn a_datagram_that_overtakes_its_stream_waits_for_it() {
-    let door = Door::open();
-    let (mut subscriber, client) = watch_datagrams(&door).await;
-    client.throw(&message(2));
-    let mut stream = client.stream().await;
-    say(&mut stream, &message(1)).await;
+async fn datagram_ahead_of_its_stream_waits_for_the_stream() {
+    let server = ScriptedQuicServer::open();
+    let (mut subscriber, client) = subscribe_datagrams(&server).await;
+    client.send_datagram(&message_event(2));
+    let mut stream = client.open_topic_stream().await;
+    send_event(&mut stream, &message_event(1)).await;
     // The newer message takes the place of the older one when that was not taken yet.
-    let mut last = shown(&mut subscriber).await;
+    let mut last = next_position(&mut subscriber).await;
     if last == Position::new(5, 1) {
-        last = shown(&mut subscriber).await;
+        last = next_position(&mut subscriber).await;
     }
     assert_eq!(last, Position::new(5, 2));
 
-    client.throw(&message_at(Position::new(6, 9)));
+    client.send_datagram(&message_event_at(Position::new(6, 9)));
     let (from, to, reason) = (Position::new(5, 3), Position::new(6, 7), GapReason::Epoch);
     let gap = Gap { from, to, reason };
-    say(&mut stream, &client::Event::Gap { topic: topic(), gap }).await;
-    assert_eq!(next(&mut subscriber).await, Event::Gap { topic: topic(), gap });
-    assert_eq!(shown(&mut subscriber).await, Position::new(6, 9));
+    send_event(&mut stream, &client::ServerEvent::Gap { topic: topic(), gap }).await;
+    assert_eq!(next_event(&mut subscriber).await, SubscriberEvent::Gap { topic: topic(), gap });
+    assert_eq!(next_position(&mut subscriber).await, Position::new(6, 9));
 }
 
 #[tokio::test]
-async fn a_caller_that_takes_nothing_for_a_while_is_shown_the_newest() {
-    let door = Door::open();
-    let (mut subscriber, client) = watch_datagrams(&door).await;
-    say(&mut client.stream().await, &message(1)).await;
+async fn slow_caller_gets_the_newest_datagram() {
+    let server = ScriptedQuicServer::open();
+    let (mut subscriber, client) = subscribe_datagrams(&server).await;
+    send_event(&mut client.open_topic_stream().await, &message_event(1)).await;
     for offset in 2..=5_000 {
-        client.throw(&message(offset));
+        client.send_datagram(&message_event(offset));
     }
     let mut count = 0;
     loop {
         // The network may lose the last.
-        client.throw(&message(5_000));
+        client.send_datagram(&message_event(5_000));
         count += 1;
-        if shown(&mut subscriber).await == Position::new(5, 5_000) {
+        if next_position(&mut subscriber).await == Position::new(5, 5_000) {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! Stands between openraft and a [`Machine`]: keeps what was applied last and the membership, and
+//! Stands between openraft and a [`StateMachine`]: keeps what was applied last and the membership, and
 //! takes snapshots.
 //!
 //! The machine lives in memory. After a restart it is the last snapshot plus the log behind it.
@@ -11,172 +11,185 @@ use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use pushonce_core::Term;
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 
-use crate::snapshot::{Image, Shelf};
-use crate::types::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
-use crate::{At, Capture, Machine};
+use crate::snapshot::{SnapshotStore, StoredSnapshot};
+use crate::types::{
+    ApplyResponse, LogEntry, LogId, RaftSnapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::{EntryId, StateMachine, StateSnapshot};
 
 /// openraft's view of a machine.
-pub(crate) struct Adapter {
+pub(crate) struct StateMachineAdapter {
     /// Never locked: openraft wants its state machine `Sync`, a machine need not be.
-    machine: Mutex<Box<dyn Machine>>,
-    shelf: Arc<Shelf>,
-    applied: Option<LogId>,
+    machine: Mutex<Box<dyn StateMachine>>,
+    snapshot_store: Arc<SnapshotStore>,
+    last_applied: Option<LogId>,
     membership: StoredMembership,
-    halted: Halted,
+    halt_reason: HaltReason,
 }
 
 /// Why a replica has halted, once it has: it met something that this build cannot read. Clones share
 /// it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Halted(Arc<OnceLock<String>>);
+pub(crate) struct HaltReason(Arc<OnceLock<String>>);
 
 /// A state that was captured and is to be put on disk.
-pub(crate) struct Builder {
-    shelf: Arc<Shelf>,
+pub(crate) struct SnapshotBuilder {
+    snapshot_store: Arc<SnapshotStore>,
     meta: SnapshotMeta,
     /// Taken by the first build. Never locked, as above.
-    state: Mutex<Option<io::Result<Capture>>>,
+    state: Mutex<Option<io::Result<StateSnapshot>>>,
 }
 
-impl Adapter {
-    pub(crate) fn new(machine: Box<dyn Machine>, shelf: Arc<Shelf>) -> Adapter {
-        Adapter {
+impl StateMachineAdapter {
+    pub(crate) fn new(
+        machine: Box<dyn StateMachine>,
+        snapshot_store: Arc<SnapshotStore>,
+    ) -> StateMachineAdapter {
+        StateMachineAdapter {
             machine: Mutex::new(machine),
-            shelf,
-            applied: None,
+            snapshot_store,
+            last_applied: None,
             membership: StoredMembership::default(),
-            halted: Halted::default(),
+            halt_reason: HaltReason::default(),
         }
     }
 
     /// Says why the replica has halted, if it has.
-    pub(crate) fn halted(&self) -> Halted {
-        self.halted.clone()
+    pub(crate) fn halt_reason(&self) -> HaltReason {
+        self.halt_reason.clone()
     }
 
     /// Restores the snapshot on disk, if there is one. With an error the machine is as it was.
-    pub(crate) async fn load(&mut self) -> io::Result<()> {
-        let Some(image) = self.shelf.current().await else { return Ok(()) };
-        let meta = image.meta().clone();
-        self.install_snapshot(&meta, image).await
+    pub(crate) async fn load_snapshot(&mut self) -> io::Result<()> {
+        let Some(snapshot) = self.snapshot_store.current().await else { return Ok(()) };
+        let meta = snapshot.meta().clone();
+        self.install_snapshot(&meta, snapshot).await
     }
 
-    pub(crate) fn into_machine(self) -> Box<dyn Machine> {
+    pub(crate) fn into_machine(self) -> Box<dyn StateMachine> {
         self.machine.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn machine(&mut self) -> &mut dyn Machine {
+    fn machine(&mut self) -> &mut dyn StateMachine {
         self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
     /// An entry that cannot be read does not count as applied, and ends the replica: one that went on
     /// would have another state than the others.
-    fn apply_one(&mut self, entry: Entry) -> io::Result<Answer> {
+    fn apply_entry(&mut self, entry: LogEntry) -> io::Result<ApplyResponse> {
         let log_id = entry.log_id;
-        let answer = match entry.payload {
-            EntryPayload::Blank => Answer(Bytes::new()),
+        let response = match entry.payload {
+            EntryPayload::Blank => ApplyResponse(Bytes::new()),
             EntryPayload::Normal(data) => {
-                let at = At { index: log_id.index, term: Term(log_id.leader_id.term) };
+                let at = EntryId { index: log_id.index, term: Term(log_id.leader_id.term) };
                 let machine = self.machine();
-                let applied = unless_panic("applying an entry", || machine.apply(at, &data.bytes))?;
+                let applied = catch_panic("applying an entry", || machine.apply(at, &data.bytes))?;
                 #[cfg(feature = "planted-bugs")]
                 let applied = match applied {
                     Err(_) if crate::planted::skips_unreadable() => Ok(Bytes::new()),
                     applied => applied,
                 };
-                let halt = |why| self.halted.halt(&format!("entry {}", at.index), why);
-                Answer(applied.map_err(halt)?)
+                let halt = |error| self.halt_reason.halt(&format!("entry {}", at.index), error);
+                ApplyResponse(applied.map_err(halt)?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
-                Answer(Bytes::new())
+                ApplyResponse(Bytes::new())
             }
         };
-        self.applied = Some(log_id);
-        Ok(answer)
+        self.last_applied = Some(log_id);
+        Ok(response)
     }
 }
 
-impl Halted {
+impl HaltReason {
     /// The reason, if the replica has halted.
-    pub(crate) fn why(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
 
     /// The replica halts at `what`.
-    fn halt(&self, what: &str, why: Unreadable) -> io::Error {
-        let text = format!("{what} cannot be read: {why}");
-        self.0.get_or_init(|| text.clone());
+    fn halt(&self, subject: &str, error: VersionedDecodeError) -> io::Error {
+        let message = format!("{subject} cannot be read: {error}");
+        self.0.get_or_init(|| message.clone());
         metrics::counter!("pushonce_halted_replicas_total").increment(1);
         // The reason itself: whoever starts a replica asks whether another build would read it.
-        match why {
-            Unreadable::Version(_) => io::Error::other(why),
-            Unreadable::Unversioned(_) | Unreadable::Damaged(_) => io::Error::other(text),
+        match error {
+            VersionedDecodeError::Unsupported(_) => io::Error::other(error),
+            VersionedDecodeError::MissingVersion(_) | VersionedDecodeError::Corrupt(_) => {
+                io::Error::other(message)
+            }
         }
     }
 }
 
-impl RaftStateMachine<Types> for Adapter {
-    type SnapshotData = Image;
-    type SnapshotBuilder = Builder;
+impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
+    type SnapshotData = StoredSnapshot;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.applied, self.membership.clone()))
+        Ok((self.last_applied, self.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
     where
-        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.apply_one(entry)?;
+            let response = self.apply_entry(entry)?;
             if let Some(responder) = responder {
-                responder.send(answer);
+                responder.send(response);
             }
         }
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta =
-            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let meta = SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+        };
         let machine = self.machine();
-        let state = Mutex::new(Some(unless_panic("taking a snapshot", || machine.snapshot())));
-        Builder { shelf: Arc::clone(&self.shelf), meta, state }
+        let state = Mutex::new(Some(catch_panic("taking a snapshot", || machine.snapshot())));
+        SnapshotBuilder { snapshot_store: Arc::clone(&self.snapshot_store), meta, state }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
-        let whole = snapshot.whole().await?;
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: StoredSnapshot,
+    ) -> io::Result<()> {
+        let state = snapshot.read_all().await?;
         let machine = self.machine();
-        unless_panic("restoring a snapshot", || machine.restore(&whole))?
-            .map_err(|why| self.halted.halt("the snapshot", why))?;
-        self.shelf.publish(snapshot).await?;
-        self.applied = meta.last_log_id;
+        catch_panic("restoring a snapshot", || machine.restore(&state))?
+            .map_err(|error| self.halt_reason.halt("the snapshot", error))?;
+        self.snapshot_store.make_current(snapshot).await?;
+        self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.shelf.current().await.map(Snapshot::from))
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
+        Ok(self.snapshot_store.current().await.map(RaftSnapshot::from))
     }
 }
 
-impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = Image;
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = StoredSnapshot;
 
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+    async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let state = state.ok_or_else(|| io::Error::other("the state was saved already"))??;
-        self.shelf.save(self.meta.clone(), state).await.map(Snapshot::from)
+        self.snapshot_store.save(self.meta.clone(), state).await.map(RaftSnapshot::from)
     }
 }
 
 /// Makes an error of a panic in a machine. Without that only the task of the machine would end, and the
 /// replica would go on to lead, or to follow, and never apply anything again.
-fn unless_panic<T>(doing: &str, work: impl FnOnce() -> T) -> io::Result<T> {
+fn catch_panic<T>(operation: &str, work: impl FnOnce() -> T) -> io::Result<T> {
     // With the error the replica ends: nobody sees the state that the panic left.
-    let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    worked.map_err(|_| io::Error::other(format!("{doing} has panicked")))
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.map_err(|_| io::Error::other(format!("{operation} has panicked")))
 }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_moment_is_reached_and_not_early() {
+    async fn reached_does_not_return_early() {
         let then = BootTime::now() + Duration::from_millis(5);
         then.reached().await;
         assert!(BootTime::now() >= then);
@@ -70,7 +70,7 @@ mod tests {
     /// The kernel has two clocks: one that counts suspensions is at least as far as the other.
     #[cfg(target_os = "linux")]
     #[test]
-    fn it_counts_the_time_a_machine_was_suspended() {
+    fn boot_time_includes_suspension() {
         let monotonic = clock_gettime(ClockId::Monotonic);
         let monotonic = Duration::new(monotonic.tv_sec as u64, monotonic.tv_nsec as u32);
         assert!(BootTime::now().0 >= monotonic);

@@ -15,58 +15,62 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::hold::LeaseTimes;
-use crate::network::{FRAME_BYTES_MAX, Fence, Groups, Links, LinksParts, Marks};
+use crate::disk_reserve::{DiskProbe, DiskReserve, DiskSpace};
+use crate::network::{
+    FRAME_BYTES_MAX, Fence, GroupRegistry, RaftLinks, RaftLinksContext, RollbackDetector,
+};
 use crate::recovery;
-use crate::space::{Probe, Room, Space};
-use crate::store::{Disk, Fatal, LogMark, Writer, Writes};
-use crate::{AddressBook, DiskFull, Group, GroupId, InvalidSettings, Service, Settings};
+use crate::store::{FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
+use crate::vote_hold::LeaseTimes;
+use crate::{
+    ConsensusSettings, DiskFull, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService,
+};
 
 /// All groups of this node: one store, one writer, one stream to each peer. Clones share it.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct ConsensusEngine(Arc<EngineInner>);
 
-struct Inner {
+struct EngineInner {
     me: NodeId,
-    settings: Arc<Settings>,
+    settings: Arc<ConsensusSettings>,
     config: Arc<Config>,
-    writer: Writer,
-    space: Space,
-    found: Vec<GroupId>,
-    mark: LogMark,
-    times: LeaseTimes,
+    writer: StoreWriter,
+    disk_reserve: DiskReserve,
+    stored_groups: Vec<GroupId>,
+    log_mark: LogMark,
+    lease_times: LeaseTimes,
     fence: Fence,
-    links: Links,
-    service: Service,
-    groups: Groups,
+    links: RaftLinks,
+    service: RaftService,
+    groups: GroupRegistry,
     /// Held while a group is started or destroyed, so that neither meets the other half way.
-    gate: Mutex<()>,
+    lifecycle_lock: Mutex<()>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 /// What an engine learns from, and says to, the machine it runs on.
 #[derive(Clone)]
-pub struct Outside {
+pub struct HostHooks {
     /// How much room the data directory's disk has.
-    pub room: Probe,
+    pub disk_space: DiskProbe,
     /// Called once, on the writer's thread, when the disk has failed, with the reason. After it no
     /// group of the engine makes progress, and the process must not go on.
-    pub fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 /// A store as it was opened.
-struct Opened {
-    writer: Writer,
-    found: Vec<GroupId>,
-    mark: LogMark,
-    writes: Writes,
+struct OpenedStore {
+    writer: StoreWriter,
+    stored_groups: Vec<GroupId>,
+    log_mark: LogMark,
+    write_counter: WriteCounter,
     fence: Fence,
 }
 
 /// Why a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum EngineOpenError {
     /// Settings that cannot work.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -99,34 +103,34 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its cluster has a version that this build does not support.
-    #[error("{} cannot be opened: {why}", path.display())]
-    Version {
+    #[error("{} cannot be opened: {reason}", path.display())]
+    UnsupportedVersion {
         /// The store.
         path: PathBuf,
         /// Which version it has, and which this build supports.
-        why: UnsupportedVersion,
+        reason: UnsupportedVersion,
     },
     /// It cannot be read; nothing was changed.
-    #[error("{} is damaged ({why}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
+    #[error("{} is damaged ({reason}); nothing was deleted: restore it, or join again as a new node with an empty directory", path.display())]
     Damaged {
         /// The store.
         path: PathBuf,
         /// What is wrong.
-        why: String,
+        reason: String,
     },
     /// There is no room to open it: redb notes in the file that it is open.
     #[error("{} cannot be opened: its disk is full; free some space there and start again", path.display())]
-    Full {
+    DiskFull {
         /// The store.
         path: PathBuf,
     },
     /// The system said no.
-    #[error("{} cannot be opened: {why}", path.display())]
+    #[error("{} cannot be opened: {reason}", path.display())]
     Io {
         /// The store.
         path: PathBuf,
         /// What it said.
-        why: String,
+        reason: String,
     },
 }
 
@@ -138,7 +142,7 @@ pub enum StartError {
     AlreadyRunning(GroupId),
     /// Its vote cannot be read, or its log or snapshot and there is nobody to get them from.
     #[error(
-        "group {group} cannot be restored ({why}); nothing was deleted: restore the data \
+        "group {group} cannot be restored ({reason}); nothing was deleted: restore the data \
          directory, or remove this node from the cluster and join again as a new node with an \
          empty one"
     )]
@@ -146,16 +150,16 @@ pub enum StartError {
         /// The group.
         group: GroupId,
         /// What is wrong.
-        why: String,
+        reason: String,
     },
     /// It holds something that this build cannot read. Nothing was changed: a build that reads it goes
     /// on there.
-    #[error("group {group} cannot be started: {why}")]
+    #[error("group {group} cannot be started: {reason}")]
     Unreadable {
         /// The group.
         group: GroupId,
         /// What cannot be read, and what to run instead.
-        why: String,
+        reason: String,
     },
     /// The engine was stopped.
     #[error("the consensus engine is stopped")]
@@ -172,7 +176,7 @@ pub enum DestroyError {
     #[error(
         "the membership of group {group} at log index {membership} names this node: start the replica again"
     )]
-    Member {
+    StillMember {
         /// The group.
         group: GroupId,
         /// The log index of that membership.
@@ -183,16 +187,16 @@ pub enum DestroyError {
     Stopped,
 }
 
-impl Engine {
+impl ConsensusEngine {
     /// Makes the store of a new node in `dir`, whole or not at all. `Ok` when there is one of this
     /// node of this cluster. Call it before anything else remembers that the node exists.
-    pub async fn create(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<(), OpenError> {
-        with_disk(dir, move |dir| Disk::create(dir, cluster, me)).await
+    pub async fn create(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<(), EngineOpenError> {
+        run_blocking(dir, move |dir| RedbStore::create(dir, cluster, me)).await
     }
 
     /// Whether `dir` holds a store, complete and in place.
     pub fn has_store(dir: &Path) -> bool {
-        Disk::exists(dir)
+        RedbStore::exists(dir)
     }
 
     /// Opens the store in `dir` and locks it.
@@ -203,106 +207,116 @@ impl Engine {
         dir: &Path,
         cluster: ClusterId,
         me: NodeId,
-        settings: Settings,
-        book: AddressBook,
-    ) -> Result<Engine, OpenError> {
-        let fatal = |why: &str| {
-            tracing::error!(why, "the node stops: its disk failed");
+        settings: ConsensusSettings,
+        peer_addresses: PeerAddresses,
+    ) -> Result<ConsensusEngine, EngineOpenError> {
+        let on_fatal = |reason: &str| {
+            tracing::error!(reason, "the node stops: its disk failed");
             std::process::exit(74);
         };
-        let outside = Outside { room: Arc::new(Room::of), fatal: Arc::new(fatal) };
-        Engine::open_with(dir, cluster, me, settings, book, outside).await
+        let hooks =
+            HostHooks { disk_space: Arc::new(DiskSpace::for_dir), on_fatal: Arc::new(on_fatal) };
+        ConsensusEngine::open_with_hooks(dir, cluster, me, settings, peer_addresses, hooks).await
     }
 
-    /// As [`Engine::open`], on another machine than this one.
-    pub async fn open_with(
+    /// As [`ConsensusEngine::open`], on another machine than this one.
+    pub async fn open_with_hooks(
         dir: &Path,
         cluster: ClusterId,
         me: NodeId,
-        settings: Settings,
-        book: AddressBook,
-        outside: Outside,
-    ) -> Result<Engine, OpenError> {
-        for warning in settings.check()? {
+        settings: ConsensusSettings,
+        peer_addresses: PeerAddresses,
+        hooks: HostHooks,
+    ) -> Result<ConsensusEngine, EngineOpenError> {
+        for warning in settings.validate()? {
             tracing::warn!(why = warning.0, "consensus settings");
         }
-        let config = Arc::new(settings.raft()?);
-        let space = Space::new(dir, settings.disk_reserve, outside.room);
-        let opened = open_store(dir, cluster, me, space.clone(), outside.fatal).await?;
-        let keeping = opened.fence.clone().keep(dir.to_owned());
-        let engine = Engine::over(opened, space, cluster, me, Arc::new(settings), config, book);
-        let Inner { tasks, shutdown, .. } = &*engine.0;
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(keeping));
+        let config = Arc::new(settings.raft_config()?);
+        let disk_reserve = DiskReserve::new(dir, settings.disk_reserve_bytes, hooks.disk_space);
+        let opened = open_store(dir, cluster, me, disk_reserve.clone(), hooks.on_fatal).await?;
+        let persist_fence = opened.fence.clone().persist_when_closed(dir.to_owned());
+        let engine = ConsensusEngine::from_store(
+            opened,
+            disk_reserve,
+            cluster,
+            me,
+            Arc::new(settings),
+            config,
+            peer_addresses,
+        );
+        let EngineInner { tasks, shutdown, .. } = &*engine.0;
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(persist_fence));
         Ok(engine)
     }
 
-    fn over(
-        opened: Opened,
-        space: Space,
+    fn from_store(
+        opened: OpenedStore,
+        disk_reserve: DiskReserve,
         cluster: ClusterId,
         me: NodeId,
-        settings: Arc<Settings>,
+        settings: Arc<ConsensusSettings>,
         config: Arc<Config>,
-        book: AddressBook,
-    ) -> Engine {
-        let Opened { writer, found, mark, writes, fence } = opened;
-        let times = LeaseTimes::new(settings.election_max);
-        let marks = Marks::new(me, mark.writes, writes, fence.clone());
+        peer_addresses: PeerAddresses,
+    ) -> ConsensusEngine {
+        let OpenedStore { writer, stored_groups, log_mark, write_counter, fence } = opened;
+        let lease_times = LeaseTimes::new(settings.election_max);
+        let rollback_detector =
+            RollbackDetector::new(me, log_mark.writes, write_counter, fence.clone());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(space.clone().run(shutdown.clone()));
-        let groups = Groups::default();
-        let links = Links::new(LinksParts {
+        tasks.spawn(disk_reserve.clone().run(shutdown.clone()));
+        let groups = GroupRegistry::default();
+        let links = RaftLinks::new(RaftLinksContext {
             cluster,
             me,
-            agreed: writer.agreed().clone(),
+            agreed_version: writer.agreed_version().clone(),
             settings: Arc::clone(&settings),
-            book: book.clone(),
-            marks: marks.clone(),
+            peer_addresses: peer_addresses.clone(),
+            rollback_detector: rollback_detector.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         });
-        let service = Service {
+        let service = RaftService {
             cluster,
             me,
-            agreed: writer.agreed().clone(),
-            book,
-            marks,
+            agreed_version: writer.agreed_version().clone(),
+            peer_addresses,
+            rollback_detector,
             groups: groups.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
-        let gate = Mutex::new(());
-        let inner = Inner {
+        let lifecycle_lock = Mutex::new(());
+        let inner = EngineInner {
             me,
             settings,
             config,
             writer,
-            space,
-            found,
-            mark,
-            times,
+            disk_reserve,
+            stored_groups,
+            log_mark,
+            lease_times,
             fence,
             links,
             service,
             groups,
-            gate,
+            lifecycle_lock,
             tasks,
             shutdown,
         };
-        Engine(Arc::new(inner))
+        ConsensusEngine(Arc::new(inner))
     }
 
     /// Whether there is room to publish on this node's disk.
     ///
     /// # Errors
     /// [`DiskFull`] while there is less than the reserve.
-    pub fn room(&self) -> Result<(), DiskFull> {
-        self.0.space.refused().map_or(Ok(()), Err)
+    pub fn check_disk_space(&self) -> Result<(), DiskFull> {
+        self.0.disk_reserve.publish_error().map_or(Ok(()), Err)
     }
 
     /// The version in which this node writes, as it stands on its disk.
     pub fn agreed_version(&self) -> AgreedVersion {
-        self.0.writer.agreed().clone()
+        self.0.writer.agreed_version().clone()
     }
 
     /// Notes on disk that the cluster has this version, and writes in it from then on. A lower version
@@ -312,37 +326,43 @@ impl Engine {
     /// # Errors
     /// When it cannot be written; the process is about to end then, or the engine was stopped.
     pub async fn raise_version(&self, version: ClusterVersion) -> io::Result<()> {
-        self.0.writer.raise(version).await
+        self.0.writer.raise_version(version).await
     }
 
     /// What the log in `dir` says of itself, without using it for anything else.
-    pub async fn mark_in(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<LogMark, OpenError> {
-        with_disk(dir, move |dir| marked(dir, Disk::open(dir, cluster, me)?).map(|(_, mark)| mark))
-            .await
+    pub async fn read_log_mark(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+    ) -> Result<LogMark, EngineOpenError> {
+        run_blocking(dir, move |dir| {
+            with_log_mark(dir, RedbStore::open(dir, cluster, me)?).map(|(_, mark)| mark)
+        })
+        .await
     }
 
     /// What the log said of itself when it was opened.
-    pub fn mark(&self) -> LogMark {
-        self.0.mark
+    pub fn log_mark(&self) -> LogMark {
+        self.0.log_mark
     }
 
     /// Takes the times that the cluster has agreed on, at once and for all groups: how long leases
     /// last and are respected. Heartbeats, timeouts and the pace of elections stay those of the
-    /// [`Settings`].
+    /// [`ConsensusSettings`].
     pub fn set_times(&self, times: &ClusterTimes) {
-        self.0.times.set(times);
+        self.0.lease_times.set(times);
     }
 
     /// Why this node takes part in no group any more: its log was put back to an earlier state, as its
-    /// peers know. `None` as long as it does.
-    pub fn rolled_back(&self) -> Option<String> {
+    /// peers know. `NoFault` as long as it does.
+    pub fn rollback_reason(&self) -> Option<String> {
         self.0.fence.reason()
     }
 
     /// The groups of which this node had a replica when the engine was opened. Each must be started
     /// again, whatever else is known: its vote may be needed before anybody can lead.
-    pub fn found(&self) -> &[GroupId] {
-        &self.0.found
+    pub fn stored_groups(&self) -> &[GroupId] {
+        &self.0.stored_groups
     }
 
     /// The service to mount on the peer port.
@@ -350,7 +370,7 @@ impl Engine {
     /// The server must set `TCP_NODELAY`, or every answer waits 40 ms for the peer's delayed
     /// acknowledgement, and should send HTTP/2 keep-alives, or the streams of peers that vanished
     /// stay.
-    pub fn service(&self) -> RaftServer<Service> {
+    pub fn service(&self) -> RaftServer<RaftService> {
         RaftServer::new(self.0.service.clone()).max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
@@ -364,9 +384,9 @@ impl Engine {
     /// its vote.
     ///
     /// # Errors
-    /// [`DestroyError::Member`] when the group has taken it back: start it again.
+    /// [`DestroyError::StillMember`] when the group has taken it back: start it again.
     pub async fn destroy(&self, group: GroupId, removed_at: u64) -> Result<(), DestroyError> {
-        let _gate = self.0.gate.lock().await;
+        let _guard = self.0.lifecycle_lock.lock().await;
         if self.0.groups.get(group).is_some() {
             return Err(DestroyError::Running(group));
         }
@@ -374,12 +394,12 @@ impl Engine {
             self.0.writer.open(group).await.map_err(|_| DestroyError::Stopped)?;
         if let Some(newest) = recovery::newest_membership(&writer, &stored).await {
             let index = newest.log_id().map_or(0, |id| id.index);
-            let is_back =
+            let was_readded =
                 index > removed_at && newest.membership().get_node(&self.0.me.0).is_some();
             #[cfg(feature = "planted-bugs")]
-            let is_back = is_back && !crate::planted::destroys_members();
-            if is_back {
-                return Err(DestroyError::Member { group, membership: index });
+            let was_readded = was_readded && !crate::planted::destroys_readded_replicas();
+            if was_readded {
+                return Err(DestroyError::StillMember { group, membership: index });
             }
         }
         self.0.writer.destroy(group).await.map_err(|_| DestroyError::Stopped)
@@ -390,10 +410,10 @@ impl Engine {
     pub async fn stop(&self) {
         // First of all: who holds the gate may wait for that room.
         self.0.shutdown.cancel();
-        self.0.writer.give_up();
-        let _gate = self.0.gate.lock().await;
+        self.0.writer.abort_blocked_writes();
+        let _guard = self.0.lifecycle_lock.lock().await;
         let groups = self.0.groups.all();
-        futures::future::join_all(groups.iter().map(Group::stop)).await;
+        futures::future::join_all(groups.iter().map(RaftGroup::stop)).await;
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.writer.close().await;
@@ -401,7 +421,7 @@ impl Engine {
 }
 
 /// An engine that is dropped rather than stopped leaves nothing running.
-impl Drop for Inner {
+impl Drop for EngineInner {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
@@ -411,37 +431,41 @@ async fn open_store(
     dir: &Path,
     cluster: ClusterId,
     me: NodeId,
-    space: Space,
-    fatal: Fatal,
-) -> Result<Opened, OpenError> {
-    let io = |error: std::io::Error| OpenError::Io { path: dir.to_owned(), why: error.to_string() };
-    let open = move |dir: &Path| marked(dir, Disk::open(dir, cluster, me)?);
-    let (mut disk, mark) = with_disk(dir, open).await?;
-    let found = disk.groups().map_err(io)?;
-    let (version, writes) = (disk.version(), disk.writes());
-    let writer = Writer::start(disk, space, fatal).map_err(io)?;
-    writer.agreed().raise(version);
-    Ok(Opened { writer, found, mark, writes, fence: Fence::of(dir) })
+    disk_reserve: DiskReserve,
+    on_fatal: FatalHook,
+) -> Result<OpenedStore, EngineOpenError> {
+    let io_error = |error: std::io::Error| EngineOpenError::Io {
+        path: dir.to_owned(),
+        reason: error.to_string(),
+    };
+    let open = move |dir: &Path| with_log_mark(dir, RedbStore::open(dir, cluster, me)?);
+    let (mut disk, log_mark) = run_blocking(dir, open).await?;
+    let stored_groups = disk.groups().map_err(io_error)?;
+    let (version, write_counter) = (disk.version(), disk.write_counter());
+    let writer = StoreWriter::start(disk, disk_reserve, on_fatal).map_err(io_error)?;
+    writer.agreed_version().raise(version);
+    Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, fence: Fence::load(dir) })
 }
 
-fn marked(dir: &Path, mut disk: Disk) -> Result<(Disk, LogMark), OpenError> {
-    let mark = disk.mark();
-    let failed = |why: io::Error| OpenError::Io { path: dir.to_owned(), why: why.to_string() };
-    Ok((disk, mark.map_err(failed)?))
+fn with_log_mark(dir: &Path, mut disk: RedbStore) -> Result<(RedbStore, LogMark), EngineOpenError> {
+    let log_mark = disk.read_log_mark();
+    let failed =
+        |error: io::Error| EngineOpenError::Io { path: dir.to_owned(), reason: error.to_string() };
+    Ok((disk, log_mark.map_err(failed)?))
 }
 
 /// Opening may repair the file after a crash, which takes as long as the file is large.
-async fn with_disk<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     dir: &Path,
-    work: impl FnOnce(&Path) -> Result<T, OpenError> + Send + 'static,
-) -> Result<T, OpenError> {
+    work: impl FnOnce(&Path) -> Result<T, EngineOpenError> + Send + 'static,
+) -> Result<T, EngineOpenError> {
     let path = dir.to_owned();
-    let worked = tokio::task::spawn_blocking(move || work(&path)).await;
-    let failed = |error: tokio::task::JoinError| OpenError::Io {
+    let result = tokio::task::spawn_blocking(move || work(&path)).await;
+    let failed = |error: tokio::task::JoinError| EngineOpenError::Io {
         path: dir.to_owned(),
-        why: error.to_string(),
+        reason: error.to_string(),
     };
-    worked.map_err(failed)?
+    result.map_err(failed)?
 }
 
 #[cfg(test)]

@@ -17,72 +17,73 @@ use crate::clock::BootTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) term: Term,
-    pub(crate) until: BootTime,
+    pub(crate) expires_at: BootTime,
 }
 
 /// Who has answered the leader of a term, and when it was asked that. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Followers(Arc<Mutex<Heard>>);
+pub(crate) struct FollowerAcks(Arc<Mutex<TermAcks>>);
 
 #[derive(Debug, Default)]
-struct Heard {
+struct TermAcks {
     term: Term,
     /// When the latest request was sent that the node has answered.
-    asked: BTreeMap<NodeId, BootTime>,
+    sent_at: BTreeMap<NodeId, BootTime>,
 }
 
-impl Followers {
-    /// A node has answered, as a follower in `term`, what it was sent at `asked`.
-    pub(crate) fn answered(&self, term: Term, node: NodeId, asked: BootTime) {
-        let mut heard = self.lock();
-        if term > heard.term {
-            *heard = Heard { term, asked: BTreeMap::new() };
+impl FollowerAcks {
+    /// A node has answered, as a follower in `term`, what it was sent at `sent_at`.
+    pub(crate) fn record_ack(&self, term: Term, node: NodeId, sent_at: BootTime) {
+        let mut acks = self.lock();
+        if term > acks.term {
+            *acks = TermAcks { term, sent_at: BTreeMap::new() };
         }
-        if term == heard.term {
-            let latest = heard.asked.entry(node).or_insert(asked);
-            *latest = asked.max(*latest);
+        if term == acks.term {
+            let latest = acks.sent_at.entry(node).or_insert(sent_at);
+            *latest = sent_at.max(*latest);
         }
     }
 
     /// Since when no quorum of the voters can have followed anybody but `me` in `term`: in a joint
     /// configuration, none of either half. `me` always follows itself.
-    pub(crate) fn since<'a>(
+    pub(crate) fn lease_start<'a>(
         &self,
         term: Term,
         me: NodeId,
         now: BootTime,
         configs: impl IntoIterator<Item = &'a BTreeSet<u64>>,
     ) -> Option<BootTime> {
-        let heard = self.lock();
-        let asked = |node: NodeId| match node {
+        let acks = self.lock();
+        let sent_at = |node: NodeId| match node {
             node if node == me => Some(now),
-            node if heard.term == term => heard.asked.get(&node).copied(),
+            node if acks.term == term => acks.sent_at.get(&node).copied(),
             _ => None,
         };
-        let of_quorum = |voters: &BTreeSet<u64>| {
-            let times = || voters.iter().filter_map(|voter| asked(NodeId(*voter)));
-            let by_then = |time: &BootTime| times().filter(|other| other >= time).count();
+        let quorum_time = |voters: &BTreeSet<u64>| {
+            let times = || voters.iter().filter_map(|voter| sent_at(NodeId(*voter)));
+            let count_since = |time: &BootTime| times().filter(|other| other >= time).count();
             // Few voters, and asked for every publish: counted on the spot, without a list.
-            times().filter(|time| by_then(time) > voters.len() / 2).max()
+            times().filter(|time| count_since(time) > voters.len() / 2).max()
         };
-        configs.into_iter().map(of_quorum).reduce(Option::min).flatten()
+        configs.into_iter().map(quorum_time).reduce(Option::min).flatten()
     }
 
     /// Who of `nodes` has answered `me` nothing in `term` that was asked after `since`.
-    pub(crate) fn silent(
+    pub(crate) fn unresponsive(
         &self,
         term: Term,
         me: NodeId,
         since: BootTime,
         nodes: impl Iterator<Item = NodeId>,
     ) -> BTreeSet<NodeId> {
-        let heard = self.lock();
-        let lately = |node: &NodeId| heard.asked.get(node).is_some_and(|&asked| asked > since);
-        let speaks = |node: &NodeId| *node == me || heard.term == term && lately(node);
-        nodes.filter(|node| !speaks(node)).collect()
+        let acks = self.lock();
+        let is_recent =
+            |node: &NodeId| acks.sent_at.get(node).is_some_and(|&sent_at| sent_at > since);
+        let responds = |node: &NodeId| *node == me || acks.term == term && is_recent(node);
+        nodes.filter(|node| !responds(node)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heard> {
+    fn lock(&self) -> MutexGuard<'_, TermAcks> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,95 +99,99 @@ mod tests {
 
     /// A leader among `voters`, and a clock to count seconds with.
     struct Leader {
-        followers: Followers,
+        acks: FollowerAcks,
         start: BootTime,
     }
 
     impl Leader {
         fn new() -> Leader {
-            Leader { followers: Followers::default(), start: BootTime::now() }
+            Leader { acks: FollowerAcks::default(), start: BootTime::now() }
         }
 
         fn at(&self, second: u64) -> BootTime {
             self.start + Duration::from_secs(second)
         }
 
-        fn heard(self, node: u64, asked: u64) -> Leader {
-            self.followers.answered(TERM, NodeId(node), self.at(asked));
+        fn acked(self, node: u64, sent_at: u64) -> Leader {
+            self.acks.record_ack(TERM, NodeId(node), self.at(sent_at));
             self
         }
 
         /// The second since which it has its lease, looked at in second 9.
-        fn since(&self, configs: &[&[u64]]) -> Option<u64> {
+        fn lease_start(&self, configs: &[&[u64]]) -> Option<u64> {
             let configs: Vec<BTreeSet<u64>> =
                 configs.iter().map(|voters| voters.iter().copied().collect()).collect();
-            let since = self.followers.since(TERM, ME, self.at(9), &configs);
-            since.map(|since| (since - self.start).as_secs())
+            let start = self.acks.lease_start(TERM, ME, self.at(9), &configs);
+            start.map(|since| (since - self.start).as_secs())
         }
     }
 
     #[test]
-    fn an_old_answer_that_comes_late_counts_from_when_it_was_asked() {
-        let woken = Leader::new().heard(2, 1).heard(3, 1);
-        assert_eq!(woken.since(&[&[1, 2, 3]]), Some(1));
+    fn late_ack_counts_from_request_send_time() {
+        let woken = Leader::new().acked(2, 1).acked(3, 1);
+        assert_eq!(woken.lease_start(&[&[1, 2, 3]]), Some(1));
     }
 
     #[test]
-    fn the_latest_question_counts_whatever_the_order_of_the_answers() {
-        assert_eq!(Leader::new().heard(2, 5).heard(2, 3).since(&[&[1, 2, 3]]), Some(5));
+    fn latest_request_counts_regardless_of_ack_order() {
+        assert_eq!(Leader::new().acked(2, 5).acked(2, 3).lease_start(&[&[1, 2, 3]]), Some(5));
     }
 
     #[test]
-    fn a_majority_must_have_answered_and_the_leader_is_one_of_it() {
-        assert_eq!(Leader::new().since(&[&[1, 2, 3]]), None);
-        assert_eq!(Leader::new().heard(2, 3).since(&[&[1, 2, 3]]), Some(3));
-        assert_eq!(Leader::new().heard(2, 3).heard(3, 4).since(&[&[1, 2, 3]]), Some(4));
-        let of_five = Leader::new().heard(2, 3).heard(3, 5);
-        assert_eq!(of_five.since(&[&[1, 2, 3, 4, 5]]), Some(3));
-        assert_eq!(Leader::new().heard(2, 3).since(&[&[1, 2]]), Some(3), "of two, both");
+    fn lease_needs_acks_from_majority_including_leader() {
+        assert_eq!(Leader::new().lease_start(&[&[1, 2, 3]]), None);
+        assert_eq!(Leader::new().acked(2, 3).lease_start(&[&[1, 2, 3]]), Some(3));
+        assert_eq!(Leader::new().acked(2, 3).acked(3, 4).lease_start(&[&[1, 2, 3]]), Some(4));
+        let of_five = Leader::new().acked(2, 3).acked(3, 5);
+        assert_eq!(of_five.lease_start(&[&[1, 2, 3, 4, 5]]), Some(3));
+        assert_eq!(Leader::new().acked(2, 3).lease_start(&[&[1, 2]]), Some(3), "of two, both");
     }
 
     #[test]
-    fn who_votes_alone_needs_nobody() {
-        assert_eq!(Leader::new().since(&[&[1]]), Some(9));
+    fn sole_voter_has_lease_without_acks() {
+        assert_eq!(Leader::new().lease_start(&[&[1]]), Some(9));
     }
 
     #[test]
-    fn who_is_no_voter_counts_for_nothing() {
-        assert_eq!(Leader::new().heard(4, 8).since(&[&[1, 2, 3]]), None);
-        assert_eq!(Leader::new().heard(2, 8).since(&[&[2, 3, 4]]), None, "nor does the leader");
-    }
-
-    #[test]
-    fn a_joint_configuration_needs_a_majority_of_both_halves() {
-        let leader = Leader::new().heard(2, 5).heard(4, 3);
-        assert_eq!(leader.since(&[&[1, 2, 3], &[1, 4, 5]]), Some(3));
-        assert_eq!(leader.since(&[&[1, 2, 3], &[1, 5, 6]]), None);
-    }
-
-    #[test]
-    fn who_has_not_answered_for_long_is_silent() {
-        let leader = Leader::new().heard(2, 5).heard(3, 2);
-        let silent = |term, since| {
-            let nodes = (1..=4).map(NodeId);
-            let silent = leader.followers.silent(term, ME, leader.at(since), nodes);
-            silent.into_iter().map(|node| node.0).collect::<Vec<_>>()
-        };
-        assert_eq!(silent(TERM, 1), [4]);
-        assert_eq!(silent(TERM, 4), [3, 4]);
-        assert_eq!(silent(Term(8), 1), [2, 3, 4], "it has just been elected");
-    }
-
-    #[test]
-    fn answers_of_one_term_say_nothing_about_another() {
-        let leader = Leader::new().heard(2, 5);
-        let voters = BTreeSet::from([1, 2, 3]);
-        assert_eq!(leader.followers.since(Term(8), ME, leader.at(9), [&voters]), None);
-        leader.followers.answered(Term(8), NodeId(3), leader.at(6));
-        leader.followers.answered(TERM, NodeId(2), leader.at(8));
-        assert_eq!(leader.followers.since(TERM, ME, leader.at(9), [&voters]), None);
+    fn acks_of_non_voters_are_ignored() {
+        assert_eq!(Leader::new().acked(4, 8).lease_start(&[&[1, 2, 3]]), None);
         assert_eq!(
-            leader.followers.since(Term(8), ME, leader.at(9), [&voters]),
+            Leader::new().acked(2, 8).lease_start(&[&[2, 3, 4]]),
+            None,
+            "nor does the leader"
+        );
+    }
+
+    #[test]
+    fn joint_configuration_needs_majority_of_both_halves() {
+        let leader = Leader::new().acked(2, 5).acked(4, 3);
+        assert_eq!(leader.lease_start(&[&[1, 2, 3], &[1, 4, 5]]), Some(3));
+        assert_eq!(leader.lease_start(&[&[1, 2, 3], &[1, 5, 6]]), None);
+    }
+
+    #[test]
+    fn node_without_recent_ack_is_unresponsive() {
+        let leader = Leader::new().acked(2, 5).acked(3, 2);
+        let unresponsive = |term, since| {
+            let nodes = (1..=4).map(NodeId);
+            let unresponsive = leader.acks.unresponsive(term, ME, leader.at(since), nodes);
+            unresponsive.into_iter().map(|node| node.0).collect::<Vec<_>>()
+        };
+        assert_eq!(unresponsive(TERM, 1), [4]);
+        assert_eq!(unresponsive(TERM, 4), [3, 4]);
+        assert_eq!(unresponsive(Term(8), 1), [2, 3, 4], "it has just been elected");
+    }
+
+    #[test]
+    fn acks_of_one_term_do_not_count_in_another() {
+        let leader = Leader::new().acked(2, 5);
+        let voters = BTreeSet::from([1, 2, 3]);
+        assert_eq!(leader.acks.lease_start(Term(8), ME, leader.at(9), [&voters]), None);
+        leader.acks.record_ack(Term(8), NodeId(3), leader.at(6));
+        leader.acks.record_ack(TERM, NodeId(2), leader.at(8));
+        assert_eq!(leader.acks.lease_start(TERM, ME, leader.at(9), [&voters]), None);
+        assert_eq!(
+            leader.acks.lease_start(Term(8), ME, leader.at(9), [&voters]),
             Some(leader.at(6))
         );
     }

@@ -3,7 +3,7 @@
 //! An append is readable before it is durable, and acknowledged only after: openraft replicates
 //! from what was submitted and counts what was flushed. Votes and truncations wait for the disk.
 
-pub(crate) mod fit;
+pub(crate) mod consistency;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -17,37 +17,37 @@ use openraft::{LogState, OptionalSend};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::offline::Kept;
-use crate::snapshot::{self, Transfers};
-use crate::store::{self, Change, Done, GroupWriter, Key, Stored};
-use crate::types::{Entry, LogId, Types, Vote};
-use crate::{GroupId, Settings};
+use crate::offline::StoredLog;
+use crate::snapshot::{self, SnapshotTransfers};
+use crate::store::{self, GroupWriter, StoreChange, StoreKey, StoredGroup, WriteCompletion};
+use crate::types::{LogEntry, LogId, TypeConfig, Vote};
+use crate::{ConsensusSettings, GroupId};
 
 /// A group's log. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Log(Arc<Shared>);
+pub(crate) struct RaftLog(Arc<RaftLogShared>);
 
-struct Shared {
+struct RaftLogShared {
     writer: GroupWriter,
-    memory: Mutex<Memory>,
+    memory: Mutex<InMemoryLog>,
     append_bytes_max: u64,
     log_bytes_max: u64,
     /// Bytes of the newest snapshot on disk.
     snapshot_bytes: Arc<AtomicU64>,
     /// The snapshots that are being sent.
-    transfers: Transfers,
-    grown: Notify,
+    transfers: SnapshotTransfers,
+    compaction_due: Notify,
 }
 
 /// How much further than usual the log of a group may grow while its snapshot is sent to a replica.
 /// A new snapshot would make the transfer begin anew, and the log behind the old one, which the
 /// replica needs next, would be dropped: under steady load it would never catch up. Beyond this the
 /// memory is worth more than the transfer. This much, or the size of the snapshot.
-const SENDING_BYTES: u64 = 16 << 20;
+const TRANSFER_EXTRA_BYTES: u64 = 16 << 20;
 
 #[derive(Default)]
-struct Memory {
-    entries: VecDeque<Held>,
+struct InMemoryLog {
+    entries: VecDeque<CachedEntry>,
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
@@ -55,35 +55,35 @@ struct Memory {
     /// crash it costs a shard nothing, the next leader says it again; a write of its own would cost an
     /// fsync for each entry. The control group writes it at once: its entries are few, and after a
     /// restart nodes act on what is known to be committed before any leader answers.
-    committed_is_news: bool,
+    committed_is_dirty: bool,
     /// Bytes appended since compaction was last called for.
-    grown: u64,
+    appended_bytes: u64,
 }
 
-struct Held {
-    entry: Entry,
+struct CachedEntry {
+    entry: LogEntry,
     bytes: u64,
 }
 
-impl Log {
+impl RaftLog {
     /// Takes what was on disk, if each record is sound and all of them fit together.
     ///
     /// # Errors
     /// `InvalidData`, with what is wrong.
     pub(crate) fn restore(
         writer: GroupWriter,
-        stored: &Stored,
-        settings: &Settings,
-    ) -> io::Result<Log> {
-        let memory = Memory::restore(writer.group(), stored)?;
-        Ok(Log(Arc::new(Shared {
+        stored: &StoredGroup,
+        settings: &ConsensusSettings,
+    ) -> io::Result<RaftLog> {
+        let memory = InMemoryLog::restore(writer.group(), stored)?;
+        Ok(RaftLog(Arc::new(RaftLogShared {
             writer,
             memory: Mutex::new(memory),
             append_bytes_max: settings.append_bytes_max,
             log_bytes_max: settings.log_bytes_max,
             snapshot_bytes: Arc::default(),
-            transfers: Transfers::new(settings.snapshot_timeout),
-            grown: Notify::new(),
+            transfers: SnapshotTransfers::new(settings.snapshot_timeout),
+            compaction_due: Notify::new(),
         })))
     }
 
@@ -93,8 +93,8 @@ impl Log {
     }
 
     /// The last entry there is, or was before it was purged.
-    pub(crate) fn last(&self) -> Option<LogId> {
-        self.memory().last()
+    pub(crate) fn last_log_id(&self) -> Option<LogId> {
+        self.memory().last_log_id()
     }
 
     /// Whether this replica had promised to follow another node when it was last written: it may
@@ -104,12 +104,12 @@ impl Log {
     }
 
     /// Waits until the log has grown so much that it should be compacted.
-    pub(crate) async fn grown(&self) {
-        self.0.grown.notified().await;
+    pub(crate) async fn wait_compaction_due(&self) {
+        self.0.compaction_due.notified().await;
     }
 
-    /// The last entry to purge when all up to `snapshot` is in a snapshot and `keep` bytes of
-    /// entries before it are to stay. `None`: nothing.
+    /// The last entry to purge when all up to `snapshot` is in a snapshot and `persist_when_closed` bytes of
+    /// entries before it are to stay. `NoFault`: nothing.
     pub(crate) fn purge_target(&self, snapshot: u64, keep: u64) -> Option<u64> {
         let memory = self.memory();
         let mut kept = 0;
@@ -131,58 +131,65 @@ impl Log {
     }
 
     /// The snapshots of this group that are being sent: they hold up compaction.
-    pub(crate) fn transfers(&self) -> Transfers {
+    pub(crate) fn transfers(&self) -> SnapshotTransfers {
         self.0.transfers.clone()
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, InMemoryLog> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seal<T: serde::Serialize>(&self, value: &T) -> io::Result<bytes::Bytes> {
-        self.0.writer.seal(value)
+    fn encode_record<T: serde::Serialize>(&self, value: &T) -> io::Result<bytes::Bytes> {
+        self.0.writer.encode_record(value)
     }
 
     /// Encodes entries, makes them readable and returns the changes the disk has to see.
-    fn take(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<Vec<Change>> {
+    fn append_to_memory(
+        &self,
+        entries: impl IntoIterator<Item = LogEntry>,
+    ) -> io::Result<Vec<StoreChange>> {
         let mut memory = self.memory();
         let mut changes = Vec::new();
         for entry in entries {
-            let record = self.seal(&entry)?;
-            changes.push(Change::Append { index: entry.log_id.index, record: record.clone() });
+            let record = self.encode_record(&entry)?;
+            changes.push(StoreChange::Append { index: entry.log_id.index, record: record.clone() });
             memory.push(entry, record.len() as u64)?;
         }
-        if memory.committed_is_news {
-            memory.committed_is_news = false;
-            changes
-                .push(Change::Set { key: Key::Committed, record: self.seal(&memory.committed)? });
+        if memory.committed_is_dirty {
+            memory.committed_is_dirty = false;
+            changes.push(StoreChange::Set {
+                key: StoreKey::Committed,
+                record: self.encode_record(&memory.committed)?,
+            });
         }
         // A snapshot costs its own size: not more often than the log has grown by as much, so that
         // the disk writes at most about twice what was published.
         let snapshot = self.0.snapshot_bytes.load(Ordering::Relaxed);
-        let bar = self.0.log_bytes_max.max(snapshot);
-        let sending = || self.0.transfers.are_running(Instant::now());
-        if memory.grown >= bar && (memory.grown >= bar + SENDING_BYTES.max(snapshot) || !sending())
+        let threshold = self.0.log_bytes_max.max(snapshot);
+        let is_sending = || self.0.transfers.is_any_running(Instant::now());
+        if memory.appended_bytes >= threshold
+            && (memory.appended_bytes >= threshold + TRANSFER_EXTRA_BYTES.max(snapshot)
+                || !is_sending())
         {
-            memory.grown = 0;
-            self.0.grown.notify_one();
+            memory.appended_bytes = 0;
+            self.0.compaction_due.notify_one();
         }
         Ok(changes)
     }
 }
 
 /// The vote and the entries of a group that does not run, checked.
-pub(crate) fn read(group: GroupId, stored: &Stored) -> io::Result<Kept> {
-    let Memory { vote, entries, .. } = Memory::restore(group, stored)?;
-    Ok(Kept { vote, entries: entries.into_iter().map(|held| held.entry).collect() })
+pub(crate) fn read_stored(group: GroupId, stored: &StoredGroup) -> io::Result<StoredLog> {
+    let InMemoryLog { vote, entries, .. } = InMemoryLog::restore(group, stored)?;
+    Ok(StoredLog { vote, entries: entries.into_iter().map(|held| held.entry).collect() })
 }
 
-impl RaftLogReader<Types> for Log {
+impl RaftLogReader<TypeConfig> for RaftLog {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
-    ) -> io::Result<Vec<Entry>> {
-        let (start, end) = bounds(&range);
+    ) -> io::Result<Vec<LogEntry>> {
+        let (start, end) = half_open_bounds(&range);
         Ok(self.memory().range(start, end).map(|held| held.entry.clone()).collect())
     }
 
@@ -190,7 +197,7 @@ impl RaftLogReader<Types> for Log {
         Ok(self.memory().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
         let max = self.0.append_bytes_max;
         let mut bytes = 0;
         let memory = self.memory();
@@ -203,39 +210,42 @@ impl RaftLogReader<Types> for Log {
     }
 }
 
-impl RaftLogStorage<Types> for Log {
-    type LogReader = Log;
+impl RaftLogStorage<TypeConfig> for RaftLog {
+    type LogReader = RaftLog;
 
-    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let memory = self.memory();
-        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last() })
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last_log_id() })
     }
 
-    async fn get_log_reader(&mut self) -> Log {
+    async fn get_log_reader(&mut self) -> RaftLog {
         self.clone()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let record = self.seal(vote)?;
-        self.0.writer.write(vec![Change::Set { key: Key::Vote, record }]).await?;
+        let record = self.encode_record(vote)?;
+        self.0.writer.write(vec![StoreChange::Set { key: StoreKey::Vote, record }]).await?;
         self.memory().vote = Some(*vote);
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let news = {
+        let needs_write = {
             let mut memory = self.memory();
-            let news = memory.committed != committed;
+            let changed = memory.committed != committed;
             let at_once = self.0.writer.group() == GroupId::CONTROL;
             #[cfg(feature = "planted-bugs")]
             let at_once = at_once && !crate::planted::defers_commit_mark();
             memory.committed = committed;
-            memory.committed_is_news |= news && !at_once;
-            news && at_once
+            memory.committed_is_dirty |= changed && !at_once;
+            changed && at_once
         };
-        if news {
-            let record = self.seal(&committed)?;
-            self.0.writer.write(vec![Change::Set { key: Key::Committed, record }]).await?;
+        if needs_write {
+            let record = self.encode_record(&committed)?;
+            self.0
+                .writer
+                .write(vec![StoreChange::Set { key: StoreKey::Committed, record }])
+                .await?;
         }
         Ok(())
     }
@@ -244,59 +254,66 @@ impl RaftLogStorage<Types> for Log {
         Ok(self.memory().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
     where
-        I: IntoIterator<Item = Entry> + OptionalSend,
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let changes = self.take(entries)?;
-        self.0.writer.submit(changes, Done::Flushed(callback)).await
+        let changes = self.append_to_memory(entries)?;
+        self.0.writer.submit(changes, WriteCompletion::RaftCallback(callback)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let from = last.map_or(0, |last| last.index + 1);
         self.memory().truncate(from);
-        self.0.writer.write(vec![Change::Truncate { from }]).await
+        self.0.writer.write(vec![StoreChange::Truncate { from }]).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let record = self.seal(&upto)?;
+        let record = self.encode_record(&upto)?;
         self.memory().purge(upto);
         // Nobody needs to wait: an entry that comes back after a crash is purged again.
-        self.0.writer.submit(vec![Change::Purge { upto: upto.index, record }], Done::Unheard).await
+        self.0
+            .writer
+            .submit(vec![StoreChange::Purge { upto: upto.index, record }], WriteCompletion::Ignore)
+            .await
     }
 }
 
-impl Memory {
-    fn restore(group: GroupId, stored: &Stored) -> io::Result<Memory> {
-        let mut memory = Memory {
+impl InMemoryLog {
+    fn restore(group: GroupId, stored: &StoredGroup) -> io::Result<InMemoryLog> {
+        let mut memory = InMemoryLog {
             purged: stored
                 .purged
                 .as_deref()
-                .map(|record| store::open(group, record))
+                .map(|record| store::decode_record(group, record))
                 .transpose()?,
-            vote: stored.vote.as_deref().map(|record| store::open(group, record)).transpose()?,
+            vote: stored
+                .vote
+                .as_deref()
+                .map(|record| store::decode_record(group, record))
+                .transpose()?,
             committed: stored
                 .committed
                 .as_deref()
-                .map(|record| store::open(group, record))
+                .map(|record| store::decode_record(group, record))
                 .transpose()?
                 .flatten(),
-            ..Memory::default()
+            ..InMemoryLog::default()
         };
         for record in &stored.entries {
-            memory.push(store::open(group, record)?, record.len() as u64)?;
+            memory.push(store::decode_record(group, record)?, record.len() as u64)?;
         }
-        fit::check(&fit::Parts {
+        consistency::check_consistency(&consistency::LogParts {
             purged: memory.purged,
             committed: memory.committed,
-            snapshot: snapshot::last_of(group, stored)?,
+            snapshot: snapshot::last_log_id(group, stored)?,
             entries: memory.entries.iter().map(|held| held.entry.log_id).collect(),
         })?;
         Ok(memory)
     }
 
-    fn push(&mut self, entry: Entry, bytes: u64) -> io::Result<()> {
+    fn push(&mut self, entry: LogEntry, bytes: u64) -> io::Result<()> {
         let index = entry.log_id.index;
         if let Some(last) = self.entries.back()
             && last.entry.log_id.index + 1 != index
@@ -307,8 +324,8 @@ impl Memory {
                 format!("entry {index} does not follow entry {last}"),
             ));
         }
-        self.grown += bytes;
-        self.entries.push_back(Held { entry, bytes });
+        self.appended_bytes += bytes;
+        self.entries.push_back(CachedEntry { entry, bytes });
         Ok(())
     }
 
@@ -325,11 +342,11 @@ impl Memory {
         self.purged = self.purged.max(Some(upto));
     }
 
-    fn last(&self) -> Option<LogId> {
+    fn last_log_id(&self) -> Option<LogId> {
         self.entries.back().map(|held| held.entry.log_id).or(self.purged)
     }
 
-    fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Held> {
+    fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &CachedEntry> {
         let first = self.entries.front().map_or(0, |held| held.entry.log_id.index);
         let position = |index: u64| {
             usize::try_from(index.saturating_sub(first))
@@ -342,7 +359,7 @@ impl Memory {
 }
 
 /// The half-open form of any range.
-fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+fn half_open_bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(index) => *index,
         Bound::Excluded(index) => index.saturating_add(1),

@@ -14,9 +14,9 @@ use pushonce_core::{ClusterId, NodeId, Term};
 
 use crate::log;
 use crate::snapshot::offline as snapshot;
-use crate::store::{self, Change, Disk, Key, Store, Stored};
-use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, Vote};
-use crate::{At, Capture, GroupId, Machine, OpenError};
+use crate::store::{self, RaftStore, RedbStore, StoreChange, StoreKey, StoredGroup};
+use crate::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Vote};
+use crate::{EngineOpenError, EntryId, GroupId, StateMachine, StateSnapshot};
 
 /// How far above the last known entry a new history begins. A group that commits 2,000 entries a
 /// second takes 17 years for as many.
@@ -24,22 +24,22 @@ const INDEX_STEP: u64 = 1 << 40;
 /// How far above the last known term. A group that elects somebody every second takes 136 years.
 const TERM_STEP: u64 = 1 << 32;
 
-/// The store of a stopped node. Nothing changes before [`Offline::commit`] but for what counts for
+/// The store of a stopped node. Nothing changes before [`OfflineStore::commit`] but for what counts for
 /// nothing.
-pub struct Offline {
-    disk: Disk,
+pub struct OfflineStore {
+    disk: RedbStore,
     me: NodeId,
-    staged: Vec<(GroupId, Change)>,
+    staged: Vec<(GroupId, StoreChange)>,
 }
 
 /// What is on the disk of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct OfflineGroup {
     /// The configurations that the newest entry about that names: one, or two while the voters change.
     /// Each is the set of its voters, and the group needs a majority of each.
     pub voters: Vec<BTreeSet<NodeId>>,
     /// The index of the last entry; 0 when there is none.
-    pub last: u64,
+    pub last_index: u64,
     /// The term of the last entry. Of two replicas the one whose last entry has the higher term has more
     /// of what was acknowledged, and of the same term the one with the higher index.
     pub last_term: Term,
@@ -53,44 +53,51 @@ pub struct Found {
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// What is on disk cannot be read.
-    #[error("group {group} cannot be read: {why}")]
+    #[error("group {group} cannot be read: {reason}")]
     Unreadable {
         /// The group.
         group: GroupId,
         /// What is wrong.
-        why: String,
+        reason: String,
     },
     /// The disk failed, or is full.
     #[error("the store cannot be written: {0}")]
     Disk(#[from] io::Error),
 }
 
-impl Found {
+impl OfflineGroup {
     /// Where a new history of the group begins: above everything that the others can have given out.
-    pub fn next_history(&self) -> At {
-        self.history_after(0)
+    pub fn new_history_start(&self) -> EntryId {
+        self.new_history_start_after(0)
     }
 
-    /// As [`Found::next_history`], for a group that may have been begun anew so many times before without
+    /// As [`OfflineGroup::new_history_start`], for a group that may have been begun anew so many times before without
     /// this replica: each time took it one step higher.
-    pub fn history_after(&self, recoveries: u64) -> At {
+    pub fn new_history_start_after(&self, recoveries: u64) -> EntryId {
         #[cfg(feature = "planted-bugs")]
-        if crate::planted::keeps_terms() {
-            return At { index: self.last, term: self.term };
+        if crate::planted::reuses_terms_after_recovery() {
+            return EntryId { index: self.last_index, term: self.term };
         }
         let steps = recoveries.saturating_add(1);
         let above = |last: u64, step: u64| last.saturating_add(step.saturating_mul(steps));
-        At { index: above(self.last, INDEX_STEP), term: Term(above(self.term.0, TERM_STEP)) }
+        EntryId {
+            index: above(self.last_index, INDEX_STEP),
+            term: Term(above(self.term.0, TERM_STEP)),
+        }
     }
 }
 
-impl Offline {
+impl OfflineStore {
     /// Opens the store in `dir` and locks it.
     ///
     /// # Errors
-    /// [`OpenError::AlreadyOpen`] while a node uses it.
-    pub fn open(dir: &Path, cluster: ClusterId, me: NodeId) -> Result<Offline, OpenError> {
-        Ok(Offline { disk: Disk::open(dir, cluster, me)?, me, staged: Vec::new() })
+    /// [`EngineOpenError::AlreadyOpen`] while a node uses it.
+    pub fn open(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+    ) -> Result<OfflineStore, EngineOpenError> {
+        Ok(OfflineStore { disk: RedbStore::open(dir, cluster, me)?, me, staged: Vec::new() })
     }
 
     /// The groups of which there is a replica.
@@ -109,40 +116,40 @@ impl Offline {
     pub fn replay(
         &mut self,
         group: GroupId,
-        machine: &mut dyn Machine,
-    ) -> Result<Found, OfflineError> {
+        machine: &mut dyn StateMachine,
+    ) -> Result<OfflineGroup, OfflineError> {
         let stored = self.disk.read(group)?;
         let replayed = self.replay_stored(group, &stored, machine);
-        replayed.map_err(|error| OfflineError::Unreadable { group, why: error.to_string() })
+        replayed.map_err(|error| OfflineError::Unreadable { group, reason: error.to_string() })
     }
 
     fn replay_stored(
         &mut self,
         group: GroupId,
-        stored: &Stored,
-        machine: &mut dyn Machine,
-    ) -> io::Result<Found> {
-        let kept = log::read(group, stored)?;
+        stored: &StoredGroup,
+        machine: &mut dyn StateMachine,
+    ) -> io::Result<OfflineGroup> {
+        let stored_log = log::read_stored(group, stored)?;
         let mut applied: Option<LogId> = None;
         let mut membership = StoredMembership::default();
         if let Some((meta, state)) = snapshot::read(&mut self.disk, group, stored)? {
             machine.restore(&state).map_err(io::Error::other)?;
             (applied, membership) = (meta.last_log_id, meta.last_membership);
         }
-        for entry in kept.entries {
+        for entry in stored_log.entries {
             let id = entry.log_id;
             let next = applied.map_or(0, |applied| applied.index + 1);
             if id.index < next {
                 continue;
             }
             if id.index > next {
-                let why = format!("the entries {next} to {} are missing", id.index - 1);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                let message = format!("the entries {next} to {} are missing", id.index - 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(data) => {
-                    let at = At { index: id.index, term: Term(id.leader_id.term) };
+                    let at = EntryId { index: id.index, term: Term(id.leader_id.term) };
                     machine.apply(at, &data.bytes).map_err(io::Error::other)?;
                 }
                 EntryPayload::Membership(changed) => {
@@ -152,12 +159,12 @@ impl Offline {
             applied = Some(id);
         }
         let last_term = applied.map_or(0, |applied| applied.leader_id.term);
-        let voted = kept.vote.map_or(0, |vote| vote.leader_id.term);
-        Ok(Found {
+        let vote_term = stored_log.vote.map_or(0, |vote| vote.leader_id.term);
+        Ok(OfflineGroup {
             voters: configurations(&membership),
-            last: applied.map_or(0, |applied| applied.index),
+            last_index: applied.map_or(0, |applied| applied.index),
             last_term: Term(last_term),
-            term: Term(voted.max(last_term)),
+            term: Term(vote_term.max(last_term)),
             recovering: stored.recovering.is_some(),
         })
     }
@@ -167,11 +174,11 @@ impl Offline {
     ///
     /// # Errors
     /// [`OfflineError::Disk`].
-    pub fn begin_anew(
+    pub fn force_new_group(
         &mut self,
         group: GroupId,
-        at: At,
-        state: Capture,
+        at: EntryId,
+        state: StateSnapshot,
     ) -> Result<(), OfflineError> {
         let stored = self.disk.read(group)?;
         let last = LogId::new_term_index(at.term.0, at.index);
@@ -183,20 +190,26 @@ impl Offline {
         };
         let version = self.disk.version();
         let manifest = snapshot::write(&mut self.disk, group, version, &stored, meta, state)?;
-        let set = |key, record| Change::Set { key, record };
+        let set = |key, record| StoreChange::Set { key, record };
         let changes = [
             // Below the index of all entries there are.
-            Change::Truncate { from: 0 },
-            Change::Purge { upto: at.index, record: store::seal(group, version, &last)? },
-            set(Key::Vote, store::seal(group, version, &Vote::new(at.term.0, self.me.0))?),
-            set(Key::Committed, store::seal(group, version, &Some(last))?),
-            set(Key::Snapshot, manifest),
-            Change::Unset { key: Key::Recovering },
-            Change::Unset { key: Key::Left },
+            StoreChange::Truncate { from: 0 },
+            StoreChange::Purge {
+                upto: at.index,
+                record: store::encode_record(group, version, &last)?,
+            },
+            set(
+                StoreKey::Vote,
+                store::encode_record(group, version, &Vote::new(at.term.0, self.me.0))?,
+            ),
+            set(StoreKey::Committed, store::encode_record(group, version, &Some(last))?),
+            set(StoreKey::Snapshot, manifest),
+            StoreChange::Remove { key: StoreKey::Recovering },
+            StoreChange::Remove { key: StoreKey::Removed },
         ];
         self.staged.extend(changes.into_iter().map(|change| (group, change)));
         let old = stored.generations.into_iter();
-        self.staged.extend(old.map(|generation| (group, Change::Forget { generation })));
+        self.staged.extend(old.map(|generation| (group, StoreChange::DeletePieces { generation })));
         Ok(())
     }
 
@@ -215,7 +228,7 @@ fn configurations(membership: &StoredMembership) -> Vec<BTreeSet<NodeId>> {
 }
 
 /// The parts of a log that [`log::read`] gives.
-pub(crate) struct Kept {
+pub(crate) struct StoredLog {
     pub(crate) vote: Option<Vote>,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<LogEntry>,
 }

@@ -10,37 +10,37 @@ pub(crate) fn ignores_rollback() -> bool {
 }
 
 /// `no-hold`: a replica elects another leader while the one that it heard may have its lease.
-pub(crate) fn holds_to_nobody() -> bool {
+pub(crate) fn skips_vote_hold() -> bool {
     is_planted("no-hold")
 }
 
-/// `transfer-begins-anew`: an offer of a snapshot drops the pieces that came before.
-pub(crate) fn drops_pieces() -> bool {
+/// `transfer_leadership-begins-anew`: an offer of a snapshot drops the pieces that came before.
+pub(crate) fn drops_received_pieces() -> bool {
     is_planted("transfer-begins-anew")
 }
 
-/// `unfit-log-taken`: nobody checks whether the parts of a log fit together.
-pub(crate) fn takes_unfit_log() -> bool {
+/// `inconsistent-log-taken`: nobody checks whether the parts of a log fit together.
+pub(crate) fn accepts_inconsistent_log() -> bool {
     is_planted("unfit-log-taken")
 }
 
-/// `unreadable-skipped`: an entry that cannot be read counts as applied.
+/// `piece_read_error-skipped`: an entry that cannot be read counts as applied.
 pub(crate) fn skips_unreadable() -> bool {
     is_planted("unreadable-skipped")
 }
 
-/// `recovered-in-old-terms`: a group that is begun anew goes on where its last copy ended.
-pub(crate) fn keeps_terms() -> bool {
+/// `wait_recovered-in-old-terms`: a group that is begun anew goes on where its last copy ended.
+pub(crate) fn reuses_terms_after_recovery() -> bool {
     is_planted("recovered-in-old-terms")
 }
 
-/// `vote-over-no-link`: a candidate asks at once, also where its link is still being dialled.
-pub(crate) fn waits_for_no_link() -> bool {
+/// `flip_vote-over-no-link`: a candidate asks at once, also where its link is still being dialled.
+pub(crate) fn skips_link_wait() -> bool {
     is_planted("vote-over-no-link")
 }
 
 /// `full-disk-hides-past`: a replica without room refuses also what was placed under earlier leaders.
-pub(crate) fn refuses_the_past() -> bool {
+pub(crate) fn rejects_earlier_terms() -> bool {
     is_planted("full-disk-hides-past")
 }
 
@@ -50,22 +50,22 @@ pub(crate) fn defers_commit_mark() -> bool {
     is_planted("commit-mark-volatile") || is_planted("old-settings-win")
 }
 
-/// `greeting-unchecked`: peers exchange frames whatever versions they name.
-pub(crate) fn greets_everybody() -> bool {
+/// `handshake-unchecked`: peers exchange frames whatever versions they name.
+pub(crate) fn skips_version_check() -> bool {
     is_planted("greeting-unchecked")
 }
 
 /// `destroys-taken-back`: nobody looks whether a newer membership names the replica again.
-pub(crate) fn destroys_members() -> bool {
+pub(crate) fn destroys_readded_replicas() -> bool {
     is_planted("destroys-taken-back")
 }
 
 /// `left-replica-votes`: a replica that was destroyed and comes back votes as if it were a new one.
-pub(crate) fn forgets_leaving() -> bool {
+pub(crate) fn forgets_removal() -> bool {
     is_planted("left-replica-votes")
 }
 
 /// `hands-over-unprobed`: a leader counts on what its successor wrote before it restarted.
-pub(crate) fn probes_nobody() -> bool {
+pub(crate) fn skips_successor_probe() -> bool {
     is_planted("hands-over-unprobed")
 }

@@ -12,23 +12,23 @@ use openraft_rt_tokio::TokioRuntime;
 
 /// How much later than asked for a timer may end. A third of a tick of the settings for a local
 /// network; elections are drawn from hundreds of milliseconds.
-pub(crate) const BEAT: Duration = Duration::from_millis(10);
+pub(crate) const TIMER_TICK: Duration = Duration::from_millis(10);
 
 /// Beats are counted from here.
-static FIRST: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
+static TIMER_ORIGIN: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
 
 #[derive(Debug)]
-pub(crate) struct Runtime(TokioRuntime);
+pub(crate) struct RaftRuntime(TokioRuntime);
 
 /// The first beat that is not before `deadline`.
-fn on_beat(deadline: TokioInstant) -> TokioInstant {
-    let since = deadline - *FIRST;
-    let beyond = since.as_nanos() % BEAT.as_nanos();
-    let left = u64::try_from(BEAT.as_nanos() - beyond).unwrap_or_default();
-    if beyond == 0 { deadline } else { deadline + Duration::from_nanos(left) }
+fn round_up_to_tick(deadline: TokioInstant) -> TokioInstant {
+    let since = deadline - *TIMER_ORIGIN;
+    let remainder = since.as_nanos() % TIMER_TICK.as_nanos();
+    let left = u64::try_from(TIMER_TICK.as_nanos() - remainder).unwrap_or_default();
+    if remainder == 0 { deadline } else { deadline + Duration::from_nanos(left) }
 }
 
-impl AsyncRuntime for Runtime {
+impl AsyncRuntime for RaftRuntime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
@@ -47,7 +47,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(on_beat(deadline))
+        TokioRuntime::sleep_until(round_up_to_tick(deadline))
     }
 
     // From here on as tokio has it: what has a timeout mostly ends before.
@@ -83,7 +83,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn new(threads: usize) -> Self {
-        Runtime(TokioRuntime::new(threads))
+        RaftRuntime(TokioRuntime::new(threads))
     }
 
     fn block_on<F, T>(&mut self, future: F) -> T
@@ -101,17 +101,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_runtime_as_openraft_wants_one() {
-        Suite::<Runtime>::test_all();
+    fn passes_openraft_runtime_suite() {
+        Suite::<RaftRuntime>::test_all();
     }
 
     #[test]
-    fn timers_that_end_within_a_beat_end_together_and_none_early() {
-        let beat = on_beat(TokioInstant::now());
-        assert_eq!(on_beat(beat), beat);
-        let just_after = beat + Duration::from_nanos(1);
-        assert_eq!(on_beat(just_after), beat + BEAT);
-        assert_eq!(on_beat(beat + BEAT - Duration::from_nanos(1)), beat + BEAT);
-        assert_eq!(on_beat(just_after + BEAT), beat + 2 * BEAT);
+    fn timers_within_one_tick_fire_together_and_never_early() {
+        let tick = round_up_to_tick(TokioInstant::now());
+        assert_eq!(round_up_to_tick(tick), tick);
+        let just_after = tick + Duration::from_nanos(1);
+        assert_eq!(round_up_to_tick(just_after), tick + TIMER_TICK);
+        assert_eq!(
+            round_up_to_tick(tick + TIMER_TICK - Duration::from_nanos(1)),
+            tick + TIMER_TICK
+        );
+        assert_eq!(round_up_to_tick(just_after + TIMER_TICK), tick + 2 * TIMER_TICK);
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use pushonce_core::ConsensusTimes;
 
-use crate::runtime::BEAT;
+use crate::runtime::TIMER_TICK;
 
 /// Times and sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ConsensusSettings {
     /// How often a leader says that it lives. A heartbeat not answered within this time counts as
     /// lost, so on a WAN it must exceed a round trip.
     pub heartbeat: Duration,
@@ -39,15 +39,15 @@ pub struct Settings {
     pub link_bytes_max: usize,
     /// How many bytes of entries, of all groups, may be on their way to one peer. Heartbeats stand behind
     /// them, so a link must carry this many within less than an election.
-    pub entries_in_flight: usize,
+    pub entry_bytes_in_flight_max: usize,
     /// How many bytes of the disk are kept for elections and snapshots: with less nothing is
-    /// published here. `None`: 256 MiB, or a twentieth of the disk if that is less.
-    pub disk_reserve: Option<u64>,
+    /// published here. `NoFault`: 256 MiB, or a twentieth of the disk if that is less.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 /// Settings that work, but not as well as they should.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning(pub String);
+pub struct SettingsWarning(pub String);
 
 /// Settings that cannot work. Says which and what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,15 +55,15 @@ pub struct Warning(pub String);
 pub struct InvalidSettings(pub String);
 
 /// A dead leader is to be replaced within this time.
-const FAILOVER_BAR: Duration = Duration::from_secs(2);
+const FAILOVER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// openraft ticks five times a heartbeat, and no timer here is finer than a beat.
-const HEARTBEAT_MIN: Duration = BEAT.saturating_mul(5);
+const HEARTBEAT_MIN: Duration = TIMER_TICK.saturating_mul(5);
 
-impl Settings {
+impl ConsensusSettings {
     /// For nodes within a few milliseconds of each other: a dead leader is replaced in 1.1 to 1.65 s.
-    pub fn lan() -> Settings {
-        Settings {
+    pub fn lan() -> ConsensusSettings {
+        ConsensusSettings {
             heartbeat: Duration::from_millis(150),
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(800),
@@ -75,14 +75,14 @@ impl Settings {
             log_bytes_kept: 1 << 20,
             append_bytes_max: 1 << 20,
             link_bytes_max: 32 << 20,
-            entries_in_flight: 2 << 20,
-            disk_reserve: None,
+            entry_bytes_in_flight_max: 2 << 20,
+            disk_reserve_bytes: None,
         }
     }
 
     /// For nodes on different continents: round trips up to 250 ms.
-    pub fn wan() -> Settings {
-        Settings {
+    pub fn wan() -> ConsensusSettings {
+        ConsensusSettings {
             heartbeat: Duration::from_millis(500),
             election_min: Duration::from_millis(2000),
             election_max: Duration::from_millis(4000),
@@ -91,8 +91,8 @@ impl Settings {
             proposal_deadline: Duration::from_secs(15),
             snapshot_timeout: Duration::from_secs(60),
             // What 250 ms of a 250 Mbit/s link hold.
-            entries_in_flight: 8 << 20,
-            ..Settings::lan()
+            entry_bytes_in_flight_max: 8 << 20,
+            ..ConsensusSettings::lan()
         }
     }
 
@@ -109,9 +109,9 @@ impl Settings {
     }
 
     /// The same with other times.
-    pub fn with_times(self, times: ConsensusTimes) -> Settings {
+    pub fn with_times(self, times: ConsensusTimes) -> ConsensusSettings {
         let time = |millis: u32| Duration::from_millis(millis.into());
-        Settings {
+        ConsensusSettings {
             heartbeat: time(times.heartbeat_ms),
             election_min: time(times.election_min_ms),
             election_max: time(times.election_max_ms),
@@ -122,47 +122,47 @@ impl Settings {
     }
 
     /// Refuses what cannot work and warns of what works badly.
-    pub fn check(&self) -> Result<Vec<Warning>, InvalidSettings> {
-        self.refuse()?;
+    pub fn validate(&self) -> Result<Vec<SettingsWarning>, InvalidSettings> {
+        self.reject_invalid()?;
         let failover = 2 * self.election_max + self.heartbeat;
         let mut warnings = Vec::new();
-        if failover >= FAILOVER_BAR {
-            warnings.push(Warning(format!(
-                "a dead leader is replaced only after up to {failover:?}: lower election_max ({:?}) to come under {FAILOVER_BAR:?}",
+        if failover >= FAILOVER_TIME_MAX {
+            warnings.push(SettingsWarning(format!(
+                "a dead leader is replaced only after up to {failover:?}: lower election_max ({:?}) to come under {FAILOVER_TIME_MAX:?}",
                 self.election_max
             )));
         }
         Ok(warnings)
     }
 
-    fn refuse(&self) -> Result<(), InvalidSettings> {
-        let refused = |why: String| Err(InvalidSettings(why));
+    fn reject_invalid(&self) -> Result<(), InvalidSettings> {
+        let invalid = |reason: String| Err(InvalidSettings(reason));
         if self.heartbeat < HEARTBEAT_MIN {
-            return refused(format!(
+            return invalid(format!(
                 "heartbeat ({:?}) must be at least {HEARTBEAT_MIN:?}",
                 self.heartbeat
             ));
         }
         if self.election_min >= self.election_max {
-            return refused(format!(
+            return invalid(format!(
                 "election_min ({:?}) must be below election_max ({:?}), or candidates tie for ever",
                 self.election_min, self.election_max
             ));
         }
         if self.election_min <= 2 * self.heartbeat {
-            return refused(format!(
+            return invalid(format!(
                 "election_min ({:?}) must exceed two heartbeats ({:?} each), or one lost heartbeat deposes a leader",
                 self.election_min, self.heartbeat
             ));
         }
         if self.election_min <= self.rpc_timeout + self.connect_timeout {
-            return refused(format!(
+            return invalid(format!(
                 "election_min ({:?}) must exceed rpc_timeout + connect_timeout ({:?} + {:?}), or a candidate gives up before its votes arrive",
                 self.election_min, self.rpc_timeout, self.connect_timeout
             ));
         }
         if self.log_bytes_max == 0 || self.append_bytes_max == 0 || self.link_bytes_max == 0 {
-            return refused(
+            return invalid(
                 "log_bytes_max, append_bytes_max and link_bytes_max must not be zero".to_owned(),
             );
         }
@@ -176,7 +176,7 @@ impl Settings {
     }
 
     /// The same as openraft wants to hear it.
-    pub(crate) fn raft(&self) -> Result<Config, InvalidSettings> {
+    pub(crate) fn raft_config(&self) -> Result<Config, InvalidSettings> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: "pushonce".to_owned(),
@@ -211,37 +211,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_presets_are_accepted_and_the_lan_one_meets_the_failover_bar() {
-        assert_eq!(Settings::lan().check(), Ok(vec![]));
-        assert_eq!(Settings::wan().check().map(|warnings| warnings.len()), Ok(1));
-        assert!(Settings::lan().raft().is_ok());
-        assert!(Settings::wan().raft().is_ok());
+    fn presets_are_valid_and_lan_preset_meets_failover_limit() {
+        assert_eq!(ConsensusSettings::lan().validate(), Ok(vec![]));
+        assert_eq!(ConsensusSettings::wan().validate().map(|warnings| warnings.len()), Ok(1));
+        assert!(ConsensusSettings::lan().raft_config().is_ok());
+        assert!(ConsensusSettings::wan().raft_config().is_ok());
     }
 
     #[test]
-    fn the_presets_have_the_times_of_the_cluster_presets() {
-        assert_eq!(Settings::lan().times(), ConsensusTimes::LAN);
-        assert_eq!(Settings::wan().times(), ConsensusTimes::WAN);
-        assert_eq!(Settings::lan().with_times(ConsensusTimes::WAN).times(), ConsensusTimes::WAN);
+    fn presets_match_cluster_consensus_times() {
+        assert_eq!(ConsensusSettings::lan().times(), ConsensusTimes::LAN);
+        assert_eq!(ConsensusSettings::wan().times(), ConsensusTimes::WAN);
+        assert_eq!(
+            ConsensusSettings::lan().with_times(ConsensusTimes::WAN).times(),
+            ConsensusTimes::WAN
+        );
     }
 
     #[test]
-    fn an_election_that_ends_before_its_votes_arrive_is_refused() {
-        let settings = Settings { rpc_timeout: Duration::from_millis(350), ..Settings::lan() };
-        let refused = settings.check().err().map(|error| error.to_string());
-        assert!(refused.is_some_and(|why| why.contains("rpc_timeout")));
+    fn election_timeout_below_rpc_and_connect_timeout_is_rejected() {
+        let settings = ConsensusSettings {
+            rpc_timeout: Duration::from_millis(350),
+            ..ConsensusSettings::lan()
+        };
+        let error = settings.validate().err().map(|error| error.to_string());
+        assert!(error.is_some_and(|message| message.contains("rpc_timeout")));
     }
 
     #[test]
-    fn a_heartbeat_finer_than_the_timers_is_refused() {
-        let settings = Settings { heartbeat: Duration::from_millis(49), ..Settings::lan() };
-        let refused = settings.check().err().map(|error| error.to_string());
-        assert!(refused.is_some_and(|why| why.contains("at least 50ms")));
+    fn heartbeat_below_timer_resolution_is_rejected() {
+        let settings =
+            ConsensusSettings { heartbeat: Duration::from_millis(49), ..ConsensusSettings::lan() };
+        let error = settings.validate().err().map(|error| error.to_string());
+        assert!(error.is_some_and(|message| message.contains("at least 50ms")));
     }
 
     #[test]
-    fn an_election_within_two_heartbeats_is_refused() {
-        let settings = Settings { heartbeat: Duration::from_millis(200), ..Settings::lan() };
-        assert!(settings.check().is_err());
+    fn election_timeout_within_two_heartbeats_is_rejected() {
+        let settings =
+            ConsensusSettings { heartbeat: Duration::from_millis(200), ..ConsensusSettings::lan() };
+        assert!(settings.validate().is_err());
     }
 }

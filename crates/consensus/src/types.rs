@@ -13,25 +13,25 @@ openraft::declare_raft_types!(
     ///
     /// A node has no data in a membership: where it is found is said by the address book, and changes
     /// without a change of membership.
-    pub(crate) Types:
-        D = Data,
-        R = Answer,
+    pub(crate) TypeConfig:
+        D = ProposalData,
+        R = ApplyResponse,
         NodeId = u64,
         Node = (),
         LeaderId = leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = crate::runtime::Runtime,
+        AsyncRuntime = crate::runtime::RaftRuntime,
 );
 
-pub(crate) type LogId = alias::LogIdOf<Types>;
-pub(crate) type Vote = alias::VoteOf<Types>;
-pub(crate) type Entry = alias::EntryOf<Types>;
-pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
-pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
-pub(crate) type Snapshot = alias::SnapshotOf<Types, crate::snapshot::Image>;
+pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = alias::VoteOf<TypeConfig>;
+pub(crate) type LogEntry = alias::EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type RaftSnapshot = alias::SnapshotOf<TypeConfig, crate::snapshot::StoredSnapshot>;
 
 /// What is proposed. Cheap to clone: replication and apply share the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Data {
+pub(crate) struct ProposalData {
     pub(crate) bytes: Bytes,
     /// A replica without room for publishes accepts it all the same.
     pub(crate) essential: bool,
@@ -39,22 +39,22 @@ pub(crate) struct Data {
 
 /// What the machine answered to an entry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Answer(pub(crate) Bytes);
+pub(crate) struct ApplyResponse(pub(crate) Bytes);
 
 // Entries end up in openraft's logs: their size is of interest there, their content is not.
-impl fmt::Display for Data {
+impl fmt::Display for ProposalData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.bytes.len())
     }
 }
 
-impl fmt::Debug for Data {
+impl fmt::Debug for ProposalData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for ApplyResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }

@@ -13,7 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushonce_consensus::{AddressBook, Engine, OpenError, Settings, StartError};
+use pushonce_consensus::{
+    ConsensusEngine, ConsensusSettings, EngineOpenError, PeerAddresses, StartError,
+};
 use pushonce_core::NodeId;
 use redb::{Database, ReadableTable, TableDefinition};
 use support::*;
@@ -25,11 +27,11 @@ const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pi
 const VOTE: (u32, u8) = (1, 0);
 const MANIFEST: (u32, u8) = (1, 3);
 
-/// Flips a bit in the middle of every record of a table that `which` names; how many there were.
-fn flip<K: redb::Key + 'static>(
+/// Flips a bit in the middle of every record of a table that `filter` names; how many there were.
+fn flip_bits<K: redb::Key + 'static>(
     dir: &TempDir,
     table: TableDefinition<K, &'static [u8]>,
-    which: impl for<'a> Fn(K::SelfType<'a>) -> bool,
+    filter: impl for<'a> Fn(K::SelfType<'a>) -> bool,
 ) -> usize {
     let database = Database::open(dir.path().join("raft.redb")).unwrap();
     let write = database.begin_write().unwrap();
@@ -40,7 +42,7 @@ fn flip<K: redb::Key + 'static>(
             .iter()
             .unwrap()
             .map(|record| record.unwrap())
-            .filter(|(key, _)| which(key.value()))
+            .filter(|(key, _)| filter(key.value()))
             .map(|(key, value)| {
                 (K::as_bytes(&key.value()).as_ref().to_vec(), value.value().to_vec())
             })
@@ -56,34 +58,36 @@ fn flip<K: redb::Key + 'static>(
     flipped
 }
 
-async fn publish(node: &Node, numbers: std::ops::RangeInclusive<u64>) {
+async fn publish(node: &RaftTestNode, numbers: std::ops::RangeInclusive<u64>) {
     for n in numbers {
         node.group.propose(entry(n, 5_000)).await.unwrap();
     }
 }
 
 /// Three nodes that each have a snapshot and a log behind it, and the numbers up to 100.
-async fn three() -> (Vec<Node>, AddressBook, Settings) {
-    three_with(quick()).await
+async fn start_three() -> (Vec<RaftTestNode>, PeerAddresses, ConsensusSettings) {
+    start_three_with(fast_settings()).await
 }
 
-async fn three_with(settings: Settings) -> (Vec<Node>, AddressBook, Settings) {
-    let settings = Settings { log_bytes_max: 150_000, log_bytes_kept: 20_000, ..settings };
-    let (nodes, book) = cluster(3, &settings).await;
+async fn start_three_with(
+    settings: ConsensusSettings,
+) -> (Vec<RaftTestNode>, PeerAddresses, ConsensusSettings) {
+    let settings = ConsensusSettings { log_bytes_max: 150_000, log_bytes_kept: 20_000, ..settings };
+    let (nodes, addresses) = start_cluster(3, &settings).await;
     publish(&nodes[0], 1..=100).await;
-    let all = nodes[0].group.status().borrow().applied;
+    let all = nodes[0].group.status().borrow().applied_index;
     for node in &nodes {
-        node.applied(all).await;
+        node.wait_applied(all).await;
     }
-    (nodes, book, settings)
+    (nodes, addresses, settings)
 }
 
 /// Waits until a node has all that the leader has.
-async fn recovered(node: &Node, leader: &Node) {
-    node.until("recovered", |status| !status.recovering).await;
+async fn wait_recovered(node: &RaftTestNode, leader: &RaftTestNode) {
+    node.wait_status("recovered", |status| !status.recovering).await;
     // What the leader has it has; its status may be a moment behind.
     let level = async {
-        while node.seen() != leader.seen() {
+        while node.applied_numbers() != leader.applied_numbers() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -92,119 +96,135 @@ async fn recovered(node: &Node, leader: &Node) {
 
 /// The last node is killed, its disk damaged, and it is started again: it gets what it lost, and the
 /// others go on under the same leader.
-async fn is_repaired(damage: impl Fn(&TempDir) -> usize) {
-    let (mut nodes, book, settings) = three_with(patient(quick())).await;
-    let term = nodes[0].group.leads().unwrap();
+async fn assert_repaired(damage: impl Fn(&TempDir) -> usize) {
+    let (mut nodes, addresses, settings) =
+        start_three_with(with_long_elections(fast_settings())).await;
+    let term = nodes[0].group.leader_term().unwrap();
     let dir = nodes.pop().unwrap().kill().await;
     assert!(damage(&dir) > 0, "there was nothing to damage");
     publish(&nodes[0], 101..=105).await;
 
-    let back = Node::start_in(dir, 3, &book, settings.clone()).await;
+    let back = RaftTestNode::start_in(dir, 3, &addresses, settings.clone()).await;
     assert!(back.group.status().borrow().recovering, "the damage was not noticed");
     publish(&nodes[0], 106..=110).await;
-    recovered(&back, &nodes[0]).await;
-    assert_eq!(nodes[0].group.leads(), Some(term), "the others noticed");
-    back.sees(1..=110).await;
+    wait_recovered(&back, &nodes[0]).await;
+    assert_eq!(nodes[0].group.leader_term(), Some(term), "the others noticed");
+    back.wait_seen(1..=110).await;
 
     // It is as good as any other: with it there is a majority, and it can be started again.
     nodes.pop().unwrap().kill().await;
     publish(&nodes[0], 111..=112).await;
     let dir = back.kill().await;
-    let back = Node::start_in(dir, 3, &book, settings).await;
+    let back = RaftTestNode::start_in(dir, 3, &addresses, settings).await;
     assert!(!back.group.status().borrow().recovering, "the mark has stayed");
-    recovered(&back, &nodes[0]).await;
+    wait_recovered(&back, &nodes[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_with_a_damaged_entry_is_repaired_by_the_others() {
-    is_repaired(|dir| flip(dir, ENTRIES, |(group, index)| group == 1 && index % 2 == 0)).await;
+async fn replica_with_damaged_entry_is_repaired_by_others() {
+    assert_repaired(|dir| flip_bits(dir, ENTRIES, |(group, index)| group == 1 && index % 2 == 0))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_with_a_damaged_piece_of_a_snapshot_is_repaired_by_the_others() {
-    is_repaired(|dir| flip(dir, PIECES, |(group, ..)| group == 1)).await;
+async fn replica_with_damaged_snapshot_piece_is_repaired_by_others() {
+    assert_repaired(|dir| flip_bits(dir, PIECES, |(group, ..)| group == 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_with_a_damaged_manifest_of_its_snapshot_is_repaired_by_the_others() {
-    is_repaired(|dir| flip(dir, VALUES, |key| key == MANIFEST)).await;
+async fn replica_with_damaged_snapshot_manifest_is_repaired_by_others() {
+    assert_repaired(|dir| flip_bits(dir, VALUES, |key| key == MANIFEST)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_replica_elects_nobody_before_it_has_all_again_though_it_is_restarted() {
-    let (mut nodes, book, settings) = three().await;
+async fn damaged_replica_does_not_vote_until_repaired_even_after_restarts() {
+    let (mut nodes, addresses, settings) = start_three().await;
     let mut dirs = Vec::new();
     for node in nodes.drain(..) {
         dirs.push(node.kill().await);
     }
     let [one, two, three] = <[Arc<TempDir>; 3]>::try_from(dirs).unwrap();
-    assert!(flip(&three, ENTRIES, |(group, _)| group == 1) > 0);
+    assert!(flip_bits(&three, ENTRIES, |(group, _)| group == 1) > 0);
 
-    let whole = Node::start_in(two, 2, &book, settings.clone()).await;
-    let mut damaged = Node::start_in(three, 3, &book, settings.clone()).await;
+    let whole = RaftTestNode::start_in(two, 2, &addresses, settings.clone()).await;
+    let mut damaged = RaftTestNode::start_in(three, 3, &addresses, settings.clone()).await;
     for _ in 0..2 {
         let mut status = whole.group.status();
-        let elected = status.wait_for(|status| status.leads);
-        let patience = 4 * settings.election_max;
-        assert!(tokio::time::timeout(patience, elected).await.is_err(), "it has voted");
-        assert!(damaged.group.leads().is_none());
+        let elected = status.wait_for(|status| status.is_leader);
+        let wait_max = 4 * settings.election_max;
+        assert!(tokio::time::timeout(wait_max, elected).await.is_err(), "it has voted");
+        assert!(damaged.group.leader_term().is_none());
         let dir = damaged.kill().await;
-        damaged = Node::start_in(dir, 3, &book, settings.clone()).await;
+        damaged = RaftTestNode::start_in(dir, 3, &addresses, settings.clone()).await;
         assert!(damaged.group.status().borrow().recovering, "the mark was lost");
     }
-    let first = Node::start_in(one, 1, &book, settings).await;
+    let first = RaftTestNode::start_in(one, 1, &addresses, settings).await;
     let nodes = [first, whole];
-    recovered(&damaged, leader(&nodes).await).await;
+    wait_recovered(&damaged, wait_leader(&nodes).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_with_a_damaged_vote_does_not_start_and_deletes_nothing() {
-    let (mut nodes, book, settings) = three().await;
+async fn replica_with_damaged_vote_does_not_start_and_deletes_nothing() {
+    let (mut nodes, addresses, settings) = start_three().await;
     let dir = nodes.pop().unwrap().kill().await;
-    let vote = |dir: &TempDir| assert_eq!(flip(dir, VALUES, |key| key == VOTE), 1);
-    vote(&dir);
-    refused(dir.path(), 3, &book, settings.clone()).await;
-    vote(&dir);
-    let back = Node::start_in(dir, 3, &book, settings).await;
+    let flip_vote = |dir: &TempDir| assert_eq!(flip_bits(dir, VALUES, |key| key == VOTE), 1);
+    flip_vote(&dir);
+    assert_start_rejected(dir.path(), 3, &addresses, settings.clone()).await;
+    flip_vote(&dir);
+    let back = RaftTestNode::start_in(dir, 3, &addresses, settings).await;
     assert!(!back.group.status().borrow().recovering);
-    recovered(&back, &nodes[0]).await;
+    wait_recovered(&back, &nodes[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_alone_with_a_damaged_entry_does_not_start_and_deletes_nothing() {
-    let (mut nodes, book) = cluster(1, &quick()).await;
+async fn single_node_with_damaged_entry_does_not_start_and_deletes_nothing() {
+    let (mut nodes, addresses) = start_cluster(1, &fast_settings()).await;
     publish(&nodes[0], 1..=10).await;
     let dir = nodes.pop().unwrap().kill().await;
-    let entry = |dir: &TempDir| assert_eq!(flip(dir, ENTRIES, |(_, index)| index == 5), 1);
-    entry(&dir);
-    refused(dir.path(), 1, &book, quick()).await;
-    entry(&dir);
-    let back = Node::start_in(dir, 1, &book, quick()).await;
-    back.until("leads", |status| status.leads).await;
+    let flip_entry =
+        |dir: &TempDir| assert_eq!(flip_bits(dir, ENTRIES, |(_, index)| index == 5), 1);
+    flip_entry(&dir);
+    assert_start_rejected(dir.path(), 1, &addresses, fast_settings()).await;
+    flip_entry(&dir);
+    let back = RaftTestNode::start_in(dir, 1, &addresses, fast_settings()).await;
+    back.wait_status("leads", |status| status.is_leader).await;
     assert_eq!(number(&back.group.propose(support::entry(1, 8)).await.unwrap()), 56);
 }
 
-async fn refused(dir: &Path, me: u64, book: &AddressBook, settings: Settings) {
-    let engine = Engine::open(dir, CLUSTER, NodeId(me), settings, book.clone()).await.unwrap();
-    let started = engine.start(GROUP, Sum::default()).await;
-    let why = started.map(|_| ()).unwrap_err();
-    assert!(matches!(why, StartError::Damaged { .. }), "{why}");
-    assert!(why.to_string().contains("nothing was deleted"), "{why}");
+async fn assert_start_rejected(
+    dir: &Path,
+    me: u64,
+    addresses: &PeerAddresses,
+    settings: ConsensusSettings,
+) {
+    let engine =
+        ConsensusEngine::open(dir, CLUSTER, NodeId(me), settings, addresses.clone()).await.unwrap();
+    let started = engine.start(GROUP, SumMachine::default()).await;
+    let error = started.map(|_| ()).unwrap_err();
+    assert!(matches!(error, StartError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("nothing was deleted"), "{error}");
     engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_was_cut_off_does_not_open_and_is_left_as_it_is() {
-    let (mut nodes, book) = cluster(1, &quick()).await;
+async fn truncated_store_does_not_open_and_is_left_unchanged() {
+    let (mut nodes, addresses) = start_cluster(1, &fast_settings()).await;
     publish(&nodes[0], 1..=100).await;
     let dir = nodes.pop().unwrap().kill().await;
     let path = dir.path().join("raft.redb");
     let whole = std::fs::read(&path).unwrap();
     for keep in [0, 100, 4_096, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&path, &whole[..keep]).unwrap();
-        let opened = Engine::open(dir.path(), CLUSTER, NodeId(1), quick(), book.clone()).await;
+        let opened = ConsensusEngine::open(
+            dir.path(),
+            CLUSTER,
+            NodeId(1),
+            fast_settings(),
+            addresses.clone(),
+        )
+        .await;
         assert!(
-            matches!(opened, Err(OpenError::Damaged { .. } | OpenError::Io { .. })),
+            matches!(opened, Err(EngineOpenError::Damaged { .. } | EngineOpenError::Io { .. })),
             "cut off at {keep} of {}: {:?}",
             whole.len(),
             opened.err()

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pushonce_consensus::{AddressBook, Outside, Room};
+use pushonce_consensus::{DiskSpace, HostHooks, PeerAddresses};
 use support::*;
 use tempfile::TempDir;
 
@@ -23,95 +23,103 @@ const PLENTY: u64 = 1 << 40;
 
 /// A disk that has what it is told to have.
 #[derive(Clone)]
-struct Gauge(Arc<AtomicU64>);
+struct FakeDisk(Arc<AtomicU64>);
 
-impl Gauge {
-    fn outside(&self) -> Outside {
+impl FakeDisk {
+    fn hooks(&self) -> HostHooks {
         let free = Arc::clone(&self.0);
-        let room =
-            move |_: &Path| Ok(Room { free: free.load(Ordering::SeqCst), total: 2 * PLENTY });
-        let fatal = |why: &str| panic!("the disk failed: {why}");
-        Outside { room: Arc::new(room), fatal: Arc::new(fatal) }
+        let probe =
+            move |_: &Path| Ok(DiskSpace { free: free.load(Ordering::SeqCst), total: 2 * PLENTY });
+        let on_fatal = |reason: &str| panic!("the disk failed: {reason}");
+        HostHooks { disk_space: Arc::new(probe), on_fatal: Arc::new(on_fatal) }
     }
 
-    async fn set(&self, node: &Node, free: u64) {
+    async fn set_free(&self, node: &RaftTestNode, free: u64) {
         self.0.store(free, Ordering::SeqCst);
-        while node.engine.room().is_ok() != (free == PLENTY) {
+        while node.engine.check_disk_space().is_ok() != (free == PLENTY) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_without_room_takes_nothing_but_votes_and_catches_up_when_there_is_some() {
-    let (book, gauge) = (AddressBook::default(), Gauge(Arc::new(PLENTY.into())));
+async fn follower_with_full_disk_votes_and_catches_up_when_space_is_freed() {
+    let (addresses, disk) = (PeerAddresses::default(), FakeDisk(Arc::new(PLENTY.into())));
     let mut nodes = Vec::new();
     for id in [1, 2] {
-        nodes.push(Node::start(id, &book, quick()).await);
+        nodes.push(RaftTestNode::start(id, &addresses, fast_settings()).await);
     }
     let dir = Arc::new(TempDir::new().unwrap());
-    nodes.push(Node::start_on(gauge.outside(), dir, 3, &book, quick()).await);
-    found(&nodes).await;
-    level(&nodes[0], 3).await;
+    nodes.push(
+        RaftTestNode::start_with_hooks(disk.hooks(), dir, 3, &addresses, fast_settings()).await,
+    );
+    form_group(&nodes).await;
+    wait_caught_up(&nodes[0], 3).await;
 
-    gauge.set(&nodes[2], 0).await;
-    let full = nodes[2].group.room().unwrap_err().to_string();
+    disk.set_free(&nodes[2], 0).await;
+    let full = nodes[2].group.check_disk_space().unwrap_err().to_string();
     assert!(full.contains("has 0 MiB left") && full.contains("--disk-reserve"), "{full}");
     for n in 1..=10 {
         nodes[0].group.propose(entry(n, 1000)).await.unwrap();
     }
-    let all = nodes[0].group.status().borrow().last_log;
-    nodes[1].applied(all).await;
-    assert!(nodes[2].seen().is_empty(), "it took what it has no room for");
-    assert!(nodes[0].group.leads().is_some());
+    let all = nodes[0].group.status().borrow().last_log_index;
+    nodes[1].wait_applied(all).await;
+    assert!(nodes[2].applied_numbers().is_empty(), "it took what it has no room for");
+    assert!(nodes[0].group.leader_term().is_some());
 
     // Its vote is needed now, and given.
     nodes.remove(0).kill().await;
-    nodes[0].until("leads", |status| status.leads).await;
+    nodes[0].wait_status("leads", |status| status.is_leader).await;
     // The new leader needs a majority for what was acknowledged before, and for nothing else.
-    nodes[1].sees(1..=10).await;
-    assert!(nodes[1].group.room().is_err());
+    nodes[1].wait_seen(1..=10).await;
+    assert!(nodes[1].group.check_disk_space().is_err());
 
-    gauge.set(&nodes[1], PLENTY).await;
+    disk.set_free(&nodes[1], PLENTY).await;
     let sum = nodes[0].group.propose(entry(11, 8)).await.unwrap();
     assert_eq!(number(&sum), (1..=11).sum::<u64>());
-    let all = nodes[0].group.status().borrow().applied;
-    nodes[1].applied(all).await;
-    nodes[1].until("level", |status| status.applied == status.last_log).await;
-    nodes[1].sees(1..=11).await;
+    let all = nodes[0].group.status().borrow().applied_index;
+    nodes[1].wait_applied(all).await;
+    nodes[1].wait_status("level", |status| status.applied_index == status.last_log_index).await;
+    nodes[1].wait_seen(1..=11).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_leader_applies_the_past_although_the_majority_that_is_left_has_full_disks() {
-    let book = AddressBook::default();
-    let mut nodes = vec![Node::start(1, &book, quick()).await];
-    let gauges = [2, 3].map(|id| (id, Gauge(Arc::new(PLENTY.into()))));
-    for (id, gauge) in &gauges {
+async fn new_leader_applies_earlier_entries_although_remaining_majority_has_full_disks() {
+    let addresses = PeerAddresses::default();
+    let mut nodes = vec![RaftTestNode::start(1, &addresses, fast_settings()).await];
+    let disks = [2, 3].map(|id| (id, FakeDisk(Arc::new(PLENTY.into()))));
+    for (id, disk) in &disks {
         let dir = Arc::new(TempDir::new().unwrap());
-        nodes.push(Node::start_on(gauge.outside(), dir, *id, &book, quick()).await);
+        nodes.push(
+            RaftTestNode::start_with_hooks(disk.hooks(), dir, *id, &addresses, fast_settings())
+                .await,
+        );
     }
-    found(&nodes).await;
-    level(&nodes[0], 2).await;
-    level(&nodes[0], 3).await;
+    form_group(&nodes).await;
+    wait_caught_up(&nodes[0], 2).await;
+    wait_caught_up(&nodes[0], 3).await;
 
     // What is acknowledged now, the second does not have. The third has it, and then no room either.
-    gauges[0].1.set(&nodes[1], 0).await;
+    disks[0].1.set_free(&nodes[1], 0).await;
     for n in 1..=10 {
         nodes[0].group.propose(entry(n, 1000)).await.unwrap();
     }
-    let all = nodes[0].group.status().borrow().last_log;
-    nodes[2].applied(all).await;
-    assert!(nodes[1].seen().is_empty());
-    gauges[1].1.set(&nodes[2], 0).await;
+    let all = nodes[0].group.status().borrow().last_log_index;
+    nodes[2].wait_applied(all).await;
+    assert!(nodes[1].applied_numbers().is_empty());
+    disks[1].1.set_free(&nodes[2], 0).await;
     nodes.remove(0).kill().await;
 
-    let new = leader(&nodes).await;
+    let new = wait_leader(&nodes).await;
     assert_eq!(new.id.0, 3, "the other lacks what was acknowledged");
-    new.until("answers for the past", |status| status.leads && status.applied > all).await;
+    new.wait_status("answers for the past", |status| {
+        status.is_leader && status.applied_index > all
+    })
+    .await;
     for node in &nodes {
-        node.sees(1..=10).await;
+        node.wait_seen(1..=10).await;
     }
-    assert!(nodes[0].group.room().is_err(), "there is no room for publishes");
+    assert!(nodes[0].group.check_disk_space().is_err(), "there is no room for publishes");
     let sum = nodes[1].group.propose_essential(entry(11, 8)).await.unwrap();
     assert_eq!(number(&sum), (1..=11).sum::<u64>(), "what a new owner begins with");
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use pushonce_consensus::{AddressBook, Group, GroupId, Settings, Status};
+use pushonce_consensus::{ConsensusSettings, GroupId, GroupStatus, PeerAddresses, RaftGroup};
 use pushonce_core::NodeId;
 use support::*;
 use tempfile::TempDir;
@@ -20,55 +20,66 @@ use tempfile::TempDir;
 const GROUPS: u32 = 16;
 
 /// For how long there are restarts, and how many there are at least.
-const TIME: Duration = Duration::from_secs(12);
+const TEST_DURATION: Duration = Duration::from_secs(12);
 const ROUNDS_MIN: usize = 3;
 
 /// An election takes two seconds; this is for a machine that has much else to do.
-const LEVEL_MAX: Duration = Duration::from_secs(30);
+const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The replicas of one node, by group.
-struct Hosted {
-    node: Node,
-    groups: Vec<(Group, Sum)>,
+struct NodeReplicas {
+    node: RaftTestNode,
+    groups: Vec<(RaftGroup, SumMachine)>,
 }
 
-async fn start(dir: Arc<TempDir>, id: u64, book: &AddressBook, settings: &Settings) -> Hosted {
-    let node = Node::start_in(dir, id, book, settings.clone()).await;
+async fn start_node(
+    dir: Arc<TempDir>,
+    id: u64,
+    addresses: &PeerAddresses,
+    settings: &ConsensusSettings,
+) -> NodeReplicas {
+    let node = RaftTestNode::start_in(dir, id, addresses, settings.clone()).await;
     let mut groups = vec![(node.group.clone(), node.sum.clone())];
     for id in 2..=GROUPS {
-        let sum = Sum::default();
+        let sum = SumMachine::default();
         groups.push((node.engine.start(GroupId(id), sum.clone()).await.unwrap(), sum));
     }
-    Hosted { node, groups }
+    NodeReplicas { node, groups }
 }
 
-async fn reached(group: &Group, what: &str, is: impl FnMut(&Status) -> bool) -> Status {
+async fn wait_for(
+    group: &RaftGroup,
+    description: &str,
+    condition: impl FnMut(&GroupStatus) -> bool,
+) -> GroupStatus {
     let mut status = group.status();
-    match tokio::time::timeout(LEVEL_MAX, status.wait_for(is)).await {
+    match tokio::time::timeout(CATCH_UP_TIME_MAX, status.wait_for(condition)).await {
         Ok(Ok(status)) => status.clone(),
-        _ => panic!("{}: not {what}: {:?}", group.id(), group.status().borrow()),
+        _ => panic!("{}: not {description}: {:?}", group.id(), group.status().borrow()),
     }
 }
 
 /// All three replicas of a group have applied the same, and everything.
-async fn is_level(replicas: &[&(Group, Sum)]) {
+async fn wait_all_caught_up(replicas: &[&(RaftGroup, SumMachine)]) {
     let leads = replicas.iter().map(|(group, _)| {
-        Box::pin(async move { reached(group, "led", |status| status.leads).await.term })
+        Box::pin(async move { wait_for(group, "led", |status| status.is_leader).await.term })
     });
     let (_, leader, _) = futures::future::select_all(leads).await;
     let led = &replicas[leader].0;
-    let all = reached(led, "applied", |it| it.leads && it.applied == it.last_log).await.applied;
+    let all = wait_for(led, "applied", |it| it.is_leader && it.applied_index == it.last_log_index)
+        .await
+        .applied_index;
     for (group, _) in replicas {
-        reached(group, "level", |status| status.applied >= all).await;
+        wait_for(group, "level", |status| status.applied_index >= all).await;
     }
 }
 
 /// Publishes to each group until it is told to stop; how many were acknowledged.
-async fn load(replicas: Vec<Group>, stop: tokio_util::sync::CancellationToken) -> u64 {
+async fn load(replicas: Vec<RaftGroup>, stop: tokio_util::sync::CancellationToken) -> u64 {
     let mut acknowledged = 0;
     while !stop.is_cancelled() {
         for group in &replicas {
-            if group.leads().is_some() && group.propose(entry(1, 300)).await.is_ok() {
+            if group.leader_term().is_some() && group.propose(entry(1, 300)).await.is_ok() {
                 acknowledged += 1;
             }
         }
@@ -78,25 +89,26 @@ async fn load(replicas: Vec<Group>, stop: tokio_util::sync::CancellationToken) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_every_restart_of_all_under_load_all_are_level_and_nothing_is_lost() {
-    let settings = Settings { log_bytes_max: 30_000, log_bytes_kept: 5_000, ..quick() };
-    let book = AddressBook::default();
+async fn all_replicas_catch_up_without_loss_after_repeated_restarts_under_load() {
+    let settings =
+        ConsensusSettings { log_bytes_max: 30_000, log_bytes_kept: 5_000, ..fast_settings() };
+    let addresses = PeerAddresses::default();
     let mut nodes = Vec::new();
     for id in 1..=3 {
-        nodes.push(start(Arc::new(TempDir::new().unwrap()), id, &book, &settings).await);
+        nodes.push(start_node(Arc::new(TempDir::new().unwrap()), id, &addresses, &settings).await);
     }
     for nth in 0..GROUPS as usize {
         let first = &nodes[0].groups[nth].0;
         first.initialize().await.unwrap();
-        reached(first, "led", |status| status.leads).await;
+        wait_for(first, "led", |status| status.is_leader).await;
         for id in [2, 3] {
             first.add_learner(NodeId(id)).await.unwrap();
         }
         first.change_voters(ids(&[1, 2, 3])).await.unwrap();
     }
     let mut acknowledged = vec![0; GROUPS as usize];
-    let (begun, mut rounds) = (Instant::now(), 0);
-    while begun.elapsed() < TIME || rounds < ROUNDS_MIN {
+    let (started, mut rounds) = (Instant::now(), 0);
+    while started.elapsed() < TEST_DURATION || rounds < ROUNDS_MIN {
         let stop = tokio_util::sync::CancellationToken::new();
         let loads: Vec<_> = (0..GROUPS as usize)
             .map(|nth| {
@@ -106,7 +118,7 @@ async fn after_every_restart_of_all_under_load_all_are_level_and_nothing_is_lost
             .collect();
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut dirs = Vec::new();
-        for Hosted { node, .. } in nodes.drain(..) {
+        for NodeReplicas { node, .. } in nodes.drain(..) {
             dirs.push((node.id.0, node.kill().await));
         }
         stop.cancel();
@@ -114,11 +126,11 @@ async fn after_every_restart_of_all_under_load_all_are_level_and_nothing_is_lost
             acknowledged[nth] += load.await.unwrap();
         }
         for (id, dir) in dirs {
-            nodes.push(start(dir, id, &book, &settings).await);
+            nodes.push(start_node(dir, id, &addresses, &settings).await);
         }
         let replicas = |nth: usize| nodes.iter().map(|it| &it.groups[nth]).collect::<Vec<_>>();
         let groups: Vec<_> = (0..GROUPS as usize).map(replicas).collect();
-        join_all(groups.iter().map(|replicas| is_level(replicas))).await;
+        join_all(groups.iter().map(|replicas| wait_all_caught_up(replicas))).await;
         for (replicas, acknowledged) in groups.iter().zip(&acknowledged) {
             let seen = replicas.iter().map(|(_, sum)| sum.0.lock().unwrap().len() as u64);
             let seen: Vec<_> = seen.collect();

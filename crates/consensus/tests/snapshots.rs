@@ -15,39 +15,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pushonce_consensus::{AddressBook, At, Capture, Group, GroupId, Machine, Settings};
+use pushonce_consensus::{
+    ConsensusSettings, EntryId, GroupId, PeerAddresses, RaftGroup, StateMachine, StateSnapshot,
+};
 use pushonce_core::NodeId;
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Keeps the first byte of each entry and as much state as it is told to.
 #[derive(Clone, Default)]
-struct Ballast(Arc<std::sync::Mutex<Vec<u8>>>);
+struct LargeStateMachine(Arc<std::sync::Mutex<Vec<u8>>>);
 
-impl Machine for Ballast {
-    fn apply(&mut self, _at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
+impl StateMachine for LargeStateMachine {
+    fn apply(&mut self, _at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         self.0.lock().unwrap().extend_from_slice(entry);
         Ok(Bytes::new())
     }
 
-    fn check(_: &Bytes) -> Result<(), Unreadable> {
+    fn check_entry(_: &Bytes) -> Result<(), VersionedDecodeError> {
         Ok(())
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         Bytes::from(self.0.lock().unwrap().clone()).into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
         *self.0.lock().unwrap() = snapshot.to_vec();
         Ok(())
     }
 }
 
 /// Connections to a node that carry so many bytes a second, and so many in all, before they break.
-struct Proxy {
+struct ThrottlingProxy {
     address: String,
     /// Bytes carried to the node, over all connections.
     carried: Arc<AtomicU64>,
@@ -55,8 +57,8 @@ struct Proxy {
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Proxy {
-    async fn to(address: String, rate: u64, break_after: u64) -> Proxy {
+impl ThrottlingProxy {
+    async fn start(address: String, rate: u64, break_after: u64) -> ThrottlingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxied = listener.local_addr().unwrap().to_string();
         let (carried, connections) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
@@ -66,10 +68,10 @@ impl Proxy {
             while let Ok((from, _)) = listener.accept().await {
                 let Ok(to) = TcpStream::connect(&address).await else { continue };
                 count.fetch_add(1, Ordering::SeqCst);
-                carrying.spawn(carry(from, to, rate, break_after, Arc::clone(&total)));
+                carrying.spawn(forward(from, to, rate, break_after, Arc::clone(&total)));
             }
         });
-        Proxy { address: proxied, carried, connections, task }
+        ThrottlingProxy { address: proxied, carried, connections, task }
     }
 
     fn carried(&self) -> u64 {
@@ -77,31 +79,31 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for ThrottlingProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn carry(from: TcpStream, to: TcpStream, rate: u64, most: u64, total: Arc<AtomicU64>) {
+async fn forward(from: TcpStream, to: TcpStream, rate: u64, bytes_max: u64, total: Arc<AtomicU64>) {
     from.set_nodelay(true).unwrap();
     to.set_nodelay(true).unwrap();
     let (mut from_read, mut from_write) = from.into_split();
     let (mut to_read, mut to_write) = to.into_split();
     let there = async {
         let mut buffer = vec![0; 16 << 10];
-        let (begun, mut here) = (Instant::now(), 0);
+        let (started, mut sent) = (Instant::now(), 0);
         while let Ok(count @ 1..) = from_read.read(&mut buffer).await {
             if to_write.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
-            here += count as u64;
+            sent += count as u64;
             total.fetch_add(count as u64, Ordering::SeqCst);
-            if here > most {
+            if sent > bytes_max {
                 return;
             }
-            let due = Duration::from_secs_f64(here as f64 / rate as f64);
-            tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
         }
     };
     tokio::select! {
@@ -111,59 +113,67 @@ async fn carry(from: TcpStream, to: TcpStream, rate: u64, most: u64, total: Arc<
 }
 
 /// A node with a group of `mebibytes` of state in a snapshot, of which the log is purged.
-async fn filled(node: &Node, id: u32, mebibytes: usize) -> (Group, Ballast) {
-    let state = Ballast::default();
+async fn group_with_state(
+    node: &RaftTestNode,
+    id: u32,
+    mebibytes: usize,
+) -> (RaftGroup, LargeStateMachine) {
+    let state = LargeStateMachine::default();
     let group = node.engine.start(GroupId(id), state.clone()).await.unwrap();
     group.initialize().await.unwrap();
-    group.status().wait_for(|status| status.leads).await.unwrap();
+    group.status().wait_for(|status| status.is_leader).await.unwrap();
     for n in 0..mebibytes * 4 {
         group.propose(vec![n as u8; 256 << 10].into()).await.unwrap();
     }
     (group, state)
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> ConsensusSettings {
+    ConsensusSettings {
         log_bytes_max: 300 << 10,
         log_bytes_kept: 0,
         snapshot_timeout: Duration::from_secs(2),
-        ..quick()
+        ..fast_settings()
     }
 }
 
-/// Node 1, and node 2 behind a proxy.
-async fn pair(rate: u64, break_after: u64) -> (Node, Node, Proxy) {
-    pair_with(settings(), rate, break_after).await
+/// RaftTestNode 1, and node 2 behind a proxy.
+async fn start_pair(rate: u64, break_after: u64) -> (RaftTestNode, RaftTestNode, ThrottlingProxy) {
+    start_pair_with(settings(), rate, break_after).await
 }
 
-async fn pair_with(settings: Settings, rate: u64, break_after: u64) -> (Node, Node, Proxy) {
-    let book = AddressBook::default();
-    let one = Node::start(1, &book, settings.clone()).await;
-    let two = Node::start(2, &book, settings).await;
-    let proxy = Proxy::to(book.get(two.id).unwrap(), rate, break_after).await;
-    book.set(two.id, proxy.address.clone());
+async fn start_pair_with(
+    settings: ConsensusSettings,
+    rate: u64,
+    break_after: u64,
+) -> (RaftTestNode, RaftTestNode, ThrottlingProxy) {
+    let addresses = PeerAddresses::default();
+    let one = RaftTestNode::start(1, &addresses, settings.clone()).await;
+    let two = RaftTestNode::start(2, &addresses, settings).await;
+    let proxy = ThrottlingProxy::start(addresses.get(two.id).unwrap(), rate, break_after).await;
+    addresses.set(two.id, proxy.address.clone());
     (one, two, proxy)
 }
 
-async fn is_level(group: &Group, patience: Duration) {
+async fn wait_peer_caught_up(group: &RaftGroup, wait_max: Duration) {
     let mut status = group.status();
     let level = status.wait_for(|status| {
-        status.matched.get(&NodeId(2)).is_some_and(|matched| *matched >= status.last_log)
+        status.matched.get(&NodeId(2)).is_some_and(|matched| *matched >= status.last_log_index)
     });
-    let level = tokio::time::timeout(patience, level).await.is_ok();
+    let level = tokio::time::timeout(wait_max, level).await.is_ok();
     assert!(level, "not level: {:?}", group.status().borrow());
 }
 
-const ENOUGH: u64 = u64::MAX;
+const UNLIMITED: u64 = u64::MAX;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_resumes_at_the_piece_it_had_reached_when_the_connection_broke() {
-    let (one, two, proxy) = pair(64 << 20, 3 << 20).await;
-    let (group, state) = filled(&one, 7, 10).await;
-    let copy = Ballast::default();
+async fn transfer_resumes_at_last_piece_after_connection_breaks() {
+    let (one, two, proxy) = start_pair(64 << 20, 3 << 20).await;
+    let (group, state) = group_with_state(&one, 7, 10).await;
+    let copy = LargeStateMachine::default();
     let _replica = two.engine.start(GroupId(7), copy.clone()).await.unwrap();
     group.add_learner(two.id).await.unwrap();
-    is_level(&group, Duration::from_secs(20)).await;
+    wait_peer_caught_up(&group, Duration::from_secs(20)).await;
     assert!(proxy.connections.load(Ordering::SeqCst) > 3, "the connection never broke");
     // 10 MiB, and for each connection the pieces that were on their way when it broke.
     let carried = proxy.carried();
@@ -172,71 +182,74 @@ async fn a_transfer_resumes_at_the_piece_it_had_reached_when_the_connection_brok
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_transfer_is_completed_beside_publishes_however_long_it_takes() {
-    let (one, two, proxy) = pair(2 << 20, ENOUGH).await;
-    let (group, state) = filled(&one, 7, 8).await;
-    let copy = Ballast::default();
+async fn slow_transfer_completes_during_publishes() {
+    let (one, two, proxy) = start_pair(2 << 20, UNLIMITED).await;
+    let (group, state) = group_with_state(&one, 7, 8).await;
+    let copy = LargeStateMachine::default();
     let replica = two.engine.start(GroupId(7), copy.clone()).await.unwrap();
     group.add_learner(two.id).await.unwrap();
 
     // 4 s at least, of which each pause may be 2 s. Publishes go on: enough for four snapshots.
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut seen = 0;
-    while begun.elapsed() < Duration::from_secs(3) {
+    while started.elapsed() < Duration::from_secs(3) {
         group.propose(vec![7; 16 << 10].into()).await.unwrap();
-        let sending = group.status().borrow().sending.get(&two.id).copied();
-        seen = seen.max(sending.map_or(0, |progress| progress.sent));
+        let sending = group.status().borrow().snapshot_transfers.get(&two.id).copied();
+        seen = seen.max(sending.map_or(0, |progress| progress.pieces_sent));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(seen > 2, "the status does not show the transfer");
-    let lag = group.status().borrow().lag_of(two.id);
+    let lag = group.status().borrow().follower_lag(two.id);
     assert!(lag > Some(10), "the lag is not shown: {lag:?}");
-    is_level(&group, Duration::from_secs(20)).await;
+    wait_peer_caught_up(&group, Duration::from_secs(20)).await;
     assert!(proxy.carried() < 20 << 20, "{} bytes: it began anew", proxy.carried());
-    let all = group.status().borrow().last_log;
-    replica.status().wait_for(|status| status.applied >= all).await.unwrap();
+    let all = group.status().borrow().last_log_index;
+    replica.status().wait_for(|status| status.applied_index >= all).await.unwrap();
     assert_eq!(replica.status().borrow().lag(), 0);
     assert!(*copy.0.lock().unwrap() == *state.0.lock().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_groups_transfer_at_once_and_the_lease_of_another_holds_meanwhile() {
+async fn concurrent_transfers_do_not_cost_another_group_its_lease() {
     const GROUPS: std::ops::Range<u32> = 10..16;
     // 18 MiB at 6 MiB/s take 3 s: twice as long as a lease lasts without a heartbeat.
-    let (one, two, _proxy) = pair_with(patient(settings()), 6 << 20, ENOUGH).await;
+    let (one, two, _proxy) =
+        start_pair_with(with_long_elections(settings()), 6 << 20, UNLIMITED).await;
     // The group of which both vote: its leader needs the other's answers all the time.
     one.group.initialize().await.unwrap();
-    one.until("leads", |status| status.leads).await;
+    one.wait_status("leads", |status| status.is_leader).await;
     one.group.add_learner(two.id).await.unwrap();
-    level(&one, 2).await;
+    wait_caught_up(&one, 2).await;
     one.group.change_voters(ids(&[1, 2])).await.unwrap();
-    let term = one.group.leads();
+    let term = one.group.leader_term();
 
     let mut groups = Vec::new();
     for id in GROUPS {
-        groups.push(filled(&one, id, 3).await.0);
+        groups.push(group_with_state(&one, id, 3).await.0);
     }
     for group in &groups {
-        two.engine.start(group.id(), Ballast::default()).await.unwrap();
+        two.engine.start(group.id(), LargeStateMachine::default()).await.unwrap();
         group.add_learner(two.id).await.unwrap();
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut at_once = BTreeSet::new();
-    let is_done = |group: &Group| {
+    let is_done = |group: &RaftGroup| {
         let status = group.status();
         let status = status.borrow();
-        status.matched.get(&two.id).is_some_and(|matched| *matched >= status.last_log)
+        status.matched.get(&two.id).is_some_and(|matched| *matched >= status.last_log_index)
     };
     while !groups.iter().all(is_done) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the transfers do not end");
-        let sending = |group: &Group| {
-            let status = group.status().borrow().sending.clone();
-            status.get(&two.id).is_some_and(|it| it.sent > 0 && it.sent < it.pieces)
+        assert!(started.elapsed() < Duration::from_secs(30), "the transfers do not end");
+        let sending = |group: &RaftGroup| {
+            let status = group.status().borrow().snapshot_transfers.clone();
+            status
+                .get(&two.id)
+                .is_some_and(|it| it.pieces_sent > 0 && it.pieces_sent < it.pieces_total)
         };
         at_once.insert(groups.iter().filter(|group| sending(group)).count());
-        assert!(one.group.leads().is_some(), "the lease was lost beside the transfers");
+        assert!(one.group.leader_term().is_some(), "the lease was lost beside the transfers");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(at_once.iter().any(|count| *count >= 3), "one after another: {at_once:?}");
-    assert_eq!(one.group.leads(), term, "the transfers cost an election");
+    assert_eq!(one.group.leader_term(), term, "the transfers cost an election");
 }

@@ -10,152 +10,164 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Engine, GroupId, Machine, OpenError, ProposeError, Settings,
-    StartError, Status,
+    ConsensusEngine, ConsensusSettings, EngineOpenError, EntryId, GroupId, GroupStatus,
+    PeerAddresses, ProposeError, StartError, StateMachine, StateSnapshot,
 };
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterVersion, NodeId, VersionRange};
-use support::{CLUSTER, GROUP, Node, Sum, entry, quick};
+use support::{CLUSTER, GROUP, RaftTestNode, SumMachine, entry, fast_settings};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Remembers the bytes it has applied. This build reads entries that begin with a byte up to `MAX`.
 #[derive(Clone, Default)]
-struct Reader<const MAX: u8>(Arc<Mutex<Vec<u8>>>);
+struct VersionedMachine<const MAX: u8>(Arc<Mutex<Vec<u8>>>);
 
-type Old = Reader<1>;
-type New = Reader<2>;
+type OldMachine = VersionedMachine<1>;
+type NewMachine = VersionedMachine<2>;
 
-impl<const MAX: u8> Machine for Reader<MAX> {
-    fn apply(&mut self, _at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
-        Self::check(entry)?;
+impl<const MAX: u8> StateMachine for VersionedMachine<MAX> {
+    fn apply(&mut self, _at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
+        Self::check_entry(entry)?;
         self.0.lock().unwrap().extend(entry.iter());
         Ok(Bytes::new())
     }
 
-    fn check(entry: &Bytes) -> Result<(), Unreadable> {
-        let version = entry.first().copied().ok_or(Unreadable::Unversioned(0))?;
+    fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError> {
+        let version = entry.first().copied().ok_or(VersionedDecodeError::MissingVersion(0))?;
         let supported = VersionRange { min: ClusterVersion(1), max: ClusterVersion(MAX.into()) };
-        supported.accept(ClusterVersion(version.into()))?;
+        supported.ensure_contains(ClusterVersion(version.into()))?;
         Ok(())
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         Bytes::from(self.0.lock().unwrap().clone()).into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
         *self.0.lock().unwrap() = snapshot.to_vec();
         Ok(())
     }
 }
 
-const PICKY: GroupId = GroupId(7);
+const VERSIONED_GROUP: GroupId = GroupId(7);
 
-async fn until(
-    mut status: watch::Receiver<Status>,
-    reached: impl FnMut(&Status) -> bool,
-) -> Status {
+async fn wait_status(
+    mut status: watch::Receiver<GroupStatus>,
+    reached: impl FnMut(&GroupStatus) -> bool,
+) -> GroupStatus {
     let wanted = timeout(Duration::from_secs(20), status.wait_for(reached)).await;
     wanted.expect("in time").expect("the group lives").clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_that_cannot_be_read_halts_its_replica_and_a_newer_build_goes_on_there() {
-    let book = AddressBook::default();
-    let node = Node::start(1, &book, quick()).await;
+async fn unreadable_entry_halts_replica_until_newer_build_runs() {
+    let addresses = PeerAddresses::default();
+    let node = RaftTestNode::start(1, &addresses, fast_settings()).await;
     node.group.initialize().await.unwrap();
-    let seen = Old::default();
-    let group = node.engine.start(PICKY, seen.clone()).await.unwrap();
+    let seen = OldMachine::default();
+    let group = node.engine.start(VERSIONED_GROUP, seen.clone()).await.unwrap();
     group.initialize().await.unwrap();
-    until(group.status(), |status| status.leads).await;
+    wait_status(group.status(), |status| status.is_leader).await;
     group.propose(Bytes::from_static(b"\x01")).await.unwrap();
 
     let refused = group.propose(Bytes::from_static(b"\x02")).await;
     assert!(matches!(refused, Err(ProposeError::Unknown(_))), "{refused:?}");
-    let status = until(group.status(), |status| status.halted.is_some()).await;
-    let why = status.halted.clone().unwrap();
-    assert!(why.contains("version 2 is not supported") && why.contains("run a build"), "{why}");
-    assert!(status.applied < status.last_log, "it does not count as applied: {status:?}");
-    assert!(!status.leads && status.failed.is_some());
+    let status = wait_status(group.status(), |status| status.halt_reason.is_some()).await;
+    let reason = status.halt_reason.clone().unwrap();
+    assert!(
+        reason.contains("version 2 is not supported") && reason.contains("run a build"),
+        "{reason}"
+    );
+    assert!(
+        status.applied_index < status.last_log_index,
+        "it does not count as applied: {status:?}"
+    );
+    assert!(!status.is_leader && status.failure.is_some());
     assert_eq!(*seen.0.lock().unwrap(), [1]);
-    node.until("the other group leads", |status| status.leads).await;
+    node.wait_status("the other group leads", |status| status.is_leader).await;
     node.group.propose(entry(3, 8)).await.unwrap();
 
     let dir = node.kill().await;
-    let node = Node::start_in(dir, 1, &book, quick()).await;
-    let started = node.engine.start(PICKY, Old::default()).await;
+    let node = RaftTestNode::start_in(dir, 1, &addresses, fast_settings()).await;
+    let started = node.engine.start(VERSIONED_GROUP, OldMachine::default()).await;
     // Whether the commit of the entry was known to the disk decides where it is met again.
     match started {
-        Err(StartError::Unreadable { why, .. }) => assert!(why.contains("version 2"), "{why}"),
-        Err(why) => panic!("{why}"),
+        Err(StartError::Unreadable { reason, .. }) => {
+            assert!(reason.contains("version 2"), "{reason}")
+        }
+        Err(error) => panic!("{error}"),
         Ok(group) => {
-            until(group.status(), |status| status.halted.is_some()).await;
+            wait_status(group.status(), |status| status.halt_reason.is_some()).await;
             group.stop().await;
         }
     }
-    let seen = New::default();
-    let group = node.engine.start(PICKY, seen.clone()).await.unwrap();
-    until(group.status(), |status| status.leads && status.applied == status.last_log).await;
+    let seen = NewMachine::default();
+    let group = node.engine.start(VERSIONED_GROUP, seen.clone()).await.unwrap();
+    wait_status(group.status(), |status| {
+        status.is_leader && status.applied_index == status.last_log_index
+    })
+    .await;
     assert_eq!(*seen.0.lock().unwrap(), [1, 2]);
     node.engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forwarded_entry_that_the_leader_cannot_read_is_never_proposed() {
-    let book = AddressBook::default();
-    let leader = Node::start(1, &book, quick()).await;
-    let follower = Node::start(2, &book, quick()).await;
-    let here = leader.engine.start(PICKY, Old::default()).await.unwrap();
-    let there = follower.engine.start(PICKY, New::default()).await.unwrap();
+async fn forwarded_entry_unreadable_by_leader_is_not_proposed() {
+    let addresses = PeerAddresses::default();
+    let leader = RaftTestNode::start(1, &addresses, fast_settings()).await;
+    let follower = RaftTestNode::start(2, &addresses, fast_settings()).await;
+    let here = leader.engine.start(VERSIONED_GROUP, OldMachine::default()).await.unwrap();
+    let there = follower.engine.start(VERSIONED_GROUP, NewMachine::default()).await.unwrap();
     here.initialize().await.unwrap();
-    until(here.status(), |status| status.leads).await;
+    wait_status(here.status(), |status| status.is_leader).await;
     here.add_learner(NodeId(2)).await.unwrap();
-    until(there.status(), |status| status.leader == Some(NodeId(1))).await;
+    wait_status(there.status(), |status| status.leader == Some(NodeId(1))).await;
     there.propose_at_leader(Bytes::from_static(b"\x01")).await.unwrap();
     let refused = there.propose_at_leader(Bytes::from_static(b"\x02")).await;
-    assert!(matches!(refused, Err(ProposeError::Refused { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ProposeError::Rejected { .. })), "{refused:?}");
     there.propose_at_leader(Bytes::from_static(b"\x01")).await.unwrap();
-    assert_eq!(here.status().borrow().halted, None);
+    assert_eq!(here.status().borrow().halt_reason, None);
     leader.engine.stop().await;
     follower.engine.stop().await;
 }
 
 #[tokio::test]
-async fn a_directory_keeps_the_version_of_its_cluster_and_is_refused_by_an_older_build() {
+async fn directory_keeps_cluster_version_and_is_rejected_by_older_build() {
     let dir = TempDir::new().unwrap();
     let open = async || {
-        let book = AddressBook::default();
-        Engine::open(dir.path(), CLUSTER, NodeId(1), Settings::lan(), book).await
+        let addresses = PeerAddresses::default();
+        ConsensusEngine::open(dir.path(), CLUSTER, NodeId(1), ConsensusSettings::lan(), addresses)
+            .await
     };
-    Engine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
+    ConsensusEngine::create(dir.path(), CLUSTER, NodeId(1)).await.unwrap();
     let engine = open().await.unwrap();
     assert_eq!(engine.agreed_version().get(), VersionRange::SUPPORTED.min);
-    engine.start(GROUP, Sum::default()).await.unwrap();
+    engine.start(GROUP, SumMachine::default()).await.unwrap();
     engine.raise_version(VersionRange::SUPPORTED.max).await.unwrap();
     engine.stop().await;
 
     let engine = open().await.unwrap();
     assert_eq!(engine.agreed_version().get(), VersionRange::SUPPORTED.max);
-    engine.start(GROUP, Sum::default()).await.unwrap();
+    engine.start(GROUP, SumMachine::default()).await.unwrap();
     let newer = VersionRange::SUPPORTED.max.next();
     engine.raise_version(newer).await.unwrap();
     engine.stop().await;
 
     match open().await {
-        Err(OpenError::Version { why, .. }) => {
-            assert_eq!((why.found, why.supported), (newer, VersionRange::SUPPORTED));
+        Err(EngineOpenError::UnsupportedVersion { reason, .. }) => {
+            assert_eq!((reason.found, reason.supported), (newer, VersionRange::SUPPORTED));
         }
         opened => panic!("{:?}", opened.err()),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_names_no_version_or_another_is_refused_in_words() {
-    let book = AddressBook::default();
-    let node = Node::start(1, &book, quick()).await;
-    let url = format!("http://{}", book.get(NodeId(1)).unwrap());
+async fn stream_without_compatible_version_is_rejected_with_reason() {
+    let addresses = PeerAddresses::default();
+    let node = RaftTestNode::start(1, &addresses, fast_settings()).await;
+    let url = format!("http://{}", addresses.get(NodeId(1)).unwrap());
     let refused = async |versions: Option<&'static str>| {
         let link = pushonce_proto::pb::peer::v1::raft_client::RaftClient::connect(url.clone());
         let mut request = tonic::Request::new(futures::stream::pending());
@@ -171,9 +183,12 @@ async fn a_stream_that_names_no_version_or_another_is_refused_in_words() {
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         refused.message().to_owned()
     };
-    let why = refused(None).await;
-    assert!(why.contains("older than cluster versions"), "{why}");
-    let why = refused(Some("8 9 9")).await;
-    assert!(why.contains("the cluster has version 9") && why.contains("run a build"), "{why}");
+    let message = refused(None).await;
+    assert!(message.contains("older than cluster versions"), "{message}");
+    let message = refused(Some("8 9 9")).await;
+    assert!(
+        message.contains("the cluster has version 9") && message.contains("run a build"),
+        "{message}"
+    );
     node.engine.stop().await;
 }

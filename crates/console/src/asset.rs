@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get};
 use http::{HeaderMap, StatusCode, header};
 
 /// Nothing but this host: no inline script, no other origin, no frame around the page.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
                       connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
 
 #[derive(Clone, Copy)]
@@ -32,21 +32,21 @@ impl Asset {
 
     pub(crate) fn route<S: Clone + Send + Sync + 'static>(self) -> MethodRouter<S> {
         let etag = self.etag();
-        get(move |headers: HeaderMap| async move { self.answer(&headers, &etag) })
+        get(move |headers: HeaderMap| async move { self.respond(&headers, &etag) })
     }
 
     /// Files of one build belong together, so a browser asks each time whether its copy is still
     /// the one; that costs it a 304.
-    fn answer(self, asked: &HeaderMap, etag: &str) -> Response {
+    fn respond(self, request_headers: &HeaderMap, etag: &str) -> Response {
         let headers = [
             (header::CONTENT_TYPE, self.content_type),
             (header::CACHE_CONTROL, "no-cache"),
             (header::ETAG, etag),
-            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ];
-        if asked.get(header::IF_NONE_MATCH).is_some_and(|known| known == etag) {
+        if request_headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == etag) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
         (headers, self.body).into_response()

@@ -19,7 +19,7 @@ use axum::Router;
 
 use asset::Asset;
 
-const DEMO: [Asset; 5] = [
+const DEMO_ASSETS: [Asset; 5] = [
     Asset::html("/", include_str!("../demo/index.html")),
     Asset::css("/demo/demo.css", include_str!("../demo/demo.css")),
     Asset::js("/demo/demo.js", include_str!("../demo/demo.js")),
@@ -29,7 +29,9 @@ const DEMO: [Asset; 5] = [
 
 /// `/` and what it loads. The host must also serve `/ws` and `/cluster`.
 pub fn demo() -> Router {
-    DEMO.into_iter().fold(Router::new(), |router, asset| router.route(asset.path, asset.route()))
+    DEMO_ASSETS
+        .into_iter()
+        .fold(Router::new(), |router, asset| router.route(asset.path, asset.route()))
 }
 
 #[cfg(test)]
@@ -41,10 +43,10 @@ mod tests {
 
     use super::*;
 
-    async fn get(path: &str, known: Option<&str>) -> Response<Body> {
+    async fn get(path: &str, etag: Option<&str>) -> Response<Body> {
         let mut request = Request::get(path);
-        if let Some(known) = known {
-            request = request.header(header::IF_NONE_MATCH, known);
+        if let Some(etag) = etag {
+            request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Body::empty()).expect("a request");
         demo().oneshot(request).await.expect("infallible")
@@ -55,8 +57,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_file_is_served_with_its_type_and_held_to_its_own_host() {
-        for asset in DEMO {
+    async fn every_asset_is_served_with_content_type_and_security_headers() {
+        for asset in DEMO_ASSETS {
             let response = get(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(header(&response, "content-type"), asset.content_type);
@@ -68,18 +70,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_the_browser_has_is_not_sent_again() {
+    async fn request_with_the_current_etag_gets_not_modified() {
         let etag = header(&get("/", None).await, "etag").to_owned();
         assert_eq!(get("/", Some(&etag)).await.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(get("/", Some("\"other\"")).await.status(), StatusCode::OK);
     }
 
     #[test]
-    fn no_file_asks_another_host_or_writes_markup() {
-        for asset in DEMO {
-            for word in ["https://", "http://", "innerHTML", "insertAdjacentHTML", "document.write"]
+    fn assets_reference_no_other_host_and_write_no_markup() {
+        for asset in DEMO_ASSETS {
+            for pattern in
+                ["https://", "http://", "innerHTML", "insertAdjacentHTML", "document.write"]
             {
-                assert!(!asset.body.contains(word), "{} has {word}", asset.path);
+                assert!(!asset.body.contains(pattern), "{} has {pattern}", asset.path);
             }
         }
     }

@@ -3,27 +3,27 @@
 
 use bytes::Bytes;
 use pushonce_consensus::LogMark;
-use pushonce_core::versioned::{self, Unreadable};
+use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterTimes, ClusterVersion, ConsensusTimes, InvalidNamespace, Namespace,
     NamespaceChange, Namespaces, NodeId, ShardCount, Spread, UnsupportedVersion, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, InvalidProfile, Profile, Run};
+use crate::{Incarnation, InvalidProfile, ProcessRun, Profile};
 
 /// A change of the cluster. Each may be said twice: the second time changes nothing, so that a
 /// proposal of unknown outcome can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub enum ControlCommand {
     /// Makes the cluster.
-    Found(Founding),
+    Bootstrap(BootstrapCommand),
     /// Lets a node in, or takes what a member now says of itself.
-    Join(Joining),
+    Join(JoinCommand),
     /// A joining member is level and takes its share from now on.
     Activate(NodeId),
     /// Replaces the table of shards, if nobody else did in between.
-    Place {
+    SetPlacement {
         /// The version this table will have: one above the present.
         version: u64,
         /// By shard, the preferred owner first.
@@ -33,14 +33,14 @@ pub enum Command {
     Remove(NodeId),
     /// Changes the settings of a namespace.
     SetNamespace {
-        /// Which; `None` for those of every name that has none of its own.
+        /// Which; `NoFault` for those of every name that has none of its own.
         name: Option<String>,
-        /// What of them, beginning with the default's for a name that has none; `None` for back to the
+        /// What of them, beginning with the default's for a name that has none; `NoFault` for back to the
         /// default.
         change: Option<NamespaceChange>,
         /// Whether a replicated namespace may go into the owners' memory: stored messages of its
         /// topics are dropped then.
-        drops_stored: bool,
+        allow_data_loss: bool,
     },
     /// A member gives its share away.
     Drain {
@@ -54,7 +54,7 @@ pub enum Command {
     /// Changes the times of consensus of all nodes, in two steps.
     SetTimes(ConsensusTimes),
     /// A member has the times of a version on disk and in force.
-    HoldsTimes {
+    AckTimes {
         /// The member.
         node: NodeId,
         /// See [`ClusterTimes::version`].
@@ -69,13 +69,13 @@ pub enum Command {
 
 /// A new cluster of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Founding {
+pub struct BootstrapCommand {
     /// Drawn at random.
     pub cluster: ClusterId,
     /// Of the founder's data directory.
     pub incarnation: Incarnation,
     /// Of the founder's process.
-    pub run: Run,
+    pub run: ProcessRun,
     /// The founder.
     pub profile: Profile,
     /// For ever.
@@ -96,26 +96,26 @@ pub struct Founding {
 
 /// A node that wants in, for the first time or again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Joining {
+pub struct JoinCommand {
     /// Of its data directory.
     pub incarnation: Incarnation,
     /// Of its process.
-    pub run: Run,
+    pub run: ProcessRun,
     /// The cluster its data directory belongs to, if it does already.
     pub cluster: Option<ClusterId>,
     /// The id its data directory has, if it does already.
     pub node: Option<NodeId>,
     /// What it says of itself.
     pub profile: Profile,
-    /// The times of consensus that it was started with; `None` for those of the cluster.
+    /// The times of consensus that it was started with; `NoFault` for those of the cluster.
     pub times: Option<ConsensusTimes>,
-    /// Of the log in its data directory; `None` when there is none yet.
+    /// Of the log in its data directory; `NoFault` when there is none yet.
     pub log: Option<LogMark>,
 }
 
 /// A node is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Joined {
+pub struct JoinReply {
     /// Which cluster.
     pub cluster: ClusterId,
     /// Under which id, for as long as the data directory lives.
@@ -129,43 +129,43 @@ pub struct Joined {
 
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum CommandReply {
     /// It holds now, or held already.
     Done,
-    /// To [`Command::Join`].
-    Joined(Joined),
+    /// To [`ControlCommand::Join`].
+    Joined(JoinReply),
     /// Nothing changed.
-    Refused(Refusal),
-    /// To [`Command::SetNamespace`]: what the namespace has now.
+    Rejected(CommandRejection),
+    /// To [`ControlCommand::SetNamespace`]: what the namespace has now.
     Namespace(Namespace),
-    /// To [`Command::Finalize`]: the version that the cluster has now.
+    /// To [`ControlCommand::Finalize`]: the version that the cluster has now.
     Version(ClusterVersion),
 }
 
 /// Why nothing changed. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub enum Refusal {
+pub enum CommandRejection {
     /// There is no cluster to ask yet.
     #[error("the cluster is not founded yet: retry when its first node is up")]
-    NotFounded,
+    NotBootstrapped,
     /// There is a cluster already.
     #[error(
         "this group belongs to cluster {0} already: use an empty data directory to found another"
     )]
-    AlreadyFounded(ClusterId),
+    AlreadyBootstrapped(ClusterId),
     /// Settings no cluster can have.
     #[error("a shard needs at least one replica: --replicas 1 or more")]
     NoReplicas,
     /// The directory is another cluster's.
     #[error(
-        "the data directory belongs to cluster {theirs}, this is cluster {ours}: \
+        "the data directory belongs to cluster {directory_cluster}, this is cluster {cluster}: \
          join that one, or use an empty data directory"
     )]
-    Foreign {
+    OtherCluster {
         /// That of the directory.
-        theirs: ClusterId,
+        directory_cluster: ClusterId,
         /// That which was asked.
-        ours: ClusterId,
+        cluster: ClusterId,
     },
     /// The node was removed.
     #[error("{0} was removed from the cluster: use an empty data directory, it will get a new id")]
@@ -175,14 +175,14 @@ pub enum Refusal {
         "the data directory says that it is {0}, but that is another directory: \
          use the one {0} was made with, or an empty one"
     )]
-    NotThatNode(NodeId),
+    NodeIdMismatch(NodeId),
     /// The directory is an old copy, or another process runs on a newer one.
     #[error(
         "the data directory is not what {node} has now: it counts {run} starts, and the cluster has \
          heard of start {known} by another process. Start {node} from the directory it ran on last; \
          if that is lost, remove {node} and let a new node join with an empty directory"
     )]
-    Superseded {
+    StaleDirectory {
         /// Who the directory is.
         node: NodeId,
         /// How often it was started, as it says.
@@ -216,12 +216,12 @@ pub enum Refusal {
     },
     /// The node was started with other times of consensus than the others.
     #[error(
-        "the node was started with the consensus times {said}, the cluster has {cluster}: start it \
+        "the node was started with the consensus times {node_times}, the cluster has {cluster}: start it \
          without these flags, or change the cluster's with `pushonce cluster set-times`"
     )]
-    OtherTimes {
+    TimesMismatch {
         /// Those of the node.
-        said: ConsensusTimes,
+        node_times: ConsensusTimes,
         /// Those of the cluster.
         cluster: ConsensusTimes,
     },
@@ -250,7 +250,7 @@ pub enum Refusal {
     },
     /// There are as many as there may be.
     #[error("the cluster has {max} members: remove those that are lost for good")]
-    Full {
+    TooManyMembers {
         /// The most members.
         max: u32,
     },
@@ -262,7 +262,7 @@ pub enum Refusal {
     NotAMember(NodeId),
     /// It would leave the shards to nobody.
     #[error("{0} is the last node that holds shards: let another one join and become active first")]
-    LastHolder(NodeId),
+    LastShardHolder(NodeId),
     /// Two members were drained at once, each with enough others left.
     #[error(
         "without {node} only {left} nodes may hold shards, and each shard should have {wanted} copies: \
@@ -278,7 +278,7 @@ pub enum Refusal {
     },
     /// Another table was committed in between, or the members changed under it.
     #[error("the table does not follow the present one: propose again from the newest view")]
-    StaleTable,
+    StalePlacement,
     /// Settings no namespace can have.
     #[error(transparent)]
     Namespace(InvalidNamespace),
@@ -287,7 +287,7 @@ pub enum Refusal {
         "the namespace {0} is replicated, and in the owners' memory its stored messages would be \
          dropped: say so with --force, or choose a new name"
     )]
-    DropsStored(String),
+    WouldLoseStoredMessages(String),
     /// There are as many as there may be.
     #[error("{max} namespaces have settings of their own: unset one that does not need them")]
     TooManyNamespaces {
@@ -302,7 +302,7 @@ pub enum Refusal {
         "the node names no cluster version, the cluster has version {cluster}: \
          run a build on it that supports {cluster}"
     )]
-    Unversioned {
+    NoVersionAnnounced {
         /// The version of the cluster.
         cluster: ClusterVersion,
     },
@@ -323,7 +323,7 @@ pub enum Refusal {
         "the cluster has version {cluster} and cannot be raised to {to}: \
          the version is raised by one at a time and never goes down"
     )]
-    NotTheNextVersion {
+    NotNextVersion {
         /// The version that was asked for.
         to: ClusterVersion,
         /// The version of the cluster.
@@ -331,17 +331,17 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl CommandRejection {
     /// Whether what the control group has committed about the data directory itself makes its node no
     /// member, whatever else is changed.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Refusal::Removed(_)
-                | Refusal::Superseded { .. }
-                | Refusal::NotThatNode(_)
-                | Refusal::LogLost { .. }
-                | Refusal::LogRolledBack { .. }
+            CommandRejection::Removed(_)
+                | CommandRejection::StaleDirectory { .. }
+                | CommandRejection::NodeIdMismatch(_)
+                | CommandRejection::LogLost { .. }
+                | CommandRejection::LogRolledBack { .. }
         )
     }
 }
@@ -350,33 +350,35 @@ fn listed(nodes: &[NodeId]) -> String {
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl Command {
+impl ControlCommand {
     /// As an entry of the log, written in a version.
     pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
         versioned::encode(version, self).into()
     }
 
     /// Reads an entry, and says which version it has.
-    pub(crate) fn decode(entry: &[u8]) -> Result<(ClusterVersion, Command), Unreadable> {
-        Command::decode_within(VersionRange::READABLE, entry)
+    pub(crate) fn decode(
+        entry: &[u8],
+    ) -> Result<(ClusterVersion, ControlCommand), VersionedDecodeError> {
+        ControlCommand::decode_within(VersionRange::READABLE, entry)
     }
 
-    /// As [`Command::decode`], by a build that reads `readable`.
+    /// As [`ControlCommand::decode`], by a build that reads `readable`.
     pub(crate) fn decode_within(
         readable: VersionRange,
         entry: &[u8],
-    ) -> Result<(ClusterVersion, Command), Unreadable> {
-        versioned::decode_within(readable, entry)
+    ) -> Result<(ClusterVersion, ControlCommand), VersionedDecodeError> {
+        versioned::decode_in_range(readable, entry)
     }
 }
 
-impl Answer {
+impl CommandReply {
     /// In the version of the entry that it answers: whoever wrote that can read it.
     pub(crate) fn encode(&self, version: ClusterVersion) -> Bytes {
         versioned::encode(version, self).into()
     }
 
-    pub(crate) fn decode(answer: &[u8]) -> Result<Answer, Unreadable> {
+    pub(crate) fn decode(answer: &[u8]) -> Result<CommandReply, VersionedDecodeError> {
         versioned::decode(answer).map(|(_, answer)| answer)
     }
 }

@@ -5,21 +5,21 @@
 
 use std::collections::BTreeMap;
 
-use pushonce_core::{ClusterView, NodeId, Owners, ShardId};
+use pushonce_core::{ClusterView, NodeId, ShardId, ShardOwners};
 
 /// What to start and what to drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hosting {
+pub struct HostingPlan {
     /// Replicas to start: on disk or empty, in either case without initialising them (only a founder
     /// does that).
     pub start: Vec<ShardId>,
     /// Replicas to stop, and then to delete.
-    pub drop: Vec<Removal>,
+    pub remove: Vec<ReplicaRemoval>,
 }
 
 /// A replica that its group has removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Removal {
+pub struct ReplicaRemoval {
     /// Which replica.
     pub shard: ShardId,
     /// The log index of a membership that does not name this node. By the time the replica is stopped
@@ -35,7 +35,7 @@ pub struct Removal {
 ///
 /// A replica is started when the table lists this node, when the owner's group still has it, or
 /// when this node is `founding`: then it is the only one, and every shard begins here (see
-/// [`Control::found`](crate::Control::found) for when that ends).
+/// [`ControlHandle::found`](crate::ControlHandle::bootstrap) for when that ends).
 ///
 /// It is dropped when the table does not list this node *and* the newest claim is another node's and
 /// names this one neither voter nor learner, *and* that claim is newer than what this node's own
@@ -47,48 +47,58 @@ pub struct Removal {
 pub fn plan(
     me: NodeId,
     view: &ClusterView,
-    owners: &Owners,
+    owners: &ShardOwners,
     hosted: &BTreeMap<ShardId, Option<u64>>,
-    founding: bool,
-) -> Hosting {
-    let mut hosting = Hosting::default();
+    bootstrapping: bool,
+) -> HostingPlan {
+    let mut plan = HostingPlan::default();
     for shard in view.shards.ids() {
-        let listed = view.placement.of(shard).contains(&me);
-        let standing = standing(me, owners, shard);
-        let wanted = listed || standing == Standing::Inside;
-        let begins_here = founding && standing == Standing::Unknown;
+        let is_placed = view.placement.replicas_of(shard).contains(&me);
+        let membership = membership_of(me, owners, shard);
+        let is_wanted = is_placed || membership == GroupMembership::Member;
+        let starts_here = bootstrapping && membership == GroupMembership::Unknown;
         match hosted.get(&shard) {
-            None if wanted || begins_here => hosting.start.push(shard),
-            Some(&known) if !listed && standing == Standing::Outside => {
-                hosting.drop.extend(removal(owners, shard, known));
+            None if is_wanted || starts_here => plan.start.push(shard),
+            Some(&local_membership) if !is_placed && membership == GroupMembership::NotMember => {
+                plan.remove.extend(removal(owners, shard, local_membership));
             }
             _ => {}
         }
     }
-    hosting
+    plan
 }
 
 /// The removal that the newest claim tells of, if it is newer than the membership on this node's own
 /// disk that names it: an older one, from a node that was cut off, says nothing about what came after.
-fn removal(owners: &Owners, shard: ShardId, known: Option<u64>) -> Option<Removal> {
-    let removed_at = owners.claim(shard)?.membership;
-    known.is_none_or(|known| removed_at > known).then_some(Removal { shard, removed_at })
+fn removal(
+    owners: &ShardOwners,
+    shard: ShardId,
+    local_membership: Option<u64>,
+) -> Option<ReplicaRemoval> {
+    let removed_at = owners.claim(shard)?.membership_index;
+    local_membership
+        .is_none_or(|local| removed_at > local)
+        .then_some(ReplicaRemoval { shard, removed_at })
 }
 
 /// How this node stands to a group, as the group's owner says.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum GroupMembership {
     Unknown,
-    Inside,
-    Outside,
+    Member,
+    NotMember,
 }
 
-fn standing(me: NodeId, owners: &Owners, shard: ShardId) -> Standing {
+fn membership_of(me: NodeId, owners: &ShardOwners, shard: ShardId) -> GroupMembership {
     match owners.claim(shard) {
-        None => Standing::Unknown,
+        None => GroupMembership::Unknown,
         Some(claim) => {
-            let named = claim.voters.contains(&me) || claim.learners.contains(&me);
-            if named || claim.owner == me { Standing::Inside } else { Standing::Outside }
+            let is_named = claim.voters.contains(&me) || claim.learners.contains(&me);
+            if is_named || claim.owner == me {
+                GroupMembership::Member
+            } else {
+                GroupMembership::NotMember
+            }
         }
     }
 }

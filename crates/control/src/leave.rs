@@ -7,15 +7,15 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, Member, MemberState, NodeId, Owners, ShardId};
+use pushonce_core::{ClusterView, Member, MemberState, NodeId, ShardId, ShardOwners};
 
 /// What the node that is asked sees.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct ClusterObservation<'a> {
     /// The members and the table.
     pub view: &'a ClusterView,
     /// The groups of the shards.
-    pub owners: &'a Owners,
+    pub owners: &'a ShardOwners,
     /// Who votes in the control group.
     pub control: &'a [NodeId],
     /// Who lives, as far as links tell; the node itself is among them.
@@ -24,7 +24,7 @@ pub struct Seen<'a> {
 
 /// Groups: those of shards, and the control group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Groups {
+pub struct GroupSet {
     /// By id.
     pub shards: Vec<ShardId>,
     /// Whether the control group is among them.
@@ -33,7 +33,7 @@ pub struct Groups {
 
 /// Why a member should not be removed now. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Objection {
+pub enum LeaveRejection {
     /// Nobody has that id.
     #[error("{0} is not a member: `pushonce cluster status` lists them")]
     NotAMember(NodeId),
@@ -43,11 +43,11 @@ pub enum Objection {
          With --force it ends at once, and each of these has one copy fewer until another node has \
          caught up"
     )]
-    StillHolds {
+    StillHoldsReplicas {
         /// Who.
         node: NodeId,
         /// What it is in.
-        groups: Groups,
+        groups: GroupSet,
     },
     /// The others could not hold as many copies as configured.
     #[error(
@@ -72,7 +72,7 @@ pub enum Objection {
         /// Who.
         node: NodeId,
         /// Of what.
-        groups: Groups,
+        groups: GroupSet,
     },
     /// The living could not decide without it.
     #[error(
@@ -85,7 +85,7 @@ pub enum Objection {
         /// Who.
         node: NodeId,
         /// Of what.
-        groups: Groups,
+        groups: GroupSet,
         /// Who would have to come back; one of them may be enough.
         missing: BTreeSet<NodeId>,
     },
@@ -93,92 +93,110 @@ pub enum Objection {
 
 /// What a member is in: the groups it votes or follows in, as their owners say. A follower of the
 /// control group is every member, and counts as nothing.
-fn holding(seen: &Seen<'_>, node: NodeId) -> Groups {
-    let named = |shard: &ShardId| {
-        let claim = seen.owners.claim(*shard);
+fn groups_of_node(observed: &ClusterObservation<'_>, node: NodeId) -> GroupSet {
+    let is_replica = |shard: &ShardId| {
+        let claim = observed.owners.claim(*shard);
         claim.is_some_and(|claim| claim.voters.contains(&node) || claim.learners.contains(&node))
     };
-    Groups {
-        shards: seen.view.shards.ids().filter(named).collect(),
-        control: seen.control.contains(&node),
+    GroupSet {
+        shards: observed.view.shards.ids().filter(is_replica).collect(),
+        control: observed.control.contains(&node),
     }
 }
 
 /// Says whether a member may give its share away: with `force`, or when the reachable others can hold as
 /// many copies of each shard as configured. One that drains or is gone already may.
-pub fn may_drain(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+pub fn check_drain(
+    observed: &ClusterObservation<'_>,
+    node: NodeId,
+    force: bool,
+) -> Result<(), LeaveRejection> {
     #[cfg(feature = "planted-bugs")]
     let force = force || crate::planted::forces_every_leave();
-    let Some(member) = seen.view.members.get(&node) else {
+    let Some(member) = observed.view.members.get(&node) else {
         // The control group knows best whether there ever was such a member.
         return Ok(());
     };
     if force || member.state == MemberState::Draining || !member.roles.core {
         return Ok(());
     }
-    let holds = |other: &&Member| {
+    let can_hold_shards = |other: &&Member| {
         other.id != node
             && other.roles.core
             && other.state == MemberState::Active
-            && seen.reachable.contains(&other.id)
+            && observed.reachable.contains(&other.id)
     };
-    let left = seen.view.members.values().filter(holds).count();
-    let wanted = usize::from(seen.view.replicas);
-    if left < wanted { Err(Objection::TooFewCopies { node, left, wanted }) } else { Ok(()) }
+    let left = observed.view.members.values().filter(can_hold_shards).count();
+    let wanted = usize::from(observed.view.replicas);
+    if left < wanted { Err(LeaveRejection::TooFewCopies { node, left, wanted }) } else { Ok(()) }
 }
 
 /// Says whether a member may be removed now. One that is gone already may.
 ///
 /// With `force` it may as long as nothing is lost for certain.
-pub fn may_remove(seen: &Seen<'_>, node: NodeId, force: bool) -> Result<(), Objection> {
+pub fn check_remove(
+    observed: &ClusterObservation<'_>,
+    node: NodeId,
+    force: bool,
+) -> Result<(), LeaveRejection> {
     #[cfg(feature = "planted-bugs")]
     let force = force || crate::planted::forces_every_leave();
-    if seen.view.is_gone(node) {
+    if observed.view.was_removed(node) {
         return Ok(());
     }
-    if seen.view.member(node).is_none() {
-        return Err(Objection::NotAMember(node));
+    if observed.view.member(node).is_none() {
+        return Err(LeaveRejection::NotAMember(node));
     }
-    let groups = holding(seen, node);
-    if seen.reachable.contains(&node) && !groups.is_empty() && !force {
-        return Err(Objection::StillHolds { node, groups });
+    let groups = groups_of_node(observed, node);
+    if observed.reachable.contains(&node) && !groups.is_empty() && !force {
+        return Err(LeaveRejection::StillHoldsReplicas { node, groups });
     }
-    let only = seen.those(node, |others, _| others.is_empty());
-    if !only.is_empty() {
-        return Err(Objection::OnlyCopy { node, groups: only });
+    let only_copies = observed.groups_where(node, |others, _| others.is_empty());
+    if !only_copies.is_empty() {
+        return Err(LeaveRejection::OnlyCopy { node, groups: only_copies });
     }
-    let lives = |other: &&NodeId| seen.reachable.contains(other);
-    let undecided =
-        seen.those(node, |others, voters| others.iter().filter(lives).count() <= voters.len() / 2);
-    if undecided.is_empty() || force {
+    let is_reachable = |other: &&NodeId| observed.reachable.contains(other);
+    let without_majority = observed.groups_where(node, |others, voters| {
+        others.iter().filter(is_reachable).count() <= voters.len() / 2
+    });
+    if without_majority.is_empty() || force {
         return Ok(());
     }
-    let missing = seen.silent(node, &undecided);
-    Err(Objection::NoMajority { node, groups: undecided, missing })
+    let missing = observed.unreachable_voters(node, &without_majority);
+    Err(LeaveRejection::NoMajority { node, groups: without_majority, missing })
 }
 
-impl Seen<'_> {
+impl ClusterObservation<'_> {
     /// As the owner says; where none is known, as the table has it.
     /// The voters of a shard, as its owner said last; those of the table before.
     pub fn voters(&self, shard: ShardId) -> &[NodeId] {
         let claim = self.owners.claim(shard);
-        claim.map_or_else(|| self.view.placement.of(shard), |claim| &claim.voters)
+        claim.map_or_else(|| self.view.placement.replicas_of(shard), |claim| &claim.voters)
     }
 
     /// The groups in which `node` votes and that are so without it: asked with the others, and all.
-    fn those(&self, node: NodeId, is_so: impl Fn(&[NodeId], &[NodeId]) -> bool) -> Groups {
-        let is_so = |voters: &[NodeId]| {
+    fn groups_where(
+        &self,
+        node: NodeId,
+        predicate: impl Fn(&[NodeId], &[NodeId]) -> bool,
+    ) -> GroupSet {
+        let holds_without_node = |voters: &[NodeId]| {
             let others: Vec<_> = voters.iter().copied().filter(|&other| other != node).collect();
-            others.len() < voters.len() && is_so(&others, voters)
+            others.len() < voters.len() && predicate(&others, voters)
         };
-        Groups {
-            shards: self.view.shards.ids().filter(|&shard| is_so(self.voters(shard))).collect(),
-            control: is_so(self.control),
+        GroupSet {
+            shards: self
+                .view
+                .shards
+                .ids()
+                .filter(|&shard| holds_without_node(self.voters(shard)))
+                .collect(),
+            control: holds_without_node(self.control),
         }
     }
 
     /// The voters of some groups that cannot be reached, but for `node`.
-    fn silent(&self, node: NodeId, groups: &Groups) -> BTreeSet<NodeId> {
+    fn unreachable_voters(&self, node: NodeId, groups: &GroupSet) -> BTreeSet<NodeId> {
         let control = if groups.control { self.control } else { &[] };
         let shards = groups.shards.iter().flat_map(|&shard| self.voters(shard));
         let voters = shards.chain(control).copied();
@@ -186,14 +204,14 @@ impl Seen<'_> {
     }
 }
 
-impl Groups {
+impl GroupSet {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty() && !self.control
     }
 }
 
-impl fmt::Display for Groups {
+impl fmt::Display for GroupSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let control = self.control.then(|| "the control group".to_owned());
         let groups = control.into_iter().chain(self.shards.iter().map(ShardId::to_string));

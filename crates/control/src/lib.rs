@@ -2,7 +2,7 @@
 //!
 //! *What is it?* One Raft group over the whole cluster, in which every node votes or follows. Its
 //! state is small: members and their ids, the table of shards, the namespaces. Beside it stand the
-//! pure plans that follow from that state: which members vote ([`voters`]), how one group gets from
+//! pure plans that follow from that state: which members vote ([`select_voters`]), how one group gets from
 //! its replicas to the wanted ones ([`reconcile`]), which replicas this node runs ([`hosting`]), whether
 //! a member may go ([`leave`]).
 //!
@@ -13,7 +13,7 @@
 //!
 //! The times of consensus change for all members in two steps, of which the second waits for every member.
 //!
-//! *What of versions?* The state holds the version of the cluster. [`Control::finalize`] raises it by one
+//! *What of versions?* The state holds the version of the cluster. [`ControlHandle::finalize`] raises it by one
 //! when every member announced that its build supports the next; it never goes down, and a node whose build
 //! does not support it is refused. By hand and not by itself: until then every node may go back.
 //!
@@ -22,9 +22,9 @@
 //! that is taken. It knows no payload, subscription or client: none of these costs the group an entry. It
 //! draws no random number and dials nobody.
 //!
-//! *How does data move?* A command goes through [`Control`] to the leader, is committed, applied on
+//! *How does data move?* A command goes through [`ControlHandle`] to the leader, is committed, applied on
 //! every node, and comes out as a new [`ClusterView`](pushonce_core::ClusterView) of the watch that
-//! [`Control::view`] gives. On the leader the [`Runner`] looks at view, group and reachable nodes
+//! [`ControlHandle::view`] gives. On the leader the [`ControlRunner`] looks at view, group and reachable nodes
 //! and does the next thing that is due.
 //!
 //! *What must a caller not do?* Take the table for the truth: it is the wish, and who owns a shard
@@ -33,27 +33,29 @@
 //! book: the caller fills it from the view.
 
 mod command;
-pub mod condition;
 mod control;
-mod duty;
+pub mod health;
 pub mod hosting;
+mod leader_task;
 pub mod leave;
-mod machine;
 mod member;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 pub mod reconcile;
 mod recover;
+mod replica;
 mod rules;
 mod runner;
 mod state;
 mod times;
 mod voters;
 
-pub use command::{Answer, Command, Founding, Joined, Joining, Refusal};
-pub use control::{AskError, Control, FoundError};
-pub use member::{Incarnation, InvalidProfile, Profile, Run};
+pub use command::{
+    BootstrapCommand, CommandRejection, CommandReply, ControlCommand, JoinCommand, JoinReply,
+};
+pub use control::{BootstrapError, CommandError, ControlHandle};
+pub use member::{Incarnation, InvalidProfile, ProcessRun, Profile};
 pub use recover::{capture, replay};
-pub use runner::Runner;
-pub use state::{RecoverError, State};
-pub use voters::voters;
+pub use runner::ControlRunner;
+pub use state::{ControlState, RecoverError};
+pub use voters::select_voters;

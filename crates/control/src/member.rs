@@ -1,6 +1,6 @@
 //! What a node says of itself, and how its data directory is known again.
 
-use pushonce_core::{Addresses, Build, HostPort, Member, MemberState, NodeId, Roles};
+use pushonce_core::{Addresses, BuildInfo, HostPort, Member, MemberState, NodeId, Roles};
 use serde::{Deserialize, Serialize};
 
 /// A data directory: 128 random bits drawn when it was made, and kept in it. A node that comes back
@@ -15,7 +15,7 @@ pub struct Incarnation(pub u128);
 /// What a copy cannot be told by: one made while the last process of the directory ran, and started
 /// after that has ended for good, looks like the directory itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct ProcessRun {
     /// Which start of the directory it is: from 1.
     pub count: u64,
     /// Drawn at that start: two that count the same are told apart.
@@ -39,7 +39,7 @@ pub struct Profile {
     /// Its share of the shards beside the others' weights: 1 to [`Profile::WEIGHT_MAX`].
     pub weight: u32,
     /// What it runs. The release has 64 bytes at most.
-    pub build: Build,
+    pub build: BuildInfo,
 }
 
 /// A profile that cannot be taken. Says what to change.
@@ -88,19 +88,19 @@ impl Profile {
     const NAME_BYTES_MAX: u32 = 64;
 
     /// Says what is wrong, if anything is. Whether the name is free only the cluster knows.
-    pub fn check(&self) -> Result<(), InvalidProfile> {
+    pub fn validate(&self) -> Result<(), InvalidProfile> {
         let max = Self::NAME_BYTES_MAX;
-        if self.name.is_empty() || !fits(&self.name, max) {
+        if self.name.is_empty() || !is_valid_label(&self.name, max) {
             return Err(InvalidProfile::Name { max });
         }
         let labels =
             [("region", &self.region), ("zone", &self.zone), ("release", &self.build.release)];
         for (field, label) in labels {
-            if !fits(label, max) {
+            if !is_valid_label(label, max) {
                 return Err(InvalidProfile::Label { field: field.to_owned(), max });
             }
         }
-        self.check_addresses()?;
+        self.validate_addresses()?;
         if !self.roles.core && !self.roles.edge {
             return Err(InvalidProfile::Roles);
         }
@@ -110,7 +110,7 @@ impl Profile {
         Ok(())
     }
 
-    fn check_addresses(&self) -> Result<(), InvalidProfile> {
+    fn validate_addresses(&self) -> Result<(), InvalidProfile> {
         let Addresses { peer, grpc, http, quic } = &self.addresses;
         for (field, address) in [("peer", peer), ("grpc", grpc), ("http", http), ("quic", quic)] {
             let unused = field != "peer" && address.is_empty();
@@ -133,7 +133,7 @@ impl Profile {
     }
 }
 
-fn fits(text: &str, bytes_max: u32) -> bool {
+fn is_valid_label(text: &str, bytes_max: u32) -> bool {
     text.len() <= bytes_max as usize && !text.contains(char::is_control)
 }
 
@@ -152,33 +152,33 @@ pub(crate) mod tests {
             zone: String::new(),
             roles: Roles::default(),
             weight: 1,
-            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         }
     }
 
     #[test]
-    fn a_plain_profile_is_taken() {
-        assert_eq!(profile("n1").check(), Ok(()));
+    fn valid_profile_is_accepted() {
+        assert_eq!(profile("n1").validate(), Ok(()));
     }
 
     #[test]
-    fn what_others_would_choke_on_is_refused_by_name() {
-        let refused = |change: fn(&mut Profile)| {
+    fn invalid_profile_is_rejected_with_the_field_to_change() {
+        let rejection = |change: fn(&mut Profile)| {
             let mut profile = profile("n1");
             change(&mut profile);
-            profile.check().unwrap_err().to_string()
+            profile.validate().unwrap_err().to_string()
         };
-        assert!(refused(|p| p.name.clear()).contains("--name"));
-        assert!(refused(|p| p.name = "x".repeat(65)).contains("--name"));
-        assert!(refused(|p| p.zone = "a\n".to_owned()).contains("--zone"));
-        assert!(refused(|p| p.addresses.peer.clear()).contains("peer address"));
-        assert!(refused(|p| p.addresses.quic = "q".repeat(256)).contains("quic address"));
-        assert!(refused(|p| p.addresses.peer = "a b:7091".to_owned()).contains("--advertise"));
+        assert!(rejection(|p| p.name.clear()).contains("--name"));
+        assert!(rejection(|p| p.name = "x".repeat(65)).contains("--name"));
+        assert!(rejection(|p| p.zone = "a\n".to_owned()).contains("--zone"));
+        assert!(rejection(|p| p.addresses.peer.clear()).contains("peer address"));
+        assert!(rejection(|p| p.addresses.quic = "q".repeat(256)).contains("quic address"));
+        assert!(rejection(|p| p.addresses.peer = "a b:7091".to_owned()).contains("--advertise"));
         assert!(
-            refused(|p| p.addresses.http = "http://a:7080".to_owned()).contains("http address")
+            rejection(|p| p.addresses.http = "http://a:7080".to_owned()).contains("http address")
         );
-        assert!(refused(|p| p.roles = Roles { core: false, edge: false }).contains("--roles"));
-        assert!(refused(|p| p.weight = 0).contains("1 to 100"));
-        assert!(refused(|p| p.weight = u32::MAX).contains("1 to 100"));
+        assert!(rejection(|p| p.roles = Roles { core: false, edge: false }).contains("--roles"));
+        assert!(rejection(|p| p.weight = 0).contains("1 to 100"));
+        assert!(rejection(|p| p.weight = u32::MAX).contains("1 to 100"));
     }
 }

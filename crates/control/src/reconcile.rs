@@ -5,23 +5,23 @@
 //! before the leader itself has to leave, and only to a living voter that is level, because the
 //! engine below would hand it to a dead one, that did not lose it a moment ago and is not being stopped.
 
-mod mover;
+mod group_reconciler;
+mod leadership_backoff;
 mod progress;
-mod trust;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_consensus::Status;
+use pushonce_consensus::GroupStatus;
 use pushonce_core::NodeId;
 
-pub(crate) use mover::perform;
-pub use mover::{Peers, run};
-pub use progress::Progress;
+pub(crate) use group_reconciler::apply_step;
+pub use group_reconciler::{PeerWatches, run};
+pub use progress::ReconcileProgress;
 
 /// The replicas a group should have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredReplicas {
     /// Who should vote, the preferred leader first. Nothing is done while it is empty.
     pub voters: Vec<NodeId>,
     /// Who should at least follow; voters may be among them. They are added whether they are
@@ -32,18 +32,18 @@ pub struct Wanted {
 
 /// What the leader knows of the other nodes. `me` is reachable and trusted, whatever they say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Nodes {
+pub struct NodeAvailability {
     /// Those it has a link to.
     pub reachable: BTreeSet<NodeId>,
     /// Those that lost the lead of this group a moment ago.
-    pub doubted: BTreeSet<NodeId>,
+    pub in_backoff: BTreeSet<NodeId>,
     /// Those that are being stopped.
     pub stopping: BTreeSet<NodeId>,
 }
 
 /// One change of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ReconcileStep {
     /// A replica begins to follow. Its node must have started it, else it is tried until it has.
     AddLearner(NodeId),
     /// A level follower gets a vote.
@@ -53,8 +53,8 @@ pub enum Step {
         /// All who vote then.
         voters: BTreeSet<NodeId>,
     },
-    /// A voter leaves the group. Nobody tells it: see [`hosting`](crate::hosting).
-    Retire {
+    /// A voter leaves the group. Nobody tells it: see [`plan`](crate::hosting).
+    RemoveVoter {
         /// Who.
         node: NodeId,
         /// All who vote then.
@@ -63,23 +63,29 @@ pub enum Step {
     /// A follower leaves the group.
     RemoveLearner(NodeId),
     /// Another voter leads.
-    Transfer(NodeId),
+    TransferLeadership(NodeId),
     /// Ends a change of voters that an earlier leader left half done.
-    Settle {
+    FinishJointChange {
         /// The voters of both its sides. They differ by one replica, so these are one of the sides.
         voters: BTreeSet<NodeId>,
     },
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ReconcileStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::AddLearner(node) => write!(f, "{node} begins to follow"),
-            Step::Promote { node, voters } => write!(f, "{node} votes, of {}", voters.len()),
-            Step::Retire { node, voters } => write!(f, "{node} leaves {} voters", voters.len()),
-            Step::RemoveLearner(node) => write!(f, "{node} follows no more"),
-            Step::Transfer(node) => write!(f, "{node} is to lead"),
-            Step::Settle { voters } => write!(f, "a half-done change ends, {} vote", voters.len()),
+            ReconcileStep::AddLearner(node) => write!(f, "{node} begins to follow"),
+            ReconcileStep::Promote { node, voters } => {
+                write!(f, "{node} votes, of {}", voters.len())
+            }
+            ReconcileStep::RemoveVoter { node, voters } => {
+                write!(f, "{node} leaves {} voters", voters.len())
+            }
+            ReconcileStep::RemoveLearner(node) => write!(f, "{node} follows no more"),
+            ReconcileStep::TransferLeadership(node) => write!(f, "{node} is to lead"),
+            ReconcileStep::FinishJointChange { voters } => {
+                write!(f, "a half-done change ends, {} vote", voters.len())
+            }
         }
     }
 }
@@ -87,170 +93,189 @@ impl fmt::Display for Step {
 /// How many entries a replica may lack and still be level. A busy group always has some on their
 /// way; these it gets while the change itself is being committed. Too few, and a replica of a busy
 /// group would never be level.
-const LEVEL_ENTRIES: u64 = 64;
+const CAUGHT_UP_LAG_MAX: u64 = 64;
 
 /// Whether a replica holds (almost) all of the leader's log, as the leader knows.
-pub(crate) fn level(status: &Status, node: NodeId) -> bool {
+pub(crate) fn is_caught_up(status: &GroupStatus, node: NodeId) -> bool {
     let matched = status.matched.get(&node).copied().unwrap_or(0);
-    matched > 0 && matched.saturating_add(LEVEL_ENTRIES) >= status.last_log
+    matched > 0 && matched.saturating_add(CAUGHT_UP_LAG_MAX) >= status.last_log_index
 }
 
-/// The next step of `me` as the leader of the group; `None` when it does not lead, when nothing is
+/// The next step of `me` as the leader of the group; `NoFault` when it does not lead, when nothing is
 /// left to do, or when what is left has to wait for a node to come up or to become level.
 ///
 /// A voter that is not reachable keeps its vote while it is wanted.
-pub fn plan(status: &Status, me: NodeId, wanted: &Wanted, nodes: &Nodes) -> Option<Step> {
-    if !status.leads || wanted.voters.is_empty() {
+pub fn plan(
+    status: &GroupStatus,
+    me: NodeId,
+    desired: &DesiredReplicas,
+    nodes: &NodeAvailability,
+) -> Option<ReconcileStep> {
+    if !status.is_leader || desired.voters.is_empty() {
         return None;
     }
-    if status.joint {
-        return Some(Step::Settle { voters: status.voters.clone() });
+    if status.is_joint {
+        return Some(ReconcileStep::FinishJointChange { voters: status.voters.clone() });
     }
-    let group = Shape { status, me, wanted, nodes };
-    group
-        .retire_lost()
-        .or_else(|| group.retire_surplus())
-        .or_else(|| group.promote())
-        .or_else(|| group.remove_learner())
-        .or_else(|| group.add_learner())
-        .or_else(|| group.transfer())
+    let planner = GroupPlanner { status, me, desired, nodes };
+    planner
+        .remove_unreachable_voter()
+        .or_else(|| planner.remove_surplus_voter())
+        .or_else(|| planner.promote())
+        .or_else(|| planner.remove_learner())
+        .or_else(|| planner.add_learner())
+        .or_else(|| planner.transfer())
 }
 
 /// The voter to hand the lead to when `me` leads and is about to stop: the first of the `preferred` that
 /// is level, can be reached, answers and is not being stopped itself, else any other such voter. One that has
 /// `failed` to take the lead is asked again when there is no other: its disk may be slow, or it may have
-/// started a moment ago. `None` while there is none.
+/// started a moment ago. `NoFault` while there is none.
 pub fn successor(
-    status: &Status,
+    status: &GroupStatus,
     me: NodeId,
-    nodes: &Nodes,
+    nodes: &NodeAvailability,
     preferred: &[NodeId],
     failed: &BTreeSet<NodeId>,
 ) -> Option<NodeId> {
-    let fits = |&node: &NodeId| {
+    let is_eligible = |&node: &NodeId| {
         node != me
             && status.voters.contains(&node)
             && nodes.reachable.contains(&node)
             && !nodes.stopping.contains(&node)
-            && !status.silent.contains(&node)
-            && level(status, node)
+            && !status.unresponsive.contains(&node)
+            && is_caught_up(status, node)
     };
-    if status.joint {
+    if status.is_joint {
         return None;
     }
-    let mut able = preferred.iter().chain(&status.voters).copied().filter(fits);
-    able.clone().find(|node| !failed.contains(node)).or_else(|| able.next())
+    let mut candidates = preferred.iter().chain(&status.voters).copied().filter(is_eligible);
+    candidates.clone().find(|node| !failed.contains(node)).or_else(|| candidates.next())
 }
 
 /// A living replica that follows and is to vote. When no step is left, it is not level yet.
-pub(crate) fn catching_up(status: &Status, wanted: &Wanted, nodes: &Nodes) -> Option<NodeId> {
-    let follows = |node: &NodeId| status.learners.contains(node) && nodes.reachable.contains(node);
-    wanted.voters.iter().copied().find(follows)
+pub(crate) fn catching_up(
+    status: &GroupStatus,
+    desired: &DesiredReplicas,
+    nodes: &NodeAvailability,
+) -> Option<NodeId> {
+    let is_following =
+        |node: &NodeId| status.learners.contains(node) && nodes.reachable.contains(node);
+    desired.voters.iter().copied().find(is_following)
 }
 
-struct Shape<'a> {
-    status: &'a Status,
+struct GroupPlanner<'a> {
+    status: &'a GroupStatus,
     me: NodeId,
-    wanted: &'a Wanted,
-    nodes: &'a Nodes,
+    desired: &'a DesiredReplicas,
+    nodes: &'a NodeAvailability,
 }
 
-impl Shape<'_> {
+impl GroupPlanner<'_> {
     /// A silent voter that nobody wants back only makes the quorum larger. It leaves before its
     /// successor is level, unless that would leave a single copy.
-    fn retire_lost(&self) -> Option<Step> {
-        let copies_min = self.wanted.voters.len().min(2);
-        let mut lost = self.unwanted().filter(|&node| !self.lives(node));
-        lost.find_map(|node| self.retire(node, copies_min))
+    fn remove_unreachable_voter(&self) -> Option<ReconcileStep> {
+        let copies_min = self.desired.voters.len().min(2);
+        let mut unreachable = self.undesired_voters().filter(|&node| !self.is_alive(node));
+        unreachable.find_map(|node| self.remove_voter(node, copies_min))
     }
 
     /// As many leave as came too many, before another comes: so the group is one larger than it
     /// should be for a moment, and never smaller.
-    fn retire_surplus(&self) -> Option<Step> {
-        if self.status.voters.len() <= self.wanted.voters.len() {
+    fn remove_surplus_voter(&self) -> Option<ReconcileStep> {
+        if self.status.voters.len() <= self.desired.voters.len() {
             return None;
         }
-        self.unwanted().find_map(|node| self.retire(node, 1))
+        self.undesired_voters().find_map(|node| self.remove_voter(node, 1))
     }
 
-    fn promote(&self) -> Option<Step> {
-        let ready = |node: &NodeId| {
-            self.status.learners.contains(node) && self.lives(*node) && level(self.status, *node)
+    fn promote(&self) -> Option<ReconcileStep> {
+        let is_ready = |node: &NodeId| {
+            self.status.learners.contains(node)
+                && self.is_alive(*node)
+                && is_caught_up(self.status, *node)
         };
-        let node = self.wanted.voters.iter().copied().find(ready)?;
+        let node = self.desired.voters.iter().copied().find(is_ready)?;
         let mut voters = self.status.voters.clone();
         voters.insert(node);
-        Some(Step::Promote { node, voters })
+        Some(ReconcileStep::Promote { node, voters })
     }
 
-    fn remove_learner(&self) -> Option<Step> {
-        let wanted = |node: &NodeId| self.votes_later(*node) || self.wanted.learners.contains(node);
-        self.status.learners.iter().copied().find(|node| !wanted(node)).map(Step::RemoveLearner)
+    fn remove_learner(&self) -> Option<ReconcileStep> {
+        let is_desired =
+            |node: &NodeId| self.is_desired_voter(*node) || self.desired.learners.contains(node);
+        self.status
+            .learners
+            .iter()
+            .copied()
+            .find(|node| !is_desired(node))
+            .map(ReconcileStep::RemoveLearner)
     }
 
-    fn add_learner(&self) -> Option<Step> {
-        let voters = self.wanted.voters.iter().filter(|&&node| self.lives(node));
-        let mut missing = voters.chain(&self.wanted.learners).filter(|&node| {
+    fn add_learner(&self) -> Option<ReconcileStep> {
+        let voters = self.desired.voters.iter().filter(|&&node| self.is_alive(node));
+        let mut missing = voters.chain(&self.desired.learners).filter(|&node| {
             !self.status.voters.contains(node) && !self.status.learners.contains(node)
         });
-        missing.next().copied().map(Step::AddLearner)
+        missing.next().copied().map(ReconcileStep::AddLearner)
     }
 
     /// To the preferred leader when nobody is on the way in; to anybody wanted when all of them vote
     /// and the leader still has to leave. Comes last, when nothing else can be done.
-    fn transfer(&self) -> Option<Step> {
-        let preferred = self.wanted.voters.first().copied()?;
-        if self.votes_later(self.me) {
-            let settled = catching_up(self.status, self.wanted, self.nodes).is_none();
-            return (settled && self.may_lead(preferred)).then_some(Step::Transfer(preferred));
+    fn transfer(&self) -> Option<ReconcileStep> {
+        let preferred = self.desired.voters.first().copied()?;
+        if self.is_desired_voter(self.me) {
+            let is_settled = catching_up(self.status, self.desired, self.nodes).is_none();
+            return (is_settled && self.can_lead(preferred))
+                .then_some(ReconcileStep::TransferLeadership(preferred));
         }
-        let complete = self.wanted.voters.iter().all(|node| self.status.voters.contains(node));
-        let next = self.wanted.voters.iter().copied().find(|&node| self.may_lead(node));
-        next.filter(|_| complete).map(Step::Transfer)
+        let complete = self.desired.voters.iter().all(|node| self.status.voters.contains(node));
+        let next = self.desired.voters.iter().copied().find(|&node| self.can_lead(node));
+        next.filter(|_| complete).map(ReconcileStep::TransferLeadership)
     }
 
-    /// `None` when the living could not decide alone any more, or would be fewer than `living_min`.
-    fn retire(&self, node: NodeId, living_min: usize) -> Option<Step> {
+    /// `NoFault` when the living could not decide alone any more, or would be fewer than `alive_min`.
+    fn remove_voter(&self, node: NodeId, alive_min: usize) -> Option<ReconcileStep> {
         let mut voters = self.status.voters.clone();
         voters.remove(&node);
-        let living = voters.iter().filter(|&&voter| self.lives(voter)).count();
-        let safe = living > voters.len() / 2 && living >= living_min;
-        safe.then_some(Step::Retire { node, voters })
+        let alive = voters.iter().filter(|&&voter| self.is_alive(voter)).count();
+        let is_safe = alive > voters.len() / 2 && alive >= alive_min;
+        is_safe.then_some(ReconcileStep::RemoveVoter { node, voters })
     }
 
     /// The voters that should go. The leader is not among them: it hands over, and its successor
     /// lets it go.
-    fn unwanted(&self) -> impl Iterator<Item = NodeId> {
+    fn undesired_voters(&self) -> impl Iterator<Item = NodeId> {
         let voters = self.status.voters.iter().copied();
-        voters.filter(|&node| node != self.me && !self.votes_later(node))
+        voters.filter(|&node| node != self.me && !self.is_desired_voter(node))
     }
 
-    fn votes_later(&self, node: NodeId) -> bool {
-        self.wanted.voters.contains(&node)
+    fn is_desired_voter(&self, node: NodeId) -> bool {
+        self.desired.voters.contains(&node)
     }
 
-    fn may_lead(&self, node: NodeId) -> bool {
-        let stopping = self.nodes.stopping.contains(&node);
+    fn can_lead(&self, node: NodeId) -> bool {
+        let is_stopping = self.nodes.stopping.contains(&node);
         #[cfg(feature = "planted-bugs")]
-        let stopping = stopping && !crate::planted::trusts_stopping();
+        let is_stopping = is_stopping && !crate::planted::trusts_stopping();
         node != self.me
             && self.status.voters.contains(&node)
-            && self.lives(node)
-            && level(self.status, node)
-            && !self.nodes.doubted.contains(&node)
-            && !stopping
+            && self.is_alive(node)
+            && is_caught_up(self.status, node)
+            && !self.nodes.in_backoff.contains(&node)
+            && !is_stopping
     }
 
-    fn lives(&self, node: NodeId) -> bool {
-        let speaks = || !self.status.silent.contains(&node);
-        node == self.me || self.nodes.reachable.contains(&node) && speaks()
+    fn is_alive(&self, node: NodeId) -> bool {
+        let is_responsive = || !self.status.unresponsive.contains(&node);
+        node == self.me || self.nodes.reachable.contains(&node) && is_responsive()
     }
 }
 
-impl From<&[NodeId]> for Wanted {
+impl From<&[NodeId]> for DesiredReplicas {
     /// The replica list of a shard: all vote, nobody else follows.
-    fn from(replicas: &[NodeId]) -> Wanted {
-        Wanted { voters: replicas.to_vec(), learners: BTreeSet::new() }
+    fn from(replicas: &[NodeId]) -> DesiredReplicas {
+        DesiredReplicas { voters: replicas.to_vec(), learners: BTreeSet::new() }
     }
 }
 

@@ -3,35 +3,35 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pushonce_consensus::Status;
+use pushonce_consensus::GroupStatus;
 use pushonce_core::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::duty::{self, Duty, Proposal};
-use crate::machine::View;
+use crate::leader_task::{self, LeaderTask, PlacementCache};
 use crate::reconcile;
-use crate::{Command, Control};
+use crate::replica::SharedClusterView;
+use crate::{ControlCommand, ControlHandle};
 
 /// Between a difference of the table and its proposal. Nodes that join within it move the shards
 /// once, not once each; ten times as much would be felt by who waits for a new node to take load.
-const PLACE_PAUSE: Duration = Duration::from_secs(1);
+const PLACEMENT_DELAY: Duration = Duration::from_secs(1);
 /// After a duty that failed, and at most after one that worked until its effect is seen.
-const DUTY_PAUSE: Duration = Duration::from_millis(500);
+const TASK_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The status changes with every entry: not more often than this.
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
 /// Does what the control group's leader has to do, for as long as this node is it: lets members
 /// follow and vote, makes them active when they are level, and commits the table the ring proposes.
-pub struct Runner {
-    control: Control,
+pub struct ControlRunner {
+    control: ControlHandle,
 }
 
-impl Runner {
-    pub(crate) fn new(control: Control) -> Runner {
-        Runner { control }
+impl ControlRunner {
+    pub(crate) fn new(control: ControlHandle) -> ControlRunner {
+        ControlRunner { control }
     }
 
     /// Runs until it is cancelled, or the group or a watch has ended. `reachable` are the nodes this
@@ -41,104 +41,114 @@ impl Runner {
         reachable: watch::Receiver<BTreeSet<NodeId>>,
         shutdown: CancellationToken,
     ) {
-        let watcher = Watcher {
+        let leader_loop = LeaderLoop {
             status: self.control.status(),
             view: self.control.view(),
             control: self.control,
             reachable,
-            proposal: Proposal::default(),
-            pace: Pace::default(),
+            placement_cache: PlacementCache::default(),
+            placement_delay: PlacementDelay::default(),
         };
-        shutdown.run_until_cancelled(watcher.run()).await;
+        shutdown.run_until_cancelled(leader_loop.run()).await;
     }
 }
 
-struct Watcher {
-    control: Control,
-    status: watch::Receiver<Status>,
-    view: watch::Receiver<View>,
+struct LeaderLoop {
+    control: ControlHandle,
+    status: watch::Receiver<GroupStatus>,
+    view: watch::Receiver<SharedClusterView>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
-    proposal: Proposal,
-    pace: Pace,
+    placement_cache: PlacementCache,
+    placement_delay: PlacementDelay,
 }
 
 /// A watch has ended, so there is nothing left to lead.
-struct Ended;
+struct ControlWatchClosed;
 
-impl Watcher {
+impl LeaderLoop {
     async fn run(mut self) {
-        while let Ok(()) = self.turn().await {}
+        while let Ok(()) = self.run_once().await {}
     }
 
-    async fn turn(&mut self) -> Result<(), Ended> {
-        let Some(duty) = self.look() else {
-            self.pace = Pace::default();
-            return self.changed().await;
+    async fn run_once(&mut self) -> Result<(), ControlWatchClosed> {
+        let Some(task) = self.next_task() else {
+            self.placement_delay = PlacementDelay::default();
+            return self.wait_for_change().await;
         };
-        if matches!(duty, Duty::Place { .. }) {
-            let due = self.pace.due(Instant::now());
-            if Instant::now() < due {
-                return timeout_at(due, self.changed()).await.unwrap_or(Ok(()));
+        if matches!(task, LeaderTask::SetPlacement { .. }) {
+            let due_at = self.placement_delay.due_at(Instant::now());
+            if Instant::now() < due_at {
+                return timeout_at(due_at, self.wait_for_change()).await.unwrap_or(Ok(()));
             }
-            self.pace = Pace::default();
+            self.placement_delay = PlacementDelay::default();
         }
-        self.perform(duty).await;
+        self.perform_task(task).await;
         Ok(())
     }
 
-    fn look(&mut self) -> Option<Duty> {
+    fn next_task(&mut self) -> Option<LeaderTask> {
         let status = self.status.borrow_and_update();
         let reachable = self.reachable.borrow_and_update();
         let view = self.view.borrow_and_update();
-        duty::next(self.control.me, view.as_ref()?, &status, &reachable, &mut self.proposal)
+        leader_task::next_task(
+            self.control.me,
+            view.as_ref()?,
+            &status,
+            &reachable,
+            &mut self.placement_cache,
+        )
     }
 
-    async fn perform(&mut self, duty: Duty) {
-        let said = match &duty {
-            Duty::Activate(node) => format!("{node} is level and becomes active"),
-            Duty::Change(step) => format!("in the control group {step}"),
-            Duty::Place { version, .. } => format!("the table of shards becomes version {version}"),
-        };
-        if let Err(why) = self.act(duty).await {
-            warn!(%why, "not done, trying again: {said}");
-            sleep(DUTY_PAUSE).await;
-            return;
-        }
-        info!("{said}");
-        let _ = timeout(DUTY_PAUSE, self.changed()).await;
-    }
-
-    async fn act(&self, duty: Duty) -> Result<(), String> {
-        let command = match duty {
-            Duty::Activate(node) => Command::Activate(node),
-            Duty::Place { version, replicas } => Command::Place { version, replicas },
-            Duty::Change(step) => {
-                let changed = reconcile::perform(&self.control.group, &step).await;
-                return changed.map_err(|error| error.to_string());
+    async fn perform_task(&mut self, task: LeaderTask) {
+        let description = match &task {
+            LeaderTask::Activate(node) => format!("{node} is level and becomes active"),
+            LeaderTask::ChangeGroup(step) => format!("in the control group {step}"),
+            LeaderTask::SetPlacement { version, .. } => {
+                format!("the table of shards becomes version {version}")
             }
         };
-        self.control.command_here(command).await.map_err(|error| error.to_string())
+        if let Err(error) = self.execute(task).await {
+            warn!(%error, "not done, trying again: {description}");
+            sleep(TASK_RETRY_DELAY).await;
+            return;
+        }
+        info!("{description}");
+        let _ = timeout(TASK_RETRY_DELAY, self.wait_for_change()).await;
     }
 
-    async fn changed(&mut self) -> Result<(), Ended> {
-        sleep(LOOK_PAUSE).await;
+    async fn execute(&self, task: LeaderTask) -> Result<(), String> {
+        let command = match task {
+            LeaderTask::Activate(node) => ControlCommand::Activate(node),
+            LeaderTask::SetPlacement { version, replicas } => {
+                ControlCommand::SetPlacement { version, replicas }
+            }
+            LeaderTask::ChangeGroup(change) => {
+                let result = reconcile::apply_step(&self.control.group, &change).await;
+                return result.map_err(|error| error.to_string());
+            }
+        };
+        self.control.propose_locally(command).await.map_err(|error| error.to_string())
+    }
+
+    async fn wait_for_change(&mut self) -> Result<(), ControlWatchClosed> {
+        sleep(POLL_INTERVAL_MIN).await;
         let changed = tokio::select! {
             changed = self.status.changed() => changed,
             changed = self.view.changed() => changed,
             changed = self.reachable.changed() => changed,
         };
-        changed.map_err(|_| Ended)
+        changed.map_err(|_| ControlWatchClosed)
     }
 }
 
 /// When the table that differs may be proposed.
 #[derive(Default)]
-struct Pace(Option<Instant>);
+struct PlacementDelay(Option<Instant>);
 
-impl Pace {
+impl PlacementDelay {
     /// Asked while the table differs; the first time begins the pause.
-    fn due(&mut self, now: Instant) -> Instant {
-        *self.0.get_or_insert(now + PLACE_PAUSE)
+    fn due_at(&mut self, now: Instant) -> Instant {
+        *self.0.get_or_insert(now + PLACEMENT_DELAY)
     }
 }
 
@@ -147,10 +157,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_waits_once_for_those_who_join_together() {
+    fn placement_delay_starts_once_for_concurrent_joins() {
         let start = Instant::now();
-        let mut pace = Pace::default();
-        assert_eq!(pace.due(start), start + PLACE_PAUSE);
-        assert_eq!(pace.due(start + PLACE_PAUSE / 2), start + PLACE_PAUSE);
+        let mut delay = PlacementDelay::default();
+        assert_eq!(delay.due_at(start), start + PLACEMENT_DELAY);
+        assert_eq!(delay.due_at(start + PLACEMENT_DELAY / 2), start + PLACEMENT_DELAY);
     }
 }

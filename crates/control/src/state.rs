@@ -5,7 +5,7 @@ mod recover;
 use std::collections::BTreeMap;
 
 use pushonce_consensus::LogMark;
-use pushonce_core::versioned::{self, Unreadable};
+use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
     ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member,
     MemberState, Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
@@ -14,18 +14,21 @@ use pushonce_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::rules::Rules;
-use crate::times::{Changing, Times};
-use crate::{Answer, Command, Founding, Incarnation, Joined, Joining, Profile, Refusal, Run};
+use crate::times::{AgreedTimes, ChangeInProgress};
+use crate::{
+    BootstrapCommand, CommandRejection, CommandReply, ControlCommand, Incarnation, JoinCommand,
+    JoinReply, ProcessRun, Profile,
+};
 
 pub use recover::RecoverError;
 
 /// The cluster as of an index of the log: nothing until it is founded. Two replicas that applied the
 /// same commands are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State(Option<Cluster>);
+pub struct ControlState(Option<ClusterState>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Cluster {
+struct ClusterState {
     id: ClusterId,
     /// The index of the last entry that changed anything.
     version: u64,
@@ -33,36 +36,36 @@ struct Cluster {
     replicas: u8,
     spread: Spread,
     next_id: u64,
-    members: BTreeMap<NodeId, Registered>,
+    members: BTreeMap<NodeId, MemberRecord>,
     /// For ever: an id is never used twice, and a removed directory never comes back.
-    gone: BTreeMap<Incarnation, NodeId>,
+    removed: BTreeMap<Incarnation, NodeId>,
     placement: Placement,
     namespaces: Namespaces,
-    times: Times,
+    times: AgreedTimes,
     /// In which version nodes write what they share. Never goes down.
     cluster_version: ClusterVersion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Registered {
+struct MemberRecord {
     incarnation: Incarnation,
     /// The last that said it runs on that directory.
-    run: Run,
-    /// Of its log, when it said so last; `None` before it has one.
+    run: ProcessRun,
+    /// Of its log, when it said so last; `NoFault` before it has one.
     log: Option<LogMark>,
     member: Member,
 }
 
 /// The first node of every cluster.
-pub(crate) const FOUNDER: NodeId = NodeId(1);
+pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 
-impl State {
+impl ControlState {
     /// Applies the command committed at `index`.
-    pub fn apply(&mut self, index: u64, command: Command) -> Answer {
+    pub fn apply(&mut self, index: u64, command: ControlCommand) -> CommandReply {
         let before = self.0.clone();
         let outcome = match (&mut self.0, command) {
-            (_, Command::Found(founding)) => self.found(founding),
-            (None, _) => Err(Refusal::NotFounded),
+            (_, ControlCommand::Bootstrap(founding)) => self.bootstrap(founding),
+            (None, _) => Err(CommandRejection::NotBootstrapped),
             (Some(cluster), command) => cluster.apply(index, command),
         };
         if self.0 != before
@@ -73,7 +76,7 @@ impl State {
                 cluster.namespaces.revision = index;
             }
         }
-        outcome.unwrap_or_else(Answer::Refused)
+        outcome.unwrap_or_else(CommandReply::Rejected)
     }
 
     /// The index of the last entry that changed anything; 0 before the cluster is founded.
@@ -83,7 +86,7 @@ impl State {
 
     /// What every node may know of it.
     pub fn view(&self) -> Option<ClusterView> {
-        self.0.as_ref().map(Cluster::view)
+        self.0.as_ref().map(ClusterState::view)
     }
 
     /// The version of the cluster; the oldest that this build supports before it is founded.
@@ -99,54 +102,55 @@ impl State {
     /// Reads a snapshot.
     ///
     /// # Errors
-    /// [`Unreadable`] for what is no snapshot of a version that this build reads.
-    pub fn restore(snapshot: &[u8]) -> Result<State, Unreadable> {
-        State::restore_within(VersionRange::READABLE, snapshot)
+    /// [`VersionedDecodeError`] for what is no snapshot of a version that this build reads.
+    pub fn restore(snapshot: &[u8]) -> Result<ControlState, VersionedDecodeError> {
+        ControlState::restore_within(VersionRange::READABLE, snapshot)
     }
 
-    /// As [`State::restore`], by a build that reads `readable`.
+    /// As [`ControlState::restore`], by a build that reads `readable`.
     pub(crate) fn restore_within(
         readable: VersionRange,
         snapshot: &[u8],
-    ) -> Result<State, Unreadable> {
-        versioned::decode_within(readable, snapshot).map(|(_, state)| state)
+    ) -> Result<ControlState, VersionedDecodeError> {
+        versioned::decode_in_range(readable, snapshot).map(|(_, state)| state)
     }
 
-    fn found(&mut self, founding: Founding) -> Result<Answer, Refusal> {
+    fn bootstrap(&mut self, command: BootstrapCommand) -> Result<CommandReply, CommandRejection> {
         if let Some(cluster) = &self.0 {
-            return cluster.founded_by(&founding);
+            return cluster.check_repeated_bootstrap(&command);
         }
-        founding.profile.check().map_err(Refusal::Profile)?;
-        if founding.replicas == 0 {
-            return Err(Refusal::NoReplicas);
+        command.profile.validate().map_err(CommandRejection::Profile)?;
+        if command.replicas == 0 {
+            return Err(CommandRejection::NoReplicas);
         }
-        supports(&founding.profile, founding.cluster_version)?;
-        self.0 = Some(Cluster::new(founding));
-        Ok(Answer::Done)
+        check_supported_version(&command.profile, command.cluster_version)?;
+        self.0 = Some(ClusterState::new(command));
+        Ok(CommandReply::Done)
     }
 }
 
-impl Cluster {
-    fn new(founding: Founding) -> Cluster {
-        let Founding { cluster, incarnation, run, profile, shards, replicas, spread, .. } =
-            founding;
-        let Founding { namespaces, times, log, cluster_version, .. } = founding;
-        let member = profile.into_member(FOUNDER, MemberState::Active);
-        Cluster {
+impl ClusterState {
+    fn new(command: BootstrapCommand) -> ClusterState {
+        let BootstrapCommand {
+            cluster, incarnation, run, profile, shards, replicas, spread, ..
+        } = command;
+        let BootstrapCommand { namespaces, times, log, cluster_version, .. } = command;
+        let member = profile.into_member(FIRST_NODE, MemberState::Active);
+        ClusterState {
             id: cluster,
             version: 0,
             shards,
             replicas,
             spread,
-            next_id: FOUNDER.0 + 1,
-            members: BTreeMap::from([(FOUNDER, Registered { incarnation, run, log, member })]),
-            gone: BTreeMap::new(),
+            next_id: FIRST_NODE.0 + 1,
+            members: BTreeMap::from([(FIRST_NODE, MemberRecord { incarnation, run, log, member })]),
+            removed: BTreeMap::new(),
             placement: Placement {
                 version: 1,
-                replicas: shards.ids().map(|_| vec![FOUNDER]).collect(),
+                replicas: shards.ids().map(|_| vec![FIRST_NODE]).collect(),
             },
             namespaces,
-            times: Times::new(times),
+            times: AgreedTimes::new(times),
             cluster_version,
         }
     }
@@ -155,47 +159,57 @@ impl Cluster {
         Rules::of(self.cluster_version)
     }
 
-    fn founded_by(&self, founding: &Founding) -> Result<Answer, Refusal> {
-        let known = self.members.get(&FOUNDER).map(|founder| founder.incarnation);
-        if self.id == founding.cluster && known == Some(founding.incarnation) {
-            return Ok(Answer::Done);
+    fn check_repeated_bootstrap(
+        &self,
+        command: &BootstrapCommand,
+    ) -> Result<CommandReply, CommandRejection> {
+        let known = self.members.get(&FIRST_NODE).map(|founder| founder.incarnation);
+        if self.id == command.cluster && known == Some(command.incarnation) {
+            return Ok(CommandReply::Done);
         }
-        Err(Refusal::AlreadyFounded(self.id))
+        Err(CommandRejection::AlreadyBootstrapped(self.id))
     }
 
-    fn apply(&mut self, index: u64, command: Command) -> Result<Answer, Refusal> {
+    fn apply(
+        &mut self,
+        index: u64,
+        command: ControlCommand,
+    ) -> Result<CommandReply, CommandRejection> {
         match command {
-            Command::Found(founding) => self.founded_by(&founding),
-            Command::Join(joining) => self.join(index, joining).map(Answer::Joined),
-            Command::Activate(node) => self.activate(node),
-            Command::Place { version, replicas } => self.place(version, replicas),
-            Command::Remove(node) => self.remove(node),
-            Command::SetNamespace { name, change, drops_stored } => {
-                self.set_namespace(name, change, drops_stored).map(Answer::Namespace)
+            ControlCommand::Bootstrap(founding) => self.check_repeated_bootstrap(&founding),
+            ControlCommand::Join(joining) => self.join(index, joining).map(CommandReply::Joined),
+            ControlCommand::Activate(node) => self.activate(node),
+            ControlCommand::SetPlacement { version, replicas } => {
+                self.set_placement(version, replicas)
             }
-            Command::Drain { node, force } => self.drain(node, force),
-            Command::Undrain(node) => self.undrain(node),
-            Command::SetTimes(times) => self.set_times(times),
-            Command::HoldsTimes { node, version } => self.holds_times(node, version),
-            Command::Finalize { to } => self.finalize(to).map(Answer::Version),
+            ControlCommand::Remove(node) => self.remove(node),
+            ControlCommand::SetNamespace { name, change, allow_data_loss } => {
+                self.set_namespace(name, change, allow_data_loss).map(CommandReply::Namespace)
+            }
+            ControlCommand::Drain { node, force } => self.drain(node, force),
+            ControlCommand::Undrain(node) => self.undrain(node),
+            ControlCommand::SetTimes(times) => self.set_times(times),
+            ControlCommand::AckTimes { node, version } => self.ack_times(node, version),
+            ControlCommand::Finalize { to } => self.finalize(to).map(CommandReply::Version),
         }
     }
 
-    fn join(&mut self, index: u64, joining: Joining) -> Result<Joined, Refusal> {
-        let Joining { incarnation, run, cluster, node: said, profile, times, log } = joining;
-        if let Some(theirs) = cluster.filter(|&theirs| theirs != self.id) {
-            return Err(Refusal::Foreign { theirs, ours: self.id });
+    fn join(&mut self, index: u64, command: JoinCommand) -> Result<JoinReply, CommandRejection> {
+        let JoinCommand { incarnation, run, cluster, node: claimed_id, profile, times, log } =
+            command;
+        if let Some(directory_cluster) = cluster.filter(|&theirs| theirs != self.id) {
+            return Err(CommandRejection::OtherCluster { directory_cluster, cluster: self.id });
         }
-        profile.check().map_err(Refusal::Profile)?;
-        supports(&profile, self.cluster_version)?;
-        let known = self.identify(incarnation, said)?;
-        self.is_the_newest(known, run)?;
-        self.has_its_log(known, said.and(log))?;
-        self.has_our_times(times)?;
-        self.name_is_free(&profile.name, known)?;
+        profile.validate().map_err(CommandRejection::Profile)?;
+        check_supported_version(&profile, self.cluster_version)?;
+        let known = self.find_member(incarnation, claimed_id)?;
+        self.check_run(known, run)?;
+        self.check_log(known, claimed_id.and(log))?;
+        self.check_times(times)?;
+        self.check_name(&profile.name, known)?;
         let max = self.rules().members_max;
         if known.is_none() && self.members.len() >= max {
-            return Err(Refusal::Full { max: max as u32 });
+            return Err(CommandRejection::TooManyMembers { max: max as u32 });
         }
         let node = known.unwrap_or(NodeId(self.next_id));
         let state = match known.and_then(|node| self.members.get(&node)) {
@@ -205,70 +219,76 @@ impl Cluster {
         self.next_id = self.next_id.max(node.0 + 1);
         let log = log.or_else(|| self.members.get(&node)?.log);
         let member = profile.into_member(node, state);
-        if self.members.insert(node, Registered { incarnation, run, log, member }).is_none() {
+        if self.members.insert(node, MemberRecord { incarnation, run, log, member }).is_none() {
             self.times.acknowledge(node, self.times.agreed().version);
         }
-        Ok(Joined { cluster: self.id, node, index, times: self.times.agreed() })
+        Ok(JoinReply { cluster: self.id, node, index, times: self.times.agreed() })
     }
 
     /// A node that was in use has voted: without that log it could vote again in the same term, and
     /// what it acknowledged would count though nobody has it. A member that joins and has never said
     /// that it has a log has no vote yet, so it may begin with an empty one.
-    fn has_its_log(&self, node: Option<NodeId>, log: Option<LogMark>) -> Result<(), Refusal> {
-        let Some((node, known)) = node.and_then(|node| Some((node, self.members.get(&node)?)))
+    fn check_log(
+        &self,
+        node: Option<NodeId>,
+        log: Option<LogMark>,
+    ) -> Result<(), CommandRejection> {
+        let Some((node, record)) = node.and_then(|node| Some((node, self.members.get(&node)?)))
         else {
             return Ok(());
         };
-        match (known.log, log) {
-            (None, None) if known.member.state == MemberState::Joining => Ok(()),
+        match (record.log, log) {
+            (None, None) if record.member.state == MemberState::Joining => Ok(()),
             (None, Some(_)) => Ok(()),
-            (Some(before), Some(now)) if now.log == before.log => {
-                if now.writes >= before.writes {
+            (Some(recorded), Some(reported)) if reported.log == recorded.log => {
+                if reported.writes >= recorded.writes {
                     return Ok(());
                 }
-                let (writes, known) = (now.writes, before.writes);
-                Err(Refusal::LogRolledBack { node, writes, known })
+                let (writes, known) = (reported.writes, recorded.writes);
+                Err(CommandRejection::LogRolledBack { node, writes, known })
             }
             #[cfg(feature = "planted-bugs")]
             _ if crate::planted::takes_deleted_log() => Ok(()),
-            _ => Err(Refusal::LogLost { node }),
+            _ => Err(CommandRejection::LogLost { node }),
         }
     }
 
-    fn has_our_times(&self, said: Option<ConsensusTimes>) -> Result<(), Refusal> {
+    fn check_times(&self, node_times: Option<ConsensusTimes>) -> Result<(), CommandRejection> {
         let agreed = self.times.agreed();
         #[cfg(feature = "planted-bugs")]
-        let said = said.filter(|_| !crate::planted::takes_other_times());
-        match said {
-            Some(said) if !agreed.accepts(&said) => {
-                Err(Refusal::OtherTimes { said, cluster: agreed.target() })
+        let node_times = node_times.filter(|_| !crate::planted::takes_other_times());
+        match node_times {
+            Some(node_times) if !agreed.accepts(&node_times) => {
+                Err(CommandRejection::TimesMismatch { node_times, cluster: agreed.target() })
             }
             _ => Ok(()),
         }
     }
 
-    /// The member that a directory is; `None` for a new one.
-    fn identify(
+    /// The member that a directory is; `NoFault` for a new one.
+    fn find_member(
         &self,
         incarnation: Incarnation,
-        said: Option<NodeId>,
-    ) -> Result<Option<NodeId>, Refusal> {
-        if let Some(&node) = self.gone.get(&incarnation) {
-            return Err(Refusal::Removed(node));
+        claimed_id: Option<NodeId>,
+    ) -> Result<Option<NodeId>, CommandRejection> {
+        if let Some(&node) = self.removed.get(&incarnation) {
+            return Err(CommandRejection::Removed(node));
         }
         let by_directory = self.members.values().find(|known| known.incarnation == incarnation);
-        match (by_directory.map(|known| known.member.id), said) {
-            (None, Some(said)) if self.gone.values().any(|&gone| gone == said) => {
-                Err(Refusal::Removed(said))
+        match (by_directory.map(|known| known.member.id), claimed_id) {
+            (None, Some(claimed_id)) if self.removed.values().any(|&gone| gone == claimed_id) => {
+                Err(CommandRejection::Removed(claimed_id))
             }
-            (known, Some(said)) if known != Some(said) => Err(Refusal::NotThatNode(said)),
+            (known, Some(claimed_id)) if known != Some(claimed_id) => {
+                Err(CommandRejection::NodeIdMismatch(claimed_id))
+            }
             (known, _) => Ok(known),
         }
     }
 
     /// Of two runs that count the same one began from a copy, and of two that do not the one with
     /// the lower count did: what the cluster heard from the other since is not in its log.
-    fn is_the_newest(&self, node: Option<NodeId>, run: Run) -> Result<(), Refusal> {
+    fn check_run(&self, node: Option<NodeId>, run: ProcessRun) -> Result<(), CommandRejection> {
         let Some((node, known)) = node.and_then(|node| Some((node, self.members.get(&node)?.run)))
         else {
             return Ok(());
@@ -276,106 +296,116 @@ impl Cluster {
         if run.count > known.count || run == known {
             return Ok(());
         }
-        Err(Refusal::Superseded { node, run: run.count, known: known.count })
+        Err(CommandRejection::StaleDirectory { node, run: run.count, known: known.count })
     }
 
-    fn name_is_free(&self, name: &str, except: Option<NodeId>) -> Result<(), Refusal> {
-        let taken = |m: &&Member| m.name == name && Some(m.id) != except;
-        match self.members.values().map(|known| &known.member).find(taken) {
-            Some(holder) => Err(Refusal::NameTaken { name: name.to_owned(), holder: holder.id }),
+    fn check_name(&self, name: &str, except: Option<NodeId>) -> Result<(), CommandRejection> {
+        let is_taken = |m: &&Member| m.name == name && Some(m.id) != except;
+        match self.members.values().map(|known| &known.member).find(is_taken) {
+            Some(holder) => {
+                Err(CommandRejection::NameTaken { name: name.to_owned(), holder: holder.id })
+            }
             None => Ok(()),
         }
     }
 
-    fn activate(&mut self, node: NodeId) -> Result<Answer, Refusal> {
-        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+    fn activate(&mut self, node: NodeId) -> Result<CommandReply, CommandRejection> {
+        let known = self.members.get_mut(&node).ok_or(CommandRejection::NotAMember(node))?;
         if known.member.state == MemberState::Joining {
             known.member.state = MemberState::Active;
         }
-        Ok(Answer::Done)
+        Ok(CommandReply::Done)
     }
 
-    fn place(&mut self, version: u64, replicas: Vec<Vec<NodeId>>) -> Result<Answer, Refusal> {
-        let table = Placement { version, replicas };
-        if table == self.placement {
-            return Ok(Answer::Done);
+    fn set_placement(
+        &mut self,
+        version: u64,
+        replicas: Vec<Vec<NodeId>>,
+    ) -> Result<CommandReply, CommandRejection> {
+        let placement = Placement { version, replicas };
+        if placement == self.placement {
+            return Ok(CommandReply::Done);
         }
         let holders = self.view();
-        let holders = holders.shard_holders();
-        let complete = table.replicas.len() == usize::from(self.shards.get());
-        let sound = |list: &Vec<NodeId>| {
+        let holders = holders.placement_candidates();
+        let complete = placement.replicas.len() == usize::from(self.shards.get());
+        let is_valid = |list: &Vec<NodeId>| {
             !list.is_empty()
                 && list.iter().all(|node| holders.contains_key(node))
                 && list.iter().enumerate().all(|(at, node)| !list[..at].contains(node))
         };
-        if version != self.placement.version + 1 || !complete || !table.replicas.iter().all(sound) {
-            return Err(Refusal::StaleTable);
+        if version != self.placement.version + 1
+            || !complete
+            || !placement.replicas.iter().all(is_valid)
+        {
+            return Err(CommandRejection::StalePlacement);
         }
-        self.placement = table;
-        Ok(Answer::Done)
+        self.placement = placement;
+        Ok(CommandReply::Done)
     }
 
-    fn remove(&mut self, node: NodeId) -> Result<Answer, Refusal> {
-        if self.gone.values().any(|&gone| gone == node) {
-            return Ok(Answer::Done);
+    fn remove(&mut self, node: NodeId) -> Result<CommandReply, CommandRejection> {
+        if self.removed.values().any(|&gone| gone == node) {
+            return Ok(CommandReply::Done);
         }
-        if self.view().shard_holders().keys().eq([&node]) {
-            return Err(Refusal::LastHolder(node));
+        if self.view().placement_candidates().keys().eq([&node]) {
+            return Err(CommandRejection::LastShardHolder(node));
         }
-        let known = self.members.remove(&node).ok_or(Refusal::NotAMember(node))?;
-        self.gone.insert(known.incarnation, node);
-        self.times.advance(self.members.keys().copied());
-        Ok(Answer::Done)
+        let known = self.members.remove(&node).ok_or(CommandRejection::NotAMember(node))?;
+        self.removed.insert(known.incarnation, node);
+        self.times.complete_if_acknowledged(self.members.keys().copied());
+        Ok(CommandReply::Done)
     }
 
-    fn set_times(&mut self, times: ConsensusTimes) -> Result<Answer, Refusal> {
-        let begun = self.times.set(times);
-        begun.map_err(|Changing { to }| {
-            let missing = self.times.missing(self.members.keys().copied()).collect();
-            Refusal::TimesChanging { to, missing }
+    fn set_times(&mut self, times: ConsensusTimes) -> Result<CommandReply, CommandRejection> {
+        let result = self.times.begin_change(times);
+        result.map_err(|ChangeInProgress { to }| {
+            let missing = self.times.missing_acks(self.members.keys().copied()).collect();
+            CommandRejection::TimesChanging { to, missing }
         })?;
-        Ok(Answer::Done)
+        Ok(CommandReply::Done)
     }
 
-    fn holds_times(&mut self, node: NodeId, version: u64) -> Result<Answer, Refusal> {
+    fn ack_times(&mut self, node: NodeId, version: u64) -> Result<CommandReply, CommandRejection> {
         if !self.members.contains_key(&node) {
-            return Err(Refusal::NotAMember(node));
+            return Err(CommandRejection::NotAMember(node));
         }
         self.times.acknowledge(node, version);
-        self.times.advance(self.members.keys().copied());
-        Ok(Answer::Done)
+        self.times.complete_if_acknowledged(self.members.keys().copied());
+        Ok(CommandReply::Done)
     }
 
     fn set_namespace(
         &mut self,
         name: Option<String>,
         change: Option<NamespaceChange>,
-        drops_stored: bool,
-    ) -> Result<Namespace, Refusal> {
+        allow_data_loss: bool,
+    ) -> Result<Namespace, CommandRejection> {
         let max = self.rules().namespaces_max;
         let Namespaces { revision: _, default, named } = &mut self.namespaces;
         let Some(name) = name else {
-            let settings = change.map_or_else(Namespace::default, |change| default.with(change));
-            settings.check().map_err(Refusal::Namespace)?;
+            let settings =
+                change.map_or_else(Namespace::default, |change| default.with_change(change));
+            settings.validate().map_err(CommandRejection::Namespace)?;
             if settings.durability == Durability::Memory {
-                return Err(Refusal::Namespace(InvalidNamespace::DefaultInMemory));
+                return Err(CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
             }
             *default = settings.clone();
             return Ok(settings);
         };
-        Namespaces::check_name(&name).map_err(Refusal::Namespace)?;
+        Namespaces::validate_name(&name).map_err(CommandRejection::Namespace)?;
         let Some(change) = change else {
             named.remove(&name);
             return Ok(default.clone());
         };
         let before = named.get(&name).unwrap_or(default);
-        let settings = before.with(change);
-        settings.check().map_err(Refusal::Namespace)?;
-        if before.goes_into_memory(&settings) && !drops_stored {
-            return Err(Refusal::DropsStored(name));
+        let settings = before.with_change(change);
+        settings.validate().map_err(CommandRejection::Namespace)?;
+        if before.moves_to_memory(&settings) && !allow_data_loss {
+            return Err(CommandRejection::WouldLoseStoredMessages(name));
         }
         if !named.contains_key(&name) && named.len() >= max {
-            return Err(Refusal::TooManyNamespaces { max: max as u32 });
+            return Err(CommandRejection::TooManyNamespaces { max: max as u32 });
         }
         named.insert(name, settings.clone());
         Ok(settings)
@@ -383,48 +413,49 @@ impl Cluster {
 
     /// The node that was asked has looked as well, at who can be reached. Two that look at one moment see
     /// neither the other's drain: that is judged here.
-    fn drain(&mut self, node: NodeId, force: bool) -> Result<Answer, Refusal> {
+    fn drain(&mut self, node: NodeId, force: bool) -> Result<CommandReply, CommandRejection> {
         let view = self.view();
-        if view.shard_holders().keys().eq([&node]) {
-            return Err(Refusal::LastHolder(node));
+        if view.placement_candidates().keys().eq([&node]) {
+            return Err(CommandRejection::LastShardHolder(node));
         }
-        let holds = |member: &Member| member.roles.core && member.state == MemberState::Active;
-        let left = view.members.values().filter(|other| other.id != node && holds(other)).count();
-        let gives = view.member(node).is_some_and(holds);
-        if gives && !force && left < usize::from(self.replicas) {
+        let can_hold = |member: &Member| member.roles.core && member.state == MemberState::Active;
+        let left =
+            view.members.values().filter(|other| other.id != node && can_hold(other)).count();
+        let is_holder = view.member(node).is_some_and(can_hold);
+        if is_holder && !force && left < usize::from(self.replicas) {
             let (left, wanted) = (left as u32, u32::from(self.replicas));
-            return Err(Refusal::TooFewCopies { node, left, wanted });
+            return Err(CommandRejection::TooFewCopies { node, left, wanted });
         }
-        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+        let known = self.members.get_mut(&node).ok_or(CommandRejection::NotAMember(node))?;
         known.member.state = MemberState::Draining;
-        Ok(Answer::Done)
+        Ok(CommandReply::Done)
     }
 
-    fn undrain(&mut self, node: NodeId) -> Result<Answer, Refusal> {
-        let known = self.members.get_mut(&node).ok_or(Refusal::NotAMember(node))?;
+    fn undrain(&mut self, node: NodeId) -> Result<CommandReply, CommandRejection> {
+        let known = self.members.get_mut(&node).ok_or(CommandRejection::NotAMember(node))?;
         if known.member.state == MemberState::Draining {
             known.member.state = MemberState::Active;
         }
-        Ok(Answer::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Says again what holds already, so that the command may be repeated.
-    fn finalize(&mut self, to: ClusterVersion) -> Result<ClusterVersion, Refusal> {
+    fn finalize(&mut self, to: ClusterVersion) -> Result<ClusterVersion, CommandRejection> {
         let cluster = self.cluster_version;
         if to == cluster {
             return Ok(cluster);
         }
         if to != cluster.next() {
-            return Err(Refusal::NotTheNextVersion { to, cluster });
+            return Err(CommandRejection::NotNextVersion { to, cluster });
         }
         #[cfg(feature = "planted-bugs")]
         if crate::planted::raises_without_support() {
             self.cluster_version = to;
             return Ok(to);
         }
-        let members = self.view().without_support(to);
+        let members = self.view().members_not_supporting(to);
         if !members.is_empty() {
-            return Err(Refusal::NotSupportedByAll { to, members });
+            return Err(CommandRejection::NotSupportedByAll { to, members });
         }
         self.cluster_version = to;
         Ok(to)
@@ -449,12 +480,15 @@ impl Cluster {
 }
 
 /// A member that does not support the version of the cluster could not read what the others write.
-fn supports(profile: &Profile, cluster: ClusterVersion) -> Result<(), Refusal> {
+fn check_supported_version(
+    profile: &Profile,
+    cluster: ClusterVersion,
+) -> Result<(), CommandRejection> {
     let supported = profile.build.supported;
     if !supported.is_valid() {
-        return Err(Refusal::Unversioned { cluster });
+        return Err(CommandRejection::NoVersionAnnounced { cluster });
     }
-    supported.accept(cluster).map(drop).map_err(Refusal::Unsupported)
+    supported.ensure_contains(cluster).map(drop).map_err(CommandRejection::Unsupported)
 }
 
 #[cfg(test)]

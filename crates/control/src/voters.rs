@@ -11,30 +11,30 @@ use pushonce_core::{ClusterView, Member, NodeId};
 /// they save. Who votes now keeps voting where possible, the leader before all, because each change
 /// is a risk; a free place goes to a living member of a zone, then of a region, that has the fewest
 /// votes, so that votes are spread over what fails together.
-pub fn voters(
+pub fn select_voters(
     view: &ClusterView,
-    present: &BTreeSet<NodeId>,
+    current: &BTreeSet<NodeId>,
     leader: NodeId,
     reachable: &BTreeSet<NodeId>,
 ) -> Vec<NodeId> {
-    let mut candidates = view.shard_holders();
-    let places = places(candidates.len());
-    let mut chosen: Vec<&Member> = Vec::with_capacity(places);
-    while chosen.len() < places {
-        let worth = |m: &Member| {
-            let in_zone = count(&chosen, |c| (&c.region, &c.zone) == (&m.region, &m.zone));
-            let in_region = count(&chosen, |c| c.region == m.region);
-            let lives = m.id == leader || reachable.contains(&m.id);
-            (m.id != leader, !present.contains(&m.id), !lives, in_zone, in_region, m.id)
+    let mut candidates = view.placement_candidates();
+    let voter_count = voter_count(candidates.len());
+    let mut chosen: Vec<&Member> = Vec::with_capacity(voter_count);
+    while chosen.len() < voter_count {
+        let rank = |m: &Member| {
+            let in_zone = count_matching(&chosen, |c| (&c.region, &c.zone) == (&m.region, &m.zone));
+            let in_region = count_matching(&chosen, |c| c.region == m.region);
+            let is_alive = m.id == leader || reachable.contains(&m.id);
+            (m.id != leader, !current.contains(&m.id), !is_alive, in_zone, in_region, m.id)
         };
-        let best = candidates.values().map(|&m| worth(m)).min().map(|worth| worth.5);
-        let Some(member) = best.and_then(|id| candidates.remove(&id)) else { break };
+        let best_id = candidates.values().map(|&m| rank(m)).min().map(|rank| rank.5);
+        let Some(member) = best_id.and_then(|id| candidates.remove(&id)) else { break };
         chosen.push(member);
     }
     chosen.into_iter().map(|m| m.id).collect()
 }
 
-fn places(candidates: usize) -> usize {
+fn voter_count(candidates: usize) -> usize {
     match candidates {
         0..=2 => candidates.min(1),
         3..=4 => 3,
@@ -42,8 +42,8 @@ fn places(candidates: usize) -> usize {
     }
 }
 
-fn count(members: &[&Member], like: impl Fn(&Member) -> bool) -> usize {
-    members.iter().filter(|m| like(m)).count()
+fn count_matching(members: &[&Member], predicate: impl Fn(&Member) -> bool) -> usize {
+    members.iter().filter(|m| predicate(m)).count()
 }
 
 #[cfg(test)]
@@ -58,11 +58,11 @@ mod tests {
     }
 
     fn choose(view: &ClusterView, present: &[u64], leader: u64, living: &[u64]) -> Vec<NodeId> {
-        voters(view, &ids(present), NodeId(leader), &ids(living))
+        select_voters(view, &ids(present), NodeId(leader), &ids(living))
     }
 
     #[test]
-    fn one_three_or_five_vote() {
+    fn cluster_has_one_three_or_five_voters() {
         for (members, voters) in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (20, 5)] {
             let labels = vec![("", ""); members];
             assert_eq!(choose(&view_of(&labels), &[1], 1, &[]).len(), voters, "{members} members");
@@ -70,20 +70,20 @@ mod tests {
     }
 
     #[test]
-    fn who_votes_keeps_voting_and_the_leader_comes_first() {
+    fn current_voters_keep_their_vote_and_the_leader_comes_first() {
         let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")][..4]);
         assert_eq!(choose(&view, &[1, 2, 3], 2, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 1, 3]));
     }
 
     #[test]
-    fn a_silent_voter_keeps_its_vote_and_a_silent_newcomer_waits() {
+    fn unreachable_voter_keeps_its_vote_and_unreachable_candidate_waits() {
         let view = view_of(&[("", ""); 5][..4]);
         assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 4]), ids::<Vec<_>>(&[1, 2, 3]));
         assert_eq!(choose(&view, &[1], 1, &[1, 3, 4]), ids::<Vec<_>>(&[1, 3, 4]));
     }
 
     #[test]
-    fn free_places_go_to_zones_then_to_regions_without_a_vote() {
+    fn free_places_go_to_zones_then_to_regions_without_a_voter() {
         let view = view_of(&[("eu", "a"), ("eu", "a"), ("eu", "b"), ("us", "a")]);
         assert_eq!(choose(&view, &[1], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[1, 4, 3]));
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_left_does_not_lead_the_list() {
+    fn removed_leader_is_not_selected() {
         let mut view = view_of(&[("", ""); 4]);
         view.members.remove(&NodeId(1));
         assert_eq!(choose(&view, &[1, 2, 3], 1, &[1, 2, 3, 4]), ids::<Vec<_>>(&[2, 3, 4]));

@@ -21,18 +21,18 @@ pub enum Delivery {
 
 /// What a subscriber asks for beside a topic and where to begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct SubscribeOptions {
     /// Which messages; none: as the namespace has it.
     pub delivery: Option<Delivery>,
     /// Whether to be told, as a gap, which messages were passed over.
-    pub conflated: bool,
+    pub report_conflated: bool,
     /// Whether to be told how many watch the topic.
-    pub audience: bool,
+    pub report_audience: bool,
     /// Whether a message may come as its difference from the one before.
-    pub delta: bool,
+    pub accept_deltas: bool,
     /// Whether messages come as datagrams, where the transport has them: none waits for one that was
     /// lost. Goes with the newest alone, whole, and not told what is passed over.
-    pub datagrams: bool,
+    pub use_datagrams: bool,
 }
 
 /// Not a way to deliver. Says which there are.
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delivery_reads_back_what_it_prints() {
+    fn delivery_round_trips_through_its_string_form() {
         let rate = |rate| Delivery::Rate(NonZeroU16::new(rate).expect("above zero"));
         for known in [Delivery::All, Delivery::Latest, rate(1), rate(u16::MAX)] {
             assert_eq!(known.to_string().parse(), Ok(known));

@@ -1,6 +1,6 @@
 //! How a publish ends when it is not acknowledged.
 
-use crate::{InvalidPublish, NodeId, Sequence};
+use crate::{InvalidPublish, NodeId, ProducerSequence};
 
 /// A publish has three outcomes: acknowledged, refused, unknown. These are the two that are no
 /// acknowledgement.
@@ -8,26 +8,26 @@ use crate::{InvalidPublish, NodeId, Sequence};
 pub enum PublishError {
     /// Nothing happened, and nothing will.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Rejected(#[from] PublishRejection),
     /// It may have happened, or may still.
-    #[error("the outcome is unknown ({why}); {}", if *.repeatable {
+    #[error("the outcome is unknown ({reason}); {}", if *.idempotent {
         "repeat it as it was: it is placed once"
     } else {
         "without a key, a retry may place it twice"
     })]
     Unknown {
         /// What went wrong.
-        why: String,
+        reason: String,
         /// Whether the publish, sent again as it was, is recognised
-        /// ([`Publish::is_repeatable`](crate::Publish::is_repeatable)). Said by whoever has both
+        /// ([`Publish::is_idempotent`](crate::Publish::is_idempotent)). Said by whoever has both
         /// the publish and its outcome.
-        repeatable: bool,
+        idempotent: bool,
     },
 }
 
 /// Why nothing happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum PublishRejection {
     /// The message breaks a rule; it will never be taken as it is.
     #[error(transparent)]
     Invalid(#[from] InvalidPublish),
@@ -49,16 +49,16 @@ pub enum Refusal {
     TooManyTopics(String),
     /// Not the next of its producer's messages to the topic: one before it is missing, or its
     /// producer has begun a higher epoch, or the shard knows the producer no more.
-    #[error("message {asked} of its producer is out of sequence: {}; send those before it first, or \
+    #[error("message {received} of its producer is out of sequence: {}; send those before it first, or \
              begin a higher epoch with sequence 1", match .expected {
         Some(expected) => format!("the topic's next is {expected}"),
         None => "the producer is not known to the topic (any more)".to_owned(),
     })]
     OutOfSequence {
         /// What was sent.
-        asked: Sequence,
-        /// What would be taken; `None` when the shard does not know the producer.
-        expected: Option<Sequence>,
+        received: ProducerSequence,
+        /// What would be taken; `NoFault` when the shard does not know the producer.
+        expected: Option<ProducerSequence>,
     },
     /// The shard has no owner that can commit; later it may have.
     #[error("unavailable: {0}; retry after a pause")]
@@ -67,33 +67,34 @@ pub enum Refusal {
 
 impl PublishError {
     /// It may have happened, and a repeat would not be recognised, as far as is known here.
-    pub fn unknown(why: impl Into<String>) -> PublishError {
-        PublishError::Unknown { why: why.into(), repeatable: false }
+    pub fn unknown(reason: impl Into<String>) -> PublishError {
+        PublishError::Unknown { reason: reason.into(), idempotent: false }
     }
 
     /// As the outcome of this publish: an unknown one says whether a repeat is recognised.
-    pub fn of(self, is_repeatable: bool) -> PublishError {
+    pub fn with_idempotency(self, is_idempotent: bool) -> PublishError {
         match self {
-            PublishError::Unknown { why, .. } => {
-                PublishError::Unknown { why, repeatable: is_repeatable }
+            PublishError::Unknown { reason, .. } => {
+                PublishError::Unknown { reason, idempotent: is_idempotent }
             }
-            refused => refused,
+            rejected => rejected,
         }
     }
 
     /// Whether the same publish may succeed later, and is not placed twice by that.
-    pub fn retryable(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         match self {
-            PublishError::Refused(refusal) => {
-                !matches!(refusal, Refusal::Invalid(_) | Refusal::TooManyTopics(_))
-            }
-            PublishError::Unknown { repeatable, .. } => *repeatable,
+            PublishError::Rejected(rejection) => !matches!(
+                rejection,
+                PublishRejection::Invalid(_) | PublishRejection::TooManyTopics(_)
+            ),
+            PublishError::Unknown { idempotent, .. } => *idempotent,
         }
     }
 }
 
 impl From<InvalidPublish> for PublishError {
     fn from(invalid: InvalidPublish) -> PublishError {
-        PublishError::Refused(Refusal::Invalid(invalid))
+        PublishError::Rejected(PublishRejection::Invalid(invalid))
     }
 }

@@ -43,8 +43,8 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<HostPort, InvalidHostPort> {
         let parsed = text.rsplit_once(':').and_then(|(host, port)| {
-            let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            let port = if digits { port.parse().ok() } else { None }.filter(|&port| port > 0)?;
+            let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            let port = if is_number { port.parse().ok() } else { None }.filter(|&port| port > 0)?;
             is_host(host).then(|| HostPort { host: host.to_owned(), port })
         });
         // What is quoted back is bounded: the text may come from a peer.
@@ -66,8 +66,8 @@ fn is_host(text: &str) -> bool {
 }
 
 fn is_label(label: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=63).contains(&label.len()) && label.bytes().all(fits) && !label.starts_with('-')
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=63).contains(&label.len()) && label.bytes().all(is_allowed) && !label.starts_with('-')
 }
 
 impl fmt::Display for HostPort {

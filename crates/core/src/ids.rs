@@ -36,7 +36,7 @@ impl ShardCount {
     /// More groups than this tick more than they carry.
     pub const MAX: u16 = 4096;
 
-    /// `None` for zero and for more than [`ShardCount::MAX`].
+    /// `NoFault` for zero and for more than [`ShardCount::MAX`].
     pub fn new(count: u16) -> Option<ShardCount> {
         NonZeroU16::new(count).filter(|n| n.get() <= Self::MAX).map(ShardCount)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Durability, InvalidStamp, InvalidTopic, Position, Stamp, Topic};
+use crate::{Durability, InvalidPublishId, InvalidTopic, Position, PublishId, Topic};
 
 /// Milliseconds since the Unix epoch, UTC. The time of a message is log time: what a majority of the clocks
 /// of its shard's voters had reached when the owner took it. It never falls from message to message of a
@@ -33,7 +33,7 @@ pub enum ContentType {
 /// The publisher's own name for a message, which travels with it: 1 to 128 bytes of UTF-8. A publish
 /// that repeats it within the window of its topic's shard is taken for the same publish.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Key(Arc<str>);
+pub struct MessageKey(Arc<str>);
 
 /// A message on its way in: checked, not yet ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,9 +43,9 @@ pub struct Publish {
     /// What the payload is.
     pub content_type: ContentType,
     /// The publisher's name for it, if it gave one.
-    pub key: Option<Key>,
+    pub key: Option<MessageKey>,
     /// What tells a repeat of it from a new message, beside the key. No subscriber sees it.
-    pub stamp: Option<Stamp>,
+    pub publish_id: Option<PublishId>,
     /// The payload.
     pub payload: Bytes,
 }
@@ -60,14 +60,14 @@ pub struct Message {
     /// What the payload is.
     pub content_type: ContentType,
     /// The publisher's name for it.
-    pub key: Option<Key>,
+    pub key: Option<MessageKey>,
     /// The payload.
     pub payload: Bytes,
 }
 
 /// The acknowledgement of a publish: where the message stands, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
+pub struct Acknowledgement {
     /// Its place in the topic.
     pub position: Position,
     /// When its owner took it, in log time.
@@ -98,16 +98,16 @@ pub enum InvalidPublish {
     NotJson(String),
     /// The content type says text and the payload is not UTF-8.
     #[error("the content type is text/plain but the payload is not UTF-8")]
-    NotText,
+    NotUtf8,
     /// Too long, empty, or with characters that no header may have.
     #[error("a content type is 1 to {max} visible ASCII characters", max = ContentType::BYTES_MAX)]
     ContentType,
     /// Empty or too long.
-    #[error("a key is 1 to {max} bytes of UTF-8", max = Key::BYTES_MAX)]
+    #[error("a key is 1 to {max} bytes of UTF-8", max = MessageKey::BYTES_MAX)]
     Key,
     /// Not of the form that the contract says.
     #[error("{0}")]
-    Stamp(InvalidStamp),
+    PublishId(InvalidPublishId),
     /// Another message of the topic had the key or the nonce, not long ago.
     #[error(
         "the topic has a message with this key and another payload or content type; give every \
@@ -129,8 +129,8 @@ impl Publish {
     pub const PAYLOAD_BYTES_DEFAULT: usize = 64 << 10;
 
     /// Whether the same publish, sent again, is recognised, so that a retry places nothing twice.
-    pub fn is_repeatable(&self) -> bool {
-        self.key.is_some() || self.stamp.is_some()
+    pub fn is_idempotent(&self) -> bool {
+        self.key.is_some() || self.publish_id.is_some()
     }
 
     /// Checks everything that can be checked without knowing the caller.
@@ -139,7 +139,7 @@ impl Publish {
     ///
     /// # Errors
     /// [`InvalidPublish`] for the first rule that is broken.
-    pub fn check(&self, payload_bytes_max: usize) -> Result<(), InvalidPublish> {
+    pub fn validate(&self, payload_bytes_max: usize) -> Result<(), InvalidPublish> {
         if self.topic.is_system() {
             return Err(InvalidPublish::SystemTopic);
         }
@@ -150,7 +150,7 @@ impl Publish {
         match self.content_type {
             ContentType::Json => check_json(&self.payload),
             ContentType::Text if std::str::from_utf8(&self.payload).is_err() => {
-                Err(InvalidPublish::NotText)
+                Err(InvalidPublish::NotUtf8)
             }
             _ => Ok(()),
         }
@@ -161,10 +161,10 @@ impl Publish {
 /// over is not looked at closely, so that is checked first.
 fn check_json(payload: &[u8]) -> Result<(), InvalidPublish> {
     let text =
-        std::str::from_utf8(payload).map_err(|why| InvalidPublish::NotJson(why.to_string()))?;
+        std::str::from_utf8(payload).map_err(|error| InvalidPublish::NotJson(error.to_string()))?;
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map(|_| ())
-        .map_err(|why| InvalidPublish::NotJson(why.to_string()))
+        .map_err(|error| InvalidPublish::NotJson(error.to_string()))
 }
 
 impl ContentType {
@@ -178,8 +178,8 @@ impl ContentType {
     /// # Errors
     /// [`InvalidPublish::ContentType`] when it is empty, too long, or not visible ASCII.
     pub fn parse(text: &str) -> Result<ContentType, InvalidPublish> {
-        let visible = |c: char| c.is_ascii_graphic() || c == ' ';
-        if text.is_empty() || text.len() > Self::BYTES_MAX || !text.chars().all(visible) {
+        let is_visible = |c: char| c.is_ascii_graphic() || c == ' ';
+        if text.is_empty() || text.len() > Self::BYTES_MAX || !text.chars().all(is_visible) {
             return Err(InvalidPublish::ContentType);
         }
         let lower = text.to_ascii_lowercase();
@@ -187,9 +187,9 @@ impl ContentType {
         let essence = parts.next().unwrap_or_default();
         let parameters: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
         let is_utf8 = |part: &&str| matches!(*part, "charset=utf-8" | "charset=\"utf-8\"");
-        let says_other = |part: &&str| part.starts_with("charset=") && !is_utf8(part);
+        let has_other_charset = |part: &&str| part.starts_with("charset=") && !is_utf8(part);
         Ok(match essence {
-            "application/json" if !parameters.iter().any(says_other) => ContentType::Json,
+            "application/json" if !parameters.iter().any(has_other_charset) => ContentType::Json,
             "text/plain" if parameters.iter().all(is_utf8) => ContentType::Text,
             "application/octet-stream" if parameters.is_empty() => ContentType::Binary,
             _ => ContentType::Other(text.into()),
@@ -197,7 +197,7 @@ impl ContentType {
     }
 
     /// What a payload is when nobody said: JSON if it is JSON, else text if it is UTF-8, else bytes.
-    pub fn guess(payload: &[u8]) -> ContentType {
+    pub fn detect(payload: &[u8]) -> ContentType {
         if check_json(payload).is_ok() {
             ContentType::Json
         } else if std::str::from_utf8(payload).is_ok() {
@@ -224,7 +224,7 @@ impl fmt::Display for ContentType {
     }
 }
 
-impl Key {
+impl MessageKey {
     /// The longest key, in bytes.
     pub const BYTES_MAX: usize = 128;
 
@@ -232,11 +232,11 @@ impl Key {
     ///
     /// # Errors
     /// [`InvalidPublish::Key`] when it is empty or too long.
-    pub fn new(text: &str) -> Result<Key, InvalidPublish> {
+    pub fn new(text: &str) -> Result<MessageKey, InvalidPublish> {
         if text.is_empty() || text.len() > Self::BYTES_MAX {
             return Err(InvalidPublish::Key);
         }
-        Ok(Key(text.into()))
+        Ok(MessageKey(text.into()))
     }
 
     /// The key.
@@ -255,43 +255,43 @@ mod tests {
             topic,
             content_type,
             key: None,
-            stamp: None,
+            publish_id: None,
             payload: Bytes::from_static(payload),
         }
     }
 
     #[test]
-    fn a_payload_at_the_limit_is_taken_and_one_byte_more_is_not() {
+    fn payload_at_the_limit_is_accepted_and_one_byte_more_is_rejected() {
         let publish = publish("a", ContentType::Binary, b"12345");
-        assert_eq!(publish.check(5), Ok(()));
-        assert_eq!(publish.check(4), Err(InvalidPublish::PayloadTooLarge { len: 5, max: 4 }));
+        assert_eq!(publish.validate(5), Ok(()));
+        assert_eq!(publish.validate(4), Err(InvalidPublish::PayloadTooLarge { len: 5, max: 4 }));
     }
 
     #[test]
-    fn json_that_is_none_is_refused_at_the_door() {
-        assert_eq!(publish("a", ContentType::Json, b"{\"a\":1}").check(64), Ok(()));
-        let broken = publish("a", ContentType::Json, b"{\"a\":1}{").check(64);
+    fn malformed_json_is_rejected() {
+        assert_eq!(publish("a", ContentType::Json, b"{\"a\":1}").validate(64), Ok(()));
+        let broken = publish("a", ContentType::Json, b"{\"a\":1}{").validate(64);
         assert!(matches!(broken, Err(InvalidPublish::NotJson(_))));
-        let not_utf8 = publish("a", ContentType::Json, b"\"\xff\"").check(64);
+        let not_utf8 = publish("a", ContentType::Json, b"\"\xff\"").validate(64);
         assert!(matches!(not_utf8, Err(InvalidPublish::NotJson(_))));
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_refused_at_the_door() {
+    fn text_that_is_not_utf8_is_rejected() {
         assert_eq!(
-            publish("a", ContentType::Text, b"\xff").check(64),
-            Err(InvalidPublish::NotText)
+            publish("a", ContentType::Text, b"\xff").validate(64),
+            Err(InvalidPublish::NotUtf8)
         );
     }
 
     #[test]
-    fn nobody_publishes_to_the_system() {
-        let refused = publish("$sys/a", ContentType::Binary, b"").check(64);
-        assert_eq!(refused, Err(InvalidPublish::SystemTopic));
+    fn publish_to_a_system_topic_is_rejected() {
+        let result = publish("$sys/a", ContentType::Binary, b"").validate(64);
+        assert_eq!(result, Err(InvalidPublish::SystemTopic));
     }
 
     #[test]
-    fn content_types_are_read_as_http_writes_them() {
+    fn content_types_are_parsed_by_http_rules() {
         let parse = |text| ContentType::parse(text);
         assert_eq!(parse("Application/JSON; charset=utf-8"), Ok(ContentType::Json));
         assert_eq!(parse("text/plain"), Ok(ContentType::Text));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn content_type_with_another_charset_or_parameter_is_kept_as_it_was_written() {
+    fn content_type_with_other_charset_or_parameter_is_kept_verbatim() {
         for text in [
             "text/plain; charset=iso-8859-1",
             "text/plain; charset=utf-8; format=flowed",
@@ -316,10 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unsaid_content_type_is_guessed_from_the_payload() {
-        assert_eq!(ContentType::guess(b"{\"a\":1}"), ContentType::Json);
-        assert_eq!(ContentType::guess(b"goal!"), ContentType::Text);
-        assert_eq!(ContentType::guess(b"\xff\xfe"), ContentType::Binary);
-        assert_eq!(ContentType::guess(b"\"\xff\""), ContentType::Binary);
+    fn missing_content_type_is_detected_from_the_payload() {
+        assert_eq!(ContentType::detect(b"{\"a\":1}"), ContentType::Json);
+        assert_eq!(ContentType::detect(b"goal!"), ContentType::Text);
+        assert_eq!(ContentType::detect(b"\xff\xfe"), ContentType::Binary);
+        assert_eq!(ContentType::detect(b"\"\xff\""), ContentType::Binary);
     }
 }

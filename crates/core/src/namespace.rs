@@ -130,7 +130,7 @@ pub enum InvalidNamespace {
 /// A session asks for more messages a second than its namespace gives anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this namespace gives {max} messages a second at most; ask for `latest`, or for a rate")]
-pub struct TooFast {
+pub struct DeliveryNotAllowed {
     /// The bound.
     pub max: NonZeroU16,
 }
@@ -142,9 +142,9 @@ impl History {
     /// link at once, and waits there with what else there is.
     pub const BYTES_CAP: u32 = 16 << 20;
     const DAYS_CAP: u32 = 366;
-    const AGES_MS: RangeInclusive<u64> = 1_000..=Self::DAYS_CAP as u64 * DAY_MS;
+    const AGE_MS_RANGE: RangeInclusive<u64> = 1_000..=Self::DAYS_CAP as u64 * DAY_MS;
 
-    fn check(&self) -> Result<(), InvalidNamespace> {
+    fn validate(&self) -> Result<(), InvalidNamespace> {
         if self.count_max > Self::COUNT_CAP {
             return Err(InvalidNamespace::HistoryCount { max: Self::COUNT_CAP });
         }
@@ -152,7 +152,7 @@ impl History {
             return Err(InvalidNamespace::HistoryBytes { max: Self::BYTES_CAP });
         }
         let ages = [self.age_max_ms, self.expire_after_ms];
-        if !ages.iter().all(|age| Self::AGES_MS.contains(age)) {
+        if !ages.iter().all(|age| Self::AGE_MS_RANGE.contains(age)) {
             return Err(InvalidNamespace::Age { max_days: Self::DAYS_CAP });
         }
         Ok(())
@@ -164,16 +164,16 @@ impl Namespace {
     ///
     /// # Errors
     /// [`InvalidNamespace`] for the first bound that is not kept.
-    pub fn check(&self) -> Result<(), InvalidNamespace> {
+    pub fn validate(&self) -> Result<(), InvalidNamespace> {
         let max = Publish::PAYLOAD_BYTES_CAP as u32;
         if !(1..=max).contains(&self.payload_bytes_max) {
             return Err(InvalidNamespace::Payload { max });
         }
-        self.history.check()
+        self.history.validate()
     }
 
     /// These settings with a change.
-    pub fn with(&self, change: NamespaceChange) -> Namespace {
+    pub fn with_change(&self, change: NamespaceChange) -> Namespace {
         let Namespace { durability, history, payload_bytes_max, delivery, rate_max, topics_max } =
             self;
         Namespace {
@@ -193,11 +193,11 @@ impl Namespace {
 
     /// Whether topics leave the replicas' disks for their owners' memory when these settings become
     /// `new`.
-    pub fn goes_into_memory(&self, new: &Namespace) -> bool {
+    pub fn moves_to_memory(&self, new: &Namespace) -> bool {
         self.durability == Durability::Replicated && new.durability == Durability::Memory
     }
 
-    /// How many topics of it one of so many shards takes; `None` for no bound.
+    /// How many topics of it one of so many shards takes; `NoFault` for no bound.
     ///
     /// Topics fall on shards at random, so some shards have more than their even part: by four standard
     /// deviations more next to never.
@@ -205,10 +205,10 @@ impl Namespace {
         if self.topics_max == 0 {
             return None;
         }
-        let even = self.topics_max.div_ceil(u32::from(shards.get()));
-        let deviation = f64::from(even).sqrt().ceil() as u32;
-        let part = even.saturating_add(4 * deviation).saturating_add(4);
-        usize::try_from(part.min(self.topics_max)).ok()
+        let even_share = self.topics_max.div_ceil(u32::from(shards.get()));
+        let deviation = f64::from(even_share).sqrt().ceil() as u32;
+        let share_with_slack = even_share.saturating_add(4 * deviation).saturating_add(4);
+        usize::try_from(share_with_slack.min(self.topics_max)).ok()
     }
 
     /// Topics that a namespace may have unless told otherwise: some hundred MiB of each replica's memory.
@@ -217,11 +217,14 @@ impl Namespace {
     /// What a session gets that asks for `asked`, or does not say.
     ///
     /// # Errors
-    /// [`TooFast`] when it asks for every message and may not have them.
-    pub fn grant(&self, asked: Option<Delivery>) -> Result<Delivery, TooFast> {
-        let Some(max) = self.rate_max else { return Ok(asked.unwrap_or(self.delivery)) };
-        match asked {
-            Some(Delivery::All) => Err(TooFast { max }),
+    /// [`DeliveryNotAllowed`] when it asks for every message and may not have them.
+    pub fn resolve_delivery(
+        &self,
+        requested: Option<Delivery>,
+    ) -> Result<Delivery, DeliveryNotAllowed> {
+        let Some(max) = self.rate_max else { return Ok(requested.unwrap_or(self.delivery)) };
+        match requested {
+            Some(Delivery::All) => Err(DeliveryNotAllowed { max }),
             Some(Delivery::Rate(rate)) => Ok(Delivery::Rate(rate.min(max))),
             Some(Delivery::Latest) => Ok(Delivery::Rate(max)),
             None => match self.delivery {
@@ -241,14 +244,14 @@ impl Namespaces {
     }
 
     /// The settings that `topic` lives under.
-    pub fn of(&self, topic: &Topic) -> &Namespace {
+    pub fn for_topic(&self, topic: &Topic) -> &Namespace {
         self.named.get(topic.namespace()).unwrap_or(&self.default)
     }
 
     /// The names of those that are kept in memory.
-    pub fn in_memory(&self) -> BTreeSet<String> {
-        let in_memory = |settings: &Namespace| settings.durability == Durability::Memory;
-        let named = self.named.iter().filter(|(_, settings)| in_memory(settings));
+    pub fn in_memory_names(&self) -> BTreeSet<String> {
+        let is_in_memory = |settings: &Namespace| settings.durability == Durability::Memory;
+        let named = self.named.iter().filter(|(_, settings)| is_in_memory(settings));
         named.map(|(name, _)| name.clone()).collect()
     }
 
@@ -256,7 +259,7 @@ impl Namespaces {
     ///
     /// # Errors
     /// [`InvalidNamespace::Name`].
-    pub fn check_name(name: &str) -> Result<(), InvalidNamespace> {
+    pub fn validate_name(name: &str) -> Result<(), InvalidNamespace> {
         match Topic::new(name) {
             Ok(topic) if topic.namespace() == name && !topic.is_system() => Ok(()),
             _ => Err(InvalidNamespace::Name),
@@ -314,36 +317,36 @@ impl Default for Namespace {
 mod tests {
     use super::*;
 
-    fn refused(change: NamespaceChange) -> Option<String> {
-        Namespace::default().with(change).check().err().map(|why| why.to_string())
+    fn validation_error(change: NamespaceChange) -> Option<String> {
+        Namespace::default().with_change(change).validate().err().map(|error| error.to_string())
     }
 
     #[test]
-    fn what_is_not_said_stays_as_it_is() {
+    fn unset_fields_keep_their_values() {
         let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
-        let changed = Namespace::default().with(change);
+        let changed = Namespace::default().with_change(change);
         assert_eq!(changed.history, History { count_max: 3, ..History::default() });
-        assert_eq!(changed.with(NamespaceChange::default()), changed);
+        assert_eq!(changed.with_change(NamespaceChange::default()), changed);
     }
 
     #[test]
-    fn shard_takes_its_even_part_of_the_topics_and_some_slack() {
-        let part = |topics_max: u32, shards: u16| {
+    fn shard_limit_is_its_even_share_of_topics_max_plus_slack() {
+        let shard_limit = |topics_max: u32, shards: u16| {
             let settings = Namespace { topics_max, ..Namespace::default() };
             settings.topics_per_shard(ShardCount::new(shards).expect("valid"))
         };
-        assert_eq!(part(0, 16), None);
-        assert_eq!(part(1_000_000, 16), Some(62_500 + 1_000 + 4));
-        assert_eq!(part(160, 16), Some(10 + 16 + 4));
-        assert_eq!(part(3, 16), Some(3), "never more than all");
-        assert_eq!(part(u32::MAX, 1), Some(u32::MAX as usize));
+        assert_eq!(shard_limit(0, 16), None);
+        assert_eq!(shard_limit(1_000_000, 16), Some(62_500 + 1_000 + 4));
+        assert_eq!(shard_limit(160, 16), Some(10 + 16 + 4));
+        assert_eq!(shard_limit(3, 16), Some(3), "never more than all");
+        assert_eq!(shard_limit(u32::MAX, 1), Some(u32::MAX as usize));
     }
 
     #[test]
-    fn every_bound_is_kept_and_named() {
+    fn settings_out_of_bounds_are_rejected_with_the_bound() {
         let none = NamespaceChange::default();
-        assert_eq!(refused(none), None);
-        assert_eq!(refused(NamespaceChange { history_count_max: Some(0), ..none }), None);
+        assert_eq!(validation_error(none), None);
+        assert_eq!(validation_error(NamespaceChange { history_count_max: Some(0), ..none }), None);
         for (change, hint) in [
             (NamespaceChange { history_count_max: Some(65_537), ..none }, "65536 messages"),
             (NamespaceChange { history_bytes_max: Some(u32::MAX), ..none }, "16777216 bytes"),
@@ -352,29 +355,34 @@ mod tests {
             (NamespaceChange { payload_bytes_max: Some(0), ..none }, "1 to 1048576"),
             (NamespaceChange { payload_bytes_max: Some(2 << 20), ..none }, "1 to 1048576"),
         ] {
-            assert!(refused(change).is_some_and(|why| why.contains(hint)), "{change:?}");
+            assert!(
+                validation_error(change).is_some_and(|error| error.contains(hint)),
+                "{change:?}"
+            );
         }
     }
 
     #[test]
-    fn a_session_gets_what_it_asks_for_within_the_bound() {
+    fn delivery_is_granted_as_requested_within_the_rate_limit() {
         let rate = |rate| Delivery::Rate(NonZeroU16::new(rate).expect("above zero"));
         let open = Namespace { delivery: Delivery::Latest, ..Namespace::default() };
-        assert_eq!(open.grant(None), Ok(Delivery::Latest));
-        assert_eq!(open.grant(Some(Delivery::All)), Ok(Delivery::All));
+        assert_eq!(open.resolve_delivery(None), Ok(Delivery::Latest));
+        assert_eq!(open.resolve_delivery(Some(Delivery::All)), Ok(Delivery::All));
         let bounded = NamespaceChange { rate_max: Some(10), ..NamespaceChange::default() };
-        let bounded = open.with(bounded);
-        assert_eq!(bounded.grant(None), Ok(rate(10)));
-        assert_eq!(bounded.grant(Some(Delivery::Latest)), Ok(rate(10)));
-        assert_eq!(bounded.grant(Some(rate(3))), Ok(rate(3)));
-        assert_eq!(bounded.grant(Some(rate(11))), Ok(rate(10)));
-        assert!(bounded.grant(Some(Delivery::All)).is_err_and(|why| why.max.get() == 10));
-        let unbound = NamespaceChange { rate_max: Some(0), ..NamespaceChange::default() };
-        assert_eq!(bounded.with(unbound), open);
+        let bounded = open.with_change(bounded);
+        assert_eq!(bounded.resolve_delivery(None), Ok(rate(10)));
+        assert_eq!(bounded.resolve_delivery(Some(Delivery::Latest)), Ok(rate(10)));
+        assert_eq!(bounded.resolve_delivery(Some(rate(3))), Ok(rate(3)));
+        assert_eq!(bounded.resolve_delivery(Some(rate(11))), Ok(rate(10)));
+        assert!(
+            bounded.resolve_delivery(Some(Delivery::All)).is_err_and(|error| error.max.get() == 10)
+        );
+        let unlimited = NamespaceChange { rate_max: Some(0), ..NamespaceChange::default() };
+        assert_eq!(bounded.with_change(unlimited), open);
     }
 
     #[test]
-    fn a_durability_reads_back_what_it_prints() {
+    fn durability_round_trips_through_its_string_form() {
         for known in [Durability::Replicated, Durability::Memory] {
             assert_eq!(Durability::parse(known.as_str()), Some(known));
         }
@@ -382,12 +390,12 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_called_by_a_first_segment() {
+    fn namespace_name_must_be_a_single_non_system_segment() {
         for name in ["chat", "köln", "a b"] {
-            assert_eq!(Namespaces::check_name(name), Ok(()), "{name}");
+            assert_eq!(Namespaces::validate_name(name), Ok(()), "{name}");
         }
         for name in ["", "$sys", "a/b", "a/", "\n"] {
-            assert_eq!(Namespaces::check_name(name), Err(InvalidNamespace::Name), "{name}");
+            assert_eq!(Namespaces::validate_name(name), Err(InvalidNamespace::Name), "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterView, Member, NodeId, Ring, ShardId};
+use crate::{ClusterView, HashRing, Member, NodeId, ShardId};
 
 /// The committed replica lists. The first of a list is the preferred owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,61 +28,64 @@ pub enum Spread {
 
 impl Placement {
     /// The replica list of a shard; empty when the table does not have it.
-    pub fn of(&self, shard: ShardId) -> &[NodeId] {
+    pub fn replicas_of(&self, shard: ShardId) -> &[NodeId] {
         self.replicas.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 
     /// The node that should own a shard.
-    pub fn preferred(&self, shard: ShardId) -> Option<NodeId> {
-        self.of(shard).first().copied()
+    pub fn preferred_owner(&self, shard: ShardId) -> Option<NodeId> {
+        self.replicas_of(shard).first().copied()
     }
 
     /// What the ring wants for the members of `view`: the lists of its active core nodes.
     ///
     /// The owner of each shard is the ring's own choice, so a join moves about 1/N of the owners
     /// and a leave moves only the leaver's; without labels they move to their first replica.
-    pub fn propose(view: &ClusterView) -> Vec<Vec<NodeId>> {
-        let candidates = view.shard_holders();
-        let ring = Ring::new(&candidates.iter().map(|(&id, m)| (id, m.weight)).collect());
-        let wanted = usize::from(view.replicas);
+    pub fn compute(view: &ClusterView) -> Vec<Vec<NodeId>> {
+        let candidates = view.placement_candidates();
+        let ring = HashRing::new(&candidates.iter().map(|(&id, m)| (id, m.weight)).collect());
+        let replica_count = usize::from(view.replicas);
         let member = |id: NodeId| candidates.get(&id).copied();
         view.shards
             .ids()
-            .map(|shard| spread(&ring.walk(shard), wanted, view.spread, &member))
+            .map(|shard| {
+                select_replicas(&ring.preference_list(shard), replica_count, view.spread, &member)
+            })
             .collect()
     }
 }
 
 /// The first `wanted` nodes of the walk that differ as much as the walk allows: each pass takes, in
 /// the order of the walk, the nodes that its rule accepts beside those already taken.
-fn spread<'m>(
-    walk: &[NodeId],
-    wanted: usize,
+fn select_replicas<'m>(
+    preference_list: &[NodeId],
+    replica_count: usize,
     spread: Spread,
     member: &impl Fn(NodeId) -> Option<&'m Member>,
 ) -> Vec<NodeId> {
-    type Rule = fn(&Member, &Member) -> bool;
-    let other_region: Rule = |a, b| a.region != b.region;
-    let other_zone: Rule = |a, b| (&a.region, &a.zone) != (&b.region, &b.zone);
-    let anything: Rule = |_, _| true;
-    let rules: &[Rule] = match spread {
-        Spread::Zones => &[other_zone, anything],
-        Spread::Regions => &[other_region, other_zone, anything],
+    type DistinctRule = fn(&Member, &Member) -> bool;
+    let other_region: DistinctRule = |a, b| a.region != b.region;
+    let other_zone: DistinctRule = |a, b| (&a.region, &a.zone) != (&b.region, &b.zone);
+    let any_node: DistinctRule = |_, _| true;
+    let rules: &[DistinctRule] = match spread {
+        Spread::Zones => &[other_zone, any_node],
+        Spread::Regions => &[other_region, other_zone, any_node],
     };
-    let mut taken: Vec<NodeId> = Vec::with_capacity(wanted);
+    let mut selected: Vec<NodeId> = Vec::with_capacity(replica_count);
     for rule in rules {
-        for &node in walk {
-            if taken.len() == wanted {
-                return taken;
+        for &node in preference_list {
+            if selected.len() == replica_count {
+                return selected;
             }
             let Some(candidate) = member(node) else { continue };
-            let fits = taken.iter().filter_map(|&t| member(t)).all(|t| rule(candidate, t));
-            if fits && !taken.contains(&node) {
-                taken.push(node);
+            let is_distinct =
+                selected.iter().filter_map(|&t| member(t)).all(|t| rule(candidate, t));
+            if is_distinct && !selected.contains(&node) {
+                selected.push(node);
             }
         }
     }
-    taken
+    selected
 }
 
 #[cfg(test)]

@@ -89,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_reads_back_what_it_prints() {
+    fn position_round_trips_through_its_string_form() {
         let position = Position::new(12, 4051);
         assert_eq!(position.to_string(), "12:4051");
         assert_eq!("12:4051".parse(), Ok(position));
     }
 
     #[test]
-    fn what_is_not_a_position_is_refused() {
+    fn malformed_position_is_rejected() {
         for text in [
             "",
             "12",
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_next_offset_follows_and_any_first_message_follows_nothing() {
+    fn only_the_next_offset_follows_and_any_first_offset_follows_zero() {
         assert!(Position::new(5, 8).follows(Position::new(5, 7)));
         assert!(!Position::new(5, 9).follows(Position::new(5, 7)));
         assert!(!Position::new(6, 1).follows(Position::new(5, 7)));

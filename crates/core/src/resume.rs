@@ -9,7 +9,7 @@ use crate::{Message, Position};
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum From {
+pub enum StartFrom {
     /// With whatever comes next.
     #[default]
     Now,
@@ -23,7 +23,7 @@ pub enum From {
 
 /// A question about the past, as it climbs from an edge to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Want {
+pub enum HistoryRange {
     /// Everything after this position.
     After(Position),
     /// The newest `n`.
@@ -34,7 +34,7 @@ pub enum Want {
 
 /// The answer: neighbouring messages in order, ending at `head`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct HistoryPage {
     /// The messages asked for, oldest first, without a hole between them or after the last.
     pub messages: Vec<Arc<Message>>,
     /// The newest position of the topic; [`Position::ZERO`] when it has never had a message.
@@ -45,13 +45,13 @@ pub struct Page {
 
 /// What a reader meets, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
+pub enum TopicEvent {
     /// The next message.
     Message(Arc<Message>),
     /// A hole before the next message.
     Gap(Gap),
     /// The node has lost touch with the topic's owner. Everything up to here was shown; whether there
-    /// is more it cannot say until [`Item::Live`].
+    /// is more it cannot say until [`TopicEvent::Live`].
     Stale(Position),
     /// It hears of the topic again. Everything up to here was shown, and what it missed follows.
     Live(Position),
@@ -62,11 +62,11 @@ pub enum Item {
 pub enum FetchError {
     /// The position was never given out: it is forged, of another cluster, or damaged.
     #[error(
-        "position {asked} was never given out; the newest is {head}; begin from \"start\" or \"now\""
+        "position {requested} was never given out; the newest is {head}; begin from \"start\" or \"now\""
     )]
-    Future {
+    FuturePosition {
         /// What was asked for.
-        asked: Position,
+        requested: Position,
         /// The newest there is.
         head: Position,
     },

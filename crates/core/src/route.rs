@@ -1,11 +1,11 @@
 //! Where a node gets a topic from: the whole of failover, resume and region routing is to ask this
 //! function again.
 
-use crate::{ClusterView, Heads, NodeId, Owners, ShardId};
+use crate::{ClusterView, NodeId, RegionHeads, ShardId, ShardOwners};
 
 /// The next node towards the owner of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Upstream {
+pub enum UpstreamRoute {
     /// This node owns it.
     Local,
     /// This node gets it from there.
@@ -17,34 +17,34 @@ pub enum Upstream {
 /// Where `me` gets the topics of `shard` from: the owner if it is in my region, else my region's
 /// head for the shard; for the head, the owner. So a message crosses into a region once.
 ///
-/// `heads` are those of my region, as the view has them. `reachable` says whether `me` has a link to a
+/// `region_heads` are those of my region, as the view has them. `is_reachable` says whether `me` has a link to a
 /// node. Nodes of a region may disagree about that for a while; still no circle can arise, because a node only ever turns to one that stands
 /// *before* it in the region's order, and the first of them turns to the owner.
-pub fn upstream(
+pub fn select_upstream(
     shard: ShardId,
-    me: NodeId,
+    local: NodeId,
     view: &ClusterView,
-    owners: &Owners,
-    heads: &Heads,
-    reachable: impl Fn(NodeId) -> bool,
-) -> Upstream {
-    let Some(owner) = owners.of(shard) else { return Upstream::Unknown };
-    if owner == me {
-        return Upstream::Local;
+    owners: &ShardOwners,
+    heads: &RegionHeads,
+    is_reachable: impl Fn(NodeId) -> bool,
+) -> UpstreamRoute {
+    let Some(owner) = owners.owner_of(shard) else { return UpstreamRoute::Unknown };
+    if owner == local {
+        return UpstreamRoute::Local;
     }
-    if view.region(owner) == view.region(me) {
-        return Upstream::Node(owner);
+    if view.region_of(owner) == view.region_of(local) {
+        return UpstreamRoute::Node(owner);
     }
-    let mut before_me = heads.of(shard).iter().copied().take_while(|&node| node != me);
-    Upstream::Node(before_me.find(|&node| reachable(node)).unwrap_or(owner))
+    let mut preceding = heads.candidates(shard).iter().copied().take_while(|&node| node != local);
+    UpstreamRoute::Node(preceding.find(|&node| is_reachable(node)).unwrap_or(owner))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        Addresses, Build, Claim, ClusterId, ClusterVersion, Member, MemberState, Namespaces,
-        Placement, Roles, ShardCount, Spread, Term,
+        Addresses, BuildInfo, ClusterId, ClusterVersion, Member, MemberState, Namespaces,
+        OwnershipClaim, Placement, Roles, ShardCount, Spread, Term,
     };
 
     const SHARD: ShardId = ShardId(7);
@@ -61,7 +61,7 @@ mod tests {
                 roles: Roles::default(),
                 weight: 1,
                 state: MemberState::Active,
-                build: Build::default(),
+                build: BuildInfo::default(),
             };
             (id, member)
         };
@@ -80,71 +80,80 @@ mod tests {
         }
     }
 
-    fn owned_by(owner: u64) -> Owners {
-        let mut owners = Owners::default();
-        owners.hear(Claim {
+    fn owned_by(owner: u64) -> ShardOwners {
+        let mut owners = ShardOwners::default();
+        owners.apply_claim(OwnershipClaim {
             shard: SHARD,
             owner: NodeId(owner),
             term: Term(1),
-            membership: 1,
+            membership_index: 1,
             voters: vec![],
             learners: vec![],
         });
         owners
     }
 
-    fn next(me: u64, view: &ClusterView, owners: &Owners, dead: &[u64]) -> Upstream {
+    fn route_from(
+        me: u64,
+        view: &ClusterView,
+        owners: &ShardOwners,
+        dead: &[u64],
+    ) -> UpstreamRoute {
         {
-            let heads = view.heads(view.region(NodeId(me)));
-            upstream(SHARD, NodeId(me), view, owners, &heads, |node| !dead.contains(&node.0))
+            let heads = view.region_heads(view.region_of(NodeId(me)));
+            select_upstream(SHARD, NodeId(me), view, owners, &heads, |node| !dead.contains(&node.0))
         }
     }
 
     #[test]
-    fn without_a_claim_nobody_knows() {
-        assert_eq!(next(1, &view(&["eu"]), &Owners::default(), &[]), Upstream::Unknown);
+    fn upstream_is_unknown_without_a_claim() {
+        assert_eq!(
+            route_from(1, &view(&["eu"]), &ShardOwners::default(), &[]),
+            UpstreamRoute::Unknown
+        );
     }
 
     #[test]
-    fn in_the_owners_region_everyone_asks_the_owner() {
+    fn nodes_in_the_owners_region_use_the_owner_as_upstream() {
         let view = view(&["eu", "eu", "eu"]);
-        assert_eq!(next(1, &view, &owned_by(1), &[]), Upstream::Local);
-        assert_eq!(next(2, &view, &owned_by(1), &[]), Upstream::Node(NodeId(1)));
-        assert_eq!(next(3, &view, &owned_by(1), &[]), Upstream::Node(NodeId(1)));
+        assert_eq!(route_from(1, &view, &owned_by(1), &[]), UpstreamRoute::Local);
+        assert_eq!(route_from(2, &view, &owned_by(1), &[]), UpstreamRoute::Node(NodeId(1)));
+        assert_eq!(route_from(3, &view, &owned_by(1), &[]), UpstreamRoute::Node(NodeId(1)));
     }
 
     #[test]
-    fn in_another_region_one_node_asks_the_owner_and_the_others_ask_that_node() {
+    fn in_another_region_the_head_uses_the_owner_and_the_others_use_the_head() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let head = view.heads("us").of(SHARD)[0];
+        let head = view.region_heads("us").candidates(SHARD)[0];
         for me in [2, 3, 4].map(NodeId) {
-            let wanted = if me == head { NodeId(1) } else { head };
-            assert_eq!(next(me.0, &view, &owners, &[]), Upstream::Node(wanted));
+            let expected = if me == head { NodeId(1) } else { head };
+            assert_eq!(route_from(me.0, &view, &owners, &[]), UpstreamRoute::Node(expected));
         }
     }
 
     #[test]
-    fn when_the_head_dies_the_next_of_the_order_takes_its_place() {
+    fn next_candidate_becomes_head_when_the_head_is_unreachable() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let order = view.heads("us").of(SHARD).to_vec();
+        let order = view.region_heads("us").candidates(SHARD).to_vec();
         let dead = [order[0].0];
-        assert_eq!(next(order[1].0, &view, &owners, &dead), Upstream::Node(NodeId(1)));
-        assert_eq!(next(order[2].0, &view, &owners, &dead), Upstream::Node(order[1]));
+        assert_eq!(route_from(order[1].0, &view, &owners, &dead), UpstreamRoute::Node(NodeId(1)));
+        assert_eq!(route_from(order[2].0, &view, &owners, &dead), UpstreamRoute::Node(order[1]));
     }
 
     #[test]
-    fn nodes_that_disagree_about_who_lives_never_ask_in_a_circle() {
+    fn nodes_that_disagree_about_reachability_never_route_in_a_cycle() {
         let view = view(&["eu", "us", "us", "us"]);
         let owners = owned_by(1);
-        let rank = |id: NodeId| view.heads("us").of(SHARD).iter().position(|&n| n == id);
+        let rank =
+            |id: NodeId| view.region_heads("us").candidates(SHARD).iter().position(|&n| n == id);
         for dead in 0..8u64 {
             let dead: Vec<u64> =
                 (0..3).filter(|bit| dead & (1 << bit) != 0).map(|b| b + 2).collect();
             for me in 2..=4 {
-                if let Upstream::Node(up) = next(me, &view, &owners, &dead) {
-                    assert!(up == NodeId(1) || rank(up) < rank(NodeId(me)));
+                if let UpstreamRoute::Node(upstream_node) = route_from(me, &view, &owners, &dead) {
+                    assert!(upstream_node == NodeId(1) || rank(upstream_node) < rank(NodeId(me)));
                 }
             }
         }

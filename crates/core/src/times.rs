@@ -1,7 +1,7 @@
 //! The times of consensus that all nodes of a cluster share, and how they change.
 //!
 //! A leader trusts its lease for a while (`lease`), and a replica elects nobody else for a while after it
-//! heard its leader (`hold`). Two nodes never lead at once as long as the longest lease in the cluster is
+//! heard its leader (`vote_holdoff`). Two nodes never lead at once as long as the longest lease in the cluster is
 //! not longer than the shortest hold. A change therefore has two steps. In the first, every node takes
 //! the shorter of both leases and the longer of both holds. The second, in which both have the new
 //! length, begins when every member has acknowledged the first.
@@ -33,7 +33,7 @@ pub struct ClusterTimes {
     pub version: u64,
     /// In force.
     pub current: ConsensusTimes,
-    /// In force once every member has acknowledged `version`; `None` when nothing changes.
+    /// In force once every member has acknowledged `version`; `NoFault` when nothing changes.
     pub next: Option<ConsensusTimes>,
 }
 
@@ -99,7 +99,7 @@ impl ClusterTimes {
     }
 
     /// How long a replica elects nobody else after it heard its leader.
-    pub fn hold(&self) -> Duration {
+    pub fn vote_holdoff(&self) -> Duration {
         let next = self.target().election_max_ms;
         Duration::from_millis(self.current.election_max_ms.max(next).into())
     }
@@ -115,16 +115,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_shortens_the_lease_and_lengthens_the_hold_first() {
+    fn change_first_shortens_the_lease_and_lengthens_the_vote_holdoff() {
         let (lan, wan) = (ConsensusTimes::LAN, ConsensusTimes::WAN);
         for (current, next) in [(lan, wan), (wan, lan)] {
             let times = ClusterTimes { version: 2, current, next: Some(next) };
             assert_eq!(times.lease(), Duration::from_millis(800));
-            assert_eq!(times.hold(), Duration::from_millis(4000));
+            assert_eq!(times.vote_holdoff(), Duration::from_millis(4000));
             assert!(times.accepts(&lan) && times.accepts(&wan));
         }
         let settled = ClusterTimes::new(wan);
-        assert_eq!((settled.lease(), settled.hold()), (settled.hold(), settled.lease()));
+        assert_eq!(
+            (settled.lease(), settled.vote_holdoff()),
+            (settled.vote_holdoff(), settled.lease())
+        );
         assert!(!settled.accepts(&lan));
     }
 

@@ -66,7 +66,7 @@ impl Topic {
     /// # Errors
     /// [`InvalidTopic`] for the first rule that `name` breaks.
     pub fn new(name: &str) -> Result<Topic, InvalidTopic> {
-        check(name)?;
+        validate(name)?;
         Ok(Topic(name.into()))
     }
 
@@ -92,7 +92,7 @@ impl Topic {
     }
 }
 
-fn check(name: &str) -> Result<(), InvalidTopic> {
+fn validate(name: &str) -> Result<(), InvalidTopic> {
     if name.is_empty() {
         return Err(InvalidTopic::Empty);
     }
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_name_is_taken_as_it_is() {
+    fn valid_name_is_accepted_unchanged() {
         for name in
             ["a", "multiball/gb-usa/score", "worldcup/2026/match/57", "köln/straße", "$sys/x"]
         {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_own_answer() {
+    fn each_broken_rule_has_its_own_error() {
         assert_eq!(Topic::new(""), Err(InvalidTopic::Empty));
         assert_eq!(Topic::new(&"a".repeat(256)), Err(InvalidTopic::TooLong { len: 256 }));
         assert_eq!(Topic::new("a//b"), Err(InvalidTopic::EmptySegment { index: 2 }));
@@ -199,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dollar_segment_anywhere_is_the_systems() {
+    fn topic_with_a_dollar_segment_anywhere_is_a_system_topic() {
         assert!(Topic::new("$sys/nodes").expect("valid").is_system());
         assert!(Topic::new("chat/$presence").expect("valid").is_system());
         assert!(!Topic::new("price/us$").expect("valid").is_system());
     }
 
     #[test]
-    fn the_hash_of_a_topic_is_frozen() {
+    fn topic_hash_is_stable() {
         // Changing it would move every topic of every cluster to another shard, silently.
         assert_eq!(xxh3_64(b"football/final"), 0xcd4c_d0f2_3330_a769);
         let topic = Topic::new("football/final").expect("valid");

@@ -57,34 +57,34 @@ pub struct VersionOffer {
 pub enum VersionConflict {
     /// The peer named no version: it is older than cluster versions.
     #[error(
-        "the peer names no cluster version, this node supports {ours}: the peer's build is older \
+        "the peer names no cluster version, this node supports {local_supported}: the peer's build is older \
          than cluster versions and cannot take part, run a newer build there"
     )]
-    Unnamed {
+    NoPeerVersion {
         /// What this node supports.
-        ours: VersionRange,
+        local_supported: VersionRange,
     },
     /// The cluster has moved past this node's build.
     #[error(
-        "the cluster has version {cluster}, this build supports {ours}: \
+        "the cluster has version {cluster}, this build supports {local_supported}: \
          run a build that supports {cluster} on this node"
     )]
     ThisNodeIsOlder {
         /// The version that the peer writes.
         cluster: ClusterVersion,
         /// What this node supports.
-        ours: VersionRange,
+        local_supported: VersionRange,
     },
     /// The cluster has moved past the peer's build.
     #[error(
-        "the cluster has version {cluster}, the peer's build supports {theirs}: \
+        "the cluster has version {cluster}, the peer's build supports {peer_supported}: \
          run a build that supports {cluster} on the peer"
     )]
     PeerIsOlder {
         /// The version that this node writes.
         cluster: ClusterVersion,
         /// What the peer supports.
-        theirs: VersionRange,
+        peer_supported: VersionRange,
     },
 }
 
@@ -112,18 +112,18 @@ impl ClusterVersion {
         self.0.to_be_bytes()
     }
 
-    /// Parts bytes into the version they begin with and what was written in it; `None` when they are
+    /// Parts bytes into the version they begin with and what was written in it; `NoFault` when they are
     /// too short to have a version.
-    pub fn split(bytes: &[u8]) -> Option<(ClusterVersion, &[u8])> {
-        let (version, rest) = bytes.split_first_chunk::<{ Self::PREFIX_BYTES }>()?;
-        Some((ClusterVersion(u16::from_be_bytes(*version)), rest))
+    pub fn split_prefix(bytes: &[u8]) -> Option<(ClusterVersion, &[u8])> {
+        let (version, body) = bytes.split_first_chunk::<{ Self::PREFIX_BYTES }>()?;
+        Some((ClusterVersion(u16::from_be_bytes(*version)), body))
     }
 }
 
 impl VersionRange {
     /// The versions that a cluster may have when this build takes part: the newest version it knows and the
     /// one before. Version 1 is the first, so nothing is before it.
-    pub const SUPPORTED: VersionRange = VersionRange::supported_by(ClusterVersion(NEWEST));
+    pub const SUPPORTED: VersionRange = VersionRange::for_newest(ClusterVersion(NEWEST));
 
     /// The versions in which this build reads what was written for a later start, and applies entries. A
     /// build that retires a version must first rewrite the records on disk, which no build does yet.
@@ -131,13 +131,13 @@ impl VersionRange {
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
 
     /// What a build supports whose newest version is `newest`.
-    pub const fn supported_by(newest: ClusterVersion) -> VersionRange {
+    pub const fn for_newest(newest: ClusterVersion) -> VersionRange {
         let min = if newest.0 > 1 { newest.0 - 1 } else { 1 };
         VersionRange { min: ClusterVersion(min), max: newest }
     }
 
     /// A range of one version.
-    pub fn only(version: ClusterVersion) -> VersionRange {
+    pub fn single(version: ClusterVersion) -> VersionRange {
         VersionRange { min: version, max: version }
     }
 
@@ -155,7 +155,10 @@ impl VersionRange {
     ///
     /// # Errors
     /// [`UnsupportedVersion`] if it is not.
-    pub fn accept(self, version: ClusterVersion) -> Result<ClusterVersion, UnsupportedVersion> {
+    pub fn ensure_contains(
+        self,
+        version: ClusterVersion,
+    ) -> Result<ClusterVersion, UnsupportedVersion> {
         match self.contains(version) {
             true => Ok(version),
             false => Err(UnsupportedVersion { found: version, supported: self }),
@@ -163,7 +166,7 @@ impl VersionRange {
     }
 }
 
-/// The newest version that this build supports. The features `next-version` and `version-after-next` add
+/// The newest version that this build supports. The features `route_from-version` and `version-after-next` add
 /// versions that no release has, so that tests can run a cluster of two builds, and upgrade it twice.
 const NEWEST: u16 = if cfg!(feature = "version-after-next") {
     3
@@ -184,14 +187,16 @@ impl VersionOffer {
     ///
     /// # Errors
     /// [`VersionConflict`] when one writes what the other cannot read.
-    pub fn check(self, peer: Option<VersionOffer>) -> Result<ClusterVersion, VersionConflict> {
-        let ours = self.supported;
-        let peer = peer.filter(|peer| peer.is_valid()).ok_or(VersionConflict::Unnamed { ours })?;
-        let (cluster, theirs) = (self.agreed.max(peer.agreed), peer.supported);
-        if !ours.contains(cluster) {
-            Err(VersionConflict::ThisNodeIsOlder { cluster, ours })
-        } else if !theirs.contains(cluster) {
-            Err(VersionConflict::PeerIsOlder { cluster, theirs })
+    pub fn negotiate(self, peer: Option<VersionOffer>) -> Result<ClusterVersion, VersionConflict> {
+        let local_supported = self.supported;
+        let peer = peer
+            .filter(|peer| peer.is_valid())
+            .ok_or(VersionConflict::NoPeerVersion { local_supported })?;
+        let (cluster, peer_supported) = (self.agreed.max(peer.agreed), peer.supported);
+        if !local_supported.contains(cluster) {
+            Err(VersionConflict::ThisNodeIsOlder { cluster, local_supported })
+        } else if !peer_supported.contains(cluster) {
+            Err(VersionConflict::PeerIsOlder { cluster, peer_supported })
         } else {
             Ok(cluster)
         }
@@ -243,19 +248,19 @@ impl fmt::Display for VersionOffer {
 /// Not `MIN MAX AGREED`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no offer of versions: it must be three numbers, MIN MAX AGREED")]
-pub struct InvalidOffer(String);
+pub struct InvalidVersionOffer(String);
 
 impl FromStr for VersionOffer {
-    type Err = InvalidOffer;
+    type Err = InvalidVersionOffer;
 
-    fn from_str(text: &str) -> Result<VersionOffer, InvalidOffer> {
+    fn from_str(text: &str) -> Result<VersionOffer, InvalidVersionOffer> {
         let numbers: Result<Vec<u16>, _> = text.split(' ').map(str::parse).collect();
         match numbers.as_deref() {
             Ok(&[min, max, agreed]) => Ok(VersionOffer {
                 supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
                 agreed: ClusterVersion(agreed),
             }),
-            _ => Err(InvalidOffer(text.to_owned())),
+            _ => Err(InvalidVersionOffer(text.to_owned())),
         }
     }
 }
@@ -285,33 +290,36 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_neighbouring_builds_exchange_frames_until_the_version_is_raised() {
+    fn adjacent_builds_are_compatible_until_the_version_is_raised() {
         let (old, new) = (offer(1, 1, 1), offer(1, 2, 1));
         let first = Ok(ClusterVersion::FIRST);
-        assert_eq!(old.check(Some(new)), first);
-        assert_eq!(new.check(Some(old)), first);
+        assert_eq!(old.negotiate(Some(new)), first);
+        assert_eq!(new.negotiate(Some(old)), first);
         let raised = offer(1, 2, 2);
         let cluster = ClusterVersion(2);
-        assert_eq!(new.check(Some(raised)), Ok(cluster), "it has not heard of the raise yet");
-        let ours = old.supported;
-        let refused = old.check(Some(raised));
-        assert_eq!(refused, Err(VersionConflict::ThisNodeIsOlder { cluster, ours }));
-        let refused = raised.check(Some(old));
-        assert_eq!(refused, Err(VersionConflict::PeerIsOlder { cluster, theirs: ours }));
+        assert_eq!(new.negotiate(Some(raised)), Ok(cluster), "it has not heard of the raise yet");
+        let local_supported = old.supported;
+        let result = old.negotiate(Some(raised));
+        assert_eq!(result, Err(VersionConflict::ThisNodeIsOlder { cluster, local_supported }));
+        let result = raised.negotiate(Some(old));
+        assert_eq!(
+            result,
+            Err(VersionConflict::PeerIsOlder { cluster, peer_supported: local_supported })
+        );
     }
 
     #[test]
-    fn cluster_is_upgraded_version_by_version() {
-        let offer_of = |newest| VersionRange::supported_by(ClusterVersion(newest));
-        assert_eq!(offer_of(1), offer(1, 1, 1).supported);
-        assert_eq!(offer_of(2), offer(1, 2, 1).supported);
-        assert_eq!(offer_of(3), offer(2, 3, 2).supported);
+    fn upgrade_that_skips_a_version_is_rejected() {
+        let supported_for = |newest| VersionRange::for_newest(ClusterVersion(newest));
+        assert_eq!(supported_for(1), offer(1, 1, 1).supported);
+        assert_eq!(supported_for(2), offer(1, 2, 1).supported);
+        assert_eq!(supported_for(3), offer(2, 3, 2).supported);
         let (first, third) = (offer(1, 1, 1), offer(2, 3, 2));
-        assert!(first.check(Some(third)).is_err(), "a release was left out");
+        assert!(first.negotiate(Some(third)).is_err(), "a release was left out");
     }
 
     #[test]
-    fn exactly_one_of_two_nodes_that_refuse_each_other_is_told_to_change() {
+    fn exactly_one_of_two_incompatible_nodes_must_upgrade() {
         let offers = || {
             (1..5u16)
                 .flat_map(|min| (min..5).map(move |max| (min, max)))
@@ -319,33 +327,36 @@ mod tests {
         };
         for a in offers() {
             for b in offers() {
-                let (one, other) = (a.check(Some(b)), b.check(Some(a)));
+                let (one, other) = (a.negotiate(Some(b)), b.negotiate(Some(a)));
                 assert_eq!(one.ok(), other.ok(), "{a:?} {b:?}");
-                let told = [one, other]
+                let must_upgrade = [one, other]
                     .iter()
-                    .filter(|told| matches!(told, Err(VersionConflict::ThisNodeIsOlder { .. })))
+                    .filter(|result| matches!(result, Err(VersionConflict::ThisNodeIsOlder { .. })))
                     .count();
-                assert_eq!(told, usize::from(one.is_err()), "{a:?} {b:?}");
+                assert_eq!(must_upgrade, usize::from(one.is_err()), "{a:?} {b:?}");
             }
         }
     }
 
     #[test]
-    fn a_peer_that_names_no_version_is_refused_in_words() {
-        let why = offer(1, 2, 1).check(None).unwrap_err().to_string();
-        assert!(why.contains("names no cluster version") && why.contains("newer build"), "{why}");
+    fn peer_without_a_version_is_rejected_with_an_explanation() {
+        let message = offer(1, 2, 1).negotiate(None).unwrap_err().to_string();
+        assert!(
+            message.contains("names no cluster version") && message.contains("newer build"),
+            "{message}"
+        );
     }
 
     #[test]
-    fn an_offer_that_contradicts_itself_counts_as_none() {
-        let unnamed = VersionConflict::Unnamed { ours: offer(1, 2, 1).supported };
-        for absurd in [offer(0, 0, 0), offer(2, 1, 1), offer(1, 2, 3)] {
-            assert_eq!(offer(1, 2, 1).check(Some(absurd)), Err(unnamed));
+    fn inconsistent_offer_is_treated_as_missing() {
+        let expected = VersionConflict::NoPeerVersion { local_supported: offer(1, 2, 1).supported };
+        for inconsistent in [offer(0, 0, 0), offer(2, 1, 1), offer(1, 2, 3)] {
+            assert_eq!(offer(1, 2, 1).negotiate(Some(inconsistent)), Err(expected));
         }
     }
 
     #[test]
-    fn the_agreed_version_never_goes_down() {
+    fn agreed_version_never_decreases() {
         let agreed = AgreedVersion::new(ClusterVersion(3));
         agreed.raise(ClusterVersion(2));
         assert_eq!(agreed.get(), ClusterVersion(3));
@@ -354,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_reads_back_from_its_text_and_anything_else_is_refused() {
+    fn offer_round_trips_through_text_and_malformed_text_is_rejected() {
         let wanted = offer(1, 3, 2);
         assert_eq!(wanted.to_string().parse(), Ok(wanted));
         for broken in ["", "1 2", "1 2 x", "1 2 2 2", "1 70000 1"] {
@@ -363,9 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_reads_back_and_shorter_bytes_have_no_version() {
+    fn prefix_round_trips_and_short_input_has_no_version() {
         let bytes = [&ClusterVersion(0x0102).prefix()[..], b"goal"].concat();
-        assert_eq!(ClusterVersion::split(&bytes), Some((ClusterVersion(0x0102), &b"goal"[..])));
-        assert_eq!(ClusterVersion::split(b"x"), None);
+        assert_eq!(
+            ClusterVersion::split_prefix(&bytes),
+            Some((ClusterVersion(0x0102), &b"goal"[..]))
+        );
+        assert_eq!(ClusterVersion::split_prefix(b"x"), None);
     }
 }

@@ -12,16 +12,16 @@ use crate::{ClusterVersion, UnsupportedVersion, VersionRange};
 
 /// Bytes that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum VersionedDecodeError {
     /// Too short to have a version.
     #[error("{0} bytes are too few to carry a cluster version")]
-    Unversioned(usize),
+    MissingVersion(usize),
     /// Written in a version that this build does not read.
     #[error(transparent)]
-    Version(#[from] UnsupportedVersion),
+    Unsupported(#[from] UnsupportedVersion),
     /// Not what is written in that version.
     #[error("damaged: {0}")]
-    Damaged(String),
+    Corrupt(String),
 }
 
 /// The value as it is written in `version`.
@@ -30,7 +30,8 @@ pub enum Unreadable {
 /// Never for the types of this workspace: postcard refuses only sequences and maps of unknown length.
 pub fn encode<T: Serialize + ?Sized>(version: ClusterVersion, value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write(version, value, &mut bytes).expect("a growing buffer takes every value of known length");
+    encode_into(version, value, &mut bytes)
+        .expect("a growing buffer takes every value of known length");
     bytes
 }
 
@@ -38,61 +39,65 @@ pub fn encode<T: Serialize + ?Sized>(version: ClusterVersion, value: &T) -> Vec<
 ///
 /// # Errors
 /// The writer's own.
-pub fn write<T: Serialize + ?Sized>(
+pub fn encode_into<T: Serialize + ?Sized>(
     version: ClusterVersion,
     value: &T,
-    to: &mut (impl Write + ?Sized),
+    writer: &mut (impl Write + ?Sized),
 ) -> io::Result<()> {
-    to.write_all(&version.prefix())?;
-    let to = postcard::to_io(value, to).map_err(io::Error::other)?;
-    to.write_all(added_by(version))
+    writer.write_all(&version.prefix())?;
+    let writer = postcard::to_io(value, writer).map_err(io::Error::other)?;
+    writer.write_all(version_suffix(version))
 }
 
 /// Reads a value that was written in a version that this build reads, with nothing behind it.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(ClusterVersion, T), Unreadable> {
-    decode_within(VersionRange::READABLE, bytes)
+/// [`VersionedDecodeError`].
+pub fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<(ClusterVersion, T), VersionedDecodeError> {
+    decode_in_range(VersionRange::READABLE, bytes)
 }
 
 /// As [`decode`], by a build that reads `readable`.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn decode_within<T: DeserializeOwned>(
+/// [`VersionedDecodeError`].
+pub fn decode_in_range<T: DeserializeOwned>(
     readable: VersionRange,
     bytes: &[u8],
-) -> Result<(ClusterVersion, T), Unreadable> {
-    match take(readable, bytes)? {
+) -> Result<(ClusterVersion, T), VersionedDecodeError> {
+    match take_from_bytes(readable, bytes)? {
         (version, value, []) => Ok((version, value)),
-        (_, _, rest) => Err(Unreadable::Damaged(format!("{} bytes too many", rest.len()))),
+        (_, _, remaining) => {
+            Err(VersionedDecodeError::Corrupt(format!("{} bytes too many", remaining.len())))
+        }
     }
 }
 
 /// Reads a value and gives back what follows it.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn take<T: DeserializeOwned>(
+/// [`VersionedDecodeError`].
+pub fn take_from_bytes<T: DeserializeOwned>(
     readable: VersionRange,
     bytes: &[u8],
-) -> Result<(ClusterVersion, T, &[u8]), Unreadable> {
-    let (version, body) =
-        ClusterVersion::split(bytes).ok_or(Unreadable::Unversioned(bytes.len()))?;
-    readable.accept(version)?;
-    let (value, rest) =
-        postcard::take_from_bytes(body).map_err(|error| Unreadable::Damaged(error.to_string()))?;
-    let rest = rest.strip_prefix(added_by(version));
-    let rest = rest.ok_or_else(|| {
-        Unreadable::Damaged(format!("a field that version {version} added is missing"))
+) -> Result<(ClusterVersion, T, &[u8]), VersionedDecodeError> {
+    let (version, body) = ClusterVersion::split_prefix(bytes)
+        .ok_or(VersionedDecodeError::MissingVersion(bytes.len()))?;
+    readable.ensure_contains(version)?;
+    let (value, remaining) = postcard::take_from_bytes(body)
+        .map_err(|error| VersionedDecodeError::Corrupt(error.to_string()))?;
+    let remaining = remaining.strip_prefix(version_suffix(version));
+    let remaining = remaining.ok_or_else(|| {
+        VersionedDecodeError::Corrupt(format!("a field that version {version} added is missing"))
     })?;
-    Ok((version, value, rest))
+    Ok((version, value, remaining))
 }
 
 /// What stands behind every value of a version. No release adds anything; the versions that
 /// features add have one more field, so that a build without it cannot read it by chance.
-fn added_by(version: ClusterVersion) -> &'static [u8] {
+fn version_suffix(version: ClusterVersion) -> &'static [u8] {
     match cfg!(feature = "next-version") && version > ClusterVersion::FIRST {
         true => b"next",
         false => b"",
@@ -111,40 +116,40 @@ mod tests {
 
     proptest! {
         #[test]
-        fn builds_that_support_a_version_read_the_same(value: (u64, String, Vec<u8>)) {
+        fn builds_supporting_a_version_decode_the_same_value(value: (u64, String, Vec<u8>)) {
             let bytes = encode(ClusterVersion::FIRST, &value);
-            let old = decode_within::<(u64, String, Vec<u8>)>(FIRST, &bytes);
-            let new = decode_within(LATER, &bytes);
+            let old = decode_in_range::<(u64, String, Vec<u8>)>(FIRST, &bytes);
+            let new = decode_in_range(LATER, &bytes);
             prop_assert_eq!(&old, &new);
             prop_assert_eq!(old, Ok((ClusterVersion::FIRST, value)));
         }
 
         #[test]
-        fn a_build_reads_nothing_of_a_version_it_does_not_support(value: (u64, String)) {
+        fn value_of_an_unsupported_version_is_rejected(value: (u64, String)) {
             let found = ClusterVersion(2);
             let bytes = encode(found, &value);
-            let refused = decode_within::<(u64, String)>(FIRST, &bytes);
-            let why = UnsupportedVersion { found, supported: FIRST };
-            prop_assert_eq!(refused, Err(Unreadable::Version(why)));
-            prop_assert_eq!(decode_within(LATER, &bytes), Ok((found, value)));
+            let result = decode_in_range::<(u64, String)>(FIRST, &bytes);
+            let unsupported = UnsupportedVersion { found, supported: FIRST };
+            prop_assert_eq!(result, Err(VersionedDecodeError::Unsupported(unsupported)));
+            prop_assert_eq!(decode_in_range(LATER, &bytes), Ok((found, value)));
         }
     }
 
     #[test]
-    fn what_is_cut_off_or_too_long_is_damaged() {
+    fn truncated_or_overlong_bytes_are_corrupt() {
         let bytes = encode(VersionRange::SUPPORTED.max, &(7u64, "goal"));
         for end in 0..bytes.len() {
             assert!(decode::<(u64, String)>(&bytes[..end]).is_err(), "{end} bytes were read");
         }
         let longer = [&bytes[..], b"x"].concat();
-        let refused = decode::<(u64, String)>(&longer);
-        assert_eq!(refused, Err(Unreadable::Damaged("1 bytes too many".to_owned())));
+        let result = decode::<(u64, String)>(&longer);
+        assert_eq!(result, Err(VersionedDecodeError::Corrupt("1 bytes too many".to_owned())));
     }
 
     #[test]
-    fn what_follows_a_value_is_given_back() {
+    fn bytes_after_a_value_are_returned() {
         let bytes = [&encode(ClusterVersion::FIRST, &7u64)[..], b"raw"].concat();
-        let taken = take::<u64>(FIRST, &bytes);
-        assert_eq!(taken, Ok((ClusterVersion::FIRST, 7, &b"raw"[..])));
+        let decoded = take_from_bytes::<u64>(FIRST, &bytes);
+        assert_eq!(decoded, Ok((ClusterVersion::FIRST, 7, &b"raw"[..])));
     }
 }

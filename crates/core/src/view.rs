@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ClusterTimes, ClusterVersion, Namespaces, NodeId, Placement, Ring, ShardCount,
+    ClusterId, ClusterTimes, ClusterVersion, HashRing, Namespaces, NodeId, Placement, ShardCount,
     ShardId, Spread, Topic, VersionRange,
 };
 
@@ -58,12 +58,12 @@ pub struct Member {
     /// Where it stands.
     pub state: MemberState,
     /// What its build supports, and the build's own version: as it announced them last.
-    pub build: Build,
+    pub build: BuildInfo,
 }
 
 /// What a member runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Build {
+pub struct BuildInfo {
     /// The release, such as `0.1.0`: for people.
     pub release: String,
     /// The cluster versions that it supports.
@@ -127,7 +127,7 @@ impl ClusterView {
         self.version > 0
     }
 
-    /// The shard of a topic; `None` while the number of shards is not known.
+    /// The shard of a topic; `NoFault` while the number of shards is not known.
     pub fn shard_of(&self, topic: &Topic) -> Option<ShardId> {
         self.is_known().then(|| topic.shard(self.shards))
     }
@@ -139,12 +139,12 @@ impl ClusterView {
 
     /// Whether a node was a member and was removed: its id is never used again. A stranger is not
     /// gone: it may have joined after this view was made.
-    pub fn is_gone(&self, id: NodeId) -> bool {
+    pub fn was_removed(&self, id: NodeId) -> bool {
         id < self.next_id && !self.members.contains_key(&id)
     }
 
     /// The members whose build does not support `version`, in the order of their ids.
-    pub fn without_support(&self, version: ClusterVersion) -> Vec<NodeId> {
+    pub fn members_not_supporting(&self, version: ClusterVersion) -> Vec<NodeId> {
         let lacks = |m: &&Member| !m.build.supported.contains(version);
         self.members.values().filter(lacks).map(|m| m.id).collect()
     }
@@ -153,39 +153,39 @@ impl ClusterView {
     /// that, else the present one.
     pub fn next_version(&self) -> ClusterVersion {
         let next = self.cluster_version.next();
-        let is_known = self.members.values().any(|m| m.build.supported.contains(next));
-        if is_known { next } else { self.cluster_version }
+        let is_supported = self.members.values().any(|m| m.build.supported.contains(next));
+        if is_supported { next } else { self.cluster_version }
     }
 
     /// The region of a member; empty for a node without label and for a stranger.
-    pub fn region(&self, id: NodeId) -> &str {
+    pub fn region_of(&self, id: NodeId) -> &str {
         self.member(id).map_or("", |m| m.region.as_str())
     }
 
     /// The nodes that shards may be placed on: active, with the core role.
-    pub fn shard_holders(&self) -> BTreeMap<NodeId, &Member> {
+    pub fn placement_candidates(&self) -> BTreeMap<NodeId, &Member> {
         let holds = |m: &&Member| m.state == MemberState::Active && m.roles.core;
         self.members.values().filter(holds).map(|m| (m.id, m)).collect()
     }
 
     /// The orders in which the nodes of a region would head it. To be asked for once per view: it
     /// builds the ring of the region and walks it for every shard.
-    pub fn heads(&self, region: &str) -> Heads {
+    pub fn region_heads(&self, region: &str) -> RegionHeads {
         let active = |m: &&Member| m.state == MemberState::Active && m.region == region;
         let weights = self.members.values().filter(active).map(|m| (m.id, 1)).collect();
-        let ring = Ring::new(&weights);
-        Heads(self.shards.ids().map(|shard| ring.walk(shard)).collect())
+        let ring = HashRing::new(&weights);
+        RegionHeads(self.shards.ids().map(|shard| ring.preference_list(shard)).collect())
     }
 }
 
 /// For each shard, the nodes of one region in the order in which they would head it. The first that
 /// lives is the region's head.
 #[derive(Clone, Debug, Default)]
-pub struct Heads(Vec<Vec<NodeId>>);
+pub struct RegionHeads(Vec<Vec<NodeId>>);
 
-impl Heads {
+impl RegionHeads {
     /// The order for a shard; empty for one that the view does not have.
-    pub fn of(&self, shard: ShardId) -> &[NodeId] {
+    pub fn candidates(&self, shard: ShardId) -> &[NodeId] {
         self.0.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 }

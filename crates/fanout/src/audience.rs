@@ -6,83 +6,102 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use pushonce_core::{Topic, Watching};
+use pushonce_core::{SubscriberCount, Topic};
 
-use crate::feed::lock;
-use crate::frames::{Form, Frames};
-use crate::{Encode, Wire};
+use crate::frames::{EncodedForm, FrameCache};
+use crate::topic_buffer::lock;
+use crate::{FrameEncoder, WireFormat};
 
 /// The sessions of one topic. To come or to go costs two additions, and a lock once for all who do so
 /// until upstream has looked.
 #[derive(Default)]
-pub(crate) struct Seats {
+pub(crate) struct SubscriberCounter {
     sessions: AtomicU64,
     /// Those of them that want to be told how many there are in the whole cluster.
-    asking: AtomicU64,
+    audience_requests: AtomicU64,
     /// Stands among the changed.
-    marked: AtomicBool,
+    is_marked: AtomicBool,
 }
 
 /// The topics whose seats changed since upstream looked.
 #[derive(Default)]
-pub(crate) struct Changed(Mutex<HashSet<Topic>>);
+pub(crate) struct ChangedTopics(Mutex<HashSet<Topic>>);
 
 /// How many watch in the whole cluster, and the frames that say so.
-pub(crate) struct Sum {
+pub(crate) struct ClusterAudience {
     pub(crate) sessions: u64,
     /// Made on first need, for all who asked.
-    frames: Frames,
+    frame_cache: FrameCache,
 }
 
-impl Seats {
-    pub(crate) fn add(&self, one: Watching, topic: &Topic, changed: &Changed) {
-        self.sessions.fetch_add(one.sessions, Ordering::SeqCst);
-        self.asking.fetch_add(one.asks.into(), Ordering::SeqCst);
-        self.mark(topic, changed);
+impl SubscriberCounter {
+    pub(crate) fn add(
+        &self,
+        count: SubscriberCount,
+        topic: &Topic,
+        changed_topics: &ChangedTopics,
+    ) {
+        self.sessions.fetch_add(count.sessions, Ordering::SeqCst);
+        self.audience_requests.fetch_add(count.wants_audience.into(), Ordering::SeqCst);
+        self.mark_changed(topic, changed_topics);
     }
 
-    pub(crate) fn remove(&self, one: Watching, topic: &Topic, changed: &Changed) {
-        self.sessions.fetch_sub(one.sessions, Ordering::SeqCst);
-        self.asking.fetch_sub(one.asks.into(), Ordering::SeqCst);
-        self.mark(topic, changed);
+    pub(crate) fn remove(
+        &self,
+        count: SubscriberCount,
+        topic: &Topic,
+        changed_topics: &ChangedTopics,
+    ) {
+        self.sessions.fetch_sub(count.sessions, Ordering::SeqCst);
+        self.audience_requests.fetch_sub(count.wants_audience.into(), Ordering::SeqCst);
+        self.mark_changed(topic, changed_topics);
     }
 
     /// After the change: whoever takes the mark off then sees it.
-    fn mark(&self, topic: &Topic, changed: &Changed) {
-        if !self.marked.swap(true, Ordering::SeqCst) {
-            lock(&changed.0).insert(topic.clone());
+    fn mark_changed(&self, topic: &Topic, changed_topics: &ChangedTopics) {
+        if !self.is_marked.swap(true, Ordering::SeqCst) {
+            lock(&changed_topics.0).insert(topic.clone());
         }
     }
 
     /// What upstream is to know. The mark goes before the look: what changes later is marked again.
-    pub(crate) fn look(&self) -> Watching {
-        self.marked.store(false, Ordering::SeqCst);
+    pub(crate) fn take_count(&self) -> SubscriberCount {
+        self.is_marked.store(false, Ordering::SeqCst);
         let sessions = self.sessions.load(Ordering::SeqCst);
-        Watching { sessions, asks: self.asking.load(Ordering::SeqCst) > 0 }
+        SubscriberCount {
+            sessions,
+            wants_audience: self.audience_requests.load(Ordering::SeqCst) > 0,
+        }
     }
 }
 
-impl Changed {
+impl ChangedTopics {
     /// At most so many, in no order.
     pub(crate) fn take(&self, topics_max: usize) -> Vec<Topic> {
         let mut changed = lock(&self.0);
         if changed.len() <= topics_max {
             return changed.drain().collect();
         }
-        let part: Vec<Topic> = changed.iter().take(topics_max).cloned().collect();
-        part.iter().for_each(|topic| drop(changed.take(topic)));
-        part
+        let taken: Vec<Topic> = changed.iter().take(topics_max).cloned().collect();
+        taken.iter().for_each(|topic| drop(changed.take(topic)));
+        taken
     }
 }
 
-impl Sum {
-    pub(crate) fn new(sessions: u64) -> Sum {
-        Sum { sessions, frames: Frames::default() }
+impl ClusterAudience {
+    pub(crate) fn new(sessions: u64) -> ClusterAudience {
+        ClusterAudience { sessions, frame_cache: FrameCache::default() }
     }
 
     /// The frame that says it, made at the first call for each wire.
-    pub(crate) fn frame(&self, wire: Wire, topic: &Topic, encode: &dyn Encode) -> Bytes {
-        self.frames.get(Form::Whole(wire), || encode.audience(wire, topic, self.sessions))
+    pub(crate) fn frame(
+        &self,
+        wire: WireFormat,
+        topic: &Topic,
+        encoder: &dyn FrameEncoder,
+    ) -> Bytes {
+        self.frame_cache
+            .get(EncodedForm::Full(wire), || encoder.encode_audience(wire, topic, self.sessions))
     }
 }
 
@@ -93,30 +112,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_change_is_missed_while_upstream_looks() {
-        let (seats, changed) = (Seats::default(), Changed::default());
+    fn no_change_is_missed_while_counts_are_taken() {
+        let (counter, changed_topics) = (SubscriberCounter::default(), ChangedTopics::default());
         let topic = Topic::new("a").expect("valid");
-        let one = Watching { sessions: 1, asks: true };
-        let mut known = Watching::default();
-        let mut look = || {
-            if !changed.take(1).is_empty() {
-                known = seats.look();
+        let subscriber = SubscriberCount { sessions: 1, wants_audience: true };
+        let mut last_count = SubscriberCount::default();
+        let mut take_count = || {
+            if !changed_topics.take(1).is_empty() {
+                last_count = counter.take_count();
             }
-            known
+            last_count
         };
         thread::scope(|scope| {
-            let come_and_go = || {
+            let add_and_remove = || {
                 for _ in 0..20_000 {
-                    seats.add(one, &topic, &changed);
-                    seats.remove(one, &topic, &changed);
+                    counter.add(subscriber, &topic, &changed_topics);
+                    counter.remove(subscriber, &topic, &changed_topics);
                 }
-                seats.add(one, &topic, &changed);
+                counter.add(subscriber, &topic, &changed_topics);
             };
-            let threads = [scope.spawn(come_and_go), scope.spawn(come_and_go)];
+            let threads = [scope.spawn(add_and_remove), scope.spawn(add_and_remove)];
             while threads.iter().any(|thread| !thread.is_finished()) {
-                assert!(look().sessions <= 2);
+                assert!(take_count().sessions <= 2);
             }
         });
-        assert_eq!(look(), Watching { sessions: 2, asks: true });
+        assert_eq!(take_count(), SubscriberCount { sessions: 2, wants_audience: true });
     }
 }

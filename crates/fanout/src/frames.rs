@@ -4,43 +4,43 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::Wire;
+use crate::WireFormat;
 
 /// A list, not a table: most messages are wanted on one wire or two, and a message that nobody wants
 /// costs 16 bytes.
 #[derive(Default)]
-pub(crate) struct Frames(OnceLock<Box<Made>>);
+pub(crate) struct FrameCache(OnceLock<Box<CachedFrame>>);
 
-struct Made {
-    form: Form,
+struct CachedFrame {
+    form: EncodedForm,
     bytes: Bytes,
-    next: Frames,
+    next: FrameCache,
 }
 
 /// What may be made of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum EncodedForm {
     /// A frame of the message.
-    Whole(Wire),
+    Full(WireFormat),
     /// What makes it out of the message before, for frames of every wire; empty when that is no gain.
-    Delta,
+    DeltaPayload,
     /// A frame of that.
-    Difference(Wire),
+    Delta(WireFormat),
 }
 
-impl Frames {
-    /// What is there in this form, or is made now. Two lanes that ask at once make it once. `make`
+impl FrameCache {
+    /// What is there in this form, or is made now. Two lanes that ask at once make it once. `encode`
     /// must not ask for another form.
-    pub(crate) fn get(&self, form: Form, make: impl Fn() -> Bytes) -> Bytes {
-        let mut frames = self;
+    pub(crate) fn get(&self, form: EncodedForm, encode: impl Fn() -> Bytes) -> Bytes {
+        let mut cache = self;
         loop {
-            let made = frames
-                .0
-                .get_or_init(|| Box::new(Made { form, bytes: make(), next: Frames::default() }));
-            if made.form == form {
-                return made.bytes.clone();
+            let cached = cache.0.get_or_init(|| {
+                Box::new(CachedFrame { form, bytes: encode(), next: FrameCache::default() })
+            });
+            if cached.form == form {
+                return cached.bytes.clone();
             }
-            frames = &made.next;
+            cache = &cached.next;
         }
     }
 }

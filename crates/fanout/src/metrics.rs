@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use pushonce_core::GapReason;
 
 /// The meters of one hub. Handles, taken once: the hot path looks nothing up.
-pub(crate) struct Meters {
+pub(crate) struct FanoutMetrics {
     /// Frames taken by outlets and messages taken by readers.
     pub(crate) deliveries: Counter,
     /// Entries put into lanes' queues.
@@ -23,26 +23,26 @@ pub(crate) struct Meters {
     conflated: Counter,
 }
 
-impl Meters {
-    pub(crate) fn new() -> Meters {
-        let gaps =
+impl FanoutMetrics {
+    pub(crate) fn new() -> FanoutMetrics {
+        let gap_counter =
             |reason: GapReason| counter!("pushonce_fanout_gaps_total", "reason" => reason.as_str());
-        Meters {
+        FanoutMetrics {
             deliveries: counter!("pushonce_fanout_deliveries_total"),
             wakes: counter!("pushonce_fanout_wakes_total"),
             fetches: counter!("pushonce_fanout_fetches_total"),
             topics: gauge!("pushonce_fanout_topics"),
             sessions: gauge!("pushonce_fanout_sessions"),
             subscriptions: gauge!("pushonce_fanout_subscriptions"),
-            expired: gaps(GapReason::Expired),
-            epoch: gaps(GapReason::Epoch),
-            slow: gaps(GapReason::Slow),
-            conflated: gaps(GapReason::Conflated),
+            expired: gap_counter(GapReason::Expired),
+            epoch: gap_counter(GapReason::Epoch),
+            slow: gap_counter(GapReason::Slow),
+            conflated: gap_counter(GapReason::Conflated),
         }
     }
 
     /// A gap was told to a subscriber.
-    pub(crate) fn gap(&self, reason: GapReason) {
+    pub(crate) fn record_gap(&self, reason: GapReason) {
         match reason {
             GapReason::Expired => self.expired.increment(1),
             GapReason::Epoch => self.epoch.increment(1),

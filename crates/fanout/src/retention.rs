@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Gap, GapReason, History, Message, Page, Timestamp, Want};
+use pushonce_core::{Gap, GapReason, History, HistoryPage, HistoryRange, Message, Timestamp};
 
-use crate::ring::before;
+use crate::ring::position_before;
 
 /// The bounds of a topic's history, and the time by which ages are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,12 +24,12 @@ pub struct Retention {
 
 impl Retention {
     /// How many messages may be shown, of those that are given newest first.
-    pub(crate) fn visible<'a>(
+    pub(crate) fn count_visible<'a>(
         &self,
         newest_first: impl Iterator<Item = &'a Arc<Message>>,
     ) -> usize {
         #[cfg(feature = "planted-bugs")]
-        if crate::planted::shows_all() {
+        if crate::planted::ignores_retention() {
             return newest_first.count();
         }
         let History { count_max, bytes_max, age_max_ms, .. } = self.history;
@@ -44,13 +44,14 @@ impl Retention {
         newest_first.take(count_max).take_while(is_visible).count()
     }
 
-    /// The page without what may not be shown. An answer to [`Want::After`] names that as missing.
-    pub(crate) fn cut(&self, mut page: Page, want: Want) -> Page {
-        let visible = self.visible(page.messages.iter().rev());
+    /// The page without what may not be shown. An answer to [`HistoryRange::After`] names that as missing.
+    pub(crate) fn truncate_page(&self, mut page: HistoryPage, range: HistoryRange) -> HistoryPage {
+        let visible = self.count_visible(page.messages.iter().rev());
         let hidden = page.messages.len() - visible;
         let Some(first_hidden) = page.messages.drain(..hidden).next() else { return page };
-        if matches!(want, Want::After(_)) {
-            let to = page.messages.first().map_or(page.head, |first| before(first.position));
+        if matches!(range, HistoryRange::After(_)) {
+            let to =
+                page.messages.first().map_or(page.head, |first| position_before(first.position));
             let from = page.gap.map_or(first_hidden.position, |gap| gap.from);
             let reason = page.gap.map_or(GapReason::Expired, |gap| gap.reason);
             page.gap = Some(Gap { from, to, reason });
@@ -76,63 +77,77 @@ mod tests {
         })
     }
 
-    fn page(messages: Vec<Arc<Message>>) -> Page {
+    fn page(messages: Vec<Arc<Message>>) -> HistoryPage {
         let head = messages.last().map_or(Position::new(7, 0), |last| last.position);
-        Page { messages, head, gap: None }
+        HistoryPage { messages, head, gap: None }
     }
 
-    fn of(count_max: u32, bytes_max: u32, age_max_ms: u64, log_time: u64) -> Retention {
+    fn retention(count_max: u32, bytes_max: u32, age_max_ms: u64, log_time: u64) -> Retention {
         let history = History { count_max, bytes_max, age_max_ms, ..History::default() };
         Retention { history, log_time: Timestamp(log_time) }
     }
 
-    fn offsets(page: &Page) -> Vec<u64> {
+    fn offsets(page: &HistoryPage) -> Vec<u64> {
         page.messages.iter().map(|message| message.position.offset.0).collect()
     }
 
     #[test]
-    fn each_bound_hides_the_oldest() {
+    fn each_retention_bound_hides_the_oldest_messages() {
         let messages = || page((1..=5).map(|n| message(n, n * 100, 10)).collect());
-        let shown = |retention: Retention| offsets(&retention.cut(messages(), Want::All));
-        assert_eq!(shown(of(9, 900, 9_000, 500)), [1, 2, 3, 4, 5]);
-        assert_eq!(shown(of(2, 900, 9_000, 500)), [4, 5]);
-        assert_eq!(shown(of(9, 29, 9_000, 500)), [4, 5]);
-        assert_eq!(shown(of(9, 900, 200, 500)), [3, 4, 5]);
-        assert_eq!(shown(of(9, 900, 200, 650)), [5]);
-        assert_eq!(shown(of(0, 900, 9_000, 500)), [0; 0], "no past at all");
+        let visible_offsets =
+            |retention: Retention| offsets(&retention.truncate_page(messages(), HistoryRange::All));
+        assert_eq!(visible_offsets(retention(9, 900, 9_000, 500)), [1, 2, 3, 4, 5]);
+        assert_eq!(visible_offsets(retention(2, 900, 9_000, 500)), [4, 5]);
+        assert_eq!(visible_offsets(retention(9, 29, 9_000, 500)), [4, 5]);
+        assert_eq!(visible_offsets(retention(9, 900, 200, 500)), [3, 4, 5]);
+        assert_eq!(visible_offsets(retention(9, 900, 200, 650)), [5]);
+        assert_eq!(visible_offsets(retention(0, 900, 9_000, 500)), [0; 0], "no past at all");
     }
 
     #[test]
-    fn a_log_time_that_is_not_known_hides_nothing_that_the_owner_shows() {
+    fn unknown_log_time_falls_back_to_the_time_of_the_newest_message() {
         let messages = page(vec![message(1, 100, 1), message(2, 900, 1)]);
-        assert_eq!(offsets(&of(9, 9, 800, 0).cut(messages.clone(), Want::All)), [1, 2]);
-        assert_eq!(offsets(&of(9, 9, 799, 0).cut(messages, Want::All)), [2]);
+        assert_eq!(
+            offsets(&retention(9, 9, 800, 0).truncate_page(messages.clone(), HistoryRange::All)),
+            [1, 2]
+        );
+        assert_eq!(
+            offsets(&retention(9, 9, 799, 0).truncate_page(messages, HistoryRange::All)),
+            [2]
+        );
     }
 
     #[test]
-    fn what_is_hidden_from_a_resume_is_a_gap() {
+    fn messages_hidden_from_a_resume_are_reported_as_a_gap() {
         let messages = || page((4..=6).map(|n| message(n, 100, 1)).collect());
-        let want = Want::After(Position::new(7, 3));
-        let cut = of(1, 9, 900, 100).cut(messages(), want);
+        let range = HistoryRange::After(Position::new(7, 3));
+        let truncated = retention(1, 9, 900, 100).truncate_page(messages(), range);
         let gap = |from: (u64, u64), to, reason| {
             Some(Gap { from: Position::new(from.0, from.1), to: Position::new(7, to), reason })
         };
-        assert_eq!((offsets(&cut), cut.gap), (vec![6], gap((7, 4), 5, GapReason::Expired)));
-        let named = Page { gap: gap((2, 9), 3, GapReason::Epoch), ..messages() };
-        let cut = of(0, 9, 900, 100).cut(named, Want::After(Position::new(2, 8)));
-        assert_eq!((offsets(&cut), cut.gap), (vec![], gap((2, 9), 6, GapReason::Epoch)));
+        assert_eq!(
+            (offsets(&truncated), truncated.gap),
+            (vec![6], gap((7, 4), 5, GapReason::Expired))
+        );
+        let with_gap = HistoryPage { gap: gap((2, 9), 3, GapReason::Epoch), ..messages() };
+        let truncated = retention(0, 9, 900, 100)
+            .truncate_page(with_gap, HistoryRange::After(Position::new(2, 8)));
+        assert_eq!(
+            (offsets(&truncated), truncated.gap),
+            (vec![], gap((2, 9), 6, GapReason::Epoch))
+        );
     }
 
     proptest! {
         /// What is left is what an owner keeps that pops the oldest while any bound is passed.
         #[test]
-        fn an_edge_shows_what_the_owner_keeps(
+        fn edge_shows_the_same_history_as_the_owner_keeps(
             sizes in proptest::collection::vec((0..30usize, 0..50u64), 0..20),
             count in 0..12u32, bytes in 0..200u32, age in 0..200u64, since in 0..100u64,
         ) {
             let mut time = 0;
-            let messages = sizes.iter().zip(1..).map(|(&(bytes, passed), offset)| {
-                time += passed;
+            let messages = sizes.iter().zip(1..).map(|(&(bytes, elapsed), offset)| {
+                time += elapsed;
                 message(offset, time, bytes)
             });
             let messages: Vec<_> = messages.collect();
@@ -145,8 +160,8 @@ mod tests {
             {
                 kept = &kept[1..];
             }
-            let retention = of(count, bytes, age, now);
-            prop_assert_eq!(&retention.cut(page(messages.clone()), Want::All).messages[..], kept);
+            let retention = retention(count, bytes, age, now);
+            prop_assert_eq!(&retention.truncate_page(page(messages.clone()), HistoryRange::All).messages[..], kept);
         }
     }
 }

@@ -2,28 +2,31 @@
 
 mod stage;
 
-use pushonce_core::{From, Options, Topic, Watching};
+use pushonce_core::{StartFrom, SubscribeOptions, SubscriberCount, Topic};
 use pushonce_fanout::hub;
 use stage::{JSON, PROTO, Stage, Viewer, play, topic};
 
-async fn subscribe(stage: &Stage, viewer: &Viewer, topic: &Topic, asks: bool) {
-    let options = Options { audience: asks, ..Options::default() };
-    viewer.subscribe_with(stage, topic, From::Now, options).await.expect("subscribed");
+async fn subscribe(stage: &Stage, viewer: &Viewer, topic: &Topic, wants_audience: bool) {
+    let options =
+        SubscribeOptions { report_audience: wants_audience, ..SubscribeOptions::default() };
+    viewer.subscribe_with(stage, topic, StartFrom::Now, options).await.expect("subscribed");
 }
 
-fn counted(stage: &Stage) -> Vec<(String, u64, bool)> {
+fn changed_counts(stage: &Stage) -> Vec<(String, u64, bool)> {
     let mut counts: Vec<_> = stage
         .hub
-        .watching(usize::MAX)
+        .take_changed_counts(usize::MAX)
         .into_iter()
-        .map(|(topic, Watching { sessions, asks })| (topic.to_string(), sessions, asks))
+        .map(|(topic, SubscriberCount { sessions, wants_audience: asks })| {
+            (topic.to_string(), sessions, asks)
+        })
         .collect();
     counts.sort_unstable();
     counts
 }
 
 #[test]
-fn sessions_and_readers_are_counted_by_topic_and_only_what_changed_is_said() {
+fn sessions_and_readers_are_counted_by_topic_and_only_changes_are_returned() {
     play(async || {
         let (stage, a, b) = (Stage::new(hub::Config::default()), topic("a"), topic("b"));
         let viewers = [stage.viewer(JSON), stage.viewer(PROTO)];
@@ -31,43 +34,49 @@ fn sessions_and_readers_are_counted_by_topic_and_only_what_changed_is_said() {
             subscribe(&stage, viewer, &a, false).await;
         }
         subscribe(&stage, &viewers[0], &b, true).await;
-        let reader =
-            stage.hub.reader(b.clone(), From::Now, Options::default()).await.expect("it is live");
-        assert_eq!(counted(&stage), [("a".to_owned(), 2, false), ("b".to_owned(), 2, true)]);
-        assert_eq!(counted(&stage), []);
-        stage.lane.close(viewers[0].key);
+        let reader = stage
+            .hub
+            .open_reader(b.clone(), StartFrom::Now, SubscribeOptions::default())
+            .await
+            .expect("it is live");
+        assert_eq!(changed_counts(&stage), [("a".to_owned(), 2, false), ("b".to_owned(), 2, true)]);
+        assert_eq!(changed_counts(&stage), []);
+        stage.lane.close_session(viewers[0].key);
         drop(reader);
-        assert_eq!(counted(&stage), [("a".to_owned(), 1, false), ("b".to_owned(), 0, false)]);
+        assert_eq!(
+            changed_counts(&stage),
+            [("a".to_owned(), 1, false), ("b".to_owned(), 0, false)]
+        );
         assert!(stage.lane.unsubscribe(viewers[1].key, &a));
-        assert_eq!(counted(&stage), [("a".to_owned(), 0, false)]);
+        assert_eq!(changed_counts(&stage), [("a".to_owned(), 0, false)]);
     });
 }
 
 #[test]
-fn what_has_no_room_in_one_answer_is_in_the_next() {
+fn changed_counts_beyond_the_limit_are_returned_by_the_next_call() {
     play(async || {
         let stage = Stage::new(hub::Config::default());
         let viewer = stage.viewer(JSON);
         for name in ["a", "b", "c"] {
             subscribe(&stage, &viewer, &topic(name), false).await;
         }
-        assert_eq!(stage.hub.watching(2).len(), 2);
-        assert_eq!(stage.hub.watching(2).len(), 1);
-        assert_eq!(stage.hub.watching(2).len(), 0);
+        assert_eq!(stage.hub.take_changed_counts(2).len(), 2);
+        assert_eq!(stage.hub.take_changed_counts(2).len(), 1);
+        assert_eq!(stage.hub.take_changed_counts(2).len(), 0);
     });
 }
 
 #[test]
-fn who_asked_is_told_each_change_once_in_the_same_bytes_and_nobody_else() {
+fn audience_frame_is_shared_and_sent_once_per_change_only_to_requesting_sessions() {
     play(async || {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let viewers = [stage.viewer(JSON), stage.viewer(JSON), stage.viewer(JSON)];
-        for (viewer, asks) in viewers.iter().zip([true, true, false]) {
-            subscribe(&stage, viewer, &a, asks).await;
+        for (viewer, wants_audience) in viewers.iter().zip([true, true, false]) {
+            subscribe(&stage, viewer, &a, wants_audience).await;
         }
-        stage.hub.watching(usize::MAX);
+        stage.hub.take_changed_counts(usize::MAX);
         for sessions in [3, 3, 41_877] {
-            stage.hub.audience(&a, sessions);
+            stage.hub.set_audience(&a, sessions);
             stage.settle().await;
         }
         let bytes = |v: usize| viewers[v].socket.borrow().frames[0].as_ptr();
@@ -80,16 +89,16 @@ fn who_asked_is_told_each_change_once_in_the_same_bytes_and_nobody_else() {
 }
 
 #[test]
-fn a_slow_session_is_told_the_newest_number_behind_its_messages() {
+fn slow_session_receives_only_the_newest_audience_after_its_messages() {
     play(async || {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let viewer = stage.viewer(JSON);
         subscribe(&stage, &viewer, &a, true).await;
-        stage.hub.watching(usize::MAX);
+        stage.hub.take_changed_counts(usize::MAX);
         viewer.socket.borrow_mut().room = 1;
         stage.publish(&a, 2).await;
         for sessions in [5, 6, 7] {
-            stage.hub.audience(&a, sessions);
+            stage.hub.set_audience(&a, sessions);
             stage.settle().await;
         }
         viewer.go_on(10);
@@ -99,19 +108,19 @@ fn a_slow_session_is_told_the_newest_number_behind_its_messages() {
 }
 
 #[test]
-fn a_number_that_nobody_asked_for_any_more_is_not_told_to_the_next_who_asks() {
+fn outdated_audience_is_not_sent_to_a_later_requesting_session() {
     play(async || {
         let (stage, a) = (Stage::new(hub::Config::default()), topic("a"));
         let viewers = [stage.viewer(JSON), stage.viewer(JSON), stage.viewer(JSON)];
         subscribe(&stage, &viewers[0], &a, false).await;
         subscribe(&stage, &viewers[1], &a, true).await;
-        stage.hub.watching(usize::MAX);
-        stage.hub.audience(&a, 9);
+        stage.hub.take_changed_counts(usize::MAX);
+        stage.hub.set_audience(&a, 9);
         stage.settle().await;
-        stage.lane.close(viewers[1].key);
-        stage.hub.watching(usize::MAX);
+        stage.lane.close_session(viewers[1].key);
+        stage.hub.take_changed_counts(usize::MAX);
         subscribe(&stage, &viewers[2], &a, true).await;
         assert_eq!(viewers[2].got(), [""; 0]);
-        assert_eq!(counted(&stage), [("a".to_owned(), 2, true)]);
+        assert_eq!(changed_counts(&stage), [("a".to_owned(), 2, true)]);
     });
 }

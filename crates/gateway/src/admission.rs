@@ -12,7 +12,7 @@ use crate::pressure::Pressure;
 
 /// A shortage of connections or descriptors counts for so long after it was last seen. At a full node
 /// sessions come and go, and readiness must not change with each of them.
-const SEEN_FOR: Duration = Duration::from_secs(5);
+const SHORTAGE_HOLD: Duration = Duration::from_secs(5);
 
 /// What every lane does about its load, and what it is short of. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct LaneAdmission {
 
 /// When a lane was last short of connections and descriptors.
 #[derive(Debug, Default)]
-pub(crate) struct ShortagesSeen([Cell<Option<Instant>>; Shortage::ALL.len()]);
+pub(crate) struct RecentShortages([Cell<Option<Instant>>; Shortage::ALL.len()]);
 
 impl LaneShortages {
     fn has(&self, shortage: Shortage) -> bool {
@@ -49,7 +49,7 @@ impl Admission {
     }
 
     /// How many lanes reject new sessions, for whatever reason.
-    pub fn rejecting(&self) -> usize {
+    pub fn rejecting_lanes(&self) -> usize {
         self.0.iter().filter(|lane| lane.0.load(Ordering::Relaxed) != 0).count()
     }
 
@@ -60,7 +60,7 @@ impl Admission {
     }
 
     /// How many reject them for the memory of the process or their own backlog.
-    pub fn overloaded(&self) -> usize {
+    pub fn overloaded_lanes(&self) -> usize {
         self.0.iter().filter(|lane| lane.has(Shortage::Load)).count()
     }
 
@@ -69,8 +69,8 @@ impl Admission {
     ///
     /// # Errors
     /// What is short, and what to change.
-    pub fn check(&self) -> Result<(), &'static str> {
-        if self.overloaded() < self.lanes() {
+    pub fn check_subscriber(&self) -> Result<(), &'static str> {
+        if self.overloaded_lanes() < self.lane_count() {
             return Ok(());
         }
         counter!("pushonce_gateway_sessions_refused_total", "transport" => "grpc").increment(1);
@@ -78,11 +78,11 @@ impl Admission {
     }
 
     /// How many lanes there are.
-    pub fn lanes(&self) -> usize {
+    pub fn lane_count(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn lane(&self, lane: usize) -> LaneAdmission {
+    pub(crate) fn for_lane(&self, lane: usize) -> LaneAdmission {
         let pressure = gauge!("pushonce_gateway_pressure", "lane" => lane.to_string());
         pressure.set(0);
         LaneAdmission { admission: self.clone(), lane, pressure }
@@ -91,87 +91,93 @@ impl Admission {
 
 impl LaneAdmission {
     /// The lane does this about its load from now on, and has seen these shortages.
-    pub(crate) fn set(&self, pressure: Pressure, seen: &ShortagesSeen, now: Instant) {
-        let mut short = seen.lasting(now);
-        if pressure >= Pressure::Close {
-            short |= bit(Shortage::Load);
+    pub(crate) fn update(&self, pressure: Pressure, recent: &RecentShortages, now: Instant) {
+        let mut bits = recent.active_bits(now);
+        if pressure >= Pressure::Reject {
+            bits |= bit(Shortage::Load);
         }
-        let measure = if short == 0 { pressure } else { pressure.max(Pressure::Close) };
+        let level = if bits == 0 { pressure } else { pressure.max(Pressure::Reject) };
         // 0: nothing, 1: fewer messages under `latest`, 2: no new sessions, 3: sessions are closed.
-        self.pressure.set(measure as u8);
+        self.pressure.set(level as u8);
         if let Some(lane) = self.admission.0.get(self.lane) {
-            lane.0.store(short, Ordering::Relaxed);
+            lane.0.store(bits, Ordering::Relaxed);
         }
     }
 }
 
-impl ShortagesSeen {
+impl RecentShortages {
     /// The lane is short of this now.
-    pub(crate) fn see(&self, shortage: Shortage, now: Instant) {
+    pub(crate) fn record(&self, shortage: Shortage, now: Instant) {
         self.0[shortage as usize].set(Some(now));
     }
 
-    /// Those that still count. [`Shortage::Load`] is left out: its measure has a slack of its own.
-    fn lasting(&self, now: Instant) -> u8 {
-        let lasts = |shortage: &Shortage| {
-            let seen = self.0[*shortage as usize].get();
-            seen.is_some_and(|at| now.saturating_duration_since(at) < SEEN_FOR)
+    /// Those that still count. [`Shortage::LoadTracker`] is left out: its measure has a slack of its own.
+    fn active_bits(&self, now: Instant) -> u8 {
+        let is_active = |shortage: &Shortage| {
+            let last_seen = self.0[*shortage as usize].get();
+            last_seen.is_some_and(|at| now.saturating_duration_since(at) < SHORTAGE_HOLD)
         };
         let shortages = [Shortage::Connections, Shortage::Descriptors].into_iter();
-        shortages.filter(lasts).map(bit).sum()
+        shortages.filter(is_active).map(bit).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use Pressure::{Close, Easy, Shed, Widen};
+    use Pressure::{Normal, Reject, Shed, Throttle};
 
     use super::*;
 
     #[test]
-    fn lane_rejects_new_sessions_from_the_measure_that_says_so() {
+    fn lane_rejects_new_sessions_from_pressure_level_reject() {
         let admission = Admission::new(2);
-        let lane = admission.lane(1);
-        let (seen, now) = (ShortagesSeen::default(), Instant::now());
+        let lane = admission.for_lane(1);
+        let (recent, now) = (RecentShortages::default(), Instant::now());
         let mut rejecting = |pressure| {
-            lane.set(pressure, &seen, now);
-            admission.rejecting()
+            lane.update(pressure, &recent, now);
+            admission.rejecting_lanes()
         };
-        assert_eq!([Easy, Widen, Close, Shed, Widen].map(&mut rejecting), [0, 0, 1, 1, 0]);
-        assert_eq!(admission.lanes(), 2);
+        assert_eq!([Normal, Throttle, Reject, Shed, Throttle].map(&mut rejecting), [0, 0, 1, 1, 0]);
+        assert_eq!(admission.lane_count(), 2);
     }
 
     #[test]
-    fn node_is_overloaded_and_refuses_other_subscribers_when_every_lane_is() {
+    fn subscriber_without_a_lane_is_rejected_only_when_every_lane_is_overloaded() {
         let admission = Admission::new(2);
-        let (seen, now) = (ShortagesSeen::default(), Instant::now());
+        let (recent, now) = (RecentShortages::default(), Instant::now());
         let overloaded = [0, 1].map(|lane| {
-            admission.lane(lane).set(Close, &seen, now);
-            (admission.overloaded() == admission.lanes(), admission.check().is_err())
+            admission.for_lane(lane).update(Reject, &recent, now);
+            (
+                admission.overloaded_lanes() == admission.lane_count(),
+                admission.check_subscriber().is_err(),
+            )
         });
         assert_eq!(overloaded, [(false, false), (true, true)]);
     }
 
     #[test]
-    fn shortage_of_connections_or_descriptors_is_told_until_it_was_not_seen_for_a_while() {
-        for (shortage, says) in
+    fn shortage_of_connections_or_descriptors_is_reported_until_its_hold_time_ends() {
+        for (shortage, expected) in
             [(Shortage::Connections, "connections"), (Shortage::Descriptors, "open files")]
         {
             let admission = Admission::new(1);
-            let lane = admission.lane(0);
-            let (seen, start) = (ShortagesSeen::default(), Instant::now());
+            let lane = admission.for_lane(0);
+            let (recent, start) = (RecentShortages::default(), Instant::now());
             let rejecting = |after: Duration| {
-                lane.set(Easy, &seen, start + after);
-                (admission.rejecting(), admission.reasons().concat())
+                lane.update(Normal, &recent, start + after);
+                (admission.rejecting_lanes(), admission.reasons().concat())
             };
             assert_eq!(rejecting(Duration::ZERO), (0, String::new()));
-            seen.see(shortage, start);
-            let (lanes, why) = rejecting(SEEN_FOR - Duration::from_millis(1));
-            assert!(lanes == 1 && why.contains(says), "{lanes}: {why}");
-            assert!(admission.overloaded() == 0, "sessions that are open are served as before");
-            seen.see(shortage, start + SEEN_FOR / 2);
-            assert_eq!(rejecting(SEEN_FOR).0, 1);
-            assert_eq!(rejecting(SEEN_FOR * 2), (0, String::new()));
+            recent.record(shortage, start);
+            let (lanes, reasons) = rejecting(SHORTAGE_HOLD - Duration::from_millis(1));
+            assert!(lanes == 1 && reasons.contains(expected), "{lanes}: {reasons}");
+            assert!(
+                admission.overloaded_lanes() == 0,
+                "sessions that are open are served as before"
+            );
+            recent.record(shortage, start + SHORTAGE_HOLD / 2);
+            assert_eq!(rejecting(SHORTAGE_HOLD).0, 1);
+            assert_eq!(rejecting(SHORTAGE_HOLD * 2), (0, String::new()));
         }
     }
 }

@@ -4,11 +4,11 @@ use futures::future::BoxFuture;
 use pushonce_core::{FetchError, Topic};
 
 /// Knows how many sessions of the whole cluster watch a topic.
-pub trait Audience: Send + Sync + 'static {
+pub trait AudienceSource: Send + Sync + 'static {
     /// Asks its owner, or somebody who did a moment ago. The future has a deadline of its own: the
     /// gateway sets none.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] when nobody can say now.
-    fn of(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>>;
+    fn count(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>>;
 }

@@ -21,10 +21,10 @@ const UNSENT_BYTES_MAX: u32 = 32 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is not to be had.
-    #[error("cannot take {address} for {door}: {}", advice(.source, .flag))]
+    #[error("cannot take {address} for {protocol}: {}", advice(.source, .flag))]
     Address {
         /// What was to be served there.
-        door: &'static str,
+        protocol: &'static str,
         /// Where.
         address: SocketAddr,
         /// The flag that sets it.
@@ -54,22 +54,22 @@ fn advice(source: &io::Error, flag: &str) -> String {
 
 /// One listener for each lane on the same port; the kernel spreads the connections over them.
 pub(crate) fn http(address: SocketAddr, lanes: usize) -> Result<Vec<TcpListener>, BindError> {
-    let fail = |source| BindError::Address { door: "HTTP", address, flag: "--http", source };
-    let address = alone(address).map_err(fail)?;
+    let fail = |source| BindError::Address { protocol: "HTTP", address, flag: "--http", source };
+    let address = check_unused(address).map_err(fail)?;
     (0..lanes).map(|_| listen(address).map_err(fail)).collect()
 }
 
 /// The address, with its port. Any process of this user may share a port that was opened for
 /// sharing, and two nodes would each get half of the connections; taking it alone for a moment
 /// shows whether somebody has it.
-fn alone(address: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = socket(address)?;
+fn check_unused(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = tcp_socket(address)?;
     socket.bind(&address.into())?;
     Ok(socket.local_addr()?.as_socket().unwrap_or(address))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket(address)?;
+    let socket = tcp_socket(address)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
     // Connections inherit it from their listener.
@@ -81,7 +81,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A port whose last connections still linger can be taken at once after a restart.
     socket.set_reuse_address(true)?;
@@ -98,7 +98,7 @@ pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, 
     let lanes = lanes.min(steering::LANES_MAX);
     if lanes > 1 {
         drop(socket);
-        return match steered(address, lanes) {
+        return match bind_steered(address, lanes) {
             Ok(sockets) => Ok(sockets),
             Err(error) => {
                 tracing::info!(%error, "QUIC is on one lane: its packets cannot be steered to more");
@@ -109,15 +109,15 @@ pub(crate) fn quic(address: SocketAddr, lanes: usize) -> Result<Vec<UdpSocket>, 
     Ok(vec![socket])
 }
 
-fn steered(address: SocketAddr, lanes: usize) -> io::Result<Vec<UdpSocket>> {
-    let sockets: Vec<_> = (0..lanes).map(|_| share(address)).collect::<io::Result<_>>()?;
+fn bind_steered(address: SocketAddr, lanes: usize) -> io::Result<Vec<UdpSocket>> {
+    let sockets: Vec<_> = (0..lanes).map(|_| bind_shared(address)).collect::<io::Result<_>>()?;
     match sockets.first() {
         Some(first) => steering::attach(first, lanes).map(|()| sockets),
         None => Ok(sockets),
     }
 }
 
-fn share(address: SocketAddr) -> io::Result<UdpSocket> {
+fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
@@ -127,7 +127,7 @@ fn share(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// QUIC cannot have its address.
 pub(crate) fn quic_error(address: SocketAddr, source: io::Error) -> BindError {
-    BindError::Address { door: "QUIC", address, flag: "--quic", source }
+    BindError::Address { protocol: "QUIC", address, flag: "--quic", source }
 }
 
 #[cfg(test)]
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_another_gateway_has_is_refused_with_the_flag_to_change() {
+    fn http_bind_error_for_a_used_port_names_the_flag() {
         let listeners = http(loopback(0), 2).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let text = http(address, 2).unwrap_err().to_string();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_udp_port_is_refused_with_the_flag_to_change() {
+    fn quic_bind_error_for_a_used_port_names_the_flag() {
         for lanes in [1, 2] {
             let sockets = quic(loopback(0), lanes).unwrap();
             let address = sockets[0].local_addr().unwrap();

@@ -29,22 +29,22 @@ const _: () = assert!(VALIDITY.as_secs() > RENEW_BEFORE.as_secs());
 
 /// The file within the directory. Key, certificate and expiry are one file, so that a crash between
 /// two writes cannot leave a key without its certificate.
-pub const FILE: &str = "quic-dev.pem";
+pub const FILE_NAME: &str = "quic-dev.pem";
 
 /// Stands before the PEM blocks, which readers of PEM skip.
-const EXPIRES: &str = "Expires (Unix seconds): ";
+const EXPIRES_PREFIX: &str = "Expires (Unix seconds): ";
 
 /// A certificate with its key.
 #[derive(Debug)]
 pub struct Certificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
-    kept: Kept,
+    file: CertificateFile,
 }
 
 /// Where a certificate is kept and how long it lasts: what it takes to have the next one in time.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct CertificateFile {
     directory: PathBuf,
     expires: SystemTime,
 }
@@ -84,18 +84,22 @@ pub enum CertificateError {
 ///
 /// # Errors
 /// [`CertificateError`] when the directory does not exist or does not let itself be used.
-pub fn load_or_make(directory: &Path, now: SystemTime) -> Result<Certificate, CertificateError> {
-    let path = directory.join(FILE);
-    let kept = match std::fs::read_to_string(&path) {
+pub fn load_or_generate(
+    directory: &Path,
+    now: SystemTime,
+) -> Result<Certificate, CertificateError> {
+    let path = directory.join(FILE_NAME);
+    let stored = match std::fs::read_to_string(&path) {
         Ok(text) => parse(&text, directory),
         Err(source) if source.kind() == ErrorKind::NotFound => None,
         Err(source) => return Err(CertificateError::File { path, source }),
     };
-    match kept {
-        Some(certificate) if !certificate.kept.is_due(now) => Ok(certificate),
+    match stored {
+        Some(certificate) if !certificate.file.is_renewal_due(now) => Ok(certificate),
         _ => {
-            let (certificate, text) = make(directory, now)?;
-            keep(&path, &text).map_err(|source| CertificateError::File { path, source })?;
+            let (certificate, text) = generate(directory, now)?;
+            write_atomically(&path, &text)
+                .map_err(|source| CertificateError::File { path, source })?;
             Ok(certificate)
         }
     }
@@ -111,77 +115,78 @@ impl Certificate {
                 text
             }),
             sha256_base64: STANDARD.encode(&hash),
-            expires_ms: unix(self.kept.expires).saturating_mul(1000),
+            expires_ms: unix_secs(self.file.expires).saturating_mul(1000),
         }
     }
 
     /// When it ends.
     pub fn expires(&self) -> SystemTime {
-        self.kept.expires
+        self.file.expires
     }
 
-    pub(crate) fn kept(&self) -> Kept {
-        self.kept.clone()
+    pub(crate) fn file(&self) -> CertificateFile {
+        self.file.clone()
     }
 }
 
-impl Kept {
+impl CertificateFile {
     /// The certificate that follows, once it is time for it.
     pub(crate) fn renew(
         &mut self,
         now: SystemTime,
     ) -> Result<Option<Certificate>, CertificateError> {
-        if !self.is_due(now) {
+        if !self.is_renewal_due(now) {
             return Ok(None);
         }
-        let next = load_or_make(&self.directory, now)?;
-        *self = next.kept();
+        let next = load_or_generate(&self.directory, now)?;
+        *self = next.file();
         Ok(Some(next))
     }
 
-    fn is_due(&self, now: SystemTime) -> bool {
+    fn is_renewal_due(&self, now: SystemTime) -> bool {
         self.expires <= now + RENEW_BEFORE
     }
 }
 
-fn make(directory: &Path, now: SystemTime) -> Result<(Certificate, String), CertificateError> {
+fn generate(directory: &Path, now: SystemTime) -> Result<(Certificate, String), CertificateError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pushonce development");
     // Whole seconds, as the file keeps them.
-    let expires = UNIX_EPOCH + Duration::from_secs(unix(now)) + VALIDITY;
+    let expires = UNIX_EPOCH + Duration::from_secs(unix_secs(now)) + VALIDITY;
     params.not_before = now.into();
     params.not_after = expires.into();
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let leaf = params.self_signed(&key)?;
-    let text = format!("{EXPIRES}{}\n{}{}", unix(expires), key.serialize_pem(), leaf.pem());
+    let text =
+        format!("{EXPIRES_PREFIX}{}\n{}{}", unix_secs(expires), key.serialize_pem(), leaf.pem());
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes())?;
-    let kept = Kept { directory: directory.to_owned(), expires };
-    Ok((Certificate { chain: vec![leaf.der().clone()], key, kept }, text))
+    let file = CertificateFile { directory: directory.to_owned(), expires };
+    Ok((Certificate { chain: vec![leaf.der().clone()], key, file }, text))
 }
 
-/// `None` for a file that is damaged.
+/// `NoFault` for a file that is damaged.
 fn parse(text: &str, directory: &Path) -> Option<Certificate> {
-    let expires = text.lines().next()?.strip_prefix(EXPIRES)?.parse().ok()?;
+    let expires = text.lines().next()?.strip_prefix(EXPIRES_PREFIX)?.parse().ok()?;
     let chain =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
     let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
-    let kept = Kept { directory: directory.to_owned(), expires };
-    (!chain.is_empty()).then_some(Certificate { chain, key, kept })
+    let file = CertificateFile { directory: directory.to_owned(), expires };
+    (!chain.is_empty()).then_some(Certificate { chain, key, file })
 }
 
 /// Whole or not at all: written beside the place, then moved there.
-fn keep(path: &Path, text: &str) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
+fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary_path = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
+    let mut file = options.open(&temporary_path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&beside, path)?;
+    std::fs::rename(&temporary_path, path)?;
     // Its new name as well: clients that have pinned it must find it after a power cut.
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
@@ -194,7 +199,7 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn unix(time: SystemTime) -> u64 {
+fn unix_secs(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -202,45 +207,45 @@ fn unix(time: SystemTime) -> u64 {
 mod tests {
     use super::*;
 
-    fn at(days: u64) -> SystemTime {
+    fn day(days: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs((20_000 + days) * DAY_SECS)
     }
 
     #[test]
-    fn a_certificate_is_kept_until_it_is_near_its_end() {
+    fn certificate_is_reused_until_its_renewal_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = load_or_make(dir.path(), at(0)).unwrap();
-        assert_eq!(first.expires(), at(13));
-        let again = load_or_make(dir.path(), at(9)).unwrap();
+        let first = load_or_generate(dir.path(), day(0)).unwrap();
+        assert_eq!(first.expires(), day(13));
+        let again = load_or_generate(dir.path(), day(9)).unwrap();
         assert_eq!(again.fingerprint(), first.fingerprint());
-        let renewed = load_or_make(dir.path(), at(11)).unwrap();
+        let renewed = load_or_generate(dir.path(), day(11)).unwrap();
         assert_ne!(renewed.fingerprint(), first.fingerprint());
-        assert_eq!(renewed.expires(), at(24));
+        assert_eq!(renewed.expires(), day(24));
     }
 
     #[test]
-    fn a_node_that_runs_on_has_the_next_certificate_in_time() {
+    fn certificate_is_renewed_in_time_while_the_node_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let mut kept = load_or_make(dir.path(), at(0)).unwrap().kept();
-        assert!(kept.renew(at(9)).unwrap().is_none());
-        assert_eq!(kept.renew(at(10)).unwrap().unwrap().expires(), at(23));
-        assert!(kept.renew(at(19)).unwrap().is_none());
+        let mut file = load_or_generate(dir.path(), day(0)).unwrap().file();
+        assert!(file.renew(day(9)).unwrap().is_none());
+        assert_eq!(file.renew(day(10)).unwrap().unwrap().expires(), day(23));
+        assert!(file.renew(day(19)).unwrap().is_none());
     }
 
     #[test]
     fn a_damaged_file_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), "Expires (Unix seconds): x\n").unwrap();
-        assert_eq!(load_or_make(dir.path(), at(0)).unwrap().expires(), at(13));
+        std::fs::write(dir.path().join(FILE_NAME), "Expires (Unix seconds): x\n").unwrap();
+        assert_eq!(load_or_generate(dir.path(), day(0)).unwrap().expires(), day(13));
     }
 
     #[cfg(unix)]
     #[test]
-    fn only_this_user_may_read_the_key() {
+    fn key_file_is_readable_only_by_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        load_or_make(dir.path(), at(0)).unwrap();
-        let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
+        load_or_generate(dir.path(), day(0)).unwrap();
+        let mode = std::fs::metadata(dir.path().join(FILE_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -250,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_named() {
-        let error = load_or_make(Path::new("/nonexistent/gateway"), at(0)).unwrap_err();
+    fn error_for_a_missing_directory_names_its_path() {
+        let error = load_or_generate(Path::new("/nonexistent/gateway"), day(0)).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/gateway"), "{error}");
     }
 }

@@ -28,7 +28,7 @@ pub struct Config {
     pub header_bytes_max: usize,
     /// Subscriptions of one session. One more is answered with `too_many_subscriptions`.
     pub subscriptions_max: usize,
-    /// Publishes of one session that wait for their answer. One more is answered with `overloaded`.
+    /// Publishes of one session that wait for their answer. One more is answered with `overloaded_lanes`.
     pub publishes_max: usize,
     /// Connections at all doors together. One more is answered with 503, or refused on QUIC.
     pub connections_max: usize,

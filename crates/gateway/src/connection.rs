@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 
-use crate::http::{Fault, cors};
-use crate::lane::Local;
+use crate::http::{HttpError, cors};
+use crate::lane::LaneState;
 use crate::overflow::OverflowPermit;
 use crate::{linger, ws};
 
@@ -32,9 +32,10 @@ const HEADER_BYTES_MIN: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
 
 /// Seconds after which it is worth to come back to a server that was full.
-const BACK_SECS: u32 = 10;
+const RETRY_AFTER_SECS: u32 = 10;
 
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
+const FULL_RESPONSE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\n\
     Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: retry-after\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
@@ -57,9 +58,9 @@ impl ConnectionPermit {
         }
     }
 
-    fn on_answered(&self) {
+    fn on_response_sent(&self) {
         if let ConnectionPermit::Overflow(permit) = self {
-            permit.on_answered();
+            permit.on_response_sent();
         }
     }
 
@@ -73,46 +74,48 @@ impl ConnectionPermit {
 }
 
 /// Answers a connection for which there is no permit at all, without reading its request.
-pub(crate) fn turn_away(local: &Rc<Local>, stream: TcpStream) {
+pub(crate) fn reject(lane: &Rc<LaneState>, stream: TcpStream) {
     // What does not fit into an empty socket buffer is not worth a wait.
-    let _ = stream.try_write(FULL);
-    if !local.has_descriptor_for_client(&stream) {
+    let _ = stream.try_write(FULL_RESPONSE);
+    if !lane.has_descriptor_for_client(&stream) {
         // Nothing is left to wait with: a request that came already is read, so that closing the
         // connection does not reset it.
-        let _ = stream.try_read(&mut local.scratch.borrow_mut());
+        let _ = stream.try_read(&mut lane.scratch.borrow_mut());
         return;
     }
-    let Ok(permit) = local.lingering.clone().try_acquire_owned() else { return };
-    let lane = local.clone();
-    local.spawn(async move {
-        linger::close(&lane, stream).await;
+    let Ok(permit) = lane.linger_permits.clone().try_acquire_owned() else { return };
+    let task_lane = lane.clone();
+    lane.spawn(async move {
+        linger::close(&task_lane, stream).await;
         drop(permit);
     });
 }
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(
-    local: Rc<Local>,
+    lane: Rc<LaneState>,
     stream: TcpStream,
     router: Router,
     permit: ConnectionPermit,
 ) {
-    let opening = Rc::new(Cell::new(None));
-    let upgrade = opening.clone();
-    let lane = local.clone();
+    let upgrade_slot = Rc::new(Cell::new(None));
+    let service_upgrade_slot = upgrade_slot.clone();
+    let service_lane = lane.clone();
     let permit = Rc::new(permit);
-    let admitted = permit.clone();
+    let service_permit = permit.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        admitted.on_request();
-        let answer = match request.uri().path() {
-            _ if request.method() == Method::OPTIONS => ready(cors::preflight()),
-            "/ws" if admitted.is_regular() => open(&request, &upgrade, &lane),
-            "/ws" => full(),
+        service_permit.on_request();
+        let response = match request.uri().path() {
+            _ if request.method() == Method::OPTIONS => ready_response(cors::preflight()),
+            "/ws" if service_permit.is_regular() => {
+                upgrade_to_websocket(&request, &service_upgrade_slot, &service_lane)
+            }
+            "/ws" => full_response(),
             _ => router.clone().oneshot(request.map(Body::new)).boxed_local(),
         };
-        answer.map_ok(cors::complete)
+        response.map_ok(cors::add_headers)
     });
-    let config = &local.config;
+    let config = &lane.config;
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.handshake_timeout)
@@ -123,58 +126,68 @@ pub(crate) async fn serve(
     tokio::select! {
         // First whether it is evicted: a request that was begun is never answered with 503 after that.
         biased;
-        () = permit.evicted() => return turn_away(&local, connection.into_parts().io.into_inner()),
+        () = permit.evicted() => return reject(&lane, connection.into_parts().io.into_inner()),
         _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {}
-        () = local.leaving.cancelled() => {
+        () = lane.draining.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         }
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
-    match opening.take() {
+    match upgrade_slot.take() {
         // A task of its own: this one is several times as large, and idle sessions are many.
-        Some(opening) => {
-            let session = ws::run(local.clone(), stream, &parts.read_buf, opening);
-            local.spawn_connection(session.map(move |()| drop(permit)));
+        Some(upgrade_request) => {
+            let session = ws::run(lane.clone(), stream, &parts.read_buf, upgrade_request);
+            lane.spawn_connection(session.map(move |()| drop(permit)));
         }
         None => {
-            permit.on_answered();
+            permit.on_response_sent();
             tokio::select! {
-                () = linger::close(&local, stream) => {}
+                () = linger::close(&lane, stream) => {}
                 () = permit.evicted() => {}
             }
         }
     }
 }
 
-type Answer = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;
+type HttpResponseFuture = LocalBoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// An answer that waits for nothing.
-fn ready(response: Response<Body>) -> Answer {
+fn ready_response(response: Response<Body>) -> HttpResponseFuture {
     std::future::ready(Ok(response)).boxed_local()
 }
 
 /// Asks for a session.
-fn open(request: &Request<Incoming>, upgrade: &Cell<Option<ws::Opening>>, local: &Local) -> Answer {
-    let response = match ws::Opening::read(request, local.config.compression) {
-        Ok(opening) => {
-            let response = opening.answer();
-            upgrade.set(Some(opening));
+fn upgrade_to_websocket(
+    request: &Request<Incoming>,
+    slot: &Cell<Option<ws::UpgradeRequest>>,
+    lane: &LaneState,
+) -> HttpResponseFuture {
+    let response = match ws::UpgradeRequest::from_request(request, lane.config.compression) {
+        Ok(upgrade_request) => {
+            let response = upgrade_request.response();
+            slot.set(Some(upgrade_request));
             response
         }
-        Err(refused) => {
-            local.meters.of(crate::metrics::Door::WebSocket).refused.increment(1);
-            *refused
+        Err(rejection) => {
+            lane.metrics
+                .for_transport(crate::metrics::TransportKind::WebSocket)
+                .refused
+                .increment(1);
+            *rejection
         }
     };
-    ready(response)
+    ready_response(response)
 }
 
 /// Asks for a session where there is room for none.
-fn full() -> Answer {
-    let fault = Fault::of(ErrorCode::Overloaded, "this server is full; come back later".to_owned());
-    let mut response = fault.answer();
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(BACK_SECS));
-    ready(response)
+fn full_response() -> HttpResponseFuture {
+    let error = HttpError::from_code(
+        ErrorCode::Overloaded,
+        "this server is full; come back later".to_owned(),
+    );
+    let mut response = error.into_http_response();
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+    ready_response(response)
 }

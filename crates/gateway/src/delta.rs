@@ -7,18 +7,18 @@ use pushonce_core::{ContentType, Message};
 /// cost 1 µs a byte, some 500 times the usual, and a lane waits for it: 30 ms at this bound.
 const PAYLOAD_BYTES_MAX: usize = 32 << 10;
 
-/// What makes the payload of `message` out of that of `before`, in the fossil format; none when the
+/// What makes the payload of `next_message` out of that of `before`, in the fossil format; none when the
 /// payload itself is no more to send.
-pub(crate) fn between(before: &Message, message: &Message) -> Option<Bytes> {
-    let (old, new) = (&before.payload, &message.payload);
-    let small = old.len().max(new.len()) <= PAYLOAD_BYTES_MAX;
+pub(crate) fn between(base: &Message, message: &Message) -> Option<Bytes> {
+    let (old, new) = (&base.payload, &message.payload);
+    let is_small = old.len().max(new.len()) <= PAYLOAD_BYTES_MAX;
     // A frame with a delta does not say the content type again.
-    if !small || before.content_type != message.content_type || !is_kept_exactly(before) {
+    if !is_small || base.content_type != message.content_type || !is_preserved_exactly(base) {
         return None;
     }
     let mut delta = fossil_delta::delta(new, old);
-    let as_base64 = delta.len().div_ceil(3) * 4;
-    if as_base64 >= new.len() {
+    let base64_len = delta.len().div_ceil(3) * 4;
+    if base64_len >= new.len() {
         return None;
     }
     // It has room for the whole old payload, and is kept as long as the message.
@@ -28,7 +28,7 @@ pub(crate) fn between(before: &Message, message: &Message) -> Option<Bytes> {
 
 /// Whether every client has the payload byte for byte: of a JSON frame it may have taken the value
 /// without the white space around it.
-fn is_kept_exactly(message: &Message) -> bool {
+fn is_preserved_exactly(message: &Message) -> bool {
     let payload = &message.payload[..];
     message.content_type != ContentType::Json || payload.trim_ascii().len() == payload.len()
 }
@@ -51,52 +51,52 @@ mod tests {
         format!(r#"{{{teams},"score":[{home},1],"minute":{minute}}}"#)
     }
 
-    fn of(content_type: ContentType, old: &str, new: &str) -> Option<Bytes> {
+    fn delta_of(content_type: ContentType, old: &str, new: &str) -> Option<Bytes> {
         let old = message(content_type.clone(), old.as_bytes());
         between(&old, &message(content_type, new.as_bytes()))
     }
 
     #[test]
-    fn a_score_that_changed_a_little_is_sent_as_what_changed() {
+    fn small_change_is_encoded_as_a_delta() {
         let (old, new) = (score(1, 56), score(2, 57));
-        let delta = of(ContentType::Json, &old, &new).expect("less");
+        let delta = delta_of(ContentType::Json, &old, &new).expect("less");
         assert_eq!(fossil_delta::deltainv(&old, &delta), new.as_bytes());
         assert!(delta.len() * 2 < new.len(), "{}", delta.escape_ascii());
     }
 
     #[test]
-    fn what_has_nothing_in_common_with_the_message_before_goes_whole() {
-        assert_eq!(of(ContentType::Text, "first", "second"), None);
-        assert_eq!(of(ContentType::Text, "", &"0123456789 ".repeat(9)), None);
-        assert_eq!(of(ContentType::Text, &"x".repeat(100), ""), None);
+    fn unrelated_payloads_have_no_delta() {
+        assert_eq!(delta_of(ContentType::Text, "first", "second"), None);
+        assert_eq!(delta_of(ContentType::Text, "", &"0123456789 ".repeat(9)), None);
+        assert_eq!(delta_of(ContentType::Text, &"x".repeat(100), ""), None);
     }
 
     #[test]
-    fn another_content_type_goes_whole() {
+    fn changed_content_type_has_no_delta() {
         let (old, new) = (score(1, 56), score(2, 57));
         let old = message(ContentType::Text, old.as_bytes());
         assert_eq!(between(&old, &message(ContentType::Json, new.as_bytes())), None);
     }
 
     #[test]
-    fn what_a_client_may_have_without_its_white_space_is_no_base() {
+    fn json_base_with_surrounding_white_space_has_no_delta() {
         let (old, new) = (score(1, 56), score(2, 57));
-        assert_eq!(of(ContentType::Json, &format!("{old}\n"), &new), None);
-        assert!(of(ContentType::Json, &old, &format!("{new}\n")).is_some());
-        assert!(of(ContentType::Text, &format!("{old}\n"), &new).is_some());
+        assert_eq!(delta_of(ContentType::Json, &format!("{old}\n"), &new), None);
+        assert!(delta_of(ContentType::Json, &old, &format!("{new}\n")).is_some());
+        assert!(delta_of(ContentType::Text, &format!("{old}\n"), &new).is_some());
     }
 
     #[test]
-    fn a_large_message_goes_whole() {
+    fn payload_over_the_limit_has_no_delta() {
         let old = "x".repeat(PAYLOAD_BYTES_MAX);
-        assert!(of(ContentType::Text, &old, &old).is_some());
-        assert_eq!(of(ContentType::Text, &old, &format!("{old}x")), None);
-        assert_eq!(of(ContentType::Text, &format!("{old}x"), &old), None);
+        assert!(delta_of(ContentType::Text, &old, &old).is_some());
+        assert_eq!(delta_of(ContentType::Text, &old, &format!("{old}x")), None);
+        assert_eq!(delta_of(ContentType::Text, &format!("{old}x"), &old), None);
     }
 
     proptest! {
         #[test]
-        fn whatever_changed_it_gives_the_new_payload(
+        fn delta_applied_to_the_old_payload_gives_the_new_payload(
             old in proptest::collection::vec(0_u8..4, 0..400),
             at in any::<proptest::sample::Index>(),
             cut in 0_usize..40,

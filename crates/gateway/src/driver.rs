@@ -7,113 +7,115 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::future::LocalBoxFuture;
-use pushonce_core::{Delivery, From, Options, Placed, Position, Publish, PublishError, Topic};
-use pushonce_fanout::{Outlet, SessionKey, Wire};
-use pushonce_proto::client::{Event, InvalidFrame, Request};
-use pushonce_proto::close::{self, Close};
+use pushonce_core::{
+    Acknowledgement, Delivery, Position, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
+};
+use pushonce_fanout::{FrameSink, SessionKey, WireFormat};
+use pushonce_proto::client::{ClientRequest, InvalidFrame, ServerEvent};
+use pushonce_proto::close::{self, CloseCode};
 
 use crate::encoder;
-use crate::lane::Local;
-use crate::metrics::{self, Door};
-use crate::pulse::{Pulse, Verdict, Vitals};
-use crate::refusal::{self, Refusal};
-use crate::registry::{Member, Seat};
-use crate::session::{Effect, Granted, Input, Session};
+use crate::lane::LaneState;
+use crate::liveness::{Activity, KeepaliveAction, Liveness};
+use crate::metrics::{self, TransportKind};
+use crate::registry::{RegisteredSession, SessionSlot};
+use crate::rejection::{self, SubscribeRejection};
+use crate::session::{Session, SessionEffect, SessionInput, SubscriptionGrant};
 
-/// How a session is heard and answered. Everything but [`Transport::open`] returns at once.
-pub(crate) trait Transport: 'static {
+/// How a session is heard and answered. Everything but [`SessionTransport::open`] returns at once.
+pub(crate) trait SessionTransport: 'static {
     /// Which door it is.
-    const DOOR: Door;
+    const KIND: TransportKind;
 
     /// What its frames are.
-    fn wire(&self) -> Wire;
+    fn wire(&self) -> WireFormat;
 
     /// Where the hub's frames go.
-    fn outlet(&self) -> Rc<RefCell<dyn Outlet>>;
+    fn sink(&self) -> Rc<RefCell<dyn FrameSink>>;
 
     /// Whether messages may go as datagrams.
-    fn has_datagrams(&self) -> bool {
+    fn supports_datagrams(&self) -> bool {
         false
     }
 
     /// Makes a way for the frames of a subscription, where each has its own; its messages may go as
     /// datagrams, if they are wanted. Where `delivery` is not every message, little may wait behind it:
     /// what was sent cannot be replaced by what is newer.
-    fn open(
+    fn open_subscription(
         &self,
         token: u32,
         topic: &Topic,
         delivery: Delivery,
         datagrams: bool,
-    ) -> LocalBoxFuture<'static, Result<(), NoWay>>;
+    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>>;
 
     /// The subscription is over.
-    fn shut(&self, token: u32);
+    fn close_subscription(&self, token: u32);
 
     /// Queues answers to requests, whole as they go onto the wire.
     fn reply(&self, frames: Bytes);
 
     /// Queues the heartbeat: each position, of a subscription known by its token, behind every frame
     /// that it counts.
-    fn beat(&self, positions: Vec<(u32, Topic, Position)>);
+    fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>);
 
     /// Asks whether the other side is there.
-    fn ping(&self);
+    fn send_ping(&self);
 
     /// Ends the session once what is queued was sent.
-    fn leave(&self, close: &'static Close, reason: &str);
+    fn close(&self, close: &'static CloseCode, reason: &str);
 
     /// What happened since this was asked last.
-    fn vitals(&self) -> Vitals;
+    fn take_activity(&self) -> Activity;
 }
 
 /// The client does not let a subscription have the stream it needs.
-pub(crate) struct NoWay;
+pub(crate) struct StreamUnavailable;
 
 /// A session at its lane.
-pub(crate) struct Driver<T: Transport> {
-    local: Rc<Local>,
+pub(crate) struct SessionDriver<T: SessionTransport> {
+    lane: Rc<LaneState>,
     transport: T,
     key: SessionKey,
     session: RefCell<Session>,
     /// Where its publishes go, while there are any. No longer than the session's limits let it get.
-    publishes: RefCell<Option<UnboundedSender<Publish>>>,
-    pulse: Cell<Pulse>,
-    seat: Cell<Option<Seat>>,
+    publish_sender: RefCell<Option<UnboundedSender<Publish>>>,
+    liveness: Cell<Liveness>,
+    slot: Cell<Option<SessionSlot>>,
 }
 
-impl<T: Transport> Driver<T> {
-    /// Seats a session at the lane. [`Driver::end`] must follow.
-    pub(crate) fn begin(local: Rc<Local>, transport: T) -> Rc<Driver<T>> {
-        let key = local.fanout.open(transport.wire(), transport.outlet());
-        let meters = local.meters.of(T::DOOR);
-        meters.accepted.increment(1);
-        meters.sessions.increment(1.0);
-        let driver = Rc::new(Driver {
+impl<T: SessionTransport> SessionDriver<T> {
+    /// Seats a session at the lane. [`SessionDriver::end`] must follow.
+    pub(crate) fn start(lane: Rc<LaneState>, transport: T) -> Rc<SessionDriver<T>> {
+        let key = lane.fanout.open_session(transport.wire(), transport.sink());
+        let metrics = lane.metrics.for_transport(T::KIND);
+        metrics.accepted.increment(1);
+        metrics.sessions.increment(1.0);
+        let driver = Rc::new(SessionDriver {
             key,
             transport,
-            session: RefCell::new(Session::new(local.limits.clone())),
-            publishes: RefCell::default(),
-            pulse: Cell::default(),
-            seat: Cell::new(None),
-            local,
+            session: RefCell::new(Session::new(lane.limits.clone())),
+            publish_sender: RefCell::default(),
+            liveness: Cell::default(),
+            slot: Cell::new(None),
+            lane,
         });
-        driver.seat.set(Some(driver.local.sessions.take_seat(driver.clone())));
-        if driver.local.leaving.is_cancelled() {
+        driver.slot.set(Some(driver.lane.sessions.insert(driver.clone())));
+        if driver.lane.draining.is_cancelled() {
             // It came through the door while the others were told to go.
-            driver.clone().dismiss(0);
+            driver.clone().drain(0);
         }
         driver
     }
 
     /// The transport is gone: nobody is left to answer. What was to be published still is. Twice is
     /// once.
-    pub(crate) fn end(&self) {
-        self.publishes.take();
-        if let Some(seat) = self.seat.take() {
-            self.local.sessions.leave_seat(seat);
-            self.local.fanout.close(self.key);
-            self.local.meters.of(T::DOOR).sessions.decrement(1.0);
+    pub(crate) fn stop(&self) {
+        self.publish_sender.take();
+        if let Some(slot) = self.slot.take() {
+            self.lane.sessions.remove(slot);
+            self.lane.fanout.close_session(self.key);
+            self.lane.metrics.for_transport(T::KIND).sessions.decrement(1.0);
         }
     }
 
@@ -121,41 +123,41 @@ impl<T: Transport> Driver<T> {
         &self.transport
     }
 
-    pub(crate) fn local(&self) -> &Local {
-        &self.local
+    pub(crate) fn lane(&self) -> &LaneState {
+        &self.lane
     }
 
     /// A frame came, or what should have been one.
-    pub(crate) fn request(self: &Rc<Self>, request: Result<Request, InvalidFrame>) {
-        self.local.meters.of(T::DOOR).frames_in.increment(1);
-        self.feed(Input::Request(request));
+    pub(crate) fn on_request(self: &Rc<Self>, request: Result<ClientRequest, InvalidFrame>) {
+        self.lane.metrics.for_transport(T::KIND).frames_in.increment(1);
+        self.handle_input(SessionInput::Request(request));
     }
 
     /// The session is to end from this side.
-    pub(crate) fn close(self: &Rc<Self>, close: &'static Close, reason: impl Into<String>) {
-        self.feed(Input::Leave(close, reason.into()));
+    pub(crate) fn close(self: &Rc<Self>, close: &'static CloseCode, reason: impl Into<String>) {
+        self.handle_input(SessionInput::Close(close, reason.into()));
     }
 
     /// A way out that was blocked has room again.
-    pub(crate) fn writable(&self) {
-        self.local.fanout.writable(self.key);
+    pub(crate) fn on_writable(&self) {
+        self.lane.fanout.on_writable(self.key);
     }
 
-    fn feed(self: &Rc<Self>, input: Input) {
-        let effects = self.session.borrow_mut().step(input);
+    fn handle_input(self: &Rc<Self>, input: SessionInput) {
+        let effects = self.session.borrow_mut().on_input(input);
         for effect in effects {
             self.perform(effect);
         }
     }
 
     /// Answers that came together: what they have the session say goes out together as well.
-    fn published(self: &Rc<Self>, answers: Vec<Result<Placed, PublishError>>) {
+    fn on_publish_results(self: &Rc<Self>, results: Vec<Result<Acknowledgement, PublishError>>) {
         let mut replies = Vec::new();
-        for answer in answers {
-            let effects = self.session.borrow_mut().step(Input::Published(answer));
+        for result in results {
+            let effects = self.session.borrow_mut().on_input(SessionInput::Published(result));
             for effect in effects {
                 match effect {
-                    Effect::Reply(event) => replies.extend_from_slice(&self.frame(&event)),
+                    SessionEffect::Reply(event) => replies.extend_from_slice(&self.encode(&event)),
                     effect => self.perform(effect),
                 }
             }
@@ -165,132 +167,151 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    fn perform(self: &Rc<Self>, effect: Effect) {
+    fn perform(self: &Rc<Self>, effect: SessionEffect) {
         match effect {
-            Effect::Reply(event) => self.reply(&event),
-            Effect::Subscribe { token, topic, from, options } => {
+            SessionEffect::Reply(event) => self.reply(&event),
+            SessionEffect::Subscribe { token, topic, from, options } => {
                 self.subscribe(token, topic, from, options);
             }
-            Effect::Start(topic) => self.local.fanout.start(self.key, &topic),
-            Effect::Stop { token, topic } => {
-                self.local.fanout.unsubscribe(self.key, &topic);
-                self.transport.shut(token);
+            SessionEffect::StartDelivery(topic) => {
+                self.lane.fanout.start_delivery(self.key, &topic)
             }
-            Effect::Publish(publish) => self.publish(publish),
-            Effect::Published => drop(self.publishes.take()),
-            Effect::Close(close, reason) => {
-                metrics::closed(close);
-                self.transport.leave(close, &reason);
+            SessionEffect::StopDelivery { token, topic } => {
+                self.lane.fanout.unsubscribe(self.key, &topic);
+                self.transport.close_subscription(token);
+            }
+            SessionEffect::Publish(publish) => self.publish(publish),
+            SessionEffect::PublishesDone => drop(self.publish_sender.take()),
+            SessionEffect::Close(close, reason) => {
+                metrics::count_closed(close);
+                self.transport.close(close, &reason);
             }
         }
     }
 
-    fn reply(&self, event: &Event) {
-        self.transport.reply(self.frame(event));
+    fn reply(&self, event: &ServerEvent) {
+        self.transport.reply(self.encode(event));
     }
 
-    fn frame(&self, event: &Event) -> Bytes {
-        if let Event::Error { code, .. } = event {
-            metrics::error(*code);
+    fn encode(&self, event: &ServerEvent) -> Bytes {
+        if let ServerEvent::Error { code, .. } = event {
+            metrics::count_error(*code);
         }
         let wire = self.transport.wire();
         let payload = encoder::encoding(wire).encode_event(event);
-        encoder::whole(wire, &payload)
+        encoder::wrap(wire, &payload)
     }
 
     fn publish(self: &Rc<Self>, publish: Publish) {
-        let mut publishes = self.publishes.borrow_mut();
-        let publishes = publishes.get_or_insert_with(|| self.begin_to_publish());
+        let mut sender_slot = self.publish_sender.borrow_mut();
+        let sender = sender_slot.get_or_insert_with(|| self.start_publishing());
         // Nobody takes it when the lane ends, and then nobody waits for the answer.
-        let _ = publishes.unbounded_send(publish);
+        let _ = sender.unbounded_send(publish);
     }
 
-    fn begin_to_publish(self: &Rc<Self>) -> UnboundedSender<Publish> {
-        let (publishes, input) = mpsc::unbounded();
-        let answers = self.local.publisher.ordered(input.boxed_local());
-        let mut answers = answers.ready_chunks(self.local.limits.publishes_max);
+    fn start_publishing(self: &Rc<Self>) -> UnboundedSender<Publish> {
+        let (sender, receiver) = mpsc::unbounded();
+        let results = self.lane.publisher.publish_ordered(receiver.boxed_local());
+        let mut batches = results.ready_chunks(self.lane.limits.publishes_max);
         let driver = self.clone();
-        self.local.spawn(async move {
-            while let Some(answers) = answers.next().await {
-                driver.published(answers);
+        self.lane.spawn(async move {
+            while let Some(batch) = batches.next().await {
+                driver.on_publish_results(batch);
             }
         });
-        publishes
+        sender
     }
 
-    fn subscribe(self: &Rc<Self>, token: u32, topic: Topic, from: From, options: Options) {
+    fn subscribe(
+        self: &Rc<Self>,
+        token: u32,
+        topic: Topic,
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) {
         let driver = self.clone();
-        self.local.spawn(async move {
-            let answer = driver.ask(token, &topic, from, options).await;
-            driver.feed(Input::Subscribed(topic, answer));
+        self.lane.spawn(async move {
+            let result = driver.try_subscribe(token, &topic, from, options).await;
+            driver.handle_input(SessionInput::Subscribed(topic, result));
         });
     }
 
     /// The hub first: a way that was made for a subscription which is then refused would come to
     /// the client as one that begins and ends for no reason.
-    async fn ask(
+    async fn try_subscribe(
         &self,
         token: u32,
         topic: &Topic,
-        from: From,
-        options: Options,
-    ) -> Result<Granted, Refusal> {
-        if let Some(refusal) = refusal::of_topic(topic) {
-            return Err(refusal);
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> Result<SubscriptionGrant, SubscribeRejection> {
+        if let Some(rejection) = rejection::check_topic(topic) {
+            return Err(rejection);
         }
-        let lane = &self.local.fanout;
-        let granted = self.local.grant(topic, options.delivery);
-        let delivery = granted.map_err(|why| refusal::of_rate(&why))?;
-        let has_datagrams = self.transport.has_datagrams();
-        if options.datagrams
-            && let Some(refusal) = refusal::of_datagrams(&options, delivery, has_datagrams)
+        let fanout = &self.lane.fanout;
+        let granted = self.lane.grant_delivery(topic, options.delivery);
+        let delivery = granted.map_err(|error| rejection::from_rate_limit(&error))?;
+        let supports_datagrams = self.transport.supports_datagrams();
+        if options.use_datagrams
+            && let Some(rejection) =
+                rejection::check_datagrams(&options, delivery, supports_datagrams)
         {
-            return Err(refusal);
+            return Err(rejection);
         }
-        let options = Options { delivery: Some(delivery), ..options };
-        let subscribed = lane.subscribe(self.key, token, topic.clone(), from, options).await;
-        let subscribed = subscribed.map_err(|error| refusal::of_hub(&error))?;
-        if let Err(NoWay) = self.transport.open(token, topic, delivery, options.datagrams).await {
-            lane.unsubscribe(self.key, topic);
-            return Err(refusal::of_stream());
+        let options = SubscribeOptions { delivery: Some(delivery), ..options };
+        let subscribed = fanout.subscribe(self.key, token, topic.clone(), from, options).await;
+        let subscribed = subscribed.map_err(|error| rejection::from_hub(&error))?;
+        if let Err(StreamUnavailable) =
+            self.transport.open_subscription(token, topic, delivery, options.use_datagrams).await
+        {
+            fanout.unsubscribe(self.key, topic);
+            return Err(rejection::stream_unavailable());
         }
-        Ok(Granted { subscribed, delivery })
+        Ok(SubscriptionGrant { subscribed, delivery })
     }
 
-    fn goaway(&self, after_ms: u32, back_ms: u32, reason: &str) {
-        self.reply(&Event::Goaway { after_ms, back_ms, reason: reason.to_owned() });
+    fn send_goaway(&self, reconnect_within_ms: u32, retry_after_ms: u32, reason: &str) {
+        self.reply(&ServerEvent::Goaway {
+            after_ms: reconnect_within_ms,
+            retry_after_ms,
+            reason: reason.to_owned(),
+        });
     }
 
-    fn heartbeat(&self) {
-        self.transport.beat(self.local.fanout.positions(self.key));
+    fn send_heartbeat(&self) {
+        self.transport.send_heartbeat(self.lane.fanout.positions(self.key));
     }
 }
 
-impl<T: Transport> Member for Driver<T> {
-    fn beat(self: Rc<Self>) {
-        let mut pulse = self.pulse.get();
-        let verdict = pulse.beat(self.transport.vitals());
-        self.pulse.set(pulse);
-        match verdict {
-            Verdict::Beat => self.heartbeat(),
-            Verdict::Ask => {
-                self.heartbeat();
-                self.transport.ping();
+impl<T: SessionTransport> RegisteredSession for SessionDriver<T> {
+    fn on_interval(self: Rc<Self>) {
+        let mut liveness = self.liveness.get();
+        let action = liveness.on_interval(self.transport.take_activity());
+        self.liveness.set(liveness);
+        match action {
+            KeepaliveAction::SendHeartbeat => self.send_heartbeat(),
+            KeepaliveAction::SendHeartbeatAndPing => {
+                self.send_heartbeat();
+                self.transport.send_ping();
             }
-            Verdict::Wait => {}
-            Verdict::Idle => self.close(&close::IDLE, "nothing was heard of this client"),
-            Verdict::Slow => self.close(&close::SLOW, "this client does not read what it is sent"),
+            KeepaliveAction::Wait => {}
+            KeepaliveAction::CloseIdle => {
+                self.close(&close::IDLE, "nothing was heard of this client")
+            }
+            KeepaliveAction::CloseSlow => {
+                self.close(&close::SLOW, "this client does not read what it is sent")
+            }
         }
     }
 
-    fn shed(self: Rc<Self>, back_ms: u32) {
+    fn shed(self: Rc<Self>, retry_after_ms: u32) {
         let reason = "the server has more than it can bear; try another, or this one later";
-        self.goaway(0, back_ms, reason);
+        self.send_goaway(0, retry_after_ms, reason);
         self.close(&close::OVERLOADED, reason);
     }
 
-    fn dismiss(self: Rc<Self>, after_ms: u32) {
-        self.goaway(after_ms, 0, "the server is going away");
+    fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
+        self.send_goaway(reconnect_within_ms, 0, "the server is going away");
         self.close(&close::GOING_AWAY, "the server is going away");
     }
 }

@@ -12,21 +12,22 @@ use pushonce_fanout::Hub;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{self, Http};
-use crate::lane::{self, Parts};
+use crate::http::{self, HttpState};
+use crate::lane::{self, LaneParts};
 use crate::{
-    Admission, Audience, BindError, Certificate, Config, MemoryUse, Publisher, Rounds, bind, quic,
+    Admission, AudienceSource, BindError, Certificate, Config, LaneWatchdog, MemoryUse, Publisher,
+    bind, quic,
 };
 
 /// What is behind the doors.
 #[derive(Clone)]
-pub struct Behind {
+pub struct Backend {
     /// Where sessions subscribe. It must encode with [`Encoder`](crate::Encoder).
     pub hub: Hub,
     /// Where their publishes go.
     pub publisher: Arc<dyn Publisher>,
     /// Who knows how many watch a topic.
-    pub audience: Arc<dyn Audience>,
+    pub audience: Arc<dyn AudienceSource>,
     /// What sessions get of each namespace. What it says when they subscribe holds for as long as they
     /// do.
     pub view: watch::Receiver<Arc<ClusterView>>,
@@ -35,12 +36,12 @@ pub struct Behind {
 /// The doors of one node: bound, and open once it runs.
 pub struct Gateway {
     config: Arc<Config>,
-    behind: Behind,
+    backend: Backend,
     router: Router,
     listeners: Vec<TcpListener>,
     http_addr: SocketAddr,
-    quic: quic::Port,
-    rounds: Rounds,
+    quic: quic::QuicPort,
+    watchdog: LaneWatchdog,
     admission: Admission,
     memory: MemoryUse,
 }
@@ -66,7 +67,7 @@ impl Gateway {
     /// [`BindError`] names the address that is not to be had, and the flag that changes it.
     pub fn bind(
         config: Config,
-        behind: Behind,
+        backend: Backend,
         extra: Router,
         certificate: Certificate,
     ) -> Result<Gateway, BindError> {
@@ -75,28 +76,28 @@ impl Gateway {
             Some(Ok(address)) => address,
             _ => config.http,
         };
-        let quic = quic::Port::bind(&config, certificate)?;
-        let routes = Http {
-            hub: behind.hub.clone(),
-            publisher: behind.publisher.clone(),
-            audience: behind.audience.clone(),
-            view: behind.view.clone(),
+        let quic = quic::QuicPort::bind(&config, certificate)?;
+        let routes = HttpState {
+            hub: backend.hub.clone(),
+            publisher: backend.publisher.clone(),
+            audience: backend.audience.clone(),
+            view: backend.view.clone(),
             fingerprint: quic.fingerprint(),
             body_timeout: config.body_timeout,
         };
         let router = http::router(routes, extra);
         let config = Arc::new(config);
-        let rounds = Rounds::new(listeners.len());
+        let watchdog = LaneWatchdog::new(listeners.len());
         let admission = Admission::new(listeners.len());
         let memory = MemoryUse::default();
         Ok(Gateway {
             config,
-            behind,
+            backend,
             router,
             listeners,
             http_addr,
             quic,
-            rounds,
+            watchdog,
             admission,
             memory,
         })
@@ -113,8 +114,8 @@ impl Gateway {
     }
 
     /// Whether the lanes go round, once it runs.
-    pub fn rounds(&self) -> Rounds {
-        self.rounds.clone()
+    pub fn watchdog(&self) -> LaneWatchdog {
+        self.watchdog.clone()
     }
 
     /// Whether the lanes admit new sessions, once it runs.
@@ -128,7 +129,7 @@ impl Gateway {
         self.memory.clone()
     }
 
-    /// Serves until `shutdown`, then takes in nobody, sends every session `goaway` and close code
+    /// Serves until `shutdown`, then takes in nobody, sends every session `send_goaway` and close code
     /// 1001, and ends when all are gone or the grace time is over.
     ///
     /// Dropping the future begins the same end, without waiting for it.
@@ -138,54 +139,57 @@ impl Gateway {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let stop = shutdown.child_token();
         let _guard = stop.clone().drop_guard();
-        let (lanes, identity) = self.start(&stop)?;
+        let (lanes, rotator) = self.start(&stop)?;
         tokio::select! {
-            outcome = outcome(lanes, &stop) => outcome,
-            never = identity.renew() => match never {},
+            outcome = wait_for_lanes(lanes, &stop) => outcome,
+            never = rotator.run() => match never {},
         }
     }
 
-    fn start(self, stop: &CancellationToken) -> io::Result<(Lanes, quic::Identity)> {
-        let room =
+    fn start(
+        self,
+        stop: &CancellationToken,
+    ) -> io::Result<(LaneResults, quic::CertificateRotator)> {
+        let connection_permits =
             Arc::new(Semaphore::new(self.config.connections_max.min(Semaphore::MAX_PERMITS)));
-        let (doors, identity) = self.quic.open();
-        let mut doors = doors.into_iter();
-        let ends = FuturesUnordered::new();
+        let (quic_listeners, rotator) = self.quic.into_listeners();
+        let mut quic_listeners = quic_listeners.into_iter();
+        let lane_results = FuturesUnordered::new();
         for (index, listener) in self.listeners.into_iter().enumerate() {
-            let parts = Parts {
+            let parts = LaneParts {
                 config: self.config.clone(),
-                behind: self.behind.clone(),
+                backend: self.backend.clone(),
                 router: self.router.clone(),
                 listener,
-                quic: doors.next(),
-                room: room.clone(),
+                quic: quic_listeners.next(),
+                connection_permits: connection_permits.clone(),
                 memory: self.memory.clone(),
-                rounds: self.rounds.clone(),
-                admission: self.admission.lane(index),
+                watchdog: self.watchdog.clone(),
+                admission: self.admission.for_lane(index),
             };
-            let (tell, ended) = oneshot::channel();
-            lane::start(index, parts, stop.clone(), tell)?;
-            ends.push(ended);
+            let (result_sender, result) = oneshot::channel();
+            lane::spawn(index, parts, stop.clone(), result_sender)?;
+            lane_results.push(result);
         }
-        Ok((ends, identity))
+        Ok((lane_results, rotator))
     }
 }
 
 /// Each ends with how its lane went.
-type Lanes = FuturesUnordered<oneshot::Receiver<io::Result<()>>>;
+type LaneResults = FuturesUnordered<oneshot::Receiver<io::Result<()>>>;
 
 /// Waits for all lanes. The first that ends badly stops the others.
-async fn outcome(mut lanes: Lanes, stop: &CancellationToken) -> Result<(), RunError> {
+async fn wait_for_lanes(mut lanes: LaneResults, stop: &CancellationToken) -> Result<(), RunError> {
     let mut outcome = Ok(());
-    while let Some(ended) = lanes.next().await {
-        let ended = match ended {
+    while let Some(received) = lanes.next().await {
+        let result = match received {
             Ok(ended) => ended.map_err(RunError::Lane),
             Err(_) => Err(RunError::Panic),
         };
-        if ended.is_err() {
+        if result.is_err() {
             stop.cancel();
         }
-        outcome = outcome.and(ended);
+        outcome = outcome.and(result);
     }
     outcome
 }

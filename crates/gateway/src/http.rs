@@ -2,7 +2,7 @@
 
 mod audience;
 pub(crate) mod cors;
-mod fault;
+mod error;
 mod headers;
 mod publish;
 mod snapshot;
@@ -21,18 +21,18 @@ use pushonce_fanout::Hub;
 use pushonce_proto::client::ErrorCode;
 use tokio::sync::watch;
 
-pub use cors::{Internal, allow_any_origin};
-pub(crate) use fault::Fault;
+pub use cors::{SameOriginOnly, allow_any_origin};
+pub(crate) use error::HttpError;
 
 use crate::certificate::Fingerprint;
-use crate::{Audience, Publisher, refusal};
+use crate::{AudienceSource, Publisher, rejection};
 
 /// What the routes work with.
 #[derive(Clone)]
-pub(crate) struct Http {
+pub(crate) struct HttpState {
     pub(crate) hub: Hub,
     pub(crate) publisher: Arc<dyn Publisher>,
-    pub(crate) audience: Arc<dyn Audience>,
+    pub(crate) audience: Arc<dyn AudienceSource>,
     /// Of the settings of the namespaces.
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) fingerprint: watch::Receiver<Fingerprint>,
@@ -42,10 +42,10 @@ pub(crate) struct Http {
 
 /// The routes of topics, and those of `extra`. `OPTIONS` and the headers for browsers are the
 /// connection's, which has answers of its own beside these.
-pub(crate) fn router(http: Http, extra: Router) -> Router {
-    let topic = get(snapshot::get).post(publish::post);
+pub(crate) fn router(http: HttpState, extra: Router) -> Router {
+    let topic_routes = get(snapshot::get).post(publish::post);
     Router::new()
-        .route("/topics/{*topic}", topic.fallback(method_not_allowed))
+        .route("/topics/{*topic}", topic_routes.fallback(method_not_allowed))
         .route("/dev/certificate", get(certificate))
         .with_state(http)
         .fallback(not_found)
@@ -53,35 +53,35 @@ pub(crate) fn router(http: Http, extra: Router) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
 }
 
-async fn certificate(State(http): State<Http>) -> Response {
+async fn certificate(State(http): State<HttpState>) -> Response {
     Json(&*http.fingerprint.borrow()).into_response()
 }
 
-async fn not_found() -> Fault {
-    Fault::new(
+async fn not_found() -> HttpError {
+    HttpError::new(
         StatusCode::NOT_FOUND,
         "not_found",
         "there is nothing here; topics are at /topics/{topic}",
     )
 }
 
-async fn method_not_allowed() -> Fault {
+async fn method_not_allowed() -> HttpError {
     let text = "this method is not for this path; GET reads a topic, POST publishes to it";
-    Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
 }
 
 /// A topic that clients may read: those of the system are for none.
-fn readable(topic: Topic) -> Result<Topic, Fault> {
-    match refusal::of_topic(&topic) {
+fn check_readable(topic: Topic) -> Result<Topic, HttpError> {
+    match rejection::check_topic(&topic) {
         None => Ok(topic),
-        Some((code, text)) => Err(Fault::of(code, text)),
+        Some((code, text)) => Err(HttpError::from_code(code, text)),
     }
 }
 
 /// The topic of a path, percent-decoded.
-fn topic(path: Result<Path<String>, PathRejection>) -> Result<Topic, Fault> {
-    let bad =
-        |text: String| Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadTopic.as_str(), text);
-    let Path(name) = path.map_err(|rejection| bad(rejection.body_text()))?;
-    Topic::new(&name).map_err(|invalid| bad(invalid.to_string()))
+fn parse_topic(path: Result<Path<String>, PathRejection>) -> Result<Topic, HttpError> {
+    let bad_topic =
+        |text: String| HttpError::new(StatusCode::BAD_REQUEST, ErrorCode::BadTopic.as_str(), text);
+    let Path(name) = path.map_err(|rejection| bad_topic(rejection.body_text()))?;
+    Topic::new(&name).map_err(|invalid| bad_topic(invalid.to_string()))
 }

@@ -19,7 +19,7 @@
 //! flood of connections takes no place from health checks and metrics.
 //!
 //! *What does it refuse?* Knowing the cluster: shards, links and Raft are behind the hub, the
-//! [`Publisher`] and the [`Audience`] it is given. TLS on TCP, tokens, WebTransport and server-sent
+//! [`Publisher`] and the [`AudienceSource`] it is given. TLS on TCP, tokens, WebTransport and server-sent
 //! events are not here.
 //!
 //! *How does data move?* Up: bytes, frame, `client::Request`, session, then hub or publisher. Down:
@@ -43,6 +43,7 @@ mod gateway;
 mod http;
 mod lane;
 mod linger;
+mod liveness;
 mod metrics;
 mod overflow;
 mod pin;
@@ -50,25 +51,24 @@ mod pin;
 mod planted;
 mod pressure;
 mod publisher;
-mod pulse;
 pub mod query;
 mod quic;
-mod refusal;
 mod registry;
-mod rounds;
+mod rejection;
 mod session;
 #[cfg(test)]
 mod testing;
+mod watchdog;
 mod ws;
 
 pub use admission::Admission;
-pub use audience::Audience;
+pub use audience::AudienceSource;
 pub use bind::BindError;
 pub use certificate::Certificate;
 pub use config::{Config, IDLE_INTERVALS, STUCK_INTERVALS};
 pub use encoder::Encoder;
-pub use gateway::{Behind, Gateway, RunError};
-pub use http::{Internal, allow_any_origin};
+pub use gateway::{Backend, Gateway, RunError};
+pub use http::{SameOriginOnly, allow_any_origin};
 pub use pressure::MemoryUse;
 pub use publisher::Publisher;
-pub use rounds::Rounds;
+pub use watchdog::LaneWatchdog;

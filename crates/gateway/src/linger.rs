@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::lane::Local;
+use crate::lane::LaneState;
 
 /// As many bytes as a client has under way that does not look for an answer before its body is sent.
 const BYTES_MAX: usize = 16 << 20;
@@ -21,24 +21,24 @@ const BYTES_MAX: usize = 16 << 20;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Ends the connection behind the last byte that was written.
-pub(crate) async fn close(local: &Local, stream: TcpStream) {
+pub(crate) async fn close(lane: &LaneState, stream: TcpStream) {
     // An error only says that the client was first.
     let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
     #[cfg(feature = "planted-bugs")]
     if crate::planted::closes_at_once() {
         return;
     }
-    let _ = tokio::time::timeout(TIMEOUT, discard(local, &stream)).await;
+    let _ = tokio::time::timeout(TIMEOUT, discard(lane, &stream)).await;
 }
 
 /// Until the client has closed its side, or has sent too much.
-async fn discard(local: &Local, stream: &TcpStream) {
-    let mut left = BYTES_MAX;
-    while left > 0 && stream.readable().await.is_ok() {
-        let mut scratch = local.scratch.borrow_mut();
+async fn discard(lane: &LaneState, stream: &TcpStream) {
+    let mut remaining = BYTES_MAX;
+    while remaining > 0 && stream.readable().await.is_ok() {
+        let mut scratch = lane.scratch.borrow_mut();
         match stream.try_read(&mut scratch) {
             Ok(0) => return,
-            Ok(len) => left = left.saturating_sub(len),
+            Ok(len) => remaining = remaining.saturating_sub(len),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return,
         }

@@ -2,11 +2,11 @@
 
 use metrics::{Counter, Gauge, counter, gauge};
 use pushonce_proto::client::ErrorCode;
-use pushonce_proto::close::Close;
+use pushonce_proto::close::CloseCode;
 
 /// The way a session came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum TransportKind {
     WebSocket,
     Quic,
 }
@@ -51,9 +51,9 @@ impl Shortage {
 }
 
 /// The meters of one lane. Handles, taken once: the hot path looks nothing up.
-pub(crate) struct Meters {
-    ws: DoorMeters,
-    quic: DoorMeters,
+pub(crate) struct GatewayMetrics {
+    ws: TransportMetrics,
+    quic: TransportMetrics,
     /// New connections that were rejected, by what the node is short of.
     rejected: [Counter; 3],
     /// Sessions that an overloaded node sent away.
@@ -61,7 +61,7 @@ pub(crate) struct Meters {
 }
 
 /// Of one door.
-pub(crate) struct DoorMeters {
+pub(crate) struct TransportMetrics {
     /// Open sessions.
     pub(crate) sessions: Gauge,
     /// Sessions that began.
@@ -77,11 +77,11 @@ pub(crate) struct DoorMeters {
     pub(crate) writes: Counter,
 }
 
-impl Meters {
-    pub(crate) fn new() -> Meters {
-        Meters {
-            ws: DoorMeters::new("websocket"),
-            quic: DoorMeters::new("quic"),
+impl GatewayMetrics {
+    pub(crate) fn new() -> GatewayMetrics {
+        GatewayMetrics {
+            ws: TransportMetrics::new("websocket"),
+            quic: TransportMetrics::new("quic"),
             rejected: Shortage::ALL.map(|shortage| {
                 let reason = shortage.as_str();
                 counter!("pushonce_gateway_connections_rejected_total", "reason" => reason)
@@ -91,21 +91,21 @@ impl Meters {
     }
 
     /// A new connection was rejected.
-    pub(crate) fn rejected(&self, shortage: Shortage) {
+    pub(crate) fn count_rejected(&self, shortage: Shortage) {
         self.rejected[shortage as usize].increment(1);
     }
 
-    pub(crate) fn of(&self, door: Door) -> &DoorMeters {
-        match door {
-            Door::WebSocket => &self.ws,
-            Door::Quic => &self.quic,
+    pub(crate) fn for_transport(&self, kind: TransportKind) -> &TransportMetrics {
+        match kind {
+            TransportKind::WebSocket => &self.ws,
+            TransportKind::Quic => &self.quic,
         }
     }
 }
 
-impl DoorMeters {
-    fn new(transport: &'static str) -> DoorMeters {
-        DoorMeters {
+impl TransportMetrics {
+    fn new(transport: &'static str) -> TransportMetrics {
+        TransportMetrics {
             sessions: gauge!("pushonce_gateway_sessions", "transport" => transport),
             accepted: counter!("pushonce_gateway_sessions_accepted_total", "transport" => transport),
             refused: counter!("pushonce_gateway_sessions_refused_total", "transport" => transport),
@@ -117,11 +117,11 @@ impl DoorMeters {
 }
 
 /// A request was answered with an error.
-pub(crate) fn error(code: ErrorCode) {
+pub(crate) fn count_error(code: ErrorCode) {
     counter!("pushonce_gateway_errors_total", "code" => code.as_str()).increment(1);
 }
 
 /// A session was closed from this side.
-pub(crate) fn closed(close: &Close) {
-    counter!("pushonce_gateway_closed_total", "code" => close.word).increment(1);
+pub(crate) fn count_closed(close: &CloseCode) {
+    counter!("pushonce_gateway_closed_total", "code" => close.reason).increment(1);
 }

@@ -16,10 +16,10 @@ const OPEN_MAX: usize = 16;
 /// The overflow connections of one lane.
 #[derive(Default)]
 pub(crate) struct Overflow {
-    open: Cell<usize>,
+    open_count: Cell<usize>,
     /// Without a request so far, oldest first.
     waiting: RefCell<VecDeque<(u64, CancellationToken)>>,
-    next: Cell<u64>,
+    next_id: Cell<u64>,
 }
 
 /// One overflow connection, until it is dropped.
@@ -31,15 +31,15 @@ pub(crate) struct OverflowPermit {
 
 impl Overflow {
     /// Room for one more connection. Evicts the oldest that has sent no request if there is none
-    /// left; `None` when all are being answered.
+    /// left; `NoFault` when all are being answered.
     pub(crate) fn admit(self: &Rc<Overflow>) -> Option<OverflowPermit> {
         let mut waiting = self.waiting.borrow_mut();
-        if self.open.get() >= OPEN_MAX {
+        if self.open_count.get() >= OPEN_MAX {
             let (_, oldest) = waiting.pop_front()?;
             oldest.cancel();
         }
-        self.open.set(self.open.get() + 1);
-        let id = self.next.replace(self.next.get() + 1);
+        self.open_count.set(self.open_count.get() + 1);
+        let id = self.next_id.replace(self.next_id.get() + 1);
         let evicted = CancellationToken::new();
         waiting.push_back((id, evicted.clone()));
         Some(OverflowPermit { overflow: self.clone(), id, evicted })
@@ -58,7 +58,7 @@ impl OverflowPermit {
 
     /// The answer was sent, and the client has not closed its side yet: it makes room before those
     /// that wait for an answer.
-    pub(crate) fn on_answered(&self) {
+    pub(crate) fn on_response_sent(&self) {
         self.overflow.waiting.borrow_mut().push_front((self.id, self.evicted.clone()));
     }
 
@@ -71,7 +71,7 @@ impl OverflowPermit {
 impl Drop for OverflowPermit {
     fn drop(&mut self) {
         self.overflow.remove(self.id);
-        self.overflow.open.set(self.overflow.open.get() - 1);
+        self.overflow.open_count.set(self.overflow.open_count.get() - 1);
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silent_connections_make_room_for_newer_ones_oldest_first() {
+    fn oldest_silent_connection_is_evicted_for_a_newer_one() {
         let overflow = Rc::new(Overflow::default());
         let first = overflow.admit().unwrap();
         let more: Vec<_> = (1..OPEN_MAX).map(|_| overflow.admit().unwrap()).collect();
@@ -91,13 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn connection_that_is_being_answered_is_not_evicted() {
+    fn connection_with_a_request_in_progress_is_not_evicted() {
         let overflow = Rc::new(Overflow::default());
         let permits: Vec<_> = (0..OPEN_MAX).map(|_| overflow.admit().unwrap()).collect();
         permits.iter().for_each(OverflowPermit::on_request);
         assert!(overflow.admit().is_none());
         assert!(permits.iter().all(|permit| !permit.evicted.is_cancelled()));
-        permits[3].on_answered();
+        permits[3].on_response_sent();
         assert!(overflow.admit().is_some());
         assert!(permits[3].evicted.is_cancelled());
     }

@@ -1,6 +1,6 @@
 //! Which core a lane runs on.
 
-/// Ties the calling thread, lane `index` of `lanes`, to a core of its own: its sessions' data stays in
+/// Ties the calling thread, lane `index` of `lane_count`, to a core of its own: its sessions' data stays in
 /// that core's caches. Does nothing where there are fewer cores than lanes, or the system does not
 /// allow it.
 #[cfg(target_os = "linux")]
@@ -13,10 +13,10 @@ pub(crate) fn pin(index: usize, lanes: usize) {
     }
     let core = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).nth(index);
     let Some(core) = core else { return };
-    let mut own = CpuSet::new();
-    own.set(core);
-    if let Err(why) = sched_setaffinity(None, &own) {
-        tracing::debug!(%why, core, "the lane is not tied to a core");
+    let mut core_set = CpuSet::new();
+    core_set.set(core);
+    if let Err(error) = sched_setaffinity(None, &core_set) {
+        tracing::debug!(%error, core, "the lane is not tied to a core");
     }
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_lane_has_a_core_of_its_own_and_more_lanes_than_cores_have_none() {
+    fn pin_gives_each_lane_its_own_core_and_does_nothing_with_more_lanes_than_cores() {
         let cores = || sched_getaffinity(None).unwrap().count();
         let all = cores();
         std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ pub(crate) fn ignores_window() -> bool {
     is_planted("unbounded-window")
 }
 
-/// `reset-under-refusal`: a connection is closed with unread bytes.
+/// `reset_stream-under-refusal`: a connection is closed with unread bytes.
 pub(crate) fn closes_at_once() -> bool {
     is_planted("reset-under-refusal")
 }

@@ -18,19 +18,19 @@ use std::time::Duration;
 pub(crate) enum Pressure {
     /// Nothing.
     #[default]
-    Easy,
-    /// Who takes the newest alone gets it at most every [`WIDENED`].
-    Widen,
+    Normal,
+    /// Who takes the newest alone gets it at most every [`THROTTLE_INTERVAL`].
+    Throttle,
     /// No new sessions are taken in.
-    Close,
+    Reject,
     /// Sessions are sent away.
     Shed,
 }
 
-/// How long a subscription of `latest` or `rate` rests after each message under [`Pressure::Widen`]. A
+/// How long a subscription of `latest` or `rate` rests after each message under [`Pressure::Throttle`]. A
 /// viewer of a score does not see the difference between ten and two changes a second; half of a
 /// second is still "now".
-pub(crate) const WIDENED: Duration = Duration::from_millis(500);
+pub(crate) const THROTTLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// News that waits so long for its lane is the whole budget of a backlog. Rings hold a thousand
 /// messages: a lane that is further behind loses them for everybody.
@@ -38,33 +38,35 @@ pub(crate) const BACKLOG_MAX: Duration = Duration::from_secs(2);
 
 /// Shares of a budget, in thousandths: from where on each measure is taken, and how far the load must
 /// fall below that for it to end. Without the slack the lane would change its mind with every tick.
-const WIDEN_FROM: u32 = 850;
-const CLOSE_FROM: u32 = 950;
-const SHED_FROM: u32 = 1_000;
-const SLACK: u32 = 50;
+const THROTTLE_PERMILLE: u32 = 850;
+const REJECT_PERMILLE: u32 = 950;
+const SHED_PERMILLE: u32 = 1_000;
+const HYSTERESIS_PERMILLE: u32 = 50;
 
 /// What is used of a budget, in thousandths.
-pub(crate) fn share(used: Duration, budget: Duration) -> u32 {
+pub(crate) fn permille(used: Duration, budget: Duration) -> u32 {
     let thousandths = used.as_nanos() * 1_000 / budget.as_nanos().max(1);
     u32::try_from(thousandths).unwrap_or(u32::MAX)
 }
 
 /// Follows the load, with slack.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Load(Pressure);
+pub(crate) struct LoadTracker(Pressure);
 
-impl Load {
+impl LoadTracker {
     /// The load is now so many thousandths of its budget. What to do about it.
-    pub(crate) fn follow(&mut self, share: u32) -> Pressure {
-        let from = |measure, from| if self.0 >= measure { from - SLACK } else { from };
-        self.0 = if share >= from(Pressure::Shed, SHED_FROM) {
+    pub(crate) fn update(&mut self, permille: u32) -> Pressure {
+        let threshold = |level, permille| {
+            if self.0 >= level { permille - HYSTERESIS_PERMILLE } else { permille }
+        };
+        self.0 = if permille >= threshold(Pressure::Shed, SHED_PERMILLE) {
             Pressure::Shed
-        } else if share >= from(Pressure::Close, CLOSE_FROM) {
-            Pressure::Close
-        } else if share >= from(Pressure::Widen, WIDEN_FROM) {
-            Pressure::Widen
+        } else if permille >= threshold(Pressure::Reject, REJECT_PERMILLE) {
+            Pressure::Reject
+        } else if permille >= threshold(Pressure::Throttle, THROTTLE_PERMILLE) {
+            Pressure::Throttle
         } else {
-            Pressure::Easy
+            Pressure::Normal
         };
         self.0
     }
@@ -81,7 +83,7 @@ impl MemoryUse {
         self.0.store(u32::try_from(thousandths).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    pub(crate) fn share(&self) -> u32 {
+    pub(crate) fn permille(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -91,36 +93,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn measures_are_taken_one_after_the_other_and_end_with_slack() {
-        let mut load = Load::default();
-        let mut follow = |share| load.follow(share);
-        use Pressure::{Close, Easy, Shed, Widen};
+    fn pressure_levels_rise_in_order_and_fall_with_hysteresis() {
+        let mut load = LoadTracker::default();
+        let mut update = |permille| load.update(permille);
+        use Pressure::{Normal, Reject, Shed, Throttle};
         assert_eq!(
-            [0, 849, 850, 820, 800, 799].map(&mut follow),
-            [Easy, Easy, Widen, Widen, Widen, Easy]
+            [0, 849, 850, 820, 800, 799].map(&mut update),
+            [Normal, Normal, Throttle, Throttle, Throttle, Normal]
         );
-        assert_eq!([949, 950, 901, 899].map(&mut follow), [Widen, Close, Close, Widen]);
+        assert_eq!([949, 950, 901, 899].map(&mut update), [Throttle, Reject, Reject, Throttle]);
         assert_eq!(
-            [999, 1_000, 951, 949, 10_000].map(&mut follow),
-            [Close, Shed, Shed, Close, Shed]
+            [999, 1_000, 951, 949, 10_000].map(&mut update),
+            [Reject, Shed, Shed, Reject, Shed]
         );
-        assert_eq!([820, 799].map(&mut follow), [Widen, Easy]);
+        assert_eq!([820, 799].map(&mut update), [Throttle, Normal]);
     }
 
     #[test]
-    fn memory_without_a_bound_is_never_short() {
+    fn memory_without_a_limit_has_no_pressure() {
         let memory = MemoryUse::default();
         memory.set(u64::MAX, 0);
-        assert_eq!(memory.share(), 0);
+        assert_eq!(memory.permille(), 0);
         memory.set(u64::MAX, 1);
-        assert_eq!(memory.share(), u32::MAX);
+        assert_eq!(memory.permille(), u32::MAX);
         memory.set(3 << 30, 4 << 30);
-        assert_eq!(memory.share(), 750);
+        assert_eq!(memory.permille(), 750);
     }
 
     #[test]
-    fn a_share_of_time_has_no_overflow() {
-        assert_eq!(share(Duration::from_secs(1), BACKLOG_MAX), 500);
-        assert_eq!(share(Duration::MAX, Duration::ZERO), u32::MAX);
+    fn permille_of_a_duration_saturates() {
+        assert_eq!(permille(Duration::from_secs(1), BACKLOG_MAX), 500);
+        assert_eq!(permille(Duration::MAX, Duration::ZERO), u32::MAX);
     }
 }

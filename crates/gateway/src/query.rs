@@ -48,34 +48,34 @@ pub(crate) fn expect_none(query: Option<&str>) -> Result<(), InvalidQuery> {
 
 fn decode(text: &str) -> Result<String, InvalidQuery> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, more @ ..] = rest {
-        rest = more;
+    let mut remaining = text.as_bytes();
+    while let [first, more @ ..] = remaining {
+        remaining = more;
         match first {
             b'+' => bytes.push(b' '),
             b'%' => {
-                let [high, low, more @ ..] = rest else { return Err(bad_percent(text)) };
-                let (high, low) = (digit(*high), digit(*low));
+                let [high, low, more @ ..] = remaining else { return Err(bad_percent(text)) };
+                let (high, low) = (hex_digit(*high), hex_digit(*low));
                 let (Some(high), Some(low)) = (high, low) else { return Err(bad_percent(text)) };
                 bytes.push(high << 4 | low);
-                rest = more;
+                remaining = more;
             }
             other => bytes.push(*other),
         }
     }
-    String::from_utf8(bytes).map_err(|_| InvalidQuery::NotUtf8(shown(text)))
+    String::from_utf8(bytes).map_err(|_| InvalidQuery::NotUtf8(truncated(text)))
 }
 
-fn digit(byte: u8) -> Option<u8> {
+fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 fn bad_percent(text: &str) -> InvalidQuery {
-    InvalidQuery::Percent(shown(text))
+    InvalidQuery::Percent(truncated(text))
 }
 
 /// As much as an error should repeat.
-fn shown(text: &str) -> String {
+fn truncated(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
@@ -83,30 +83,30 @@ fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn one(query: &str) -> Result<(String, String), InvalidQuery> {
+    fn parse_one(query: &str) -> Result<(String, String), InvalidQuery> {
         pairs(query).map(|mut pairs| pairs.remove(0))
     }
 
     #[test]
     fn names_and_values_are_decoded_without_loss() {
         let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
-        assert_eq!(one("topic=a%2Fb+c"), pair("topic", "a/b c"));
-        assert_eq!(one("topic=%C3%A9=%3D"), pair("topic", "é=="));
-        assert_eq!(one("audience"), pair("audience", ""));
+        assert_eq!(parse_one("topic=a%2Fb+c"), pair("topic", "a/b c"));
+        assert_eq!(parse_one("topic=%C3%A9=%3D"), pair("topic", "é=="));
+        assert_eq!(parse_one("audience"), pair("audience", ""));
         assert_eq!(pairs(""), Ok(vec![]));
         assert_eq!(pairs("&a=1&&b=2").map(|pairs| pairs.len()), Ok(2));
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_refused_instead_of_replaced() {
-        assert_eq!(one("topic=a%FF"), Err(InvalidQuery::NotUtf8("a%FF".to_owned())));
+    fn invalid_utf8_is_rejected_instead_of_replaced() {
+        assert_eq!(parse_one("topic=a%FF"), Err(InvalidQuery::NotUtf8("a%FF".to_owned())));
         for query in ["topic=%", "topic=%4", "topic=%zz", "%g0=a"] {
-            assert!(matches!(one(query), Err(InvalidQuery::Percent(_))), "{query}");
+            assert!(matches!(parse_one(query), Err(InvalidQuery::Percent(_))), "{query}");
         }
     }
 
     #[test]
-    fn parameters_where_none_are_known_are_named() {
+    fn unexpected_parameter_is_named_in_the_error() {
         assert_eq!(expect_none(None), Ok(()));
         assert_eq!(expect_none(Some("")), Ok(()));
         let error = expect_none(Some("key=a")).unwrap_err().to_string();

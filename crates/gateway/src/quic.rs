@@ -5,15 +5,15 @@
 //! lane. The protocol is `quinn-proto`, driven by the lane itself ([`Endpoint`]): no task and no
 //! lock a connection, and the packets of a turn go out together.
 
+mod connection;
 mod endpoint;
-mod link;
-mod outlet;
 mod session;
+mod sink;
 mod socket;
 pub(crate) mod steering;
+mod stream_writer;
 mod subscription;
 mod timers;
-mod way;
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, UdpSocket};
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 pub(crate) use endpoint::Endpoint;
 
-use crate::certificate::{Fingerprint, Kept};
+use crate::certificate::{CertificateFile, Fingerprint};
 use crate::{BindError, Certificate, Config, IDLE_INTERVALS, bind};
 
 /// What both sides say in the handshake to mean this protocol.
@@ -42,11 +42,11 @@ const SEND_WINDOW_BYTES: u64 = 256 << 10;
 
 /// The same for a session with a subscription of `latest` or `rate`: what is in the window cannot be
 /// replaced by what is newer. Enough for a hundred small messages, or one large one, in each round trip.
-const FRESH_SEND_WINDOW_BYTES: u64 = 32 << 10;
+const LATEST_SEND_WINDOW_BYTES: u64 = 32 << 10;
 
 /// Datagrams of a session that wait for the network. Some dozens, so that they fill the packets of a
 /// turn: more would grow old here, where at the hub a newer one takes the place of an older.
-const DATAGRAM_BYTES: usize = 16 << 10;
+const DATAGRAM_SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// Packets that a client may take before it must acknowledge, if nothing is missing and its delay
 /// (25 ms) is not over: to read the acknowledgement of every second one costs a quarter of a
@@ -54,29 +54,29 @@ const DATAGRAM_BYTES: usize = 16 << 10;
 const PACKETS_PER_ACK: u32 = 10;
 
 /// How often the age of the certificate is looked at: often against the days that are left then.
-const RENEW_EVERY: Duration = Duration::from_secs(3600);
+const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The port, before the lanes run.
-pub(crate) struct Port {
+pub(crate) struct QuicPort {
     address: SocketAddr,
-    doors: Vec<Door>,
-    identity: Identity,
+    listeners: Vec<QuicListener>,
+    rotator: CertificateRotator,
 }
 
 /// A lane's part of it.
-pub(crate) struct Door {
+pub(crate) struct QuicListener {
     udp: UdpSocket,
-    lane: usize,
+    lane_index: usize,
     /// How many lanes have one.
-    lanes: usize,
+    lane_count: usize,
     config: watch::Receiver<Arc<ServerConfig>>,
     /// The sockets of all lanes.
-    group: Arc<[UdpSocket]>,
+    all_sockets: Arc<[UdpSocket]>,
 }
 
 /// What the endpoints show to clients, and what it takes to change it.
-pub(crate) struct Identity {
-    kept: Kept,
+pub(crate) struct CertificateRotator {
+    certificate_file: CertificateFile,
     fingerprint: watch::Sender<Fingerprint>,
     config: watch::Sender<Arc<ServerConfig>>,
     transport: Arc<TransportConfig>,
@@ -84,31 +84,31 @@ pub(crate) struct Identity {
 
 // === impl Port ===
 
-impl Port {
-    pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<Port, BindError> {
-        let identity = Identity::new(certificate, transport(config))?;
+impl QuicPort {
+    pub(crate) fn bind(config: &Config, certificate: Certificate) -> Result<QuicPort, BindError> {
+        let rotator = CertificateRotator::new(certificate, transport_config(config))?;
         let fail = |source| bind::quic_error(config.quic, source);
         let sockets: Arc<[UdpSocket]> = bind::quic(config.quic, config.lanes.max(1))?.into();
-        let doors = sockets.iter().enumerate().map(|(lane, socket)| {
-            Ok(Door {
+        let lane_listeners = sockets.iter().enumerate().map(|(lane_index, socket)| {
+            Ok(QuicListener {
                 udp: socket.try_clone().map_err(fail)?,
-                lane,
-                lanes: sockets.len(),
-                config: identity.config.subscribe(),
-                group: sockets.clone(),
+                lane_index,
+                lane_count: sockets.len(),
+                config: rotator.config.subscribe(),
+                all_sockets: sockets.clone(),
             })
         });
-        let doors = doors.collect::<Result<Vec<_>, BindError>>()?;
+        let listeners = lane_listeners.collect::<Result<Vec<_>, BindError>>()?;
         let address = match sockets.first().map(UdpSocket::local_addr) {
             Some(Ok(address)) => address,
             _ => config.quic,
         };
-        Ok(Port { address, doors, identity })
+        Ok(QuicPort { address, listeners, rotator })
     }
 
     /// The certificate that clients meet, now and later.
     pub(crate) fn fingerprint(&self) -> watch::Receiver<Fingerprint> {
-        self.identity.fingerprint.subscribe()
+        self.rotator.fingerprint.subscribe()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -116,27 +116,30 @@ impl Port {
     }
 
     /// The doors of the lanes, from the first, and what keeps their certificate fresh.
-    pub(crate) fn open(self) -> (Vec<Door>, Identity) {
-        (self.doors, self.identity)
+    pub(crate) fn into_listeners(self) -> (Vec<QuicListener>, CertificateRotator) {
+        (self.listeners, self.rotator)
     }
 }
 
 // === impl Identity ===
 
-impl Identity {
-    fn new(certificate: Certificate, transport: TransportConfig) -> Result<Identity, BindError> {
-        let (kept, transport) = (certificate.kept(), Arc::new(transport));
+impl CertificateRotator {
+    fn new(
+        certificate: Certificate,
+        transport: TransportConfig,
+    ) -> Result<CertificateRotator, BindError> {
+        let (certificate_file, transport) = (certificate.file(), Arc::new(transport));
         let (fingerprint, _) = watch::channel(certificate.fingerprint());
         let (config, _) = watch::channel(server_config(certificate, transport.clone())?);
-        Ok(Identity { kept, fingerprint, config, transport })
+        Ok(CertificateRotator { certificate_file, fingerprint, config, transport })
     }
 
     /// Shows a new certificate before the old one ends; for ever. Sessions that are open keep what
     /// they began with.
-    pub(crate) async fn renew(mut self) -> Infallible {
+    pub(crate) async fn run(mut self) -> Infallible {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
-            let next = match self.kept.renew(SystemTime::now()) {
+            tokio::time::sleep(RENEWAL_CHECK_INTERVAL).await;
+            let next = match self.certificate_file.renew(SystemTime::now()) {
                 Ok(Some(next)) => next,
                 Ok(None) => continue,
                 Err(error) => {
@@ -160,12 +163,12 @@ fn server_config(
     certificate: Certificate,
     transport: Arc<TransportConfig>,
 ) -> Result<Arc<ServerConfig>, BindError> {
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto(certificate)?));
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto_config(certificate)?));
     config.transport_config(transport);
     Ok(Arc::new(config))
 }
 
-fn crypto(certificate: Certificate) -> Result<QuicServerConfig, BindError> {
+fn crypto_config(certificate: Certificate) -> Result<QuicServerConfig, BindError> {
     let bad = |error: rustls::Error| BindError::Certificate(error.to_string());
     // Named, so that no other crate of the process has a say in it.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -179,7 +182,7 @@ fn crypto(certificate: Certificate) -> Result<QuicServerConfig, BindError> {
     QuicServerConfig::try_from(tls).map_err(|error| BindError::Certificate(error.to_string()))
 }
 
-fn transport(config: &Config) -> TransportConfig {
+fn transport_config(config: &Config) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK));
@@ -197,7 +200,7 @@ fn transport(config: &Config) -> TransportConfig {
         .enable_segmentation_offload(false)
         // Zero says that we take none; were it not set, we could not send any.
         .datagram_receive_buffer_size(Some(0))
-        .datagram_send_buffer_size(DATAGRAM_BYTES)
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER_BYTES)
         .ack_frequency_config(Some(acks))
         .keep_alive_interval(Some(config.heartbeat))
         .max_idle_timeout(idle);

@@ -10,29 +10,29 @@ use slab::Slab;
 /// A heartbeat interval is divided into this many turns, and each session has its beat in one of
 /// them: ten thousand sessions are forty at a time, ten times a second, not all at once. Clients
 /// that came together get different turns.
-const TURNS: usize = 256;
+const TICKS_PER_INTERVAL: usize = 256;
 
 /// Clients that must go do so, or are told to come back, spread over at least this time, in
 /// milliseconds: their new server has a handshake to do for each of them.
-const RETURN_SPREAD_MS: u32 = 2_000;
+const RECONNECT_SPREAD_MS: u32 = 2_000;
 
 /// Moments at which sessions that must go are told so.
-pub(crate) const DEPARTURES: u32 = 1 << 16;
+pub(crate) const DRAIN_SLOTS: u32 = 1 << 16;
 
-/// How many of the [`DEPARTURES`] are over, so long after the first, when they are spread `within` some
+/// How many of the [`DRAIN_SLOTS`] are over, so long after the first, when they are spread `within` some
 /// time.
-pub(crate) fn departed(elapsed: Duration, within: Duration) -> u32 {
-    let over = elapsed.as_nanos() * u128::from(DEPARTURES) / within.as_nanos().max(1);
-    if within.is_zero() {
-        DEPARTURES
+pub(crate) fn drain_slots_due(elapsed: Duration, period: Duration) -> u32 {
+    let slots = elapsed.as_nanos() * u128::from(DRAIN_SLOTS) / period.as_nanos().max(1);
+    if period.is_zero() {
+        DRAIN_SLOTS
     } else {
-        u32::try_from(over).map_or(DEPARTURES, |over| over.min(DEPARTURES))
+        u32::try_from(slots).map_or(DRAIN_SLOTS, |slots| slots.min(DRAIN_SLOTS))
     }
 }
 
 /// Those who are sent away by an overloaded node come back after this time at the earliest, and twice
 /// it at the latest, in milliseconds: long enough to notice whether it helped.
-const BACK_MS: u32 = 10_000;
+const SHED_RETRY_MIN_MS: u32 = 10_000;
 
 /// A time below `max` for the `index`th of many, in milliseconds. Fibonacci hashing: neighbours are far
 /// apart, and no randomness is needed for it.
@@ -42,90 +42,93 @@ fn spread(index: usize, max: u32) -> u32 {
 }
 
 /// What the lane asks of each of its sessions.
-pub(crate) trait Member {
+pub(crate) trait RegisteredSession {
     /// A heartbeat interval has passed.
-    fn beat(self: Rc<Self>);
+    fn on_interval(self: Rc<Self>);
 
     /// Take your leave for the node is overloaded; come back after this many milliseconds.
-    fn shed(self: Rc<Self>, back_ms: u32);
+    fn shed(self: Rc<Self>, retry_after_ms: u32);
 
     /// Take your leave; come back, to another server, after this many milliseconds.
-    fn dismiss(self: Rc<Self>, after_ms: u32);
+    fn drain(self: Rc<Self>, reconnect_within_ms: u32);
 }
 
 /// The place of one session.
-pub(crate) struct Seat(usize);
+pub(crate) struct SessionSlot(usize);
 
 /// The sessions of one lane.
 #[derive(Default)]
-pub(crate) struct Registry {
-    members: RefCell<Slab<Rc<dyn Member>>>,
-    turn: Cell<usize>,
+pub(crate) struct SessionRegistry {
+    sessions: RefCell<Slab<Rc<dyn RegisteredSession>>>,
+    tick_index: Cell<usize>,
 }
 
-impl Registry {
-    pub(crate) fn take_seat(&self, member: Rc<dyn Member>) -> Seat {
-        Seat(self.members.borrow_mut().insert(member))
+impl SessionRegistry {
+    pub(crate) fn insert(&self, session: Rc<dyn RegisteredSession>) -> SessionSlot {
+        SessionSlot(self.sessions.borrow_mut().insert(session))
     }
 
-    pub(crate) fn leave_seat(&self, Seat(index): Seat) {
-        self.members.borrow_mut().try_remove(index);
+    pub(crate) fn remove(&self, SessionSlot(index): SessionSlot) {
+        self.sessions.borrow_mut().try_remove(index);
     }
 
-    /// How often [`Registry::tick`] is to be called for each session to have one beat an interval.
-    pub(crate) fn tick_every(interval: Duration) -> Duration {
-        (interval / TURNS as u32).max(Duration::from_millis(1))
+    /// How often [`SessionRegistry::tick`] is to be called for each session to have one beat an interval.
+    pub(crate) fn tick_interval(interval: Duration) -> Duration {
+        (interval / TICKS_PER_INTERVAL as u32).max(Duration::from_millis(1))
     }
 
     /// The next turn: its sessions have their beat.
     pub(crate) fn tick(&self) {
-        for member in self.turn() {
-            member.beat();
+        for session in self.advance_tick() {
+            session.on_interval();
         }
     }
 
-    /// The next turn: its sessions are sent away, one in [`TURNS`] of all. Says how many.
+    /// The next turn: its sessions are sent away, one in [`TICKS_PER_INTERVAL`] of all. Says how many.
     pub(crate) fn shed(&self) -> usize {
-        let members = self.turn();
-        let count = members.len();
-        for (index, member) in members.into_iter().enumerate() {
-            member.shed(BACK_MS + spread(index, BACK_MS));
+        let due_sessions = self.advance_tick();
+        let count = due_sessions.len();
+        for (index, session) in due_sessions.into_iter().enumerate() {
+            session.shed(SHED_RETRY_MIN_MS + spread(index, SHED_RETRY_MIN_MS));
         }
         count
     }
 
-    fn turn(&self) -> Vec<Rc<dyn Member>> {
-        let turn = self.turn.get();
-        self.turn.set((turn + 1) % TURNS);
-        self.seated(turn, TURNS)
+    fn advance_tick(&self) -> Vec<Rc<dyn RegisteredSession>> {
+        let tick = self.tick_index.get();
+        self.tick_index.set((tick + 1) % TICKS_PER_INTERVAL);
+        self.sessions_in_group(tick, TICKS_PER_INTERVAL)
     }
 
     /// The sessions whose departure is one of these take their leave. The departures are spread `within`
-    /// a time; what of [`RETURN_SPREAD_MS`] that does not cover, their return does.
-    pub(crate) fn dismiss(&self, departures: Range<u32>, within: Duration) {
-        let covered = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let rest = RETURN_SPREAD_MS.saturating_sub(covered);
-        let members = self.members.borrow();
-        let due = |&(seat, _): &(usize, _)| departures.contains(&spread(seat, DEPARTURES));
+    /// a time; what of [`RECONNECT_SPREAD_MS`] that does not cover, their return does.
+    pub(crate) fn drain(&self, slots: Range<u32>, period: Duration) {
+        let covered = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+        let spread_ms = RECONNECT_SPREAD_MS.saturating_sub(covered);
+        let sessions = self.sessions.borrow();
+        let is_due = |&(index, _): &(usize, _)| slots.contains(&spread(index, DRAIN_SLOTS));
         // Copied out: a member may leave its seat while it is spoken to.
-        let leaving: Vec<_> =
-            members.iter().filter(due).map(|(seat, member)| (seat, member.clone())).collect();
-        drop(members);
-        for (seat, member) in leaving {
-            member.dismiss(spread(seat, rest));
+        let due_sessions: Vec<_> = sessions
+            .iter()
+            .filter(is_due)
+            .map(|(index, session)| (index, session.clone()))
+            .collect();
+        drop(sessions);
+        for (index, session) in due_sessions {
+            session.drain(spread(index, spread_ms));
         }
     }
 
     /// Whether nobody has a seat.
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.borrow().is_empty()
+        self.sessions.borrow().is_empty()
     }
 
     /// Copied out: a member may leave its seat while it is spoken to.
-    fn seated(&self, first: usize, step: usize) -> Vec<Rc<dyn Member>> {
-        let members = self.members.borrow();
-        let places = (first..members.capacity()).step_by(step);
-        places.filter_map(|index| members.get(index).cloned()).collect()
+    fn sessions_in_group(&self, first: usize, step: usize) -> Vec<Rc<dyn RegisteredSession>> {
+        let sessions = self.sessions.borrow();
+        let indexes = (first..sessions.capacity()).step_by(step);
+        indexes.filter_map(|index| sessions.get(index).cloned()).collect()
     }
 }
 
@@ -134,84 +137,91 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Counted {
-        beats: Cell<usize>,
-        dismissed: Cell<usize>,
-        back_after_ms: Cell<u32>,
-        shed_for_ms: Cell<u32>,
+    struct CountingSession {
+        intervals: Cell<usize>,
+        drained: Cell<usize>,
+        reconnect_within_ms: Cell<u32>,
+        shed_retry_ms: Cell<u32>,
     }
 
-    impl Member for Counted {
-        fn beat(self: Rc<Self>) {
-            self.beats.set(self.beats.get() + 1);
+    impl RegisteredSession for CountingSession {
+        fn on_interval(self: Rc<Self>) {
+            self.intervals.set(self.intervals.get() + 1);
         }
 
-        fn shed(self: Rc<Self>, back_ms: u32) {
-            self.shed_for_ms.set(back_ms);
+        fn shed(self: Rc<Self>, retry_after_ms: u32) {
+            self.shed_retry_ms.set(retry_after_ms);
         }
 
-        fn dismiss(self: Rc<Self>, after_ms: u32) {
-            self.dismissed.set(self.dismissed.get() + 1);
-            self.back_after_ms.set(after_ms);
+        fn drain(self: Rc<Self>, reconnect_within_ms: u32) {
+            self.drained.set(self.drained.get() + 1);
+            self.reconnect_within_ms.set(reconnect_within_ms);
         }
     }
 
-    fn seated(registry: &Registry, count: usize) -> Vec<Rc<Counted>> {
-        let members: Vec<_> = (0..count).map(|_| Rc::new(Counted::default())).collect();
-        for member in &members {
-            registry.take_seat(member.clone());
+    fn insert_sessions(registry: &SessionRegistry, count: usize) -> Vec<Rc<CountingSession>> {
+        let sessions: Vec<_> = (0..count).map(|_| Rc::new(CountingSession::default())).collect();
+        for session in &sessions {
+            registry.insert(session.clone());
         }
-        members
+        sessions
     }
 
     #[test]
-    fn each_session_has_one_beat_an_interval_and_no_turn_has_them_all() {
-        let registry = Registry::default();
-        let members = seated(&registry, 1_000);
+    fn each_session_gets_one_heartbeat_per_interval_spread_over_ticks() {
+        let registry = SessionRegistry::default();
+        let sessions = insert_sessions(&registry, 1_000);
         registry.tick();
-        let at_once: usize = members.iter().map(|member| member.beats.get()).sum();
+        let at_once: usize = sessions.iter().map(|session| session.intervals.get()).sum();
         assert_eq!(at_once, 4);
-        (1..TURNS).for_each(|_| registry.tick());
-        assert!(members.iter().all(|member| member.beats.get() == 1));
+        (1..TICKS_PER_INTERVAL).for_each(|_| registry.tick());
+        assert!(sessions.iter().all(|session| session.intervals.get() == 1));
     }
 
     #[test]
-    fn an_overloaded_lane_sends_a_few_away_at_a_time_for_ten_to_twenty_seconds() {
-        let registry = Registry::default();
-        let members = seated(&registry, 1_000);
+    fn overloaded_lane_sheds_few_sessions_per_tick_with_retry_after_ten_to_twenty_seconds() {
+        let registry = SessionRegistry::default();
+        let sessions = insert_sessions(&registry, 1_000);
         assert_eq!(registry.shed(), 4);
-        let times: Vec<_> = members.iter().map(|member| member.shed_for_ms.get()).collect();
-        let told = || times.iter().filter(|&&ms| ms > 0);
-        assert_eq!(told().count(), 4);
-        assert!(told().all(|ms| (BACK_MS..2 * BACK_MS).contains(ms)));
+        let times: Vec<_> = sessions.iter().map(|session| session.shed_retry_ms.get()).collect();
+        let retry_times = || times.iter().filter(|&&ms| ms > 0);
+        assert_eq!(retry_times().count(), 4);
+        assert!(retry_times().all(|ms| (SHED_RETRY_MIN_MS..2 * SHED_RETRY_MIN_MS).contains(ms)));
     }
 
     #[test]
-    fn each_session_is_dismissed_once_and_evenly_over_the_time() {
-        let registry = Registry::default();
-        let members = seated(&registry, 1_000);
+    fn each_session_is_drained_once_and_evenly_over_the_period() {
+        let registry = SessionRegistry::default();
+        let sessions = insert_sessions(&registry, 1_000);
         let within = Duration::from_secs(4);
-        let (mut told, mut gone) = (0, 0);
+        let (mut notified, mut drained) = (0, 0);
         for step in 1..=10_u32 {
-            let due = departed(within * step / 10, within);
-            registry.dismiss(told..due, within);
-            told = due;
-            let now = members.iter().filter(|member| member.dismissed.get() == 1).count();
-            assert!((80..120).contains(&(now - gone)), "{} in step {step}", now - gone);
-            gone = now;
+            let due = drain_slots_due(within * step / 10, within);
+            registry.drain(notified..due, within);
+            notified = due;
+            let drained_now = sessions.iter().filter(|session| session.drained.get() == 1).count();
+            assert!(
+                (80..120).contains(&(drained_now - drained)),
+                "{} in step {step}",
+                drained_now - drained
+            );
+            drained = drained_now;
         }
-        assert_eq!(gone, 1_000);
-        assert_eq!(departed(within * 2, within), DEPARTURES);
-        assert_eq!(departed(Duration::ZERO, Duration::ZERO), DEPARTURES);
+        assert_eq!(drained, 1_000);
+        assert_eq!(drain_slots_due(within * 2, within), DRAIN_SLOTS);
+        assert_eq!(drain_slots_due(Duration::ZERO, Duration::ZERO), DRAIN_SLOTS);
     }
 
     #[test]
-    fn those_who_must_go_come_back_spread_over_time() {
-        let registry = Registry::default();
-        let members = seated(&registry, 100);
-        registry.dismiss(0..DEPARTURES, Duration::ZERO);
-        let after: Vec<_> = members.iter().map(|member| member.back_after_ms.get()).collect();
-        assert!(after.iter().all(|&ms| ms < RETURN_SPREAD_MS));
-        assert!((40..60).contains(&after.iter().filter(|&&ms| ms < RETURN_SPREAD_MS / 2).count()));
+    fn reconnects_of_drained_sessions_are_spread_over_time() {
+        let registry = SessionRegistry::default();
+        let sessions = insert_sessions(&registry, 100);
+        registry.drain(0..DRAIN_SLOTS, Duration::ZERO);
+        let delays: Vec<_> =
+            sessions.iter().map(|session| session.reconnect_within_ms.get()).collect();
+        assert!(delays.iter().all(|&ms| ms < RECONNECT_SPREAD_MS));
+        assert!(
+            (40..60).contains(&delays.iter().filter(|&&ms| ms < RECONNECT_SPREAD_MS / 2).count())
+        );
     }
 }

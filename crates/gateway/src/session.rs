@@ -10,16 +10,18 @@ use std::fmt::Display;
 use std::rc::Rc;
 
 use litemap::LiteMap;
-use pushonce_core::{Delivery, From, Options, Placed, Publish, PublishError, Topic};
-use pushonce_fanout::{SubscribeError, Subscribed};
-use pushonce_proto::client::{Command, ErrorCode, Event, InvalidFrame, Request};
-use pushonce_proto::close::{self, Close};
+use pushonce_core::{
+    Acknowledgement, Delivery, Publish, PublishError, StartFrom, SubscribeOptions, Topic,
+};
+use pushonce_fanout::{SubscribeAck, SubscribeError};
+use pushonce_proto::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
+use pushonce_proto::close::{self, CloseCode};
 
-use crate::refusal::{self, Refusal};
+use crate::rejection::{self, SubscribeRejection};
 
 /// What one session may hold.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct SessionLimits {
     pub(crate) subscriptions_max: usize,
     /// Publishes that have no answer yet.
     pub(crate) publishes_max: usize,
@@ -29,125 +31,134 @@ pub(crate) struct Limits {
 
 /// What happens to a session.
 #[derive(Debug)]
-pub(crate) enum Input {
-    Request(Result<Request, InvalidFrame>),
-    /// The answer to [`Effect::Subscribe`]; a refusal by its code and text.
-    Subscribed(Topic, Result<Granted, Refusal>),
-    /// The answer to the first [`Effect::Publish`] that has none.
-    Published(Result<Placed, PublishError>),
+pub(crate) enum SessionInput {
+    Request(Result<ClientRequest, InvalidFrame>),
+    /// The answer to [`SessionEffect::Subscribe`]; a refusal by its code and text.
+    Subscribed(Topic, Result<SubscriptionGrant, SubscribeRejection>),
+    /// The answer to the first [`SessionEffect::Publish`] that has none.
+    Published(Result<Acknowledgement, PublishError>),
     /// The session is to end.
-    Leave(&'static Close, String),
+    Close(&'static CloseCode, String),
 }
 
 /// A subscription that was made, and what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Granted {
-    pub(crate) subscribed: Subscribed,
+pub(crate) struct SubscriptionGrant {
+    pub(crate) subscribed: SubscribeAck,
     pub(crate) delivery: Delivery,
 }
 
 /// What is to be done, in this order.
 #[derive(Debug)]
-pub(crate) enum Effect {
-    Reply(Event),
-    /// Ask the hub; its answer is an [`Input::Subscribed`].
+pub(crate) enum SessionEffect {
+    Reply(ServerEvent),
+    /// Ask the hub; its answer is an [`SessionInput::Subscribed`].
     Subscribe {
         token: u32,
         topic: Topic,
-        from: From,
-        options: Options,
+        from: StartFrom,
+        options: SubscribeOptions,
     },
     /// Frames of the topic may flow.
-    Start(Topic),
+    StartDelivery(Topic),
     /// No frame of the topic may follow.
-    Stop {
+    StopDelivery {
         token: u32,
         topic: Topic,
     },
-    /// Send on, behind those before; the answer is an [`Input::Published`].
+    /// Send on, behind those before; the answer is an [`SessionInput::PublishesDone`].
     Publish(Publish),
     /// All publishes have their answers.
-    Published,
+    PublishesDone,
     /// End the session with this code and reason.
-    Close(&'static Close, String),
+    Close(&'static CloseCode, String),
 }
 
 /// One client.
 pub(crate) struct Session {
-    limits: Rc<Limits>,
+    limits: Rc<SessionLimits>,
     /// Mostly one, a thousand at most.
-    subscriptions: LiteMap<Topic, Subscription>,
+    subscriptions: LiteMap<Topic, SubscriptionState>,
     next_token: u32,
     /// While there are any: hardly any session publishes.
-    publishes: Option<Box<Publishes>>,
-    over: bool,
+    unacknowledged: Option<Box<UnacknowledgedPublishes>>,
+    is_closed: bool,
 }
 
-enum Subscription {
+enum SubscriptionState {
     /// Boxed: most of the time a subscription is live, and then it is small.
-    Asked(Box<Asked>),
-    Live(u32),
+    Pending(Box<PendingSubscription>),
+    Active(u32),
 }
 
 /// The hub was asked.
-struct Asked {
+struct PendingSubscription {
     id: Option<u64>,
     token: u32,
     /// The request that wants it gone again.
-    ended: Option<Ended>,
+    unsubscribe: Option<PendingUnsubscribe>,
 }
 
 /// The id of an unsubscribe, if it has one.
 #[derive(Clone, Copy)]
-struct Ended(Option<u64>);
+struct PendingUnsubscribe(Option<u64>);
 
 /// Those that have no answer yet.
 #[derive(Default)]
-struct Publishes {
+struct UnacknowledgedPublishes {
     /// The id of each, if it has one, and its payload bytes.
-    sent: VecDeque<(Option<u64>, usize)>,
+    queue: VecDeque<(Option<u64>, usize)>,
     bytes: usize,
 }
 
-type Effects = Vec<Effect>;
+type SessionEffects = Vec<SessionEffect>;
 
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(limits: Rc<Limits>) -> Session {
+    pub(crate) fn new(limits: Rc<SessionLimits>) -> Session {
         Session {
             limits,
             subscriptions: LiteMap::with_capacity(1),
             next_token: 0,
-            publishes: None,
-            over: false,
+            unacknowledged: None,
+            is_closed: false,
         }
     }
 
-    /// Takes one input. After a [`Effect::Close`] nothing follows.
-    pub(crate) fn step(&mut self, input: Input) -> Effects {
+    /// Takes one input. After a [`SessionEffect::Reject`] nothing follows.
+    pub(crate) fn on_input(&mut self, input: SessionInput) -> SessionEffects {
         let mut effects = Vec::new();
-        if self.over {
+        if self.is_closed {
             return effects;
         }
         match input {
-            Input::Request(Ok(Request { id, command })) => self.command(id, command, &mut effects),
-            Input::Request(Err(invalid)) => self.invalid(invalid, &mut effects),
-            Input::Subscribed(topic, answer) => self.subscribed(topic, answer, &mut effects),
-            Input::Published(answer) => self.published(answer, &mut effects),
-            Input::Leave(close, reason) => self.leave(close, reason, &mut effects),
+            SessionInput::Request(Ok(ClientRequest { id, command })) => {
+                self.on_command(id, command, &mut effects)
+            }
+            SessionInput::Request(Err(invalid)) => self.on_invalid_frame(invalid, &mut effects),
+            SessionInput::Subscribed(topic, result) => {
+                self.on_subscribed(topic, result, &mut effects)
+            }
+            SessionInput::Published(result) => self.on_published(result, &mut effects),
+            SessionInput::Close(close, reason) => self.close(close, reason, &mut effects),
         }
         effects
     }
 
-    fn command(&mut self, id: Option<u64>, command: Command, effects: &mut Effects) {
+    fn on_command(
+        &mut self,
+        id: Option<u64>,
+        command: ClientCommand,
+        effects: &mut SessionEffects,
+    ) {
         match command {
-            Command::Subscribe { topic, from, options } => {
-                self.subscribe(id, topic, from, options, effects);
+            ClientCommand::Subscribe { topic, from, options } => {
+                self.on_subscribe(id, topic, from, options, effects);
             }
-            Command::Unsubscribe { topic } => self.unsubscribe(id, topic, effects),
-            Command::Publish(publish) => self.publish(id, publish, effects),
-            Command::Authenticate { .. } => effects.push(error(
+            ClientCommand::Unsubscribe { topic } => self.on_unsubscribe(id, topic, effects),
+            ClientCommand::Publish(publish) => self.on_publish(id, publish, effects),
+            ClientCommand::Authenticate { .. } => effects.push(error_reply(
                 id,
                 ErrorCode::NotSupported,
                 "this server asks for no token; leave authenticate away",
@@ -155,133 +166,146 @@ impl Session {
         }
     }
 
-    fn subscribe(
+    fn on_subscribe(
         &mut self,
         id: Option<u64>,
         topic: Topic,
-        from: From,
-        options: Options,
-        effects: &mut Effects,
+        from: StartFrom,
+        options: SubscribeOptions,
+        effects: &mut SessionEffects,
     ) {
         if self.subscriptions.contains_key(&topic) {
-            let (code, text) = refusal::of_hub(&SubscribeError::AlreadySubscribed);
-            return effects.push(error(id, code, text));
+            let (code, text) = rejection::from_hub(&SubscribeError::AlreadySubscribed);
+            return effects.push(error_reply(id, code, text));
         }
         let max = self.limits.subscriptions_max;
         if self.subscriptions.len() >= max {
-            let (code, text) = refusal::of_hub(&SubscribeError::TooMany { max });
-            return effects.push(error(id, code, text));
+            let (code, text) = rejection::from_hub(&SubscribeError::TooManySubscriptions { max });
+            return effects.push(error_reply(id, code, text));
         }
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        let asked = Subscription::Asked(Box::new(Asked { id, token, ended: None }));
-        self.subscriptions.insert(topic.clone(), asked);
-        effects.push(Effect::Subscribe { token, topic, from, options });
+        let pending = SubscriptionState::Pending(Box::new(PendingSubscription {
+            id,
+            token,
+            unsubscribe: None,
+        }));
+        self.subscriptions.insert(topic.clone(), pending);
+        effects.push(SessionEffect::Subscribe { token, topic, from, options });
     }
 
-    fn subscribed(
+    fn on_subscribed(
         &mut self,
         topic: Topic,
-        answer: Result<Granted, Refusal>,
-        effects: &mut Effects,
+        result: Result<SubscriptionGrant, SubscribeRejection>,
+        effects: &mut SessionEffects,
     ) {
-        let Some(Subscription::Asked(asked)) = self.subscriptions.remove(&topic) else { return };
-        let Asked { id, token, ended } = *asked;
-        match answer {
-            Ok(Granted { subscribed: Subscribed { position, recovered }, delivery }) => {
-                let live = topic.clone();
-                effects.push(Effect::Reply(Event::Subscribed {
+        let Some(SubscriptionState::Pending(pending)) = self.subscriptions.remove(&topic) else {
+            return;
+        };
+        let PendingSubscription { id, token, unsubscribe } = *pending;
+        match result {
+            Ok(SubscriptionGrant {
+                subscribed: SubscribeAck { position, recovered },
+                delivery,
+            }) => {
+                let reply_topic = topic.clone();
+                effects.push(SessionEffect::Reply(ServerEvent::Subscribed {
                     id,
-                    topic: live,
+                    topic: reply_topic,
                     position,
                     recovered,
                     delivery,
                 }));
-                match ended {
+                match unsubscribe {
                     None => {
-                        self.subscriptions.insert(topic.clone(), Subscription::Live(token));
-                        effects.push(Effect::Start(topic));
+                        self.subscriptions.insert(topic.clone(), SubscriptionState::Active(token));
+                        effects.push(SessionEffect::StartDelivery(topic));
                     }
-                    Some(Ended(id)) => stop(id, token, topic, effects),
+                    Some(PendingUnsubscribe(id)) => stop_delivery(id, token, topic, effects),
                 }
             }
             Err((code, text)) => {
-                effects.push(error(id, code, text));
-                if let Some(Ended(id)) = ended {
+                effects.push(error_reply(id, code, text));
+                if let Some(PendingUnsubscribe(id)) = unsubscribe {
                     effects.push(not_subscribed(id));
                 }
             }
         }
     }
 
-    fn unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut Effects) {
+    fn on_unsubscribe(&mut self, id: Option<u64>, topic: Topic, effects: &mut SessionEffects) {
         match self.subscriptions.get_mut(&topic) {
-            Some(Subscription::Asked(asked)) if asked.ended.is_none() => {
-                asked.ended = Some(Ended(id));
+            Some(SubscriptionState::Pending(pending)) if pending.unsubscribe.is_none() => {
+                pending.unsubscribe = Some(PendingUnsubscribe(id));
             }
-            Some(Subscription::Live(token)) => {
+            Some(SubscriptionState::Active(token)) => {
                 let token = *token;
                 self.subscriptions.remove(&topic);
-                stop(id, token, topic, effects);
+                stop_delivery(id, token, topic, effects);
             }
             _ => effects.push(not_subscribed(id)),
         }
     }
 
-    fn publish(&mut self, id: Option<u64>, publish: Publish, effects: &mut Effects) {
-        let publishes = self.publishes.get_or_insert_default();
-        let (count, bytes) = (publishes.sent.len(), publish.payload.len());
+    fn on_publish(&mut self, id: Option<u64>, publish: Publish, effects: &mut SessionEffects) {
+        let pending = self.unacknowledged.get_or_insert_default();
+        let (count, bytes) = (pending.queue.len(), publish.payload.len());
         let too_many = count >= self.limits.publishes_max;
-        if too_many || count > 0 && publishes.bytes + bytes > self.limits.publish_bytes_max {
+        if too_many || count > 0 && pending.bytes + bytes > self.limits.publish_bytes_max {
             let text =
                 "too many publishes of this session wait for their answer; send fewer at once";
-            return effects.push(error(id, ErrorCode::Overloaded, text));
+            return effects.push(error_reply(id, ErrorCode::Overloaded, text));
         }
-        publishes.bytes += bytes;
-        publishes.sent.push_back((id, bytes));
-        effects.push(Effect::Publish(publish));
+        pending.bytes += bytes;
+        pending.queue.push_back((id, bytes));
+        effects.push(SessionEffect::Publish(publish));
     }
 
-    fn published(&mut self, answer: Result<Placed, PublishError>, effects: &mut Effects) {
-        let Some(publishes) = &mut self.publishes else { return };
-        let Some((id, bytes)) = publishes.sent.pop_front() else { return };
-        publishes.bytes -= bytes;
-        effects.push(match answer {
-            Ok(Placed { position, durability, .. }) => {
-                Effect::Reply(Event::Published { id, position, durability })
+    fn on_published(
+        &mut self,
+        result: Result<Acknowledgement, PublishError>,
+        effects: &mut SessionEffects,
+    ) {
+        let Some(pending) = &mut self.unacknowledged else { return };
+        let Some((id, bytes)) = pending.queue.pop_front() else { return };
+        pending.bytes -= bytes;
+        effects.push(match result {
+            Ok(Acknowledgement { position, durability, .. }) => {
+                SessionEffect::Reply(ServerEvent::Published { id, position, durability })
             }
-            Err(why) => Effect::Reply(Event::unpublished(id, &why)),
+            Err(error) => SessionEffect::Reply(ServerEvent::publish_error(id, &error)),
         });
-        if publishes.sent.is_empty() {
-            self.publishes = None;
-            effects.push(Effect::Published);
+        if pending.queue.is_empty() {
+            self.unacknowledged = None;
+            effects.push(SessionEffect::PublishesDone);
         }
     }
 
-    fn invalid(&mut self, invalid: InvalidFrame, effects: &mut Effects) {
-        effects.push(Effect::Reply(invalid.event()));
-        if invalid.broken {
-            self.leave(&close::BAD_FRAME, invalid.message, effects);
+    fn on_invalid_frame(&mut self, invalid: InvalidFrame, effects: &mut SessionEffects) {
+        effects.push(SessionEffect::Reply(invalid.to_event()));
+        if invalid.is_fatal {
+            self.close(&close::BAD_FRAME, invalid.message, effects);
         }
     }
 
-    fn leave(&mut self, close: &'static Close, reason: String, effects: &mut Effects) {
-        self.over = true;
-        effects.push(Effect::Close(close, reason));
+    fn close(&mut self, close: &'static CloseCode, reason: String, effects: &mut SessionEffects) {
+        self.is_closed = true;
+        effects.push(SessionEffect::Close(close, reason));
     }
 }
 
-fn stop(id: Option<u64>, token: u32, topic: Topic, effects: &mut Effects) {
-    effects.push(Effect::Stop { token, topic: topic.clone() });
-    effects.push(Effect::Reply(Event::Unsubscribed { id, topic }));
+fn stop_delivery(id: Option<u64>, token: u32, topic: Topic, effects: &mut SessionEffects) {
+    effects.push(SessionEffect::StopDelivery { token, topic: topic.clone() });
+    effects.push(SessionEffect::Reply(ServerEvent::Unsubscribed { id, topic }));
 }
 
-fn not_subscribed(id: Option<u64>) -> Effect {
-    error(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
+fn not_subscribed(id: Option<u64>) -> SessionEffect {
+    error_reply(id, ErrorCode::NotSubscribed, "this session has no subscription of the topic")
 }
 
-fn error(id: Option<u64>, code: ErrorCode, message: impl Display) -> Effect {
-    Effect::Reply(Event::error(id, code, message))
+fn error_reply(id: Option<u64>, code: ErrorCode, message: impl Display) -> SessionEffect {
+    SessionEffect::Reply(ServerEvent::error(id, code, message))
 }
 
 #[cfg(test)]

@@ -10,61 +10,69 @@ use futures::stream::LocalBoxStream;
 use futures::{FutureExt, StreamExt};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use pushonce_core::{
-    ClusterId, ClusterView, ContentType, FetchError, Message, Page, Placed, Position, Publish,
-    PublishError, Refusal, Timestamp, Topic, Want,
+    Acknowledgement, ClusterId, ClusterView, ContentType, FetchError, HistoryPage, HistoryRange,
+    Message, Position, Publish, PublishError, PublishRejection, Timestamp, Topic,
 };
-use pushonce_fanout::{Driver, Hub, Retention, Upstream, hub};
+use pushonce_fanout::{Hub, LaneDriver, Retention, Upstream, hub};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::lane::Local;
+use crate::lane::LaneState;
 use crate::{Config, Encoder, MemoryUse, Publisher};
 
 /// Far beyond what anything here takes; met only when something is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Bench {
-    pub(crate) local: Rc<Local>,
+pub(crate) struct LaneHarness {
+    pub(crate) lane: Rc<LaneState>,
     /// The fan-out's, until it runs.
-    driver: Option<Driver>,
+    fanout_driver: Option<LaneDriver>,
     hub: Hub,
-    pub(crate) interests: mpsc::UnboundedReceiver<Interest>,
+    pub(crate) upstream_events: mpsc::UnboundedReceiver<UpstreamEvent>,
 }
 
 /// What the hub tells the cluster behind it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    Begins(Topic),
-    Ends(Topic),
+pub(crate) enum UpstreamEvent {
+    Watch(Topic),
+    Unwatch(Topic),
 }
 
-struct Nowhere(mpsc::UnboundedSender<Interest>);
+struct FakeBackend(mpsc::UnboundedSender<UpstreamEvent>);
 
 /// Runs what lives on a lane, for no longer than a test may wait for what was lost.
-pub(crate) async fn on_a_lane(life: impl Future<Output = ()>) {
-    let lane = LocalSet::new();
-    tokio::time::timeout(PATIENCE, lane.run_until(life)).await.expect("within patience");
+pub(crate) async fn run_on_lane(future: impl Future<Output = ()>) {
+    let local_set = LocalSet::new();
+    tokio::time::timeout(TIMEOUT, local_set.run_until(future)).await.expect("within patience");
 }
 
-impl Bench {
-    pub(crate) fn new() -> Bench {
-        let (tell, interests) = mpsc::unbounded_channel();
-        let nowhere = Arc::new(Nowhere(tell));
-        let hub = Hub::new(hub::Config::default(), nowhere.clone(), Arc::new(Encoder));
-        let (room, leaving) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+impl LaneHarness {
+    pub(crate) fn new() -> LaneHarness {
+        let (sender, upstream_events) = mpsc::unbounded_channel();
+        let backend = Arc::new(FakeBackend(sender));
+        let hub = Hub::new(hub::Config::default(), backend.clone(), Arc::new(Encoder));
+        let (connection_permits, draining) =
+            (Arc::new(Semaphore::new(0)), CancellationToken::new());
         let config = Arc::new(Config::default());
-        let (fanout, driver) = hub.lane();
+        let (fanout, fanout_driver) = hub.new_lane();
         let view = watch::channel(Arc::new(ClusterView::unknown(ClusterId(1)))).1;
-        let local =
-            Rc::new(Local::new(config, fanout, nowhere, view, room, MemoryUse::default(), leaving));
-        Bench { local, driver: Some(driver), hub, interests }
+        let lane = Rc::new(LaneState::new(
+            config,
+            fanout,
+            backend,
+            view,
+            connection_permits,
+            MemoryUse::default(),
+            draining,
+        ));
+        LaneHarness { lane, fanout_driver: Some(fanout_driver), hub, upstream_events }
     }
 
     /// Lets frames flow. On a lane only.
-    pub(crate) fn fan_out(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            self.local.spawn(driver.run(CancellationToken::new()));
+    pub(crate) fn start_fanout(&mut self) {
+        if let Some(fanout_driver) = self.fanout_driver.take() {
+            self.lane.spawn(fanout_driver.run(CancellationToken::new()));
         }
     }
 
@@ -81,30 +89,30 @@ impl Bench {
     }
 
     /// Waits until the hub wants the topic, and says that it has it.
-    pub(crate) async fn live(&mut self, topic: &Topic) {
-        assert_eq!(self.interests.recv().await, Some(Interest::Begins(topic.clone())));
-        self.hub.live(topic, Position::ZERO);
+    pub(crate) async fn set_live(&mut self, topic: &Topic) {
+        assert_eq!(self.upstream_events.recv().await, Some(UpstreamEvent::Watch(topic.clone())));
+        self.hub.mark_live_at(topic, Position::ZERO);
     }
 }
 
 /// What one of a lane's meters counted.
-pub(crate) struct Count {
+pub(crate) struct CounterRecorder {
     name: &'static str,
     transport: &'static str,
-    so_far: Arc<AtomicU64>,
+    value: Arc<AtomicU64>,
 }
 
-impl Count {
-    pub(crate) fn of(name: &'static str, transport: &'static str) -> Count {
-        Count { name, transport, so_far: Arc::default() }
+impl CounterRecorder {
+    pub(crate) fn new(name: &'static str, transport: &'static str) -> CounterRecorder {
+        CounterRecorder { name, transport, value: Arc::default() }
     }
 
-    pub(crate) fn so_far(&self) -> u64 {
-        self.so_far.load(Ordering::Relaxed)
+    pub(crate) fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
     }
 }
 
-impl Recorder for Count {
+impl Recorder for CounterRecorder {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -113,8 +121,9 @@ impl Recorder for Count {
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         let mut labels = key.labels();
-        let is_it = key.name() == self.name && labels.any(|label| label.value() == self.transport);
-        if is_it { Counter::from_arc(self.so_far.clone()) } else { Counter::noop() }
+        let is_match =
+            key.name() == self.name && labels.any(|label| label.value() == self.transport);
+        if is_match { Counter::from_arc(self.value.clone()) } else { Counter::noop() }
     }
 
     fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
@@ -126,20 +135,26 @@ impl Recorder for Count {
     }
 }
 
-impl Upstream for Nowhere {
+impl Upstream for FakeBackend {
     fn watch(&self, topic: &Topic, _: Option<Position>) {
-        self.0.send(Interest::Begins(topic.clone())).ok();
+        self.0.send(UpstreamEvent::Watch(topic.clone())).ok();
     }
 
     fn unwatch(&self, topic: &Topic) {
-        self.0.send(Interest::Ends(topic.clone())).ok();
+        self.0.send(UpstreamEvent::Unwatch(topic.clone())).ok();
     }
 
-    fn fetch(&self, _: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+    fn fetch(
+        &self,
+        _: Topic,
+        want: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         let head = Position::ZERO;
         let page = match want {
-            Want::After(asked) if asked > head => Err(FetchError::Future { asked, head }),
-            _ => Ok(Page { messages: Vec::new(), head, gap: None }),
+            HistoryRange::After(asked) if asked > head => {
+                Err(FetchError::FuturePosition { requested: asked, head })
+            }
+            _ => Ok(HistoryPage { messages: Vec::new(), head, gap: None }),
         };
         std::future::ready(page).boxed()
     }
@@ -149,19 +164,19 @@ impl Upstream for Nowhere {
     }
 }
 
-fn refused() -> Result<Placed, PublishError> {
-    Err(Refusal::Overloaded("nobody is behind this lane".to_owned()).into())
+fn overloaded() -> Result<Acknowledgement, PublishError> {
+    Err(PublishRejection::Overloaded("nobody is behind this lane".to_owned()).into())
 }
 
-impl Publisher for Nowhere {
-    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        std::future::ready(refused()).boxed()
+impl Publisher for FakeBackend {
+    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        std::future::ready(overloaded()).boxed()
     }
 
-    fn ordered(
+    fn publish_ordered(
         &self,
         input: LocalBoxStream<'static, Publish>,
-    ) -> LocalBoxStream<'static, Result<Placed, PublishError>> {
-        input.map(|_| refused()).boxed_local()
+    ) -> LocalBoxStream<'static, Result<Acknowledgement, PublishError>> {
+        input.map(|_| overloaded()).boxed_local()
     }
 }

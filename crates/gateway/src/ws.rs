@@ -6,10 +6,10 @@ mod extensions;
 pub(crate) mod frame;
 mod handshake;
 mod heartbeat;
-mod opening;
-mod outlet;
+mod in_flight;
 mod session;
-mod window;
+mod sink;
+mod upgrade;
 
-pub(crate) use opening::Opening;
 pub(crate) use session::run;
+pub(crate) use upgrade::UpgradeRequest;

@@ -2,118 +2,126 @@
 
 mod support;
 
-use pushonce_core::{Delivery, From, Options};
-use pushonce_proto::client::{Command, ErrorCode, Event};
+use pushonce_core::{Delivery, StartFrom, SubscribeOptions};
+use pushonce_proto::client::{ClientCommand, ErrorCode, ServerEvent};
 
-use support::Server;
-use support::client::{Client, Heard, Via, topic};
-use support::lossy::{Fate, Way};
+use support::TestGateway;
+use support::client::{ClientTransport, GatewayClient, Received, topic};
+use support::lossy::{FaultyProxy, PacketFate};
 
 /// What carried a message.
 #[derive(Debug, PartialEq, Eq)]
-enum By {
+enum DeliveredBy {
     Stream,
     Datagram,
 }
 
-const DATAGRAMS: Options = Options {
+const DATAGRAMS: SubscribeOptions = SubscribeOptions {
     delivery: Some(Delivery::Latest),
-    conflated: false,
-    audience: false,
-    delta: false,
-    datagrams: true,
+    report_conflated: false,
+    report_audience: false,
+    accept_deltas: false,
+    use_datagrams: true,
 };
 
-fn subscribe(from: From, options: Options) -> Command {
-    Command::Subscribe { topic: topic("a"), from, options }
+fn subscribe(from: StartFrom, options: SubscribeOptions) -> ClientCommand {
+    ClientCommand::Subscribe { topic: topic("a"), from, options }
 }
 
 /// The next message, and what carried it.
-async fn shown(client: &mut Client) -> (By, String) {
+async fn next_message_and_carrier(client: &mut GatewayClient) -> (DeliveredBy, String) {
     loop {
         let (by, event) = match client.next().await {
-            Heard::Event(event) => (By::Stream, event),
-            Heard::Datagram(event) => (By::Datagram, event),
-            Heard::Closed(code) => panic!("closed with {code}"),
+            Received::Event(event) => (DeliveredBy::Stream, event),
+            Received::Datagram(event) => (DeliveredBy::Datagram, event),
+            Received::Closed(code) => panic!("closed with {code}"),
         };
-        if let Event::Message { message, .. } = event {
+        if let ServerEvent::Message { message, .. } = event {
             return (by, String::from_utf8_lossy(&message.payload).into_owned());
         }
-        assert_eq!(by, By::Stream, "{event:?}");
+        assert_eq!(by, DeliveredBy::Stream, "{event:?}");
     }
 }
 
 /// A client that has seen the first message, on the stream.
-async fn watcher(server: &Server) -> Client {
-    server.origin.say("a", "first").await;
-    let mut client = Client::connect(server, Via::Quic).await;
-    client.send(1, subscribe(From::Last(1), DATAGRAMS)).await;
-    assert_eq!(shown(&mut client).await, (By::Stream, "first".to_owned()));
+async fn subscribed_client(server: &TestGateway) -> GatewayClient {
+    server.cluster.publish_text("a", "first").await;
+    let mut client = GatewayClient::connect(server, ClientTransport::Quic).await;
+    client.send(1, subscribe(StartFrom::Last(1), DATAGRAMS)).await;
+    assert_eq!(
+        next_message_and_carrier(&mut client).await,
+        (DeliveredBy::Stream, "first".to_owned())
+    );
     client
 }
 
 /// A server behind a way that can be told to lose packets.
-async fn far_server() -> (Server, Way) {
-    let mut server = Server::start().await;
-    let way = Way::to(server.quic).await;
-    server.quic = way.address;
-    (server, way)
+async fn server_behind_proxy() -> (TestGateway, FaultyProxy) {
+    let mut server = TestGateway::start().await;
+    let proxy = FaultyProxy::start(server.quic).await;
+    server.quic = proxy.address;
+    (server, proxy)
 }
 
 #[tokio::test]
-async fn the_first_message_comes_on_the_stream_and_what_follows_as_datagrams() {
-    let server = Server::start().await;
-    let mut client = watcher(&server).await;
+async fn first_message_uses_the_stream_and_later_ones_datagrams() {
+    let server = TestGateway::start().await;
+    let mut client = subscribed_client(&server).await;
     for text in ["two", "three"] {
-        server.origin.say("a", text).await;
-        assert_eq!(shown(&mut client).await, (By::Datagram, text.to_owned()));
+        server.cluster.publish_text("a", text).await;
+        assert_eq!(
+            next_message_and_carrier(&mut client).await,
+            (DeliveredBy::Datagram, text.to_owned())
+        );
     }
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_long_for_a_datagram_comes_on_the_stream() {
-    let server = Server::start().await;
-    let mut client = watcher(&server).await;
-    for (by, len) in [(By::Datagram, 1_000), (By::Stream, 1_200), (By::Datagram, 10)] {
+async fn message_too_long_for_a_datagram_uses_the_stream() {
+    let server = TestGateway::start().await;
+    let mut client = subscribed_client(&server).await;
+    for (by, len) in
+        [(DeliveredBy::Datagram, 1_000), (DeliveredBy::Stream, 1_200), (DeliveredBy::Datagram, 10)]
+    {
         let text = "x".repeat(len);
-        server.origin.say("a", &text).await;
-        assert_eq!(shown(&mut client).await, (by, text));
+        server.cluster.publish_text("a", &text).await;
+        assert_eq!(next_message_and_carrier(&mut client).await, (by, text));
     }
 }
 
 #[tokio::test]
-async fn the_newest_comes_on_the_stream_when_its_datagram_was_lost() {
-    let (server, mut way) = far_server().await;
-    let mut client = watcher(&server).await;
+async fn newest_message_is_resent_on_the_stream_if_its_datagram_was_lost() {
+    let (server, mut proxy) = server_behind_proxy().await;
+    let mut client = subscribed_client(&server).await;
     for round in 0..3 {
         // Longer than everything else that is said meanwhile.
         let text = format!("lost {round} {}", "x".repeat(800));
-        way.set(Fate::IsLost);
-        server.origin.say("a", &text).await;
-        way.has_met(800).await;
-        way.set(Fate::Arrives);
-        assert_eq!(shown(&mut client).await, (By::Stream, text));
+        proxy.set_fate(PacketFate::Lose);
+        server.cluster.publish_text("a", &text).await;
+        proxy.wait_for_affected_bytes(800).await;
+        proxy.set_fate(PacketFate::Forward);
+        assert_eq!(next_message_and_carrier(&mut client).await, (DeliveredBy::Stream, text));
         let text = format!("not lost {round}");
-        server.origin.say("a", &text).await;
-        assert_eq!(shown(&mut client).await, (By::Datagram, text));
+        server.cluster.publish_text("a", &text).await;
+        assert_eq!(next_message_and_carrier(&mut client).await, (DeliveredBy::Datagram, text));
     }
 }
 
 /// More than may be under way, and than the queue of datagrams holds: the rest is passed over.
 #[tokio::test]
-async fn who_hears_nothing_for_a_while_gets_the_newest_and_little_of_what_was_before() {
-    for fate in [Fate::IsHeld, Fate::IsLost] {
-        let (server, mut way) = far_server().await;
-        let mut client = watcher(&server).await;
-        way.set(fate);
+async fn client_cut_off_for_a_while_gets_the_newest_and_few_older_messages() {
+    for fate in [PacketFate::Hold, PacketFate::Lose] {
+        let (server, mut proxy) = server_behind_proxy().await;
+        let mut client = subscribed_client(&server).await;
+        proxy.set_fate(fate);
         let texts: Vec<String> = (0..400).map(|n| format!("{n} {}", "x".repeat(900))).collect();
         for text in &texts {
-            server.origin.say("a", text).await;
+            server.cluster.publish_text("a", text).await;
         }
-        way.has_met(900).await;
-        way.set(Fate::Arrives);
+        proxy.wait_for_affected_bytes(900).await;
+        proxy.set_fate(PacketFate::Forward);
         let mut count = 0;
-        while shown(&mut client).await.1 != texts[399] {
+        while next_message_and_carrier(&mut client).await.1 != texts[399] {
             count += 1;
         }
         assert!(count < 200, "{count} messages came before the newest: {fate:?}");
@@ -121,37 +129,40 @@ async fn who_hears_nothing_for_a_while_gets_the_newest_and_little_of_what_was_be
 }
 
 #[tokio::test]
-async fn datagrams_are_refused_where_they_make_no_sense() {
-    let server = Server::start().await;
-    let mut client = Client::connect(&server, Via::Quic).await;
+async fn datagrams_are_rejected_with_incompatible_options() {
+    let server = TestGateway::start().await;
+    let mut client = GatewayClient::connect(&server, ClientTransport::Quic).await;
     let all = Some(Delivery::All);
-    let refused = [
-        Options { delivery: all, ..DATAGRAMS },
-        Options { delivery: None, ..DATAGRAMS },
-        Options { conflated: true, ..DATAGRAMS },
-        Options { delta: true, ..DATAGRAMS },
+    let invalid_options = [
+        SubscribeOptions { delivery: all, ..DATAGRAMS },
+        SubscribeOptions { delivery: None, ..DATAGRAMS },
+        SubscribeOptions { report_conflated: true, ..DATAGRAMS },
+        SubscribeOptions { accept_deltas: true, ..DATAGRAMS },
     ];
-    for options in refused {
-        client.send(1, subscribe(From::Now, options)).await;
-        assert_eq!(client.refused().await, (Some(1), ErrorCode::BadRequest), "{options:?}");
+    for options in invalid_options {
+        client.send(1, subscribe(StartFrom::Now, options)).await;
+        assert_eq!(client.error_code().await, (Some(1), ErrorCode::BadRequest), "{options:?}");
     }
-    client.send(2, subscribe(From::Now, DATAGRAMS)).await;
-    assert!(matches!(client.answer().await, Event::Subscribed { delivery: Delivery::Latest, .. }));
+    client.send(2, subscribe(StartFrom::Now, DATAGRAMS)).await;
+    assert!(matches!(
+        client.next_reply().await,
+        ServerEvent::Subscribed { delivery: Delivery::Latest, .. }
+    ));
 }
 
 #[tokio::test]
-async fn datagrams_are_refused_to_who_cannot_take_them() {
-    let server = Server::start().await;
-    let takes_none = Client::quic_with(&server, |transport| {
+async fn datagrams_are_rejected_for_clients_that_do_not_support_them() {
+    let server = TestGateway::start().await;
+    let without_datagrams = GatewayClient::quic_with(&server, |transport| {
         transport.datagram_receive_buffer_size(None);
     });
     let clients = [
-        Client::connect(&server, Via::WsJson).await,
-        Client::connect(&server, Via::WsProto).await,
-        takes_none.await,
+        GatewayClient::connect(&server, ClientTransport::WsJson).await,
+        GatewayClient::connect(&server, ClientTransport::WsProto).await,
+        without_datagrams.await,
     ];
     for mut client in clients {
-        client.send(1, subscribe(From::Now, DATAGRAMS)).await;
-        assert_eq!(client.refused().await, (Some(1), ErrorCode::NotSupported));
+        client.send(1, subscribe(StartFrom::Now, DATAGRAMS)).await;
+        assert_eq!(client.error_code().await, (Some(1), ErrorCode::NotSupported));
     }
 }

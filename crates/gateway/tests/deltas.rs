@@ -14,58 +14,64 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use pushonce_core::{
-    ContentType, FetchError, From, Message, Options, Page, Position, Timestamp, Topic, Want,
+    ContentType, FetchError, HistoryPage, HistoryRange, Message, Position, StartFrom,
+    SubscribeOptions, Timestamp, Topic,
 };
 use pushonce_fanout::{
-    Closed, Hub, Offered, Outlet, Retention, Run, SessionKey, Upstream, Wire, hub,
+    FrameRun, FrameSink, Hub, OfferOutcome, Retention, SessionKey, SinkClosed, Upstream,
+    WireFormat, hub,
 };
 use pushonce_gateway::Encoder;
-use pushonce_proto::client::{Encoding, Event};
+use pushonce_proto::client::{Encoding, ServerEvent};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
-use support::raw::inflated;
+use support::raw::inflate;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum DeltaStep {
     /// A payload that differs from the last by so much cut out at a place, and this put in.
     Publish(Index, usize, String),
     /// A viewer takes so many frames more, then blocks.
-    Room(usize, usize),
+    AllowFrames(usize, usize),
     /// A viewer subscribes again.
-    Again(usize),
+    Resubscribe(usize),
     /// The lane gets some turns.
-    Turns,
+    Yield,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn delta_step() -> impl Strategy<Value = DeltaStep> {
     prop_oneof![
         4 => (any::<Index>(), 0_usize..20, "[a-c \\n\"ü]{0,30}")
-            .prop_map(|(at, cut, put)| Step::Publish(at, cut, put)),
-        1 => (0..VIEWERS.len(), 0_usize..9).prop_map(|(who, room)| Step::Room(who, room)),
-        1 => (0..VIEWERS.len()).prop_map(Step::Again),
-        2 => Just(Step::Turns),
+            .prop_map(|(at, cut, put)| DeltaStep::Publish(at, cut, put)),
+        1 => (0..VIEWERS.len(), 0_usize..9).prop_map(|(index, room)| DeltaStep::AllowFrames(index, room)),
+        1 => (0..VIEWERS.len()).prop_map(DeltaStep::Resubscribe),
+        2 => Just(DeltaStep::Yield),
     ]
 }
 
 /// WebSocket in JSON and protobuf and the same deflated, with deltas and without.
-const VIEWERS: [(Wire, bool); 6] = [
-    (Wire(0), true),
-    (Wire(0), false),
-    (Wire(1), true),
-    (Wire(3), true),
-    (Wire(4), true),
-    (Wire(4), false),
+const VIEWERS: [(WireFormat, bool); 6] = [
+    (WireFormat(0), true),
+    (WireFormat(0), false),
+    (WireFormat(1), true),
+    (WireFormat(3), true),
+    (WireFormat(4), true),
+    (WireFormat(4), false),
 ];
 
-struct Nowhere;
+struct NoUpstream;
 
-impl Upstream for Nowhere {
+impl Upstream for NoUpstream {
     fn watch(&self, _: &Topic, _: Option<Position>) {}
 
     fn unwatch(&self, _: &Topic) {}
 
-    fn fetch(&self, _: Topic, _: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+    fn fetch(
+        &self,
+        _: Topic,
+        _: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         std::future::ready(Err(FetchError::Unavailable("no past".to_owned()))).boxed()
     }
 
@@ -74,33 +80,33 @@ impl Upstream for Nowhere {
     }
 }
 
-struct Socket {
+struct BoundedSink {
     frames: Vec<Bytes>,
-    room: usize,
+    frames_left: usize,
 }
 
-impl Outlet for Socket {
-    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
-        let frames = runs.iter().flat_map(|run| run.frames).take(self.room);
+impl FrameSink for BoundedSink {
+    fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
+        let frames = runs.iter().flat_map(|run| run.frames).take(self.frames_left);
         let before = self.frames.len();
         self.frames.extend(frames.cloned());
         let taken = self.frames.len() - before;
-        self.room -= taken;
-        Ok(Offered { taken, blocked: self.room == 0 })
+        self.frames_left -= taken;
+        Ok(OfferOutcome { accepted: taken, is_blocked: self.frames_left == 0 })
     }
 }
 
-struct Viewer {
-    wire: Wire,
+struct DeltaViewer {
+    wire: WireFormat,
     delta: bool,
     key: SessionKey,
-    socket: Rc<RefCell<Socket>>,
+    sink: Rc<RefCell<BoundedSink>>,
     /// Where its subscription began.
-    since: Position,
+    start: Position,
 }
 
 /// What a frame says, out of its WebSocket message.
-fn event(wire: Wire, frame: &Bytes) -> Event {
+fn decode_event(wire: WireFormat, frame: &Bytes) -> ServerEvent {
     let header = match frame[1] {
         126 => 4,
         127 => 10,
@@ -108,27 +114,27 @@ fn event(wire: Wire, frame: &Bytes) -> Event {
     };
     let payload = match frame[0] & 0x40 {
         0 => frame.slice(header..),
-        _ => inflated(&frame[header..]).into(),
+        _ => inflate(&frame[header..]).into(),
     };
-    let json = matches!(wire, Wire(0 | 3));
+    let json = matches!(wire, WireFormat(0 | 3));
     let encoding = if json { Encoding::Json } else { Encoding::Proto };
     encoding.decode_event(&payload).expect("an event")
 }
 
 /// Whether what a viewer was sent is what was published. Returns how far it got.
-fn check(viewer: &Viewer, published: &HashMap<Position, Bytes>) -> Position {
-    let mut reached = viewer.since;
+fn check(viewer: &DeltaViewer, published: &HashMap<Position, Bytes>) -> Position {
+    let mut reached = viewer.start;
     let mut last: Option<Bytes> = None;
-    for frame in &viewer.socket.borrow().frames {
-        let (position, payload) = match event(viewer.wire, frame) {
-            Event::Message { message, .. } => (message.position, message.payload.clone()),
-            Event::Difference { difference, .. } => {
+    for frame in &viewer.sink.borrow().frames {
+        let (position, payload) = match decode_event(viewer.wire, frame) {
+            ServerEvent::Message { message, .. } => (message.position, message.payload.clone()),
+            ServerEvent::MessageDelta { message_delta: difference, .. } => {
                 assert!(viewer.delta, "nobody asked for a difference");
                 let base = last.expect("the message before was sent right before");
                 let payload = fossil_delta::deltainv(base, difference.delta);
                 (difference.position, payload.into())
             }
-            Event::Gap { gap, .. } => {
+            ServerEvent::Gap { gap, .. } => {
                 (reached, last) = (gap.to, None);
                 continue;
             }
@@ -141,39 +147,40 @@ fn check(viewer: &Viewer, published: &HashMap<Position, Bytes>) -> Position {
     reached
 }
 
-fn options(delta: bool) -> Options {
-    Options { delta, ..Options::default() }
+fn options(delta: bool) -> SubscribeOptions {
+    SubscribeOptions { accept_deltas: delta, ..SubscribeOptions::default() }
 }
 
-async fn turns() {
+async fn yield_several_times() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-async fn run(steps: Vec<Step>) {
+async fn run_steps(steps: Vec<DeltaStep>) {
     let config = hub::Config { ring_messages_max: 3, ..hub::Config::default() };
-    let hub = Hub::new(config, Arc::new(Nowhere), Arc::new(Encoder));
-    let (topic, end) = (Topic::new("a").expect("valid"), CancellationToken::new());
-    let (lane, driver) = hub.lane();
-    tokio::task::spawn_local(driver.run(end.clone()));
+    let hub = Hub::new(config, Arc::new(NoUpstream), Arc::new(Encoder));
+    let (topic, stop) = (Topic::new("a").expect("valid"), CancellationToken::new());
+    let (lane, driver) = hub.new_lane();
+    tokio::task::spawn_local(driver.run(stop.clone()));
     let mut viewers = Vec::new();
     for (wire, delta) in VIEWERS {
-        let socket = Rc::new(RefCell::new(Socket { frames: Vec::new(), room: usize::MAX }));
-        let key = lane.open(wire, socket.clone());
-        let subscribing = lane.subscribe(key, 0, topic.clone(), From::Now, options(delta));
+        let sink =
+            Rc::new(RefCell::new(BoundedSink { frames: Vec::new(), frames_left: usize::MAX }));
+        let key = lane.open_session(wire, sink.clone());
+        let subscribing = lane.subscribe(key, 0, topic.clone(), StartFrom::Now, options(delta));
         let (subscribed, ()) =
-            tokio::join!(subscribing, async { hub.live(&topic, Position::ZERO) });
+            tokio::join!(subscribing, async { hub.mark_live_at(&topic, Position::ZERO) });
         subscribed.expect("subscribed");
-        lane.start(key, &topic);
-        viewers.push(Viewer { wire, delta, key, socket, since: Position::ZERO });
+        lane.start_delivery(key, &topic);
+        viewers.push(DeltaViewer { wire, delta, key, sink, start: Position::ZERO });
     }
     let (mut published, mut head) = (HashMap::new(), Position::ZERO);
     let mut text: Vec<char> =
         "Germany against Brazil, Estadio Azteca, Mexico City".chars().collect();
     for step in steps {
         match step {
-            Step::Publish(at, cut, put) => {
+            DeltaStep::Publish(at, cut, put) => {
                 let at = at.index(text.len() + 1);
                 text.splice(at..(at + cut).min(text.len()), put.chars());
                 let payload = Bytes::from(text.iter().collect::<String>());
@@ -183,40 +190,41 @@ async fn run(steps: Vec<Step>) {
                 let message = Message { position: head, time, content_type, key: None, payload };
                 hub.deliver(&topic, &[Arc::new(message)]);
             }
-            Step::Room(who, room) => {
-                viewers[who].socket.borrow_mut().room = room;
-                lane.writable(viewers[who].key);
+            DeltaStep::AllowFrames(index, room) => {
+                viewers[index].sink.borrow_mut().frames_left = room;
+                lane.on_writable(viewers[index].key);
             }
-            Step::Again(who) => {
-                let Viewer { key, delta, .. } = viewers[who];
-                check(&viewers[who], &published);
+            DeltaStep::Resubscribe(index) => {
+                let DeltaViewer { key, delta, .. } = viewers[index];
+                check(&viewers[index], &published);
                 lane.unsubscribe(key, &topic);
-                let subscribing = lane.subscribe(key, 0, topic.clone(), From::Now, options(delta));
+                let subscribing =
+                    lane.subscribe(key, 0, topic.clone(), StartFrom::Now, options(delta));
                 subscribing.await.expect("subscribed");
-                lane.start(key, &topic);
-                viewers[who].socket.borrow_mut().frames.clear();
-                viewers[who].since = head;
+                lane.start_delivery(key, &topic);
+                viewers[index].sink.borrow_mut().frames.clear();
+                viewers[index].start = head;
             }
-            Step::Turns => turns().await,
+            DeltaStep::Yield => yield_several_times().await,
         }
     }
     for viewer in &viewers {
-        viewer.socket.borrow_mut().room = usize::MAX;
-        lane.writable(viewer.key);
+        viewer.sink.borrow_mut().frames_left = usize::MAX;
+        lane.on_writable(viewer.key);
     }
-    turns().await;
+    yield_several_times().await;
     for viewer in &viewers {
         assert_eq!(check(viewer, &published), head);
     }
-    end.cancel();
+    stop.cancel();
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_sent_makes_what_was_published(steps in proptest::collection::vec(step(), 1..80)) {
+    fn sent_frames_reproduce_the_published_payloads(steps in proptest::collection::vec(delta_step(), 1..80)) {
         let runtime = Builder::new_current_thread().enable_time().build_local(LocalOptions::default());
-        runtime.expect("a runtime").block_on(run(steps));
+        runtime.expect("a runtime").block_on(run_steps(steps));
     }
 }

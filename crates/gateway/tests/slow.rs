@@ -7,51 +7,51 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use futures::future;
-use pushonce_core::{Delivery, From, Options};
-use pushonce_proto::client::{Command, Event};
+use pushonce_core::{Delivery, StartFrom, SubscribeOptions};
+use pushonce_proto::client::{ClientCommand, ServerEvent};
 
-use support::Server;
-use support::client::{Client, Heard, Via, subscribe_with, topic};
+use support::TestGateway;
+use support::client::{ClientTransport, GatewayClient, Received, subscribe_with, topic};
 
 const TOPIC: &str = "race/clock";
 
 /// Published for so long, at 600 messages a second, and read at 20.
-const TIME: Duration = Duration::from_secs(6);
-const PAUSE: Duration = Duration::from_millis(50);
+const DURATION: Duration = Duration::from_secs(6);
+const READ_PAUSE: Duration = Duration::from_millis(50);
 
 /// How far behind the newest message a slow reader may be.
-const BEHIND_MAX: Duration = Duration::from_secs(1);
+const LAG_MAX: Duration = Duration::from_secs(1);
 
-/// Publishes the time since `start`, in milliseconds.
-async fn publish(server: &Server, start: Instant) {
+/// Publishes the time since `spawn`, in milliseconds.
+async fn publish(server: &TestGateway, start: Instant) {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    while start.elapsed() < TIME {
+    while start.elapsed() < DURATION {
         ticks.tick().await;
         for _ in 0..3 {
             let text = format!("{:>150}", start.elapsed().as_millis());
-            server.origin.say(TOPIC, &text).await;
+            server.cluster.publish_text(TOPIC, &text).await;
         }
     }
 }
 
-struct Outcome {
+struct LagStats {
     /// The oldest that a message was when it was read.
-    behind: Duration,
+    lag_max: Duration,
     messages: u32,
 }
 
-/// Reads until the end, with a pause after each message.
-async fn read(client: &mut Client, start: Instant, pause: Duration) -> Outcome {
-    let mut outcome = Outcome { behind: Duration::ZERO, messages: 0 };
-    while start.elapsed() < TIME - Duration::from_millis(500) {
-        let (Heard::Event(Event::Message { message, .. })
-        | Heard::Datagram(Event::Message { message, .. })) = client.next().await
+/// Reads until the end, with a pause after each next_message.
+async fn read(client: &mut GatewayClient, start: Instant, pause: Duration) -> LagStats {
+    let mut outcome = LagStats { lag_max: Duration::ZERO, messages: 0 };
+    while start.elapsed() < DURATION - Duration::from_millis(500) {
+        let (Received::Event(ServerEvent::Message { message, .. })
+        | Received::Datagram(ServerEvent::Message { message, .. })) = client.next().await
         else {
             continue;
         };
         let text = String::from_utf8_lossy(&message.payload).trim().to_owned();
         let published = Duration::from_millis(text.parse().expect("milliseconds"));
-        outcome.behind = outcome.behind.max(start.elapsed().saturating_sub(published));
+        outcome.lag_max = outcome.lag_max.max(start.elapsed().saturating_sub(published));
         outcome.messages += 1;
         tokio::time::sleep(pause).await;
     }
@@ -60,52 +60,61 @@ async fn read(client: &mut Client, start: Instant, pause: Duration) -> Outcome {
 
 /// A client that does not read on by itself keeps little in its own buffers, as the page of the
 /// protocol tells it to.
-fn narrow(transport: &mut quinn::TransportConfig) {
+fn shrink_buffers(transport: &mut quinn::TransportConfig) {
     transport.stream_receive_window((2_u32 << 10).into());
     transport.datagram_receive_buffer_size(Some(2 << 10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_reader_of_the_newest_is_never_a_second_behind_over_any_transport() {
-    let server = Server::start().await;
+async fn slow_reader_of_latest_lags_less_than_a_second_over_any_transport() {
+    let server = TestGateway::start().await;
     let mut clients = vec![
-        ("WebSocket, JSON", Client::connect(&server, Via::WsJson).await, false),
-        ("WebSocket, protobuf", Client::connect(&server, Via::WsProto).await, false),
-        ("QUIC streams", Client::quic_with(&server, narrow).await, false),
-        ("QUIC datagrams", Client::quic_with(&server, narrow).await, true),
-        ("WebSocket, rate", Client::connect(&server, Via::WsProto).await, false),
+        ("WebSocket, JSON", GatewayClient::connect(&server, ClientTransport::WsJson).await, false),
+        (
+            "WebSocket, protobuf",
+            GatewayClient::connect(&server, ClientTransport::WsProto).await,
+            false,
+        ),
+        ("QUIC streams", GatewayClient::quic_with(&server, shrink_buffers).await, false),
+        ("QUIC datagrams", GatewayClient::quic_with(&server, shrink_buffers).await, true),
+        ("WebSocket, rate", GatewayClient::connect(&server, ClientTransport::WsProto).await, false),
     ];
     for (name, client, datagrams) in &mut clients {
         let delivery = match name.ends_with("rate") {
             true => Delivery::Rate(NonZeroU16::new(100).expect("not 0")),
             false => Delivery::Latest,
         };
-        let options =
-            Options { delivery: Some(delivery), datagrams: *datagrams, ..Options::default() };
-        let command = Command::Subscribe { topic: topic(TOPIC), from: From::Now, options };
+        let options = SubscribeOptions {
+            delivery: Some(delivery),
+            use_datagrams: *datagrams,
+            ..SubscribeOptions::default()
+        };
+        let command =
+            ClientCommand::Subscribe { topic: topic(TOPIC), from: StartFrom::Now, options };
         client.send(1, command).await;
-        assert!(matches!(client.answer().await, Event::Subscribed { .. }), "{name}");
+        assert!(matches!(client.next_reply().await, ServerEvent::Subscribed { .. }), "{name}");
     }
-    let mut fast = Client::connect(&server, Via::WsJson).await;
-    fast.send(1, subscribe_with(TOPIC, From::Now, Delivery::Latest)).await;
-    let mut all = Client::connect(&server, Via::WsJson).await;
-    all.send(1, subscribe_with(TOPIC, From::Now, Delivery::All)).await;
-    all.answer().await;
+    let mut fast = GatewayClient::connect(&server, ClientTransport::WsJson).await;
+    fast.send(1, subscribe_with(TOPIC, StartFrom::Now, Delivery::Latest)).await;
+    let mut all = GatewayClient::connect(&server, ClientTransport::WsJson).await;
+    all.send(1, subscribe_with(TOPIC, StartFrom::Now, Delivery::All)).await;
+    all.next_reply().await;
     let start = Instant::now();
-    let slow =
-        clients.iter_mut().map(async |(name, client, _)| (*name, read(client, start, PAUSE).await));
+    let slow = clients
+        .iter_mut()
+        .map(async |(name, client, _)| (*name, read(client, start, READ_PAUSE).await));
     let (slow, fast, all, ()) = futures::join!(
         future::join_all(slow),
         read(&mut fast, start, Duration::ZERO),
-        read(&mut all, start, PAUSE),
+        read(&mut all, start, READ_PAUSE),
         publish(&server, start)
     );
     // What the buffers on the way hold: a slow reader of every message is behind by that.
-    assert!(all.behind > 2 * BEHIND_MAX, "{:?} behind: nothing is shown here", all.behind);
-    for (name, Outcome { behind, messages }) in slow {
-        println!("{name}: {behind:?} behind, {messages} messages; fast: {:?}", fast.behind);
+    assert!(all.lag_max > 2 * LAG_MAX, "{:?} behind: nothing is shown here", all.lag_max);
+    for (name, LagStats { lag_max, messages }) in slow {
+        println!("{name}: {lag_max:?} lag_max, {messages} messages; fast: {:?}", fast.lag_max);
         // A machine that stood still for a moment held up everybody.
-        assert!(behind < BEHIND_MAX + fast.behind, "{name}: {behind:?} behind");
+        assert!(lag_max < LAG_MAX + fast.lag_max, "{name}: {lag_max:?} lag_max");
         assert!(messages > 40, "{name}: {messages} messages");
     }
 }

@@ -10,7 +10,7 @@ use crate::limit;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum ConnectionPurpose {
     /// A client session: HTTP or WebSocket.
     Client,
     /// A gRPC connection of a publisher, a back end or an operator.
@@ -21,7 +21,7 @@ pub enum Purpose {
     Peer,
 }
 
-/// Which descriptors each [`Purpose`] may use.
+/// Which descriptors each [`ConnectionPurpose`] may use.
 ///
 /// A new descriptor is always the lowest number that is free (POSIX `open`), so a descriptor with the
 /// number `n` means that at least `n` others are in use. A bound on the *number* of an accepted
@@ -49,7 +49,7 @@ pub struct DescriptorBudget {
 const RESERVE_MAX: u64 = 8_192;
 
 /// Lower bound for peers, so that a small cluster works under any limit.
-const PEERS_MIN: u64 = 16;
+const PEER_CONNECTIONS_MIN: u64 = 16;
 
 impl DescriptorBudget {
     /// The budget of a process that may have `limit` descriptors.
@@ -58,50 +58,50 @@ impl DescriptorBudget {
     }
 
     /// The budget of this process, by its soft limit as it is now.
-    pub fn of_process() -> DescriptorBudget {
-        DescriptorBudget::new(limit::soft())
+    pub fn for_process() -> DescriptorBudget {
+        DescriptorBudget::new(limit::soft_limit())
     }
 
     /// Whether a connection with this descriptor may stay.
-    pub fn admits(self, purpose: Purpose, connection: &impl AsRawFd) -> bool {
+    pub fn admits(self, purpose: ConnectionPurpose, connection: &impl AsRawFd) -> bool {
         #[cfg(feature = "planted-bugs")]
-        if crate::planted::reserves_nothing() {
+        if crate::planted::skips_descriptor_reserve() {
             return true;
         }
         // Never negative: the connection is open.
-        let number = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
-        number < self.numbers_below(purpose)
+        let descriptor = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
+        descriptor < self.descriptor_limit(purpose)
     }
 
     /// Whether a connection of this purpose would be admitted if it came now.
     ///
     /// Opens and closes a file: it gets the number that the connection would get.
-    pub fn has_room(self, purpose: Purpose) -> bool {
+    pub fn has_room(self, purpose: ConnectionPurpose) -> bool {
         match File::open("/dev/null") {
             Ok(file) => self.admits(purpose, &file),
-            Err(error) => !is_shortage(&error),
+            Err(error) => !is_descriptor_exhaustion(&error),
         }
     }
 
     /// Upper bound of the open connections of this purpose, where there is one beside the numbers.
-    pub fn connections_max(self, purpose: Purpose) -> Option<usize> {
-        let max = (self.reserve / 4).max(PEERS_MIN);
-        (purpose == Purpose::Peer).then(|| usize::try_from(max).unwrap_or(usize::MAX))
+    pub fn connections_max(self, purpose: ConnectionPurpose) -> Option<usize> {
+        let max = (self.reserve / 4).max(PEER_CONNECTIONS_MIN);
+        (purpose == ConnectionPurpose::Peer).then(|| usize::try_from(max).unwrap_or(usize::MAX))
     }
 
-    fn numbers_below(self, purpose: Purpose) -> u64 {
+    fn descriptor_limit(self, purpose: ConnectionPurpose) -> u64 {
         let DescriptorBudget { limit, reserve } = self;
         match purpose {
-            Purpose::Client => limit - reserve,
-            Purpose::Publisher => limit - reserve / 2,
-            Purpose::Probe => limit - reserve / 8,
-            Purpose::Peer => limit,
+            ConnectionPurpose::Client => limit - reserve,
+            ConnectionPurpose::Publisher => limit - reserve / 2,
+            ConnectionPurpose::Probe => limit - reserve / 8,
+            ConnectionPurpose::Peer => limit,
         }
     }
 }
 
 /// Whether the process or the system has no descriptor left.
-fn is_shortage(error: &io::Error) -> bool {
+fn is_descriptor_exhaustion(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
@@ -109,51 +109,59 @@ fn is_shortage(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    struct Numbered(i32);
+    struct FakeDescriptor(i32);
 
-    impl AsRawFd for Numbered {
+    impl AsRawFd for FakeDescriptor {
         fn as_raw_fd(&self) -> i32 {
             self.0
         }
     }
 
-    fn first_refused(budget: DescriptorBudget, purpose: Purpose) -> i32 {
-        (0..1 << 21).find(|&number| !budget.admits(purpose, &Numbered(number))).expect("a limit")
+    fn first_rejected_descriptor(budget: DescriptorBudget, purpose: ConnectionPurpose) -> i32 {
+        (0..1 << 21)
+            .find(|&number| !budget.admits(purpose, &FakeDescriptor(number)))
+            .expect("a limit")
     }
 
     #[test]
-    fn clients_leave_room_for_publishers_and_both_for_probes_and_peers() {
+    fn clients_leave_descriptors_for_publishers_probes_and_peers() {
         let budget = DescriptorBudget::new(1_024);
-        assert_eq!(first_refused(budget, Purpose::Client), 768);
-        assert_eq!(first_refused(budget, Purpose::Publisher), 896);
-        assert_eq!(first_refused(budget, Purpose::Probe), 992);
-        assert_eq!(first_refused(budget, Purpose::Peer), 1_024);
-        assert_eq!(budget.connections_max(Purpose::Peer), Some(64));
-        assert_eq!(budget.connections_max(Purpose::Client), None);
+        assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Client), 768);
+        assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Publisher), 896);
+        assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Probe), 992);
+        assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Peer), 1_024);
+        assert_eq!(budget.connections_max(ConnectionPurpose::Peer), Some(64));
+        assert_eq!(budget.connections_max(ConnectionPurpose::Client), None);
     }
 
     #[test]
-    fn full_clients_publishers_and_peers_leave_an_eighth_of_the_reserve_to_probes() {
+    fn probes_keep_an_eighth_of_the_reserve_when_all_others_are_full() {
         for limit in [256, 1_024, 65_536, 1 << 20] {
             let budget = DescriptorBudget::new(limit);
-            let peers = budget.connections_max(Purpose::Peer).expect("bounded") as u64;
-            let used = budget.numbers_below(Purpose::Publisher) + peers;
-            assert!(budget.numbers_below(Purpose::Probe) - used >= budget.reserve / 8, "{limit}");
+            let peers = budget.connections_max(ConnectionPurpose::Peer).expect("bounded") as u64;
+            let used = budget.descriptor_limit(ConnectionPurpose::Publisher) + peers;
+            assert!(
+                budget.descriptor_limit(ConnectionPurpose::Probe) - used >= budget.reserve / 8,
+                "{limit}"
+            );
         }
     }
 
     #[test]
-    fn room_is_what_the_next_connection_would_find() {
+    fn has_room_depends_on_the_next_free_descriptor() {
         // The standard streams have the first three numbers.
-        assert!(!DescriptorBudget::new(3).has_room(Purpose::Client));
-        assert!(DescriptorBudget::new(1 << 20).has_room(Purpose::Client));
-        assert!(is_shortage(&Errno::MFILE.into()) && !is_shortage(&Errno::NOENT.into()));
+        assert!(!DescriptorBudget::new(3).has_room(ConnectionPurpose::Client));
+        assert!(DescriptorBudget::new(1 << 20).has_room(ConnectionPurpose::Client));
+        assert!(
+            is_descriptor_exhaustion(&Errno::MFILE.into())
+                && !is_descriptor_exhaustion(&Errno::NOENT.into())
+        );
     }
 
     #[test]
-    fn a_large_limit_is_for_clients() {
+    fn reserve_is_capped_for_a_large_limit() {
         let budget = DescriptorBudget::new(1 << 20);
-        assert_eq!(first_refused(budget, Purpose::Client), (1 << 20) - 8_192);
+        assert_eq!(first_rejected_descriptor(budget, ConnectionPurpose::Client), (1 << 20) - 8_192);
         assert_eq!(DescriptorBudget::new(u64::MAX).reserve, RESERVE_MAX);
     }
 }

@@ -20,24 +20,24 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One accepted connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct GrpcConnection {
     stream: TcpStream,
-    /// `None` once the preface was read.
-    preface: Option<Preface>,
+    /// `NoFault` once the preface was read.
+    preface: Option<PrefaceDeadline>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
-struct Preface {
-    missing: usize,
+struct PrefaceDeadline {
+    remaining_bytes: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Connection {
-    pub(crate) fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> Connection {
+impl GrpcConnection {
+    pub(crate) fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> GrpcConnection {
         let deadline = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
-        let preface = Some(Preface { missing: PREFACE_BYTES, deadline });
-        Connection { stream, preface, _permit: permit }
+        let preface = Some(PrefaceDeadline { remaining_bytes: PREFACE_BYTES, deadline });
+        GrpcConnection { stream, preface, _permit: permit }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -51,15 +51,15 @@ impl Connection {
 
     fn on_read(&mut self, bytes: usize) {
         if let Some(preface) = &mut self.preface {
-            preface.missing = preface.missing.saturating_sub(bytes);
-            if preface.missing == 0 {
+            preface.remaining_bytes = preface.remaining_bytes.saturating_sub(bytes);
+            if preface.remaining_bytes == 0 {
                 self.preface = None;
             }
         }
     }
 }
 
-impl Connected for Connection {
+impl Connected for GrpcConnection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
@@ -67,7 +67,7 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for GrpcConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for GrpcConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

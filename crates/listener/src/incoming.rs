@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::{Connection, DescriptorBudget, Listener, Purpose, throttle};
+use crate::{ConnectionPurpose, DescriptorBudget, GrpcConnection, InfallibleListener, throttle};
 
 /// Bytes that the kernel may hold unsent for a connection. By default that is some MiB, of messages that
 /// are old when a slow reader reads on; less than a write of the server costs more wakes than writes.
@@ -18,32 +18,32 @@ use crate::{Connection, DescriptorBudget, Listener, Purpose, throttle};
 const UNSENT_BYTES_MAX: u32 = 32 << 10;
 
 /// Accepts the connections of one gRPC port within the budget.
-struct Door {
-    listener: Listener,
+struct Acceptor {
+    listener: InfallibleListener,
     budget: DescriptorBudget,
-    purpose: Purpose,
+    purpose: ConnectionPurpose,
     /// Open connections, where the budget bounds them.
-    room: Option<Arc<Semaphore>>,
-    refused: Counter,
+    permits: Option<Arc<Semaphore>>,
+    refused_total: Counter,
 }
 
-/// Every connection of `listener` that `budget` has room for, for ever; for
+/// Every connection of `bind` that `budget` has room for, for ever; for
 /// `serve_with_incoming`. The others are closed at once and counted in
 /// `pushonce_listener_refused_total`.
 pub fn incoming(
-    listener: Listener,
+    listener: InfallibleListener,
     budget: DescriptorBudget,
-    purpose: Purpose,
-) -> impl Stream<Item = Result<Connection, Infallible>> {
+    purpose: ConnectionPurpose,
+) -> impl Stream<Item = Result<GrpcConnection, Infallible>> {
     let max = budget.connections_max(purpose);
-    let room = max.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))));
-    let refused = counter!("pushonce_listener_refused_total", "listener" => listener.name());
-    let door = Door { listener, budget, purpose, room, refused };
-    stream::unfold(door, async |door| Some((Ok(door.next().await), door)))
+    let permits = max.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))));
+    let refused_total = counter!("pushonce_listener_refused_total", "listener" => listener.name());
+    let acceptor = Acceptor { listener, budget, purpose, permits, refused_total };
+    stream::unfold(acceptor, async |acceptor| Some((Ok(acceptor.next().await), acceptor)))
 }
 
-impl Door {
-    async fn next(&self) -> Connection {
+impl Acceptor {
+    async fn next(&self) -> GrpcConnection {
         loop {
             let stream = self.listener.accept().await;
             if let Some(connection) = self.admit(stream) {
@@ -54,23 +54,23 @@ impl Door {
         }
     }
 
-    fn admit(&self, stream: TcpStream) -> Option<Connection> {
-        let permit = self.room.clone().map(Semaphore::try_acquire_owned).transpose();
-        let fits = self.budget.admits(self.purpose, &stream);
-        let Some(permit) = permit.ok().filter(|_| fits) else {
-            self.report();
+    fn admit(&self, stream: TcpStream) -> Option<GrpcConnection> {
+        let permit = self.permits.clone().map(Semaphore::try_acquire_owned).transpose();
+        let is_within_budget = self.budget.admits(self.purpose, &stream);
+        let Some(permit) = permit.ok().filter(|_| is_within_budget) else {
+            self.report_refused();
             return None;
         };
         // An error means that the connection is gone, which is noticed when it is read.
         let _ = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-        Some(Connection::new(stream, permit))
+        Some(GrpcConnection::new(stream, permit))
     }
 
-    fn report(&self) {
-        self.refused.increment(1);
-        if let Some(suppressed) = throttle::LOG.pass() {
+    fn report_refused(&self) {
+        self.refused_total.increment(1);
+        if let Some(suppressed) = throttle::LOG_THROTTLE.allow() {
             tracing::warn!(
                 listener = self.listener.name(),
                 suppressed,

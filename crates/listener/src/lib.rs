@@ -2,13 +2,13 @@
 //!
 //! # Overview
 //!
-//! Every TCP port of a member accepts through a [`Listener`]: HTTP and WebSocket, gRPC, and the port
+//! Every TCP port of a member accepts through a [`InfallibleListener`]: HTTP and WebSocket, gRPC, and the port
 //! between nodes. (The health pages of a node that waits to join do not.) [`DescriptorBudget`] says which connections may use which share of the process's
 //! descriptors. [`raise_descriptor_limit`] raises the soft limit to the hard one.
 //!
 //! # Guarantees
 //!
-//! - [`Listener::accept`] never fails and never spins. When the system has no descriptor or memory
+//! - [`InfallibleListener::accept`] never fails and never spins. When the system has no descriptor or memory
 //!   left, it pauses for a tenth of a second, increments `pushonce_listener_accept_failed_total`, and
 //!   logs at most one line a second for the whole process.
 //! - Client connections cannot use the last quarter of the descriptors (8,192 at most), gRPC connections not
@@ -21,7 +21,7 @@
 //!
 //! # Caller contract
 //!
-//! Call [`raise_descriptor_limit`] before the first [`DescriptorBudget::of_process`]: a budget keeps
+//! Call [`raise_descriptor_limit`] before the first [`DescriptorBudget::for_process`]: a budget keeps
 //! the limit that it was made with. Install the metrics recorder first.
 
 mod budget;
@@ -33,8 +33,8 @@ mod listener;
 mod planted;
 mod throttle;
 
-pub use budget::{DescriptorBudget, Purpose};
-pub use connection::Connection;
+pub use budget::{ConnectionPurpose, DescriptorBudget};
+pub use connection::GrpcConnection;
 pub use incoming::incoming;
 pub use limit::raise_descriptor_limit;
-pub use listener::Listener;
+pub use listener::InfallibleListener;

@@ -10,16 +10,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        let wanted = Rlimit { current: maximum, maximum };
-        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        let raised = Rlimit { current: maximum, maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit of open files");
         }
     }
-    soft()
+    soft_limit()
 }
 
 /// The soft limit now; the largest number where there is none.
-pub(crate) fn soft() -> u64 {
+pub(crate) fn soft_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
@@ -33,6 +33,6 @@ mod tests {
         let low = Rlimit { current: current.map(|limit| limit.min(512)), maximum };
         setrlimit(Resource::Nofile, low).expect("a lower limit is always allowed");
         assert_eq!(raise_descriptor_limit(), maximum.unwrap_or(u64::MAX));
-        assert_eq!(soft(), maximum.unwrap_or(u64::MAX));
+        assert_eq!(soft_limit(), maximum.unwrap_or(u64::MAX));
     }
 }

@@ -13,24 +13,25 @@ use crate::throttle;
 /// Pause after a failed accept. The failed connection stays in the backlog and keeps the listener
 /// readable, so a loop without a pause takes a whole core. Closed connections free descriptors
 /// meanwhile.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound TCP port whose accept does not fail.
 #[derive(Debug)]
-pub struct Listener {
+pub struct InfallibleListener {
     name: &'static str,
     listener: TcpListener,
-    failed: Counter,
+    accept_failed_total: Counter,
 }
 
-impl Listener {
-    /// Accepts from `listener`; `name` stands in the log and as the label of its metrics.
-    pub fn new(name: &'static str, listener: TcpListener) -> Listener {
-        let failed = counter!("pushonce_listener_accept_failed_total", "listener" => name);
-        Listener { name, listener, failed }
+impl InfallibleListener {
+    /// Accepts from `bind`; `name` stands in the log and as the label of its metrics.
+    pub fn new(name: &'static str, listener: TcpListener) -> InfallibleListener {
+        let accept_failed_total =
+            counter!("pushonce_listener_accept_failed_total", "listener" => name);
+        InfallibleListener { name, listener, accept_failed_total }
     }
 
-    /// What [`Listener::new`] was given.
+    /// What [`InfallibleListener::new`] was given.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -49,18 +50,18 @@ impl Listener {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => return stream,
-                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
-                    self.report(&error);
-                    tokio::time::sleep(PAUSE).await;
+                    self.report_failure(&error);
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    fn report(&self, error: &io::Error) {
-        self.failed.increment(1);
-        if let Some(suppressed) = throttle::LOG.pass() {
+    fn report_failure(&self, error: &io::Error) {
+        self.accept_failed_total.increment(1);
+        if let Some(suppressed) = throttle::LOG_THROTTLE.allow() {
             tracing::warn!(
                 %error, listener = self.name, suppressed,
                 "cannot accept a connection; raise the limit of open files"
@@ -71,8 +72,8 @@ impl Listener {
 
 /// The connection ended before it was accepted. Linux also returns pending network errors of the new
 /// connection, to be treated as if it had not been there (`accept(2)`).
-fn is_about_one_connection(error: &io::Error) -> bool {
-    const OF_THE_NETWORK: [Errno; 8] = [
+fn is_connection_error(error: &io::Error) -> bool {
+    const NETWORK_ERRORS: [Errno; 8] = [
         Errno::NETDOWN,
         Errno::PROTO,
         Errno::NOPROTOOPT,
@@ -84,7 +85,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     ];
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-        || Errno::from_io_error(error).is_some_and(|errno| OF_THE_NETWORK.contains(&errno))
+        || Errno::from_io_error(error).is_some_and(|errno| NETWORK_ERRORS.contains(&errno))
 }
 
 #[cfg(test)]
@@ -92,12 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shortages_are_told_apart_from_a_connection_that_broke() {
+    fn resource_exhaustion_is_distinguished_from_a_failed_connection() {
         for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::HOSTUNREACH] {
-            assert!(is_about_one_connection(&errno.into()), "{errno}");
+            assert!(is_connection_error(&errno.into()), "{errno}");
         }
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
-            assert!(!is_about_one_connection(&errno.into()), "{errno}");
+            assert!(!is_connection_error(&errno.into()), "{errno}");
         }
     }
 }

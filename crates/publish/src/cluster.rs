@@ -4,31 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pushonce_core::{NamespaceChange, NodeId, ShardId, Topic};
-use pushonce_proto::cluster::{self, Explained, Progress, Seen, Shard};
+use pushonce_proto::cluster::{self, MemberStatus, ShardMoveProgress, ShardStatus, TopicLocation};
 use pushonce_proto::pb::cluster::v1 as pb;
 use pushonce_proto::pb::cluster::v1::cluster_server;
 use tonic::{Request, Response, Status};
 
-use crate::{OperationError, Operations, Overview, Snapshot, Topics};
+use crate::{AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, TopicDirectory};
 
 /// The most topics that one answer lists: some hundred KiB.
 pub const TOPICS_MAX: usize = 1_000;
 
-pub(crate) struct Cluster {
-    pub overview: Arc<dyn Overview>,
-    pub topics: Arc<dyn Topics>,
-    pub operations: Arc<dyn Operations>,
+pub(crate) struct ClusterService {
+    pub overview: Arc<dyn ClusterStatusProvider>,
+    pub topics: Arc<dyn TopicDirectory>,
+    pub operations: Arc<dyn ClusterAdmin>,
 }
 
 #[tonic::async_trait]
-impl cluster_server::Cluster for Cluster {
+impl cluster_server::Cluster for ClusterService {
     async fn status(
         &self,
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        let progress = self.overview.progress().await;
+        let progress = self.overview.shard_progress().await;
         let problems = self.overview.problems(&progress);
-        Ok(Response::new(status(self.overview.snapshot(), progress, problems).into()))
+        Ok(Response::new(cluster_status(self.overview.snapshot(), progress, problems).into()))
     }
 
     async fn drain(
@@ -36,7 +36,7 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
         let pb::DrainRequest { node, force } = request.into_inner();
-        self.operations.drain(NodeId(node), force).await.map_err(refused)?;
+        self.operations.drain(NodeId(node), force).await.map_err(admin_status)?;
         Ok(Response::new(pb::DrainResponse {}))
     }
 
@@ -45,7 +45,7 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::UndrainRequest>,
     ) -> Result<Response<pb::UndrainResponse>, Status> {
         let node = NodeId(request.into_inner().node);
-        self.operations.undrain(node).await.map_err(refused)?;
+        self.operations.undrain(node).await.map_err(admin_status)?;
         Ok(Response::new(pb::UndrainResponse {}))
     }
 
@@ -54,7 +54,7 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::RemoveRequest>,
     ) -> Result<Response<pb::RemoveResponse>, Status> {
         let pb::RemoveRequest { node, force } = request.into_inner();
-        self.operations.remove(NodeId(node), force).await.map_err(refused)?;
+        self.operations.remove(NodeId(node), force).await.map_err(admin_status)?;
         Ok(Response::new(pb::RemoveResponse {}))
     }
 
@@ -62,7 +62,7 @@ impl cluster_server::Cluster for Cluster {
         &self,
         _: Request<pb::FinalizeRequest>,
     ) -> Result<Response<pb::FinalizeResponse>, Status> {
-        let version = self.operations.finalize().await.map_err(refused)?;
+        let version = self.operations.finalize_upgrade().await.map_err(admin_status)?;
         Ok(Response::new(pb::FinalizeResponse { cluster_version: version.0.into() }))
     }
 
@@ -70,19 +70,19 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
-        let topic = named(&request.into_inner().topic)?;
+        let topic = parse_topic(&request.into_inner().topic)?;
         let explained = explain(topic, &self.overview.snapshot());
-        let unknown = || Status::unavailable("this node has no view of its cluster yet");
-        Ok(Response::new(explained.ok_or_else(unknown)?.into()))
+        let no_view = || Status::unavailable("this node has no view of its cluster yet");
+        Ok(Response::new(explained.ok_or_else(no_view)?.into()))
     }
 
     async fn topic(
         &self,
         request: Request<pb::TopicRequest>,
     ) -> Result<Response<pb::TopicResponse>, Status> {
-        let topic = named(&request.into_inner().topic)?;
-        let known = self.topics.describe(topic).await;
-        Ok(Response::new(known.map_err(|why| Status::unavailable(why.to_string()))?.into()))
+        let topic = parse_topic(&request.into_inner().topic)?;
+        let info = self.topics.describe(topic).await;
+        Ok(Response::new(info.map_err(|error| Status::unavailable(error.to_string()))?.into()))
     }
 
     async fn topics(
@@ -90,7 +90,7 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::TopicsRequest>,
     ) -> Result<Response<pb::TopicsResponse>, Status> {
         let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
-        let after = (!after.is_empty()).then(|| named(&after)).transpose()?;
+        let after = (!after.is_empty()).then(|| parse_topic(&after)).transpose()?;
         let count_max = usize::try_from(count_max).unwrap_or(TOPICS_MAX);
         let count_max = if count_max == 0 { TOPICS_MAX } else { count_max.min(TOPICS_MAX) };
         Ok(Response::new(self.topics.list(prefix, after, count_max).await.into()))
@@ -109,8 +109,9 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<pb::SetNamespaceResponse>, Status> {
         let pb::SetNamespaceRequest { name, change, force } = request.into_inner();
         let change = change.map(NamespaceChange::try_from).transpose();
-        let change = change.map_err(|why| Status::invalid_argument(why.to_string()))?;
-        let settings = self.operations.set_namespace(name, change, force).await.map_err(refused)?;
+        let change = change.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let settings =
+            self.operations.set_namespace(name, change, force).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetNamespaceResponse { settings: Some((&settings).into()) }))
     }
 
@@ -120,59 +121,60 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<pb::SetTimesResponse>, Status> {
         let times = request.into_inner().times;
         let times = times.ok_or_else(|| Status::invalid_argument("times is missing"))?;
-        self.operations.set_times(times.into()).await.map_err(refused)?;
+        self.operations.set_consensus_times(times.into()).await.map_err(admin_status)?;
         Ok(Response::new(pb::SetTimesResponse {}))
     }
 }
 
-fn named(name: &str) -> Result<Topic, Status> {
-    Topic::new(name).map_err(|why| Status::invalid_argument(why.to_string()))
+fn parse_topic(name: &str) -> Result<Topic, Status> {
+    Topic::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn refused(why: OperationError) -> Status {
-    match why {
-        OperationError::Invalid(text) => Status::invalid_argument(text),
-        OperationError::Refused(text) => Status::failed_precondition(text),
-        OperationError::Unavailable(text) => Status::unavailable(text),
+fn admin_status(error: AdminError) -> Status {
+    match error {
+        AdminError::Invalid(text) => Status::invalid_argument(text),
+        AdminError::FailedPrecondition(text) => Status::failed_precondition(text),
+        AdminError::Unavailable(text) => Status::unavailable(text),
     }
 }
 
-fn status(
-    snapshot: Snapshot,
-    mut progress: BTreeMap<ShardId, Progress>,
-    problems: Vec<cluster::Problem>,
-) -> cluster::Status {
-    let Snapshot { me, view, owners, reachable, control, conflict } = snapshot;
-    let seen = |member: &pushonce_core::Member| Seen {
-        reachable: member.id == me || reachable.contains(&member.id),
+fn cluster_status(
+    snapshot: ClusterSnapshot,
+    mut progress: BTreeMap<ShardId, ShardMoveProgress>,
+    problems: Vec<cluster::ReportedProblem>,
+) -> cluster::ClusterStatus {
+    let ClusterSnapshot { node_id, view, owners, reachable, control_group, conflicting_cluster } =
+        snapshot;
+    let member_status = |member: &pushonce_core::Member| MemberStatus {
+        reachable: member.id == node_id || reachable.contains(&member.id),
         member: member.clone(),
     };
-    let mut shard = |id| Shard {
+    let mut shard_status = |id| ShardStatus {
         progress: progress.remove(&id),
-        ..Shard::of(id, view.placement.of(id), owners.claim(id))
+        ..ShardStatus::from_claim(id, view.placement.replicas_of(id), owners.claim(id))
     };
-    cluster::Status {
+    cluster::ClusterStatus {
         cluster: view.cluster,
-        node: me,
+        node: node_id,
         version: view.version,
         placement_version: view.placement.version,
         replicas: view.replicas,
-        control,
-        members: view.members.values().map(seen).collect(),
-        shards: view.shards.ids().map(&mut shard).collect(),
-        conflict,
+        control: control_group,
+        members: view.members.values().map(member_status).collect(),
+        shards: view.shards.ids().map(&mut shard_status).collect(),
+        conflicting_cluster,
         problems,
         times: view.times,
         cluster_version: view.cluster_version,
     }
 }
 
-fn explain(topic: Topic, snapshot: &Snapshot) -> Option<Explained> {
+fn explain(topic: Topic, snapshot: &ClusterSnapshot) -> Option<TopicLocation> {
     let shard = snapshot.view.shard_of(&topic)?;
-    Some(Explained {
+    Some(TopicLocation {
         topic,
         shard,
-        owner: snapshot.owners.of(shard),
-        wanted: snapshot.view.placement.of(shard).to_vec(),
+        owner: snapshot.owners.owner_of(shard),
+        wanted: snapshot.view.placement.replicas_of(shard).to_vec(),
     })
 }

@@ -1,11 +1,11 @@
 //! How publishes end, counted by outcome: `pushonce_publish_total`.
 
 use metrics::{Counter, counter, describe_counter};
-use pushonce_core::{Placed, PublishError, Refusal};
+use pushonce_core::{Acknowledgement, PublishError, PublishRejection};
 
 /// One counter for each outcome, looked up once: a look-up costs as much as the rest of the
 /// routing.
-pub(crate) struct Outcomes {
+pub(crate) struct PublishMetrics {
     acknowledged: Counter,
     invalid: Counter,
     out_of_sequence: Counter,
@@ -15,31 +15,34 @@ pub(crate) struct Outcomes {
     unknown: Counter,
 }
 
-impl Outcomes {
-    pub(crate) fn new() -> Outcomes {
+impl PublishMetrics {
+    pub(crate) fn new() -> PublishMetrics {
         describe_counter!("pushonce_publish_total", "Publishes taken in by this node, by outcome.");
-        let of = |outcome: &'static str| counter!("pushonce_publish_total", "outcome" => outcome);
-        Outcomes {
-            acknowledged: of("acknowledged"),
-            invalid: of("invalid"),
-            out_of_sequence: of("out_of_sequence"),
-            overloaded: of("overloaded"),
-            too_many_topics: of("too_many_topics"),
-            unavailable: of("unavailable"),
-            unknown: of("unknown"),
+        let outcome_counter =
+            |outcome: &'static str| counter!("pushonce_publish_total", "outcome" => outcome);
+        PublishMetrics {
+            acknowledged: outcome_counter("acknowledged"),
+            invalid: outcome_counter("invalid"),
+            out_of_sequence: outcome_counter("out_of_sequence"),
+            overloaded: outcome_counter("overloaded"),
+            too_many_topics: outcome_counter("too_many_topics"),
+            unavailable: outcome_counter("unavailable"),
+            unknown: outcome_counter("unknown"),
         }
     }
 
-    pub(crate) fn count(&self, result: &Result<Placed, PublishError>) {
+    pub(crate) fn record(&self, result: &Result<Acknowledgement, PublishError>) {
         let counter = match result {
             Ok(_) => &self.acknowledged,
             Err(PublishError::Unknown { .. }) => &self.unknown,
-            Err(PublishError::Refused(refusal)) => match refusal {
-                Refusal::Invalid(_) => &self.invalid,
-                Refusal::OutOfSequence { .. } => &self.out_of_sequence,
-                Refusal::Overloaded(_) => &self.overloaded,
-                Refusal::TooManyTopics(_) => &self.too_many_topics,
-                Refusal::NotOwner { .. } | Refusal::Unavailable(_) => &self.unavailable,
+            Err(PublishError::Rejected(rejection)) => match rejection {
+                PublishRejection::Invalid(_) => &self.invalid,
+                PublishRejection::OutOfSequence { .. } => &self.out_of_sequence,
+                PublishRejection::Overloaded(_) => &self.overloaded,
+                PublishRejection::TooManyTopics(_) => &self.too_many_topics,
+                PublishRejection::NotOwner { .. } | PublishRejection::Unavailable(_) => {
+                    &self.unavailable
+                }
             },
         };
         counter.increment(1);

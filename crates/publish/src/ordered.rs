@@ -8,102 +8,104 @@ use std::task::{Context, Poll, ready};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
-use pushonce_core::{ClusterView, Owners, Placed, Publish, PublishError, Refusal, ShardId};
+use pushonce_core::{
+    Acknowledgement, ClusterView, Publish, PublishError, PublishRejection, ShardId, ShardOwners,
+};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 
 use crate::Router;
-use crate::line::{Line, Outcome};
+use crate::shard_window::{PublishOutcome, ShardWindow};
 
-/// The answers to a stream of messages: see [`Router::ordered`].
+/// The answers to a stream of messages: see [`Router::publish_ordered`].
 #[must_use = "nothing is published unless it is polled"]
-pub struct Ordered<S> {
+pub struct OrderedPublish<S> {
     router: Router,
-    /// `None` once it has ended.
+    /// `NoFault` once it has ended.
     input: Option<S>,
     /// Messages that wait for this node's first current view, oldest first: without one nobody can say
     /// which shard a topic belongs to.
-    unadmitted: VecDeque<Unadmitted>,
-    lines: BTreeMap<ShardId, Line>,
-    flights: FuturesUnordered<Flight>,
+    unrouted: VecDeque<UnroutedPublish>,
+    windows: BTreeMap<ShardId, ShardWindow>,
+    in_flight: FuturesUnordered<InFlightPublish>,
     /// One for each message without a delivered answer, in order; the ticket of the first is
     /// `first`.
-    slots: VecDeque<Slot>,
-    first: u64,
-    bytes: usize,
-    owners: Arc<Owners>,
-    claims: WatchStream<Arc<Owners>>,
-    views: WatchStream<Option<Arc<ClusterView>>>,
-    alarm: Option<Pin<Box<Sleep>>>,
+    reply_slots: VecDeque<ReplySlot>,
+    first_index: u64,
+    pending_bytes: usize,
+    owners: Arc<ShardOwners>,
+    owner_updates: WatchStream<Arc<ShardOwners>>,
+    view_updates: WatchStream<Option<Arc<ClusterView>>>,
+    timer: Option<Pin<Box<Sleep>>>,
     /// Scratch, empty between uses.
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<PublishOutcome>,
 }
 
-struct Slot {
+struct ReplySlot {
     bytes: usize,
     /// Whether the message, sent again, is recognised.
-    repeatable: bool,
-    answer: Option<Result<Placed, PublishError>>,
+    is_idempotent: bool,
+    reply: Option<Result<Acknowledgement, PublishError>>,
 }
 
 /// A message that was not checked yet; not admitted by `until`, it is refused.
-struct Unadmitted {
-    ticket: u64,
+struct UnroutedPublish {
+    stream_index: u64,
     publish: Publish,
-    until: Instant,
+    deadline: Instant,
 }
 
 /// A message on its way, by shard and number in the shard's line.
-struct Flight {
+struct InFlightPublish {
     shard: ShardId,
     number: u64,
-    answer: BoxFuture<'static, Result<Placed, PublishError>>,
+    reply: BoxFuture<'static, Result<Acknowledgement, PublishError>>,
 }
 
 /// So many messages are read at once before answers are given: neither side may starve the other.
-const READ_AT_ONCE: usize = 256;
+const INPUT_BATCH_MAX: usize = 256;
 
-impl<S> Ordered<S> {
+impl<S> OrderedPublish<S> {
     /// So many messages may wait for their answers. Past that the input is not read.
-    pub const WAITING_MAX: usize = 16_384;
+    pub const PENDING_MAX: usize = 16_384;
     /// So many payload bytes may wait for their answers, 16 MiB, since a hundred streams may wait
     /// for one election. Past that the input is not read.
-    pub const WAITING_BYTES_MAX: usize = 16 << 20;
+    pub const PENDING_BYTES_MAX: usize = 16 << 20;
 }
 
-impl<S> Ordered<S>
+impl<S> OrderedPublish<S>
 where
     S: Stream<Item = Result<Publish, PublishError>> + Unpin,
 {
-    pub(crate) fn new(router: Router, input: S) -> Ordered<S> {
-        let claims = router.owners();
-        let owners = claims.borrow().clone();
-        let views = WatchStream::from_changes(router.view());
-        Ordered {
+    pub(crate) fn new(router: Router, input: S) -> OrderedPublish<S> {
+        let owner_updates = router.owners();
+        let owners = owner_updates.borrow().clone();
+        let view_updates = WatchStream::from_changes(router.view());
+        OrderedPublish {
             router,
             input: Some(input),
-            unadmitted: VecDeque::new(),
-            lines: BTreeMap::new(),
-            flights: FuturesUnordered::new(),
-            slots: VecDeque::new(),
-            first: 0,
-            bytes: 0,
+            unrouted: VecDeque::new(),
+            windows: BTreeMap::new(),
+            in_flight: FuturesUnordered::new(),
+            reply_slots: VecDeque::new(),
+            first_index: 0,
+            pending_bytes: 0,
             owners,
-            claims: WatchStream::from_changes(claims),
-            views,
-            alarm: None,
+            owner_updates: WatchStream::from_changes(owner_updates),
+            view_updates,
+            timer: None,
             outcomes: Vec::new(),
         }
     }
 
-    fn full(&self) -> bool {
-        self.slots.len() >= Self::WAITING_MAX || self.bytes >= Self::WAITING_BYTES_MAX
+    fn is_full(&self) -> bool {
+        self.reply_slots.len() >= Self::PENDING_MAX || self.pending_bytes >= Self::PENDING_BYTES_MAX
     }
 
     /// Reads what has come, and hands over what may go. Says whether anything came.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        for count in 0..READ_AT_ONCE {
-            if self.full() {
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> bool {
+        for count in 0..INPUT_BATCH_MAX {
+            if self.is_full() {
                 return count > 0;
             }
             let Some(input) = &mut self.input else { return count > 0 };
@@ -113,189 +115,197 @@ where
                     self.input = None;
                     return true;
                 }
-                Poll::Ready(Some(message)) => self.take(message, cx),
+                Poll::Ready(Some(message)) => self.accept(message, cx),
             }
         }
         true
     }
 
-    fn take(&mut self, message: Result<Publish, PublishError>, cx: &mut Context<'_>) {
-        let ticket = self.first + self.slots.len() as u64;
+    fn accept(&mut self, message: Result<Publish, PublishError>, cx: &mut Context<'_>) {
+        let stream_index = self.first_index + self.reply_slots.len() as u64;
         let bytes = message.as_ref().map_or(0, |publish| publish.payload.len());
-        let repeatable = message.as_ref().is_ok_and(Publish::is_repeatable);
-        self.slots.push_back(Slot { bytes, repeatable, answer: None });
-        self.bytes += bytes;
+        let is_idempotent = message.as_ref().is_ok_and(Publish::is_idempotent);
+        self.reply_slots.push_back(ReplySlot { bytes, is_idempotent, reply: None });
+        self.pending_bytes += bytes;
         match message {
-            Err(refused) => self.answer((ticket, Err(refused))),
+            Err(error) => self.set_reply((stream_index, Err(error))),
             Ok(publish) => {
-                let until = Instant::now() + self.router.deadline();
-                self.unadmitted.push_back(Unadmitted { ticket, publish, until });
-                self.admit(cx);
+                let deadline = Instant::now() + self.router.deadline();
+                self.unrouted.push_back(UnroutedPublish { stream_index, publish, deadline });
+                self.route_pending(cx);
             }
         }
     }
 
     /// Checks what waits for that and puts it in the lines of the shards, in its order; nothing while
     /// this node has no current view.
-    fn admit(&mut self, cx: &mut Context<'_>) {
-        while let Some(next) = self.unadmitted.front() {
-            let Some(admitted) = self.router.admit(&next.publish) else { return };
-            let Some(Unadmitted { ticket, publish, until }) = self.unadmitted.pop_front() else {
+    fn route_pending(&mut self, cx: &mut Context<'_>) {
+        while let Some(next) = self.unrouted.front() {
+            let Some(validated) = self.router.validate(&next.publish) else { return };
+            let Some(UnroutedPublish { stream_index, publish, deadline }) =
+                self.unrouted.pop_front()
+            else {
                 return;
             };
-            match admitted {
-                Err(invalid) => self.answer((ticket, Err(invalid.into()))),
+            match validated {
+                Err(invalid) => self.set_reply((stream_index, Err(invalid.into()))),
                 Ok(shard) => {
-                    let line = self.lines.entry(shard).or_insert_with(|| Line::new(shard));
-                    line.push(ticket, publish, until);
-                    self.advance(shard, cx);
+                    let window =
+                        self.windows.entry(shard).or_insert_with(|| ShardWindow::new(shard));
+                    window.push(stream_index, publish, deadline);
+                    self.submit_ready(shard, cx);
                 }
             }
         }
     }
 
     /// Refuses what has waited too long for a view.
-    fn expire_unadmitted(&mut self, now: Instant) {
-        while self.unadmitted.front().is_some_and(|next| next.until <= now) {
-            let Some(expired) = self.unadmitted.pop_front() else { return };
-            let why = "this node has no current view of its cluster yet".to_owned();
-            self.answer((expired.ticket, Err(Refusal::Unavailable(why).into())));
+    fn expire_unrouted(&mut self, now: Instant) {
+        while self.unrouted.front().is_some_and(|next| next.deadline <= now) {
+            let Some(expired) = self.unrouted.pop_front() else { return };
+            let reason = "this node has no current view of its cluster yet".to_owned();
+            self.set_reply((
+                expired.stream_index,
+                Err(PublishRejection::Unavailable(reason).into()),
+            ));
         }
     }
 
     /// Hands over all that a line lets go.
-    fn advance(&mut self, shard: ShardId, cx: &mut Context<'_>) {
+    fn submit_ready(&mut self, shard: ShardId, cx: &mut Context<'_>) {
         let now = Instant::now();
-        while let Some(line) = self.lines.get_mut(&shard) {
-            let Some(next) = line.submit(&self.owners, now) else { return };
-            let answer = self.router.hand_over(next.to, next.publish);
-            let mut flight = Flight { shard, number: next.number, answer };
+        while let Some(window) = self.windows.get_mut(&shard) {
+            let Some(submission) = window.next_submission(&self.owners, now) else { return };
+            let reply = self.router.send_to_owner(submission.node, submission.publish);
+            let mut in_flight = InFlightPublish { shard, number: submission.number, reply };
             // Polled here, because the first poll puts it in line and the set promises no order.
-            match flight.poll_unpin(cx) {
-                Poll::Pending => self.flights.push(flight),
+            match in_flight.poll_unpin(cx) {
+                Poll::Pending => self.in_flight.push(in_flight),
                 Poll::Ready((_, number, result)) => {
-                    line.landed(number, result, now, &mut self.outcomes);
-                    self.settle();
+                    window.on_reply(number, result, now, &mut self.outcomes);
+                    self.apply_outcomes();
                 }
             }
         }
     }
 
     /// Takes the answers that have come. Says whether any has.
-    fn land(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut any = false;
-        while let Poll::Ready(Some((shard, number, result))) = self.flights.poll_next_unpin(cx) {
-            any = true;
-            let Some(line) = self.lines.get_mut(&shard) else { continue };
-            line.landed(number, result, Instant::now(), &mut self.outcomes);
-            self.settle();
-            self.advance(shard, cx);
+    fn poll_replies(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any_reply = false;
+        while let Poll::Ready(Some((shard, number, result))) = self.in_flight.poll_next_unpin(cx) {
+            any_reply = true;
+            let Some(window) = self.windows.get_mut(&shard) else { continue };
+            window.on_reply(number, result, Instant::now(), &mut self.outcomes);
+            self.apply_outcomes();
+            self.submit_ready(shard, cx);
         }
-        any
+        any_reply
     }
 
     /// Takes the newest owners and views, and hands over what waited for them. Says whether there were
     /// any.
-    fn hear(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut news = false;
-        while let Poll::Ready(Some(owners)) = self.claims.poll_next_unpin(cx) {
+    fn poll_updates(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut owners_changed = false;
+        while let Poll::Ready(Some(owners)) = self.owner_updates.poll_next_unpin(cx) {
             self.owners = owners;
-            news = true;
+            owners_changed = true;
         }
-        if news {
-            self.advance_all(cx);
+        if owners_changed {
+            self.submit_all_ready(cx);
         }
-        let mut viewed = false;
-        while let Poll::Ready(Some(_)) = self.views.poll_next_unpin(cx) {
-            viewed = true;
+        let mut view_changed = false;
+        while let Poll::Ready(Some(_)) = self.view_updates.poll_next_unpin(cx) {
+            view_changed = true;
         }
-        if viewed {
-            self.admit(cx);
+        if view_changed {
+            self.route_pending(cx);
         }
-        news || viewed
+        owners_changed || view_changed
     }
 
     /// Sets the alarm for the first line that needs one. Says whether it rang.
-    fn alarm(&mut self, cx: &mut Context<'_>) -> bool {
-        let unadmitted = self.unadmitted.front().map(|next| next.until);
-        let lines = self.lines.values().filter_map(Line::wake_at);
-        let Some(at) = lines.chain(unadmitted).min() else {
-            self.alarm = None;
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let unrouted_deadline = self.unrouted.front().map(|next| next.deadline);
+        let window_wakes = self.windows.values().filter_map(ShardWindow::wake_at);
+        let Some(wake_at) = window_wakes.chain(unrouted_deadline).min() else {
+            self.timer = None;
             return false;
         };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if alarm.deadline() != at {
-            alarm.as_mut().reset(at);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(wake_at)));
+        if timer.deadline() != wake_at {
+            timer.as_mut().reset(wake_at);
         }
-        if alarm.as_mut().poll(cx).is_pending() {
+        if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.alarm = None;
+        self.timer = None;
         let now = Instant::now();
-        self.expire_unadmitted(now);
-        self.lines.values_mut().for_each(|line| line.expire(now, &mut self.outcomes));
-        self.settle();
-        self.advance_all(cx);
+        self.expire_unrouted(now);
+        self.windows.values_mut().for_each(|window| window.expire(now, &mut self.outcomes));
+        self.apply_outcomes();
+        self.submit_all_ready(cx);
         true
     }
 
-    fn advance_all(&mut self, cx: &mut Context<'_>) {
-        let shards: Vec<_> = self.lines.keys().copied().collect();
-        shards.into_iter().for_each(|shard| self.advance(shard, cx));
+    fn submit_all_ready(&mut self, cx: &mut Context<'_>) {
+        let shards: Vec<_> = self.windows.keys().copied().collect();
+        shards.into_iter().for_each(|shard| self.submit_ready(shard, cx));
     }
 
-    fn settle(&mut self) {
+    fn apply_outcomes(&mut self) {
         let mut outcomes = std::mem::take(&mut self.outcomes);
-        outcomes.drain(..).for_each(|outcome| self.answer(outcome));
+        outcomes.drain(..).for_each(|outcome| self.set_reply(outcome));
         self.outcomes = outcomes;
     }
 
-    fn answer(&mut self, (ticket, result): Outcome) {
-        self.router.count(&result);
-        let slot = ticket.checked_sub(self.first).and_then(|i| self.slots.get_mut(i as usize));
+    fn set_reply(&mut self, (stream_index, result): PublishOutcome) {
+        self.router.record_outcome(&result);
+        let slot = stream_index
+            .checked_sub(self.first_index)
+            .and_then(|i| self.reply_slots.get_mut(i as usize));
         if let Some(slot) = slot {
-            self.bytes -= slot.bytes;
-            slot.answer = Some(result.map_err(|why| why.of(slot.repeatable)));
+            self.pending_bytes -= slot.bytes;
+            slot.reply = Some(result.map_err(|error| error.with_idempotency(slot.is_idempotent)));
         }
     }
 
-    fn pop(&mut self) -> Option<Result<Placed, PublishError>> {
-        let answer = self.slots.front_mut()?.answer.take()?;
-        self.slots.pop_front();
-        self.first += 1;
-        Some(answer)
+    fn pop_reply(&mut self) -> Option<Result<Acknowledgement, PublishError>> {
+        let reply = self.reply_slots.front_mut()?.reply.take()?;
+        self.reply_slots.pop_front();
+        self.first_index += 1;
+        Some(reply)
     }
 }
 
-impl<S> Stream for Ordered<S>
+impl<S> Stream for OrderedPublish<S>
 where
     S: Stream<Item = Result<Publish, PublishError>> + Unpin,
 {
-    type Item = Result<Placed, PublishError>;
+    type Item = Result<Acknowledgement, PublishError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
             // First what is there: no more than was read, and to look for more costs each of them.
-            if let Some(answer) = this.pop() {
-                return Poll::Ready(Some(answer));
+            if let Some(reply) = this.pop_reply() {
+                return Poll::Ready(Some(reply));
             }
-            if this.input.is_none() && this.slots.is_empty() {
+            if this.input.is_none() && this.reply_slots.is_empty() {
                 return Poll::Ready(None);
             }
-            let moved = this.hear(cx) | this.read(cx) | this.land(cx);
-            if !moved && !this.alarm(cx) {
+            let progressed = this.poll_updates(cx) | this.poll_input(cx) | this.poll_replies(cx);
+            if !progressed && !this.poll_timer(cx) {
                 return Poll::Pending;
             }
         }
     }
 }
 
-impl Future for Flight {
-    type Output = (ShardId, u64, Result<Placed, PublishError>);
+impl Future for InFlightPublish {
+    type Output = (ShardId, u64, Result<Acknowledgement, PublishError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.answer.poll_unpin(cx));
+        let result = ready!(self.reply.poll_unpin(cx));
         Poll::Ready((self.shard, self.number, result))
     }
 }

@@ -6,25 +6,30 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Item, Namespace,
-    NamespaceChange, NodeId, Options, Owners, Placed, Position, Publish, PublishError, ShardId,
-    Topic,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Namespace,
+    NamespaceChange, NodeId, Position, Publish, PublishError, ShardId, ShardOwners, StartFrom,
+    SubscribeOptions, Topic, TopicEvent,
 };
-use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
+use pushonce_proto::cluster::{
+    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+};
 
 /// The shards that live on this node.
-pub trait Shards: Send + Sync + 'static {
+pub trait LocalPublisher: Send + Sync + 'static {
     /// Hands a checked message to the shard of its topic. The first poll, at the latest, puts it in line
     /// behind those handed over before. The future has a deadline of its own.
     ///
     /// # Errors
     /// Refused as not the owner when this node does not lead the shard, does not hold it at all, or does
     /// not know how many shards there are.
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>>;
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>>;
 }
 
 /// The other nodes.
-pub trait Peers: Send + Sync + 'static {
+pub trait PeerPublisher: Send + Sync + 'static {
     /// Hands a checked message to the shard's owner over the link. The first poll, at the latest,
     /// puts it in line behind those handed over before. The future has a deadline of its own.
     ///
@@ -35,21 +40,21 @@ pub trait Peers: Send + Sync + 'static {
         &self,
         owner: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>>;
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>>;
 }
 
-impl Peers for pushonce_relay::Handle {
+impl PeerPublisher for pushonce_relay::Handle {
     fn publish(
         &self,
         owner: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         pushonce_relay::Handle::publish(self, owner, publish)
     }
 }
 
 /// Topics as back ends read them: the same stream that the edge shows to its clients.
-pub trait Feed: Send + Sync + 'static {
+pub trait SubscriptionSource: Send + Sync + 'static {
     /// Begins at `from`; the stream ends only when the node does. Of the options only the delivery
     /// counts, and whether to be told what it passes over.
     ///
@@ -58,14 +63,17 @@ pub trait Feed: Send + Sync + 'static {
     fn subscribe(
         &self,
         topic: Topic,
-        from: From,
-        options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>>;
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> BoxFuture<
+        'static,
+        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+    >;
 }
 
 /// How a subscription began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subscribed {
+pub struct SubscriptionStart {
     /// The newest position of the topic at that moment; [`Position::ZERO`] when it had no message.
     pub position: Position,
     /// Whether everything that was asked for follows without a gap.
@@ -74,7 +82,7 @@ pub struct Subscribed {
 
 /// Why a subscription did not begin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SubscribeError {
+pub enum SubscriptionSourceError {
     /// The past that was asked for cannot be had.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -84,19 +92,19 @@ pub enum SubscribeError {
 }
 
 /// The cluster, as this node knows it.
-pub trait Overview: Send + Sync + 'static {
+pub trait ClusterStatusProvider: Send + Sync + 'static {
     /// As it is now.
-    fn snapshot(&self) -> Snapshot;
+    fn snapshot(&self) -> ClusterSnapshot;
 
     /// What the owners of the shards that move do or wait for, as far as they answer within a second.
-    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>>;
+    fn shard_progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, ShardMoveProgress>>;
 
-    /// What is wrong with the cluster, the worst first, of which some is in the owners' `progress`.
-    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem>;
+    /// What is wrong with the cluster, the worst first, of which some is in the owners' `shard_progress`.
+    fn problems(&self, progress: &BTreeMap<ShardId, ShardMoveProgress>) -> Vec<ReportedProblem>;
 }
 
 /// The topics of the whole cluster, as their owners know them.
-pub trait Topics: Send + Sync + 'static {
+pub trait TopicDirectory: Send + Sync + 'static {
     /// What there is of one, also when it never had a message. The future has a deadline of its own.
     ///
     /// # Errors
@@ -115,39 +123,39 @@ pub trait Topics: Send + Sync + 'static {
 
 /// What operators are shown.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct ClusterSnapshot {
     /// The node that answers.
-    pub me: NodeId,
+    pub node_id: NodeId,
     /// Members and committed placement.
     pub view: Arc<ClusterView>,
     /// Who leads each shard.
-    pub owners: Arc<Owners>,
+    pub owners: Arc<ShardOwners>,
     /// The nodes there is a link to, and this node.
     pub reachable: BTreeSet<NodeId>,
     /// The group that commits the view.
-    pub control: Control,
+    pub control_group: ControlGroupStatus,
     /// Another cluster whose members dial this node's address as one of theirs.
-    pub conflict: Option<ClusterId>,
+    pub conflicting_cluster: Option<ClusterId>,
 }
 
 /// Changes of the cluster, which any node brings to the control leader. Each may be said twice: the
 /// second time changes nothing.
-pub trait Operations: Send + Sync + 'static {
+pub trait ClusterAdmin: Send + Sync + 'static {
     /// Lets a member give away what it holds; with `force` also when the others hold fewer copies than
     /// configured then.
-    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Lets a member that gives away what it holds take its share again.
-    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>>;
+    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Takes a member out for ever; with `force` also one that others cannot do without now.
-    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>>;
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Raises the version of the cluster by one, if every member supports the next; says which it has
     /// then.
-    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>>;
+    fn finalize_upgrade(&self) -> BoxFuture<'static, Result<ClusterVersion, AdminError>>;
 
-    /// Changes the settings of a namespace, or of every name that has none of its own (`None`);
+    /// Changes the settings of a namespace, or of every name that has none of its own (`NoFault`);
     /// without a change, back to the default. Says what it has now. Without `force`, a change that would
     /// drop stored messages is refused with their number.
     fn set_namespace(
@@ -155,21 +163,24 @@ pub trait Operations: Send + Sync + 'static {
         name: Option<String>,
         change: Option<NamespaceChange>,
         force: bool,
-    ) -> BoxFuture<'static, Result<Namespace, OperationError>>;
+    ) -> BoxFuture<'static, Result<Namespace, AdminError>>;
 
     /// Changes the times of consensus of all nodes.
-    fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>>;
+    fn set_consensus_times(
+        &self,
+        times: ConsensusTimes,
+    ) -> BoxFuture<'static, Result<(), AdminError>>;
 }
 
 /// Why the cluster did not change as asked. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OperationError {
+pub enum AdminError {
     /// Nobody may ask for that.
     #[error("{0}")]
     Invalid(String),
     /// The cluster is not in the state for it.
     #[error("{0}")]
-    Refused(String),
+    FailedPrecondition(String),
     /// Nobody can say now; asking again is safe.
     #[error("{0}")]
     Unavailable(String),

@@ -9,7 +9,8 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use pushonce_core::{
-    From as Begin, InvalidDelivery, InvalidPublish, Options, Publish, PublishError, Topic,
+    InvalidDelivery, InvalidPublish, Publish, PublishError, StartFrom as Begin, SubscribeOptions,
+    Topic,
 };
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_server;
@@ -19,43 +20,43 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::{KeyRef, MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Feed, Router, SubscribeError, subscription, undecoded};
+use crate::{Router, SubscriptionSource, SubscriptionSourceError, decode_error, subscription};
 
-pub(crate) struct Publisher {
+pub(crate) struct PublisherService {
     pub router: Router,
-    pub feed: Arc<dyn Feed>,
-    pub heartbeat: Duration,
-    pub leave: Leave,
+    pub subscriptions: Arc<dyn SubscriptionSource>,
+    pub heartbeat_interval: Duration,
+    pub drain: StreamDrain,
 }
 
 /// When streams end because the node goes down. They say why.
 #[derive(Clone)]
-pub(crate) struct Leave {
+pub(crate) struct StreamDrain {
     /// Cancelled when the node goes down.
     pub closing: CancellationToken,
     /// Each stream ends at a random moment within this time from then.
-    pub within: Duration,
+    pub grace: Duration,
     /// Those that have not ended.
     pub streams: TaskTracker,
 }
 
-impl Leave {
+impl StreamDrain {
     /// The same stream, counted until it is dropped.
-    fn count<T: Send + 'static>(
+    fn track<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = T> + Send + 'static,
     ) -> BoxStream<'static, T> {
-        let counted = self.streams.token();
+        let token = self.streams.token();
         stream
             .inspect(move |_| {
-                let _ = &counted;
+                let _ = &token;
             })
             .boxed()
     }
 
     /// The moment for one stream.
-    fn due(&self) -> BoxFuture<'static, ()> {
-        let Leave { closing, within, .. } = self.clone();
+    fn wait_until_close(&self) -> BoxFuture<'static, ()> {
+        let StreamDrain { closing, grace: within, .. } = self.clone();
         Box::pin(async move {
             closing.cancelled().await;
             tokio::time::sleep(within.mul_f64(rand::random())).await;
@@ -63,87 +64,93 @@ impl Leave {
     }
 }
 
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
+type ResponseStream<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
-impl publisher_server::Publisher for Publisher {
+impl publisher_server::Publisher for PublisherService {
     async fn publish(
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        if let Some(name) = misplaced_key(&metadata) {
-            return Err(misplaced(&name));
+        if let Some(name) = find_idempotency_header(&metadata) {
+            return Err(idempotency_header_status(&name));
         }
         let publish = Publish::try_from(request).map_err(PublishError::from);
-        let placed = match publish {
+        let result = match publish {
             Ok(publish) => self.router.publish(publish).await,
-            Err(refused) => Err(refused),
+            Err(error) => Err(error),
         };
-        placed.map(|placed| Response::new(placed.into())).map_err(|why| publish_status(&why))
+        result
+            .map(|acknowledgement| Response::new(acknowledgement.into()))
+            .map_err(|error| publish_status(&error))
     }
 
-    type PublishStreamStream = Answers<pb::PublishStreamResponse>;
+    type PublishStreamStream = ResponseStream<pb::PublishStreamResponse>;
 
     async fn publish_stream(
         &self,
         request: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        if let Some(name) = misplaced_key(request.metadata()) {
-            return Err(misplaced(&name));
+        if let Some(name) = find_idempotency_header(request.metadata()) {
+            return Err(idempotency_header_status(&name));
         }
-        let broken = Arc::new(OnceLock::new());
-        let requests = Requests {
-            wire: request.into_inner(),
-            closing: self.leave.due(),
-            broken: broken.clone(),
+        let stream_error = Arc::new(OnceLock::new());
+        let requests = PublishRequests {
+            requests: request.into_inner(),
+            closing: self.drain.wait_until_close(),
+            stream_error: stream_error.clone(),
         };
-        let answers =
-            self.router.ordered(requests).enumerate().map(|(count, outcome)| {
-                Ok(pb::PublishStreamResponse::of(count as u64 + 1, outcome))
+        let responses =
+            self.router.publish_ordered(requests).enumerate().map(|(count, outcome)| {
+                Ok(pb::PublishStreamResponse::from_outcome(count as u64 + 1, outcome))
             });
-        let end = stream::once(future::lazy(move |_| broken.get().cloned().map(Err)));
-        let end = end.filter_map(future::ready);
-        Ok(Response::new(self.leave.count(answers.chain(end))))
+        let error_item = stream::once(future::lazy(move |_| stream_error.get().cloned().map(Err)));
+        let error_item = error_item.filter_map(future::ready);
+        Ok(Response::new(self.drain.track(responses.chain(error_item))))
     }
 
-    type SubscribeStream = Answers<pb::SubscribeResponse>;
+    type SubscribeStream = ResponseStream<pb::SubscribeResponse>;
 
     async fn subscribe(
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
-        let invalid = |why: &dyn std::error::Error| Status::invalid_argument(why.to_string());
-        let topic = Topic::new(&request.topic).map_err(|why| invalid(&why))?;
+        let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
+        let topic = Topic::new(&request.topic).map_err(|error| invalid(&error))?;
         if topic.is_system() {
             return Err(invalid(&InvalidPublish::SystemTopic));
         }
         let from = request.from.unwrap_or_default();
-        let from = Begin::try_from(from).map_err(|why| invalid(&why))?;
+        let from = Begin::try_from(from).map_err(|error| invalid(&error))?;
         let delivery = Some(request.delivery).filter(|text| !text.is_empty());
         let delivery = delivery.map(|text| text.parse()).transpose();
-        let delivery = delivery.map_err(|why: InvalidDelivery| invalid(&why))?;
-        let options = Options { delivery, conflated: request.conflated, ..Options::default() };
-        let begun = self.feed.subscribe(topic, from, options).await;
-        let (begun, items) = begun.map_err(subscribe_status)?;
-        let events = subscription::events(from, begun, items, self.heartbeat);
+        let delivery = delivery.map_err(|error: InvalidDelivery| invalid(&error))?;
+        let options = SubscribeOptions {
+            delivery,
+            report_conflated: request.conflated,
+            ..SubscribeOptions::default()
+        };
+        let subscribed = self.subscriptions.subscribe(topic, from, options).await;
+        let (start, items) = subscribed.map_err(subscribe_status)?;
+        let events = subscription::event_stream(from, start, items, self.heartbeat_interval);
         let events = events.map(|event| Ok(event.into()));
-        let events = events.take_until(self.leave.due());
-        Ok(Response::new(self.leave.count(events.chain(stream::iter([Err(going_down())])))))
+        let events = events.take_until(self.drain.wait_until_close());
+        Ok(Response::new(self.drain.track(events.chain(stream::iter([Err(shutting_down())])))))
     }
 }
 
-fn subscribe_status(error: SubscribeError) -> Status {
+fn subscribe_status(error: SubscriptionSourceError) -> Status {
     match error {
-        SubscribeError::Fetch(error) => fetch_status(&error),
-        SubscribeError::Overloaded(_) => Status::resource_exhausted(error.to_string()),
+        SubscriptionSourceError::Fetch(error) => fetch_status(&error),
+        SubscriptionSourceError::Overloaded(_) => Status::resource_exhausted(error.to_string()),
     }
 }
 
 /// A header by which other APIs take the key of a request. Here it would be ignored, and a retry be
 /// placed twice.
-fn misplaced_key(metadata: &MetadataMap) -> Option<String> {
+fn find_idempotency_header(metadata: &MetadataMap) -> Option<String> {
     let names = metadata.keys().map(|key| match key {
         KeyRef::Ascii(key) => key.as_str(),
         KeyRef::Binary(key) => key.as_str(),
@@ -151,7 +158,7 @@ fn misplaced_key(metadata: &MetadataMap) -> Option<String> {
     names.into_iter().find(|name| name.contains("idempotency")).map(str::to_owned)
 }
 
-fn misplaced(name: &str) -> Status {
+fn idempotency_header_status(name: &str) -> Status {
     let mut status = Status::invalid_argument(format!(
         "{name} is unknown; the key of a publish is the field `key` of the request"
     ));
@@ -159,37 +166,37 @@ fn misplaced(name: &str) -> Status {
     status
 }
 
-fn going_down() -> Status {
+fn shutting_down() -> Status {
     Status::unavailable("this node goes down; go on at another, from the last position")
 }
 
 /// The messages of a stream. What breaks it is kept, to be told after the last acknowledgement.
-struct Requests {
-    wire: Streaming<pb::PublishRequest>,
+struct PublishRequests {
+    requests: Streaming<pb::PublishRequest>,
     closing: BoxFuture<'static, ()>,
-    broken: Arc<OnceLock<Status>>,
+    stream_error: Arc<OnceLock<Status>>,
 }
 
-impl Stream for Requests {
+impl Stream for PublishRequests {
     type Item = Result<Publish, PublishError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let why = match self.closing.poll_unpin(cx) {
-            Poll::Ready(()) => going_down(),
-            Poll::Pending => match ready!(self.wire.poll_next_unpin(cx)) {
+        let status = match self.closing.poll_unpin(cx) {
+            Poll::Ready(()) => shutting_down(),
+            Poll::Pending => match ready!(self.requests.poll_next_unpin(cx)) {
                 None => return Poll::Ready(None),
                 Some(Ok(request)) => {
                     let publish = Publish::try_from(request).map_err(PublishError::from);
                     return Poll::Ready(Some(publish));
                 }
-                Some(Err(status)) if undecoded::is_of_decoder(&status) => {
-                    undecoded::refused(&status)
+                Some(Err(status)) if decode_error::is_decode_error(&status) => {
+                    decode_error::decode_error_status(&status)
                 }
                 Some(Err(status)) => status,
             },
         };
         // The first reason stands.
-        let _ = self.broken.set(why);
+        let _ = self.stream_error.set(status);
         Poll::Ready(None)
     }
 }

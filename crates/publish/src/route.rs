@@ -1,121 +1,131 @@
 //! Whom to hand a publish to: a function of what is known.
 
-use pushonce_core::{NodeId, Owners, ShardId, Term};
+use pushonce_core::{NodeId, ShardId, ShardOwners, Term};
 
 /// A refusal for want of ownership, remembered until something newer is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct OwnerRejection {
     /// Who refused.
-    pub by: NodeId,
+    pub node: NodeId,
     /// Whom it named instead.
     pub hint: Option<NodeId>,
     /// Whether `by` had itself been asked on a hint.
-    pub on_hint: bool,
+    pub via_hint: bool,
     /// The claim that was known when it was asked.
     pub claim: Option<(Term, NodeId)>,
 }
 
 /// What to do with a publish now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum RouteDecision {
     /// Hand it to this node.
-    Ask(Asked),
+    SendTo(RouteTarget),
     /// Nobody is worth asking: wait for a claim.
-    Wait,
+    WaitForClaim,
 }
 
 /// A node, and why it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RouteTarget {
     pub node: NodeId,
-    pub on_hint: bool,
+    pub via_hint: bool,
     pub claim: Option<(Term, NodeId)>,
 }
 
 /// The claimed owner, unless that claim has already led to a refusal; then the node that the
 /// refusal named. A hint carries no term, so it is followed once: two nodes that each take the
 /// other for the owner must not play ball with a message.
-pub(crate) fn next(shard: ShardId, owners: &Owners, refused: Option<&Refused>) -> Next {
+pub(crate) fn decide(
+    shard: ShardId,
+    owners: &ShardOwners,
+    rejection: Option<&OwnerRejection>,
+) -> RouteDecision {
     let claim = owners.claim(shard).map(|claim| (claim.term, claim.owner));
-    let news = refused.is_none_or(|refused| refused.claim != claim);
-    let node = match refused {
-        Some(refused) if !news => {
-            refused.hint.filter(|&hint| !refused.on_hint && hint != refused.by)
+    let is_new_claim = rejection.is_none_or(|rejection| rejection.claim != claim);
+    let target = match rejection {
+        Some(rejection) if !is_new_claim => {
+            rejection.hint.filter(|&hint| !rejection.via_hint && hint != rejection.node)
         }
         _ => claim.map(|(_, owner)| owner),
     };
-    node.map_or(Next::Wait, |node| Next::Ask(Asked { node, on_hint: !news, claim }))
+    target.map_or(RouteDecision::WaitForClaim, |node| {
+        RouteDecision::SendTo(RouteTarget { node, via_hint: !is_new_claim, claim })
+    })
 }
 
-impl Asked {
+impl RouteTarget {
     /// What is remembered when the asked node refuses.
-    pub(crate) fn refused(self, hint: Option<NodeId>) -> Refused {
-        Refused { by: self.node, hint, on_hint: self.on_hint, claim: self.claim }
+    pub(crate) fn to_rejection(self, hint: Option<NodeId>) -> OwnerRejection {
+        OwnerRejection { node: self.node, hint, via_hint: self.via_hint, claim: self.claim }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pushonce_core::Claim;
+    use pushonce_core::OwnershipClaim;
 
     use super::*;
 
     const SHARD: ShardId = ShardId(3);
 
-    fn claimed(owner: u64, term: u64) -> Owners {
-        let mut owners = Owners::default();
-        owners.hear(Claim {
+    fn owners_with_claim(owner: u64, term: u64) -> ShardOwners {
+        let mut owners = ShardOwners::default();
+        owners.apply_claim(OwnershipClaim {
             shard: SHARD,
             owner: NodeId(owner),
             term: Term(term),
-            membership: 1,
+            membership_index: 1,
             voters: vec![],
             learners: vec![],
         });
         owners
     }
 
-    fn asked(owners: &Owners, refused: Option<&Refused>) -> Option<NodeId> {
-        match next(SHARD, owners, refused) {
-            Next::Ask(asked) => Some(asked.node),
-            Next::Wait => None,
+    fn target_node(owners: &ShardOwners, rejection: Option<&OwnerRejection>) -> Option<NodeId> {
+        match decide(SHARD, owners, rejection) {
+            RouteDecision::SendTo(target) => Some(target.node),
+            RouteDecision::WaitForClaim => None,
         }
     }
 
-    fn refused(owners: &Owners, before: Option<&Refused>, hint: Option<u64>) -> Refused {
-        match next(SHARD, owners, before) {
-            Next::Ask(asked) => asked.refused(hint.map(NodeId)),
-            Next::Wait => panic!("nobody was asked"),
+    fn rejection_of(
+        owners: &ShardOwners,
+        previous: Option<&OwnerRejection>,
+        hint: Option<u64>,
+    ) -> OwnerRejection {
+        match decide(SHARD, owners, previous) {
+            RouteDecision::SendTo(target) => target.to_rejection(hint.map(NodeId)),
+            RouteDecision::WaitForClaim => panic!("nobody was asked"),
         }
     }
 
     #[test]
-    fn the_claimed_owner_is_asked_and_without_a_claim_nobody() {
-        assert_eq!(asked(&claimed(2, 1), None), Some(NodeId(2)));
-        assert_eq!(asked(&Owners::default(), None), None);
+    fn publish_is_routed_to_the_claimed_owner_and_waits_without_a_claim() {
+        assert_eq!(target_node(&owners_with_claim(2, 1), None), Some(NodeId(2)));
+        assert_eq!(target_node(&ShardOwners::default(), None), None);
     }
 
     #[test]
-    fn a_hint_is_followed_once() {
-        let owners = claimed(2, 1);
-        let first = refused(&owners, None, Some(3));
-        assert_eq!(asked(&owners, Some(&first)), Some(NodeId(3)));
-        let second = refused(&owners, Some(&first), Some(2));
-        assert_eq!(asked(&owners, Some(&second)), None);
+    fn owner_hint_is_followed_only_once() {
+        let owners = owners_with_claim(2, 1);
+        let first = rejection_of(&owners, None, Some(3));
+        assert_eq!(target_node(&owners, Some(&first)), Some(NodeId(3)));
+        let second = rejection_of(&owners, Some(&first), Some(2));
+        assert_eq!(target_node(&owners, Some(&second)), None);
     }
 
     #[test]
-    fn a_refusal_without_a_name_waits_for_news() {
-        let owners = claimed(2, 1);
-        let first = refused(&owners, None, None);
-        assert_eq!(asked(&owners, Some(&first)), None);
-        assert_eq!(asked(&claimed(2, 2), Some(&first)), Some(NodeId(2)));
-        assert_eq!(asked(&claimed(1, 2), Some(&first)), Some(NodeId(1)));
+    fn rejection_without_a_hint_waits_for_a_new_claim() {
+        let owners = owners_with_claim(2, 1);
+        let first = rejection_of(&owners, None, None);
+        assert_eq!(target_node(&owners, Some(&first)), None);
+        assert_eq!(target_node(&owners_with_claim(2, 2), Some(&first)), Some(NodeId(2)));
+        assert_eq!(target_node(&owners_with_claim(1, 2), Some(&first)), Some(NodeId(1)));
     }
 
     #[test]
-    fn a_newer_claim_outweighs_a_hint() {
-        let first = refused(&claimed(2, 1), None, Some(3));
-        assert_eq!(asked(&claimed(4, 2), Some(&first)), Some(NodeId(4)));
+    fn newer_claim_takes_precedence_over_a_hint() {
+        let first = rejection_of(&owners_with_claim(2, 1), None, Some(3));
+        assert_eq!(target_node(&owners_with_claim(4, 2), Some(&first)), Some(NodeId(4)));
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use pushonce_core::{
-    ClusterView, InvalidPublish, NodeId, Owners, Placed, Publish, PublishError, ShardId,
+    Acknowledgement, ClusterView, InvalidPublish, NodeId, Publish, PublishError, ShardId,
+    ShardOwners,
 };
 use tokio::sync::watch;
 
-use crate::metrics::Outcomes;
-use crate::{Ordered, Peers, Shards};
+use crate::metrics::PublishMetrics;
+use crate::{LocalPublisher, OrderedPublish, PeerPublisher};
 
 /// How a router behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,79 +30,79 @@ impl Default for Config {
 }
 
 /// What a router is made of.
-pub struct Parts {
+pub struct RouterParts {
     /// This node.
-    pub me: NodeId,
-    /// The limits of the namespaces and the number of shards; `None` until the view is current.
+    pub node_id: NodeId,
+    /// The limits of the namespaces and the number of shards; `NoFault` until the view is current.
     /// Nothing is admitted before that.
     pub view: watch::Receiver<Option<Arc<ClusterView>>>,
     /// Who leads each shard.
-    pub owners: watch::Receiver<Arc<Owners>>,
+    pub owners: watch::Receiver<Arc<ShardOwners>>,
     /// The shards of this node.
-    pub shards: Arc<dyn Shards>,
+    pub shards: Arc<dyn LocalPublisher>,
     /// The links to the other nodes.
-    pub peers: Arc<dyn Peers>,
+    pub peers: Arc<dyn PeerPublisher>,
 }
 
 /// Takes messages in. Clones share it.
 #[derive(Clone)]
-pub struct Router(Arc<Inner>);
+pub struct Router(Arc<RouterInner>);
 
-struct Inner {
+struct RouterInner {
     config: Config,
-    parts: Parts,
-    outcomes: Outcomes,
+    parts: RouterParts,
+    metrics: PublishMetrics,
 }
 
 impl Router {
     /// A router of these parts. Install the metrics recorder first: the counters are looked up
     /// here.
-    pub fn new(config: Config, parts: Parts) -> Router {
-        Router(Arc::new(Inner { config, parts, outcomes: Outcomes::new() }))
+    pub fn new(config: Config, parts: RouterParts) -> Router {
+        Router(Arc::new(RouterInner { config, parts, metrics: PublishMetrics::new() }))
     }
 
     /// Publishes one message. Concurrent calls keep no order among themselves;
-    /// [`Router::ordered`] does.
+    /// [`Router::publish_ordered`] does.
     ///
     /// # Errors
     /// Refused when it breaks a rule, a bound was met, or no owner took it within
     /// [`Config::deadline`]: nothing happened. Unknown when it may have happened.
-    pub async fn publish(&self, publish: Publish) -> Result<Placed, PublishError> {
-        let mut one = self.ordered(stream::iter([Ok(publish)]));
-        one.next().await.unwrap_or_else(|| Err(PublishError::unknown("no answer")))
+    pub async fn publish(&self, publish: Publish) -> Result<Acknowledgement, PublishError> {
+        let mut replies = self.publish_ordered(stream::iter([Ok(publish)]));
+        replies.next().await.unwrap_or_else(|| Err(PublishError::unknown("no answer")))
     }
 
     /// Publishes the messages of `input` without waiting for each, one answer for each, in order.
     /// What is already refused in `input` keeps its turn. The stream does the work when it is
     /// polled and ends after the last answer.
-    pub fn ordered<S>(&self, input: S) -> Ordered<S>
+    pub fn publish_ordered<S>(&self, input: S) -> OrderedPublish<S>
     where
         S: Stream<Item = Result<Publish, PublishError>> + Unpin,
     {
-        Ordered::new(self.clone(), input)
+        OrderedPublish::new(self.clone(), input)
     }
 
-    /// Checks a message and says which shard its topic belongs to; `None` while this node has no current
+    /// Checks a message and says which shard its topic belongs to; `NoFault` while this node has no current
     /// view.
-    pub(crate) fn admit(&self, publish: &Publish) -> Option<Result<ShardId, InvalidPublish>> {
+    pub(crate) fn validate(&self, publish: &Publish) -> Option<Result<ShardId, InvalidPublish>> {
         let view = self.0.parts.view.borrow();
         let view = view.as_ref()?;
         let shard = view.shard_of(&publish.topic)?;
-        let bytes_max = view.namespaces.of(&publish.topic).payload_bytes_max as usize;
-        Some(publish.check(bytes_max).map(|()| shard))
+        let bytes_max = view.namespaces.for_topic(&publish.topic).payload_bytes_max as usize;
+        Some(publish.validate(bytes_max).map(|()| shard))
     }
 
-    pub(crate) fn hand_over(
+    pub(crate) fn send_to_owner(
         &self,
-        to: NodeId,
+        owner: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        let Parts { me, shards, peers, .. } = &self.0.parts;
-        if to == *me { shards.publish(publish) } else { peers.publish(to, publish) }
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        let RouterParts { node_id, shards, peers, .. } = &self.0.parts;
+        if owner == *node_id { shards.publish(publish) } else { peers.publish(owner, publish) }
     }
 
-    pub(crate) fn count(&self, result: &Result<Placed, PublishError>) {
-        self.0.outcomes.count(result);
+    pub(crate) fn record_outcome(&self, result: &Result<Acknowledgement, PublishError>) {
+        self.0.metrics.record(result);
     }
 
     pub(crate) fn deadline(&self) -> Duration {
@@ -112,7 +113,7 @@ impl Router {
         self.0.parts.view.clone()
     }
 
-    pub(crate) fn owners(&self) -> watch::Receiver<Arc<Owners>> {
+    pub(crate) fn owners(&self) -> watch::Receiver<Arc<ShardOwners>> {
         self.0.parts.owners.clone()
     }
 }

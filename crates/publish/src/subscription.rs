@@ -4,71 +4,70 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, Stream};
-use pushonce_core::{From, Item, Position};
-use pushonce_proto::publisher::Event;
+use pushonce_core::{Position, StartFrom, TopicEvent};
+use pushonce_proto::publisher::SubscribeEvent;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::Subscribed;
+use crate::SubscriptionStart;
 
 /// The items of a topic, and how far they brought the caller.
-struct Subscription {
-    items: BoxStream<'static, Item>,
-    /// `None` before the first item of a past that was asked for.
-    reached: Option<Position>,
-    stale: bool,
-    beats: Interval,
+struct EventStream {
+    items: BoxStream<'static, TopicEvent>,
+    /// `NoFault` before the first item of a past that was asked for.
+    position: Option<Position>,
+    is_stale: bool,
+    heartbeat: Interval,
 }
 
 /// Everything the caller is told, in order.
-pub(crate) fn events(
-    from: From,
-    begun: Subscribed,
-    items: BoxStream<'static, Item>,
-    heartbeat: Duration,
-) -> impl Stream<Item = Event> {
-    let mut beats = interval_at(Instant::now() + heartbeat, heartbeat);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let reached = begins(from, begun);
-    let subscription = Subscription { items, reached, stale: false, beats };
-    let first = Event::Subscribed { position: begun.position, recovered: begun.recovered };
-    let rest = stream::unfold(subscription, |mut subscription| async move {
-        Some((subscription.next().await?, subscription))
-    });
-    stream::iter([first]).chain(rest)
+pub(crate) fn event_stream(
+    from: StartFrom,
+    start: SubscriptionStart,
+    items: BoxStream<'static, TopicEvent>,
+    heartbeat_interval: Duration,
+) -> impl Stream<Item = SubscribeEvent> {
+    let mut heartbeat = interval_at(Instant::now() + heartbeat_interval, heartbeat_interval);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let position = initial_position(from, start);
+    let events = EventStream { items, position, is_stale: false, heartbeat };
+    let first = SubscribeEvent::Subscribed { position: start.position, recovered: start.recovered };
+    let following =
+        stream::unfold(events, |mut events| async move { Some((events.next().await?, events)) });
+    stream::iter([first]).chain(following)
 }
 
 /// Where the caller stands before the first item.
-fn begins(from: From, begun: Subscribed) -> Option<Position> {
+fn initial_position(from: StartFrom, start: SubscriptionStart) -> Option<Position> {
     match from {
-        From::Position(position) if begun.recovered => Some(position),
-        From::Now | From::Last(0) => Some(begun.position),
-        _ if begun.position == Position::ZERO => Some(Position::ZERO),
+        StartFrom::Position(position) if start.recovered => Some(position),
+        StartFrom::Now | StartFrom::Last(0) => Some(start.position),
+        _ if start.position == Position::ZERO => Some(Position::ZERO),
         _ => None,
     }
 }
 
-impl Subscription {
-    async fn next(&mut self) -> Option<Event> {
+impl EventStream {
+    async fn next(&mut self) -> Option<SubscribeEvent> {
         tokio::select! {
             // What there is goes first: a heartbeat counts it.
             biased;
             item = self.items.next() => {
                 let item = item?;
-                self.see(&item);
-                Some(Event::Item(item))
+                self.track(&item);
+                Some(SubscribeEvent::Item(item))
             }
-            _ = self.beats.tick() => {
-                Some(Event::Heartbeat { position: self.reached.filter(|_| !self.stale) })
+            _ = self.heartbeat.tick() => {
+                Some(SubscribeEvent::Heartbeat { position: self.position.filter(|_| !self.is_stale) })
             }
         }
     }
 
-    fn see(&mut self, item: &Item) {
+    fn track(&mut self, item: &TopicEvent) {
         match item {
-            Item::Message(message) => self.reached = Some(message.position),
-            Item::Gap(gap) => self.reached = Some(gap.to),
-            Item::Stale(_) => self.stale = true,
-            Item::Live(_) => self.stale = false,
+            TopicEvent::Message(message) => self.position = Some(message.position),
+            TopicEvent::Gap(gap) => self.position = Some(gap.to),
+            TopicEvent::Stale(_) => self.is_stale = true,
+            TopicEvent::Live(_) => self.is_stale = false,
         }
     }
 }

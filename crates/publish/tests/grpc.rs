@@ -11,12 +11,14 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use pushonce_core::{
-    Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Delivery, FetchError, From, Gap,
-    GapReason, Item, Message, Namespace, NamespaceChange, Namespaces, NodeId, Options, Owners,
-    Placed, Placement, Position, Publish, PublishError, ShardCount, ShardId, Spread, Term,
-    Timestamp, Topic,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ContentType, Delivery, FetchError,
+    Gap, GapReason, Message, Namespace, NamespaceChange, Namespaces, NodeId, OwnershipClaim,
+    Placement, Position, Publish, PublishError, ShardCount, ShardId, ShardOwners, Spread,
+    StartFrom, SubscribeOptions, Term, Timestamp, Topic, TopicEvent,
 };
-use pushonce_proto::cluster::{Control, Problem, Progress, TopicInfo, TopicList};
+use pushonce_proto::cluster::{
+    ControlGroupStatus, ReportedProblem, ShardMoveProgress, TopicInfo, TopicList,
+};
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::pb::cluster::v1::{
     DrainRequest, ExplainRequest, NamespacesRequest, RemoveRequest, SetNamespaceRequest,
@@ -28,8 +30,9 @@ use pushonce_proto::pb::publisher::v1::subscribe_response::Event;
 use pushonce_proto::pb::publisher::v1::{PublishRequest, SubscribeRequest, from};
 use pushonce_proto::publisher;
 use pushonce_publish::{
-    Feed, OperationError, Operations, Overview, Peers, Ready, Router, Server, Shards, Snapshot,
-    SubscribeError, Subscribed, Topics, router, server,
+    AdminError, ClusterAdmin, ClusterSnapshot, ClusterStatusProvider, LocalPublisher,
+    PeerPublisher, Readiness, Router, Server, SubscriptionSource, SubscriptionSourceError,
+    SubscriptionStart, TopicDirectory, router, server,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -42,80 +45,99 @@ use tonic::{Code, Status};
 const ME: NodeId = NodeId(1);
 const LIVE: &str = "worldcup/2026/live";
 
-struct World {
+struct FakeNode {
     view: Arc<ClusterView>,
-    owners: Arc<Owners>,
-    placed: Mutex<BTreeMap<Topic, u64>>,
+    owners: Arc<ShardOwners>,
+    head_offsets: Mutex<BTreeMap<Topic, u64>>,
 }
 
-impl Shards for World {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        let mut placed = self.placed.lock().expect("whole");
-        let offset = placed.entry(publish.topic).or_default();
+impl LocalPublisher for FakeNode {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        let mut head_offsets = self.head_offsets.lock().expect("whole");
+        let offset = head_offsets.entry(publish.topic).or_default();
         *offset += 1;
         let position = Position::new(7, *offset);
-        future::ready(Ok(Placed { position, time: Timestamp(1), durability: Default::default() }))
-            .boxed()
+        future::ready(Ok(Acknowledgement {
+            position,
+            time: Timestamp(1),
+            durability: Default::default(),
+        }))
+        .boxed()
     }
 }
 
-impl Peers for World {
+impl PeerPublisher for FakeNode {
     fn publish(
         &self,
         owner: NodeId,
         _: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         panic!("{owner} was asked, and this node owns everything");
     }
 }
 
-impl Feed for World {
+impl SubscriptionSource for FakeNode {
     fn subscribe(
         &self,
         _: Topic,
-        from: From,
-        options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>> {
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> BoxFuture<
+        'static,
+        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+    > {
         let head = Position::new(7, 3);
-        let answer = match from {
-            From::Position(asked) if asked > head => Err(FetchError::Future { asked, head }.into()),
-            From::Start => Err(SubscribeError::Overloaded("raise --memory-max")),
-            _ => Ok((Subscribed { position: head, recovered: false }, items(options))),
+        let result = match from {
+            StartFrom::Position(asked) if asked > head => {
+                Err(FetchError::FuturePosition { requested: asked, head }.into())
+            }
+            StartFrom::Start => Err(SubscriptionSourceError::Overloaded("raise --memory-max")),
+            _ => Ok((SubscriptionStart { position: head, recovered: false }, items(options))),
         };
-        future::ready(answer).boxed()
+        future::ready(result).boxed()
     }
 }
 
 /// A gap for who wants to hear of all that is missing, a message, and nothing more for as long as
 /// anybody listens.
-fn items(options: Options) -> BoxStream<'static, Item> {
+fn items(options: SubscribeOptions) -> BoxStream<'static, TopicEvent> {
     let (from, to) = (Position::new(7, 1), Position::new(7, 2));
-    let gap = Item::Gap(Gap { from, to, reason: GapReason::Expired });
-    let message = Item::Message(Arc::new(Message {
+    let gap = TopicEvent::Gap(Gap { from, to, reason: GapReason::Expired });
+    let message = TopicEvent::Message(Arc::new(Message {
         position: Position::new(7, 3),
         time: Timestamp(1),
         content_type: ContentType::Text,
         key: None,
         payload: Bytes::from_static(b"goal!"),
     }));
-    let told = options.delivery.unwrap_or_default() == Delivery::All || options.conflated;
-    stream::iter(told.then_some(gap).into_iter().chain([message])).chain(stream::pending()).boxed()
+    let reports_gaps =
+        options.delivery.unwrap_or_default() == Delivery::All || options.report_conflated;
+    stream::iter(reports_gaps.then_some(gap).into_iter().chain([message]))
+        .chain(stream::pending())
+        .boxed()
 }
 
-impl Overview for World {
-    fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            me: ME,
+impl ClusterStatusProvider for FakeNode {
+    fn snapshot(&self) -> ClusterSnapshot {
+        ClusterSnapshot {
+            node_id: ME,
             view: self.view.clone(),
             owners: self.owners.clone(),
             reachable: BTreeSet::from([ME]),
-            control: Control { leader: Some(ME), voters: vec![ME], ..Control::default() },
-            conflict: None,
+            control_group: ControlGroupStatus {
+                leader: Some(ME),
+                voters: vec![ME],
+                ..ControlGroupStatus::default()
+            },
+            conflicting_cluster: None,
         }
     }
 
-    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem> {
-        let problem = |shard: &ShardId| Problem {
+    fn problems(&self, progress: &BTreeMap<ShardId, ShardMoveProgress>) -> Vec<ReportedProblem> {
+        let problem = |shard: &ShardId| ReportedProblem {
             severity: "degraded".to_owned(),
             kind: "too_few_copies".to_owned(),
             text: format!("{shard} has one copy"),
@@ -123,17 +145,23 @@ impl Overview for World {
         progress.keys().map(problem).collect()
     }
 
-    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {
+    fn shard_progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, ShardMoveProgress>> {
         let text = "n2 is to lead".to_owned();
-        let progress = Progress { text, node: Some(NodeId(2)), has: 0, of: 0, silent: false };
+        let progress = ShardMoveProgress {
+            text,
+            node: Some(NodeId(2)),
+            matched_index: 0,
+            last_index: 0,
+            unresponsive: false,
+        };
         future::ready(BTreeMap::from([(ShardId(3), progress)])).boxed()
     }
 }
 
-impl Topics for World {
+impl TopicDirectory for FakeNode {
     fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>> {
-        let away = || Err(FetchError::Unavailable("s3 has no owner".to_owned()));
-        future::ready(if topic.as_str() == LIVE { Ok(live()) } else { away() }).boxed()
+        let unavailable = || Err(FetchError::Unavailable("s3 has no owner".to_owned()));
+        future::ready(if topic.as_str() == LIVE { Ok(live_topic()) } else { unavailable() }).boxed()
     }
 
     fn list(
@@ -143,12 +171,12 @@ impl Topics for World {
         count_max: usize,
     ) -> BoxFuture<'static, TopicList> {
         assert_eq!((prefix.as_str(), count_max), ("worldcup/", 1_000));
-        let topics = if after.is_none() { vec![live()] } else { vec![] };
+        let topics = if after.is_none() { vec![live_topic()] } else { vec![] };
         future::ready(TopicList { topics, unknown_shards: vec![ShardId(3)] }).boxed()
     }
 }
 
-fn live() -> TopicInfo {
+fn live_topic() -> TopicInfo {
     TopicInfo {
         topic: Topic::new(LIVE).expect("valid"),
         shard: ShardId(1),
@@ -160,22 +188,22 @@ fn live() -> TopicInfo {
     }
 }
 
-impl Operations for World {
-    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
-        let refused = OperationError::Refused(format!("{node} is the last"));
-        future::ready(if node == ME && !force { Err(refused) } else { Ok(()) }).boxed()
+impl ClusterAdmin for FakeNode {
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
+        let rejected = AdminError::FailedPrecondition(format!("{node} is the last"));
+        future::ready(if node == ME && !force { Err(rejected) } else { Ok(()) }).boxed()
     }
 
-    fn undrain(&self, _: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+    fn undrain(&self, _: NodeId) -> BoxFuture<'static, Result<(), AdminError>> {
         future::ready(Ok(())).boxed()
     }
 
-    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
-        let held = OperationError::Refused(format!("{node} holds s3"));
-        future::ready(if force { Ok(()) } else { Err(held) }).boxed()
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
+        let rejected = AdminError::FailedPrecondition(format!("{node} holds s3"));
+        future::ready(if force { Ok(()) } else { Err(rejected) }).boxed()
     }
 
-    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+    fn finalize_upgrade(&self) -> BoxFuture<'static, Result<ClusterVersion, AdminError>> {
         future::ready(Ok(ClusterVersion::FIRST)).boxed()
     }
 
@@ -184,28 +212,30 @@ impl Operations for World {
         name: Option<String>,
         change: Option<NamespaceChange>,
         force: bool,
-    ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
-        let settings = Namespace::default().with(change.unwrap_or_default());
-        future::ready(match (settings.check(), name.as_deref()) {
-            (Err(why), _) => Err(OperationError::Invalid(why.to_string())),
-            (_, Some("one more")) => Err(OperationError::Refused("too many".to_owned())),
-            (_, Some("stored")) if !force => Err(OperationError::Refused("3 topics".to_owned())),
-            (_, Some("later")) => Err(OperationError::Unavailable("no leader".to_owned())),
+    ) -> BoxFuture<'static, Result<Namespace, AdminError>> {
+        let settings = Namespace::default().with_change(change.unwrap_or_default());
+        future::ready(match (settings.validate(), name.as_deref()) {
+            (Err(error), _) => Err(AdminError::Invalid(error.to_string())),
+            (_, Some("one more")) => Err(AdminError::FailedPrecondition("too many".to_owned())),
+            (_, Some("stored")) if !force => {
+                Err(AdminError::FailedPrecondition("3 topics".to_owned()))
+            }
+            (_, Some("later")) => Err(AdminError::Unavailable("no leader".to_owned())),
             _ => Ok(settings),
         })
         .boxed()
     }
 
-    fn set_times(
+    fn set_consensus_times(
         &self,
         times: pushonce_core::ConsensusTimes,
-    ) -> BoxFuture<'static, Result<(), OperationError>> {
-        let refused = OperationError::Invalid(format!("{times} do not fit together"));
-        future::ready(if times.heartbeat_ms == 0 { Err(refused) } else { Ok(()) }).boxed()
+    ) -> BoxFuture<'static, Result<(), AdminError>> {
+        let rejected = AdminError::Invalid(format!("{times} do not fit together"));
+        future::ready(if times.heartbeat_ms == 0 { Err(rejected) } else { Ok(()) }).boxed()
     }
 }
 
-fn world() -> Arc<World> {
+fn fake_node() -> Arc<FakeNode> {
     let view = ClusterView {
         cluster: ClusterId(1),
         version: 9,
@@ -219,36 +249,56 @@ fn world() -> Arc<World> {
         times: Default::default(),
         cluster_version: Default::default(),
     };
-    let mut owners = Owners::default();
+    let mut owners = ShardOwners::default();
     for shard in view.shards.ids() {
         let (voters, learners) = (vec![ME], vec![]);
-        owners.hear(Claim { shard, owner: ME, term: Term(2), membership: 1, voters, learners });
+        owners.apply_claim(OwnershipClaim {
+            shard,
+            owner: ME,
+            term: Term(2),
+            membership_index: 1,
+            voters,
+            learners,
+        });
     }
-    Arc::new(World { view: Arc::new(view), owners: Arc::new(owners), placed: Mutex::default() })
+    Arc::new(FakeNode {
+        view: Arc::new(view),
+        owners: Arc::new(owners),
+        head_offsets: Mutex::default(),
+    })
 }
 
-struct Node {
+struct TestServer {
     addr: SocketAddr,
     shutdown: CancellationToken,
-    running: JoinHandle<Result<(), server::Error>>,
+    task: JoinHandle<Result<(), server::Error>>,
 }
 
-async fn bind(addr: &str, ready: watch::Receiver<Ready>) -> Result<Server, server::Error> {
-    let world = world();
-    let parts = router::Parts {
-        me: ME,
-        view: watch::channel(Some(world.view.clone())).1,
-        owners: watch::channel(world.owners.clone()).1,
-        shards: world.clone(),
-        peers: world.clone(),
+async fn bind(addr: &str, ready: watch::Receiver<Readiness>) -> Result<Server, server::Error> {
+    let node = fake_node();
+    let parts = router::RouterParts {
+        node_id: ME,
+        view: watch::channel(Some(node.view.clone())).1,
+        owners: watch::channel(node.owners.clone()).1,
+        shards: node.clone(),
+        peers: node.clone(),
     };
     let router = Router::new(router::Config::default(), parts);
     let addr = addr.parse().expect("an address");
-    let (feed, overview, topics, operations) = (world.clone(), world.clone(), world.clone(), world);
+    let (feed, overview, topics, operations) = (node.clone(), node.clone(), node.clone(), node);
     let heartbeat = HEARTBEAT;
     let grace = GRACE;
-    let parts =
-        server::Parts { addr, router, feed, heartbeat, overview, topics, operations, ready, grace };
+    let parts = server::ServerParts {
+        addr,
+        router,
+        subscriptions: feed,
+        heartbeat_interval: heartbeat,
+        status: overview,
+        topics,
+        admin: operations,
+        readiness: ready,
+        grace,
+    };
     Server::bind(parts).await
 }
 
@@ -258,18 +308,18 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// Streams end within this after a node was told to stop.
 const GRACE: Duration = Duration::from_millis(500);
 
-const READY: Ready = Ready { publish: true, viewers: true };
+const READY: Readiness = Readiness { can_publish: true, can_subscribe: true };
 
-impl Node {
-    async fn start() -> Node {
-        Node::that_is(watch::channel(READY).1).await
+impl TestServer {
+    async fn start() -> TestServer {
+        TestServer::with_readiness(watch::channel(READY).1).await
     }
 
     /// As ready as that says.
-    async fn that_is(ready: watch::Receiver<Ready>) -> Node {
+    async fn with_readiness(ready: watch::Receiver<Readiness>) -> TestServer {
         let server = bind("127.0.0.1:0", ready).await.expect("a free port");
         let (addr, shutdown) = (server.addr(), CancellationToken::new());
-        Node { addr, running: tokio::spawn(server.run(shutdown.clone())), shutdown }
+        TestServer { addr, task: tokio::spawn(server.run(shutdown.clone())), shutdown }
     }
 
     async fn channel(&self) -> Channel {
@@ -288,18 +338,18 @@ fn request(topic: &str, payload: impl Into<Bytes>) -> PublishRequest {
 }
 
 #[tokio::test]
-async fn a_publish_is_answered_with_its_position() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn publish_is_acknowledged_with_its_position() {
+    let mut publisher = TestServer::start().await.publisher().await;
     for offset in 1..=2 {
-        let answer = publisher.publish(request("a", "{}")).await.expect("acknowledged");
-        assert_eq!(answer.into_inner().position, format!("7:{offset}"));
+        let reply = publisher.publish(request("a", "{}")).await.expect("acknowledged");
+        assert_eq!(reply.into_inner().position, format!("7:{offset}"));
     }
 }
 
 #[tokio::test]
-async fn what_breaks_a_rule_is_refused_with_what_to_change() {
-    let mut publisher = Node::start().await.publisher().await;
-    for (refused, hint) in [
+async fn invalid_publish_is_rejected_with_a_hint() {
+    let mut publisher = TestServer::start().await.publisher().await;
+    for (invalid, hint) in [
         (request("a//b", "x"), "segment 2 of the topic is empty"),
         (request("", "x"), "the topic is empty"),
         (request("$sys/nodes", "x"), "choose another name"),
@@ -310,15 +360,15 @@ async fn what_breaks_a_rule_is_refused_with_what_to_change() {
             "not JSON",
         ),
     ] {
-        let status = publisher.publish(refused).await.expect_err("refused");
+        let status = publisher.publish(invalid).await.expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         assert!(status.message().contains(hint), "{status:?}");
     }
 }
 
 #[tokio::test]
-async fn a_frame_past_every_limit_is_refused_and_the_connection_lives() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn oversized_message_is_rejected_and_the_connection_stays_open() {
+    let mut publisher = TestServer::start().await.publisher().await;
     let status = publisher.publish(request("a", vec![0; 3 << 20])).await.expect_err("refused");
     // With the outcome: a publisher that is not told takes it for unknown and sends it again.
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -329,33 +379,33 @@ async fn a_frame_past_every_limit_is_refused_and_the_connection_lives() {
     );
     assert!(publisher.publish(request("a", "x")).await.is_ok());
     let requests = [request("a", "x"), request("a", vec![0; 3 << 20])];
-    let answers = publisher.publish_stream(stream::iter(requests)).await.expect("open");
-    let mut answers = answers.into_inner();
-    assert_eq!(answers.message().await.expect("acknowledged").expect("one").sequence, 1);
-    let status = answers.message().await.expect_err("the stream ends");
+    let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    let mut replies = replies.into_inner();
+    assert_eq!(replies.message().await.expect("acknowledged").expect("one").sequence, 1);
+    let status = replies.message().await.expect_err("the stream ends");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 }
 
 /// Sends bytes as they are, whatever a message should be.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+struct RawCodec;
 
-impl Codec for Raw {
+impl Codec for RawCodec {
     type Encode = Bytes;
     type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
+    type Encoder = RawCodec;
+    type Decoder = RawCodec;
 
-    fn encoder(&mut self) -> Raw {
-        Raw
+    fn encoder(&mut self) -> RawCodec {
+        RawCodec
     }
 
-    fn decoder(&mut self) -> Raw {
-        Raw
+    fn decoder(&mut self) -> RawCodec {
+        RawCodec
     }
 }
 
-impl Encoder for Raw {
+impl Encoder for RawCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -365,7 +415,7 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
+impl Decoder for RawCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -381,49 +431,49 @@ const MESSAGE: Bytes = Bytes::from_static(b"\x0a\x01a");
 const GARBAGE: Bytes = Bytes::from_static(b"\x0a\xffgarbage");
 
 /// Refused for ever: a publisher does not send it again.
-fn assert_refused_for_good(status: &Status, says: &str) {
-    assert!(status.message().contains(says), "{status:?}");
-    let failure = publisher::Failure::from(status);
-    let refused = matches!(failure, publisher::Failure::Refused { retry: false, .. });
-    assert!(refused, "{failure:?}: {status:?}");
+fn assert_rejected_permanently(status: &Status, text: &str) {
+    assert!(status.message().contains(text), "{status:?}");
+    let failure = publisher::PublishFailure::from(status);
+    let is_rejected = matches!(failure, publisher::PublishFailure::Rejected { retry: false, .. });
+    assert!(is_rejected, "{failure:?}: {status:?}");
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message_are_refused_for_good() {
-    let mut grpc = tonic::client::Grpc::new(Node::start().await.channel().await);
+async fn undecodable_message_is_rejected_permanently() {
+    let mut grpc = tonic::client::Grpc::new(TestServer::start().await.channel().await);
     let path = |call: &str| {
         let path = format!("/pushonce.publisher.v1.Publisher/{call}");
         tonic::codegen::http::uri::PathAndQuery::try_from(path).expect("a path")
     };
     grpc.ready().await.expect("up");
-    let refused = grpc.unary(tonic::Request::new(GARBAGE), path("Publish"), Raw).await;
-    assert_refused_for_good(&refused.expect_err("refused"), "cannot be read");
+    let rejected = grpc.unary(tonic::Request::new(GARBAGE), path("Publish"), RawCodec).await;
+    assert_rejected_permanently(&rejected.expect_err("refused"), "cannot be read");
 
     grpc.ready().await.expect("up");
     let requests = tonic::Request::new(stream::iter([MESSAGE, GARBAGE, MESSAGE]));
-    let answers = grpc.streaming(requests, path("PublishStream"), Raw).await.expect("open");
-    let mut answers = answers.into_inner();
-    assert!(answers.message().await.expect("an answer to the first").is_some());
-    let end = answers.message().await.expect_err("the stream ends");
-    assert_refused_for_good(&end, "cannot be read");
+    let replies = grpc.streaming(requests, path("PublishStream"), RawCodec).await.expect("open");
+    let mut replies = replies.into_inner();
+    assert!(replies.message().await.expect("an answer to the first").is_some());
+    let end = replies.message().await.expect_err("the stream ends");
+    assert_rejected_permanently(&end, "cannot be read");
 }
 
 #[tokio::test]
-async fn compressed_messages_are_refused_for_good() {
-    let publisher = Node::start().await.publisher().await;
+async fn compressed_message_is_rejected_permanently() {
+    let publisher = TestServer::start().await.publisher().await;
     let mut publisher = publisher.send_compressed(CompressionEncoding::Gzip);
     let status = publisher.publish(request("a", "x")).await.expect_err("refused");
-    assert_refused_for_good(&status, "without compression");
+    assert_rejected_permanently(&status, "without compression");
     let accepted = status.metadata().get("grpc-accept-encoding");
     assert_eq!(accepted, Some(&"identity".parse().expect("ASCII")), "{status:?}");
 
-    let answers = publisher.publish_stream(stream::iter([request("a", "x")])).await;
-    assert_refused_for_good(&answers.expect_err("refused"), "without compression");
+    let replies = publisher.publish_stream(stream::iter([request("a", "x")])).await;
+    assert_rejected_permanently(&replies.expect_err("refused"), "without compression");
 }
 
 #[tokio::test]
-async fn idempotency_key_in_the_metadata_is_refused_instead_of_ignored() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn idempotency_key_in_metadata_is_rejected() {
+    let mut publisher = TestServer::start().await.publisher().await;
     let mut misplaced = tonic::Request::new(request("a", "x"));
     misplaced.metadata_mut().insert("idempotency-key", "k".parse().expect("ASCII"));
     let status = publisher.publish(misplaced).await.expect_err("refused");
@@ -437,16 +487,16 @@ async fn idempotency_key_in_the_metadata_is_refused_instead_of_ignored() {
 }
 
 #[tokio::test]
-async fn a_stream_is_acknowledged_in_order_and_goes_on_after_a_refusal() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn publish_stream_is_acknowledged_in_order_and_continues_after_a_rejection() {
+    let mut publisher = TestServer::start().await.publisher().await;
     let topics = (0..1_000).map(|n| if n == 500 { "$no" } else { ["a", "b", "c"][n % 3] });
     let requests: Vec<_> = topics.map(|topic| request(topic, "x")).collect();
-    let answers = publisher.publish_stream(stream::iter(requests)).await.expect("open");
-    let answers: Vec<_> = answers.into_inner().map(|answer| answer.expect("whole")).collect().await;
-    let sequences: Vec<_> = answers.iter().map(|answer| answer.sequence).collect();
+    let replies = publisher.publish_stream(stream::iter(requests)).await.expect("open");
+    let replies: Vec<_> = replies.into_inner().map(|answer| answer.expect("whole")).collect().await;
+    let sequences: Vec<_> = replies.iter().map(|answer| answer.sequence).collect();
     assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
-    for (n, answer) in answers.into_iter().enumerate() {
-        match answer.outcome.expect("said") {
+    for (n, reply) in replies.into_iter().enumerate() {
+        match reply.outcome.expect("said") {
             Outcome::Published(_) => assert_ne!(n, 500),
             Outcome::Failed(failure) => {
                 assert_eq!(
@@ -459,22 +509,22 @@ async fn a_stream_is_acknowledged_in_order_and_goes_on_after_a_refusal() {
 }
 
 /// A subscription to what comes next, with no wishes.
-fn now(topic: &str) -> SubscribeRequest {
+fn subscribe_request(topic: &str) -> SubscribeRequest {
     SubscribeRequest { topic: topic.to_owned(), ..SubscribeRequest::default() }
 }
 
 #[tokio::test]
-async fn a_subscription_begins_with_subscribed_and_tells_its_gaps() {
-    let mut publisher = Node::start().await.publisher().await;
-    let request = now(LIVE);
+async fn subscription_starts_with_subscribed_and_reports_gaps() {
+    let mut publisher = TestServer::start().await.publisher().await;
+    let request = subscribe_request(LIVE);
     let events = publisher.subscribe(request).await.expect("open").into_inner();
     let events: Vec<_> = events.take(3).map(|event| event.expect("whole").event).collect().await;
-    let [Some(Event::Subscribed(begun)), Some(Event::Gap(gap)), Some(Event::Message(message))] =
+    let [Some(Event::Subscribed(subscribed)), Some(Event::Gap(gap)), Some(Event::Message(message))] =
         &events[..]
     else {
         panic!("{events:?}")
     };
-    assert_eq!((begun.position.as_str(), begun.recovered), ("7:3", false));
+    assert_eq!((subscribed.position.as_str(), subscribed.recovered), ("7:3", false));
     assert_eq!(
         (gap.from.as_str(), gap.to.as_str(), gap.reason.as_str()),
         ("7:1", "7:2", "expired")
@@ -483,12 +533,16 @@ async fn a_subscription_begins_with_subscribed_and_tells_its_gaps() {
 }
 
 #[tokio::test]
-async fn a_subscription_may_wish_for_the_newest_alone() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn subscription_with_latest_or_rate_delivery_reports_gaps_only_if_conflated() {
+    let mut publisher = TestServer::start().await.publisher().await;
     for (delivery, conflated, gaps) in
         [("latest", false, 0), ("rate:3", true, 1), ("all", false, 1)]
     {
-        let request = SubscribeRequest { delivery: delivery.to_owned(), conflated, ..now(LIVE) };
+        let request = SubscribeRequest {
+            delivery: delivery.to_owned(),
+            conflated,
+            ..subscribe_request(LIVE)
+        };
         let events = publisher.subscribe(request).await.expect("open").into_inner();
         let events = events.skip(1).map(|event| event.expect("whole").event.expect("one"));
         let before = events.take_while(|event| future::ready(!matches!(event, Event::Message(_))));
@@ -497,8 +551,8 @@ async fn a_subscription_may_wish_for_the_newest_alone() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_cannot_begin_says_why() {
-    let mut publisher = Node::start().await.publisher().await;
+async fn rejected_subscription_returns_the_reason() {
+    let mut publisher = TestServer::start().await.publisher().await;
     for (topic, position, code) in [
         ("a//b", "7:1", Code::InvalidArgument),
         ("$sys/nodes", "7:1", Code::InvalidArgument),
@@ -507,65 +561,65 @@ async fn a_subscription_that_cannot_begin_says_why() {
     ] {
         let from = Some(from::From::Position(position.to_owned()));
         let from = Some(pushonce_proto::pb::publisher::v1::From { from });
-        let request = SubscribeRequest { from, ..now(topic) };
+        let request = SubscribeRequest { from, ..subscribe_request(topic) };
         let status = publisher.subscribe(request).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }
     let from = Some(from::From::Start(true));
     let from = Some(pushonce_proto::pb::publisher::v1::From { from });
-    let status = publisher.subscribe(SubscribeRequest { from, ..now(LIVE) }).await;
+    let status = publisher.subscribe(SubscribeRequest { from, ..subscribe_request(LIVE) }).await;
     let status = status.expect_err("the node is overloaded");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("raise --memory-max"), "{status:?}");
-    let request = SubscribeRequest { delivery: "newest".to_owned(), ..now(LIVE) };
+    let request = SubscribeRequest { delivery: "newest".to_owned(), ..subscribe_request(LIVE) };
     let status = publisher.subscribe(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("latest"), "{status:?}");
 }
 
 #[tokio::test]
-async fn when_the_node_goes_down_its_streams_say_so_and_it_ends() {
-    let node = Node::start().await;
+async fn streams_end_with_unavailable_on_shutdown() {
+    let node = TestServer::start().await;
     let mut publisher = node.publisher().await;
-    let subscribe = now(LIVE);
+    let subscribe = subscribe_request(LIVE);
     let events = publisher.subscribe(subscribe).await.expect("open").into_inner();
     let open = stream::iter([request("a", "x")]).chain(stream::pending());
-    let mut answers = publisher.publish_stream(open).await.expect("open").into_inner();
-    assert!(answers.next().await.expect("an acknowledgement").is_ok());
+    let mut replies = publisher.publish_stream(open).await.expect("open").into_inner();
+    assert!(replies.next().await.expect("an acknowledgement").is_ok());
     node.shutdown.cancel();
     let mut ends = events.filter_map(|event| future::ready(event.err()));
     assert_eq!(ends.next().await.expect("an end").code(), Code::Unavailable);
-    let last = answers.next().await.expect("an end").expect_err("an error");
+    let last = replies.next().await.expect("an end").expect_err("an error");
     assert_eq!(last.code(), Code::Unavailable);
-    node.running.await.expect("no panic").expect("a clean end");
+    node.task.await.expect("no panic").expect("a clean end");
 }
 
 #[tokio::test]
-async fn streams_end_one_by_one_and_publishes_are_taken_in_until_the_last() {
-    let node = Node::start().await;
+async fn streams_end_one_by_one_on_shutdown_and_publishes_are_accepted_until_the_last() {
+    let node = TestServer::start().await;
     let mut publisher = node.publisher().await;
     let mut ends = JoinSet::new();
     for _ in 0..20 {
-        let events = publisher.subscribe(now(LIVE)).await.expect("open").into_inner();
+        let events = publisher.subscribe(subscribe_request(LIVE)).await.expect("open").into_inner();
         ends.spawn(async move {
             let ended = events.filter(|event| future::ready(event.is_err())).next().await;
             assert!(ended.is_some(), "it says why");
             Instant::now()
         });
     }
-    let begun = Instant::now();
+    let started_at = Instant::now();
     node.shutdown.cancel();
     publisher.publish(request("a", "x")).await.expect("streams are left");
     let ends = ends.join_all().await;
     let (first, last) = (ends.iter().min().expect("some"), ends.iter().max().expect("some"));
     assert!(*last - *first >= GRACE / 5, "{:?} lie between", *last - *first);
-    assert!(*last - begun <= 20 * GRACE, "{:?}", *last - begun);
-    node.running.await.expect("no panic").expect("a clean end");
+    assert!(*last - started_at <= 20 * GRACE, "{:?}", *last - started_at);
+    node.task.await.expect("no panic").expect("a clean end");
 }
 
 #[tokio::test]
-async fn operators_see_the_cluster_and_where_a_topic_falls() {
-    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+async fn status_and_explain_return_cluster_and_topic_placement() {
+    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
     let status = cluster.status(StatusRequest {}).await.expect("answered").into_inner();
     assert_eq!((status.node_id, status.version, status.placement_version), (1, 9, 4));
     assert_eq!(status.shards.len(), 16);
@@ -575,18 +629,18 @@ async fn operators_see_the_cluster_and_where_a_topic_falls() {
     let topic = "football/final".to_owned();
     let explained = cluster.explain(ExplainRequest { topic }).await.expect("answered").into_inner();
     assert_eq!((explained.shard, explained.owner, explained.wanted), (9, 1, vec![1]));
-    let refused = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
-    assert_eq!(refused.expect_err("malformed").code(), Code::InvalidArgument);
+    let rejected = cluster.explain(ExplainRequest { topic: "/".to_owned() }).await;
+    assert_eq!(rejected.expect_err("malformed").code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
-async fn operators_see_what_there_is_of_topics() {
-    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
-    let known = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("answered");
-    assert_eq!(TopicInfo::try_from(known.into_inner()), Ok(live()));
+async fn topic_and_topics_return_topic_info() {
+    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
+    let info = cluster.topic(TopicRequest { topic: LIVE.to_owned() }).await.expect("answered");
+    assert_eq!(TopicInfo::try_from(info.into_inner()), Ok(live_topic()));
     for (topic, code) in [("a", Code::Unavailable), ("a//b", Code::InvalidArgument)] {
-        let refused = cluster.topic(TopicRequest { topic: topic.to_owned() }).await;
-        assert_eq!(refused.expect_err(topic).code(), code);
+        let rejected = cluster.topic(TopicRequest { topic: topic.to_owned() }).await;
+        assert_eq!(rejected.expect_err(topic).code(), code);
     }
     for (after, found) in [("", 1), (LIVE, 0)] {
         let (prefix, after) = ("worldcup/".to_owned(), after.to_owned());
@@ -597,8 +651,8 @@ async fn operators_see_what_there_is_of_topics() {
 }
 
 #[tokio::test]
-async fn operators_drain_and_remove_and_are_told_why_not() {
-    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+async fn drain_and_remove_return_the_reason_for_a_rejection() {
+    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
     cluster.drain(DrainRequest { node: 2, force: false }).await.expect("decided");
     cluster.undrain(UndrainRequest { node: 2 }).await.expect("decided");
     cluster.drain(DrainRequest { node: 1, force: true }).await.expect("meant");
@@ -613,15 +667,15 @@ async fn operators_drain_and_remove_and_are_told_why_not() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named() {
-    let node = Node::start().await;
-    let refused = bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("taken");
-    let text = refused.to_string();
+async fn bind_error_names_the_port_in_use() {
+    let node = TestServer::start().await;
+    let error = bind(&node.addr.to_string(), watch::channel(READY).1).await.err().expect("taken");
+    let text = error.to_string();
     assert!(text.contains(&node.addr.to_string()) && text.contains("choose another"), "{text}");
 }
 
 #[tokio::test]
-async fn health_and_reflection_answer() {
+async fn health_and_reflection_services_respond() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -629,7 +683,7 @@ async fn health_and_reflection_answer() {
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 
-    let node = Node::start().await;
+    let node = TestServer::start().await;
     let check = HealthCheckRequest { service: String::new() };
     let health = HealthClient::new(node.channel().await).check(check).await.expect("answered");
     assert_eq!(health.into_inner().status, 1);
@@ -637,10 +691,10 @@ async fn health_and_reflection_answer() {
     let message_request = Some(MessageRequest::ListServices(String::new()));
     let request = ServerReflectionRequest { host: String::new(), message_request };
     let mut reflection = ServerReflectionClient::new(node.channel().await);
-    let answers = reflection.server_reflection_info(stream::iter([request])).await.expect("open");
-    let answer = answers.into_inner().next().await.expect("one").expect("whole");
-    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
-        panic!("{answer:?}")
+    let replies = reflection.server_reflection_info(stream::iter([request])).await.expect("open");
+    let reply = replies.into_inner().next().await.expect("one").expect("whole");
+    let Some(MessageResponse::ListServicesResponse(services)) = reply.message_response else {
+        panic!("{reply:?}")
     };
     let listed = |name: &str| services.service.contains(&ServiceResponse { name: name.to_owned() });
     assert!(listed("pushonce.publisher.v1.Publisher") && listed("pushonce.cluster.v1.Cluster"));
@@ -649,45 +703,45 @@ async fn health_and_reflection_answer() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_says_up_to_where_everything_was_sent() {
-    let mut publisher = Node::start().await.publisher().await;
-    let request = now("a");
+async fn heartbeat_carries_the_last_sent_position() {
+    let mut publisher = TestServer::start().await.publisher().await;
+    let request = subscribe_request("a");
     let mut events = publisher.subscribe(request).await.expect("begun").into_inner();
-    let mut said = Vec::new();
-    while said.len() < 4 {
+    let mut received = Vec::new();
+    while received.len() < 4 {
         let event = events.message().await.expect("readable").expect("it goes on");
-        said.push(publisher::Event::try_from(event).expect("an event"));
+        received.push(publisher::SubscribeEvent::try_from(event).expect("an event"));
     }
-    assert!(matches!(said[0], publisher::Event::Subscribed { .. }));
-    assert!(matches!(said[2], publisher::Event::Item(Item::Message(_))));
+    assert!(matches!(received[0], publisher::SubscribeEvent::Subscribed { .. }));
+    assert!(matches!(received[2], publisher::SubscribeEvent::Item(TopicEvent::Message(_))));
     let position = Some(Position::new(7, 3));
-    assert_eq!(said[3], publisher::Event::Heartbeat { position });
+    assert_eq!(received[3], publisher::SubscribeEvent::Heartbeat { position });
 }
 
 #[tokio::test]
-async fn the_settings_of_a_namespace_are_changed_and_told() {
-    let mut cluster = ClusterClient::new(Node::start().await.channel().await);
+async fn namespace_settings_are_changed_and_returned() {
+    let mut cluster = ClusterClient::new(TestServer::start().await.channel().await);
     let change = NamespaceChange { history_count_max: Some(3), ..NamespaceChange::default() };
     let set = |name: Option<&str>, change: NamespaceChange| SetNamespaceRequest {
         name: name.map(str::to_owned),
         change: Some(change.into()),
         force: false,
     };
-    let answer = cluster.set_namespace(set(Some("chat"), change)).await.expect("taken");
-    let settings = answer.into_inner().settings.expect("told");
+    let reply = cluster.set_namespace(set(Some("chat"), change)).await.expect("taken");
+    let settings = reply.into_inner().settings.expect("told");
     assert_eq!((settings.history_count_max, settings.history_bytes_max), (3, 1 << 20));
 
-    let known = cluster.namespaces(NamespacesRequest {}).await.expect("answered").into_inner();
-    assert_eq!(Namespaces::try_from(known), Ok(Namespaces::default()));
+    let namespaces = cluster.namespaces(NamespacesRequest {}).await.expect("answered").into_inner();
+    assert_eq!(Namespaces::try_from(namespaces), Ok(Namespaces::default()));
 
     let over = NamespaceChange { payload_bytes_max: Some(2 << 20), ..change };
-    for (refused, code) in [
+    for (invalid, code) in [
         (set(None, over), Code::InvalidArgument),
         (set(Some("one more"), change), Code::FailedPrecondition),
         (set(Some("later"), change), Code::Unavailable),
         (set(Some("stored"), change), Code::FailedPrecondition),
     ] {
-        let status = cluster.set_namespace(refused).await.expect_err("refused");
+        let status = cluster.set_namespace(invalid).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status:?}");
     }
     let forced = SetNamespaceRequest { force: true, ..set(Some("stored"), change) };
@@ -695,21 +749,22 @@ async fn the_settings_of_a_namespace_are_changed_and_told() {
 }
 
 #[tokio::test]
-async fn the_health_service_says_what_the_node_thinks_of_itself() {
+async fn health_service_reports_node_readiness() {
     use pushonce_proto::pb::publisher::v1::publisher_server::SERVICE_NAME;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
-    let (thinks, ready) = watch::channel(READY);
-    let node = Node::that_is(ready).await;
-    let publishes = Ready { publish: true, viewers: false };
+    let (readiness, readiness_receiver) = watch::channel(READY);
+    let node = TestServer::with_readiness(readiness_receiver).await;
+    let publish_only = Readiness { can_publish: true, can_subscribe: false };
     for (service, half) in [("", 2), (SERVICE_NAME, 1)] {
         let mut health = HealthClient::new(node.channel().await);
         let request = HealthCheckRequest { service: service.to_owned() };
-        let mut told = health.watch(request).await.expect("answered").into_inner();
-        let steps = [(READY, 1), (Ready::default(), 2), (publishes, half), (READY, 1)];
+        let mut updates = health.watch(request).await.expect("answered").into_inner();
+        let steps = [(READY, 1), (Readiness::default(), 2), (publish_only, half), (READY, 1)];
         for (is_ready, status) in steps {
-            thinks.send_replace(is_ready);
-            while told.message().await.expect("readable").expect("it goes on").status != status {}
+            readiness.send_replace(is_ready);
+            while updates.message().await.expect("readable").expect("it goes on").status != status {
+            }
         }
     }
 }

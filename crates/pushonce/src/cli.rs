@@ -21,9 +21,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{InvalidConfig, Partial};
+use crate::config::{InvalidConfig, PartialConfig};
 use crate::demo;
-use crate::node::join::Expelled;
+use crate::node::join::MembershipRevoked;
 use crate::output::log::LogWriter;
 use crate::output::{self, OutputError};
 
@@ -36,7 +36,7 @@ struct Cli {
     /// Print JSON, one object a line, instead of text for people
     #[arg(long, global = true)]
     json: bool,
-    /// Log levels to change, as in `debug` or `pushonce_relay=debug,openraft=info`; the rest keeps its
+    /// Log levels to change, as in `debug` or `pushonce_relay=debug,openraft=topic_info`; the rest keeps its
     /// default
     #[arg(long, global = true, env = "PUSHONCE_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -48,7 +48,7 @@ enum Command {
     Demo(demo::Args),
     /// Create a cluster: prepare the data directory of its first node, once, offline. Takes the
     /// settings of `serve`
-    Init(settings::Settings),
+    Init(settings::NodeArgs),
     /// Run a node. Never creates a cluster: an empty data directory needs `init` once, --join, or --dev
     Serve(serve::Args),
     /// Publish one message, or every line of standard input
@@ -64,18 +64,18 @@ enum Command {
     /// Put load on a cluster and measure what comes of it
     Bench(bench::Args),
     /// Say what a node would run with, or what is wrong with it
-    CheckConfig(settings::Settings),
+    CheckConfig(settings::NodeArgs),
 }
 
 /// What a node logs unless told otherwise: what an operator acts on. The consensus library tells
 /// every step of every election of every shard.
-const SERVING: &str = "info,openraft=error";
+const NODE_LOG_FILTER: &str = "info,openraft=error";
 
 /// How a node ends that the cluster has no place for: to start it again is of no use. (`EX_NOPERM`.)
-const EXPELLED: u8 = 77;
+const EXIT_MEMBERSHIP_REVOKED: u8 = 77;
 
 /// What the other commands log: why a server cannot be reached, and what a subscriber misses.
-const CLIENT: &str = "warn,openraft=error";
+const CLIENT_LOG_FILTER: &str = "warn,openraft=error";
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
@@ -83,17 +83,17 @@ pub fn main() -> ExitCode {
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return exit_with_usage(&error),
     };
     let json = cli.json;
     let log = output::log::standard_error().and_then(LogWriter::start);
-    let ended = match &log {
+    let result = match &log {
         Ok(log) => run(cli, log.clone()),
         Err(error) => Err(anyhow::anyhow!("cannot start the thread of the log: {error}")),
     };
-    let code = match ended {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => code_of(&why, json),
+        Err(error) => exit_code_of(&error, json),
     };
     if let Ok(log) = log {
         log.flush();
@@ -102,15 +102,15 @@ pub fn main() -> ExitCode {
 }
 
 /// The exit status of a command that failed; says why, unless nobody can read it.
-fn code_of(why: &anyhow::Error, json: bool) -> ExitCode {
-    if matches!(why.downcast_ref(), Some(OutputError::Closed)) {
-        return output::CLOSED.into();
+fn exit_code_of(error: &anyhow::Error, json: bool) -> ExitCode {
+    if matches!(error.downcast_ref(), Some(OutputError::BrokenPipe)) {
+        return output::EXIT_BROKEN_PIPE.into();
     }
-    if let Some(cluster::Unhealthy(code)) = why.downcast_ref() {
+    if let Some(cluster::Unhealthy(code)) = error.downcast_ref() {
         return (*code).into();
     }
-    complain(&format!("{why:#}"), json);
-    if why.is::<Expelled>() { EXPELLED.into() } else { ExitCode::FAILURE }
+    print_error(&format!("{error:#}"), json);
+    if error.is::<MembershipRevoked>() { EXIT_MEMBERSHIP_REVOKED.into() } else { ExitCode::FAILURE }
 }
 
 /// An empty variable counts as not set, as for the settings of a node.
@@ -125,9 +125,9 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// Help and version go to standard output. What is wrong with the command line goes to standard error,
 /// in the format that the command line asks for.
-fn usage(error: &clap::Error) -> ExitCode {
+fn exit_with_usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
-        complain(error.to_string().trim_end(), true);
+        print_error(error.to_string().trim_end(), true);
     } else {
         // Nobody reads it when this fails.
         let _ = error.print();
@@ -135,25 +135,29 @@ fn usage(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
-    let serves = matches!(cli.command, Command::Serve(_));
-    let default = if serves { SERVING } else { CLIENT };
-    log(filter(default, cli.log.as_deref())?, cli.json, log_to)?;
-    if serves {
-        panics_are_logged();
+fn run(cli: Cli, log_writer: LogWriter) -> anyhow::Result<()> {
+    let is_serve = matches!(cli.command, Command::Serve(_));
+    let default = if is_serve { NODE_LOG_FILTER } else { CLIENT_LOG_FILTER };
+    init_logging(log_filter(default, cli.log.as_deref())?, cli.json, log_writer)?;
+    if is_serve {
+        log_panics();
     }
     // Nodes refuse it. Another command may be of another release than the one that the variable is for.
-    if let Err(why @ InvalidConfig::Unknown { .. }) = Partial::from_env(std::env::vars_os()) {
-        tracing::warn!("{why}");
+    if let Err(error @ InvalidConfig::UnknownVariable { .. }) =
+        PartialConfig::from_env(std::env::vars_os())
+    {
+        tracing::warn!("{error}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let json = cli.json;
-    let (publishes, stops) = (matches!(cli.command, Command::Publish(_)), cli.command.stops());
-    let ended = runtime.block_on(async {
+    let (is_publish, handles_shutdown) =
+        (matches!(cli.command, Command::Publish(_)), cli.command.handles_shutdown());
+    let result = runtime.block_on(async {
         // The others are ended by the signal itself.
-        let shutdown = if stops { on_signal()? } else { CancellationToken::new() };
-        if serves {
-            survive_hangup()?;
+        let shutdown =
+            if handles_shutdown { shutdown_on_signal()? } else { CancellationToken::new() };
+        if is_serve {
+            ignore_sighup()?;
         }
         match cli.command {
             Command::Demo(args) => demo::run(args, shutdown).await,
@@ -168,16 +172,16 @@ fn run(cli: Cli, log_to: LogWriter) -> anyhow::Result<()> {
             Command::CheckConfig(args) => check_config::run(args, json),
         }
     });
-    if publishes {
+    if is_publish {
         // A read of standard input ends with its next line, which may never come.
         runtime.shutdown_background();
     }
-    ended
+    result
 }
 
 impl Command {
     /// Whether it ends in steps when it is told to.
-    fn stops(&self) -> bool {
+    fn handles_shutdown(&self) -> bool {
         match self {
             Command::Demo(_)
             | Command::Serve(_)
@@ -194,26 +198,26 @@ impl Command {
 }
 
 /// The exit status of a command that a second signal ends: 128 and the number of the signal.
-const INTERRUPTED: i32 = 130;
-const TERMINATED: i32 = 143;
+const EXIT_SIGINT: i32 = 130;
+const EXIT_SIGTERM: i32 = 143;
 
 /// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
-fn on_signal() -> anyhow::Result<CancellationToken> {
+fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let cancelled = token.clone();
+    let shutdown = token.clone();
     tokio::spawn(async move {
         loop {
             let code = tokio::select! {
-                _ = interrupt.recv() => INTERRUPTED,
-                _ = terminate.recv() => TERMINATED,
+                _ = interrupt.recv() => EXIT_SIGINT,
+                _ = terminate.recv() => EXIT_SIGTERM,
             };
-            if cancelled.is_cancelled() {
+            if shutdown.is_cancelled() {
                 std::process::exit(code);
             }
-            cancelled.cancel();
+            shutdown.cancel();
         }
     });
     Ok(token)
@@ -221,7 +225,7 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
 
 /// A node goes on when its terminal or its supervisor's session ends. Nothing is read again: settings
 /// are changed by a restart.
-fn survive_hangup() -> anyhow::Result<()> {
+fn ignore_sighup() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -234,7 +238,7 @@ fn survive_hangup() -> anyhow::Result<()> {
 
 /// The usual hook writes to standard error directly, where a stuck pipe would hold the thread that
 /// panicked, and with it what others wait for.
-fn panics_are_logged() {
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!("a thread {panic}\n{backtrace}");
@@ -243,19 +247,19 @@ fn panics_are_logged() {
 
 /// The directives of `--log` over the default ones. A directive replaces the one for the same target, so
 /// that `debug` keeps `openraft=error`.
-fn filter(default: &str, changes: Option<&str>) -> anyhow::Result<EnvFilter> {
+fn log_filter(default: &str, changes: Option<&str>) -> anyhow::Result<EnvFilter> {
     let changes = changes.unwrap_or_default();
     EnvFilter::try_new(format!("{default},{changes}"))
-        .map_err(|why| anyhow::anyhow!("--log {changes}: {why}"))
+        .map_err(|error| anyhow::anyhow!("--log {changes}: {error}"))
 }
 
-fn log(filter: EnvFilter, json: bool, to: LogWriter) -> anyhow::Result<()> {
+fn init_logging(filter: EnvFilter, json: bool, writer: LogWriter) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         // It would say so by `eprintln!`, which panics when standard error is gone.
         .log_internal_errors(false)
-        .with_writer(to);
+        .with_writer(writer);
     if json {
         log.json().init()
     } else {
@@ -265,11 +269,11 @@ fn log(filter: EnvFilter, json: bool, to: LogWriter) -> anyhow::Result<()> {
 }
 
 /// Says on standard error why the command failed.
-fn complain(why: &str, json: bool) {
+fn print_error(message: &str, json: bool) {
     let line = if json {
-        serde_json::json!({ "error": why }).to_string()
+        serde_json::json!({ "error": message }).to_string()
     } else {
-        format!("pushonce: {why}")
+        format!("pushonce: {message}")
     };
     output::notice(line);
 }
@@ -279,8 +283,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_directives_change_the_default_ones_and_keep_the_rest() {
-        let serving = |changes| filter(SERVING, changes).map(|filter| filter.to_string());
+    fn log_directives_override_the_defaults_for_the_same_target() {
+        let node_filter =
+            |changes| log_filter(NODE_LOG_FILTER, changes).map(|filter| filter.to_string());
         let directives = |text: String| {
             let mut parts: Vec<_> = text.split(',').map(str::to_owned).collect();
             parts.sort();
@@ -292,10 +297,10 @@ mod tests {
             (Some("pushonce_relay=debug"), vec!["info", "openraft=error", "pushonce_relay=debug"]),
             (Some("openraft=info"), vec!["info", "openraft=info"]),
         ] {
-            let filter = serving(changes).expect("valid directives");
+            let filter = node_filter(changes).expect("valid directives");
             assert_eq!(directives(filter), expected, "{changes:?}");
         }
-        let refused = serving(Some("pushonce=loud")).expect_err("no level").to_string();
-        assert!(refused.contains("pushonce=loud"), "{refused}");
+        let message = node_filter(Some("pushonce=loud")).expect_err("no level").to_string();
+        assert!(message.contains("pushonce=loud"), "{message}");
     }
 }

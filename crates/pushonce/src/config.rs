@@ -1,29 +1,29 @@
 //! The settings of a node: flags, then environment, then file; plain data, checked once.
 //!
-//! [`Partial`] is one source, each value said or not; [`Config::resolve`] lays the three over each
-//! other. What of the defaults depends on the machine and the user is in [`Machine`].
+//! [`PartialConfig`] is one source, each value said or not; [`Config::resolve`] lays the three over each
+//! other. What of the defaults depends on the machine and the user is in [`HostDefaults`].
 
+mod consensus_times;
 mod environment;
+mod host_defaults;
 mod listen;
-mod machine;
-mod measure;
+mod on_off;
 mod partial;
-mod switch;
-mod times;
+mod quantity;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pushonce_consensus::Settings;
+use pushonce_consensus::ConsensusSettings;
 use pushonce_core::{ConsensusTimes, HostPort, Roles, ShardCount};
 
-pub use machine::Machine;
-pub use measure::{InvalidMeasure, Size, Time};
-pub use partial::Partial;
-pub use switch::Switch;
-pub use times::Preset;
-use times::{consensus, names_times, preset_of};
+pub use consensus_times::ConsensusPreset;
+use consensus_times::{preset_of, resolve_consensus, sets_shared_times};
+pub use host_defaults::HostDefaults;
+pub use on_off::OnOff;
+pub use partial::PartialConfig;
+pub use quantity::{ByteSize, HumanDuration, InvalidQuantity};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,12 +77,12 @@ pub struct Config {
     /// How often a client session gets a heartbeat.
     pub session_heartbeat: Duration,
     /// Times of consensus, and the room it keeps on the disk.
-    pub consensus: Settings,
-    /// The times of consensus that the settings name; `None` when they name none: then the node takes
+    pub consensus: ConsensusSettings,
+    /// The times of consensus that the settings name; `NoFault` when they name none: then the node takes
     /// those of its cluster.
-    pub times: Option<ConsensusTimes>,
+    pub consensus_times: Option<ConsensusTimes>,
     /// Whether this is a cluster of one node for development (`serve --dev`): it accepts no members.
-    pub development: bool,
+    pub is_development: bool,
 }
 
 /// What is wrong with the settings, and what to change.
@@ -92,29 +92,29 @@ pub enum InvalidConfig {
     #[error("the configuration file: {0}")]
     File(String),
     /// An environment variable that cannot be read.
-    #[error("the environment variable {name}: {why}")]
+    #[error("the environment variable {name}: {reason}")]
     Environment {
         /// Which.
         name: String,
         /// What is wrong with it.
-        why: String,
+        reason: String,
     },
     /// An environment variable that no setting has the name of.
     #[error(
         "the environment variable {name}: no setting has this name; `pushonce serve --help` lists the \
          flags, and --some-flag is PUSHONCE_SOME_FLAG"
     )]
-    Unknown {
+    UnknownVariable {
         /// Which.
         name: String,
     },
     /// A value out of its range.
-    #[error("{flag} {why}")]
-    Value {
+    #[error("{flag} {reason}")]
+    InvalidValue {
         /// The flag that sets it.
         flag: &'static str,
         /// What it must be.
-        why: String,
+        reason: String,
     },
     /// Times that cannot work together.
     #[error("the times of consensus do not fit together: {0}")]
@@ -124,7 +124,7 @@ pub enum InvalidConfig {
         "{flag} {address} can be reached by others and there is no authentication yet; \
          bind to loopback, or say --insecure if the network keeps strangers out"
     )]
-    Open {
+    Exposed {
         /// The flag that sets it.
         flag: &'static str,
         /// The address.
@@ -134,70 +134,74 @@ pub enum InvalidConfig {
 
 impl Config {
     /// The port of each door unless another is said: HTTP, QUIC, gRPC, peers.
-    pub const PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
+    pub const DEFAULT_PORTS: [u16; 4] = [7080, 7443, 7090, 7091];
 
     /// The longest time between two heartbeats of a session, and the default. Clients take two and a half
     /// of it without any frame for the end of the connection.
-    pub const SESSION_HEARTBEAT: Duration = Duration::from_secs(25);
+    pub const SESSION_HEARTBEAT_MAX: Duration = Duration::from_secs(25);
 
     /// Lays flags over environment over file over defaults, and checks the whole.
     ///
     /// # Errors
     /// [`InvalidConfig`] for the first setting that cannot be.
-    pub fn resolve(flags: Partial, env: Partial, file: Partial) -> Result<Config, InvalidConfig> {
-        Config::resolve_on(&Machine::current(), flags, env, file)
+    pub fn resolve(
+        flags: PartialConfig,
+        env: PartialConfig,
+        file: PartialConfig,
+    ) -> Result<Config, InvalidConfig> {
+        Config::resolve_with_defaults(&HostDefaults::detect(), flags, env, file)
     }
 
     /// As [`Config::resolve`], with the defaults of a given machine.
     ///
     /// # Errors
     /// [`InvalidConfig`] for the first setting that cannot be.
-    pub fn resolve_on(
-        machine: &Machine,
-        flags: Partial,
-        env: Partial,
-        file: Partial,
+    pub fn resolve_with_defaults(
+        defaults: &HostDefaults,
+        flags: PartialConfig,
+        env: PartialConfig,
+        file: PartialConfig,
     ) -> Result<Config, InvalidConfig> {
-        let said = flags.or(env).or(file);
-        let consensus = consensus(&said)?;
-        let times = names_times(&said).then(|| consensus.times());
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let [http, quic, grpc, peer] = Self::PORTS.map(local);
-        let peer = said.peer.unwrap_or(peer);
-        let join = said.join.unwrap_or_default();
-        let advertise = said.advertise.map_or_else(|| advertised(peer), Ok)?;
+        let merged = flags.or_else_from(env).or_else_from(file);
+        let consensus = resolve_consensus(&merged)?;
+        let times = sets_shared_times(&merged).then(|| consensus.times());
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let [http, quic, grpc, peer] = Self::DEFAULT_PORTS.map(loopback);
+        let peer = merged.peer.unwrap_or(peer);
+        let join = merged.join.unwrap_or_default();
+        let advertise = merged.advertise.map_or_else(|| default_advertise_host(peer), Ok)?;
         // Never from --join or an address: a member that is given --join, or moves, must find its data.
-        let folder = said.name.as_deref().unwrap_or("default");
-        let data = said.data.unwrap_or_else(|| machine.data_home.join(folder));
+        let directory_name = merged.name.as_deref().unwrap_or("default");
+        let data = merged.data.unwrap_or_else(|| defaults.data_home.join(directory_name));
         let config = Config {
-            data: machine.absolute(&data),
-            name: said.name.unwrap_or_else(|| default_name(&advertise, peer)),
-            http: said.http.unwrap_or(http),
-            quic: said.quic.unwrap_or(quic),
-            grpc: said.grpc.unwrap_or(grpc),
+            data: defaults.absolute(&data),
+            name: merged.name.unwrap_or_else(|| default_name(&advertise, peer)),
+            http: merged.http.unwrap_or(http),
+            quic: merged.quic.unwrap_or(quic),
+            grpc: merged.grpc.unwrap_or(grpc),
             peer,
             advertise,
             join,
-            region: said.region.unwrap_or_default(),
-            zone: said.zone.unwrap_or_default(),
-            roles: said.roles.unwrap_or_default(),
-            weight: said.weight.unwrap_or(1),
-            shards: shards(said.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
-            replicas: said.replicas.unwrap_or(3),
-            lanes: said.lanes.unwrap_or_else(cores),
-            pin_lanes: said.pin_lanes.unwrap_or(false),
-            memory_max: said.memory_max.map(|size| size.0),
-            topics_max: said.topics_max.unwrap_or(TOPICS_MAX),
-            shutdown_delay: said.shutdown_delay.map_or(Duration::ZERO, |time| time.0),
-            shutdown_grace: said.shutdown_grace.map_or(SHUTDOWN_GRACE, |time| time.0),
-            compression: said.compression.is_none_or(|Switch(on)| on),
-            insecure: said.insecure.unwrap_or(false),
-            session_heartbeat: said
+            region: merged.region.unwrap_or_default(),
+            zone: merged.zone.unwrap_or_default(),
+            roles: merged.roles.unwrap_or_default(),
+            weight: merged.weight.unwrap_or(1),
+            shards: checked_shard_count(merged.shards.unwrap_or(ShardCount::DEFAULT.get()))?,
+            replicas: merged.replicas.unwrap_or(3),
+            lanes: merged.lanes.unwrap_or_else(available_cores),
+            pin_lanes: merged.pin_lanes.unwrap_or(false),
+            memory_max: merged.memory_max.map(|size| size.0),
+            topics_max: merged.topics_max.unwrap_or(DEFAULT_TOPICS_MAX),
+            shutdown_delay: merged.shutdown_delay.map_or(Duration::ZERO, |time| time.0),
+            shutdown_grace: merged.shutdown_grace.map_or(DEFAULT_SHUTDOWN_GRACE, |time| time.0),
+            compression: merged.compression.is_none_or(|OnOff(on)| on),
+            insecure: merged.insecure.unwrap_or(false),
+            session_heartbeat: merged
                 .session_heartbeat
-                .map_or(Self::SESSION_HEARTBEAT, |time| time.0),
+                .map_or(Self::SESSION_HEARTBEAT_MAX, |time| time.0),
             consensus,
-            times,
-            development: false,
+            consensus_times: times,
+            is_development: false,
         };
         config.check()?;
         Ok(config)
@@ -206,67 +210,74 @@ impl Config {
     fn check(&self) -> Result<(), InvalidConfig> {
         // First: the name may be made of the address.
         self.check_addresses()?;
-        let value = |flag, why: &str| Err(InvalidConfig::Value { flag, why: why.to_owned() });
+        let invalid_value = |flag, reason: &str| {
+            Err(InvalidConfig::InvalidValue { flag, reason: reason.to_owned() })
+        };
         for (flag, label) in
             [("--name", &self.name), ("--region", &self.region), ("--zone", &self.zone)]
         {
-            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if label.len() > 63 || !label.chars().all(fits) {
-                return value(flag, "takes up to 63 letters, digits, '-', '_' and '.'");
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if label.len() > 63 || !label.chars().all(is_allowed) {
+                return invalid_value(flag, "takes up to 63 letters, digits, '-', '_' and '.'");
             }
         }
         if self.name.is_empty() {
-            return value("--name", "must not be empty");
+            return invalid_value("--name", "must not be empty");
         }
         if !(1..=16).contains(&self.weight) {
-            return value("--weight", "must be 1 to 16");
+            return invalid_value("--weight", "must be 1 to 16");
         }
         if ![1, 3, 5].contains(&self.replicas) {
-            return value("--replicas", "must be 1, 3 or 5: an even number survives no more");
+            return invalid_value(
+                "--replicas",
+                "must be 1, 3 or 5: an even number survives no more",
+            );
         }
         if !(1..=256).contains(&self.lanes) {
-            return value("--lanes", "must be 1 to 256");
+            return invalid_value("--lanes", "must be 1 to 256");
         }
         for (flag, time) in
             [("--shutdown-delay", self.shutdown_delay), ("--shutdown-grace", self.shutdown_grace)]
         {
-            if time > SHUTDOWN_MAX {
-                return value(flag, "must be 10 minutes at most");
+            if time > SHUTDOWN_TIME_MAX {
+                return invalid_value(flag, "must be 10 minutes at most");
             }
         }
-        if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT).contains(&self.session_heartbeat) {
-            return value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
+        if !(Duration::from_secs(1)..=Self::SESSION_HEARTBEAT_MAX).contains(&self.session_heartbeat)
+        {
+            return invalid_value("--session-heartbeat", "must be 1s to 25s: clients count on 25s");
         }
         self.check_exposure()
     }
 
     fn check_addresses(&self) -> Result<(), InvalidConfig> {
-        let value = |flag, why: String| Err(InvalidConfig::Value { flag, why });
+        let invalid_value =
+            |flag, reason: String| Err(InvalidConfig::InvalidValue { flag, reason });
         for address in &self.join {
-            if let Err(why) = address.parse::<HostPort>() {
-                let takes = "takes HOST:PORT of another node's --peer, divided by ','";
-                return value("--join", format!("{takes}: {why}"));
+            if let Err(error) = address.parse::<HostPort>() {
+                let expected = "takes HOST:PORT of another node's --peer, divided by ','";
+                return invalid_value("--join", format!("{expected}: {error}"));
             }
         }
-        for (flag, listen) in self.doors() {
-            if let Err(why) = self.advertised(listen.port()).parse::<HostPort>() {
-                let flag = if listen.port() == 0 { flag } else { "--advertise" };
-                return value(flag, format!("cannot be dialled by others: {why}"));
+        for (flag, address) in self.listen_addresses() {
+            if let Err(error) = self.advertised_address(address.port()).parse::<HostPort>() {
+                let flag = if address.port() == 0 { flag } else { "--advertise" };
+                return invalid_value(flag, format!("cannot be dialled by others: {error}"));
             }
         }
-        let [http, quic, grpc, peer] = self.doors();
+        let [http, quic, grpc, peer] = self.listen_addresses();
         listen::check_ports(&[http, grpc, peer], quic)
     }
 
-    /// Where others dial the door at `port`.
-    pub fn advertised(&self, port: u16) -> String {
+    /// Where others dial the door at `peer_port_stage`.
+    pub fn advertised_address(&self, port: u16) -> String {
         format!("{}:{port}", self.advertise)
     }
 
     fn check_exposure(&self) -> Result<(), InvalidConfig> {
-        for (flag, address) in self.doors() {
+        for (flag, address) in self.listen_addresses() {
             if !address.ip().is_loopback() && !self.insecure {
-                return Err(InvalidConfig::Open { flag, address });
+                return Err(InvalidConfig::Exposed { flag, address });
             }
         }
         Ok(())
@@ -274,9 +285,9 @@ impl Config {
 
     /// These settings as a source that says every one of them: a node that loads it runs with equal
     /// settings.
-    pub fn to_partial(&self) -> Partial {
+    pub fn to_partial(&self) -> PartialConfig {
         let times = &self.consensus;
-        Partial {
+        PartialConfig {
             name: Some(self.name.clone()),
             data: Some(self.data.clone()),
             http: Some(self.http),
@@ -293,41 +304,41 @@ impl Config {
             replicas: Some(self.replicas),
             lanes: Some(self.lanes),
             pin_lanes: Some(self.pin_lanes),
-            compression: Some(Switch(self.compression)),
+            compression: Some(OnOff(self.compression)),
             insecure: Some(self.insecure),
-            session_heartbeat: Some(Time(self.session_heartbeat)),
+            session_heartbeat: Some(HumanDuration(self.session_heartbeat)),
             // Where the settings name no times, the node takes the cluster's. The preset has bounds that no
             // setting names; each of its times follows.
-            consensus: self.times.map(|_| preset_of(&self.consensus)),
-            heartbeat: self.times.map(|_| Time(times.heartbeat)),
-            election_min: self.times.map(|_| Time(times.election_min)),
-            election_max: self.times.map(|_| Time(times.election_max)),
-            rpc_timeout: self.times.map(|_| Time(times.rpc_timeout)),
-            connect_timeout: self.times.map(|_| Time(times.connect_timeout)),
-            proposal_deadline: Some(Time(times.proposal_deadline)),
-            snapshot_timeout: Some(Time(times.snapshot_timeout)),
+            consensus: self.consensus_times.map(|_| preset_of(&self.consensus)),
+            heartbeat: self.consensus_times.map(|_| HumanDuration(times.heartbeat)),
+            election_min: self.consensus_times.map(|_| HumanDuration(times.election_min)),
+            election_max: self.consensus_times.map(|_| HumanDuration(times.election_max)),
+            rpc_timeout: self.consensus_times.map(|_| HumanDuration(times.rpc_timeout)),
+            connect_timeout: self.consensus_times.map(|_| HumanDuration(times.connect_timeout)),
+            proposal_deadline: Some(HumanDuration(times.proposal_deadline)),
+            snapshot_timeout: Some(HumanDuration(times.snapshot_timeout)),
             topics_max: Some(self.topics_max),
-            shutdown_delay: Some(Time(self.shutdown_delay)),
-            shutdown_grace: Some(Time(self.shutdown_grace)),
-            disk_reserve: times.disk_reserve.map(Size),
-            memory_max: self.memory_max.map(Size),
+            shutdown_delay: Some(HumanDuration(self.shutdown_delay)),
+            shutdown_grace: Some(HumanDuration(self.shutdown_grace)),
+            disk_reserve: times.disk_reserve_bytes.map(ByteSize),
+            memory_max: self.memory_max.map(ByteSize),
         }
     }
 
     /// Every address the node serves, with the flag that sets it.
-    pub fn doors(&self) -> [(&'static str, SocketAddr); 4] {
+    pub fn listen_addresses(&self) -> [(&'static str, SocketAddr); 4] {
         [("--http", self.http), ("--quic", self.quic), ("--grpc", self.grpc), ("--peer", self.peer)]
     }
 }
 
 /// Some hundred bytes each at least: about a GiB.
-const TOPICS_MAX: u64 = 2_000_000;
+const DEFAULT_TOPICS_MAX: u64 = 2_000_000;
 
 /// Half of what a container runtime usually waits before it kills a process.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Longer than any load balancer needs.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(600);
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Nodes without a name are told apart by the address that others dial.
 fn default_name(advertise: &str, peer: SocketAddr) -> String {
@@ -336,11 +347,11 @@ fn default_name(advertise: &str, peer: SocketAddr) -> String {
 }
 
 /// What others dial when nobody said: the address itself, if it is one that can be dialled.
-fn advertised(peer: SocketAddr) -> Result<String, InvalidConfig> {
+fn default_advertise_host(peer: SocketAddr) -> Result<String, InvalidConfig> {
     if peer.ip().is_unspecified() {
-        return Err(InvalidConfig::Value {
+        return Err(InvalidConfig::InvalidValue {
             flag: "--advertise",
-            why: format!("must name the host that others dial, since --peer is {peer}"),
+            reason: format!("must name the host that others dial, since --peer is {peer}"),
         });
     }
     Ok(match peer {
@@ -349,14 +360,14 @@ fn advertised(peer: SocketAddr) -> Result<String, InvalidConfig> {
     })
 }
 
-fn shards(count: u16) -> Result<ShardCount, InvalidConfig> {
-    ShardCount::new(count).ok_or_else(|| InvalidConfig::Value {
+fn checked_shard_count(count: u16) -> Result<ShardCount, InvalidConfig> {
+    ShardCount::new(count).ok_or_else(|| InvalidConfig::InvalidValue {
         flag: "--shards",
-        why: format!("must be 1 to {}", ShardCount::MAX),
+        reason: format!("must be 1 to {}", ShardCount::MAX),
     })
 }
 
-fn cores() -> usize {
+fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -364,120 +375,144 @@ fn cores() -> usize {
 mod tests {
     use super::*;
 
-    fn resolve(flags: Partial, env: Partial, file: Partial) -> Result<Config, InvalidConfig> {
+    fn resolve(
+        flags: PartialConfig,
+        env: PartialConfig,
+        file: PartialConfig,
+    ) -> Result<Config, InvalidConfig> {
         Config::resolve(flags, env, file)
     }
 
-    fn named(name: &str) -> Partial {
-        Partial { name: Some(name.to_owned()), ..Partial::default() }
+    fn named(name: &str) -> PartialConfig {
+        PartialConfig { name: Some(name.to_owned()), ..PartialConfig::default() }
     }
 
     #[test]
-    fn without_a_word_it_is_one_node_on_loopback() {
-        let config = resolve(Partial::default(), Partial::default(), Partial::default());
+    fn default_configuration_is_one_node_on_loopback() {
+        let config =
+            resolve(PartialConfig::default(), PartialConfig::default(), PartialConfig::default());
         let config = config.expect("the defaults are good");
         assert_eq!(config.name, "127.0.0.1-7091");
-        assert!(config.doors().iter().all(|(_, address)| address.ip().is_loopback()));
+        assert!(config.listen_addresses().iter().all(|(_, address)| address.ip().is_loopback()));
         assert_eq!(config.advertise, "127.0.0.1");
     }
 
     #[test]
-    fn the_data_directory_is_absolute_and_does_not_depend_on_join_or_addresses() {
+    fn data_directory_is_absolute_and_independent_of_join_and_addresses() {
         let machine =
-            Machine { data_home: "/var/lib/pushonce".into(), working_dir: "/work".into() };
-        let data = |flags: Partial| {
-            let none = Partial::default;
-            Config::resolve_on(&machine, flags, none(), none()).expect("valid").data
+            HostDefaults { data_home: "/var/lib/pushonce".into(), working_dir: "/work".into() };
+        let data = |flags: PartialConfig| {
+            let none = PartialConfig::default;
+            Config::resolve_with_defaults(&machine, flags, none(), none()).expect("valid").data
         };
         let default = PathBuf::from("/var/lib/pushonce/default");
-        assert_eq!(data(Partial::default()), default);
-        let joins = Partial { join: Some(vec!["a:1".to_owned()]), ..Partial::default() };
-        assert_eq!(data(joins), default);
+        assert_eq!(data(PartialConfig::default()), default);
+        let joining =
+            PartialConfig { join: Some(vec!["a:1".to_owned()]), ..PartialConfig::default() };
+        assert_eq!(data(joining), default);
         let moved = SocketAddr::from(([127, 0, 0, 9], 9));
-        assert_eq!(data(Partial { peer: Some(moved), ..Partial::default() }), default);
+        assert_eq!(data(PartialConfig { peer: Some(moved), ..PartialConfig::default() }), default);
         assert_eq!(data(named("a")), PathBuf::from("/var/lib/pushonce/a"));
-        let relative = Partial { data: Some("d/a".into()), ..Partial::default() };
+        let relative = PartialConfig { data: Some("d/a".into()), ..PartialConfig::default() };
         assert_eq!(data(relative), PathBuf::from("/work/d/a"));
     }
 
     #[test]
-    fn an_address_that_nobody_can_dial_is_refused_before_it_is_advertised() {
+    fn undialable_advertise_address_is_rejected() {
         for host in ["a b", "http://a", "a:7091", "", "::1", "a/b"] {
-            let flags = Partial { advertise: Some(host.to_owned()), ..Partial::default() };
-            let refused = resolve(flags, Partial::default(), Partial::default());
-            let flag = |why: &InvalidConfig| matches!(why, InvalidConfig::Value { flag, .. } if *flag == "--advertise");
-            assert!(refused.as_ref().is_err_and(flag), "{host:?}: {refused:?}");
+            let flags =
+                PartialConfig { advertise: Some(host.to_owned()), ..PartialConfig::default() };
+            let result = resolve(flags, PartialConfig::default(), PartialConfig::default());
+            let flag = |error: &InvalidConfig| matches!(error, InvalidConfig::InvalidValue { flag, .. } if *flag == "--advertise");
+            assert!(result.as_ref().is_err_and(flag), "{host:?}: {result:?}");
         }
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let flags = Partial { peer: Some(any), ..Partial::default() };
-        let refused = resolve(flags, Partial::default(), Partial::default());
-        assert!(matches!(refused, Err(InvalidConfig::Value { flag: "--peer", .. })), "{refused:?}");
+        let port_zero = SocketAddr::from(([127, 0, 0, 1], 0));
+        let flags = PartialConfig { peer: Some(port_zero), ..PartialConfig::default() };
+        let result = resolve(flags, PartialConfig::default(), PartialConfig::default());
+        assert!(
+            matches!(result, Err(InvalidConfig::InvalidValue { flag: "--peer", .. })),
+            "{result:?}"
+        );
     }
 
     #[test]
-    fn flags_win_over_environment_wins_over_file() {
+    fn flags_override_environment_and_environment_overrides_file() {
         let name = |flags, env, file| resolve(flags, env, file).map(|c| c.name);
-        let none = Partial::default;
+        let none = PartialConfig::default;
         assert_eq!(name(named("flag"), named("env"), named("file")), Ok("flag".to_owned()));
         assert_eq!(name(none(), named("env"), named("file")), Ok("env".to_owned()));
         assert_eq!(name(none(), none(), named("file")), Ok("file".to_owned()));
     }
 
     #[test]
-    fn an_open_door_needs_a_word() {
-        let open =
-            Partial { http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))), ..Partial::default() };
-        let refused = resolve(open.clone(), Partial::default(), Partial::default());
-        assert!(matches!(refused, Err(InvalidConfig::Open { flag: "--http", .. })));
-        let insecure = Partial { insecure: Some(true), ..open };
-        assert!(resolve(insecure, Partial::default(), Partial::default()).is_ok());
+    fn address_reachable_by_others_requires_insecure() {
+        let exposed = PartialConfig {
+            http: Some(SocketAddr::from(([0, 0, 0, 0], 7080))),
+            ..PartialConfig::default()
+        };
+        let result = resolve(exposed.clone(), PartialConfig::default(), PartialConfig::default());
+        assert!(matches!(result, Err(InvalidConfig::Exposed { flag: "--http", .. })));
+        let insecure = PartialConfig { insecure: Some(true), ..exposed };
+        assert!(resolve(insecure, PartialConfig::default(), PartialConfig::default()).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_dialled_needs_advertise() {
-        let everywhere = Partial {
+    fn wildcard_peer_address_requires_advertise() {
+        let wildcard = PartialConfig {
             peer: Some(SocketAddr::from(([0, 0, 0, 0], 7091))),
             insecure: Some(true),
-            ..Partial::default()
+            ..PartialConfig::default()
         };
-        let refused = resolve(everywhere, Partial::default(), Partial::default());
-        assert!(matches!(refused, Err(InvalidConfig::Value { flag: "--advertise", .. })));
+        let result = resolve(wildcard, PartialConfig::default(), PartialConfig::default());
+        assert!(matches!(result, Err(InvalidConfig::InvalidValue { flag: "--advertise", .. })));
     }
 
     #[test]
-    fn values_out_of_range_name_their_flag() {
+    fn out_of_range_value_is_rejected_with_its_flag() {
         let cases = [
-            ("--replicas", Partial { replicas: Some(2), ..Partial::default() }),
-            ("--shards", Partial { shards: Some(0), ..Partial::default() }),
+            ("--replicas", PartialConfig { replicas: Some(2), ..PartialConfig::default() }),
+            ("--shards", PartialConfig { shards: Some(0), ..PartialConfig::default() }),
             (
                 "--session-heartbeat",
-                Partial { session_heartbeat: "30s".parse().ok(), ..Partial::default() },
+                PartialConfig { session_heartbeat: "30s".parse().ok(), ..PartialConfig::default() },
             ),
-            ("--weight", Partial { weight: Some(0), ..Partial::default() }),
-            ("--join", Partial { join: Some(vec!["nowhere".to_owned()]), ..Partial::default() }),
+            ("--weight", PartialConfig { weight: Some(0), ..PartialConfig::default() }),
+            (
+                "--join",
+                PartialConfig {
+                    join: Some(vec!["nowhere".to_owned()]),
+                    ..PartialConfig::default()
+                },
+            ),
             ("--name", named("a b")),
             (
                 "--shutdown-grace",
-                Partial { shutdown_grace: "11m".parse().ok(), ..Partial::default() },
+                PartialConfig { shutdown_grace: "11m".parse().ok(), ..PartialConfig::default() },
             ),
         ];
-        for (wanted, partial) in cases {
-            let refused = resolve(partial, Partial::default(), Partial::default());
-            assert!(matches!(refused, Err(InvalidConfig::Value { flag, .. }) if flag == wanted));
+        for (expected, partial) in cases {
+            let result = resolve(partial, PartialConfig::default(), PartialConfig::default());
+            assert!(
+                matches!(result, Err(InvalidConfig::InvalidValue { flag, .. }) if flag == expected)
+            );
         }
     }
 
     #[test]
-    fn a_configuration_that_is_written_out_loads_as_the_same_configuration() {
-        let said = "name = \"a\"\nhttp = \"127.0.0.1:1\"\njoin = [\"b:7091\"]\nroles = \"edge\"\n\
+    fn written_configuration_loads_as_the_same_configuration() {
+        let all_settings = "name = \"a\"\nhttp = \"127.0.0.1:1\"\njoin = [\"b:7091\"]\nroles = \"edge\"\n\
             consensus = \"wan\"\nelection-max = \"4500ms\"\ndisk-reserve = \"1GiB\"\n\
             memory-max = \"2000000\"\npin-lanes = true\ncompression = \"off\"";
-        for text in ["", said] {
-            let file = Partial::from_toml(text).expect("valid");
-            let config = resolve(Partial::default(), Partial::default(), file).expect("valid");
+        for text in ["", all_settings] {
+            let file = PartialConfig::from_toml(text).expect("valid");
+            let config =
+                resolve(PartialConfig::default(), PartialConfig::default(), file).expect("valid");
             let written = toml::to_string(&config.to_partial()).expect("plain data");
-            let read = Partial::from_toml(&written).expect("loads again");
-            assert_eq!(resolve(Partial::default(), Partial::default(), read), Ok(config));
+            let read = PartialConfig::from_toml(&written).expect("loads again");
+            assert_eq!(
+                resolve(PartialConfig::default(), PartialConfig::default(), read),
+                Ok(config)
+            );
         }
     }
 }

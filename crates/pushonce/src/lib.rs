@@ -2,10 +2,10 @@
 //!
 //! *What is it?* [`Node`] builds the engines out of a [`Config`], plugs their ports into each other
 //! and runs them; [`cli`] is what a person types. The folder `node` holds the wiring: who the node is
-//! (`identity`), how a cluster is created (`init`), how a node joins (`join` asks, `verdict` decides what an
+//! (`load_identity`), how a cluster is created (`init`), how a node joins (`join` asks, `verdict` decides what an
 //! answer means, `membership` answers), how members find each other at new addresses (`discovery`), how two
-//! clusters at one address are noticed (`conflict`), which shards live on it (`host`), which port goes
-//! where (`ports`), and whether it can do its work (`health` decides, `watch` looks).
+//! clusters at one address are noticed (`conflict`), which shards live on it (`replica_supervisor`), which port goes
+//! where (`node_ports`), and whether it can do its work (`health_sender` decides, `watch` looks).
 //!
 //! *What does it promise?* `serve` never creates a cluster. What a stranger answers never ends a node: only
 //! the control group's committed decision does. Settings are checked before anything is opened. A part that ends ends

@@ -1,33 +1,33 @@
 //! A node: built out of its parts, then run until it is told to stop.
 
+mod address_conflict;
+mod bootstrap;
 mod clocks;
-mod conflict;
-mod current;
+mod cluster_topics;
+mod consensus_times;
+mod current_view;
 mod discovery;
-mod enter;
-mod founding;
 mod handover;
 mod health;
-mod host;
+mod health_check;
 mod identity;
 mod init;
 pub(crate) mod join;
+mod join_outcome;
 mod membership;
+mod membership_heartbeat;
 mod memory;
-mod moves;
 mod overview;
-mod owned;
+mod owned_topics;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod ports;
-mod presence;
+mod pre_join;
 pub(crate) mod recover;
-mod stage;
-mod times;
-mod topics;
-mod verdict;
-mod waiting;
-mod watch;
+mod replica_supervisor;
+mod shard_progress;
+mod shutdown_stage;
+mod startup;
 mod web;
 
 use std::sync::Arc;
@@ -37,12 +37,12 @@ use anyhow::Context as _;
 use axum::Router as Pages;
 use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushonce_consensus::{AddressBook, Engine};
-use pushonce_control::Control;
+use pushonce_consensus::{ConsensusEngine, PeerAddresses};
+use pushonce_control::ControlHandle;
 use pushonce_core::{ClusterId, ClusterView, Member};
 use pushonce_fanout::Hub;
-use pushonce_gateway::{Behind, Gateway, certificate};
-use pushonce_listener::{DescriptorBudget, Listener, Purpose, incoming};
+use pushonce_gateway::{Backend, Gateway, certificate};
+use pushonce_listener::{ConnectionPurpose, DescriptorBudget, InfallibleListener, incoming};
 use pushonce_relay::Relay;
 use pushonce_shard::{NodeTopics, ShardSettings};
 use tokio::net::TcpListener;
@@ -53,55 +53,55 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use address_conflict::ForeignCallers;
+use bootstrap::Bootstrap;
 use clocks::NodeClocks;
-use conflict::ForeignCallers;
-use current::Current;
+use cluster_topics::ClusterTopics;
+use current_view::CurrentView;
 use discovery::Discovery;
-use enter::Entry;
-use founding::Founding;
-use handover::HandOver;
-use host::{Host, Hosted};
+use handover::LeadershipHandover;
+use health_check::{HealthCheck, HealthStatus};
 use identity::DataDir;
 pub use init::{InitError, Initialized, init};
-use membership::Door;
-use overview::Overview;
-use owned::Owned;
-use presence::Presence;
-use stage::Stage;
-use topics::Topics;
-use waiting::WaitingPages;
-use watch::{Health, Watch};
+use membership::MembershipService;
+use membership_heartbeat::MembershipHeartbeat;
+use overview::NodeOverview;
+use owned_topics::OwnedTopics;
+use pre_join::PreJoinServer;
+use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
+use shutdown_stage::ShutdownStage;
+use startup::StartupState;
 
 /// A node with all its doors bound, not serving yet.
 pub struct Node {
-    entry: Entry,
-    data: Arc<DataDir>,
-    engine: Engine,
-    control: Control,
-    control_runner: pushonce_control::Runner,
-    book: AddressBook,
+    startup: StartupState,
+    data_dir: Arc<DataDir>,
+    engine: ConsensusEngine,
+    control: ControlHandle,
+    control_runner: pushonce_control::ControlRunner,
+    address_book: PeerAddresses,
     relay: Relay,
-    handle: pushonce_relay::Handle,
-    view: Sender<Arc<ClusterView>>,
-    current: Sender<Current>,
-    settings: Sender<Option<Arc<ShardSettings>>>,
-    host: Host,
+    relay_handle: pushonce_relay::Handle,
+    view_sender: Sender<Arc<ClusterView>>,
+    current_view_sender: Sender<CurrentView>,
+    shard_settings_sender: Sender<Option<Arc<ShardSettings>>>,
+    replica_supervisor: ReplicaSupervisor,
     discovery: Discovery,
-    door: Door,
-    conflict: Sender<Option<ClusterId>>,
-    owned: Owned,
-    watch: Watch,
-    peers: TcpListener,
+    membership: MembershipService,
+    conflict_sender: Sender<Option<ClusterId>>,
+    owned_topics: OwnedTopics,
+    health_check: HealthCheck,
+    peer_listener: TcpListener,
     gateway: Gateway,
     publish: pushonce_publish::Server,
 }
 
 /// Addresses that callers named and that are not asked yet; more are dropped, and named again.
-const CALLERS_MAX: usize = 64;
+const CALLER_QUEUE_MAX: usize = 64;
 
 impl Node {
     /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
-    /// every door and wires the engines. `pages` are served beside the node's own.
+    /// every door and wires the engines. `server` are served beside the node's own.
     ///
     /// # Errors
     /// What cannot be had, and what to change.
@@ -112,86 +112,93 @@ impl Node {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Node> {
         tracing::info!(data = %config.data.display(), "data directory");
-        let data = Arc::new(DataDir::open(&config.data)?);
-        let peers = bind(config.peer, "--peer").await?;
-        let waiting = WaitingPages::open(config.http).await?;
-        let entry = Entry::find(config.clone(), &data, shutdown).await?;
-        waiting.close().await;
-        let (cluster, me) = (entry.identity.cluster, entry.identity.node);
-        let book = AddressBook::default();
-        let settings = config.consensus.clone().with_times(entry.times.target());
-        let engine = Engine::open(data.path(), cluster, me, settings, book.clone()).await?;
-        engine.set_times(&entry.times);
-        let (control, control_runner) = Control::open(&engine, me).await?;
+        let data_dir = Arc::new(DataDir::open(&config.data)?);
+        let peer_listener = bind(config.peer, "--peer").await?;
+        let pre_join = PreJoinServer::open(config.http).await?;
+        let startup = StartupState::load_or_join(config.clone(), &data_dir, shutdown).await?;
+        pre_join.close().await;
+        let (cluster, me) = (startup.identity.cluster, startup.identity.node);
+        let address_book = PeerAddresses::default();
+        let settings = config.consensus.clone().with_times(startup.times.target());
+        let engine =
+            ConsensusEngine::open(data_dir.path(), cluster, me, settings, address_book.clone())
+                .await?;
+        engine.set_times(&startup.times);
+        let (control, control_runner) = ControlHandle::open(&engine, me).await?;
 
-        let first = control.view().borrow().clone();
-        let (view, views) =
-            channel(first.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
-        let (current, is_current) = channel(None);
-        let (settings, shard_settings) = channel(None);
-        let hosted = Hosted::default();
-        let (conflict, conflicts) = channel(None);
-        let address = ports::Address { ours: cluster, conflict: conflicts.clone() };
+        let initial_view = control.view().borrow().clone();
+        let (view_sender, view_receiver) =
+            channel(initial_view.unwrap_or_else(|| Arc::new(ClusterView::unknown(cluster))));
+        let (current_view_sender, current_view_receiver) = channel(None);
+        let (shard_settings_sender, shard_settings_receiver) = channel(None);
+        let hosted = LocalReplicas::default();
+        let (conflict_sender, conflict_receiver) = channel(None);
+        let address_guard =
+            ports::AddressGuard { own_cluster: cluster, conflict: conflict_receiver.clone() };
         let shards = ports::LocalShards {
             hosted: hosted.clone(),
-            view: views.clone(),
-            address: address.clone(),
+            view: view_receiver.clone(),
+            address_guard: address_guard.clone(),
         };
-        let edge = ports::Edge::default();
+        let edge_sink = ports::EdgeSink::default();
         let clocks = Arc::new(NodeClocks::new(me));
-        let (relay, handle) = Relay::new(
+        let (relay, relay_handle) = Relay::new(
             pushonce_relay::Config {
-                agreed: engine.agreed_version(),
+                agreed_version: engine.agreed_version(),
                 ..pushonce_relay::Config::new(me, cluster)
             },
-            views.clone(),
+            view_receiver.clone(),
             Arc::new(shards.clone()),
-            Arc::new(edge.clone()),
+            Arc::new(edge_sink.clone()),
             clocks.clone(),
         );
         let hub = Hub::new(
             pushonce_fanout::hub::Config::default(),
-            Arc::new(ports::Upstream {
-                relay: handle.clone(),
-                current: is_current.clone(),
-                log_times: edge.log_times(),
+            Arc::new(ports::RelayUpstream {
+                relay: relay_handle.clone(),
+                current: current_view_receiver.clone(),
+                log_times: edge_sink.log_times(),
             }),
             Arc::new(pushonce_gateway::Encoder),
         );
-        edge.open(hub.clone());
-        let (health, thought) = channel(Health::unknown());
-        let (ready, is_ready) = channel(pushonce_publish::Ready::default());
+        edge_sink.set_hub(hub.clone());
+        let (health, health_receiver) = channel(HealthStatus::starting());
+        let (ready, ready_receiver) = channel(pushonce_publish::Readiness::default());
         let stopping = CancellationToken::new();
-        let overview = Overview {
+        let overview = NodeOverview {
             me,
-            view: views.clone(),
-            owners: handle.owners(),
-            reachable: handle.reachable(),
-            control: control.status(),
-            health: thought,
+            view: view_receiver.clone(),
+            owners: relay_handle.owners(),
+            reachable_nodes: relay_handle.reachable(),
+            control_status: control.status(),
+            health: health_receiver,
             hosted: hosted.clone(),
-            conflict: conflicts,
+            conflicting_cluster: conflict_receiver,
             stopping: stopping.clone(),
         };
-        let owned =
-            Owned { me, view: views.clone(), hosted: hosted.clone(), relay: handle.clone() };
-        let topics = Arc::new(Topics::new(owned.clone(), handle.owners()));
-        let operations = ports::Operations {
+        let owned_topics = OwnedTopics {
+            me,
+            view: view_receiver.clone(),
+            hosted: hosted.clone(),
+            relay: relay_handle.clone(),
+        };
+        let topics = Arc::new(ClusterTopics::new(owned_topics.clone(), relay_handle.owners()));
+        let operations = ports::ClusterOperations {
             control: control.clone(),
             overview: overview.clone(),
-            topics: Topics::clone(&topics),
+            topics: ClusterTopics::clone(&topics),
         };
         let router = pushonce_publish::Router::new(
             pushonce_publish::router::Config::default(),
-            pushonce_publish::router::Parts {
-                me,
-                view: is_current.clone(),
-                owners: handle.owners(),
+            pushonce_publish::router::RouterParts {
+                node_id: me,
+                view: current_view_receiver.clone(),
+                owners: relay_handle.owners(),
                 shards: Arc::new(shards),
-                peers: Arc::new(ports::Peers { relay: handle.clone(), address }),
+                peers: Arc::new(ports::RemoteOwners { relay: relay_handle.clone(), address_guard }),
             },
         );
-        let doors = pushonce_gateway::Config {
+        let gateway_config = pushonce_gateway::Config {
             http: config.http,
             quic: config.quic,
             lanes: config.lanes,
@@ -203,91 +210,96 @@ impl Node {
         };
         let publisher = Arc::new(ports::ClientPublisher(router.clone()));
         let gateway = Gateway::bind(
-            doors,
-            Behind { hub: hub.clone(), publisher, audience: topics.clone(), view: views.clone() },
-            web::router(overview.clone(), metrics).merge(pages),
-            certificate::load_or_make(data.path(), SystemTime::now())?,
+            gateway_config,
+            Backend {
+                hub: hub.clone(),
+                publisher,
+                audience: topics.clone(),
+                view: view_receiver.clone(),
+            },
+            web::health_router(overview.clone(), metrics).merge(pages),
+            certificate::load_or_generate(data_dir.path(), SystemTime::now())?,
         )?;
-        let publish = pushonce_publish::Server::bind(pushonce_publish::server::Parts {
+        let publish = pushonce_publish::Server::bind(pushonce_publish::server::ServerParts {
             addr: config.grpc,
             router,
-            feed: Arc::new(ports::Feed { hub, admission: gateway.admission() }),
-            heartbeat: config.session_heartbeat,
-            overview: Arc::new(overview.clone()),
+            subscriptions: Arc::new(ports::HubFeed { hub, admission: gateway.admission() }),
+            heartbeat_interval: config.session_heartbeat,
+            status: Arc::new(overview.clone()),
             topics,
-            operations: Arc::new(operations),
-            ready: is_ready,
+            admin: Arc::new(operations),
+            readiness: ready_receiver,
             grace: config.shutdown_grace,
         })
         .await?;
         let node_topics = Arc::new(NodeTopics::new(config.topics_max));
-        let watch = Watch {
+        let health_check = HealthCheck {
             overview,
-            current: is_current.clone(),
+            current_view: current_view_receiver.clone(),
             topics: node_topics.clone(),
             hosted: hosted.clone(),
             engine: engine.clone(),
-            relay: handle.clone(),
-            lanes: gateway.rounds(),
+            relay: relay_handle.clone(),
+            lane_watchdog: gateway.watchdog(),
             admission: gateway.admission(),
-            memory: gateway.memory(),
-            memory_max: config.memory_max.unwrap_or_else(memory::usual_max),
-            health,
-            ready,
+            memory_use: gateway.memory(),
+            memory_max: config.memory_max.unwrap_or_else(memory::default_memory_max),
+            health_sender: health,
+            ready_sender: ready,
             stopping,
         };
-        let (callers, called) = mpsc::channel(CALLERS_MAX);
-        let door = Door {
-            identity: entry.identity.clone(),
+        let (caller_sender, caller_receiver) = mpsc::channel(CALLER_QUEUE_MAX);
+        let membership = MembershipService {
+            identity: startup.identity.clone(),
             control: control.clone(),
-            reachable: handle.reachable(),
+            reachable: relay_handle.reachable(),
             hosted: hosted.clone(),
-            book: book.clone(),
-            callers,
-            foreign: Arc::new(ForeignCallers::default()),
-            development: config.development,
+            address_book: address_book.clone(),
+            caller_addresses: caller_sender,
+            foreign_callers: Arc::new(ForeignCallers::default()),
+            development: config.is_development,
         };
         let discovery = Discovery {
-            identity: entry.identity.clone(),
-            own_address: entry.joining.profile.addresses.peer.clone(),
-            given: [config.join.clone(), data.peers()].concat(),
-            book: book.clone(),
-            view: views.clone(),
-            reachable: handle.reachable(),
-            callers: called,
+            identity: startup.identity.clone(),
+            own_address: startup.joining.profile.addresses.peer.clone(),
+            configured_addresses: [config.join.clone(), data_dir.peers()].concat(),
+            address_book: address_book.clone(),
+            view: view_receiver.clone(),
+            reachable: relay_handle.reachable(),
+            caller_addresses: caller_receiver,
         };
-        let host = Host {
+        let replica_supervisor = ReplicaSupervisor {
             me,
             engine: engine.clone(),
-            hosted,
+            local_replicas: hosted,
             clocks,
-            relay: handle.clone(),
-            view: views,
-            current: is_current,
-            settings: shard_settings,
+            relay: relay_handle.clone(),
+            view: view_receiver,
+            current_view: current_view_receiver,
+            settings: shard_settings_receiver,
             control: control.clone(),
-            founding: Founding::new(entry.identity.clone(), data.clone()),
+            bootstrap: Bootstrap::new(startup.identity.clone(), data_dir.clone()),
             topics: node_topics,
         };
         Ok(Node {
-            entry,
-            data,
+            startup,
+            data_dir,
             engine,
             control,
             control_runner,
-            book,
+            address_book,
             relay,
-            handle,
-            view,
-            current,
-            settings,
-            host,
+            relay_handle,
+            view_sender,
+            current_view_sender,
+            shard_settings_sender,
+            replica_supervisor,
             discovery,
-            door,
-            conflict,
-            owned,
-            watch,
-            peers,
+            membership,
+            conflict_sender,
+            owned_topics,
+            health_check,
+            peer_listener,
             gateway,
             publish,
         })
@@ -302,107 +314,128 @@ impl Node {
     /// # Errors
     /// When a part of it ends by itself.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut port = Stage::new("the port between nodes");
+        let mut peer_port_stage = ShutdownStage::new("the port between nodes");
         let peers = pushonce_relay::server()
             .add_service(self.engine.service())
             .add_service(self.relay.service())
-            .add_service(self.owned.service())
-            .add_service(self.door.clone().service());
-        let listener = Listener::new("peer", self.peers);
-        let incoming = incoming(listener, DescriptorBudget::of_process(), Purpose::Peer);
-        let ended = peers.serve_with_incoming_shutdown(incoming, port.token().cancelled_owned());
-        port.spawn(async move { Ok(ended.await?) });
+            .add_service(self.owned_topics.service())
+            .add_service(self.membership.clone().service());
+        let listener = InfallibleListener::new("peer", self.peer_listener);
+        let peer_connections =
+            incoming(listener, DescriptorBudget::for_process(), ConnectionPurpose::Peer);
+        let serving = peers.serve_with_incoming_shutdown(
+            peer_connections,
+            peer_port_stage.token().cancelled_owned(),
+        );
+        peer_port_stage.spawn(async move { Ok(serving.await?) });
 
-        let mut inside = Stage::new("links and shards");
-        let token = inside.token();
+        let mut internal_stage = ShutdownStage::new("links and shards");
+        let token = internal_stage.token();
         let (views, engine) = (self.control.view(), self.engine.clone());
-        let followed = follow(views, self.view.clone(), self.book, engine, token.clone());
-        inside.spawn(followed);
-        let (views, (announced, index)) = (self.view.subscribe(), channel(None));
-        let told = current::tell_shards(self.current.subscribe(), views.clone(), self.settings);
-        inside.spawn(until(token.clone(), told));
-        let current = current::follow(self.control.clone(), index, views, self.current);
-        inside.spawn(until(token.clone(), current));
-        inside.spawn(self.control_runner.run(self.handle.reachable(), token.clone()).map(Ok));
-        inside.spawn(self.relay.run(token.clone()).map(Ok));
+        let distributing_views = distribute_views(
+            views,
+            self.view_sender.clone(),
+            self.address_book,
+            engine,
+            token.clone(),
+        );
+        internal_stage.spawn(distributing_views);
+        let (views, (announced, index)) = (self.view_sender.subscribe(), channel(None));
+        let updating_shard_settings = current_view::update_shard_settings(
+            self.current_view_sender.subscribe(),
+            views.clone(),
+            self.shard_settings_sender,
+        );
+        internal_stage.spawn(run_until(token.clone(), updating_shard_settings));
+        let following_current_view = current_view::follow_current_view(
+            self.control.clone(),
+            index,
+            views,
+            self.current_view_sender,
+        );
+        internal_stage.spawn(run_until(token.clone(), following_current_view));
+        internal_stage
+            .spawn(self.control_runner.run(self.relay_handle.reachable(), token.clone()).map(Ok));
+        internal_stage.spawn(self.relay.run(token.clone()).map(Ok));
         let (done, mut handed_over) = channel(false);
-        let stopping = self.watch.stopping.clone();
-        let handover = HandOver {
-            me: self.entry.identity.node,
+        let stopping = self.health_check.stopping.clone();
+        let handover = LeadershipHandover {
+            me: self.startup.identity.node,
             control: self.control.clone(),
-            hosted: self.host.hosted.clone(),
-            view: self.view.subscribe(),
-            relay: self.handle.clone(),
-            done,
+            hosted: self.replica_supervisor.local_replicas.clone(),
+            view: self.view_sender.subscribe(),
+            relay: self.relay_handle.clone(),
+            done_sender: done,
         };
-        inside.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
-        inside.spawn(self.host.run(token.clone()));
-        inside.spawn(self.watch.run(token.clone()).map(Ok));
-        inside.spawn(self.discovery.run(token.clone()));
-        inside.spawn(conflict::run(
-            self.entry.identity.cluster,
-            self.door.foreign,
-            self.handle.reachable(),
-            self.conflict,
+        internal_stage.spawn(handover.run(stopping.clone(), token.clone()).map(Ok));
+        internal_stage.spawn(self.replica_supervisor.run(token.clone()));
+        internal_stage.spawn(self.health_check.run(token.clone()).map(Ok));
+        internal_stage.spawn(self.discovery.run(token.clone()));
+        internal_stage.spawn(address_conflict::run(
+            self.startup.identity.cluster,
+            self.membership.foreign_callers,
+            self.relay_handle.reachable(),
+            self.conflict_sender,
             token.clone(),
         ));
-        let times = times::Follower {
-            times: self.entry.times,
-            data: self.data.clone(),
+        let times = consensus_times::ConsensusTimesFollower {
+            times: self.startup.times,
+            data: self.data_dir.clone(),
             engine: self.engine.clone(),
             control: self.control.clone(),
         };
-        inside.spawn(times.run(token.clone()));
-        let presence = Presence {
-            entry: self.entry.clone(),
-            data: self.data,
+        internal_stage.spawn(times.run(token.clone()));
+        let presence = MembershipHeartbeat {
+            startup: self.startup.clone(),
+            data_dir: self.data_dir,
             control: self.control,
-            view: self.view.subscribe(),
-            reachable: self.handle.reachable(),
-            announced,
+            view: self.view_sender.subscribe(),
+            reachable: self.relay_handle.reachable(),
+            announced_index: announced,
         };
-        inside.spawn(presence.run(token));
+        internal_stage.spawn(presence.run(token));
 
-        let mut doors = Stage::new("clients and publishers");
+        let mut client_stage = ShutdownStage::new("clients and publishers");
         // Open before the node is taken in: whoever asks is told that it is not ready, and why.
-        let (gateway, token) = (self.gateway, doors.token());
-        doors.spawn(async move { Ok(gateway.run(token).await?) });
-        let (publish, token) = (self.publish, doors.token());
-        doors.spawn(async move { Ok(publish.run(token).await?) });
-        let (delay, grace) = (self.entry.config.shutdown_delay, self.entry.config.shutdown_grace);
-        let (entry, token) = (self.entry, doors.token());
-        let welcome = taken_in(self.view.subscribe(), entry, token.clone());
-        doors.spawn(async move {
-            welcome.await;
+        let (gateway, token) = (self.gateway, client_stage.token());
+        client_stage.spawn(async move { Ok(gateway.run(token).await?) });
+        let (publish, token) = (self.publish, client_stage.token());
+        client_stage.spawn(async move { Ok(publish.run(token).await?) });
+        let (delay, grace) =
+            (self.startup.config.shutdown_delay, self.startup.config.shutdown_grace);
+        let (entry, token) = (self.startup, client_stage.token());
+        let admission_log = log_when_admitted(self.view_sender.subscribe(), entry, token.clone());
+        client_stage.spawn(async move {
+            admission_log.await;
             token.cancelled().await;
             Ok(())
         });
 
-        let ended = tokio::select! {
+        let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            why = port.broken() => Err(why),
-            why = inside.broken() => Err(why),
-            why = doors.broken() => Err(why),
+            error = peer_port_stage.wait_for_failure() => Err(error),
+            error = internal_stage.wait_for_failure() => Err(error),
+            error = client_stage.wait_for_failure() => Err(error),
         };
         stopping.cancel();
-        if ended.is_ok() {
-            let handed_over = async { handed_over.wait_for(|done| *done).await.is_ok() };
-            let handed_over = timeout(handover::LIMIT, handed_over);
-            let ((), handed_over) = tokio::join!(sleep(delay), handed_over);
-            if handed_over.is_err() {
-                tracing::warn!(limit = ?handover::LIMIT, "groups were left without a successor");
+        if result.is_ok() {
+            let wait_for_handover = async { handed_over.wait_for(|done| *done).await.is_ok() };
+            let wait_for_handover = timeout(handover::TIMEOUT, wait_for_handover);
+            let ((), handover_outcome) = tokio::join!(sleep(delay), wait_for_handover);
+            if handover_outcome.is_err() {
+                tracing::warn!(limit = ?handover::TIMEOUT, "groups were left without a successor");
             }
         }
-        doors.end(grace + stage::GRACE).await;
-        inside.end(stage::GRACE).await;
+        client_stage.shutdown(grace + shutdown_stage::STOP_TIMEOUT).await;
+        internal_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
         self.engine.stop().await;
-        port.end(stage::GRACE).await;
-        ended
+        peer_port_stage.shutdown(shutdown_stage::STOP_TIMEOUT).await;
+        result
     }
 }
 
-/// Runs a task until `stop`. One that ends before has nothing left to do.
-async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Runs a task until `shutdown`. One that ends before has nothing left to do.
+async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(task);
     if stop.run_until_cancelled(&mut task).await.is_some() {
         stop.cancelled().await;
@@ -412,7 +445,11 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyho
 
 /// Waits until the cluster counts this node as one of its own, and says so: before that it can serve
 /// nobody.
-async fn taken_in(mut view: Receiver<Arc<ClusterView>>, entry: Entry, stop: CancellationToken) {
+async fn log_when_admitted(
+    mut view: Receiver<Arc<ClusterView>>,
+    entry: StartupState,
+    stop: CancellationToken,
+) {
     let (config, me) = (&entry.config, entry.identity.node);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -431,25 +468,26 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpLi
 
 /// Carries each new view to the engines, and to the book that consensus dials by where the members
 /// are and who is none any more. The version of the cluster is on disk before anything is written in it.
-async fn follow(
+async fn distribute_views(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
-    book: AddressBook,
-    engine: Engine,
+    address_book: PeerAddresses,
+    engine: ConsensusEngine,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        let newest = views.borrow_and_update().clone();
-        if let Some(newest) = newest {
+        let newest_view = views.borrow_and_update().clone();
+        if let Some(newest_view) = newest_view {
             let address = |member: &Member| (member.id, member.addresses.peer.clone());
-            let version = newest.cluster_version;
+            let version = newest_view.cluster_version;
             if version > engine.agreed_version().get() {
                 engine.raise_version(version).await.context("the cluster version")?;
                 tracing::info!(%version, "the cluster version is raised");
             }
             metrics::gauge!("pushonce_cluster_version").set(f64::from(version.0));
-            book.replace(newest.members.values().map(address).collect(), newest.next_id);
-            view.send_replace(newest);
+            address_book
+                .replace(newest_view.members.values().map(address).collect(), newest_view.next_id);
+            view.send_replace(newest_view);
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -462,7 +500,7 @@ async fn follow(
 ///
 /// # Errors
 /// When there is one already.
-pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
+pub(crate) fn install_metrics_recorder() -> anyhow::Result<PrometheusHandle> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
     // From a tenth of a millisecond to ten seconds: what lies outside is an outage or a lie.
     const SECONDS: [f64; 11] =

@@ -11,18 +11,18 @@ use std::io::{self, Write};
 /// An answer could not be written to standard output.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// The reader has gone, as in `… | head -1`. The command ends without a word, with
-    /// [`CLOSED`].
+    /// The reader has gone, as in `… | header -1`. The command ends without a word, with
+    /// [`EXIT_BROKEN_PIPE`].
     #[error("the reader of standard output has gone")]
-    Closed,
+    BrokenPipe,
     /// Any other error of the system.
     #[error("cannot write to standard output ({0}): free space or redirect the output elsewhere")]
-    Failed(#[source] io::Error),
+    Io(#[source] io::Error),
 }
 
 /// The exit status of a command whose reader has gone: what a shell reports of a program that
 /// SIGPIPE ended, 128 + 13.
-pub const CLOSED: u8 = 141;
+pub const EXIT_BROKEN_PIPE: u8 = 141;
 
 /// Writes bytes to standard output and flushes them.
 ///
@@ -36,7 +36,7 @@ pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
 ///
 /// # Errors
 /// [`OutputError`] when they cannot be written.
-pub fn line(text: impl std::fmt::Display) -> Result<(), OutputError> {
+pub fn write_line(text: impl std::fmt::Display) -> Result<(), OutputError> {
     write(format!("{text}\n").as_bytes())
 }
 
@@ -50,8 +50,8 @@ pub fn notice(text: impl std::fmt::Display) {
 
 fn write_to(to: &mut impl Write, bytes: &[u8]) -> Result<(), OutputError> {
     to.write_all(bytes).and_then(|()| to.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => OutputError::Closed,
-        _ => OutputError::Failed(error),
+        io::ErrorKind::BrokenPipe => OutputError::BrokenPipe,
+        _ => OutputError::Io(error),
     })
 }
 
@@ -59,9 +59,9 @@ fn write_to(to: &mut impl Write, bytes: &[u8]) -> Result<(), OutputError> {
 mod tests {
     use super::*;
 
-    struct Broken(io::ErrorKind);
+    struct FailingWriter(io::ErrorKind);
 
-    impl Write for Broken {
+    impl Write for FailingWriter {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
             Err(self.0.into())
         }
@@ -72,11 +72,11 @@ mod tests {
     }
 
     #[test]
-    fn closed_pipe_and_full_disk_are_different_errors() {
-        let closed = write_to(&mut Broken(io::ErrorKind::BrokenPipe), b"x");
-        assert!(matches!(closed, Err(OutputError::Closed)));
-        let full = write_to(&mut Broken(io::ErrorKind::StorageFull), b"x");
-        assert!(matches!(full, Err(OutputError::Failed(_))));
+    fn broken_pipe_and_full_disk_are_different_errors() {
+        let broken_pipe = write_to(&mut FailingWriter(io::ErrorKind::BrokenPipe), b"x");
+        assert!(matches!(broken_pipe, Err(OutputError::BrokenPipe)));
+        let disk_full = write_to(&mut FailingWriter(io::ErrorKind::StorageFull), b"x");
+        assert!(matches!(disk_full, Err(OutputError::Io(_))));
         assert!(write_to(&mut Vec::new(), b"x").is_ok());
     }
 }

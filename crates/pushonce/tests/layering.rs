@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may use of ours, beside itself.
-const MAY_USE: &[(&str, &[&str])] = &[
+const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("proto", &["core"]),
     ("consensus", &["core", "proto"]),
@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// What only some may use of others'.
-const RESERVED: &[(&str, &[&str])] = &[
+const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
     ("quinn", &["gateway", "client"]),
@@ -30,12 +30,12 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// What the pure words may never need.
-const NOT_IN_CORE: &[&str] = &["tokio", "tonic", "openraft", "hyper", "quinn", "rand"];
+const FORBIDDEN_IN_CORE: &[&str] = &["tokio", "tonic", "openraft", "hyper", "quinn", "rand"];
 
 #[test]
-fn no_crate_uses_what_is_not_its_to_use() {
+fn crates_depend_only_on_allowed_crates() {
     let packages = dependencies();
-    for (name, allowed) in MAY_USE {
+    for (name, allowed) in ALLOWED_DEPENDENCIES {
         let used = &packages[&format!("pushonce-{name}")];
         for dependency in used.iter().filter_map(|d| d.strip_prefix("pushonce-")) {
             assert!(allowed.contains(&dependency), "{name} must not use {dependency}");
@@ -44,28 +44,32 @@ fn no_crate_uses_what_is_not_its_to_use() {
 }
 
 #[test]
-fn every_crate_of_ours_has_its_row() {
-    let tested: BTreeSet<_> = MAY_USE.iter().map(|(name, _)| format!("pushonce-{name}")).collect();
-    let beside = ["pushonce", "pushonce-cluster-tests", "pushonce-benches"];
-    for name in dependencies().keys().filter(|name| !beside.contains(&name.as_str())) {
+fn every_workspace_crate_has_an_entry_in_the_layering_table() {
+    let tested: BTreeSet<_> =
+        ALLOWED_DEPENDENCIES.iter().map(|(name, _)| format!("pushonce-{name}")).collect();
+    let exempt = ["pushonce", "pushonce-cluster-tests", "pushonce-benches"];
+    for name in dependencies().keys().filter(|name| !exempt.contains(&name.as_str())) {
         assert!(tested.contains(name), "{name} has no row in the table of layers");
     }
 }
 
 #[test]
-fn libraries_of_one_purpose_are_named_in_one_place() {
+fn restricted_libraries_are_used_only_by_allowed_crates() {
     for (name, used) in dependencies() {
-        let ours = name.strip_prefix("pushonce-").unwrap_or(&name);
-        for (library, allowed) in RESERVED {
-            assert!(!used.contains(*library) || allowed.contains(&ours), "{name} uses {library}");
+        let crate_name = name.strip_prefix("pushonce-").unwrap_or(&name);
+        for (library, allowed) in RESTRICTED_LIBRARIES {
+            assert!(
+                !used.contains(*library) || allowed.contains(&crate_name),
+                "{name} uses {library}"
+            );
         }
     }
 }
 
 #[test]
-fn the_core_is_pure() {
+fn core_has_no_io_dependencies() {
     let used = &dependencies()["pushonce-core"];
-    for library in NOT_IN_CORE {
+    for library in FORBIDDEN_IN_CORE {
         assert!(!used.contains(*library), "pushonce-core uses {library}");
     }
 }
@@ -79,10 +83,10 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
     let packages = metadata["packages"].as_array().expect("a list of packages");
-    packages.iter().map(|package| (text(&package["name"]), needs(package))).collect()
+    packages.iter().map(|package| (text(&package["name"]), runtime_dependencies(package))).collect()
 }
 
-fn needs(package: &Value) -> BTreeSet<String> {
+fn runtime_dependencies(package: &Value) -> BTreeSet<String> {
     let all = package["dependencies"].as_array().expect("a list of dependencies");
     all.iter().filter(|d| d["kind"].is_null()).map(|d| text(&d["name"])).collect()
 }

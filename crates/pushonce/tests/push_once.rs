@@ -1,11 +1,11 @@
-//! `pushonce bench push-once` with few viewers: it starts what it needs, and counts what it should.
+//! `pushonce bench enqueue-once` with few viewers: it starts what it needs, and counts what it should.
 
 use std::process::Command;
 
 use serde_json::Value;
 
 #[test]
-fn one_change_is_one_request_of_the_site_however_many_look() {
+fn push_once_costs_the_site_one_request_per_change_for_any_number_of_viewers() {
     let output = Command::new(env!("CARGO_BIN_EXE_pushonce"))
         .args([
             "bench",
@@ -22,16 +22,16 @@ fn one_change_is_one_request_of_the_site_however_many_look() {
         .expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
-    let requests = |viewers: u64, way: &str| {
+    let requests = |viewers: u64, method: &str| {
         let rows = report["rows"].as_array().expect("rows");
-        let row = rows.iter().find(|row| row["viewers"] == viewers && row["way"] == way);
-        row.unwrap_or_else(|| panic!("{way} is missing"))["requests"].as_f64()
+        let row = rows.iter().find(|row| row["viewers"] == viewers && row["way"] == method);
+        row.unwrap_or_else(|| panic!("{method} is missing"))["requests"].as_f64()
     };
     for viewers in [5, 20] {
-        let each = viewers as f64;
-        assert_eq!(requests(viewers, "reload"), Some(each));
-        assert_eq!(requests(viewers, "poll"), Some(3.0 * each));
-        assert_eq!(requests(viewers, "push-all"), Some(each));
+        let per_viewer = viewers as f64;
+        assert_eq!(requests(viewers, "reload"), Some(per_viewer));
+        assert_eq!(requests(viewers, "poll"), Some(3.0 * per_viewer));
+        assert_eq!(requests(viewers, "push-all"), Some(per_viewer));
         assert_eq!(requests(viewers, "push-once"), Some(1.0));
     }
 }

@@ -15,14 +15,14 @@ use tonic::Status;
 use tonic::transport::{Endpoint, Server};
 
 use crate::Config;
-use crate::conflicts::Conflicts;
-use crate::link::{self, Link, Misdialled, frames_of, greeted};
-use crate::outbox::Outbox;
+use crate::link::{self, HandshakeError, PeerLink, check_hello, decode_frames};
+use crate::send_queue::SendQueue;
+use crate::version_conflicts::VersionConflicts;
 
 /// Windows of 4 and 8 MiB fill 100 ms of round trip at 300 Mbit/s; what a slow peer may make this
 /// node hold is bounded by its outbox, not by these.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// A peer that lost its power says nothing: it is noticed after interval and timeout together, before
 /// the silence of heartbeats is.
@@ -34,122 +34,124 @@ pub(crate) const DECODE_BYTES_MAX: usize = 8 << 20;
 
 /// The first pause is short, so that a node that was only restarted is back at once; the longest is
 /// what a node that comes back is waited for.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A server with the settings that links want: to mount [`Relay::service`](crate::Relay::service)
 /// on, beside the others of the peer port.
 pub fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
 /// Keeps a link to `to` up, for ever.
-pub(crate) async fn keep(
+pub(crate) async fn maintain_link(
     config: Arc<Config>,
     to: NodeId,
     address: String,
-    links: mpsc::Sender<Link>,
-    conflicts: Conflicts,
+    link_sender: mpsc::Sender<PeerLink>,
+    conflicts: VersionConflicts,
 ) {
-    let mut pause = PAUSE_MIN;
+    let mut backoff = BACKOFF_MIN;
     loop {
         match timeout(config.connect_timeout * 2, dial(&config, to, &address)).await {
             Ok(Ok(link)) => {
                 conflicts.clear(to);
-                let life = link.life.clone();
-                if links.send(link).await.is_err() {
+                let closed = link.closed.clone();
+                if link_sender.send(link).await.is_err() {
                     return;
                 }
-                life.cancelled().await;
-                pause = PAUSE_MIN;
+                closed.cancelled().await;
+                backoff = BACKOFF_MIN;
             }
-            Ok(Err(NoLink::Version(conflict))) => conflicts.note(to, conflict),
-            Ok(Err(NoLink::Other(why))) => {
-                tracing::debug!(%to, address, why = %describe(&why), "no link yet");
+            Ok(Err(DialError::Version(conflict))) => conflicts.record(to, conflict),
+            Ok(Err(DialError::Other(error))) => {
+                tracing::debug!(%to, address, why = %describe(&error), "no link yet");
             }
             Err(_) => tracing::debug!(%to, address, "no link yet: no greeting in time"),
         }
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        sleep(with_jitter(backoff)).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
 /// Why there is no link.
-enum NoLink {
+enum DialError {
     /// The versions do not fit.
     Version(VersionConflict),
     /// Anything else.
     Other(Status),
 }
 
-impl From<Status> for NoLink {
-    fn from(status: Status) -> NoLink {
-        NoLink::Other(status)
+impl From<Status> for DialError {
+    fn from(status: Status) -> DialError {
+        DialError::Other(status)
     }
 }
 
-impl From<Misdialled> for NoLink {
-    fn from(why: Misdialled) -> NoLink {
-        match why {
-            Misdialled::Version { conflict, .. } => NoLink::Version(conflict),
-            other => NoLink::Other(other.into()),
+impl From<HandshakeError> for DialError {
+    fn from(error: HandshakeError) -> DialError {
+        match error {
+            HandshakeError::Version { conflict, .. } => DialError::Version(conflict),
+            other => DialError::Other(other.into()),
         }
     }
 }
 
 /// A peer that refuses this node for its version says which versions it has itself.
-fn refused(status: Status, ours: VersionOffer) -> NoLink {
-    let said = status.metadata().get(link::VERSIONS).and_then(|value| value.to_str().ok());
-    match said.and_then(|said| said.parse().ok()).map(|theirs| ours.check(Some(theirs))) {
-        Some(Err(conflict)) => NoLink::Version(conflict),
-        _ => NoLink::Other(status),
+fn classify_rejection(status: Status, ours: VersionOffer) -> DialError {
+    let offer =
+        status.metadata().get(link::VERSIONS_METADATA_KEY).and_then(|value| value.to_str().ok());
+    match offer.and_then(|offer| offer.parse().ok()).map(|theirs| ours.negotiate(Some(theirs))) {
+        Some(Err(conflict)) => DialError::Version(conflict),
+        _ => DialError::Other(status),
     }
 }
 
 /// One attempt.
-async fn dial(config: &Config, to: NodeId, address: &str) -> Result<Link, NoLink> {
-    let invalid = |why| Status::invalid_argument(format!("{address} is no address: {why}"));
+async fn dial(config: &Config, to: NodeId, address: &str) -> Result<PeerLink, DialError> {
+    let invalid = |error| Status::invalid_argument(format!("{address} is no address: {error}"));
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .map_err(invalid)?
         .connect_timeout(config.connect_timeout)
         .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect()
         .await
-        .map_err(|why| Status::unavailable(error_chain(&why)))?;
-    let outbox = Outbox::new(config.link_bytes_max, config.agreed.clone());
-    let &Config { cluster, me, ref agreed, .. } = config;
+        .map_err(|error| Status::unavailable(error_chain(&error)))?;
+    let send_queue = SendQueue::new(config.link_bytes_max, config.agreed_version.clone());
+    let &Config { cluster, me, ref agreed_version, .. } = config;
     // The first frame of an empty queue always fits.
-    let _fits = outbox.push(link::hello(config, to));
+    let _fits = send_queue.push(link::hello_frame(config, to));
     let mut client = RelayClient::new(channel).max_decoding_message_size(DECODE_BYTES_MAX);
-    let answer = client.link(outbox.clone().stream()).await;
-    let mut inbound = answer.map_err(|status| refused(status, agreed.offer()))?.into_inner();
-    let first = inbound.message().await?.ok_or(Misdialled::NoHello)?;
-    let unsupported = link::supported(&first).err();
-    let mut early = frames_of(to, first).into_iter();
-    let hello = early.next().ok_or(Misdialled::NoHello)?;
-    let (node, version) = greeted(cluster, me, agreed.offer(), &hello)?;
+    let response = client.link(send_queue.clone().into_stream()).await;
+    let mut inbound =
+        response.map_err(|status| classify_rejection(status, agreed_version.offer()))?.into_inner();
+    let first = inbound.message().await?.ok_or(HandshakeError::MissingHello)?;
+    let unsupported = link::check_version(&first).err();
+    let mut early_frames = decode_frames(to, first).into_iter();
+    let hello = early_frames.next().ok_or(HandshakeError::MissingHello)?;
+    let (node, version) = check_hello(cluster, me, agreed_version.offer(), &hello)?;
     if node != to {
-        return Err(Misdialled::OtherAnswers { node, meant: to }.into());
+        return Err(HandshakeError::UnexpectedPeer { node, expected: to }.into());
     }
-    if let Some(why) = unsupported {
-        return Err(Status::failed_precondition(why.to_string()).into());
+    if let Some(error) = unsupported {
+        return Err(Status::failed_precondition(error.to_string()).into());
     }
-    outbox.greeted(version);
-    let life = CancellationToken::new();
-    Ok(Link { node, outbox, inbound, early: early.collect(), life })
+    send_queue.set_peer_version(version);
+    let closed = CancellationToken::new();
+    Ok(PeerLink { node, send_queue, inbound, early_frames: early_frames.collect(), closed })
 }
 
 /// Between half of it and all: a node that many have lost is not dialled by all of them at once.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+fn with_jitter(backoff: Duration) -> Duration {
+    backoff.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

@@ -9,171 +9,182 @@ use pushonce_core::{
     VersionRange,
 };
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::peer::{FetchedPart, Frame};
+use pushonce_proto::peer::{FetchedPart, PeerFrame};
 use pushonce_proto::status::describe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::Config;
-use crate::outbox::Outbox;
+use crate::send_queue::SendQueue;
 
 /// Both sides have said who they are.
-pub(crate) struct Link {
+pub(crate) struct PeerLink {
     /// The peer.
     pub(crate) node: NodeId,
     /// The way to it.
-    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) send_queue: Arc<SendQueue>,
     /// The way from it.
     pub(crate) inbound: Streaming<pb::LinkFrames>,
     /// What it said in one breath with its greeting.
-    pub(crate) early: Vec<Frame>,
+    pub(crate) early_frames: Vec<PeerFrame>,
     /// Cancelled when the link ends, by whichever side.
-    pub(crate) life: CancellationToken,
+    pub(crate) closed: CancellationToken,
 }
 
 /// What was heard on a link, known by its number: a peer may come back before its last link ends.
-pub(crate) struct Heard {
+pub(crate) struct LinkEvent {
     pub(crate) node: NodeId,
-    pub(crate) link: u64,
-    pub(crate) what: What,
+    pub(crate) link_id: u64,
+    pub(crate) kind: LinkEventKind,
 }
 
 /// See [`Heard`].
-pub(crate) enum What {
-    Frames(Vec<Frame>),
+pub(crate) enum LinkEventKind {
+    Frames(Vec<PeerFrame>),
     /// It ended, and why.
     Down(String),
 }
 
 /// Why the other end is not who it should be. Each says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Misdialled {
+pub(crate) enum HandshakeError {
     #[error("a link begins with a hello; this is no node of Pushonce, or of another version")]
-    NoHello,
-    #[error("this is cluster {ours}, not {theirs}; correct the address you dial")]
-    OtherCluster { ours: ClusterId, theirs: ClusterId },
-    #[error("this is {me}, not {meant}; correct the address of {meant}")]
-    OtherNode { me: NodeId, meant: NodeId },
-    #[error("{node} answers at the address of {meant}; correct it")]
-    OtherAnswers { node: NodeId, meant: NodeId },
+    MissingHello,
+    #[error("this is cluster {own_cluster}, not {peer_cluster}; correct the address you dial")]
+    WrongCluster { own_cluster: ClusterId, peer_cluster: ClusterId },
+    #[error("this is {me}, not {expected}; correct the address of {expected}")]
+    WrongNode { me: NodeId, expected: NodeId },
+    #[error("{node} answers at the address of {expected}; correct it")]
+    UnexpectedPeer { node: NodeId, expected: NodeId },
     #[error("a link is opened by the lower node id: {me} dials {node}")]
-    WrongWay { me: NodeId, node: NodeId },
+    WrongDirection { me: NodeId, node: NodeId },
     #[error("{conflict}")]
     Version { node: NodeId, conflict: VersionConflict },
     #[error("{node} is not in the cluster any more; an id is never used again, join as a new node")]
-    Gone { node: NodeId },
+    RemovedNode { node: NodeId },
 }
 
-impl From<Misdialled> for Status {
-    fn from(why: Misdialled) -> Status {
-        Status::failed_precondition(why.to_string())
+impl From<HandshakeError> for Status {
+    fn from(error: HandshakeError) -> Status {
+        Status::failed_precondition(error.to_string())
     }
 }
 
 /// Metadata of a refusal: the versions of the node that refuses.
-pub(crate) const VERSIONS: &str = "pushonce-versions";
+pub(crate) const VERSIONS_METADATA_KEY: &str = "pushonce-versions";
 
 /// The first frame of this node on a link.
-pub(crate) fn hello(config: &Config, to: NodeId) -> Frame {
-    let &Config { cluster, me, ref agreed, .. } = config;
-    Frame::Hello { cluster, node: me, to: Some(to), versions: Some(agreed.offer()) }
+pub(crate) fn hello_frame(config: &Config, to: NodeId) -> PeerFrame {
+    let &Config { cluster, me, ref agreed_version, .. } = config;
+    PeerFrame::Hello {
+        cluster,
+        node: me,
+        expected_peer: Some(to),
+        versions: Some(agreed_version.offer()),
+    }
 }
 
 /// Reads out of its first frame who is at the other end, and the version to write to it.
-pub(crate) fn greeted(
+pub(crate) fn check_hello(
     cluster: ClusterId,
     me: NodeId,
     ours: VersionOffer,
-    hello: &Frame,
-) -> Result<(NodeId, ClusterVersion), Misdialled> {
-    let &Frame::Hello { cluster: theirs, node, to, versions } = hello else {
-        return Err(Misdialled::NoHello);
+    hello: &PeerFrame,
+) -> Result<(NodeId, ClusterVersion), HandshakeError> {
+    let &PeerFrame::Hello { cluster: peer_cluster, node, expected_peer, versions } = hello else {
+        return Err(HandshakeError::MissingHello);
     };
-    if theirs != cluster {
-        return Err(Misdialled::OtherCluster { ours: cluster, theirs });
+    if peer_cluster != cluster {
+        return Err(HandshakeError::WrongCluster { own_cluster: cluster, peer_cluster });
     }
-    match to {
-        Some(meant) if meant != me => Err(Misdialled::OtherNode { me, meant }),
-        _ => match ours.check(versions) {
+    match expected_peer {
+        Some(expected) if expected != me => Err(HandshakeError::WrongNode { me, expected }),
+        _ => match ours.negotiate(versions) {
             Ok(version) => Ok((node, version)),
-            Err(conflict) => Err(Misdialled::Version { node, conflict }),
+            Err(conflict) => Err(HandshakeError::Version { node, conflict }),
         },
     }
 }
 
 /// Says everything that comes over the link, and at last that it ended. When the relay is behind,
-/// this waits, and with it the peer. A link without a word for `silence` is given up.
-pub(crate) async fn read(number: u64, link: Link, heard: mpsc::Sender<Heard>, silence: Duration) {
-    let Link { node, mut inbound, life, .. } = link;
-    let why = loop {
+/// this waits, and with it the peer. A link without a word for `silence_timeout` is given up.
+pub(crate) async fn run_reader(
+    link_id: u64,
+    link: PeerLink,
+    link_events: mpsc::Sender<LinkEvent>,
+    silence_timeout: Duration,
+) {
+    let PeerLink { node, mut inbound, closed, .. } = link;
+    let reason = loop {
         let next = tokio::select! {
-            () = life.cancelled() => break "closed by this node".to_owned(),
-            next = tokio::time::timeout(silence, inbound.message()) => next,
+            () = closed.cancelled() => break "closed by this node".to_owned(),
+            next = tokio::time::timeout(silence_timeout, inbound.message()) => next,
         };
         match next {
-            Err(_) => break format!("silent for {silence:?}"),
+            Err(_) => break format!("silent for {silence_timeout:?}"),
             Ok(Err(status)) => break describe(&status),
             Ok(Ok(None)) => break "closed by the peer".to_owned(),
             Ok(Ok(Some(frames))) => {
-                if let Err(why) = supported(&frames) {
-                    break why.to_string();
+                if let Err(error) = check_version(&frames) {
+                    break error.to_string();
                 }
-                let what = What::Frames(frames_of(node, frames));
-                if heard.send(Heard { node, link: number, what }).await.is_err() {
+                let kind = LinkEventKind::Frames(decode_frames(node, frames));
+                if link_events.send(LinkEvent { node, link_id, kind }).await.is_err() {
                     break "the relay has ended".to_owned();
                 }
             }
         }
     };
-    life.cancel();
+    closed.cancel();
     // Nobody listens any more only when the relay has ended.
-    let _ended = heard.send(Heard { node, link: number, what: What::Down(why) }).await;
+    let _ended =
+        link_events.send(LinkEvent { node, link_id, kind: LinkEventKind::Down(reason) }).await;
 }
 
 /// Whether this build reads the version in which frames are written. It was agreed on when the link was
 /// opened, and may be raised since.
-pub(crate) fn supported(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
+pub(crate) fn check_version(frames: &pb::LinkFrames) -> Result<(), UnsupportedVersion> {
     let version = ClusterVersion(u16::try_from(frames.version).unwrap_or(u16::MAX));
-    VersionRange::SUPPORTED.accept(version).map(drop)
+    VersionRange::SUPPORTED.ensure_contains(version).map(drop)
 }
 
 /// A frame that cannot be read is left out: of a newer version, it is not for this one; of this
 /// version, the hole it leaves is noticed and mended.
-pub(crate) fn frames_of(node: NodeId, frames: pb::LinkFrames) -> Vec<Frame> {
-    let read = frames.frames.into_iter().filter_map(|frame| match Frame::try_from(frame) {
-        Ok(frame) => Some(unpinned(frame)),
-        Err(why) => {
-            tracing::warn!(%node, %why, "a frame cannot be read");
+pub(crate) fn decode_frames(node: NodeId, frames: pb::LinkFrames) -> Vec<PeerFrame> {
+    let decoded = frames.frames.into_iter().filter_map(|frame| match PeerFrame::try_from(frame) {
+        Ok(frame) => Some(copy_small_payloads(frame)),
+        Err(error) => {
+            tracing::warn!(%node, %error, "a frame cannot be read");
             metrics::counter!("pushonce_relay_bad_frames_total").increment(1);
             None
         }
     });
-    read.collect()
+    decoded.collect()
 }
 
 /// Payloads come as slices of the buffer they arrived in. Kept for long, a small one would keep the
 /// whole buffer.
-fn unpinned(mut frame: Frame) -> Frame {
+fn copy_small_payloads(mut frame: PeerFrame) -> PeerFrame {
     match &mut frame {
-        Frame::Deliver { messages, .. }
-        | Frame::Fetched {
+        PeerFrame::Deliver { messages, .. }
+        | PeerFrame::Fetched {
             part: FetchedPart::More(messages) | FetchedPart::Done { messages, .. },
             ..
-        } => messages.iter_mut().filter_map(Arc::get_mut).for_each(unpin),
+        } => messages.iter_mut().filter_map(Arc::get_mut).for_each(copy_small_payload),
         _ => {}
     }
     frame
 }
 
-fn unpin(message: &mut Message) {
-    if message.payload.len() < COPIED_BELOW_BYTES {
+fn copy_small_payload(message: &mut Message) {
+    if message.payload.len() < COPY_BELOW_BYTES {
         message.payload = Bytes::copy_from_slice(&message.payload);
     }
 }
 
 /// A payload of this size is a fair part of the buffer it came in, and its copy is no longer cheap.
-const COPIED_BELOW_BYTES: usize = 16 << 10;
+const COPY_BELOW_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -186,42 +197,56 @@ mod tests {
     const OFFER: VersionOffer =
         VersionOffer { supported: VersionRange::SUPPORTED, agreed: VersionRange::SUPPORTED.min };
 
-    fn greeted(cluster: ClusterId, me: NodeId, hello: &Frame) -> Result<NodeId, Misdialled> {
-        super::greeted(cluster, me, OFFER, hello).map(|(node, _)| node)
+    fn check_hello(
+        cluster: ClusterId,
+        me: NodeId,
+        hello: &PeerFrame,
+    ) -> Result<NodeId, HandshakeError> {
+        super::check_hello(cluster, me, OFFER, hello).map(|(node, _)| node)
     }
 
     #[test]
-    fn a_greeting_of_a_build_that_does_not_fit_is_refused_in_words() {
-        let greet = |versions| {
-            let hello = Frame::Hello { cluster: OURS, node: NodeId(1), to: Some(ME), versions };
-            greeted(OURS, ME, &hello).map_err(|why| why.to_string())
+    fn hello_with_incompatible_versions_is_rejected_with_the_reason() {
+        let check = |versions| {
+            let hello = PeerFrame::Hello {
+                cluster: OURS,
+                node: NodeId(1),
+                expected_peer: Some(ME),
+                versions,
+            };
+            check_hello(OURS, ME, &hello).map_err(|error| error.to_string())
         };
-        assert_eq!(greet(Some(OFFER)), Ok(NodeId(1)));
-        let why = greet(None).unwrap_err();
-        assert!(why.contains("older than cluster versions"), "{why}");
-        let only = VersionRange::only(VersionRange::SUPPORTED.max.next());
-        let why = greet(Some(VersionOffer { supported: only, agreed: only.max })).unwrap_err();
-        assert!(why.contains("on this node"), "{why}");
+        assert_eq!(check(Some(OFFER)), Ok(NodeId(1)));
+        let error = check(None).unwrap_err();
+        assert!(error.contains("older than cluster versions"), "{error}");
+        let only = VersionRange::single(VersionRange::SUPPORTED.max.next());
+        let error = check(Some(VersionOffer { supported: only, agreed: only.max })).unwrap_err();
+        assert!(error.contains("on this node"), "{error}");
     }
 
-    fn hello(cluster: u128, to: Option<u64>) -> Frame {
+    fn hello(cluster: u128, to: Option<u64>) -> PeerFrame {
         let versions = Some(OFFER);
-        Frame::Hello { cluster: ClusterId(cluster), node: NodeId(1), to: to.map(NodeId), versions }
+        PeerFrame::Hello {
+            cluster: ClusterId(cluster),
+            node: NodeId(1),
+            expected_peer: to.map(NodeId),
+            versions,
+        }
     }
 
     #[test]
-    fn a_greeting_for_another_cluster_or_node_is_refused_with_what_to_change() {
-        assert_eq!(greeted(OURS, ME, &hello(7, Some(2))), Ok(NodeId(1)));
-        assert_eq!(greeted(OURS, ME, &hello(7, None)), Ok(NodeId(1)));
-        let theirs = ClusterId(8);
-        let other = Misdialled::OtherCluster { ours: OURS, theirs };
-        assert_eq!(greeted(OURS, ME, &hello(8, Some(2))), Err(other));
-        let other = Misdialled::OtherNode { me: ME, meant: NodeId(3) };
+    fn hello_for_another_cluster_or_node_is_rejected_with_what_to_change() {
+        assert_eq!(check_hello(OURS, ME, &hello(7, Some(2))), Ok(NodeId(1)));
+        assert_eq!(check_hello(OURS, ME, &hello(7, None)), Ok(NodeId(1)));
+        let peer_cluster = ClusterId(8);
+        let other = HandshakeError::WrongCluster { own_cluster: OURS, peer_cluster };
+        assert_eq!(check_hello(OURS, ME, &hello(8, Some(2))), Err(other));
+        let other = HandshakeError::WrongNode { me: ME, expected: NodeId(3) };
         assert_eq!(other.to_string(), "this is n2, not n3; correct the address of n3");
-        assert_eq!(greeted(OURS, ME, &hello(7, Some(3))), Err(other));
+        assert_eq!(check_hello(OURS, ME, &hello(7, Some(3))), Err(other));
         let clock = Timestamp(7);
         let heartbeat =
-            Frame::Heartbeat { heads: vec![], doubts: vec![], clock, log_times: vec![] };
-        assert_eq!(greeted(OURS, ME, &heartbeat), Err(Misdialled::NoHello));
+            PeerFrame::Heartbeat { heads: vec![], stale_shards: vec![], clock, log_times: vec![] };
+        assert_eq!(check_hello(OURS, ME, &heartbeat), Err(HandshakeError::MissingHello));
     }
 }

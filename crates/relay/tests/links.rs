@@ -11,14 +11,15 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, FetchError, Gap,
-    Member, MemberState, Message, Namespaces, NodeId, Page, Placed, Placement, Position, Publish,
-    PublishError, Refusal, Roles, ShardCount, ShardId, Spread, Term, Timestamp, Topic,
-    VersionOffer, VersionRange, Want, Watching,
+    Acknowledgement, Addresses, BuildInfo, ClusterId, ClusterVersion, ClusterView, ContentType,
+    FetchError, Gap, HistoryPage, HistoryRange, Member, MemberState, Message, Namespaces, NodeId,
+    OwnershipClaim, Placement, Position, Publish, PublishError, PublishRejection, Roles,
+    ShardCount, ShardId, Spread, SubscriberCount, Term, Timestamp, Topic, VersionOffer,
+    VersionRange,
 };
 use pushonce_proto::pb::peer::v1 as pb;
-use pushonce_proto::peer::Frame;
-use pushonce_relay::{Clocks, Config, Handle, Relay, Sink, Source};
+use pushonce_proto::peer::PeerFrame;
+use pushonce_relay::{Clocks, Config, Handle, Relay, ShardSource, TopicSink};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -30,69 +31,73 @@ const CLUSTER: ClusterId = ClusterId(0x5eed);
 
 /// What was committed, and who leads.
 #[derive(Clone)]
-struct Log(Arc<Mutex<(NodeId, Vec<Arc<Message>>)>>);
+struct SharedLog(Arc<Mutex<(NodeId, Vec<Arc<Message>>)>>);
 
-struct Shards {
+struct TestShards {
     me: NodeId,
-    log: Log,
+    log: SharedLog,
     handle: Arc<Mutex<Option<Handle>>>,
 }
 
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum SinkEvent {
     Live(Position),
     Deliver(Vec<Position>),
-    Lost(Gap),
+    Gap(Gap),
 }
 
-struct Edge(mpsc::UnboundedSender<Heard>);
+struct RecordingSink(mpsc::UnboundedSender<SinkEvent>);
 
-struct Node {
+struct RelayNode {
     handle: Handle,
-    heard: mpsc::UnboundedReceiver<Heard>,
-    clocks: mpsc::UnboundedReceiver<(NodeId, Timestamp)>,
+    sink_events: mpsc::UnboundedReceiver<SinkEvent>,
+    clock_readings: mpsc::UnboundedReceiver<(NodeId, Timestamp)>,
     shutdown: CancellationToken,
     address: String,
 }
 
-struct Cluster {
-    nodes: BTreeMap<NodeId, Node>,
-    log: Log,
+struct RelayCluster {
+    nodes: BTreeMap<NodeId, RelayNode>,
+    log: SharedLog,
     topic: Topic,
     term: u64,
     tasks: JoinSet<()>,
 }
 
-impl Source for Shards {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+impl ShardSource for TestShards {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let (owner, messages) = &mut *self.log.0.lock().expect("no panic");
         if *owner != self.me {
-            let refusal = Refusal::NotOwner { owner: Some(*owner) };
+            let refusal = PublishRejection::NotOwner { owner: Some(*owner) };
             return async move { Err(refusal.into()) }.boxed();
         }
         let position = Position::new(1, messages.len() as u64 + 1);
         let time = Timestamp(7);
-        let Publish { topic, content_type, key, stamp: _, payload } = publish;
+        let Publish { topic, content_type, key, publish_id: _, payload } = publish;
         let message = Arc::new(Message { position, time, content_type, key, payload });
         messages.push(message.clone());
         if let Some(handle) = &*self.handle.lock().expect("no panic") {
-            handle.committed(vec![(topic, message)]);
+            handle.push_committed(vec![(topic, message)]);
         }
-        async move { Ok(Placed { position, time, durability: Default::default() }) }.boxed()
+        async move { Ok(Acknowledgement { position, time, durability: Default::default() }) }
+            .boxed()
     }
 
-    fn page(&self, _topic: &Topic, want: Want) -> Result<Page, FetchError> {
+    fn read_history(&self, _topic: &Topic, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         let (owner, messages) = &*self.log.0.lock().expect("no panic");
         if *owner != self.me {
             return Err(FetchError::Unavailable("not the owner".to_owned()));
         }
-        let skip = match want {
-            Want::After(position) => position.offset.0 as usize,
-            Want::Last(count) => messages.len().saturating_sub(count as usize),
-            Want::All => 0,
+        let skip = match range {
+            HistoryRange::After(position) => position.offset.0 as usize,
+            HistoryRange::Last(count) => messages.len().saturating_sub(count as usize),
+            HistoryRange::All => 0,
         };
         let head = messages.last().map_or(Position::ZERO, |message| message.position);
-        Ok(Page { messages: messages.iter().skip(skip).cloned().collect(), head, gap: None })
+        Ok(HistoryPage { messages: messages.iter().skip(skip).cloned().collect(), head, gap: None })
     }
 
     fn log_times(&self) -> Vec<(ShardId, Timestamp)> {
@@ -101,59 +106,61 @@ impl Source for Shards {
 }
 
 /// A clock that stands still, and what the peers' clocks show.
-struct Clock {
+struct FixedClock {
     me: NodeId,
     readings: mpsc::UnboundedSender<(NodeId, Timestamp)>,
 }
 
-impl Clocks for Clock {
-    fn local(&self) -> Timestamp {
+impl Clocks for FixedClock {
+    fn local_time(&self) -> Timestamp {
         Timestamp(self.me.0 * 1_000)
     }
 
-    fn on_reading(&self, node: NodeId, time: Timestamp) {
+    fn on_peer_time(&self, node: NodeId, time: Timestamp) {
         let _ended = self.readings.send((node, time));
     }
 }
 
-impl Sink for Edge {
-    fn stale(&self, _: &Topic) {}
+impl TopicSink for RecordingSink {
+    fn on_stale(&self, _: &Topic) {}
 
-    fn fresh(&self, _: &Topic) {}
+    fn on_fresh(&self, _: &Topic) {}
 
-    fn audience(&self, _: &Topic, _: u64) {}
+    fn on_audience(&self, _: &Topic, _: u64) {}
 
-    fn log_time(&self, _: ShardId, _: Timestamp) {}
+    fn on_log_time(&self, _: ShardId, _: Timestamp) {}
 
-    fn watching(&self, _: usize) -> Vec<(Topic, Watching)> {
+    fn take_changed_counts(&self, _: usize) -> Vec<(Topic, SubscriberCount)> {
         Vec::new()
     }
 
-    fn live(&self, _topic: &Topic, head: Position) {
-        let _ended = self.0.send(Heard::Live(head));
+    fn on_live(&self, _topic: &Topic, head: Position) {
+        let _ended = self.0.send(SinkEvent::Live(head));
     }
 
     fn deliver(&self, _topic: &Topic, messages: Vec<Arc<Message>>) {
         let positions = messages.iter().map(|message| message.position).collect();
-        let _ended = self.0.send(Heard::Deliver(positions));
+        let _ended = self.0.send(SinkEvent::Deliver(positions));
     }
 
-    fn lost(&self, _topic: &Topic, gap: Gap) {
-        let _ended = self.0.send(Heard::Lost(gap));
+    fn on_gap(&self, _topic: &Topic, gap: Gap) {
+        let _ended = self.0.send(SinkEvent::Gap(gap));
     }
 }
 
-impl Node {
-    async fn hears(&mut self, wanted: Heard) {
-        let heard = timeout(Duration::from_secs(10), self.heard.recv()).await.expect("in time");
-        assert_eq!(heard, Some(wanted));
+impl RelayNode {
+    async fn expect_event(&mut self, expected: SinkEvent) {
+        let event =
+            timeout(Duration::from_secs(10), self.sink_events.recv()).await.expect("in time");
+        assert_eq!(event, Some(expected));
     }
 
     /// Everything up to `last`, in whatever batches it comes.
-    async fn hears_up_to(&mut self, mut next: u64, last: u64) {
+    async fn expect_messages(&mut self, mut next: u64, last: u64) {
         while next <= last {
-            let heard = timeout(Duration::from_secs(10), self.heard.recv()).await.expect("in time");
-            let Some(Heard::Deliver(positions)) = heard else { panic!("heard {heard:?}") };
+            let event =
+                timeout(Duration::from_secs(10), self.sink_events.recv()).await.expect("in time");
+            let Some(SinkEvent::Deliver(positions)) = event else { panic!("heard {event:?}") };
             for position in positions {
                 assert_eq!(position, Position::new(1, next));
                 next += 1;
@@ -161,27 +168,27 @@ impl Node {
         }
     }
 
-    async fn reaches(&self, nodes: &[u64]) {
-        let wanted: BTreeSet<NodeId> = nodes.iter().copied().map(NodeId).collect();
+    async fn wait_for_reachable(&self, nodes: &[u64]) {
+        let expected: BTreeSet<NodeId> = nodes.iter().copied().map(NodeId).collect();
         let mut reachable = self.handle.reachable();
-        let reached = reachable.wait_for(|reached| *reached == wanted);
+        let reached = reachable.wait_for(|reached| *reached == expected);
         timeout(Duration::from_secs(10), reached).await.expect("in time").expect("running");
     }
 
-    async fn hears_owner(&self, cluster_topic: &Topic, owner: u64) {
+    async fn wait_for_owner(&self, cluster_topic: &Topic, owner: u64) {
         let shard = cluster_topic.shard(ShardCount::DEFAULT);
         let mut owners = self.handle.owners();
-        let known = owners.wait_for(|owners| owners.of(shard) == Some(NodeId(owner)));
+        let known = owners.wait_for(|owners| owners.owner_of(shard) == Some(NodeId(owner)));
         timeout(Duration::from_secs(10), known).await.expect("in time").expect("running");
     }
 }
 
-impl Cluster {
-    async fn of(count: u64) -> Cluster {
-        Cluster::with(count, |_| {}).await
+impl RelayCluster {
+    async fn start(count: u64) -> RelayCluster {
+        RelayCluster::start_with(count, |_| {}).await
     }
 
-    async fn with(count: u64, adjust: fn(&mut Config)) -> Cluster {
+    async fn start_with(count: u64, adjust: fn(&mut Config)) -> RelayCluster {
         let mut listeners = Vec::new();
         for id in (1..=count).map(NodeId) {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -190,20 +197,20 @@ impl Cluster {
         }
         let view = view(listeners.iter().map(|(id, _, address)| (*id, address.clone())));
         let (_never_changes, view) = watch::channel(Arc::new(view));
-        let log = Log(Arc::new(Mutex::new((NodeId(1), Vec::new()))));
+        let log = SharedLog(Arc::new(Mutex::new((NodeId(1), Vec::new()))));
         let mut tasks = JoinSet::new();
         let mut nodes = BTreeMap::new();
         for (id, listener, address) in listeners {
-            let own = Arc::new(Mutex::new(None));
-            let shards = Shards { me: id, log: log.clone(), handle: own.clone() };
-            let (tell, heard) = mpsc::unbounded_channel();
+            let handle_slot = Arc::new(Mutex::new(None));
+            let shards = TestShards { me: id, log: log.clone(), handle: handle_slot.clone() };
+            let (sink_sender, sink_events) = mpsc::unbounded_channel();
             let mut config = Config::new(id, CLUSTER);
             adjust(&mut config);
-            let (source, sink) = (Arc::new(shards), Arc::new(Edge(tell)));
-            let (readings, clocks) = mpsc::unbounded_channel();
-            let clock = Arc::new(Clock { me: id, readings });
+            let (source, sink) = (Arc::new(shards), Arc::new(RecordingSink(sink_sender)));
+            let (readings, clock_readings) = mpsc::unbounded_channel();
+            let clock = Arc::new(FixedClock { me: id, readings });
             let (relay, handle) = Relay::new(config, view.clone(), source, sink, clock);
-            *own.lock().expect("no panic") = Some(handle.clone());
+            *handle_slot.lock().expect("no panic") = Some(handle.clone());
             let shutdown = CancellationToken::new();
             let server = pushonce_relay::server().add_service(relay.service());
             let incoming = TcpListenerStream::new(listener);
@@ -213,43 +220,48 @@ impl Cluster {
                 tokio::select! { _ = serve => {}, () = down.cancelled() => {} }
             });
             tasks.spawn(relay.run(shutdown.clone()));
-            nodes.insert(id, Node { handle, heard, clocks, shutdown, address });
+            nodes.insert(id, RelayNode { handle, sink_events, clock_readings, shutdown, address });
         }
         let topic = Topic::new("worldcup/final").expect("valid");
-        let mut cluster = Cluster { nodes, log, topic, term: 0, tasks };
-        let everybody: Vec<u64> = (1..=count).collect();
-        for id in &everybody {
-            cluster.node(*id).reaches(&everybody).await;
+        let mut cluster = RelayCluster { nodes, log, topic, term: 0, tasks };
+        let all_nodes: Vec<u64> = (1..=count).collect();
+        for id in &all_nodes {
+            cluster.node(*id).wait_for_reachable(&all_nodes).await;
         }
         cluster
     }
 
-    fn node(&mut self, id: u64) -> &mut Node {
+    fn node(&mut self, id: u64) -> &mut RelayNode {
         self.nodes.get_mut(&NodeId(id)).expect("it runs")
     }
 
-    async fn lead(&mut self, owner: u64) {
+    async fn set_owner(&mut self, owner: u64) {
         self.term += 1;
         self.log.0.lock().expect("no panic").0 = NodeId(owner);
         let shard = self.topic.shard(ShardCount::DEFAULT);
         let (owner_id, term) = (NodeId(owner), Term(self.term));
         let (voters, learners) = (vec![owner_id], vec![]);
-        let claim = Claim { shard, owner: owner_id, term, membership: 1, voters, learners };
-        self.node(owner).handle.claim(claim);
+        let claim =
+            OwnershipClaim { shard, owner: owner_id, term, membership_index: 1, voters, learners };
+        self.node(owner).handle.announce_claim(claim);
         for node in self.nodes.values() {
-            node.hears_owner(&self.topic, owner).await;
+            node.wait_for_owner(&self.topic, owner).await;
         }
     }
 
-    fn publish(&self, on: u64, at: u64) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(
+        &self,
+        via: u64,
+        owner: u64,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let publish = Publish {
             topic: self.topic.clone(),
             content_type: ContentType::Text,
             key: None,
-            stamp: None,
+            publish_id: None,
             payload: Bytes::from_static(b"goal!"),
         };
-        self.nodes[&NodeId(on)].handle.publish(NodeId(at), publish)
+        self.nodes[&NodeId(via)].handle.publish(NodeId(owner), publish)
     }
 
     /// The node is gone, as if its process had died.
@@ -258,7 +270,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for RelayCluster {
     fn drop(&mut self) {
         self.tasks.abort_all();
     }
@@ -275,7 +287,7 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
-            build: Build::default(),
+            build: BuildInfo::default(),
         };
         (id, member)
     };
@@ -295,65 +307,69 @@ fn view(nodes: impl Iterator<Item = (NodeId, String)>) -> ClusterView {
 }
 
 #[tokio::test]
-async fn what_is_published_on_any_node_reaches_all_and_outlives_the_owner() {
-    let mut cluster = Cluster::of(3).await;
-    cluster.lead(1).await;
+async fn messages_published_on_any_node_reach_all_nodes_and_survive_the_owner() {
+    let mut cluster = RelayCluster::start(3).await;
+    cluster.set_owner(1).await;
     let topic = cluster.topic.clone();
     for id in 1..=3 {
         cluster.node(id).handle.watch(&topic, None);
-        cluster.node(id).hears(Heard::Live(Position::ZERO)).await;
+        cluster.node(id).expect_event(SinkEvent::Live(Position::ZERO)).await;
     }
-    let placed: Vec<_> = (0..50).map(|n| cluster.publish(2 + n % 2, 1)).collect();
-    for placed in futures::future::join_all(placed).await {
-        placed.expect("acknowledged");
+    let publishes: Vec<_> = (0..50).map(|n| cluster.publish(2 + n % 2, 1)).collect();
+    for outcome in futures::future::join_all(publishes).await {
+        outcome.expect("acknowledged");
     }
     for id in 1..=3 {
-        cluster.node(id).hears_up_to(1, 50).await;
+        cluster.node(id).expect_messages(1, 50).await;
     }
 
-    let page = cluster.node(3).handle.fetch(topic.clone(), Want::Last(2)).await.expect("answered");
+    let page =
+        cluster.node(3).handle.fetch(topic.clone(), HistoryRange::Last(2)).await.expect("answered");
     assert_eq!(page.head, Position::new(1, 50));
     assert_eq!(page.messages.len(), 2);
 
-    cluster.lead(2).await;
+    cluster.set_owner(2).await;
     let refused = cluster.publish(3, 1).await;
     let owner = Some(NodeId(2));
-    assert_eq!(refused, Err(PublishError::Refused(Refusal::NotOwner { owner })));
+    assert_eq!(refused, Err(PublishError::Rejected(PublishRejection::NotOwner { owner })));
     cluster.kill(1);
-    cluster.node(3).reaches(&[2, 3]).await;
+    cluster.node(3).wait_for_reachable(&[2, 3]).await;
     let gone = cluster.publish(3, 1).await;
-    assert!(matches!(gone, Err(PublishError::Refused(Refusal::Unavailable(_)))), "{gone:?}");
+    assert!(
+        matches!(gone, Err(PublishError::Rejected(PublishRejection::Unavailable(_)))),
+        "{gone:?}"
+    );
     assert_eq!(cluster.publish(3, 2).await.expect("acknowledged").position, Position::new(1, 51));
     for id in 2..=3 {
-        cluster.node(id).hears_up_to(51, 51).await;
+        cluster.node(id).expect_messages(51, 51).await;
     }
 }
 
 #[tokio::test]
-async fn every_node_hears_of_the_clocks_of_the_others() {
-    let mut cluster = Cluster::of(3).await;
+async fn every_node_receives_the_clocks_of_its_peers() {
+    let mut cluster = RelayCluster::start(3).await;
     for node in cluster.nodes.values_mut() {
         let mut readings = BTreeMap::new();
         while readings.len() < 2 {
-            let heard = timeout(Duration::from_secs(10), node.clocks.recv()).await;
-            let (of, time) = heard.expect("in time").expect("running");
-            readings.insert(of, time);
+            let reading = timeout(Duration::from_secs(10), node.clock_readings.recv()).await;
+            let (peer, time) = reading.expect("in time").expect("running");
+            readings.insert(peer, time);
         }
         // Links take time, and a stopped clock is carried on by the sender: a second at most.
-        for (of, time) in readings {
-            let ahead = time.0 - of.0 * 1_000;
-            assert!(ahead < 1_000, "{of} showed {time:?}");
+        for (peer, time) in readings {
+            let ahead = time.0 - peer.0 * 1_000;
+            assert!(ahead < 1_000, "{peer} showed {time:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_link_over_its_bound_is_reset_and_the_rest_comes_from_history() {
-    let mut cluster = Cluster::with(2, |config| config.link_bytes_max = 400 << 10).await;
-    cluster.lead(1).await;
+async fn link_over_its_bound_is_reset_and_history_supplies_the_remainder() {
+    let mut cluster = RelayCluster::start_with(2, |config| config.link_bytes_max = 400 << 10).await;
+    cluster.set_owner(1).await;
     let topic = cluster.topic.clone();
     cluster.node(2).handle.watch(&topic, None);
-    cluster.node(2).hears(Heard::Live(Position::ZERO)).await;
+    cluster.node(2).expect_event(SinkEvent::Live(Position::ZERO)).await;
     let mut links = cluster.node(1).handle.reachable();
     links.mark_unchanged();
     // Five frames at once; the bound is at two.
@@ -369,24 +385,24 @@ async fn a_link_over_its_bound_is_reset_and_the_rest_comes_from_history() {
     let messages: Vec<_> = (1..=20).map(message).collect();
     cluster.log.0.lock().expect("no panic").1.clone_from(&messages);
     let committed = messages.into_iter().map(|message| (topic.clone(), message));
-    cluster.node(1).handle.committed(committed.collect());
-    cluster.node(2).hears_up_to(1, 20).await;
+    cluster.node(1).handle.push_committed(committed.collect());
+    cluster.node(2).expect_messages(1, 20).await;
     assert!(links.has_changed().expect("running"), "the link was not reset");
 }
 
 #[tokio::test]
-async fn a_node_that_announces_its_stop_is_known_to_stop_until_its_link_ends() {
-    let mut cluster = Cluster::of(3).await;
+async fn node_that_announces_its_stop_is_listed_as_stopping_until_its_link_ends() {
+    let mut cluster = RelayCluster::start(3).await;
     cluster.node(2).handle.announce_stop();
-    for of in [1, 3] {
-        let mut stopping = cluster.node(of).handle.stopping();
-        let told = stopping.wait_for(|nodes| *nodes == BTreeSet::from([NodeId(2)]));
-        timeout(Duration::from_secs(10), told).await.expect("in time").expect("running");
+    for id in [1, 3] {
+        let mut stopping = cluster.node(id).handle.stopping();
+        let announced = stopping.wait_for(|nodes| *nodes == BTreeSet::from([NodeId(2)]));
+        timeout(Duration::from_secs(10), announced).await.expect("in time").expect("running");
     }
     assert!(cluster.node(2).handle.stopping().borrow().is_empty());
     cluster.kill(2);
-    for of in [1, 3] {
-        let mut stopping = cluster.node(of).handle.stopping();
+    for id in [1, 3] {
+        let mut stopping = cluster.node(id).handle.stopping();
         let gone = stopping.wait_for(BTreeSet::is_empty);
         timeout(Duration::from_secs(10), gone).await.expect("in time").expect("running");
     }
@@ -394,17 +410,19 @@ async fn a_node_that_announces_its_stop_is_known_to_stop_until_its_link_ends() {
 
 #[tokio::test]
 async fn publishes_of_one_node_keep_their_order() {
-    let mut cluster = Cluster::of(2).await;
-    cluster.lead(1).await;
-    let placed: Vec<_> = (0..500).map(|_| cluster.publish(2, 1)).collect();
-    let placed = futures::future::join_all(placed).await;
-    let offsets: Vec<u64> =
-        placed.into_iter().map(|placed| placed.expect("acknowledged").position.offset.0).collect();
+    let mut cluster = RelayCluster::start(2).await;
+    cluster.set_owner(1).await;
+    let publishes: Vec<_> = (0..500).map(|_| cluster.publish(2, 1)).collect();
+    let outcomes = futures::future::join_all(publishes).await;
+    let offsets: Vec<u64> = outcomes
+        .into_iter()
+        .map(|outcome| outcome.expect("acknowledged").position.offset.0)
+        .collect();
     assert!(offsets.is_sorted(), "{offsets:?}");
 }
 
 /// As an owner places it: the log's lock keeps the order, and is free again when it is passed on.
-fn place(log: &Log, handle: &Handle, topic: &Topic) {
+fn stage_message(log: &SharedLog, handle: &Handle, topic: &Topic) {
     let (_, messages) = &mut *log.0.lock().expect("no panic");
     let message = Arc::new(Message {
         position: Position::new(1, messages.len() as u64 + 1),
@@ -414,103 +432,104 @@ fn place(log: &Log, handle: &Handle, topic: &Topic) {
         payload: Bytes::from_static(b"goal!"),
     });
     messages.push(message.clone());
-    handle.placed(vec![(topic.clone(), message)]);
+    handle.stage_committed(vec![(topic.clone(), message)]);
 }
 
 #[tokio::test]
-async fn what_is_passed_on_to_a_relay_at_rest_is_at_the_sink_at_once() {
-    let mut cluster = Cluster::of(1).await;
-    cluster.lead(1).await;
+async fn flushed_message_reaches_the_sink_at_once_when_the_relay_is_idle() {
+    let mut cluster = RelayCluster::start(1).await;
+    cluster.set_owner(1).await;
     let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
     let node = cluster.node(1);
     node.handle.watch(&topic, None);
-    node.hears(Heard::Live(Position::ZERO)).await;
-    place(&log, &node.handle, &topic);
-    assert!(node.heard.try_recv().is_err(), "it waits");
-    node.handle.pass_on();
-    assert_eq!(node.heard.try_recv(), Ok(Heard::Deliver(vec![Position::new(1, 1)])));
+    node.expect_event(SinkEvent::Live(Position::ZERO)).await;
+    stage_message(&log, &node.handle, &topic);
+    assert!(node.sink_events.try_recv().is_err(), "it waits");
+    node.handle.flush_committed();
+    assert_eq!(node.sink_events.try_recv(), Ok(SinkEvent::Deliver(vec![Position::new(1, 1)])));
 }
 
 #[tokio::test]
-async fn while_something_else_was_said_the_relay_itself_hears_what_is_passed_on() {
-    let mut cluster = Cluster::of(1).await;
-    cluster.lead(1).await;
+async fn flushed_message_is_left_to_the_relay_task_when_other_events_are_queued() {
+    let mut cluster = RelayCluster::start(1).await;
+    cluster.set_owner(1).await;
     let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
     let node = cluster.node(1);
     node.handle.watch(&topic, None);
-    node.hears(Heard::Live(Position::ZERO)).await;
+    node.expect_event(SinkEvent::Live(Position::ZERO)).await;
     node.handle.unwatch(&Topic::new("worldcup/semifinal").expect("valid"));
-    place(&log, &node.handle, &topic);
-    node.handle.pass_on();
-    assert!(node.heard.try_recv().is_err(), "not from here");
-    node.hears_up_to(1, 1).await;
+    stage_message(&log, &node.handle, &topic);
+    node.handle.flush_committed();
+    assert!(node.sink_events.try_recv().is_err(), "not from here");
+    node.expect_messages(1, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_many_place_at_once_reaches_everybody_in_order() {
-    const PLACERS: u64 = 3;
-    const EACH: u64 = 500;
-    let mut cluster = Cluster::of(2).await;
-    cluster.lead(1).await;
+async fn messages_staged_by_several_threads_reach_all_nodes_in_order() {
+    const THREADS: u64 = 3;
+    const MESSAGES_PER_THREAD: u64 = 500;
+    let mut cluster = RelayCluster::start(2).await;
+    cluster.set_owner(1).await;
     let (log, topic) = (cluster.log.clone(), cluster.topic.clone());
     for id in [1, 2] {
         cluster.node(id).handle.watch(&topic, None);
-        cluster.node(id).hears(Heard::Live(Position::ZERO)).await;
+        cluster.node(id).expect_event(SinkEvent::Live(Position::ZERO)).await;
     }
-    for _ in 0..PLACERS {
+    for _ in 0..THREADS {
         let (log, topic, handle) = (log.clone(), topic.clone(), cluster.node(1).handle.clone());
         std::thread::spawn(move || {
-            for _ in 0..EACH {
-                place(&log, &handle, &topic);
-                handle.pass_on();
+            for _ in 0..MESSAGES_PER_THREAD {
+                stage_message(&log, &handle, &topic);
+                handle.flush_committed();
             }
         });
     }
     for id in [1, 2] {
-        cluster.node(id).hears_up_to(1, PLACERS * EACH).await;
+        cluster.node(id).expect_messages(1, THREADS * MESSAGES_PER_THREAD).await;
     }
 }
 
 #[tokio::test]
-async fn whoever_asks_a_relay_that_has_ended_is_answered() {
-    let mut cluster = Cluster::of(2).await;
+async fn fetch_from_a_stopped_relay_fails_as_unavailable() {
+    let mut cluster = RelayCluster::start(2).await;
     let handle = cluster.node(2).handle.clone();
     cluster.kill(2);
     // Its watch channels close when it has ended.
     let mut reachable = handle.reachable();
     while reachable.changed().await.is_ok() {}
-    let fetched = handle.fetch(cluster.topic.clone(), Want::All).await;
+    let fetched = handle.fetch(cluster.topic.clone(), HistoryRange::All).await;
     assert!(matches!(fetched, Err(FetchError::Unavailable(_))), "{fetched:?}");
 }
 
 #[tokio::test]
-async fn a_stranger_is_told_what_to_change() {
-    let mut cluster = Cluster::of(2).await;
+async fn unacceptable_peer_is_rejected_with_what_to_change() {
+    let mut cluster = RelayCluster::start(2).await;
     let address = format!("http://{}", cluster.node(2).address);
     let offer = |version: ClusterVersion| {
-        Some(VersionOffer { supported: VersionRange::only(version), agreed: version })
+        Some(VersionOffer { supported: VersionRange::single(version), agreed: version })
     };
-    let greet = |cluster, node, to, versions| Frame::Hello {
+    let hello_with = |cluster, node, to, versions| PeerFrame::Hello {
         cluster,
         node: NodeId(node),
-        to: Some(to),
+        expected_peer: Some(to),
         versions,
     };
-    let hello = |cluster, node, to| greet(cluster, node, to, offer(VersionRange::SUPPORTED.min));
+    let hello =
+        |cluster, node, to| hello_with(cluster, node, to, offer(VersionRange::SUPPORTED.min));
     let later = offer(VersionRange::SUPPORTED.max.next());
     let cases = [
         (hello(ClusterId(1), 1, NodeId(2)), "not 00000000000000000000000000000001"),
         (hello(CLUSTER, 1, NodeId(3)), "this is n2, not n3"),
         (hello(CLUSTER, 2, NodeId(2)), "opened by the lower node id"),
-        (greet(CLUSTER, 1, NodeId(2), None), "older than cluster versions"),
-        (greet(CLUSTER, 1, NodeId(2), later), "run a build that supports"),
-        (Frame::Withdraw { number: 1 }, "begins with a hello"),
+        (hello_with(CLUSTER, 1, NodeId(2), None), "older than cluster versions"),
+        (hello_with(CLUSTER, 1, NodeId(2), later), "run a build that supports"),
+        (PeerFrame::Withdraw { number: 1 }, "begins with a hello"),
     ];
-    for (first, told) in cases {
+    for (first, expected) in cases {
         let mut client = pb::relay_client::RelayClient::connect(address.clone()).await.expect("up");
         let frames = pb::LinkFrames { frames: vec![first.into()], version: 1 };
         let refused = client.link(tokio_stream::once(frames)).await.expect_err("a stranger");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        assert!(refused.message().contains(told), "{}", refused.message());
+        assert!(refused.message().contains(expected), "{}", refused.message());
     }
 }

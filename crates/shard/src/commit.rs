@@ -9,372 +9,394 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_consensus::{Group, ProposeError};
-use pushonce_core::{Durability, Placed, Publish, PublishError, Refusal, Timestamp};
+use pushonce_consensus::{ProposeError, RaftGroup};
+use pushonce_core::{
+    Acknowledgement, Durability, Publish, PublishError, PublishRejection, Timestamp,
+};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::dedupe::InMemory;
-use crate::entry::decode_answer;
-use crate::machine::{Shared, Way, durability};
-use crate::queue::{self, Bounds, Queue};
-use crate::{Batch, Item, Rejected};
+use crate::dedupe::MemoryLookup;
+use crate::entry::decode_outcomes;
+use crate::queue::{self, BoundedQueue, SizeLimits};
+use crate::replica::{MemoryPath, ShardShared, topic_durability};
+use crate::{EntryBatch, EntryItem, ItemRejection};
 
 /// What may wait for one shard. 16,384 is four times what the busiest measured load had in flight
 /// over all shards; 8 MiB, so that even 64 full queues take no more than half a gibibyte of a node.
 /// Full, the newcomer is refused as overloaded: nothing happened, and it may come again.
-const QUEUE: Bounds = Bounds { count: 16_384, bytes: 8 << 20 };
+const QUEUE_LIMITS: SizeLimits = SizeLimits { count_max: 16_384, bytes_max: 8 << 20 };
 
 /// What one entry carries. A mebibyte, so that it is one fsync of a few milliseconds and one frame
 /// of a link, and the largest payload there is still fits, alone. 4,096 messages are applied in some
 /// two milliseconds, for which the state is locked.
-const ENTRY: Bounds = Bounds { count: 4_096, bytes: 1 << 20 };
+const ENTRY_LIMITS: SizeLimits = SizeLimits { count_max: 4_096, bytes_max: 1 << 20 };
 
 /// What a publish costs in the queue beside its payload and its name: the key, the content type, and
 /// the memory of who waits.
-const OVERHEAD_BYTES: usize = 256;
+const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
-const _: () = assert!(ENTRY.count <= QUEUE.count && ENTRY.bytes <= QUEUE.bytes);
-const _: () = assert!(Publish::PAYLOAD_BYTES_CAP + OVERHEAD_BYTES * 2 <= QUEUE.bytes);
+const _: () = assert!(
+    ENTRY_LIMITS.count_max <= QUEUE_LIMITS.count_max
+        && ENTRY_LIMITS.bytes_max <= QUEUE_LIMITS.bytes_max
+);
+const _: () =
+    assert!(Publish::PAYLOAD_BYTES_CAP + PUBLISH_OVERHEAD_BYTES * 2 <= QUEUE_LIMITS.bytes_max);
 
 /// How often the durability of a namespace may change under a message before it is refused as not
 /// taken: each change is an operator's command.
-const CHANGES_MAX: usize = 4;
+const DURABILITY_CHANGES_MAX: usize = 4;
 
-type Outcome = Result<Placed, PublishError>;
+type PublishResult = Result<Acknowledgement, PublishError>;
 
 /// Commits an entry. The port to the group.
-pub(crate) trait Propose: Send + Sync {
-    /// As [`Group::propose`]: ends by itself, within a deadline.
+pub(crate) trait Proposer: Send + Sync {
+    /// As [`FakeGroup::propose`]: ends by itself, within a deadline.
     fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Bytes, ProposeError>> + Send;
 }
 
 /// Where publishes wait.
-pub(crate) struct Intake {
-    queue: Mutex<Queue<Waiting>>,
-    arrived: Notify,
+pub(crate) struct ProposalQueue {
+    queue: Mutex<BoundedQueue<WaitingPublish>>,
+    not_empty: Notify,
 }
 
 /// A publish on its way into an entry, and who waits for it.
-struct Waiting {
+struct WaitingPublish {
     publish: Publish,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<PublishResult>,
 }
 
-/// The loop that empties an [`Intake`]. Dropped, it closes it.
-pub(crate) struct Commit<P> {
-    pub(crate) shared: Arc<Shared>,
+/// The loop that empties an [`ProposalQueue`]. Dropped, it closes it.
+pub(crate) struct CommitLoop<P> {
+    pub(crate) shared: Arc<ShardShared>,
     pub(crate) proposer: P,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) proposal_queue: Arc<ProposalQueue>,
     pub(crate) permits: Arc<Semaphore>,
 }
 
-impl Propose for Group {
+impl Proposer for RaftGroup {
     fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Bytes, ProposeError>> + Send {
-        Group::propose(self, entry)
+        RaftGroup::propose(self, entry)
     }
 }
 
-impl Default for Intake {
-    fn default() -> Intake {
-        Intake { queue: Mutex::new(Queue::new(QUEUE)), arrived: Notify::new() }
+impl Default for ProposalQueue {
+    fn default() -> ProposalQueue {
+        ProposalQueue {
+            queue: Mutex::new(BoundedQueue::new(QUEUE_LIMITS)),
+            not_empty: Notify::new(),
+        }
     }
 }
 
-impl Intake {
+impl ProposalQueue {
     /// Waits in the queue, and then for the entry.
-    pub(crate) async fn publish(&self, publish: Publish) -> Outcome {
-        let outcome = self.line_up(&mut self.queue(), publish)?;
-        end(outcome).await
+    pub(crate) async fn publish(&self, publish: Publish) -> PublishResult {
+        let receiver = self.enqueue(&mut self.queue(), publish)?;
+        await_outcome(receiver).await
     }
 
     /// The same, unless it `may_pass` the queue: that is asked under the lock under which
-    /// [`Commit::keep`] allows it, so what stands in the queue is not overtaken.
-    pub(crate) async fn publish_unless(
+    /// [`CommitLoop::keep`] allows it, so what stands in the queue is not overtaken.
+    pub(crate) async fn publish_unless_bypass(
         &self,
         publish: Publish,
-        may_pass: impl FnOnce(&Publish) -> bool,
-    ) -> Result<Outcome, Publish> {
-        let outcome = {
+        can_bypass: impl FnOnce(&Publish) -> bool,
+    ) -> Result<PublishResult, Publish> {
+        let receiver = {
             let mut queue = self.queue();
-            if may_pass(&publish) {
+            if can_bypass(&publish) {
                 return Err(publish);
             }
-            self.line_up(&mut queue, publish)
+            self.enqueue(&mut queue, publish)
         };
-        Ok(match outcome {
-            Ok(outcome) => end(outcome).await,
-            Err(refused) => Err(refused),
+        Ok(match receiver {
+            Ok(receiver) => await_outcome(receiver).await,
+            Err(rejection) => Err(rejection),
         })
     }
 
-    fn line_up(
+    fn enqueue(
         &self,
-        queue: &mut Queue<Waiting>,
+        queue: &mut BoundedQueue<WaitingPublish>,
         publish: Publish,
-    ) -> Result<oneshot::Receiver<Outcome>, PublishError> {
-        let bytes = publish.payload.len() + publish.topic.as_str().len() + OVERHEAD_BYTES;
-        let (reply, outcome) = oneshot::channel();
-        queue.push(bytes, Waiting { publish, reply }).map_err(refusal)?;
-        self.arrived.notify_one();
-        Ok(outcome)
+    ) -> Result<oneshot::Receiver<PublishResult>, PublishError> {
+        let bytes = publish.payload.len() + publish.topic.as_str().len() + PUBLISH_OVERHEAD_BYTES;
+        let (reply, receiver) = oneshot::channel();
+        queue.push(bytes, WaitingPublish { publish, reply }).map_err(queue_rejection)?;
+        self.not_empty.notify_one();
+        Ok(receiver)
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<Waiting>> {
+    fn queue(&self) -> MutexGuard<'_, BoundedQueue<WaitingPublish>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn filled(&self) {
+    async fn wait_until_nonempty(&self) {
         while self.queue().len() == 0 {
-            self.arrived.notified().await;
+            self.not_empty.notified().await;
         }
     }
 
     fn close(&self) {
         let waiting = self.queue().close();
-        for Waiting { reply, .. } in waiting {
-            let _nobody_waits = reply.send(Err(refusal(queue::Rejected::Closed)));
+        for WaitingPublish { reply, .. } in waiting {
+            let _receiver_gone = reply.send(Err(queue_rejection(queue::QueuePushError::Closed)));
         }
     }
 }
 
 /// Whoever leaves the queue unproposed is told so; a reply that is gone went with its entry.
-async fn end(outcome: oneshot::Receiver<Outcome>) -> Outcome {
-    outcome.await.unwrap_or_else(|_| Err(unknown("the node stopped while it was committed")))
+async fn await_outcome(receiver: oneshot::Receiver<PublishResult>) -> PublishResult {
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(unknown_outcome("the node stopped while it was committed")))
 }
 
 /// A proposal that takes longer waits for other nodes, not for this one, and its permit serves
 /// another shard: else some shards without a quorum would hold up all the others of the node.
-pub(crate) const PERMIT_MAX: Duration = Duration::from_millis(250);
+pub(crate) const PERMIT_HOLD_MAX: Duration = Duration::from_millis(250);
 
 /// How long publishes wait for the clocks of a majority after a start: two heartbeats of a link.
-const CLOCKS_MAX: Duration = Duration::from_secs(2);
-const CLOCKS_RETRY: Duration = Duration::from_millis(10);
+const CLOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+const CLOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-impl<P: Propose> Commit<P> {
+impl<P: Proposer> CommitLoop<P> {
     /// Proposes entry after entry until `shutdown`. The one under way then is waited for.
     pub(crate) async fn run(self, shutdown: &CancellationToken) {
-        while let Some(permit) = self.turn(shutdown).await {
-            let waiting = self.intake.queue().take(ENTRY);
-            let mut commit = std::pin::pin!(self.commit(waiting));
-            if timeout(PERMIT_MAX, &mut commit).await.is_err() {
+        while let Some(permit) = self.next_permit(shutdown).await {
+            let waiting = self.proposal_queue.queue().pop_batch(ENTRY_LIMITS);
+            let mut commit = std::pin::pin!(self.commit_batch(waiting));
+            if timeout(PERMIT_HOLD_MAX, &mut commit).await.is_err() {
                 drop(permit);
                 commit.await;
             }
         }
     }
 
-    /// Waits until something waits, and then for the node's permit. `None` at the end.
-    async fn turn(&self, shutdown: &CancellationToken) -> Option<SemaphorePermit<'_>> {
-        let turn = async {
-            self.intake.filled().await;
+    /// Waits until something waits, and then for the node's permit. `NoFault` at the end.
+    async fn next_permit(&self, shutdown: &CancellationToken) -> Option<SemaphorePermit<'_>> {
+        let permit = async {
+            self.proposal_queue.wait_until_nonempty().await;
             self.permits.acquire().await.ok()
         };
-        shutdown.run_until_cancelled(turn).await.flatten()
+        shutdown.run_until_cancelled(permit).await.flatten()
     }
 
     /// Every message goes to the log or to the owner's memory, as the shard's settings say at the place
     /// of the log where it gets its position: a message that the settings changed under goes the other
     /// way. All that waits of one topic goes the same way, so each message keeps its turn.
-    async fn commit(&self, mut waiting: Vec<Waiting>) {
-        for _ in 0..CHANGES_MAX {
-            let (kept, logged) = self.split_by_durability(waiting);
-            waiting = self.log(logged).await;
-            waiting.extend(self.keep(kept).await);
+    async fn commit_batch(&self, mut waiting: Vec<WaitingPublish>) {
+        for _ in 0..DURABILITY_CHANGES_MAX {
+            let (for_memory, for_log) = self.split_by_durability(waiting);
+            waiting = self.commit_to_log(for_log).await;
+            waiting.extend(self.commit_to_memory(for_memory).await);
             if waiting.is_empty() {
                 return;
             }
         }
-        for Waiting { reply, .. } in waiting {
-            let _nobody_waits = reply.send(Err(Refusal::NotOwner { owner: None }.into()));
+        for WaitingPublish { reply, .. } in waiting {
+            let _receiver_gone = reply.send(Err(PublishRejection::NotOwner { owner: None }.into()));
         }
     }
 
     /// The time of the next entry. A node that has just started waits for the clocks of the others, which
     /// come with the first heartbeat of each link.
-    async fn stamp(&self) -> Option<Timestamp> {
-        let known = async {
+    async fn wait_for_proposal_time(&self) -> Option<Timestamp> {
+        let known_time = async {
             loop {
-                match self.shared.stamp() {
+                match self.shared.proposal_time() {
                     Some(time) => return time,
-                    None => sleep(CLOCKS_RETRY).await,
+                    None => sleep(CLOCK_POLL_INTERVAL).await,
                 }
             }
         };
-        timeout(CLOCKS_MAX, known).await.ok()
+        timeout(CLOCK_WAIT_MAX, known_time).await.ok()
     }
 
     /// What is for the owner's memory, by now, and what is for the log.
-    fn split_by_durability(&self, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
-        let (mut kept, mut logged) = (Vec::new(), Vec::new());
+    fn split_by_durability(
+        &self,
+        waiting: Vec<WaitingPublish>,
+    ) -> (Vec<WaitingPublish>, Vec<WaitingPublish>) {
+        let (mut for_memory, mut for_log) = (Vec::new(), Vec::new());
         // Once for all of them: the settings may change between two messages of a topic.
         let settings = self.shared.settings();
-        for one in waiting {
-            match durability(self.shared.id(), settings.as_deref(), &one.publish.topic) {
-                Ok(Durability::Memory) => kept.push(one),
-                Ok(Durability::Replicated) => logged.push(one),
-                Err(refused) => {
-                    let _nobody_waits = one.reply.send(Err(refused));
+        for pending in waiting {
+            match topic_durability(self.shared.id(), settings.as_deref(), &pending.publish.topic) {
+                Ok(Durability::Memory) => for_memory.push(pending),
+                Ok(Durability::Replicated) => for_log.push(pending),
+                Err(rejection) => {
+                    let _receiver_gone = pending.reply.send(Err(rejection));
                 }
             }
         }
-        (kept, logged)
+        (for_memory, for_log)
     }
 
     /// Proposes messages in one entry. Gives back those whose namespace went into the owner's memory
     /// before the entry was applied: nothing happened to them.
-    async fn log(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+    async fn commit_to_log(&self, waiting: Vec<WaitingPublish>) -> Vec<WaitingPublish> {
         if waiting.is_empty() {
             return waiting;
         }
-        let Some(time) = self.stamp().await else {
-            for Waiting { reply, .. } in waiting {
-                let _nobody_waits = reply.send(Err(no_clock()));
+        let Some(time) = self.wait_for_proposal_time().await else {
+            for WaitingPublish { reply, .. } in waiting {
+                let _receiver_gone = reply.send(Err(clock_unavailable()));
             }
             return Vec::new();
         };
-        let (mut batch, mut proposed) = (Batch::new(time, Vec::new()), Vec::new());
-        for one in waiting {
-            let item = Item::new(one.publish.clone());
-            match self.shared.look_in_memory(&item, time) {
-                InMemory::Settled(outcome) => {
-                    let _nobody_waits = one.reply.send(outcome.map_err(PublishError::from));
+        let (mut batch, mut proposed) = (EntryBatch::new(time, Vec::new()), Vec::new());
+        for pending in waiting {
+            let item = EntryItem::new(pending.publish.clone());
+            match self.shared.lookup_in_memory(&item, time) {
+                MemoryLookup::Settled(outcome) => {
+                    let _receiver_gone = pending.reply.send(outcome.map_err(PublishError::from));
                     continue;
                 }
-                InMemory::Continues(last) => batch.continues.push((item.topic.clone(), last)),
-                InMemory::Unknown => {}
+                MemoryLookup::Continues(last) => {
+                    batch.continued_sequences.push((item.topic.clone(), last))
+                }
+                MemoryLookup::Unknown => {}
             }
             batch.items.push(item);
-            proposed.push(one);
+            proposed.push(pending);
         }
         if proposed.is_empty() {
             return proposed;
         }
-        let end = self.proposer.propose(batch.encode(self.shared.version())).await;
-        let ends = ends(end, proposed.len());
+        let reply = self.proposer.propose(batch.encode(self.shared.version())).await;
+        let results = commit_outcomes(reply, proposed.len());
         let (mut outcomes, mut moved) = (Vec::with_capacity(proposed.len()), Vec::new());
-        for (one, end) in proposed.into_iter().zip(ends) {
-            match end {
-                End::Moved => moved.push(one),
-                End::Settled(outcome) => {
+        for (pending, result) in proposed.into_iter().zip(results) {
+            match result {
+                CommitOutcome::MovedToMemory => moved.push(pending),
+                CommitOutcome::Settled(outcome) => {
                     outcomes.push(outcome.clone());
-                    let _nobody_waits = one.reply.send(outcome);
+                    let _receiver_gone = pending.reply.send(outcome);
                 }
             }
         }
-        count(&outcomes);
+        record_metrics(&outcomes);
         moved
     }
 
     /// Places messages in memory, behind those that went into the log while nobody knew better. An
     /// entry opens the memory first, unless it is open: when it fails, nothing is placed. Gives back the
     /// messages whose namespace went into the log meanwhile.
-    async fn keep(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+    async fn commit_to_memory(&self, waiting: Vec<WaitingPublish>) -> Vec<WaitingPublish> {
         if waiting.is_empty() {
             return waiting;
         }
-        if !waiting.iter().all(|one| self.shared.keeps(&one.publish.topic))
-            && let Some(time) = self.stamp().await
+        if !waiting.iter().all(|pending| self.shared.owns_in_memory(&pending.publish.topic))
+            && let Some(time) = self.wait_for_proposal_time().await
         {
-            let entry = Batch::renewing(time);
+            let entry = EntryBatch::starting_memory_epoch(time);
             if let Err(error) = self.proposer.propose(entry.encode(self.shared.version())).await {
                 tracing::debug!(shard = %self.shared.id(), %error, "cannot open the memory");
             }
         }
         let mut moved = Vec::new();
-        for Waiting { publish, reply } in waiting {
-            match self.shared.place_in_memory(publish, Way::Through) {
+        for WaitingPublish { publish, reply } in waiting {
+            match self.shared.place_in_memory(publish, MemoryPath::Queued) {
                 Ok(outcome) => {
-                    let _nobody_waits = reply.send(outcome);
+                    let _receiver_gone = reply.send(outcome);
                 }
-                Err(publish) => moved.push(Waiting { publish: *publish, reply }),
+                Err(publish) => moved.push(WaitingPublish { publish: *publish, reply }),
             }
         }
-        self.let_pass();
+        self.enable_bypass();
         moved
     }
 
     /// What comes from now on may pass the queue, if nothing for the memory stands there any more.
-    fn let_pass(&self) {
-        let queue = self.intake.queue();
-        self.shared.make_passable(|is_kept| queue.iter().any(|one| is_kept(&one.publish.topic)));
+    fn enable_bypass(&self) {
+        let queue = self.proposal_queue.queue();
+        self.shared.enable_bypass_unless(|is_for_memory| {
+            queue.iter().any(|pending| is_for_memory(&pending.publish.topic))
+        });
     }
 }
 
-impl<P> Drop for Commit<P> {
+impl<P> Drop for CommitLoop<P> {
     fn drop(&mut self) {
-        self.intake.close();
+        self.proposal_queue.close();
     }
 }
 
 /// What an entry's end means for a publish in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
+enum CommitOutcome {
     /// It is over.
-    Settled(Outcome),
+    Settled(PublishResult),
     /// Its namespace lives in the owner's memory now: it goes there.
-    Moved,
+    MovedToMemory,
 }
 
 /// What an entry's end means for each of the `count` publishes in it.
-fn ends(end: Result<Bytes, ProposeError>, count: usize) -> Vec<End> {
-    let all = |outcome: PublishError| vec![End::Settled(Err(outcome)); count];
-    let answer = match end {
-        Ok(answer) => answer,
-        Err(ProposeError::Refused { leader }) => {
-            return all(Refusal::NotOwner { owner: leader }.into());
+fn commit_outcomes(reply: Result<Bytes, ProposeError>, count: usize) -> Vec<CommitOutcome> {
+    let all_failed = |error: PublishError| vec![CommitOutcome::Settled(Err(error)); count];
+    let payload = match reply {
+        Ok(payload) => payload,
+        Err(ProposeError::Rejected { leader }) => {
+            return all_failed(PublishRejection::NotOwner { owner: leader }.into());
         }
-        Err(ProposeError::Unknown(why)) => return all(unknown(&why)),
+        Err(ProposeError::Unknown(reason)) => return all_failed(unknown_outcome(&reason)),
     };
-    let end = |outcome| match outcome {
-        Err(Rejected::InMemory) => End::Moved,
-        Err(rejected) => End::Settled(Err(rejected.into())),
-        Ok(placed) => End::Settled(Ok(placed)),
+    let to_outcome = |outcome| match outcome {
+        Err(ItemRejection::NamespaceInMemory) => CommitOutcome::MovedToMemory,
+        Err(rejected) => CommitOutcome::Settled(Err(rejected.into())),
+        Ok(placed) => CommitOutcome::Settled(Ok(placed)),
     };
-    match decode_answer(&answer) {
-        Ok(outcomes) if outcomes.len() == count => outcomes.into_iter().map(end).collect(),
-        _ => all(unknown("the state machine gave another answer than was asked for")),
+    match decode_outcomes(&payload) {
+        Ok(outcomes) if outcomes.len() == count => outcomes.into_iter().map(to_outcome).collect(),
+        _ => {
+            all_failed(unknown_outcome("the state machine gave another answer than was asked for"))
+        }
     }
 }
 
-fn no_clock() -> PublishError {
-    let why =
+fn clock_unavailable() -> PublishError {
+    let reason =
         "the owner has not heard of the clocks of a majority of the shard's voters yet; retry";
-    Refusal::Unavailable(why.to_owned()).into()
+    PublishRejection::Unavailable(reason.to_owned()).into()
 }
 
-fn unknown(why: &str) -> PublishError {
-    PublishError::unknown(why)
+fn unknown_outcome(reason: &str) -> PublishError {
+    PublishError::unknown(reason)
 }
 
-fn refusal(rejected: queue::Rejected) -> PublishError {
-    let (bound, why) = match rejected {
-        queue::Rejected::Count => {
-            ("count", format!("{} publishes wait for this shard", QUEUE.count))
+fn queue_rejection(error: queue::QueuePushError) -> PublishError {
+    let (bound, reason) = match error {
+        queue::QueuePushError::CountExceeded => {
+            ("count", format!("{} publishes wait for this shard", QUEUE_LIMITS.count_max))
         }
-        queue::Rejected::Bytes => ("bytes", format!("{} bytes wait for this shard", QUEUE.bytes)),
-        queue::Rejected::Closed => {
-            return Refusal::Unavailable("the node is stopping".to_owned()).into();
+        queue::QueuePushError::BytesExceeded => {
+            ("bytes", format!("{} bytes wait for this shard", QUEUE_LIMITS.bytes_max))
+        }
+        queue::QueuePushError::Closed => {
+            return PublishRejection::Unavailable("the node is stopping".to_owned()).into();
         }
     };
     metrics::counter!("pushonce_shard_queue_refusals_total", "bound" => bound).increment(1);
-    Refusal::Overloaded(why).into()
+    PublishRejection::Overloaded(reason).into()
 }
 
-fn count(outcomes: &[Outcome]) {
+fn record_metrics(outcomes: &[PublishResult]) {
     metrics::counter!("pushonce_shard_entries_total").increment(1);
     metrics::histogram!("pushonce_shard_batch_messages").record(outcomes.len() as f64);
-    let counted = |outcome: &'static str, is: fn(&Outcome) -> bool| {
-        let count = outcomes.iter().filter(|outcome| is(outcome)).count() as u64;
+    let count_outcomes = |outcome: &'static str, predicate: fn(&PublishResult) -> bool| {
+        let count = outcomes.iter().filter(|outcome| predicate(outcome)).count() as u64;
         if count > 0 {
             metrics::counter!("pushonce_shard_publishes_total", "outcome" => outcome)
                 .increment(count);
         }
     };
-    counted("acknowledged", |outcome| outcome.is_ok());
-    counted("refused", |outcome| matches!(outcome, Err(PublishError::Refused(_))));
-    counted("unknown", |outcome| matches!(outcome, Err(PublishError::Unknown { .. })));
+    count_outcomes("acknowledged", |outcome| outcome.is_ok());
+    count_outcomes("refused", |outcome| matches!(outcome, Err(PublishError::Rejected(_))));
+    count_outcomes("unknown", |outcome| matches!(outcome, Err(PublishError::Unknown { .. })));
 }
 
 #[cfg(test)]

@@ -9,66 +9,66 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use pushonce_core::{Namespace, Refusal, ShardCount, Topic};
+use pushonce_core::{Namespace, PublishRejection, ShardCount, Topic};
 
 /// How many topics the replicas of one node hold, and how many they may.
 #[derive(Debug)]
 pub struct NodeTopics {
-    held: AtomicU64,
+    topic_count: AtomicU64,
     /// Zero for no bound.
     max: u64,
     /// Over how many shards a namespace is spread.
-    shards: AtomicU16,
+    shard_count: AtomicU16,
 }
 
 /// What one replica holds of that; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct TopicQuota {
     node: Arc<NodeTopics>,
-    here: AtomicU64,
+    topic_count: AtomicU64,
 }
 
 /// Topics by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts(BTreeMap<String, usize>);
+pub(crate) struct TopicCounts(BTreeMap<String, usize>);
 
 impl NodeTopics {
     /// A node whose owners take no further topics while its replicas hold `max`; zero for no bound.
     pub fn new(max: u64) -> NodeTopics {
         let shards = AtomicU16::new(ShardCount::DEFAULT.get());
-        NodeTopics { held: AtomicU64::new(0), max, shards }
+        NodeTopics { topic_count: AtomicU64::new(0), max, shard_count: shards }
     }
 
     /// Says over how many shards the topics of a namespace are spread.
-    pub fn set_shards(&self, shards: ShardCount) {
-        self.shards.store(shards.get(), Ordering::Relaxed);
+    pub fn set_shard_count(&self, shards: ShardCount) {
+        self.shard_count.store(shards.get(), Ordering::Relaxed);
     }
 
     /// How many topics the node's replicas hold.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+    pub fn topic_count(&self) -> u64 {
+        self.topic_count.load(Ordering::Relaxed)
     }
 
     fn is_full(&self) -> bool {
-        self.max > 0 && self.held() >= self.max
+        self.max > 0 && self.topic_count() >= self.max
     }
 
-    fn shards(&self) -> ShardCount {
-        ShardCount::new(self.shards.load(Ordering::Relaxed)).unwrap_or(ShardCount::DEFAULT)
+    fn shard_count(&self) -> ShardCount {
+        ShardCount::new(self.shard_count.load(Ordering::Relaxed)).unwrap_or(ShardCount::DEFAULT)
     }
 }
 
-impl Held {
-    pub(crate) fn new(node: Arc<NodeTopics>) -> Held {
-        Held { node, here: AtomicU64::new(0) }
+impl TopicQuota {
+    pub(crate) fn new(node: Arc<NodeTopics>) -> TopicQuota {
+        TopicQuota { node, topic_count: AtomicU64::new(0) }
     }
 
     /// So many are held here now.
-    pub(crate) fn set(&self, count: usize) {
+    pub(crate) fn set_count(&self, count: usize) {
         let count = count as u64;
-        let before = self.here.swap(count, Ordering::Relaxed);
-        self.node.held.fetch_add(count, Ordering::Relaxed);
-        self.node.held.fetch_sub(before, Ordering::Relaxed);
+        let before = self.topic_count.swap(count, Ordering::Relaxed);
+        self.node.topic_count.fetch_add(count, Ordering::Relaxed);
+        self.node.topic_count.fetch_sub(before, Ordering::Relaxed);
     }
 
     /// Whether one more topic is within every bound, whatever its name. Costs two loads, so that a
@@ -78,48 +78,51 @@ impl Held {
         if crate::state::planted::holds_everything() {
             return true;
         }
-        let here = self.here.load(Ordering::Relaxed);
-        let part = settings.topics_per_shard(self.node.shards());
-        !self.node.is_full() && part.is_none_or(|part| here < part as u64)
+        let count = self.topic_count.load(Ordering::Relaxed);
+        let per_shard_max = settings.topics_per_shard(self.node.shard_count());
+        !self.node.is_full() && per_shard_max.is_none_or(|part| count < part as u64)
     }
 
     /// Whether one more topic is within the bounds when the shard holds `count` of its namespace.
     ///
     /// # Errors
     /// [`Refusal::TooManyTopics`] with what to change.
-    pub(crate) fn check(
+    pub(crate) fn check_room(
         &self,
         topic: &Topic,
         settings: &Namespace,
         count: usize,
-    ) -> Result<(), Refusal> {
-        if settings.topics_per_shard(self.node.shards()).is_some_and(|part| count >= part) {
+    ) -> Result<(), PublishRejection> {
+        if settings
+            .topics_per_shard(self.node.shard_count())
+            .is_some_and(|per_shard_max| count >= per_shard_max)
+        {
             let (name, max) = (topic.namespace(), settings.topics_max);
-            return Err(Refusal::TooManyTopics(format!(
+            return Err(PublishRejection::TooManyTopics(format!(
                 "the namespace {name:?} may have {max}, and {topic} would be one more; raise the bound \
                  (`pushonce namespace set {name} --topics-max N`) or publish to fewer topics"
             )));
         }
         if self.node.is_full() {
-            return Err(Refusal::TooManyTopics(format!(
+            return Err(PublishRejection::TooManyTopics(format!(
                 "the owner of {topic} holds {}, as many as it may; let more nodes join, or raise its \
                  --topics-max",
-                self.node.held()
+                self.node.topic_count()
             )));
         }
         Ok(())
     }
 }
 
-impl Drop for Held {
+impl Drop for TopicQuota {
     fn drop(&mut self) {
-        self.set(0);
+        self.set_count(0);
     }
 }
 
-impl Counts {
-    pub(crate) fn of<'a>(topics: impl IntoIterator<Item = &'a Topic>) -> Counts {
-        let mut counts = Counts::default();
+impl TopicCounts {
+    pub(crate) fn from_topics<'a>(topics: impl IntoIterator<Item = &'a Topic>) -> TopicCounts {
+        let mut counts = TopicCounts::default();
         topics.into_iter().for_each(|topic| counts.add(topic));
         counts
     }
@@ -154,46 +157,54 @@ mod tests {
     }
 
     #[test]
-    fn full_node_takes_no_further_topics_until_a_replica_goes() {
+    fn full_node_rejects_new_topics_until_a_replica_is_dropped() {
         let node = Arc::new(NodeTopics::new(10));
-        let (one, other) = (Held::new(node.clone()), Held::new(node.clone()));
+        let (one, other) = (TopicQuota::new(node.clone()), TopicQuota::new(node.clone()));
         let settings = Namespace::default();
-        one.set(6);
-        other.set(3);
+        one.set_count(6);
+        other.set_count(3);
         assert!(one.has_room(&settings));
-        other.set(4);
+        other.set_count(4);
         assert!(!one.has_room(&settings));
-        let refused = one.check(&topic("chat/7"), &settings, 0).expect_err("full").to_string();
-        assert!(refused.contains("holds 10") && refused.contains("--topics-max"), "{refused}");
+        let rejection =
+            one.check_room(&topic("chat/7"), &settings, 0).expect_err("full").to_string();
+        assert!(
+            rejection.contains("holds 10") && rejection.contains("--topics-max"),
+            "{rejection}"
+        );
         drop(other);
-        assert_eq!(node.held(), 6);
-        assert_eq!(one.check(&topic("chat/7"), &settings, 0), Ok(()));
+        assert_eq!(node.topic_count(), 6);
+        assert_eq!(one.check_room(&topic("chat/7"), &settings, 0), Ok(()));
     }
 
     #[test]
-    fn namespace_has_its_part_in_each_shard() {
+    fn namespace_topic_limit_is_split_over_the_shards() {
         let node = Arc::new(NodeTopics::new(0));
-        node.set_shards(ShardCount::new(1).expect("valid"));
-        let (held, settings) =
-            (Held::new(node), Namespace { topics_max: 3, ..Namespace::default() });
-        held.set(2);
-        assert!(held.has_room(&settings));
+        node.set_shard_count(ShardCount::new(1).expect("valid"));
+        let (quota, settings) =
+            (TopicQuota::new(node), Namespace { topics_max: 3, ..Namespace::default() });
+        quota.set_count(2);
+        assert!(quota.has_room(&settings));
         // Of other namespaces too: the count decides.
-        held.set(5);
-        assert!(!held.has_room(&settings));
-        assert_eq!(held.check(&topic("chat/7"), &settings, 2), Ok(()));
-        let refused = held.check(&topic("chat/7"), &settings, 3).expect_err("full").to_string();
-        assert!(refused.contains("namespace set chat --topics-max"), "{refused}");
-        assert_eq!(held.check(&topic("a"), &Namespace { topics_max: 0, ..settings }, 99), Ok(()));
+        quota.set_count(5);
+        assert!(!quota.has_room(&settings));
+        assert_eq!(quota.check_room(&topic("chat/7"), &settings, 2), Ok(()));
+        let rejection =
+            quota.check_room(&topic("chat/7"), &settings, 3).expect_err("full").to_string();
+        assert!(rejection.contains("namespace set chat --topics-max"), "{rejection}");
+        assert_eq!(
+            quota.check_room(&topic("a"), &Namespace { topics_max: 0, ..settings }, 99),
+            Ok(())
+        );
     }
 
     #[test]
-    fn counts_follow_what_comes_and_goes() {
+    fn counts_follow_added_and_removed_topics() {
         let topics = ["a", "a/1", "a/2", "b/1"].map(topic);
-        let mut counts = Counts::of(&topics);
+        let mut counts = TopicCounts::from_topics(&topics);
         assert_eq!((counts.get("a"), counts.get("b"), counts.get("c")), (3, 1, 0));
         counts.remove(&topics[3]);
         counts.remove(&topics[0]);
-        assert_eq!(counts, Counts::of(&topics[1..3]));
+        assert_eq!(counts, TopicCounts::from_topics(&topics[1..3]));
     }
 }

@@ -21,66 +21,68 @@ use pushonce_core::Timestamp;
 
 /// How much slower the time of a log advances that is ahead of its clocks. At 2, a lead of a day is gone
 /// after two days, and a message is kept at most twice as long as its namespace says.
-const SLOWED_BY: u32 = 2;
+const SLOWDOWN_FACTOR: u32 = 2;
 
 /// The time of one shard's log, as this node would stamp the next entry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MajorityClock {
     /// The last majority.
-    known: Option<Reading>,
+    last_majority: Option<ClockReading>,
     /// Where the log stood when it was first found to be ahead of the majority.
-    ahead: Option<Reading>,
+    ahead_since: Option<ClockReading>,
 }
 
 /// What a clock showed at a moment of this node's monotonic clock.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
+struct ClockReading {
     time: Timestamp,
-    at: Duration,
+    read_at: Duration,
 }
 
-impl Reading {
-    /// What the clock shows at `now` if it runs `slowed_by` times slower than the monotonic one.
-    fn after(self, now: Duration, slowed_by: u32) -> Timestamp {
-        let passed = now.saturating_sub(self.at) / slowed_by;
-        let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+impl ClockReading {
+    /// What the clock shows at `now` if it runs `slowdown` times slower than the monotonic one.
+    fn extrapolate(self, now: Duration, slowdown: u32) -> Timestamp {
+        let elapsed = now.saturating_sub(self.read_at) / slowdown;
+        let passed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.time.0.saturating_add(passed))
     }
 }
 
 impl MajorityClock {
     /// The time of an entry that is proposed at `now`, by the monotonic clock, behind a log whose last
-    /// entry has the time `floor`. `majority` is what [`majority`] says of the voters' clocks. Never below
-    /// `floor`; `None` while no majority was known since this node started.
-    pub(crate) fn stamp(
+    /// entry has the time `floor`. `majority_time` is what [`majority_time`] says of the voters' clocks. Never below
+    /// `floor`; `NoFault` while no majority was known since this node started.
+    pub(crate) fn next_entry_time(
         &mut self,
         floor: Timestamp,
         now: Duration,
         majority: Option<Timestamp>,
     ) -> Option<Timestamp> {
         if let Some(time) = majority {
-            self.known = Some(Reading { time, at: now });
+            self.last_majority = Some(ClockReading { time, read_at: now });
         }
-        let time = self.known?.after(now, 1);
+        let time = self.last_majority?.extrapolate(now, 1);
         if time >= floor {
-            self.ahead = None;
+            self.ahead_since = None;
             return Some(time);
         }
-        let slowed = self.ahead.map(|ahead| ahead.after(now, SLOWED_BY));
+        let slowed = self.ahead_since.map(|ahead| ahead.extrapolate(now, SLOWDOWN_FACTOR));
         match slowed.filter(|slowed| *slowed >= floor) {
             Some(slowed) => Some(slowed),
             // Another owner took it further meanwhile, or it was not ahead before.
             None => {
-                self.ahead = Some(Reading { time: floor, at: now });
+                self.ahead_since = Some(ClockReading { time: floor, read_at: now });
                 Some(floor)
             }
         }
     }
 }
 
-/// The largest time that the clocks of a majority have reached; `None` when fewer than a majority are
+/// The largest time that the clocks of a majority have reached; `NoFault` when fewer than a majority are
 /// known.
-pub(crate) fn majority(readings: impl IntoIterator<Item = Option<Timestamp>>) -> Option<Timestamp> {
+pub(crate) fn majority_time(
+    readings: impl IntoIterator<Item = Option<Timestamp>>,
+) -> Option<Timestamp> {
     let mut readings: Vec<_> = readings.into_iter().collect();
     let quorum = readings.len() / 2 + 1;
     readings.sort_unstable_by(|a, b| b.cmp(a));

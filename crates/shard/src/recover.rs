@@ -1,35 +1,37 @@
 //! The group of a shard on a node that does not run, for `pushonce cluster recover`.
 
 use bytes::Bytes;
-use pushonce_consensus::{At, Capture, Found, GroupId, Machine, Offline, OfflineError};
+use pushonce_consensus::{
+    EntryId, GroupId, OfflineError, OfflineGroup, OfflineStore, StateMachine, StateSnapshot,
+};
 use pushonce_core::ShardId;
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 
-use crate::{Batch, State};
+use crate::{EntryBatch, ShardState};
 
 /// Applies a log without an owner.
-struct Replay {
-    state: State,
+struct ReplayMachine {
+    state: ShardState,
 }
 
-impl Machine for Replay {
-    fn apply(&mut self, at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
-        let (version, batch) = Batch::decode(entry)?;
-        self.state.adopt(version);
+impl StateMachine for ReplayMachine {
+    fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
+        let (version, batch) = EntryBatch::decode(entry)?;
+        self.state.raise_version(version);
         self.state.apply(at.index, batch);
         Ok(Bytes::new())
     }
 
-    fn check(entry: &Bytes) -> Result<(), Unreadable> {
-        Batch::decode(entry).map(drop)
+    fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError> {
+        EntryBatch::decode(entry).map(drop)
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         capture(self.state.clone())
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
-        self.state = State::restore(snapshot)?;
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        self.state = ShardState::restore(snapshot)?;
         Ok(())
     }
 }
@@ -37,14 +39,17 @@ impl Machine for Replay {
 /// The state at the end of this node's log.
 ///
 /// # Errors
-/// As [`Offline::replay`]; an entry that this build cannot read is an error, too.
-pub fn replay(offline: &mut Offline, shard: ShardId) -> Result<(State, Found), OfflineError> {
-    let mut replay = Replay { state: State::new(shard) };
-    let found = offline.replay(GroupId::shard(shard), &mut replay)?;
-    Ok((replay.state, found))
+/// As [`OfflineStore::replay`]; an entry that this build cannot read is an error, too.
+pub fn replay(
+    offline: &mut OfflineStore,
+    shard: ShardId,
+) -> Result<(ShardState, OfflineGroup), OfflineError> {
+    let mut machine = ReplayMachine { state: ShardState::new(shard) };
+    let found = offline.replay(GroupId::shard(shard), &mut machine)?;
+    Ok((machine.state, found))
 }
 
 /// A state as a snapshot of the group.
-pub fn capture(state: State) -> Capture {
-    Capture::new(move |to| state.encode(to))
+pub fn capture(state: ShardState) -> StateSnapshot {
+    StateSnapshot::new(move |to| state.encode(to))
 }

@@ -31,21 +31,21 @@ impl ShardSettings {
 
     /// The bounds of a topic's history.
     pub(crate) fn history(&self, topic: &Topic) -> &History {
-        &self.namespaces.of(topic).history
+        &self.namespaces.for_topic(topic).history
     }
 
     /// Whether the messages of a topic live in the owner's memory.
     pub(crate) fn is_in_memory(&self, topic: &Topic) -> bool {
-        self.namespaces.of(topic).durability == Durability::Memory
+        self.namespaces.for_topic(topic).durability == Durability::Memory
     }
 
     /// The namespaces whose messages live in the owner's memory.
-    pub(crate) fn in_memory(&self) -> BTreeSet<String> {
-        self.namespaces.in_memory()
+    pub(crate) fn memory_namespaces(&self) -> BTreeSet<String> {
+        self.namespaces.in_memory_names()
     }
 
     /// Whether any namespace lives in the owner's memory.
-    pub(crate) fn any_in_memory(&self) -> bool {
+    pub(crate) fn has_memory_namespace(&self) -> bool {
         self.namespaces.named.values().any(|named| named.durability == Durability::Memory)
     }
 }

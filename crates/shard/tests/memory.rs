@@ -14,10 +14,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
 use futures::stream::FuturesOrdered;
-use pushonce_consensus::{AddressBook, Settings, Status};
+use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
 use pushonce_core::{
-    Durability, Gap, GapReason, Namespace, Namespaces, NodeId, Offset, Position, PublishError,
-    Term, Timestamp, Topic, Want,
+    Durability, Gap, GapReason, HistoryRange, Namespace, Namespaces, NodeId, Offset, Position,
+    PublishError, Term, Timestamp, Topic,
 };
 use pushonce_shard::ShardSettings;
 use support::{Node, publish};
@@ -37,12 +37,13 @@ fn namespaces(revision: u64, durability: Durability) -> Option<Arc<ShardSettings
 }
 
 /// Three replicas that vote, and what decides how they keep `chat`.
-async fn three() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [TempDir; 3]) {
-    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
+async fn start_three_nodes() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [TempDir; 3])
+{
+    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
     let (settings, known) = watch::channel(namespaces(1, Durability::Memory));
     // On a busy machine one slow fsync is enough to lose a lease of 400 ms.
     let (election_min, election_max) = (Duration::from_millis(1_500), Duration::from_secs(3));
-    let times = Settings { election_min, election_max, ..Settings::lan() };
+    let times = ConsensusSettings { election_min, election_max, ..ConsensusSettings::lan() };
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
@@ -54,8 +55,8 @@ async fn three() -> (Vec<Node>, watch::Sender<Option<Arc<ShardSettings>>>, [Temp
     nodes[0].claim_after(Term(0)).await;
     for id in [2, 3].map(NodeId) {
         group.add_learner(id).await.unwrap();
-        let level = |status: &Status| status.matched.contains_key(&id);
-        group.status().wait_for(level).await.unwrap();
+        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(&id);
+        group.status().wait_for(is_caught_up).await.unwrap();
     }
     group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
     (nodes, settings, dirs)
@@ -68,66 +69,68 @@ async fn owner(nodes: &[Node], after: Term) -> (usize, Term) {
     (nth, term)
 }
 
-async fn say(node: &Node, text: &str) -> Result<(Position, Durability), PublishError> {
+async fn publish_text(node: &Node, text: &str) -> Result<(Position, Durability), PublishError> {
     let placed = node.shard.publish(publish(topic(), text.to_owned())).await?;
     Ok((placed.position, placed.durability))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_in_memory_are_handed_on_without_an_entry_and_end_with_their_owner() {
-    let (mut nodes, _settings, _dirs) = three().await;
+async fn memory_messages_are_delivered_without_log_entries_and_lost_with_their_owner() {
+    let (mut nodes, _settings, _dirs) = start_three_nodes().await;
     let (first, term) = owner(&nodes, Term(0)).await;
     let (before, mut last) = (nodes[first].log_end().await, Position::ZERO);
     for nth in 0..200 {
-        let (position, durability) = say(&nodes[first], &nth.to_string()).await.unwrap();
+        let (position, durability) = publish_text(&nodes[first], &nth.to_string()).await.unwrap();
         assert!(position.follows(last), "{position} after {last}");
         assert_eq!(durability, Durability::Memory);
         last = position;
     }
     assert_eq!(nodes[first].log_end().await, before);
-    let heard: Vec<_> = nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
-    assert!((1..=200).map(Offset).eq(heard));
-    let page = nodes[first].shard.page(&topic(), Want::Last(3)).unwrap();
+    let delivered: Vec<_> =
+        nodes[first].heard.all().iter().map(|(_, m)| m.position.offset).collect();
+    assert!((1..=200).map(Offset).eq(delivered));
+    let page = nodes[first].shard.fetch_history(&topic(), HistoryRange::Last(3)).unwrap();
     assert_eq!((page.head, page.messages.len()), (last, 3));
-    let listed = nodes[first].shard.topics("chat/", None, 10);
+    let listed = nodes[first].shard.list_topics("chat/", None, 10);
     assert_eq!((listed.len(), listed[0].head), (1, last));
 
     nodes.remove(first).stop().await;
     let (second, _) = owner(&nodes, term).await;
-    let page = nodes[second].shard.page(&topic(), Want::After(last)).unwrap();
+    let page = nodes[second].shard.fetch_history(&topic(), HistoryRange::After(last)).unwrap();
     let gap = page.gap.unwrap();
     assert_eq!((gap.from, gap.reason, page.messages.len()), (last.next(), GapReason::Epoch, 0));
     assert!(gap.to.epoch > last.epoch);
-    let (position, durability) = say(&nodes[second], "anew").await.unwrap();
+    let (position, durability) = publish_text(&nodes[second], "anew").await.unwrap();
     assert!(position.follows(gap.to) && durability == Durability::Memory);
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_goes_from_memory_into_the_log_and_back_and_epochs_rise() {
-    let (nodes, settings, _dirs) = three().await;
+async fn namespace_moves_between_memory_and_log_with_increasing_epochs() {
+    let (nodes, settings, _dirs) = start_three_nodes().await;
     let (nth, _) = owner(&nodes, Term(0)).await;
     let (mut last, mut epochs) = (Position::ZERO, Vec::new());
-    for (revision, wanted) in
+    for (revision, expected) in
         (2..).zip([Durability::Memory, Durability::Replicated, Durability::Memory])
     {
-        settings.send_replace(namespaces(revision, wanted));
+        settings.send_replace(namespaces(revision, expected));
         // The owner takes some milliseconds to hear of it.
         loop {
-            let (position, durability) = say(&nodes[nth], "x").await.unwrap();
+            let (position, durability) = publish_text(&nodes[nth], "x").await.unwrap();
             assert!(position > last, "{position} after {last}");
             if position.epoch != last.epoch {
-                let page = nodes[nth].shard.page(&topic(), Want::After(last)).unwrap();
+                let page =
+                    nodes[nth].shard.fetch_history(&topic(), HistoryRange::After(last)).unwrap();
                 // The next change of the namespace may have come between the two.
-                let told = |gap: Gap| {
+                let is_expected_gap = |gap: Gap| {
                     let begins = (gap.from, gap.reason) == (last.next(), GapReason::Epoch);
                     begins && gap.to.epoch >= position.epoch && gap.to.offset == Offset(0)
                 };
-                assert!(page.gap.map_or(last == Position::ZERO, told), "{:?}", page.gap);
+                assert!(page.gap.map_or(last == Position::ZERO, is_expected_gap), "{:?}", page.gap);
                 epochs.push(position.epoch);
             }
             last = position;
-            if durability == wanted {
+            if durability == expected {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -138,22 +141,21 @@ async fn a_namespace_goes_from_memory_into_the_log_and_back_and_epochs_rise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_under_way_when_a_namespace_changes_keeps_its_order_and_does_not_hold_the_change_up()
- {
-    let (nodes, settings, _dirs) = three().await;
+async fn publishes_in_flight_keep_their_order_across_durability_changes() {
+    let (nodes, settings, _dirs) = start_three_nodes().await;
     let (nth, _) = owner(&nodes, Term(0)).await;
     // As a stream does: many under way, their order is that of their first polls.
-    let mut under_way = FuturesOrdered::new();
+    let mut in_flight = FuturesOrdered::new();
     let (mut last, mut published) = (Position::ZERO, 0);
     let durabilities = [Durability::Replicated, Durability::Memory].into_iter().cycle().take(8);
-    for (revision, wanted) in (2..).zip(durabilities) {
-        settings.send_replace(namespaces(revision, wanted));
+    for (revision, expected) in (2..).zip(durabilities) {
+        settings.send_replace(namespaces(revision, expected));
         let known_at = published;
         loop {
-            while under_way.len() < 64 {
-                let mut next = Box::pin(say(&nodes[nth], "x"));
+            while in_flight.len() < 64 {
+                let mut next = Box::pin(publish_text(&nodes[nth], "x"));
                 let answer = futures::poll!(&mut next);
-                under_way.push_back(async move {
+                in_flight.push_back(async move {
                     match answer {
                         Poll::Ready(answer) => answer,
                         Poll::Pending => next.await,
@@ -161,15 +163,15 @@ async fn what_is_under_way_when_a_namespace_changes_keeps_its_order_and_does_not
                 });
                 published += 1;
             }
-            let (position, durability) = under_way.next().await.unwrap().unwrap();
+            let (position, durability) = in_flight.next().await.unwrap().unwrap();
             assert!(position > last, "{position} after {last}");
             last = position;
-            if durability == wanted {
+            if durability == expected {
                 break;
             }
             assert!(published < known_at + 10_000, "it stays {durability:?}");
         }
     }
-    drop(under_way);
+    drop(in_flight);
     join_all(nodes.into_iter().map(Node::stop)).await;
 }

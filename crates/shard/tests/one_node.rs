@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
-use pushonce_consensus::{AddressBook, Room, Settings};
+use pushonce_consensus::{ConsensusSettings, DiskSpace, PeerAddresses};
 use pushonce_core::{
-    FetchError, Message, Namespace, Namespaces, Page, Placed, Position, Publish, PublishError,
-    Refusal, Term, Timestamp, Topic, Want,
+    Acknowledgement, FetchError, HistoryPage, HistoryRange, Message, Namespace, Namespaces,
+    Position, Publish, PublishError, PublishRejection, Term, Timestamp, Topic,
 };
 use support::{Node, keyed, publish};
 use tempfile::TempDir;
@@ -22,14 +22,17 @@ mod support;
 const TOPICS: usize = 7;
 
 /// Node 1, alone and the owner.
-async fn owner(dir: &TempDir, settings: Settings) -> Node {
-    let node = Node::start(1, dir, &AddressBook::default(), settings).await;
+async fn owner(dir: &TempDir, settings: ConsensusSettings) -> Node {
+    let node = Node::start(1, dir, &PeerAddresses::default(), settings).await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     node
 }
 
-async fn publish_all(node: &Node, messages: std::ops::Range<usize>) -> Vec<(Topic, Placed)> {
+async fn publish_all(
+    node: &Node,
+    messages: std::ops::Range<usize>,
+) -> Vec<(Topic, Acknowledgement)> {
     let publish = |nth| async move {
         let placed = node.shard.publish(message(nth)).await.unwrap();
         (topic(nth), placed)
@@ -37,8 +40,10 @@ async fn publish_all(node: &Node, messages: std::ops::Range<usize>) -> Vec<(Topi
     join_all(messages.map(publish)).await
 }
 
-fn pages(node: &Node) -> Vec<Page> {
-    (0..TOPICS).map(|nth| node.shard.page(&topic(nth), Want::All).unwrap()).collect()
+fn pages(node: &Node) -> Vec<HistoryPage> {
+    (0..TOPICS)
+        .map(|nth| node.shard.fetch_history(&topic(nth), HistoryRange::All).unwrap())
+        .collect()
 }
 
 fn topic(nth: usize) -> Topic {
@@ -60,9 +65,9 @@ fn is_contiguous(positions: &[Position]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_at_once_get_every_position_once_and_are_handed_on_in_order() {
+async fn concurrent_publishes_get_unique_positions_and_are_delivered_in_order() {
     let dir = support::dir();
-    let node = owner(&dir, Settings::lan()).await;
+    let node = owner(&dir, ConsensusSettings::lan()).await;
     let placed = publish_all(&node, 0..1_000).await;
 
     let mut acknowledged = BTreeMap::<_, Vec<_>>::new();
@@ -70,44 +75,48 @@ async fn a_thousand_at_once_get_every_position_once_and_are_handed_on_in_order()
         acknowledged.entry(topic).or_default().push(placed.position);
     }
     assert_eq!(acknowledged.values().map(Vec::len).sum::<usize>(), 1_000);
-    let mut heard = BTreeMap::<_, Vec<_>>::new();
+    let mut delivered = BTreeMap::<_, Vec<_>>::new();
     for (topic, message) in node.heard.all() {
-        heard.entry(topic).or_default().push(message);
+        delivered.entry(topic).or_default().push(message);
     }
     for (topic, mut positions) in acknowledged {
         positions.sort();
         assert!(is_contiguous(&positions), "{topic}: {positions:?}");
         assert_eq!(
-            self::positions(&heard[&topic]),
+            self::positions(&delivered[&topic]),
             positions,
             "{topic} was handed on out of order"
         );
-        assert_eq!(node.shard.page(&topic, Want::All).unwrap().messages, heard[&topic]);
+        assert_eq!(
+            node.shard.fetch_history(&topic, HistoryRange::All).unwrap().messages,
+            delivered[&topic]
+        );
     }
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_restart_history_is_back_and_the_next_offset_is_the_next() {
+async fn history_and_next_offset_survive_a_restart() {
     let dir = support::dir();
-    let node = owner(&dir, Settings::lan()).await;
+    let node = owner(&dir, ConsensusSettings::lan()).await;
     publish_all(&node, 0..50).await;
     let before = pages(&node);
     node.stop().await;
 
-    let node = owner(&dir, Settings::lan()).await;
+    let node = owner(&dir, ConsensusSettings::lan()).await;
     assert_eq!(pages(&node), before);
     let (topic, placed) = publish_all(&node, 50..51).await.remove(0);
     let head = before[50 % TOPICS].head;
     assert_eq!(placed.position, head.next());
-    let rest = node.shard.page(&topic, Want::After(head)).unwrap();
-    assert_eq!((positions(&rest.messages), rest.gap), (vec![head.next()], None));
+    let remaining = node.shard.fetch_history(&topic, HistoryRange::After(head)).unwrap();
+    assert_eq!((positions(&remaining.messages), remaining.gap), (vec![head.next()], None));
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_cut_behind_snapshots_restores_the_same() {
-    let settings = Settings { log_bytes_max: 4 << 10, log_bytes_kept: 0, ..Settings::lan() };
+async fn log_truncated_behind_snapshots_restores_the_same_state() {
+    let settings =
+        ConsensusSettings { log_bytes_max: 4 << 10, log_bytes_kept: 0, ..ConsensusSettings::lan() };
     let dir = support::dir();
     let node = owner(&dir, settings.clone()).await;
     for round in 0..20 {
@@ -128,12 +137,12 @@ async fn a_log_that_was_cut_behind_snapshots_restores_the_same() {
 }
 
 #[tokio::test]
-async fn a_replica_that_leads_nothing_refuses_and_hands_nothing_on() {
+async fn replica_that_does_not_lead_rejects_publishes_and_delivers_nothing() {
     let dir = support::dir();
-    let node = Node::start(1, &dir, &AddressBook::default(), Settings::lan()).await;
-    let refused = node.shard.publish(message(0)).await;
-    assert_eq!(refused, Err(PublishError::Refused(Refusal::NotOwner { owner: None })));
-    let page = node.shard.page(&topic(0), Want::All);
+    let node = Node::start(1, &dir, &PeerAddresses::default(), ConsensusSettings::lan()).await;
+    let rejection = node.shard.publish(message(0)).await;
+    assert_eq!(rejection, Err(PublishError::Rejected(PublishRejection::NotOwner { owner: None })));
+    let page = node.shard.fetch_history(&topic(0), HistoryRange::All);
     assert!(matches!(page, Err(FetchError::Unavailable(_))));
     assert!(node.shard.claim().borrow().is_none());
     assert!(node.heard.all().is_empty());
@@ -141,73 +150,86 @@ async fn a_replica_that_leads_nothing_refuses_and_hands_nothing_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_stopped_running_refuses_what_still_comes() {
+async fn stopped_shard_rejects_publishes() {
     let dir = support::dir();
-    let node = owner(&dir, Settings::lan()).await;
+    let node = owner(&dir, ConsensusSettings::lan()).await;
     let shard = node.shard.clone();
     node.shutdown.cancel();
-    let refused = loop {
+    let rejection = loop {
         // What was queued before the loop saw its end may still be committed.
         if let Err(error) = shard.publish(message(0)).await {
             break error;
         }
     };
-    assert!(matches!(refused, PublishError::Refused(Refusal::Unavailable(_))), "{refused}");
+    assert!(
+        matches!(rejection, PublishError::Rejected(PublishRejection::Unavailable(_))),
+        "{rejection}"
+    );
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_room_refuses_publishes_answers_for_the_past_and_resumes_by_itself() {
+async fn node_with_a_full_disk_rejects_publishes_serves_history_and_recovers() {
     let (dir, free) = (support::dir(), Arc::new(AtomicU64::new(u64::MAX)));
     let probed = free.clone();
-    let room = move |_: &Path| Ok(Room { free: probed.load(Ordering::SeqCst), total: u64::MAX });
-    let book = AddressBook::default();
-    let node = Node::start_with_room(1, &dir, &book, Settings::lan(), Arc::new(room)).await;
+    let room =
+        move |_: &Path| Ok(DiskSpace { free: probed.load(Ordering::SeqCst), total: u64::MAX });
+    let book = PeerAddresses::default();
+    let node =
+        Node::start_with_room(1, &dir, &book, ConsensusSettings::lan(), Arc::new(room)).await;
     node.shard.group().initialize().await.unwrap();
     node.claim_after(Term(0)).await;
     publish_all(&node, 0..5).await;
     let before = pages(&node);
 
     free.store(1 << 20, Ordering::SeqCst);
-    let mut more = 5;
-    let refused = loop {
-        match node.shard.publish(message(more)).await {
-            Ok(_) => more += 1,
-            Err(refused) => break refused,
+    let mut next = 5;
+    let rejection = loop {
+        match node.shard.publish(message(next)).await {
+            Ok(_) => next += 1,
+            Err(rejection) => break rejection,
         }
     };
-    assert!(matches!(&refused, PublishError::Refused(Refusal::Overloaded(why))
+    assert!(matches!(&rejection, PublishError::Rejected(PublishRejection::Overloaded(why))
         if why.contains("has 1 MiB left") && why.contains(dir.path().to_str().unwrap())));
     assert!(pages(&node).iter().zip(&before).all(|(now, before)| now.head >= before.head));
 
     free.store(u64::MAX, Ordering::SeqCst);
-    while node.shard.publish(message(more)).await.is_err() {}
+    while node.shard.publish(message(next)).await.is_err() {}
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_takes_no_more_topics_than_it_may_also_after_a_restart() {
-    let (dir, book) = (support::dir(), AddressBook::default());
-    let two = Namespace { topics_max: 2, ..Namespace::default() };
-    let named = [("match".to_owned(), two)].into();
+async fn namespace_topic_limit_holds_after_a_restart() {
+    let (dir, book) = (support::dir(), PeerAddresses::default());
+    let limited = Namespace { topics_max: 2, ..Namespace::default() };
+    let named = [("match".to_owned(), limited)].into();
     let bounded = Namespaces { revision: 1, named, ..Namespaces::default() };
-    let (change, namespaces) = watch::channel(support::settings(bounded));
+    let (settings_tx, namespaces) = watch::channel(support::settings(bounded));
     let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-    let node =
-        Node::start_with(1, &dir, &book, Settings::lan(), namespaces.clone(), clock.clone()).await;
+    let node = Node::start_with(
+        1,
+        &dir,
+        &book,
+        ConsensusSettings::lan(),
+        namespaces.clone(),
+        clock.clone(),
+    )
+    .await;
     node.shard.group().initialize().await.unwrap();
     let term = node.claim_after(Term(0)).await;
     publish_all(&node, 0..2).await;
-    refused_for_topics(&node).await;
+    assert_topic_limit_rejection(&node).await;
     // Those that are there go on, and so do other namespaces.
     publish_all(&node, 0..2).await;
     node.shard.publish(publish(Topic::new("chat/7").unwrap(), "hello".to_owned())).await.unwrap();
     node.stop().await;
 
-    let node = Node::start_with(1, &dir, &book, Settings::lan(), namespaces, clock).await;
+    let node = Node::start_with(1, &dir, &book, ConsensusSettings::lan(), namespaces, clock).await;
     node.claim_after(term).await;
-    refused_for_topics(&node).await;
-    change.send_replace(support::settings(Namespaces { revision: 2, ..Namespaces::default() }));
+    assert_topic_limit_rejection(&node).await;
+    settings_tx
+        .send_replace(support::settings(Namespaces { revision: 2, ..Namespaces::default() }));
     // The owner takes some milliseconds to propose them.
     while node.shard.publish(message(2)).await.is_err() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -215,12 +237,12 @@ async fn a_namespace_takes_no_more_topics_than_it_may_also_after_a_restart() {
     node.stop().await;
 }
 
-async fn refused_for_topics(node: &Node) {
-    let refused = node.shard.publish(message(2)).await.unwrap_err();
-    assert!(!refused.retryable(), "{refused}");
+async fn assert_topic_limit_rejection(node: &Node) {
+    let rejection = node.shard.publish(message(2)).await.unwrap_err();
+    assert!(!rejection.is_retryable(), "{rejection}");
     assert!(
-        matches!(&refused, PublishError::Refused(Refusal::TooManyTopics(why))
+        matches!(&rejection, PublishError::Rejected(PublishRejection::TooManyTopics(why))
             if why.contains("may have 2") && why.contains("namespace set match --topics-max")),
-        "{refused}"
+        "{rejection}"
     );
 }

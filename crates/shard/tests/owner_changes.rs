@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, select_all};
-use pushonce_consensus::{AddressBook, Settings, Status};
+use pushonce_consensus::{ConsensusSettings, GroupStatus, PeerAddresses};
 use pushonce_core::{
-    InvalidPublish, Message, NodeId, Placed, Position, PublishError, Term, Topic, Want,
+    Acknowledgement, HistoryRange, InvalidPublish, Message, NodeId, Position, PublishError, Term,
+    Topic,
 };
 use pushonce_shard::Handle;
 use support::{Node, keyed, publish};
@@ -29,31 +30,31 @@ fn topic() -> Topic {
 }
 
 /// A time as owner: where the listener's notes began, and what the page had that it read then.
-struct Tenure<'a> {
+struct OwnerTerm<'a> {
     node: &'a Node,
     term: Term,
-    listened_from: usize,
+    start_index: usize,
     head: Position,
 }
 
-impl Tenure<'_> {
+impl OwnerTerm<'_> {
     /// Waits until some node owns under a later term than `after`, listens to it, and reads a page.
-    async fn begin(nodes: &[Node], after: Term) -> Tenure<'_> {
+    async fn begin(nodes: &[Node], after: Term) -> OwnerTerm<'_> {
         let claims = nodes.iter().map(|node| Box::pin(node.claim_after(after)));
         let (term, nth, _) = select_all(claims).await;
         let node = &nodes[nth];
-        let listened_from = node.heard.all().len();
-        let head = node.shard.page(&topic(), Want::All).unwrap().head;
-        Tenure { node, term, listened_from, head }
+        let start_index = node.heard.all().len();
+        let head = node.shard.fetch_history(&topic(), HistoryRange::All).unwrap().head;
+        OwnerTerm { node, term, start_index, head }
     }
 
     /// Listens for a while. What was heard and is not in the page must follow it without a hole.
-    async fn misses_nothing(&self) {
-        while self.node.heard.all().len() < self.listened_from + 100 {
+    async fn assert_no_missed_messages(&self) {
+        while self.node.heard.all().len() < self.start_index + 100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut reached = self.head;
-        for (_, message) in &self.node.heard.all()[self.listened_from..] {
+        for (_, message) in &self.node.heard.all()[self.start_index..] {
             if message.position > reached {
                 assert!(message.position.follows(reached), "{} after {reached}", message.position);
                 reached = message.position;
@@ -64,18 +65,19 @@ impl Tenure<'_> {
 }
 
 /// Publishes one message after the other to whoever takes it, until the end; what was acknowledged.
-async fn keep_publishing(
+async fn publish_until_cancelled(
     name: usize,
     nodes: Vec<Handle>,
     end: CancellationToken,
-) -> Vec<(String, Placed)> {
-    let (mut acknowledged, mut asked) = (Vec::new(), 0);
+) -> Vec<(String, Acknowledgement)> {
+    let (mut acknowledged, mut node_index) = (Vec::new(), 0);
     let mut payloads = (0..).map(|nth| format!("{name}/{nth}"));
     let mut payload = payloads.next().unwrap();
     while !end.is_cancelled() {
-        let outcome = nodes[asked % nodes.len()].publish(publish(topic(), payload.clone())).await;
-        if let Err(PublishError::Refused(_)) = outcome {
-            asked += 1;
+        let outcome =
+            nodes[node_index % nodes.len()].publish(publish(topic(), payload.clone())).await;
+        if let Err(PublishError::Rejected(_)) = outcome {
+            node_index += 1;
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         }
@@ -85,9 +87,10 @@ async fn keep_publishing(
     acknowledged
 }
 
-async fn three() -> (Vec<Node>, [tempfile::TempDir; 3]) {
-    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], AddressBook::default());
-    let settings = Settings { proposal_deadline: Duration::from_secs(2), ..Settings::lan() };
+async fn start_three_nodes() -> (Vec<Node>, [tempfile::TempDir; 3]) {
+    let (dirs, book) = ([support::dir(), support::dir(), support::dir()], PeerAddresses::default());
+    let settings =
+        ConsensusSettings { proposal_deadline: Duration::from_secs(2), ..ConsensusSettings::lan() };
     let mut nodes = Vec::new();
     for (id, dir) in (1..).zip(&dirs) {
         nodes.push(Node::start(id, dir, &book, settings.clone()).await);
@@ -97,66 +100,69 @@ async fn three() -> (Vec<Node>, [tempfile::TempDir; 3]) {
     nodes[0].claim_after(Term(0)).await;
     for id in [2, 3].map(NodeId) {
         group.add_learner(id).await.unwrap();
-        let level = |status: &Status| status.matched.contains_key(&id);
-        group.status().wait_for(level).await.unwrap();
+        let is_caught_up = |status: &GroupStatus| status.matched.contains_key(&id);
+        group.status().wait_for(is_caught_up).await.unwrap();
     }
     group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
     (nodes, dirs)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_messages_and_listeners_survive_changes_of_the_owner() {
-    let (mut nodes, _dirs) = three().await;
+async fn acknowledged_messages_survive_owner_changes_and_listeners_miss_nothing() {
+    let (mut nodes, _dirs) = start_three_nodes().await;
     let (end, mut publishers) = (CancellationToken::new(), JoinSet::new());
     let handles: Vec<_> = nodes.iter().map(|node| node.shard.clone()).collect();
     for name in 0..PUBLISHERS {
-        publishers.spawn(keep_publishing(name, handles.clone(), end.clone()));
+        publishers.spawn(publish_until_cancelled(name, handles.clone(), end.clone()));
     }
 
-    let mut tenure = Tenure::begin(&nodes, Term(0)).await;
+    let mut tenure = OwnerTerm::begin(&nodes, Term(0)).await;
     for _ in 0..2 {
-        tenure.misses_nothing().await;
+        tenure.assert_no_missed_messages().await;
         let other = nodes.iter().find(|node| node.id != tenure.node.id).unwrap();
         // Whoever it ends with: the shard has an owner again.
-        let _ = tenure.node.shard.group().transfer(other.id).await;
-        tenure = Tenure::begin(&nodes, tenure.term).await;
+        let _ = tenure.node.shard.group().transfer_leadership(other.id).await;
+        tenure = OwnerTerm::begin(&nodes, tenure.term).await;
     }
-    tenure.misses_nothing().await;
+    tenure.assert_no_missed_messages().await;
 
     let (owner, term) = (tenure.node.id, tenure.term);
     let stopped = nodes.extract_if(.., |node| node.id == owner).next().unwrap();
     stopped.stop().await;
-    let tenure = Tenure::begin(&nodes, term).await;
-    tenure.misses_nothing().await;
+    let tenure = OwnerTerm::begin(&nodes, term).await;
+    tenure.assert_no_missed_messages().await;
 
     end.cancel();
     let acknowledged: Vec<_> = publishers.join_all().await.into_iter().flatten().collect();
-    are_kept(&acknowledged, &tenure.node.shard.page(&topic(), Want::All).unwrap().messages);
+    assert_retained(
+        &acknowledged,
+        &tenure.node.shard.fetch_history(&topic(), HistoryRange::All).unwrap().messages,
+    );
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_key_gets_the_first_answer_from_the_next_owner() {
-    let (mut nodes, _dirs) = three().await;
-    let tenure = Tenure::begin(&nodes, Term(0)).await;
+async fn repeated_key_gets_the_first_ack_from_the_next_owner() {
+    let (mut nodes, _dirs) = start_three_nodes().await;
+    let tenure = OwnerTerm::begin(&nodes, Term(0)).await;
     let first = tenure.node.shard.publish(keyed(topic(), "k", "goal")).await.unwrap();
     tenure.node.shard.publish(publish(topic(), "another".to_owned())).await.unwrap();
 
     let (owner, term) = (tenure.node.id, tenure.term);
     let stopped = nodes.extract_if(.., |node| node.id == owner).next().unwrap();
     stopped.stop().await;
-    let tenure = Tenure::begin(&nodes, term).await;
+    let tenure = OwnerTerm::begin(&nodes, term).await;
     let next = &tenure.node.shard;
     assert_eq!(next.publish(keyed(topic(), "k", "goal")).await, Ok(first));
     let conflict = next.publish(keyed(topic(), "k", "foul")).await;
     assert_eq!(conflict, Err(InvalidPublish::KeyReused.into()));
-    assert_eq!(next.page(&topic(), Want::All).unwrap().messages.len(), 2);
+    assert_eq!(next.fetch_history(&topic(), HistoryRange::All).unwrap().messages.len(), 2);
     let heard = tenure.node.heard.all();
-    assert!(heard[tenure.listened_from..].is_empty(), "a repeat was handed on: {heard:?}");
+    assert!(heard[tenure.start_index..].is_empty(), "a repeat was handed on: {heard:?}");
     join_all(nodes.into_iter().map(Node::stop)).await;
 }
 
-fn are_kept(acknowledged: &[(String, Placed)], log: &[Arc<Message>]) {
+fn assert_retained(acknowledged: &[(String, Acknowledgement)], log: &[Arc<Message>]) {
     assert!(!acknowledged.is_empty());
     let mut places = BTreeMap::<String, Vec<Position>>::new();
     for message in log {

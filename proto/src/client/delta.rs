@@ -1,19 +1,19 @@
 //! The one kind of difference that there is.
 
 use bytes::Bytes;
-use pushonce_core::{Key, Position, Timestamp};
+use pushonce_core::{MessageKey, Position, Timestamp};
 
 use super::{ErrorCode, InvalidFrame};
 
 /// A message as its difference from the one right before it in its topic, whose content type it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
+pub struct MessageDelta {
     /// Its place in the topic.
     pub position: Position,
     /// When its owner proposed it.
     pub time: Timestamp,
     /// The publisher's name for it.
-    pub key: Option<Key>,
+    pub key: Option<MessageKey>,
     /// What makes its payload out of that of the message before, in the fossil format. Never empty.
     pub delta: Bytes,
 }
@@ -24,7 +24,7 @@ pub(super) const FOSSIL: &str = "fossil";
 
 /// Whether a kind that a client named is that one.
 pub(super) fn is_fossil(kind: &str) -> Result<bool, InvalidFrame> {
-    let why = "`delta` is \"fossil\"; leave it out for whole messages";
-    let wrong = || InvalidFrame::new(ErrorCode::NotSupported, why);
+    let message = "`delta` is \"fossil\"; leave it out for whole messages";
+    let wrong = || InvalidFrame::new(ErrorCode::NotSupported, message);
     (kind == FOSSIL).then_some(true).ok_or_else(wrong)
 }

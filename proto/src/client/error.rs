@@ -1,8 +1,8 @@
 //! How the protocol says no.
 
-use pushonce_core::{FetchError, InvalidPublish, PublishError, Refusal};
+use pushonce_core::{FetchError, InvalidPublish, PublishError, PublishRejection};
 
-use super::Event;
+use super::ServerEvent;
 
 /// A word that a client can branch on. Published in `README.md`; a word keeps its meaning for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ pub struct InvalidFrame {
     pub message: String,
     /// No frame of the protocol at all: after the error, the session ends with
     /// [`crate::close::BAD_FRAME`]. Otherwise it goes on.
-    pub broken: bool,
+    pub is_fatal: bool,
 }
 
 impl ErrorCode {
@@ -104,16 +104,16 @@ impl ErrorCode {
     }
 
     /// Whether the same request may succeed later. For an unknown outcome that depends on the
-    /// request: see [`Event::unpublished`].
-    pub fn retry(self) -> bool {
+    /// request: see [`ServerEvent::publish_error`].
+    pub fn is_retryable(self) -> bool {
         matches!(self, ErrorCode::Overloaded | ErrorCode::Unavailable)
     }
 
     /// The word of a frame. A newer server may have words that this table has not: `retry` then
     /// says which of ours acts the same.
-    pub(super) fn read(word: &str, retry: bool) -> ErrorCode {
-        let stranger = if retry { ErrorCode::Unavailable } else { ErrorCode::BadRequest };
-        ErrorCode::ALL.into_iter().find(|code| code.as_str() == word).unwrap_or(stranger)
+    pub(super) fn parse(name: &str, retryable: bool) -> ErrorCode {
+        let fallback = if retryable { ErrorCode::Unavailable } else { ErrorCode::BadRequest };
+        ErrorCode::ALL.into_iter().find(|code| code.as_str() == name).unwrap_or(fallback)
     }
 }
 
@@ -130,10 +130,10 @@ impl From<&InvalidPublish> for ErrorCode {
             InvalidPublish::SystemTopic => ErrorCode::NotAllowed,
             InvalidPublish::PayloadTooLarge { .. } => ErrorCode::TooLarge,
             InvalidPublish::NotJson(_)
-            | InvalidPublish::NotText
+            | InvalidPublish::NotUtf8
             | InvalidPublish::ContentType
             | InvalidPublish::Key
-            | InvalidPublish::Stamp(_) => ErrorCode::BadRequest,
+            | InvalidPublish::PublishId(_) => ErrorCode::BadRequest,
             InvalidPublish::KeyReused | InvalidPublish::SequenceReused => ErrorCode::KeyReused,
         }
     }
@@ -142,13 +142,13 @@ impl From<&InvalidPublish> for ErrorCode {
 impl From<&PublishError> for ErrorCode {
     fn from(error: &PublishError) -> ErrorCode {
         match error {
-            PublishError::Refused(Refusal::Invalid(invalid)) => ErrorCode::from(invalid),
-            PublishError::Refused(Refusal::OutOfSequence { .. }) => ErrorCode::BadRequest,
-            PublishError::Refused(Refusal::Overloaded(_)) => ErrorCode::Overloaded,
-            PublishError::Refused(Refusal::TooManyTopics(_)) => ErrorCode::TooManyTopics,
-            PublishError::Refused(Refusal::NotOwner { .. } | Refusal::Unavailable(_)) => {
-                ErrorCode::Unavailable
-            }
+            PublishError::Rejected(PublishRejection::Invalid(invalid)) => ErrorCode::from(invalid),
+            PublishError::Rejected(PublishRejection::OutOfSequence { .. }) => ErrorCode::BadRequest,
+            PublishError::Rejected(PublishRejection::Overloaded(_)) => ErrorCode::Overloaded,
+            PublishError::Rejected(PublishRejection::TooManyTopics(_)) => ErrorCode::TooManyTopics,
+            PublishError::Rejected(
+                PublishRejection::NotOwner { .. } | PublishRejection::Unavailable(_),
+            ) => ErrorCode::Unavailable,
             PublishError::Unknown { .. } => ErrorCode::Unknown,
         }
     }
@@ -157,41 +157,41 @@ impl From<&PublishError> for ErrorCode {
 impl From<&FetchError> for ErrorCode {
     fn from(error: &FetchError) -> ErrorCode {
         match error {
-            FetchError::Future { .. } => ErrorCode::FuturePosition,
+            FetchError::FuturePosition { .. } => ErrorCode::FuturePosition,
             FetchError::Unavailable(_) => ErrorCode::Unavailable,
         }
     }
 }
 
-impl Event {
+impl ServerEvent {
     /// The answer to a request that is refused.
-    pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> Event {
-        Event::Error { id, code, message: message.to_string(), retry: code.retry() }
+    pub fn error(id: Option<u64>, code: ErrorCode, message: impl std::fmt::Display) -> ServerEvent {
+        ServerEvent::Error { id, code, message: message.to_string(), retry: code.is_retryable() }
     }
 
     /// The answer to a publish that is not acknowledged.
-    pub fn unpublished(id: Option<u64>, why: &PublishError) -> Event {
-        let (code, message) = (ErrorCode::from(why), why.to_string());
-        Event::Error { id, code, message, retry: why.retryable() }
+    pub fn publish_error(id: Option<u64>, error: &PublishError) -> ServerEvent {
+        let (code, message) = (ErrorCode::from(error), error.to_string());
+        ServerEvent::Error { id, code, message, retry: error.is_retryable() }
     }
 }
 
 impl InvalidFrame {
     /// The answer to it.
-    pub fn event(&self) -> Event {
-        Event::error(self.id, self.code, &self.message)
+    pub fn to_event(&self) -> ServerEvent {
+        ServerEvent::error(self.id, self.code, &self.message)
     }
 
-    /// One after which the session goes on: `message` says what to change.
+    /// One after which the session goes on: `parse_message` says what to change.
     pub fn new(code: ErrorCode, message: impl std::fmt::Display) -> InvalidFrame {
-        InvalidFrame { id: None, code, message: message.to_string(), broken: false }
+        InvalidFrame { id: None, code, message: message.to_string(), is_fatal: false }
     }
 
-    pub(super) fn broken(message: impl std::fmt::Display) -> InvalidFrame {
-        InvalidFrame { broken: true, ..InvalidFrame::new(ErrorCode::BadFrame, message) }
+    pub(super) fn fatal(message: impl std::fmt::Display) -> InvalidFrame {
+        InvalidFrame { is_fatal: true, ..InvalidFrame::new(ErrorCode::BadFrame, message) }
     }
 
-    pub(super) fn of(self, id: Option<u64>) -> InvalidFrame {
+    pub(super) fn with_id(self, id: Option<u64>) -> InvalidFrame {
         InvalidFrame { id, ..self }
     }
 }

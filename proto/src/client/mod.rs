@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Delivery, Durability, From, Gap, Message, Options, Position, Publish, Timestamp, Topic,
+    Delivery, Durability, Gap, Message, Position, Publish, StartFrom, SubscribeOptions, Timestamp,
+    Topic,
 };
 
-pub use delta::Difference;
+pub use delta::MessageDelta;
 pub use error::{ErrorCode, InvalidFrame};
 
 /// How frames are written.
@@ -27,24 +28,24 @@ pub enum Encoding {
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct ClientRequest {
     /// Chosen by the client, repeated in the answer. Not zero.
     pub id: Option<u64>,
     /// What it asks for.
-    pub command: Command,
+    pub command: ClientCommand,
 }
 
 /// What a client may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum ClientCommand {
     /// Begin to send a topic.
     Subscribe {
         /// Which.
         topic: Topic,
         /// Where to begin.
-        from: From,
+        from: StartFrom,
         /// What else it wants.
-        options: Options,
+        options: SubscribeOptions,
     },
     /// Send a topic no more.
     Unsubscribe {
@@ -62,7 +63,7 @@ pub enum Command {
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ServerEvent {
     /// A subscription begins.
     Subscribed {
         /// Of the request.
@@ -107,11 +108,11 @@ pub enum Event {
         message: Arc<Message>,
     },
     /// The same, to one who asked for deltas and was sent the message right before it.
-    Difference {
+    MessageDelta {
         /// Which topic.
         topic: Topic,
         /// The message.
-        difference: Difference,
+        message_delta: MessageDelta,
     },
     /// Messages of a subscription that will not be shown.
     Gap {
@@ -162,7 +163,7 @@ pub enum Event {
         /// In how many milliseconds at most.
         after_ms: u32,
         /// For how many milliseconds this server is not to be troubled; 0: not at all.
-        back_ms: u32,
+        retry_after_ms: u32,
         /// Why.
         reason: String,
     },
@@ -186,25 +187,25 @@ impl Encoding {
     }
 
     /// What a WebSocket subprotocol asks for, if it is one of ours.
-    pub fn of_subprotocol(name: &str) -> Option<Encoding> {
+    pub fn from_subprotocol(name: &str) -> Option<Encoding> {
         Encoding::ALL.into_iter().find(|encoding| encoding.subprotocol() == name)
     }
 
     /// Reads what a client sent.
     ///
     /// # Errors
-    /// [`InvalidFrame`], to be answered as [`InvalidFrame::event`]; when it is `broken` the session
+    /// [`InvalidFrame`], to be answered as [`InvalidFrame::to_event`]; when it is `broken` the session
     /// ends as well.
-    pub fn decode_request(self, frame: &Bytes) -> Result<Request, InvalidFrame> {
+    pub fn decode_request(self, frame: &Bytes) -> Result<ClientRequest, InvalidFrame> {
         match self {
             Encoding::Json => json::decode_request(frame),
             Encoding::Proto => protobuf::decode_request(frame),
         }
     }
 
-    /// Writes what a server says. JSON has no [`Event::Stream`]: it gives an empty object, which a
+    /// Writes what a server says. JSON has no [`ServerEvent::Stream`]: it gives an empty object, which a
     /// client passes over.
-    pub fn encode_event(self, event: &Event) -> Bytes {
+    pub fn encode_event(self, event: &ServerEvent) -> Bytes {
         match self {
             Encoding::Json => json::encode_event(event),
             Encoding::Proto => protobuf::encode_event(event),
@@ -212,7 +213,7 @@ impl Encoding {
     }
 
     /// Writes what a client asks for.
-    pub fn encode_request(self, request: &Request) -> Bytes {
+    pub fn encode_request(self, request: &ClientRequest) -> Bytes {
         match self {
             Encoding::Json => json::encode_request(request),
             Encoding::Proto => protobuf::encode_request(request),
@@ -223,7 +224,7 @@ impl Encoding {
     ///
     /// # Errors
     /// [`InvalidFrame`]: one that is not `broken` comes from a newer server and is to be passed over.
-    pub fn decode_event(self, frame: &Bytes) -> Result<Event, InvalidFrame> {
+    pub fn decode_event(self, frame: &Bytes) -> Result<ServerEvent, InvalidFrame> {
         match self {
             Encoding::Json => json::decode_event(frame),
             Encoding::Proto => protobuf::decode_event(frame),
@@ -232,7 +233,7 @@ impl Encoding {
 }
 
 /// The frame of a message: the same for every subscriber of the topic. The payload of JSON content
-/// goes in as it is, so it must be JSON ([`Publish::check`]).
+/// goes in as it is, so it must be JSON ([`Publish::validate`]).
 pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> Bytes {
     match encoding {
         Encoding::Json => json::encode_message(topic, message),
@@ -241,10 +242,14 @@ pub fn encode_message(encoding: Encoding, topic: &Topic, message: &Message) -> B
 }
 
 /// The frame of a message that goes as its difference from the one before.
-pub fn encode_difference(encoding: Encoding, topic: &Topic, difference: &Difference) -> Bytes {
+pub fn encode_message_delta(
+    encoding: Encoding,
+    topic: &Topic,
+    message_delta: &MessageDelta,
+) -> Bytes {
     match encoding {
-        Encoding::Json => json::encode_difference(topic, difference),
-        Encoding::Proto => protobuf::encode_difference(topic, difference),
+        Encoding::Json => json::encode_message_delta(topic, message_delta),
+        Encoding::Proto => protobuf::encode_message_delta(topic, message_delta),
     }
 }
 

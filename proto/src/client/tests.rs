@@ -18,12 +18,12 @@ fn id() -> impl Strategy<Value = Option<u64>> {
     option::of(1..=u64::MAX)
 }
 
-fn from() -> impl Strategy<Value = From> {
+fn from() -> impl Strategy<Value = StartFrom> {
     prop_oneof![
-        Just(From::Now),
-        Just(From::Start),
-        any::<u32>().prop_map(From::Last),
-        position().prop_map(From::Position),
+        Just(StartFrom::Now),
+        Just(StartFrom::Start),
+        any::<u32>().prop_map(StartFrom::Last),
+        position().prop_map(StartFrom::Position),
     ]
 }
 
@@ -35,74 +35,80 @@ fn delivery() -> impl Strategy<Value = Delivery> {
     ]
 }
 
-fn options() -> impl Strategy<Value = Options> {
+fn options() -> impl Strategy<Value = SubscribeOptions> {
     (option::of(delivery()), any::<[bool; 4]>()).prop_map(
-        |(delivery, [conflated, audience, delta, datagrams])| Options {
+        |(delivery, [conflated, audience, delta, datagrams])| SubscribeOptions {
             delivery,
-            conflated,
-            audience,
-            delta,
-            datagrams,
+            report_conflated: conflated,
+            report_audience: audience,
+            accept_deltas: delta,
+            use_datagrams: datagrams,
         },
     )
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = ClientRequest> {
     let command = prop_oneof![
-        (topic(), from(), options()).prop_map(|(topic, from, options)| Command::Subscribe {
+        (topic(), from(), options()).prop_map(|(topic, from, options)| ClientCommand::Subscribe {
             topic,
             from,
             options
         }),
-        topic().prop_map(|topic| Command::Unsubscribe { topic }),
+        topic().prop_map(|topic| ClientCommand::Unsubscribe { topic }),
         // A client has keys, and no stamps.
-        publish().prop_map(|publish| Command::Publish(Publish { stamp: None, ..publish })),
-        any::<String>().prop_map(|token| Command::Authenticate { token }),
+        publish()
+            .prop_map(|publish| ClientCommand::Publish(Publish { publish_id: None, ..publish })),
+        any::<String>().prop_map(|token| ClientCommand::Authenticate { token }),
     ];
-    (id(), command).prop_map(|(id, command)| Request { id, command })
+    (id(), command).prop_map(|(id, command)| ClientRequest { id, command })
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ServerEvent> {
     prop_oneof![
         (id(), topic(), position(), any::<bool>(), delivery()).prop_map(
             |(id, topic, position, recovered, delivery)| {
-                Event::Subscribed { id, topic, position, recovered, delivery }
+                ServerEvent::Subscribed { id, topic, position, recovered, delivery }
             }
         ),
-        (id(), topic()).prop_map(|(id, topic)| Event::Unsubscribed { id, topic }),
+        (id(), topic()).prop_map(|(id, topic)| ServerEvent::Unsubscribed { id, topic }),
         (id(), position(), durability()).prop_map(|(id, position, durability)| {
-            Event::Published { id, position, durability }
+            ServerEvent::Published { id, position, durability }
         }),
         (id(), any::<u64>())
-            .prop_map(|(id, ms)| Event::Authenticated { id, expires: Timestamp(ms) }),
-        (topic(), message()).prop_map(|(topic, message)| Event::Message { topic, message }),
+            .prop_map(|(id, ms)| ServerEvent::Authenticated { id, expires: Timestamp(ms) }),
+        (topic(), message()).prop_map(|(topic, message)| ServerEvent::Message { topic, message }),
         (topic(), message(), vec(any::<u8>(), 1..40)).prop_map(|(topic, message, delta)| {
             let (position, time, key) = (message.position, message.time, message.key.clone());
-            let difference = Difference { position, time, key, delta: delta.into() };
-            Event::Difference { topic, difference }
+            let message_delta = MessageDelta { position, time, key, delta: delta.into() };
+            ServerEvent::MessageDelta { topic, message_delta }
         }),
-        (topic(), gap()).prop_map(|(topic, gap)| Event::Gap { topic, gap }),
-        (topic(), position()).prop_map(|(topic, since)| Event::Stale { topic, since }),
-        (topic(), position()).prop_map(|(topic, position)| Event::Live { topic, position }),
-        (topic(), any::<u64>()).prop_map(|(topic, count)| Event::Audience { topic, count }),
+        (topic(), gap()).prop_map(|(topic, gap)| ServerEvent::Gap { topic, gap }),
+        (topic(), position()).prop_map(|(topic, since)| ServerEvent::Stale { topic, since }),
+        (topic(), position()).prop_map(|(topic, position)| ServerEvent::Live { topic, position }),
+        (topic(), any::<u64>()).prop_map(|(topic, count)| ServerEvent::Audience { topic, count }),
         (id(), select(&ErrorCode::ALL[..]), any::<String>())
-            .prop_map(|(id, code, message)| Event::error(id, code, message)),
+            .prop_map(|(id, code, message)| ServerEvent::error(id, code, message)),
         vec((topic(), position()), 0..3).prop_map(|mut positions| {
             positions.sort();
             positions.dedup_by(|a, b| a.0 == b.0);
-            Event::Heartbeat { positions }
+            ServerEvent::Heartbeat { positions }
         }),
-        (any::<u32>(), any::<u32>(), any::<String>())
-            .prop_map(|(after_ms, back_ms, reason)| Event::Goaway { after_ms, back_ms, reason }),
+        (any::<u32>(), any::<u32>(), any::<String>()).prop_map(
+            |(after_ms, retry_after_ms, reason)| ServerEvent::Goaway {
+                after_ms,
+                retry_after_ms,
+                reason
+            }
+        ),
     ]
 }
 
 /// A heartbeat is a map: it has no order.
-fn sorted(event: Event) -> Event {
+fn sorted(event: ServerEvent) -> ServerEvent {
     match event {
-        Event::Heartbeat { mut positions } => {
+        ServerEvent::Heartbeat { mut positions } => {
             positions.sort();
-            Event::Heartbeat { positions }
+            ServerEvent::Heartbeat { positions }
         }
         other => other,
     }
@@ -112,32 +118,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn a_request_reads_back_as_it_was_written(encoding in encoding(), request in request()) {
+    fn request_round_trips_in_both_encodings(encoding in encoding(), request in request()) {
         let frame = encoding.encode_request(&request);
         prop_assert_eq!(encoding.decode_request(&frame), Ok(request));
     }
 
     #[test]
-    fn an_event_reads_back_as_it_was_written(encoding in encoding(), event in event()) {
+    fn event_round_trips_in_both_encodings(encoding in encoding(), event in event()) {
         let frame = encoding.encode_event(&event);
         prop_assert_eq!(encoding.decode_event(&frame).map(sorted), Ok(event));
     }
 
     #[test]
-    fn a_message_is_told_from_all_else_by_its_first_byte(event in event()) {
-        let message = matches!(event, Event::Message { .. } | Event::Difference { .. });
+    fn message_frame_is_recognized_by_its_first_byte(event in event()) {
+        let message = matches!(event, ServerEvent::Message { .. } | ServerEvent::MessageDelta { .. });
         prop_assert_eq!(is_message(&Encoding::Proto.encode_event(&event)), message);
     }
 
     #[test]
-    fn a_json_frame_is_json_and_utf8(event in event()) {
+    fn json_frame_is_valid_json(event in event()) {
         let frame = Encoding::Json.encode_event(&event);
         prop_assert!(serde_json::from_slice::<serde_json::Value>(&frame).is_ok());
     }
 
     /// What a client that keeps payloads for deltas does, as README.md shows it.
     #[test]
-    fn the_bytes_of_json_are_the_end_of_its_frame(topic in topic(), message in message()) {
+    fn json_payload_is_at_the_end_of_its_frame(topic in topic(), message in message()) {
         let frame = encode_message(Encoding::Json, &topic, &message);
         let frame = std::str::from_utf8(&frame).expect("text");
         if message.content_type == pushonce_core::ContentType::Json {
@@ -170,31 +176,31 @@ proptest! {
 }
 
 #[test]
-fn the_stream_of_a_subscription_says_whose_it_is() {
-    let event = Event::Stream { topic: Topic::new("chat/7").expect("valid") };
+fn stream_event_round_trips() {
+    let event = ServerEvent::Stream { topic: Topic::new("chat/7").expect("valid") };
     let frame = Encoding::Proto.encode_event(&event);
     assert_eq!(Encoding::Proto.decode_event(&frame), Ok(event));
 }
 
 #[test]
-fn a_subprotocol_names_its_encoding() {
+fn subprotocol_maps_to_its_encoding() {
     for encoding in Encoding::ALL {
-        assert_eq!(Encoding::of_subprotocol(encoding.subprotocol()), Some(encoding));
+        assert_eq!(Encoding::from_subprotocol(encoding.subprotocol()), Some(encoding));
     }
-    assert_eq!(Encoding::of_subprotocol("pushonce.v2.json"), None);
+    assert_eq!(Encoding::from_subprotocol("pushonce.v2.json"), None);
 }
 
 #[test]
-fn what_is_no_frame_ends_the_session_and_what_is_only_wrong_does_not() {
-    let broken = Encoding::Proto.decode_request(&Bytes::from_static(&[0xff, 0xff]));
-    assert!(broken.expect_err("no frame").broken);
+fn malformed_frame_is_fatal_and_empty_request_is_not() {
+    let error = Encoding::Proto.decode_request(&Bytes::from_static(&[0xff, 0xff]));
+    assert!(error.expect_err("no frame").is_fatal);
     let empty = Encoding::Proto.decode_request(&Bytes::new()).expect_err("asks for nothing");
-    assert!(!empty.broken);
+    assert!(!empty.is_fatal);
     assert_eq!(empty.code, ErrorCode::UnknownField);
 }
 
 #[test]
-fn a_protobuf_publish_without_content_type_is_guessed() {
+fn protobuf_publish_without_content_type_gets_a_guessed_one() {
     let publish = crate::pb::client::v1::Publish {
         topic: "chat/7".to_owned(),
         data: Bytes::from_static(b"{}"),
@@ -204,16 +210,16 @@ fn a_protobuf_publish_without_content_type_is_guessed() {
     let frame = crate::pb::client::v1::ClientFrame { id: 0, request: Some(request) };
     let frame = prost::Message::encode_to_vec(&frame).into();
     let request = Encoding::Proto.decode_request(&frame).expect("valid");
-    let Command::Publish(publish) = request.command else { panic!("a publish") };
+    let ClientCommand::Publish(publish) = request.command else { panic!("a publish") };
     assert_eq!(publish.content_type, pushonce_core::ContentType::Json);
 }
 
 #[test]
-fn an_error_word_of_a_newer_server_is_read_by_what_it_says_about_retrying() {
+fn unknown_error_code_is_mapped_by_its_retry_flag() {
     let read = |frame: &'static str| match Encoding::Json
         .decode_event(&Bytes::from_static(frame.as_bytes()))
     {
-        Ok(Event::Error { code, retry, .. }) => (code, retry),
+        Ok(ServerEvent::Error { code, retry, .. }) => (code, retry),
         other => panic!("{other:?}"),
     };
     let later = read(r#"{"id":1,"error":{"code":"lunch_break","message":"","retry":true}}"#);

@@ -52,14 +52,14 @@ impl From<NamespaceChange> for pb::NamespaceChange {
 impl TryFrom<pb::NamespacesResponse> for Namespaces {
     type Error = InvalidField;
 
-    fn try_from(said: pb::NamespacesResponse) -> Result<Namespaces, InvalidField> {
-        let default = said.default.ok_or_else(|| InvalidField::missing("default"))?;
-        let named = said
+    fn try_from(response: pb::NamespacesResponse) -> Result<Namespaces, InvalidField> {
+        let default = response.default.ok_or_else(|| InvalidField::missing("default"))?;
+        let named = response
             .named
             .into_iter()
             .map(|(name, settings)| Namespace::try_from(settings).map(|settings| (name, settings)));
         Ok(Namespaces {
-            revision: said.revision,
+            revision: response.revision,
             default: default.try_into()?,
             named: named.collect::<Result<_, _>>()?,
         })
@@ -71,7 +71,7 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
 
     fn try_from(settings: pb::NamespaceSettings) -> Result<Namespace, InvalidField> {
         Ok(Namespace {
-            durability: durability(&settings.durability)?,
+            durability: decode_durability(&settings.durability)?,
             history: History {
                 count_max: settings.history_count_max,
                 bytes_max: settings.history_bytes_max,
@@ -79,8 +79,8 @@ impl TryFrom<pb::NamespaceSettings> for Namespace {
                 expire_after_ms: settings.expire_after_ms,
             },
             payload_bytes_max: settings.payload_bytes_max,
-            delivery: delivery(&settings.delivery)?,
-            rate_max: NonZeroU16::new(rate(settings.rate_max)?),
+            delivery: decode_delivery(&settings.delivery)?,
+            rate_max: NonZeroU16::new(decode_rate(settings.rate_max)?),
             topics_max: settings.topics_max,
         })
     }
@@ -91,29 +91,29 @@ impl TryFrom<pb::NamespaceChange> for NamespaceChange {
 
     fn try_from(change: pb::NamespaceChange) -> Result<NamespaceChange, InvalidField> {
         Ok(NamespaceChange {
-            durability: change.durability.as_deref().map(durability).transpose()?,
+            durability: change.durability.as_deref().map(decode_durability).transpose()?,
             history_count_max: change.history_count_max,
             history_bytes_max: change.history_bytes_max,
             history_age_max_ms: change.history_age_max_ms,
             expire_after_ms: change.expire_after_ms,
             payload_bytes_max: change.payload_bytes_max,
-            delivery: change.delivery.as_deref().map(delivery).transpose()?,
-            rate_max: change.rate_max.map(rate).transpose()?,
+            delivery: change.delivery.as_deref().map(decode_delivery).transpose()?,
+            rate_max: change.rate_max.map(decode_rate).transpose()?,
             topics_max: change.topics_max,
         })
     }
 }
 
-fn delivery(word: &str) -> Result<Delivery, InvalidField> {
-    word.parse().map_err(|why| InvalidField::new("delivery", format!("is wrong: {why}")))
+fn decode_delivery(word: &str) -> Result<Delivery, InvalidField> {
+    word.parse().map_err(|error| InvalidField::new("delivery", format!("is wrong: {error}")))
 }
 
-fn rate(number: u32) -> Result<u16, InvalidField> {
+fn decode_rate(number: u32) -> Result<u16, InvalidField> {
     let wrong = |_| InvalidField::new("rate_max", "is wrong: it is 65535 at most, or 0 for none");
     number.try_into().map_err(wrong)
 }
 
-fn durability(word: &str) -> Result<Durability, InvalidField> {
+fn decode_durability(word: &str) -> Result<Durability, InvalidField> {
     Durability::parse(word).ok_or_else(|| {
         InvalidField::new(
             "durability",
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_read_back_as_they_were_written() {
+    fn namespace_settings_round_trip() {
         let mut namespaces = Namespaces::default();
         let change = NamespaceChange {
             history_count_max: Some(3),
@@ -136,7 +136,7 @@ mod tests {
             topics_max: Some(7),
             ..NamespaceChange::default()
         };
-        let own = namespaces.default.with(change);
+        let own = namespaces.default.with_change(change);
         namespaces.named.insert("chat".to_owned(), own);
         let wire = pb::NamespacesResponse::from(&namespaces);
         assert_eq!(Namespaces::try_from(wire), Ok(namespaces));
@@ -144,23 +144,23 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_or_a_rate_that_is_none_is_refused_with_what_there_is() {
+    fn invalid_delivery_or_rate_is_rejected_with_the_valid_values() {
         let newest = || Some("newest".to_owned());
         let change = pb::NamespaceChange { delivery: newest(), ..pb::NamespaceChange::default() };
-        let why = NamespaceChange::try_from(change).expect_err("unknown").to_string();
-        assert!(why.contains("delivery") && why.contains("latest"), "{why}");
+        let message = NamespaceChange::try_from(change).expect_err("unknown").to_string();
+        assert!(message.contains("delivery") && message.contains("latest"), "{message}");
         let change = pb::NamespaceChange { rate_max: Some(70_000), ..Default::default() };
-        let why = NamespaceChange::try_from(change).expect_err("too many").to_string();
-        assert!(why.contains("rate_max") && why.contains("65535"), "{why}");
+        let message = NamespaceChange::try_from(change).expect_err("too many").to_string();
+        assert!(message.contains("rate_max") && message.contains("65535"), "{message}");
     }
 
     #[test]
-    fn a_durability_that_is_none_is_refused_with_what_there_is() {
+    fn invalid_durability_is_rejected_with_the_valid_values() {
         let change = pb::NamespaceChange {
             durability: Some("forever".to_owned()),
             ..pb::NamespaceChange::default()
         };
-        let why = NamespaceChange::try_from(change).expect_err("unknown").to_string();
-        assert!(why.contains("durability") && why.contains("replicated"), "{why}");
+        let message = NamespaceChange::try_from(change).expect_err("unknown").to_string();
+        assert!(message.contains("durability") && message.contains("replicated"), "{message}");
     }
 }

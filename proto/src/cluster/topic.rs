@@ -2,9 +2,9 @@
 
 use pushonce_core::{NodeId, Position, ShardId, Topic};
 
-use super::{node, shard_id};
+use super::{decode_node, decode_shard_id};
 use crate::InvalidField;
-use crate::field::{position, topic};
+use crate::field::{decode_position, decode_topic};
 use crate::pb::cluster::v1 as pb;
 
 /// What there is of a topic, as its owner knows it.
@@ -22,7 +22,7 @@ pub struct TopicInfo {
     pub history_count: u64,
     /// How many bytes their payloads have.
     pub history_bytes: u64,
-    /// How many sessions of the whole cluster watch it. `None` while a new owner still counts.
+    /// How many sessions of the whole cluster watch it. `NoFault` while a new owner still counts.
     pub audience: Option<u64>,
 }
 
@@ -54,10 +54,10 @@ impl TryFrom<pb::TopicInfo> for TopicInfo {
 
     fn try_from(info: pb::TopicInfo) -> Result<TopicInfo, InvalidField> {
         Ok(TopicInfo {
-            topic: topic("topic", &info.topic)?,
-            shard: shard_id("shard", info.shard)?,
-            owner: node(info.owner).ok_or_else(|| InvalidField::missing("owner"))?,
-            head: position("position", &info.position)?,
+            topic: decode_topic("topic", &info.topic)?,
+            shard: decode_shard_id("shard", info.shard)?,
+            owner: decode_node(info.owner).ok_or_else(|| InvalidField::missing("owner"))?,
+            head: decode_position("position", &info.position)?,
             history_count: info.history_count,
             history_bytes: info.history_bytes,
             audience: info.audience,
@@ -92,7 +92,8 @@ impl TryFrom<pb::TopicsResponse> for TopicList {
     type Error = InvalidField;
 
     fn try_from(list: pb::TopicsResponse) -> Result<TopicList, InvalidField> {
-        let shards = list.unknown_shards.into_iter().map(|shard| shard_id("unknown_shards", shard));
+        let shards =
+            list.unknown_shards.into_iter().map(|shard| decode_shard_id("unknown_shards", shard));
         Ok(TopicList {
             topics: list.topics.into_iter().map(TopicInfo::try_from).collect::<Result<_, _>>()?,
             unknown_shards: shards.collect::<Result<_, _>>()?,
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_of_topics_reads_back_as_it_was_written() {
+    fn topic_info_and_list_round_trip() {
         for audience in [None, Some(0), Some(41_877)] {
             let info = TopicInfo {
                 topic: Topic::new("chat/7").expect("valid"),
@@ -120,7 +121,7 @@ mod tests {
             assert_eq!(TopicList::try_from(pb::TopicsResponse::from(list.clone())), Ok(list));
             assert_eq!(TopicInfo::try_from(pb::TopicResponse::from(info.clone())), Ok(info));
         }
-        let nobody = pb::TopicInfo { topic: "a".to_owned(), ..pb::TopicInfo::default() };
-        assert_eq!(TopicInfo::try_from(nobody).map_err(|why| why.field), Err("owner"));
+        let without_owner = pb::TopicInfo { topic: "a".to_owned(), ..pb::TopicInfo::default() };
+        assert_eq!(TopicInfo::try_from(without_owner).map_err(|error| error.field), Err("owner"));
     }
 }

@@ -1,19 +1,19 @@
 //! How a node asks to come in.
 
-use pushonce_core::{Addresses, Build, ClusterId, NodeId, Roles, VersionRange};
+use pushonce_core::{Addresses, BuildInfo, ClusterId, NodeId, Roles, VersionRange};
 
-use super::read::{cluster, node};
+use super::read::{decode_cluster_id, decode_node};
 use crate::InvalidField;
-use crate::field::version;
+use crate::field::decode_version;
 use crate::pb::peer::v1 as pb;
 
 /// A node that asks for an id and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Join {
+pub struct JoinRequest {
     /// Drawn when its data directory was made: a repeat with the same one gets the same id.
     pub incarnation: u128,
     /// What its data directory says it is already.
-    pub was: Option<Joined>,
+    pub previous_identity: Option<MemberIdentity>,
     /// The operator's name for it.
     pub name: String,
     /// Where to reach it.
@@ -33,25 +33,26 @@ pub struct Join {
     /// Nothing of the directory is in use yet.
     pub starting: bool,
     /// What it runs.
-    pub build: Build,
+    pub build: BuildInfo,
 }
 
 /// Who a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Joined {
+pub struct MemberIdentity {
     /// In which cluster.
     pub cluster: ClusterId,
     /// Under which id, for ever.
     pub node: NodeId,
 }
 
-impl From<Join> for pb::JoinRequest {
-    fn from(join: Join) -> pb::JoinRequest {
-        let cluster_id = join.was.map(|was| was.cluster.0.to_be_bytes().to_vec());
+impl From<JoinRequest> for pb::JoinRequest {
+    fn from(join: JoinRequest) -> pb::JoinRequest {
+        let cluster_id =
+            join.previous_identity.map(|identity| identity.cluster.0.to_be_bytes().to_vec());
         pb::JoinRequest {
             incarnation: join.incarnation.to_be_bytes().to_vec().into(),
             cluster_id: cluster_id.unwrap_or_default().into(),
-            node_id: join.was.map_or(0, |was| was.node.0),
+            node_id: join.previous_identity.map_or(0, |identity| identity.node.0),
             name: join.name,
             addresses: Some(join.addresses.into()),
             region: join.region,
@@ -69,21 +70,24 @@ impl From<Join> for pb::JoinRequest {
     }
 }
 
-impl TryFrom<pb::JoinRequest> for Join {
+impl TryFrom<pb::JoinRequest> for JoinRequest {
     type Error = InvalidField;
 
-    fn try_from(join: pb::JoinRequest) -> Result<Join, InvalidField> {
+    fn try_from(join: pb::JoinRequest) -> Result<JoinRequest, InvalidField> {
         let incarnation = join.incarnation.as_ref().try_into();
         let incarnation =
             incarnation.map_err(|_| InvalidField::new("incarnation", "must have 16 bytes"))?;
-        let was = match node(join.node_id) {
+        let previous_identity = match decode_node(join.node_id) {
             None => None,
-            Some(node) => Some(Joined { cluster: cluster("cluster_id", &join.cluster_id)?, node }),
+            Some(node) => Some(MemberIdentity {
+                cluster: decode_cluster_id("cluster_id", &join.cluster_id)?,
+                node,
+            }),
         };
         let addresses = join.addresses.ok_or_else(|| InvalidField::missing("addresses"))?;
-        Ok(Join {
+        Ok(JoinRequest {
             incarnation: u128::from_be_bytes(incarnation),
-            was,
+            previous_identity,
             name: join.name,
             addresses: addresses.into(),
             region: join.region,
@@ -91,39 +95,39 @@ impl TryFrom<pb::JoinRequest> for Join {
             roles: join
                 .roles
                 .parse()
-                .map_err(|why| InvalidField::new("roles", format!("is wrong: {why}")))?,
+                .map_err(|error| InvalidField::new("roles", format!("is wrong: {error}")))?,
             weight: join.weight,
             run: join.run,
             run_token: join.run_token,
             starting: join.starting,
-            build: Build {
+            build: BuildInfo {
                 release: join.release,
                 supported: VersionRange {
-                    min: version("version_min", join.version_min)?,
-                    max: version("version_max", join.version_max)?,
+                    min: decode_version("version_min", join.version_min)?,
+                    max: decode_version("version_max", join.version_max)?,
                 },
             },
         })
     }
 }
 
-impl From<Joined> for pb::JoinResponse {
-    fn from(joined: Joined) -> pb::JoinResponse {
+impl From<MemberIdentity> for pb::JoinResponse {
+    fn from(identity: MemberIdentity) -> pb::JoinResponse {
         pb::JoinResponse {
-            cluster_id: joined.cluster.0.to_be_bytes().to_vec().into(),
-            node_id: joined.node.0,
+            cluster_id: identity.cluster.0.to_be_bytes().to_vec().into(),
+            node_id: identity.node.0,
             ..pb::JoinResponse::default()
         }
     }
 }
 
-impl TryFrom<pb::JoinResponse> for Joined {
+impl TryFrom<pb::JoinResponse> for MemberIdentity {
     type Error = InvalidField;
 
-    fn try_from(joined: pb::JoinResponse) -> Result<Joined, InvalidField> {
-        Ok(Joined {
-            cluster: cluster("cluster_id", &joined.cluster_id)?,
-            node: node(joined.node_id).ok_or_else(|| InvalidField::missing("node_id"))?,
+    fn try_from(joined: pb::JoinResponse) -> Result<MemberIdentity, InvalidField> {
+        Ok(MemberIdentity {
+            cluster: decode_cluster_id("cluster_id", &joined.cluster_id)?,
+            node: decode_node(joined.node_id).ok_or_else(|| InvalidField::missing("node_id"))?,
         })
     }
 }

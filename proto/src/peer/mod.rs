@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Claim, ClusterId, FetchError, Gap, Message, NodeId, Placed, Position, Publish, PublishError,
-    ShardId, Timestamp, Topic, VersionOffer, Want, Watching,
+    Acknowledgement, ClusterId, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
+    Position, Publish, PublishError, ShardId, SubscriberCount, Timestamp, Topic, VersionOffer,
 };
 
 use crate::pb::peer::v1 as pb;
 
-pub use join::{Join, Joined};
+pub use join::{JoinRequest, MemberIdentity};
 
 /// A frame of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
+pub enum PeerFrame {
     /// The first of each side.
     Hello {
         /// The sender's cluster.
@@ -27,12 +27,12 @@ pub enum Frame {
         /// The sender.
         node: NodeId,
         /// Whom it means to speak to, if it knows.
-        to: Option<NodeId>,
-        /// Which cluster versions it supports and writes; `None` when it names none.
+        expected_peer: Option<NodeId>,
+        /// Which cluster versions it supports and writes; `NoFault` when it names none.
         versions: Option<VersionOffer>,
     },
     /// I lead this shard.
-    Claim(Claim),
+    Claim(OwnershipClaim),
     /// A publish for a topic whose shard the receiver owns.
     Publish {
         /// Repeated in the answer.
@@ -45,7 +45,7 @@ pub enum Frame {
         /// Of the publish.
         id: u64,
         /// Acknowledged, refused or unknown.
-        outcome: Result<Placed, PublishError>,
+        outcome: Result<Acknowledgement, PublishError>,
     },
     /// Send me this topic from now on.
     Interest {
@@ -53,7 +53,7 @@ pub enum Frame {
         number: u32,
         /// Which topic.
         topic: Topic,
-        /// What the sender has reached; `None` when nothing of the past is wanted.
+        /// What the sender has reached; `NoFault` when nothing of the past is wanted.
         after: Option<Position>,
     },
     /// Send it no more.
@@ -65,7 +65,7 @@ pub enum Frame {
     Interested {
         /// Of the interest.
         number: u32,
-        /// Where deliveries begin: they follow this. `None`: the sender is not upstream (any more).
+        /// Where deliveries begin: they follow this. `NoFault`: the sender is not upstream (any more).
         head: Option<Position>,
     },
     /// Messages of a topic, in order.
@@ -89,7 +89,7 @@ pub enum Frame {
         /// Which topic.
         topic: Topic,
         /// Which messages.
-        want: Want,
+        range: HistoryRange,
     },
     /// A part of the answer.
     Fetched {
@@ -104,16 +104,16 @@ pub enum Frame {
         heads: Vec<(u32, Position)>,
         /// The shards of which the sender cannot say that it has everything, and how long ago it
         /// last could, to the millisecond.
-        doubts: Vec<(ShardId, Duration)>,
+        stale_shards: Vec<(ShardId, Duration)>,
         /// What the sender's clock shows.
         clock: Timestamp,
         /// The newest log time that the sender knows of each shard that the receiver may get from it.
         log_times: Vec<(ShardId, Timestamp)>,
     },
     /// How many sessions the sender speaks for, where that changed.
-    Watching {
+    SubscriberCounts {
         /// By number of the interest. Each count replaces the one before; at first it is 0.
-        counts: Vec<(u32, Watching)>,
+        counts: Vec<(u32, SubscriberCount)>,
     },
     /// How many sessions of the whole cluster watch a topic of which the receiver wants to know, where
     /// that changed.
@@ -144,41 +144,46 @@ pub enum FetchedPart {
 }
 
 /// What a message costs on a link beside its payload: position, time, content type, key, tags.
-pub const MESSAGE_BYTES: usize = 64;
+pub const MESSAGE_OVERHEAD_BYTES: usize = 64;
 /// What any other frame costs at most in practice: a topic and some numbers.
-const FRAME_BYTES: usize = 64;
+const FRAME_OVERHEAD_BYTES: usize = 64;
 
-impl Frame {
+impl PeerFrame {
     /// About how many bytes the frame has on the wire: for packing and for credit, not exact.
     pub fn size_hint(&self) -> usize {
-        let of_messages = |messages: &[Arc<Message>]| {
-            messages.iter().map(|message| message.payload.len() + MESSAGE_BYTES).sum::<usize>()
+        let messages_size = |messages: &[Arc<Message>]| {
+            messages
+                .iter()
+                .map(|message| message.payload.len() + MESSAGE_OVERHEAD_BYTES)
+                .sum::<usize>()
         };
-        FRAME_BYTES
+        FRAME_OVERHEAD_BYTES
             + match self {
-                Frame::Publish { publish, .. } => {
+                PeerFrame::Publish { publish, .. } => {
                     publish.topic.as_str().len() + publish.payload.len()
                 }
-                Frame::Interest { topic, .. } | Frame::Fetch { topic, .. } => topic.as_str().len(),
-                Frame::Deliver { messages, .. } => of_messages(messages),
-                Frame::Fetched { part, .. } => match part {
+                PeerFrame::Interest { topic, .. } | PeerFrame::Fetch { topic, .. } => {
+                    topic.as_str().len()
+                }
+                PeerFrame::Deliver { messages, .. } => messages_size(messages),
+                PeerFrame::Fetched { part, .. } => match part {
                     FetchedPart::More(messages) | FetchedPart::Done { messages, .. } => {
-                        of_messages(messages)
+                        messages_size(messages)
                     }
                     FetchedPart::Failed(_) => 0,
                 },
-                Frame::Heartbeat { heads, doubts, clock: _, log_times } => {
+                PeerFrame::Heartbeat { heads, stale_shards: doubts, clock: _, log_times } => {
                     heads.len() * 24 + doubts.len() * 8 + log_times.len() * 16
                 }
-                Frame::Watching { counts } => counts.len() * 16,
-                Frame::Audience { counts } => counts.len() * 16,
-                Frame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
-                Frame::Hello { .. }
-                | Frame::Stopping
-                | Frame::Published { .. }
-                | Frame::Withdraw { .. }
-                | Frame::Interested { .. }
-                | Frame::Lost { .. } => 0,
+                PeerFrame::SubscriberCounts { counts } => counts.len() * 16,
+                PeerFrame::Audience { counts } => counts.len() * 16,
+                PeerFrame::Claim(claim) => (claim.voters.len() + claim.learners.len()) * 8,
+                PeerFrame::Hello { .. }
+                | PeerFrame::Stopping
+                | PeerFrame::Published { .. }
+                | PeerFrame::Withdraw { .. }
+                | PeerFrame::Interested { .. }
+                | PeerFrame::Lost { .. } => 0,
             }
     }
 }

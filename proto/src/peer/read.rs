@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Claim, ClusterId, ClusterVersion, FetchError, Gap, Message, NodeId, Position, ShardId, Term,
-    Timestamp, VersionOffer, VersionRange, Want, Watching,
+    ClusterId, ClusterVersion, FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim,
+    Position, ShardId, SubscriberCount, Term, Timestamp, VersionOffer, VersionRange,
 };
 
-use super::{FetchedPart, Frame, outcome};
+use super::{FetchedPart, PeerFrame, outcome};
 use crate::InvalidField;
-use crate::field::{content_type, key, reason, topic};
+use crate::field::{decode_content_type, decode_gap_reason, decode_key, decode_topic};
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
 
 /// A number that is no version is none that anybody supports: the offer counts as absent.
-fn versions(hello: &pb::Hello) -> Option<VersionOffer> {
+fn decode_version_offer(hello: &pb::Hello) -> Option<VersionOffer> {
     let version = |number: u32| u16::try_from(number).ok().map(ClusterVersion);
     let (min, max) = (version(hello.version_min)?, version(hello.version_max)?);
     let offer = VersionOffer {
@@ -25,31 +25,32 @@ fn versions(hello: &pb::Hello) -> Option<VersionOffer> {
     (offer.agreed != ClusterVersion::default()).then_some(offer)
 }
 
-impl TryFrom<pb::LinkFrame> for Frame {
+impl TryFrom<pb::LinkFrame> for PeerFrame {
     type Error = InvalidField;
 
-    fn try_from(frame: pb::LinkFrame) -> Result<Frame, InvalidField> {
+    fn try_from(frame: pb::LinkFrame) -> Result<PeerFrame, InvalidField> {
         Ok(match frame.frame.ok_or_else(|| InvalidField::missing("frame"))? {
-            Wire::Hello(hello) => Frame::Hello {
-                cluster: cluster("hello.cluster_id", &hello.cluster_id)?,
+            Wire::Hello(hello) => PeerFrame::Hello {
+                cluster: decode_cluster_id("hello.cluster_id", &hello.cluster_id)?,
                 node: NodeId(hello.node_id),
-                to: node(hello.to),
-                versions: versions(&hello),
+                expected_peer: decode_node(hello.to),
+                versions: decode_version_offer(&hello),
             },
-            Wire::Claim(claim) => Frame::Claim(claim.try_into()?),
+            Wire::Claim(claim) => PeerFrame::Claim(claim.try_into()?),
             Wire::Publish(request) => {
-                Frame::Publish { id: request.id, publish: outcome::publish(request)? }
+                PeerFrame::Publish { id: request.id, publish: outcome::decode_publish(request)? }
             }
-            Wire::Published(response) => {
-                Frame::Published { id: response.id, outcome: outcome::outcome(response)? }
-            }
-            Wire::Interest(interest) => Frame::Interest {
+            Wire::Published(response) => PeerFrame::Published {
+                id: response.id,
+                outcome: outcome::decode_outcome(response)?,
+            },
+            Wire::Interest(interest) => PeerFrame::Interest {
                 number: interest.number,
-                topic: topic("interest.topic", &interest.topic)?,
+                topic: decode_topic("interest.topic", &interest.topic)?,
                 after: interest.after.map(Position::from),
             },
-            Wire::Withdraw(withdraw) => Frame::Withdraw { number: withdraw.number },
-            Wire::Interested(interested) => Frame::Interested {
+            Wire::Withdraw(withdraw) => PeerFrame::Withdraw { number: withdraw.number },
+            Wire::Interested(interested) => PeerFrame::Interested {
                 number: interested.number,
                 head: match interested.answer {
                     Some(pb::interested::Answer::Head(head)) => Some(head.into()),
@@ -57,77 +58,97 @@ impl TryFrom<pb::LinkFrame> for Frame {
                     None => return Err(InvalidField::missing("interested.answer")),
                 },
             },
-            Wire::Deliver(deliver) => {
-                Frame::Deliver { number: deliver.number, messages: messages(deliver.messages)? }
-            }
-            Wire::Lost(lost) => Frame::Lost {
+            Wire::Deliver(deliver) => PeerFrame::Deliver {
+                number: deliver.number,
+                messages: decode_messages(deliver.messages)?,
+            },
+            Wire::Lost(lost) => PeerFrame::Lost {
                 number: lost.number,
                 gap: Gap {
-                    from: at("lost.from", lost.from)?,
-                    to: at("lost.to", lost.to)?,
-                    reason: reason("lost.reason", &lost.reason)?,
+                    from: required_position("lost.from", lost.from)?,
+                    to: required_position("lost.to", lost.to)?,
+                    reason: decode_gap_reason("lost.reason", &lost.reason)?,
                 },
             },
-            Wire::Fetch(fetch) => Frame::Fetch {
+            Wire::Fetch(fetch) => PeerFrame::Fetch {
                 id: fetch.id,
-                topic: topic("fetch.topic", &fetch.topic)?,
-                want: match fetch.want {
-                    Some(pb::fetch::Want::After(position)) => Want::After(position.into()),
-                    Some(pb::fetch::Want::Last(count)) => Want::Last(count),
-                    Some(pb::fetch::Want::All(_)) => Want::All,
+                topic: decode_topic("fetch.topic", &fetch.topic)?,
+                range: match fetch.want {
+                    Some(pb::fetch::Want::After(position)) => HistoryRange::After(position.into()),
+                    Some(pb::fetch::Want::Last(count)) => HistoryRange::Last(count),
+                    Some(pb::fetch::Want::All(_)) => HistoryRange::All,
                     None => return Err(InvalidField::missing("fetch.want")),
                 },
             },
-            Wire::Fetched(fetched) => Frame::Fetched { id: fetched.id, part: part(fetched)? },
-            Wire::Heartbeat(heartbeat) => Frame::Heartbeat {
+            Wire::Fetched(fetched) => {
+                PeerFrame::Fetched { id: fetched.id, part: decode_fetched_part(fetched)? }
+            }
+            Wire::Heartbeat(heartbeat) => PeerFrame::Heartbeat {
                 heads: heartbeat
                     .heads
                     .into_iter()
-                    .map(|head| Ok((head.number, at("heartbeat.heads.position", head.position)?)))
+                    .map(|head| {
+                        Ok((
+                            head.number,
+                            required_position("heartbeat.heads.position", head.position)?,
+                        ))
+                    })
                     .collect::<Result<_, InvalidField>>()?,
-                doubts: heartbeat
+                stale_shards: heartbeat
                     .doubts
                     .into_iter()
                     .map(|doubt| {
                         let age = Duration::from_millis(doubt.age_ms.into());
-                        Ok((shard("heartbeat.doubts.shard", doubt.shard)?, age))
+                        Ok((decode_shard_id("heartbeat.doubts.shard", doubt.shard)?, age))
                     })
                     .collect::<Result<_, InvalidField>>()?,
                 clock: Timestamp(heartbeat.clock_ms),
                 log_times: heartbeat
                     .log_times
                     .into_iter()
-                    .map(|of| {
-                        let id = shard("heartbeat.log_times.shard", of.shard)?;
-                        Ok((id, Timestamp(of.time_ms)))
+                    .map(|log_time| {
+                        let id = decode_shard_id("heartbeat.log_times.shard", log_time.shard)?;
+                        Ok((id, Timestamp(log_time.time_ms)))
                     })
                     .collect::<Result<_, InvalidField>>()?,
             },
-            Wire::Watching(watching) => Frame::Watching {
+            Wire::Watching(watching) => PeerFrame::SubscriberCounts {
                 counts: watching
                     .topics
                     .into_iter()
-                    .map(|of| (of.number, Watching { sessions: of.sessions, asks: of.asks }))
+                    .map(|watched| {
+                        (
+                            watched.number,
+                            SubscriberCount {
+                                sessions: watched.sessions,
+                                wants_audience: watched.asks,
+                            },
+                        )
+                    })
                     .collect(),
             },
-            Wire::Stopping(pb::Stopping {}) => Frame::Stopping,
-            Wire::Audience(audience) => Frame::Audience {
-                counts: audience.topics.into_iter().map(|of| (of.number, of.sessions)).collect(),
+            Wire::Stopping(pb::Stopping {}) => PeerFrame::Stopping,
+            Wire::Audience(audience) => PeerFrame::Audience {
+                counts: audience
+                    .topics
+                    .into_iter()
+                    .map(|counted| (counted.number, counted.sessions))
+                    .collect(),
             },
         })
     }
 }
 
-impl TryFrom<pb::Claim> for Claim {
+impl TryFrom<pb::Claim> for OwnershipClaim {
     type Error = InvalidField;
 
-    fn try_from(claim: pb::Claim) -> Result<Claim, InvalidField> {
+    fn try_from(claim: pb::Claim) -> Result<OwnershipClaim, InvalidField> {
         let nodes = |numbers: Vec<u64>| numbers.into_iter().map(NodeId).collect();
-        Ok(Claim {
-            shard: shard("claim.shard", claim.shard)?,
-            owner: node(claim.owner).ok_or_else(|| InvalidField::missing("claim.owner"))?,
+        Ok(OwnershipClaim {
+            shard: decode_shard_id("claim.shard", claim.shard)?,
+            owner: decode_node(claim.owner).ok_or_else(|| InvalidField::missing("claim.owner"))?,
             term: Term(claim.term),
-            membership: claim.membership,
+            membership_index: claim.membership,
             voters: nodes(claim.voters),
             learners: nodes(claim.learners),
         })
@@ -139,52 +160,58 @@ impl TryFrom<pb::Message> for Message {
 
     fn try_from(message: pb::Message) -> Result<Message, InvalidField> {
         Ok(Message {
-            position: at("message.position", message.position)?,
+            position: required_position("message.position", message.position)?,
             time: Timestamp(message.time_ms),
-            content_type: content_type("message.content_type", &message.content_type)?,
-            key: key("message.key", &message.key)?,
+            content_type: decode_content_type("message.content_type", &message.content_type)?,
+            key: decode_key("message.key", &message.key)?,
             payload: message.payload,
         })
     }
 }
 
 /// Zero is nobody.
-pub(super) fn node(number: u64) -> Option<NodeId> {
+pub(super) fn decode_node(number: u64) -> Option<NodeId> {
     (number != 0).then_some(NodeId(number))
 }
 
-pub(super) fn cluster(field: &'static str, bytes: &[u8]) -> Result<ClusterId, InvalidField> {
+pub(super) fn decode_cluster_id(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<ClusterId, InvalidField> {
     let bytes = bytes.try_into().map_err(|_| {
         InvalidField::new(field, format!("is a cluster id of {} bytes, not 16", bytes.len()))
     })?;
     Ok(ClusterId(u128::from_be_bytes(bytes)))
 }
 
-pub(super) fn at(
+pub(super) fn required_position(
     field: &'static str,
     position: Option<pb::Position>,
 ) -> Result<Position, InvalidField> {
     position.map(Position::from).ok_or_else(|| InvalidField::missing(field))
 }
 
-fn messages(wire: Vec<pb::Message>) -> Result<Vec<Arc<Message>>, InvalidField> {
+fn decode_messages(wire: Vec<pb::Message>) -> Result<Vec<Arc<Message>>, InvalidField> {
     wire.into_iter().map(|message| Message::try_from(message).map(Arc::new)).collect()
 }
 
-fn shard(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
+fn decode_shard_id(field: &'static str, number: u32) -> Result<ShardId, InvalidField> {
     let shard = u16::try_from(number).map(ShardId);
     shard.map_err(|_| InvalidField::new(field, format!("is no shard: {number}")))
 }
 
-fn part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {
+fn decode_fetched_part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {
     if !fetched.error.is_empty() {
         return Ok(FetchedPart::Failed(FetchError::Unavailable(fetched.error)));
     }
     if let Some(asked) = fetched.future {
-        let head = at("fetched.head", fetched.head)?;
-        return Ok(FetchedPart::Failed(FetchError::Future { asked: asked.into(), head }));
+        let head = required_position("fetched.head", fetched.head)?;
+        return Ok(FetchedPart::Failed(FetchError::FuturePosition {
+            requested: asked.into(),
+            head,
+        }));
     }
-    let messages = messages(fetched.messages)?;
+    let messages = decode_messages(fetched.messages)?;
     if !fetched.done {
         return Ok(FetchedPart::More(messages));
     }
@@ -192,9 +219,9 @@ fn part(fetched: pb::Fetched) -> Result<FetchedPart, InvalidField> {
         None => None,
         Some(from) => Some(Gap {
             from: from.into(),
-            to: at("fetched.gap_to", fetched.gap_to)?,
-            reason: reason("fetched.gap_reason", &fetched.gap_reason)?,
+            to: required_position("fetched.gap_to", fetched.gap_to)?,
+            reason: decode_gap_reason("fetched.gap_reason", &fetched.gap_reason)?,
         }),
     };
-    Ok(FetchedPart::Done { messages, head: at("fetched.head", fetched.head)?, gap })
+    Ok(FetchedPart::Done { messages, head: required_position("fetched.head", fetched.head)?, gap })
 }

@@ -6,8 +6,8 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 use pushonce_core::{
-    Addresses, Build, ClusterVersion, InvalidPublish, Refusal, Roles, ShardId, Term, Timestamp,
-    VersionOffer, VersionRange,
+    Addresses, BuildInfo, ClusterVersion, InvalidPublish, PublishRejection, Roles, ShardId, Term,
+    Timestamp, VersionOffer, VersionRange,
 };
 
 use super::*;
@@ -17,30 +17,30 @@ fn node() -> impl Strategy<Value = NodeId> {
     (1..=u64::MAX).prop_map(NodeId)
 }
 
-fn claim() -> impl Strategy<Value = Claim> {
+fn claim() -> impl Strategy<Value = OwnershipClaim> {
     let nodes = || vec(node(), 0..4);
     (any::<u16>(), node(), any::<u64>(), any::<u64>(), nodes(), nodes()).prop_map(
-        |(shard, owner, term, membership, voters, learners)| Claim {
+        |(shard, owner, term, membership, voters, learners)| OwnershipClaim {
             shard: ShardId(shard),
             owner,
             term: Term(term),
-            membership,
+            membership_index: membership,
             voters,
             learners,
         },
     )
 }
 
-fn outcome() -> impl Strategy<Value = Result<Placed, PublishError>> {
-    let refused = |refusal: Refusal| Err(PublishError::Refused(refusal));
+fn outcome() -> impl Strategy<Value = Result<Acknowledgement, PublishError>> {
+    let rejected = |rejection: PublishRejection| Err(PublishError::Rejected(rejection));
     prop_oneof![
         (position(), any::<u64>(), durability()).prop_map(|(position, time, durability)| {
-            Ok(Placed { position, time: Timestamp(time), durability })
+            Ok(Acknowledgement { position, time: Timestamp(time), durability })
         }),
-        option::of(node()).prop_map(move |owner| refused(Refusal::NotOwner { owner })),
-        any::<String>().prop_map(move |why| refused(Refusal::Overloaded(why))),
-        any::<String>().prop_map(move |why| refused(Refusal::Unavailable(why))),
-        any::<String>().prop_map(move |why| refused(Refusal::TooManyTopics(why))),
+        option::of(node()).prop_map(move |owner| rejected(PublishRejection::NotOwner { owner })),
+        any::<String>().prop_map(move |why| rejected(PublishRejection::Overloaded(why))),
+        any::<String>().prop_map(move |why| rejected(PublishRejection::Unavailable(why))),
+        any::<String>().prop_map(move |why| rejected(PublishRejection::TooManyTopics(why))),
         any::<String>().prop_map(|why| Err(InvalidPublish::NotJson(why).into())),
         (any::<u32>(), any::<u32>()).prop_map(|(len, max)| {
             let (len, max) = (len as usize, max as usize);
@@ -48,73 +48,75 @@ fn outcome() -> impl Strategy<Value = Result<Placed, PublishError>> {
         }),
         proptest::sample::select(vec![
             InvalidPublish::SystemTopic,
-            InvalidPublish::NotText,
+            InvalidPublish::NotUtf8,
             InvalidPublish::ContentType,
             InvalidPublish::Key,
             InvalidPublish::KeyReused,
             InvalidPublish::SequenceReused,
         ])
         .prop_map(|invalid| Err(invalid.into())),
-        (sequence(), option::of(sequence()))
-            .prop_map(move |(asked, expected)| refused(Refusal::OutOfSequence { asked, expected })),
+        (sequence(), option::of(sequence())).prop_map(move |(received, expected)| rejected(
+            PublishRejection::OutOfSequence { received, expected }
+        )),
         any::<String>().prop_map(|why| Err(PublishError::unknown(why))),
     ]
 }
 
-fn part() -> impl Strategy<Value = FetchedPart> {
+fn fetched_part() -> impl Strategy<Value = FetchedPart> {
     let messages = || vec(message(), 0..3);
     prop_oneof![
         messages().prop_map(FetchedPart::More),
         (messages(), position(), option::of(gap()))
             .prop_map(|(messages, head, gap)| FetchedPart::Done { messages, head, gap }),
-        (position(), position())
-            .prop_map(|(asked, head)| FetchedPart::Failed(FetchError::Future { asked, head })),
+        (position(), position()).prop_map(|(requested, head)| FetchedPart::Failed(
+            FetchError::FuturePosition { requested, head }
+        )),
         "[a-z ]{1,20}".prop_map(|why| FetchedPart::Failed(FetchError::Unavailable(why))),
     ]
 }
 
-fn want() -> impl Strategy<Value = Want> {
+fn history_range() -> impl Strategy<Value = HistoryRange> {
     prop_oneof![
-        position().prop_map(Want::After),
-        any::<u32>().prop_map(Want::Last),
-        Just(Want::All)
+        position().prop_map(HistoryRange::After),
+        any::<u32>().prop_map(HistoryRange::Last),
+        Just(HistoryRange::All)
     ]
 }
 
-fn versions() -> impl Strategy<Value = VersionOffer> {
+fn version_offer() -> impl Strategy<Value = VersionOffer> {
     (any::<u16>(), any::<u16>(), 1..=u16::MAX).prop_map(|(min, max, agreed)| VersionOffer {
         supported: VersionRange { min: ClusterVersion(min), max: ClusterVersion(max) },
         agreed: ClusterVersion(agreed),
     })
 }
 
-fn frame() -> impl Strategy<Value = Frame> {
+fn frame() -> impl Strategy<Value = PeerFrame> {
     prop_oneof![
-        (any::<u128>(), node(), option::of(node()), option::of(versions())).prop_map(
-            |(cluster, node, to, versions)| Frame::Hello {
+        (any::<u128>(), node(), option::of(node()), option::of(version_offer())).prop_map(
+            |(cluster, node, expected_peer, versions)| PeerFrame::Hello {
                 cluster: ClusterId(cluster),
                 node,
-                to,
+                expected_peer,
                 versions
             }
         ),
-        claim().prop_map(Frame::Claim),
-        (any::<u64>(), publish()).prop_map(|(id, publish)| Frame::Publish { id, publish }),
-        (any::<u64>(), outcome()).prop_map(|(id, outcome)| Frame::Published { id, outcome }),
+        claim().prop_map(PeerFrame::Claim),
+        (any::<u64>(), publish()).prop_map(|(id, publish)| PeerFrame::Publish { id, publish }),
+        (any::<u64>(), outcome()).prop_map(|(id, outcome)| PeerFrame::Published { id, outcome }),
         (any::<u32>(), topic(), option::of(position()))
-            .prop_map(|(number, topic, after)| Frame::Interest { number, topic, after }),
-        any::<u32>().prop_map(|number| Frame::Withdraw { number }),
+            .prop_map(|(number, topic, after)| PeerFrame::Interest { number, topic, after }),
+        any::<u32>().prop_map(|number| PeerFrame::Withdraw { number }),
         (any::<u32>(), option::of(position()))
-            .prop_map(|(number, head)| Frame::Interested { number, head }),
+            .prop_map(|(number, head)| PeerFrame::Interested { number, head }),
         (any::<u32>(), vec(message(), 0..3))
-            .prop_map(|(number, messages)| Frame::Deliver { number, messages }),
-        (any::<u32>(), gap()).prop_map(|(number, gap)| Frame::Lost { number, gap }),
-        (any::<u64>(), topic(), want()).prop_map(|(id, topic, want)| Frame::Fetch {
+            .prop_map(|(number, messages)| PeerFrame::Deliver { number, messages }),
+        (any::<u32>(), gap()).prop_map(|(number, gap)| PeerFrame::Lost { number, gap }),
+        (any::<u64>(), topic(), history_range()).prop_map(|(id, topic, range)| PeerFrame::Fetch {
             id,
             topic,
-            want
+            range
         }),
-        (any::<u64>(), part()).prop_map(|(id, part)| Frame::Fetched { id, part }),
+        (any::<u64>(), fetched_part()).prop_map(|(id, part)| PeerFrame::Fetched { id, part }),
         (
             vec((any::<u32>(), position()), 0..3),
             vec((any::<u16>(), any::<u32>()), 0..3),
@@ -122,22 +124,24 @@ fn frame() -> impl Strategy<Value = Frame> {
             vec((any::<u16>(), any::<u64>()), 0..3)
         )
             .prop_map(|(heads, doubts, clock, log_times)| {
-                let doubt =
+                let stale_shard =
                     |(shard, ms): (u16, u32)| (ShardId(shard), Duration::from_millis(ms.into()));
                 let log_time = |(shard, ms): (u16, u64)| (ShardId(shard), Timestamp(ms));
-                Frame::Heartbeat {
+                PeerFrame::Heartbeat {
                     heads,
-                    doubts: doubts.into_iter().map(doubt).collect(),
+                    stale_shards: doubts.into_iter().map(stale_shard).collect(),
                     clock: Timestamp(clock),
                     log_times: log_times.into_iter().map(log_time).collect(),
                 }
             }),
         vec((any::<u32>(), any::<u64>(), any::<bool>()), 0..3).prop_map(|counts| {
-            let count = |(number, sessions, asks)| (number, Watching { sessions, asks });
-            Frame::Watching { counts: counts.into_iter().map(count).collect() }
+            let count = |(number, sessions, wants_audience)| {
+                (number, SubscriberCount { sessions, wants_audience })
+            };
+            PeerFrame::SubscriberCounts { counts: counts.into_iter().map(count).collect() }
         }),
-        vec((any::<u32>(), any::<u64>()), 0..3).prop_map(|counts| Frame::Audience { counts }),
-        Just(Frame::Stopping),
+        vec((any::<u32>(), any::<u64>()), 0..3).prop_map(|counts| PeerFrame::Audience { counts }),
+        Just(PeerFrame::Stopping),
     ]
 }
 
@@ -145,54 +149,55 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_frame_reads_back_as_it_was_written(frame in frame()) {
+    fn frame_round_trips(frame in frame()) {
         let bytes = Bytes::from(pb::LinkFrame::from(frame.clone()).encode_to_vec());
         // Never far below the truth, or credit would not bound memory.
         prop_assert!(bytes.len() <= 2 * frame.size_hint() + 256);
         let wire = pb::LinkFrame::decode(bytes).expect("protobuf");
-        prop_assert_eq!(Frame::try_from(wire), Ok(frame));
+        prop_assert_eq!(PeerFrame::try_from(wire), Ok(frame));
     }
 
     #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..64)) {
         if let Ok(wire) = pb::LinkFrame::decode(Bytes::from(bytes)) {
-            let _ = Frame::try_from(wire);
+            let _ = PeerFrame::try_from(wire);
         }
     }
 }
 
 #[test]
-fn an_error_names_the_field() {
+fn decode_error_names_the_field() {
     use pb::link_frame::Frame as Wire;
-    let refused = |wire: Option<Wire>| {
-        Frame::try_from(pb::LinkFrame { frame: wire }).expect_err("invalid").field
+    let error_field = |wire: Option<Wire>| {
+        PeerFrame::try_from(pb::LinkFrame { frame: wire }).expect_err("invalid").field
     };
-    assert_eq!(refused(None), "frame");
-    assert_eq!(refused(Some(Wire::Hello(pb::Hello::default()))), "hello.cluster_id");
-    assert_eq!(refused(Some(Wire::Interest(pb::Interest::default()))), "interest.topic");
-    assert_eq!(refused(Some(Wire::Interested(pb::Interested::default()))), "interested.answer");
-    assert_eq!(refused(Some(Wire::Lost(pb::Lost::default()))), "lost.from");
+    assert_eq!(error_field(None), "frame");
+    assert_eq!(error_field(Some(Wire::Hello(pb::Hello::default()))), "hello.cluster_id");
+    assert_eq!(error_field(Some(Wire::Interest(pb::Interest::default()))), "interest.topic");
+    assert_eq!(error_field(Some(Wire::Interested(pb::Interested::default()))), "interested.answer");
+    assert_eq!(error_field(Some(Wire::Lost(pb::Lost::default()))), "lost.from");
     let claim = pb::Claim { shard: 70_000, owner: 1, ..pb::Claim::default() };
-    assert_eq!(refused(Some(Wire::Claim(claim))), "claim.shard");
+    assert_eq!(error_field(Some(Wire::Claim(claim))), "claim.shard");
 }
 
 #[test]
-fn a_reason_of_a_newer_node_still_means_that_nothing_happened() {
+fn unknown_rejection_reason_is_decoded_as_unavailable() {
     let refused = pb::Refused { reason: 99, message: "new rule".to_owned(), ..Default::default() };
     let outcome = Some(pb::publish_response::Outcome::Refused(refused));
     let response = pb::PublishResponse { id: 1, outcome };
     assert_eq!(
-        super::outcome::outcome(response),
-        Ok(Err(PublishError::Refused(Refusal::Unavailable("new rule".to_owned()))))
+        super::outcome::decode_outcome(response),
+        Ok(Err(PublishError::Rejected(PublishRejection::Unavailable("new rule".to_owned()))))
     );
 }
 
 #[test]
-fn joining_reads_back_as_it_was_written() {
-    for was in [None, Some(Joined { cluster: ClusterId(7), node: NodeId(3) })] {
-        let join = Join {
+fn join_request_and_identity_round_trip() {
+    for previous_identity in [None, Some(MemberIdentity { cluster: ClusterId(7), node: NodeId(3) })]
+    {
+        let join = JoinRequest {
             incarnation: 0x1234,
-            was,
+            previous_identity,
             name: "a".to_owned(),
             addresses: Addresses { peer: "h:7091".to_owned(), ..Addresses::default() },
             region: "eu-west".to_owned(),
@@ -202,10 +207,10 @@ fn joining_reads_back_as_it_was_written() {
             run: 4,
             run_token: 9,
             starting: true,
-            build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+            build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
         };
-        assert_eq!(Join::try_from(pb::JoinRequest::from(join.clone())), Ok(join));
+        assert_eq!(JoinRequest::try_from(pb::JoinRequest::from(join.clone())), Ok(join));
     }
-    let joined = Joined { cluster: ClusterId(7), node: NodeId(3) };
-    assert_eq!(Joined::try_from(pb::JoinResponse::from(joined)), Ok(joined));
+    let identity = MemberIdentity { cluster: ClusterId(7), node: NodeId(3) };
+    assert_eq!(MemberIdentity::try_from(pb::JoinResponse::from(identity)), Ok(identity));
 }

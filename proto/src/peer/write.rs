@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Claim, FetchError, Gap, Message, NodeId, VersionOffer, Want, Watching};
+use pushonce_core::{
+    FetchError, Gap, HistoryRange, Message, NodeId, OwnershipClaim, SubscriberCount, VersionOffer,
+};
 
-use super::{FetchedPart, Frame, outcome};
+use super::{FetchedPart, PeerFrame, outcome};
 use crate::pb::peer::v1 as pb;
 use pb::link_frame::Frame as Wire;
 
-impl From<Frame> for pb::LinkFrame {
-    fn from(frame: Frame) -> pb::LinkFrame {
+impl From<PeerFrame> for pb::LinkFrame {
+    fn from(frame: PeerFrame) -> pb::LinkFrame {
         let wire = match frame {
-            Frame::Hello { cluster, node, to, versions } => {
+            PeerFrame::Hello { cluster, node, expected_peer: to, versions } => {
                 let VersionOffer { supported, agreed } = versions.unwrap_or_default();
                 Wire::Hello(pb::Hello {
                     cluster_id: cluster.0.to_be_bytes().to_vec().into(),
@@ -22,46 +24,53 @@ impl From<Frame> for pb::LinkFrame {
                     version_agreed: agreed.0.into(),
                 })
             }
-            Frame::Claim(claim) => Wire::Claim(claim.into()),
-            Frame::Publish { id, publish } => Wire::Publish(outcome::request(id, publish)),
-            Frame::Published { id, outcome } => Wire::Published(outcome::response(id, outcome)),
-            Frame::Interest { number, topic, after } => Wire::Interest(pb::Interest {
+            PeerFrame::Claim(claim) => Wire::Claim(claim.into()),
+            PeerFrame::Publish { id, publish } => {
+                Wire::Publish(outcome::encode_publish(id, publish))
+            }
+            PeerFrame::Published { id, outcome } => {
+                Wire::Published(outcome::encode_outcome(id, outcome))
+            }
+            PeerFrame::Interest { number, topic, after } => Wire::Interest(pb::Interest {
                 number,
                 topic: topic.into(),
                 after: after.map(pb::Position::from),
             }),
-            Frame::Withdraw { number } => Wire::Withdraw(pb::Withdraw { number }),
-            Frame::Interested { number, head } => Wire::Interested(pb::Interested {
+            PeerFrame::Withdraw { number } => Wire::Withdraw(pb::Withdraw { number }),
+            PeerFrame::Interested { number, head } => Wire::Interested(pb::Interested {
                 number,
                 answer: Some(match head {
                     Some(head) => pb::interested::Answer::Head(head.into()),
                     None => pb::interested::Answer::NotUpstream(true),
                 }),
             }),
-            Frame::Deliver { number, messages } => {
-                Wire::Deliver(pb::Deliver { number, messages: written(&messages) })
+            PeerFrame::Deliver { number, messages } => {
+                Wire::Deliver(pb::Deliver { number, messages: encode_messages(&messages) })
             }
-            Frame::Lost { number, gap } => Wire::Lost(pb::Lost {
+            PeerFrame::Lost { number, gap } => Wire::Lost(pb::Lost {
                 number,
                 from: Some(gap.from.into()),
                 to: Some(gap.to.into()),
                 reason: gap.reason.as_str().to_owned(),
             }),
-            Frame::Fetch { id, topic, want } => Wire::Fetch(pb::Fetch {
+            PeerFrame::Fetch { id, topic, range: want } => Wire::Fetch(pb::Fetch {
                 id,
                 topic: topic.into(),
                 want: Some(match want {
-                    Want::After(position) => pb::fetch::Want::After(position.into()),
-                    Want::Last(count) => pb::fetch::Want::Last(count),
-                    Want::All => pb::fetch::Want::All(true),
+                    HistoryRange::After(position) => pb::fetch::Want::After(position.into()),
+                    HistoryRange::Last(count) => pb::fetch::Want::Last(count),
+                    HistoryRange::All => pb::fetch::Want::All(true),
                 }),
             }),
-            Frame::Fetched { id, part } => Wire::Fetched(fetched(id, part)),
-            Frame::Heartbeat { heads, doubts, clock, log_times } => {
+            PeerFrame::Fetched { id, part } => Wire::Fetched(encode_fetched(id, part)),
+            PeerFrame::Heartbeat { heads, stale_shards: doubts, clock, log_times } => {
                 Wire::Heartbeat(pb::Heartbeat {
                     heads: heads
                         .into_iter()
-                        .map(|(number, at)| pb::Head { number, position: Some(at.into()) })
+                        .map(|(number, position)| pb::Head {
+                            number,
+                            position: Some(position.into()),
+                        })
                         .collect(),
                     doubts: doubts
                         .into_iter()
@@ -80,18 +89,16 @@ impl From<Frame> for pb::LinkFrame {
                         .collect(),
                 })
             }
-            Frame::Watching { counts } => Wire::Watching(pb::Watching {
+            PeerFrame::SubscriberCounts { counts } => Wire::Watching(pb::Watching {
                 topics: counts
                     .into_iter()
-                    .map(|(number, Watching { sessions, asks })| pb::Watched {
-                        number,
-                        sessions,
-                        asks,
+                    .map(|(number, SubscriberCount { sessions, wants_audience: asks })| {
+                        pb::Watched { number, sessions, asks }
                     })
                     .collect(),
             }),
-            Frame::Stopping => Wire::Stopping(pb::Stopping {}),
-            Frame::Audience { counts } => Wire::Audience(pb::Audience {
+            PeerFrame::Stopping => Wire::Stopping(pb::Stopping {}),
+            PeerFrame::Audience { counts } => Wire::Audience(pb::Audience {
                 topics: counts
                     .into_iter()
                     .map(|(number, sessions)| pb::Counted { number, sessions })
@@ -102,14 +109,14 @@ impl From<Frame> for pb::LinkFrame {
     }
 }
 
-impl From<Claim> for pb::Claim {
-    fn from(claim: Claim) -> pb::Claim {
+impl From<OwnershipClaim> for pb::Claim {
+    fn from(claim: OwnershipClaim) -> pb::Claim {
         let numbers = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
         pb::Claim {
             shard: u32::from(claim.shard.0),
             owner: claim.owner.0,
             term: claim.term.0,
-            membership: claim.membership,
+            membership: claim.membership_index,
             voters: numbers(claim.voters),
             learners: numbers(claim.learners),
         }
@@ -128,16 +135,18 @@ impl From<&Message> for pb::Message {
     }
 }
 
-fn written(messages: &[Arc<Message>]) -> Vec<pb::Message> {
+fn encode_messages(messages: &[Arc<Message>]) -> Vec<pb::Message> {
     messages.iter().map(|message| pb::Message::from(&**message)).collect()
 }
 
-fn fetched(id: u64, part: FetchedPart) -> pb::Fetched {
+fn encode_fetched(id: u64, part: FetchedPart) -> pb::Fetched {
     let empty = pb::Fetched { id, ..pb::Fetched::default() };
     match part {
-        FetchedPart::More(messages) => pb::Fetched { messages: written(&messages), ..empty },
+        FetchedPart::More(messages) => {
+            pb::Fetched { messages: encode_messages(&messages), ..empty }
+        }
         FetchedPart::Done { messages, head, gap } => pb::Fetched {
-            messages: written(&messages),
+            messages: encode_messages(&messages),
             head: Some(head.into()),
             gap_from: gap.map(|gap| gap.from.into()),
             gap_to: gap.map(|gap| gap.to.into()),
@@ -146,7 +155,7 @@ fn fetched(id: u64, part: FetchedPart) -> pb::Fetched {
             done: true,
             ..empty
         },
-        FetchedPart::Failed(FetchError::Future { asked, head }) => {
+        FetchedPart::Failed(FetchError::FuturePosition { requested: asked, head }) => {
             pb::Fetched { future: Some(asked.into()), head: Some(head.into()), done: true, ..empty }
         }
         FetchedPart::Failed(FetchError::Unavailable(why)) => {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pushonce_core::{Delivery, Item, Options, Topic};
-use pushonce_proto::client::{ErrorCode, Event};
+use pushonce_core::{Delivery, SubscribeOptions, Topic, TopicEvent};
+use pushonce_proto::client::{ErrorCode, ServerEvent};
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
 use pushonce_proto::publisher;
@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{CONNECT_TIMEOUT, Ended};
-use crate::progress::Ask;
-use crate::server::{Scheme, Server};
+use super::{CONNECT_TIMEOUT, SessionEnd};
+use crate::resume_state::SubscriptionRequest;
+use crate::server_address::{Scheme, ServerAddress};
 
 /// Events that wait for the caller, as for QUIC.
 const EVENTS_MAX: usize = 256;
@@ -25,53 +25,59 @@ const FRAME_BYTES_MAX: usize = 2 << 20;
 
 pub(crate) struct Session {
     client: PublisherClient<Channel>,
-    events: mpsc::Receiver<Result<Event, Ended>>,
-    send: mpsc::Sender<Result<Event, Ended>>,
+    events: mpsc::Receiver<Result<ServerEvent, SessionEnd>>,
+    send: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
     calls: JoinSet<()>,
 }
 
 /// Opens a connection that notices within seconds that the other end is gone.
-pub(crate) async fn connect(server: &Server) -> Result<Channel, String> {
+pub(crate) async fn connect(server: &ServerAddress) -> Result<Channel, String> {
     if server.scheme != Scheme::Http {
         return Err(format!("{server} is not an http:// address, as gRPC has"));
     }
     let endpoint = Endpoint::from_shared(server.to_string())
-        .map_err(|why| why.to_string())?
+        .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|why| format!("{server}: {}", error_chain(&why)))
+    endpoint.connect().await.map_err(|error| format!("{server}: {}", error_chain(&error)))
 }
 
 impl Session {
-    pub(super) async fn open(server: &Server) -> Result<Session, Ended> {
-        let channel = connect(server).await.map_err(Ended::again)?;
+    pub(super) async fn open(server: &ServerAddress) -> Result<Session, SessionEnd> {
+        let channel = connect(server).await.map_err(SessionEnd::retryable)?;
         let client = PublisherClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let (send, events) = mpsc::channel(EVENTS_MAX);
         Ok(Session { client, events, send, calls: JoinSet::new() })
     }
 
-    pub(super) fn subscribe(&mut self, ask: Ask) {
-        self.calls.spawn(call(self.client.clone(), ask, self.send.clone()));
+    pub(super) fn subscribe(&mut self, request: SubscriptionRequest) {
+        self.calls.spawn(run_subscription(self.client.clone(), request, self.send.clone()));
     }
 
-    pub(super) async fn next(&mut self) -> Result<Event, Ended> {
+    pub(super) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
         // The session holds a sender itself: there is always a next.
-        self.events.recv().await.unwrap_or_else(|| Err(Ended::again("the session ended")))
+        self.events.recv().await.unwrap_or_else(|| Err(SessionEnd::retryable("the session ended")))
     }
 }
 
-async fn call(
+async fn run_subscription(
     mut client: PublisherClient<Channel>,
-    Ask { id, topic, from, options }: Ask,
-    events: mpsc::Sender<Result<Event, Ended>>,
+    SubscriptionRequest { id, topic, from, options }: SubscriptionRequest,
+    events: mpsc::Sender<Result<ServerEvent, SessionEnd>>,
 ) {
-    let Options { delivery, conflated, .. } = options;
-    if options != (Options { delivery, conflated, ..Options::default() }) {
-        let why = "gRPC brings messages, whole, and nothing else; use WebSocket or QUIC";
-        let event = Event::error(Some(id), ErrorCode::NotSupported, why);
+    let SubscribeOptions { delivery, report_conflated: conflated, .. } = options;
+    if options
+        != (SubscribeOptions {
+            delivery,
+            report_conflated: conflated,
+            ..SubscribeOptions::default()
+        })
+    {
+        let message = "gRPC brings messages, whole, and nothing else; use WebSocket or QUIC";
+        let event = ServerEvent::error(Some(id), ErrorCode::NotSupported, message);
         return drop(events.send(Ok(event)).await);
     }
     let request = pb::SubscribeRequest {
@@ -81,65 +87,76 @@ async fn call(
         conflated,
     };
     let delivery = delivery.unwrap_or_default();
-    let mut answers = match client.subscribe(request).await {
+    let mut responses = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return drop(events.send(refused(id, status)).await),
+        Err(status) => return drop(events.send(rejection_event(id, status)).await),
     };
     let mut subscribed = false;
     loop {
-        let event = match answers.message().await {
-            Ok(Some(response)) => match publisher::Event::try_from(response) {
-                Ok(event) => Ok(on(id, &topic, delivery, event)),
-                Err(why) => Err(Ended::again(why)),
+        let event = match responses.message().await {
+            Ok(Some(response)) => match publisher::SubscribeEvent::try_from(response) {
+                Ok(event) => Ok(to_session_event(id, &topic, delivery, event)),
+                Err(error) => Err(SessionEnd::retryable(error)),
             },
-            Ok(None) => Err(Ended::again("the server ended the call")),
-            Err(status) if !subscribed => refused(id, status),
-            Err(status) => Err(broken(&status)),
+            Ok(None) => Err(SessionEnd::retryable("the server ended the call")),
+            Err(status) if !subscribed => rejection_event(id, status),
+            Err(status) => Err(session_end(&status)),
         };
-        let over = !matches!(
+        let is_final = !matches!(
             event,
-            Ok(Event::Subscribed { .. }
-                | Event::Message { .. }
-                | Event::Gap { .. }
-                | Event::Stale { .. }
-                | Event::Live { .. }
-                | Event::Heartbeat { .. })
+            Ok(ServerEvent::Subscribed { .. }
+                | ServerEvent::Message { .. }
+                | ServerEvent::Gap { .. }
+                | ServerEvent::Stale { .. }
+                | ServerEvent::Live { .. }
+                | ServerEvent::Heartbeat { .. })
         );
         subscribed = true;
-        if events.send(event).await.is_err() || over {
+        if events.send(event).await.is_err() || is_final {
             return;
         }
     }
 }
 
 /// A refusal of the request is an event; anything else is the end of the session.
-fn refused(id: u64, status: Status) -> Result<Event, Ended> {
+fn rejection_event(id: u64, status: Status) -> Result<ServerEvent, SessionEnd> {
     let code = match status.code() {
         Code::InvalidArgument => ErrorCode::BadTopic,
         Code::OutOfRange => ErrorCode::FuturePosition,
         // Of the topic, or of the connection: then the next call says so as well.
         Code::Unavailable => ErrorCode::Unavailable,
-        _ => return Err(broken(&status)),
+        _ => return Err(session_end(&status)),
     };
-    Ok(Event::error(Some(id), code, describe(&status)))
+    Ok(ServerEvent::error(Some(id), code, describe(&status)))
 }
 
-fn broken(status: &Status) -> Ended {
-    Ended::again(describe(status))
+fn session_end(status: &Status) -> SessionEnd {
+    SessionEnd::retryable(describe(status))
 }
 
-fn on(id: u64, topic: &Topic, delivery: Delivery, event: publisher::Event) -> Event {
+fn to_session_event(
+    id: u64,
+    topic: &Topic,
+    delivery: Delivery,
+    event: publisher::SubscribeEvent,
+) -> ServerEvent {
     let topic = topic.clone();
     match event {
-        publisher::Event::Subscribed { position, recovered } => {
-            Event::Subscribed { id: Some(id), topic, position, recovered, delivery }
+        publisher::SubscribeEvent::Subscribed { position, recovered } => {
+            ServerEvent::Subscribed { id: Some(id), topic, position, recovered, delivery }
         }
-        publisher::Event::Item(Item::Message(message)) => Event::Message { topic, message },
-        publisher::Event::Item(Item::Gap(gap)) => Event::Gap { topic, gap },
-        publisher::Event::Item(Item::Stale(since)) => Event::Stale { topic, since },
-        publisher::Event::Item(Item::Live(position)) => Event::Live { topic, position },
-        publisher::Event::Heartbeat { position } => {
-            Event::Heartbeat { positions: position.map(|at| (topic, at)).into_iter().collect() }
+        publisher::SubscribeEvent::Item(TopicEvent::Message(message)) => {
+            ServerEvent::Message { topic, message }
         }
+        publisher::SubscribeEvent::Item(TopicEvent::Gap(gap)) => ServerEvent::Gap { topic, gap },
+        publisher::SubscribeEvent::Item(TopicEvent::Stale(since)) => {
+            ServerEvent::Stale { topic, since }
+        }
+        publisher::SubscribeEvent::Item(TopicEvent::Live(position)) => {
+            ServerEvent::Live { topic, position }
+        }
+        publisher::SubscribeEvent::Heartbeat { position } => ServerEvent::Heartbeat {
+            positions: position.map(|at| (topic, at)).into_iter().collect(),
+        },
     }
 }

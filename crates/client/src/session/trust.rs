@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 /// Whose certificate to take.
 #[derive(Clone, Debug, Default)]
-pub enum Trust {
+pub enum CertificateTrust {
     /// Any, but only of a loopback address: a node on this machine with its development certificate.
     #[default]
     Development,
@@ -23,49 +23,53 @@ pub enum Trust {
     Roots(Vec<u8>),
 }
 
-impl Trust {
-    /// The verifier for a server at `address`.
+impl CertificateTrust {
+    /// The verifier for a server at `socket_address`.
     pub(super) fn verifier(
         &self,
         address: SocketAddr,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ServerCertVerifier>, String> {
         match self {
-            Trust::Development if !address.ip().is_loopback() => Err(format!(
+            CertificateTrust::Development if !address.ip().is_loopback() => Err(format!(
                 "{address} is not this machine: say whose certificate to trust, by its fingerprint \
                  or by the certificate that signed it"
             )),
-            Trust::Development => Ok(Arc::new(Pinned { hash: None, provider: provider.clone() })),
-            Trust::Fingerprint(hash) => {
-                Ok(Arc::new(Pinned { hash: Some(*hash), provider: provider.clone() }))
+            CertificateTrust::Development => {
+                Ok(Arc::new(PinnedCertificateVerifier { hash: None, provider: provider.clone() }))
             }
-            Trust::Roots(pem) => roots(pem, provider),
+            CertificateTrust::Fingerprint(hash) => Ok(Arc::new(PinnedCertificateVerifier {
+                hash: Some(*hash),
+                provider: provider.clone(),
+            })),
+            CertificateTrust::Roots(pem) => root_verifier(pem, provider),
         }
     }
 }
 
-fn roots(
+fn root_verifier(
     pem: &[u8],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|why| format!("the trusted certificates: {why}"))?;
-        roots.add(certificate).map_err(|why| format!("the trusted certificates: {why}"))?;
+        let certificate =
+            certificate.map_err(|error| format!("the trusted certificates: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("the trusted certificates: {error}"))?;
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    Ok(verifier.build().map_err(|why| format!("the trusted certificates: {why}"))?)
+    Ok(verifier.build().map_err(|error| format!("the trusted certificates: {error}"))?)
 }
 
 /// Takes one certificate by its hash, or any; the handshake's signature is checked in both cases, so
 /// the server does have the certificate's key.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedCertificateVerifier {
     hash: Option<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinnedCertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -74,9 +78,9 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let found: [u8; 32] = Sha256::digest(end_entity).into();
+        let fingerprint: [u8; 32] = Sha256::digest(end_entity).into();
         match self.hash {
-            Some(wanted) if wanted != found => Err(rustls::Error::General(
+            Some(expected) if expected != fingerprint => Err(rustls::Error::General(
                 "it is not the certificate with that fingerprint".into(),
             )),
             _ => Ok(ServerCertVerified::assertion()),
@@ -113,18 +117,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_development_certificate_is_taken_from_this_machine_only() {
+    fn development_certificate_is_accepted_only_from_loopback() {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let trust = Trust::Development;
+        let trust = CertificateTrust::Development;
         assert!(trust.verifier(SocketAddr::from(([127, 0, 0, 9], 1)), &provider).is_ok());
-        let refused = trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider);
-        assert!(refused.is_err_and(|why| why.contains("fingerprint")));
+        let result = trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider);
+        assert!(result.is_err_and(|error| error.contains("fingerprint")));
     }
 
     #[test]
-    fn trusted_certificates_that_are_none_are_refused() {
+    fn malformed_root_certificates_are_rejected() {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let trust = Trust::Roots(b"nothing".to_vec());
+        let trust = CertificateTrust::Roots(b"nothing".to_vec());
         assert!(trust.verifier(SocketAddr::from(([192, 0, 2, 1], 1)), &provider).is_err());
     }
 }

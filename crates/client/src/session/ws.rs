@@ -3,13 +3,13 @@
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use pushonce_proto::client::{Encoding, Event, Request};
+use pushonce_proto::client::{ClientRequest, Encoding, ServerEvent};
 use pushonce_proto::status::error_chain;
 use tokio::net::TcpStream;
 use tokio_websockets::{ClientBuilder, Error, Limits, Message, WebSocketStream, upgrade};
 
-use super::Ended;
-use crate::server::Server;
+use super::SessionEnd;
+use crate::server_address::ServerAddress;
 
 /// A frame of a payload of 1 MiB: text of nothing but control characters takes six times its length
 /// in JSON.
@@ -21,48 +21,51 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(server: &Server, encoding: Encoding) -> Result<Session, Ended> {
+    pub(super) async fn open(
+        server: &ServerAddress,
+        encoding: Encoding,
+    ) -> Result<Session, SessionEnd> {
         let subprotocol = HeaderValue::from_static(encoding.subprotocol());
         let builder = ClientBuilder::new()
             .uri(&format!("ws://{}/ws", server.authority()))
-            .map_err(Ended::for_good)?
+            .map_err(SessionEnd::permanent)?
             .limits(Limits::default().max_payload_len(Some(FRAME_BYTES_MAX)))
             .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone())
-            .map_err(Ended::for_good)?;
-        let stream = TcpStream::connect(server.authority()).await.map_err(Ended::again)?;
-        stream.set_nodelay(true).map_err(Ended::again)?;
-        let (socket, response) = builder.connect_on(stream).await.map_err(not_upgraded)?;
+            .map_err(SessionEnd::permanent)?;
+        let stream = TcpStream::connect(server.authority()).await.map_err(SessionEnd::retryable)?;
+        stream.set_nodelay(true).map_err(SessionEnd::retryable)?;
+        let (socket, response) = builder.connect_on(stream).await.map_err(upgrade_failed)?;
         if response.headers().get(SEC_WEBSOCKET_PROTOCOL) != Some(&subprotocol) {
-            let why = format!("{server} does not speak {}", encoding.subprotocol());
-            return Err(Ended::for_good(why));
+            let reason = format!("{server} does not speak {}", encoding.subprotocol());
+            return Err(SessionEnd::permanent(reason));
         }
         Ok(Session { socket, encoding })
     }
 
-    pub(super) async fn send(&mut self, request: &Request) -> Result<(), Ended> {
+    pub(super) async fn send(&mut self, request: &ClientRequest) -> Result<(), SessionEnd> {
         let frame = self.encoding.encode_request(request);
         let message = match self.encoding {
             Encoding::Json => Message::text(frame),
             Encoding::Proto => Message::binary(frame),
         };
-        self.socket.send(message).await.map_err(Ended::again)
+        self.socket.send(message).await.map_err(SessionEnd::retryable)
     }
 
-    pub(super) async fn next(&mut self) -> Result<Event, Ended> {
+    pub(super) async fn next(&mut self) -> Result<ServerEvent, SessionEnd> {
         loop {
             let message = match self.socket.next().await {
-                Some(message) => message.map_err(Ended::again)?,
-                None => return Err(Ended::again("the connection ended")),
+                Some(message) => message.map_err(SessionEnd::retryable)?,
+                None => return Err(SessionEnd::retryable("the connection ended")),
             };
             if let Some((code, reason)) = message.as_close() {
-                return Err(Ended::closed(code.into(), reason));
+                return Err(SessionEnd::from_close_code(code.into(), reason));
             }
             if !message.is_binary() && !message.is_text() {
                 continue;
             }
             match self.encoding.decode_event(&message.into_payload().into()) {
                 Ok(event) => return Ok(event),
-                Err(why) if why.broken => return Err(Ended::again(why)),
+                Err(error) if error.is_fatal => return Err(SessionEnd::retryable(error)),
                 // From a newer server: not for us.
                 Err(_) => {}
             }
@@ -72,18 +75,20 @@ impl Session {
 
 /// A server that refuses the upgrade for a reason that time does not change is not asked again: it is not
 /// Pushonce, or not its HTTP port.
-fn not_upgraded(error: Error) -> Ended {
+fn upgrade_failed(error: Error) -> SessionEnd {
     match error {
         Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status)) => match status {
-            408 | 429 | 500..=599 => Ended::again(format!("the server answered HTTP {status}")),
-            _ => Ended::for_good(format!(
+            408 | 429 | 500..=599 => {
+                SessionEnd::retryable(format!("the server answered HTTP {status}"))
+            }
+            _ => SessionEnd::permanent(format!(
                 "the server answered HTTP {status} instead of a WebSocket upgrade: \
                  give the address of a node's --http"
             )),
         },
-        Error::Upgrade(upgrade::Error::Parsing(why)) => Ended::for_good(format!(
-            "the server does not speak HTTP/1.1 ({why}): give the address of a node's --http"
+        Error::Upgrade(upgrade::Error::Parsing(error)) => SessionEnd::permanent(format!(
+            "the server does not speak HTTP/1.1 ({error}): give the address of a node's --http"
         )),
-        error => Ended::again(error_chain(&error)),
+        error => SessionEnd::retryable(error_chain(&error)),
     }
 }

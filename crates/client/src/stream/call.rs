@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use pushonce_core::Placed;
+use pushonce_core::Acknowledgement;
 use pushonce_proto::pb::publisher::v1 as pb;
 use pushonce_proto::pb::publisher::v1::publish_stream_response::Outcome;
 use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
-use pushonce_proto::publisher::Failure;
+use pushonce_proto::publisher::PublishFailure;
 use pushonce_proto::status::describe;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -19,236 +19,245 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::window::{self, Window};
-use super::{Answer, Message};
+use super::window::{self, PublishWindow};
+use super::{AcknowledgementSender, QueuedPublish};
 use crate::backoff::Backoff;
-use crate::publisher::{Publisher, Shared};
+use crate::publisher::{Publisher, PublisherShared};
 
 /// Requests that wait for the connection to take them.
-const OUTGOING_MAX: usize = 256;
+const REQUEST_QUEUE_MAX: usize = 256;
 
 /// A server that answers nothing for so long, while something is under way, is left: another then has
 /// the time that is left until the deadline of the messages.
-const SILENCE_MAX: Duration = Publisher::PATIENCE;
+const RESPONSE_TIMEOUT: Duration = Publisher::ATTEMPT_TIMEOUT;
 
 /// How long a call may take to be opened.
-const OPENING_MAX: Duration = Duration::from_secs(3);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An open call of `PublishStream`.
-pub(crate) struct Call {
+pub(crate) struct PublishCall {
     /// Whose it is: to leave it when it breaks.
     server: usize,
     requests: mpsc::Sender<pb::PublishRequest>,
-    answers: Streaming<pb::PublishStreamResponse>,
+    responses: Streaming<pb::PublishStreamResponse>,
     /// How many answers came.
-    answered: u64,
+    response_count: u64,
     /// When the last came, or the first request after a pause went out.
-    heard: Instant,
+    last_response_at: Instant,
 }
 
-enum Link {
-    Up(Box<Call>),
-    Down(BoxFuture<'static, Call>),
+enum CallState {
+    Open(Box<PublishCall>),
+    Opening(BoxFuture<'static, PublishCall>),
 }
 
-enum Event {
-    Up(Box<Call>),
-    Answer(Result<Option<pb::PublishStreamResponse>, Status>),
-    Room,
+enum DriverEvent {
+    CallOpened(Box<PublishCall>),
+    Response(Result<Option<pb::PublishStreamResponse>, Status>),
+    SendReady,
     Messages(usize),
-    Alarm,
+    Timer,
 }
 
-struct Driver {
-    shared: Arc<Shared>,
-    link: Link,
-    window: Window<Answer>,
-    alarm: Option<Pin<Box<Sleep>>>,
+struct PublishStreamDriver {
+    shared: Arc<PublisherShared>,
+    call: CallState,
+    window: PublishWindow<AcknowledgementSender>,
+    timer: Option<Pin<Box<Sleep>>>,
     rng: StdRng,
     /// Empty between uses.
-    outcomes: Vec<window::Outcome<Answer>>,
+    outcomes: Vec<window::StreamOutcome<AcknowledgementSender>>,
 }
 
-impl Call {
+impl PublishCall {
     /// Opens a call at the server in use, or the next.
-    pub(crate) async fn open(shared: &Shared) -> Result<Call, Failure> {
+    pub(crate) async fn open(shared: &PublisherShared) -> Result<PublishCall, PublishFailure> {
         let (server, channel) = shared.channel().await?;
-        let (requests, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE_MAX);
         let mut client = PublisherClient::new(channel);
-        let call = client.publish_stream(ReceiverStream::new(outgoing));
-        let why = match timeout(OPENING_MAX, call).await {
-            Ok(Ok(answers)) => {
-                let (answers, heard) = (answers.into_inner(), Instant::now());
-                return Ok(Call { server, requests, answers, answered: 0, heard });
+        let call = client.publish_stream(ReceiverStream::new(request_queue));
+        let reason = match timeout(OPEN_TIMEOUT, call).await {
+            Ok(Ok(response)) => {
+                let (responses, last_response_at) = (response.into_inner(), Instant::now());
+                return Ok(PublishCall {
+                    server,
+                    requests,
+                    responses,
+                    response_count: 0,
+                    last_response_at,
+                });
             }
             Ok(Err(status)) => describe(&status),
             Err(_) => "the call was not opened in time".to_owned(),
         };
-        shared.leave(server).await;
-        Err(crate::publisher::unreachable(&why))
+        shared.switch_from(server).await;
+        Err(crate::publisher::no_reachable_server(&reason))
     }
 }
 
 /// Serves a stream until nobody sends to it any more.
-pub(super) async fn drive(
-    shared: Arc<Shared>,
-    call: Call,
-    window: Window<Answer>,
-    mut messages: mpsc::Receiver<Message>,
+pub(super) async fn run(
+    shared: Arc<PublisherShared>,
+    call: PublishCall,
+    window: PublishWindow<AcknowledgementSender>,
+    mut messages: mpsc::Receiver<QueuedPublish>,
 ) {
     let (rng, outcomes) = (StdRng::from_os_rng(), Vec::new());
-    let link = Link::Up(Box::new(call));
-    let mut driver = Driver { shared, link, window, alarm: None, rng, outcomes };
-    let mut taken = Vec::new();
+    let call = CallState::Open(Box::new(call));
+    let mut driver = PublishStreamDriver { shared, call, window, timer: None, rng, outcomes };
+    let mut received = Vec::new();
     loop {
         driver.send();
-        driver.set_alarm();
+        driver.arm_timer();
         let has_room = driver.window.has_room();
         let event = tokio::select! {
-            event = driver.link.next(driver.window.is_ready()) => event,
-            count = messages.recv_many(&mut taken, super::WAITING_MAX), if has_room => {
-                Event::Messages(count)
+            event = driver.call.next(driver.window.has_ready()) => event,
+            count = messages.recv_many(&mut received, super::QUEUE_MAX), if has_room => {
+                DriverEvent::Messages(count)
             }
-            () = ring(&mut driver.alarm) => Event::Alarm,
+            () = wait_for_timer(&mut driver.timer) => DriverEvent::Timer,
         };
         match event {
-            Event::Messages(0) => return,
-            Event::Messages(_) => {
+            DriverEvent::Messages(0) => return,
+            DriverEvent::Messages(_) => {
                 let now = Instant::now();
-                for (publish, answer) in taken.drain(..) {
-                    driver.window.push(publish, answer, now);
+                for (publish, sender) in received.drain(..) {
+                    driver.window.push(publish, sender, now);
                 }
             }
-            Event::Up(call) => driver.link = Link::Up(call),
-            Event::Answer(answer) => driver.hear(answer),
-            Event::Room => {}
-            Event::Alarm => driver.wake(),
+            DriverEvent::CallOpened(call) => driver.call = CallState::Open(call),
+            DriverEvent::Response(response) => driver.on_responses(response),
+            DriverEvent::SendReady => {}
+            DriverEvent::Timer => driver.on_timer(),
         }
-        for (waiter, outcome) in driver.outcomes.drain(..) {
+        for (sender, outcome) in driver.outcomes.drain(..) {
             // Whoever does not wait for it does not want to know.
-            let _gone = waiter.send(outcome);
+            let _dropped = sender.send(outcome);
         }
     }
 }
 
-async fn ring(alarm: &mut Option<Pin<Box<Sleep>>>) {
-    match alarm {
-        Some(alarm) => alarm.await,
+async fn wait_for_timer(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
         None => std::future::pending().await,
     }
 }
 
-impl Link {
+impl CallState {
     /// May be dropped and called again.
-    async fn next(&mut self, is_ready: bool) -> Event {
+    async fn next(&mut self, is_ready: bool) -> DriverEvent {
         match self {
-            Link::Down(opening) => Event::Up(Box::new(opening.await)),
-            Link::Up(call) => {
-                let Call { requests, answers, .. } = &mut **call;
+            CallState::Opening(opening) => DriverEvent::CallOpened(Box::new(opening.await)),
+            CallState::Open(call) => {
+                let PublishCall { requests, responses, .. } = &mut **call;
                 tokio::select! {
-                    answer = answers.message() => Event::Answer(answer),
+                    response = responses.message() => DriverEvent::Response(response),
                     // What is closed has an answer that says why.
-                    Ok(_) = requests.reserve(), if is_ready => Event::Room,
+                    Ok(_) = requests.reserve(), if is_ready => DriverEvent::SendReady,
                 }
             }
         }
     }
 }
 
-impl Driver {
+impl PublishStreamDriver {
     /// Hands over all that may go and the connection takes.
     fn send(&mut self) {
-        let Link::Up(call) = &mut self.link else { return };
-        while let Ok(place) = call.requests.try_reserve() {
-            let was_quiet = !self.window.is_under_way();
-            let Some(publish) = self.window.next() else { break };
-            if was_quiet {
-                call.heard = Instant::now();
+        let CallState::Open(call) = &mut self.call else { return };
+        while let Ok(permit) = call.requests.try_reserve() {
+            let was_idle = !self.window.has_in_flight();
+            let Some(publish) = self.window.next_to_send() else { break };
+            if was_idle {
+                call.last_response_at = Instant::now();
             }
-            place.send(publish.into());
+            permit.send(publish.into());
         }
     }
 
     /// Takes an answer, and those that came with it.
-    fn hear(&mut self, first: Result<Option<pb::PublishStreamResponse>, Status>) {
+    fn on_responses(&mut self, first: Result<Option<pb::PublishStreamResponse>, Status>) {
         let now = Instant::now();
         let mut next = Some(first);
-        while let Some(answer) = next {
-            let Link::Up(call) = &mut self.link else { return };
-            let outcome = match answer {
-                Ok(Some(response)) => call.read(response, now),
+        while let Some(response) = next {
+            let CallState::Open(call) = &mut self.call else { return };
+            let outcome = match response {
+                Ok(Some(response)) => call.decode_response(response, now),
                 Ok(None) => Err("the server ended the stream".to_owned()),
                 Err(status) => Err(describe(&status)),
             };
-            next = call.answers.message().now_or_never();
-            let broken = match outcome {
+            next = call.responses.message().now_or_never();
+            let failure = match outcome {
                 Ok(outcome) => {
-                    let Driver { window, rng, outcomes, .. } = self;
-                    let asked = window.answer(outcome, now, rng, outcomes);
-                    (!asked).then(|| "an answer came to nothing".to_owned())
+                    let PublishStreamDriver { window, rng, outcomes, .. } = self;
+                    let is_expected = window.on_reply(outcome, now, rng, outcomes);
+                    (!is_expected).then(|| "an answer came to nothing".to_owned())
                 }
-                Err(why) => Some(why),
+                Err(reason) => Some(reason),
             };
-            if let Some(why) = broken {
-                self.broke(&why, now);
+            if let Some(reason) = failure {
+                self.on_call_failed(&reason, now);
                 return;
             }
         }
     }
 
-    fn wake(&mut self) {
+    fn on_timer(&mut self) {
         let now = Instant::now();
-        self.alarm = None;
-        let Driver { window, rng, outcomes, .. } = self;
-        window.wake(now, rng, outcomes);
-        if self.silent_at().is_some_and(|at| at <= now) {
-            self.broke("the server did not answer in time", now);
+        self.timer = None;
+        let PublishStreamDriver { window, rng, outcomes, .. } = self;
+        window.on_timer(now, rng, outcomes);
+        if self.response_deadline().is_some_and(|at| at <= now) {
+            self.on_call_failed("the server did not answer in time", now);
         }
     }
 
     /// Turns to the next server.
-    fn broke(&mut self, why: &str, now: Instant) {
-        let Link::Up(call) = &self.link else { return };
+    fn on_call_failed(&mut self, reason: &str, now: Instant) {
+        let CallState::Open(call) = &self.call else { return };
         let (shared, server) = (self.shared.clone(), call.server);
-        self.window.broke(why, now, &mut self.outcomes);
-        self.link = Link::Down(Box::pin(reopen(shared, server)));
+        self.window.on_connection_lost(reason, now, &mut self.outcomes);
+        self.call = CallState::Opening(Box::pin(reopen(shared, server)));
     }
 
     /// When the server has been silent for too long.
-    fn silent_at(&self) -> Option<Instant> {
-        match &self.link {
-            Link::Up(call) if self.window.is_under_way() => Some(call.heard + SILENCE_MAX),
+    fn response_deadline(&self) -> Option<Instant> {
+        match &self.call {
+            CallState::Open(call) if self.window.has_in_flight() => {
+                Some(call.last_response_at + RESPONSE_TIMEOUT)
+            }
             _ => None,
         }
     }
 
     /// An alarm that rings too early costs a look; so it is only ever moved forward.
-    fn set_alarm(&mut self) {
-        let at = [self.window.wake_at(), self.silent_at()].into_iter().flatten().min();
-        let Some(at) = at else { return };
-        match &mut self.alarm {
-            Some(alarm) if alarm.deadline() <= at => {}
-            Some(alarm) => alarm.as_mut().reset(at),
-            None => self.alarm = Some(Box::pin(sleep_until(at))),
+    fn arm_timer(&mut self) {
+        let deadline =
+            [self.window.next_deadline(), self.response_deadline()].into_iter().flatten().min();
+        let Some(deadline) = deadline else { return };
+        match &mut self.timer {
+            Some(alarm) if alarm.deadline() <= deadline => {}
+            Some(alarm) => alarm.as_mut().reset(deadline),
+            None => self.timer = Some(Box::pin(sleep_until(deadline))),
         }
     }
 }
 
-impl Call {
-    fn read(
+impl PublishCall {
+    fn decode_response(
         &mut self,
         response: pb::PublishStreamResponse,
         now: Instant,
-    ) -> Result<Result<Placed, Failure>, String> {
-        self.answered += 1;
-        self.heard = now;
-        if response.sequence != self.answered {
-            let (said, asked) = (response.sequence, self.answered);
-            return Err(format!("acknowledgement {said} came for message {asked}"));
+    ) -> Result<Result<Acknowledgement, PublishFailure>, String> {
+        self.response_count += 1;
+        self.last_response_at = now;
+        if response.sequence != self.response_count {
+            let (received, expected) = (response.sequence, self.response_count);
+            return Err(format!("acknowledgement {received} came for message {expected}"));
         }
         match response.outcome {
             Some(Outcome::Published(placed)) => {
-                placed.try_into().map(Ok).map_err(|why| format!("an acknowledgement: {why}"))
+                placed.try_into().map(Ok).map_err(|error| format!("an acknowledgement: {error}"))
             }
             Some(Outcome::Failed(failure)) => Ok(Err(failure.into())),
             None => Err("an acknowledgement without an outcome".to_owned()),
@@ -257,13 +266,13 @@ impl Call {
 }
 
 /// Tries server after server until one takes the call.
-async fn reopen(shared: Arc<Shared>, broken: usize) -> Call {
-    shared.leave(broken).await;
+async fn reopen(shared: Arc<PublisherShared>, failed_server: usize) -> PublishCall {
+    shared.switch_from(failed_server).await;
     let mut backoff = Backoff::default();
     loop {
-        let pause = backoff.fail(&mut rand::rng());
+        let pause = backoff.next_delay(&mut rand::rng());
         sleep(pause).await;
-        if let Ok(call) = Call::open(&shared).await {
+        if let Ok(call) = PublishCall::open(&shared).await {
             return call;
         }
     }

@@ -8,63 +8,63 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
-use pushonce_client::Server;
+use pushonce_client::ServerAddress;
 use pushonce_core::{
-    ContentType, Delivery, From, Message as Published, Position, Timestamp, Topic,
+    ContentType, Delivery, Message as Published, Position, StartFrom, Timestamp, Topic,
 };
-use pushonce_proto::client::{Command, Encoding, Event};
+use pushonce_proto::client::{ClientCommand, Encoding, ServerEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_websockets::{CloseCode, Message, ServerBuilder, WebSocketStream};
 
 /// A WebSocket server of this test, that speaks the protobuf protocol.
-pub(crate) struct Door {
+pub(crate) struct ScriptedWebSocketServer {
     listener: TcpListener,
 }
 
 /// One client of it.
-pub(crate) struct Client {
+pub(crate) struct ScriptedWebSocketSession {
     socket: WebSocketStream<TcpStream>,
 }
 
-impl Door {
-    pub(crate) async fn open() -> Door {
-        Door { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+impl ScriptedWebSocketServer {
+    pub(crate) async fn open() -> ScriptedWebSocketServer {
+        ScriptedWebSocketServer { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
-    pub(crate) fn server(&self) -> Server {
-        let address: SocketAddr = self.listener.local_addr().unwrap();
-        format!("ws://{address}").parse().unwrap()
+    pub(crate) fn address(&self) -> ServerAddress {
+        let socket_address: SocketAddr = self.listener.local_addr().unwrap();
+        format!("ws://{socket_address}").parse().unwrap()
     }
 
     /// The next client that connects.
-    pub(crate) async fn client(&self) -> Client {
+    pub(crate) async fn accept(&self) -> ScriptedWebSocketSession {
         let (stream, _) = self.listener.accept().await.unwrap();
         let builder = ServerBuilder::new().add_header(
             HeaderName::from_static("sec-websocket-protocol"),
             HeaderValue::from_static("pushonce.v1.proto"),
         );
         let (_, socket) = builder.unwrap().accept(stream).await.unwrap();
-        Client { socket }
+        ScriptedWebSocketSession { socket }
     }
 }
 
-impl Client {
+impl ScriptedWebSocketSession {
     /// Where the client asks to begin.
-    pub(crate) async fn asks_from(&mut self) -> From {
+    pub(crate) async fn requested_start(&mut self) -> StartFrom {
         let frame: Bytes = self.socket.next().await.unwrap().unwrap().into_payload().into();
         match Encoding::Proto.decode_request(&frame).unwrap().command {
-            Command::Subscribe { from, .. } => from,
+            ClientCommand::Subscribe { from, .. } => from,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) async fn say(&mut self, event: Event) {
+    pub(crate) async fn send_event(&mut self, event: ServerEvent) {
         let frame = Encoding::Proto.encode_event(&event);
         self.socket.send(Message::binary(frame)).await.unwrap();
     }
 
-    pub(crate) async fn subscribed(&mut self, position: Position) {
-        self.say(Event::Subscribed {
+    pub(crate) async fn send_subscribed(&mut self, position: Position) {
+        self.send_event(ServerEvent::Subscribed {
             id: Some(1),
             topic: topic(),
             position,
@@ -74,8 +74,8 @@ impl Client {
         .await;
     }
 
-    pub(crate) async fn message(&mut self, offset: u64) {
-        self.say(Event::Message { topic: topic(), message: published(offset) }).await;
+    pub(crate) async fn send_message(&mut self, offset: u64) {
+        self.send_event(ServerEvent::Message { topic: topic(), message: published(offset) }).await;
     }
 
     pub(crate) async fn close(mut self, code: u16) {

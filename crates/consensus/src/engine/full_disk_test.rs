@@ -3,27 +3,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 use tokio::time::timeout;
 
 use super::*;
-use crate::store::{Change, Store, Stored};
-use crate::{At, Capture, Machine};
+use crate::store::{RaftStore, StoreChange, StoredGroup};
+use crate::{EntryId, StateMachine, StateSnapshot};
 
 /// A disk that has room until it has none.
 #[derive(Clone, Default)]
-struct Filling(Arc<AtomicBool>);
+struct FillableStore(Arc<AtomicBool>);
 
-impl Store for Filling {
-    fn write(&mut self, _: &[(GroupId, Change)]) -> io::Result<()> {
+impl RaftStore for FillableStore {
+    fn write(&mut self, _: &[(GroupId, StoreChange)]) -> io::Result<()> {
         match self.0.load(Ordering::SeqCst) {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => Ok(()),
         }
     }
 
-    fn read(&mut self, _: GroupId) -> io::Result<Stored> {
-        Ok(Stored::default())
+    fn read(&mut self, _: GroupId) -> io::Result<StoredGroup> {
+        Ok(StoredGroup::default())
     }
 
     fn read_piece(&mut self, _: GroupId, _: u64, _: u32) -> io::Result<Option<Bytes>> {
@@ -31,59 +31,73 @@ impl Store for Filling {
     }
 }
 
-struct Nothing;
+struct NoopMachine;
 
-impl Machine for Nothing {
-    fn apply(&mut self, _: At, _: &Bytes) -> Result<Bytes, Unreadable> {
+impl StateMachine for NoopMachine {
+    fn apply(&mut self, _: EntryId, _: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         Ok(Bytes::new())
     }
 
-    fn check(_: &Bytes) -> Result<(), Unreadable> {
+    fn check_entry(_: &Bytes) -> Result<(), VersionedDecodeError> {
         Ok(())
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         Bytes::new().into()
     }
 
-    fn restore(&mut self, _: &[u8]) -> Result<(), Unreadable> {
+    fn restore(&mut self, _: &[u8]) -> Result<(), VersionedDecodeError> {
         Ok(())
     }
 }
 
-fn engine(disk: &Filling) -> Engine {
-    let room = |_: &Path| Ok(Room { free: 1 << 40, total: 1 << 40 });
-    let space = Space::new(Path::new("/data"), None, Arc::new(room));
-    let fatal = Arc::new(|why: &str| panic!("{why}"));
-    let writer = Writer::start(disk.clone(), space.clone(), fatal).unwrap();
-    let (mark, writes) = (LogMark { log: 7, writes: 0 }, Writes::default());
-    let opened = Opened { writer, found: Vec::new(), mark, writes, fence: Fence::default() };
-    let settings = Arc::new(Settings::lan());
-    let config = Arc::new(settings.raft().unwrap());
-    let book = AddressBook::default();
-    Engine::over(opened, space, ClusterId(7), NodeId(1), settings, config, book)
+fn engine(disk: &FillableStore) -> ConsensusEngine {
+    let room = |_: &Path| Ok(DiskSpace { free: 1 << 40, total: 1 << 40 });
+    let disk_reserve = DiskReserve::new(Path::new("/data"), None, Arc::new(room));
+    let on_fatal = Arc::new(|reason: &str| panic!("{reason}"));
+    let writer = StoreWriter::start(disk.clone(), disk_reserve.clone(), on_fatal).unwrap();
+    let (log_mark, write_counter) = (LogMark { log: 7, writes: 0 }, WriteCounter::default());
+    let opened = OpenedStore {
+        writer,
+        stored_groups: Vec::new(),
+        log_mark,
+        write_counter,
+        fence: Fence::default(),
+    };
+    let settings = Arc::new(ConsensusSettings::lan());
+    let config = Arc::new(settings.raft_config().unwrap());
+    let peer_addresses = PeerAddresses::default();
+    ConsensusEngine::from_store(
+        opened,
+        disk_reserve,
+        ClusterId(7),
+        NodeId(1),
+        settings,
+        config,
+        peer_addresses,
+    )
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn engine_stops_although_a_replica_is_being_destroyed_on_a_full_disk() {
-    let disk = Filling::default();
+async fn engine_stops_while_replica_is_being_destroyed_on_full_disk() {
+    let disk = FillableStore::default();
     let engine = engine(&disk);
-    let group = engine.start(GroupId(1), Nothing).await.unwrap();
+    let group = engine.start(GroupId(1), NoopMachine).await.unwrap();
     group.initialize().await.unwrap();
     let mut status = group.status();
-    timeout(PATIENCE, status.wait_for(|status| status.leads)).await.unwrap().unwrap();
+    timeout(WAIT_MAX, status.wait_for(|status| status.is_leader)).await.unwrap().unwrap();
 
     disk.0.store(true, Ordering::SeqCst);
     let (destroying, proposing) = (engine.clone(), group.clone());
     let destroyed = tokio::spawn(async move { destroying.destroy(GroupId(2), 0).await });
     let proposed = tokio::spawn(async move { proposing.propose(Bytes::from("x")).await });
-    while engine.room().is_ok() {
+    while engine.check_disk_space().is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!destroyed.is_finished() && !proposed.is_finished(), "the disk was not full");
-    timeout(PATIENCE, engine.stop()).await.expect("it hangs until there is room");
+    timeout(WAIT_MAX, engine.stop()).await.expect("it hangs until there is room");
     assert!(destroyed.await.unwrap().is_err(), "what has no room is not done");
     assert!(proposed.await.unwrap().is_err());
 }

@@ -16,11 +16,14 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::greeting::{agree, offer};
-use super::link::Link;
-use super::marks::{Greeting, Marks};
-use super::wire::{CLUSTER, FRAME_BYTES_MAX, FROM, HEARD, LOG, TO, said};
-use crate::{AddressBook, Settings};
+use super::handshake::{insert_offer, negotiate_version};
+use super::link::RaftLink;
+use super::rollback::{LogHandshake, RollbackDetector};
+use super::wire::{
+    CLUSTER_HEADER, FRAME_BYTES_MAX, FROM_HEADER, KNOWN_WRITES_HEADER, LOG_HEADER, TO_HEADER,
+    parse_metadata,
+};
+use crate::{ConsensusSettings, PeerAddresses};
 
 /// The first and the longest pause between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -31,42 +34,48 @@ const WINDOW_BYTES: u32 = 8 << 20;
 
 /// The links of a node, made when first asked for. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Links(Arc<Shared>);
+pub(crate) struct RaftLinks(Arc<RaftLinksShared>);
 
 /// What the links of a node are made with.
-pub(crate) struct LinksParts {
+pub(crate) struct RaftLinksContext {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
-    pub(crate) agreed: AgreedVersion,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) book: AddressBook,
-    pub(crate) marks: Marks,
+    pub(crate) agreed_version: AgreedVersion,
+    pub(crate) settings: Arc<ConsensusSettings>,
+    pub(crate) peer_addresses: PeerAddresses,
+    pub(crate) rollback_detector: RollbackDetector,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
 
-struct Shared {
-    parts: LinksParts,
-    links: Mutex<HashMap<NodeId, Arc<Link>>>,
+struct RaftLinksShared {
+    context: RaftLinksContext,
+    links: Mutex<HashMap<NodeId, Arc<RaftLink>>>,
 }
 
-impl Links {
-    pub(crate) fn new(parts: LinksParts) -> Links {
-        Links(Arc::new(Shared { parts, links: Mutex::default() }))
+impl RaftLinks {
+    pub(crate) fn new(context: RaftLinksContext) -> RaftLinks {
+        RaftLinks(Arc::new(RaftLinksShared { context, links: Mutex::default() }))
     }
 
     /// The link to a peer. It is being dialled from the first call on.
-    pub(crate) fn to(&self, peer: NodeId) -> Arc<Link> {
+    pub(crate) fn for_peer(&self, peer: NodeId) -> Arc<RaftLink> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(peer).or_insert_with(|| {
-            let Settings { link_bytes_max, entries_in_flight, .. } = *self.0.parts.settings;
-            let agreed = self.0.parts.agreed.clone();
-            let link = Arc::new(Link::new(peer, agreed, link_bytes_max, entries_in_flight));
+            let ConsensusSettings { link_bytes_max, entry_bytes_in_flight_max, .. } =
+                *self.0.context.settings;
+            let agreed_version = self.0.context.agreed_version.clone();
+            let link = Arc::new(RaftLink::new(
+                peer,
+                agreed_version,
+                link_bytes_max,
+                entry_bytes_in_flight_max,
+            ));
             let shared = Arc::clone(&self.0);
-            let kept = Arc::clone(&link);
-            self.0.parts.tasks.spawn(async move {
-                shared.parts.shutdown.run_until_cancelled(shared.keep_up(&kept)).await;
-                kept.down();
+            let task_link = Arc::clone(&link);
+            self.0.context.tasks.spawn(async move {
+                shared.context.shutdown.run_until_cancelled(shared.maintain(&task_link)).await;
+                task_link.on_disconnected();
             });
             link
         });
@@ -74,61 +83,61 @@ impl Links {
     }
 }
 
-impl Shared {
-    async fn keep_up(&self, link: &Arc<Link>) {
-        let mut book = self.parts.book.watch();
+impl RaftLinksShared {
+    async fn maintain(&self, link: &Arc<RaftLink>) {
+        let mut address_watch = self.context.peer_addresses.subscribe();
         let mut backoff = BACKOFF_MIN;
-        let mut refused = String::new();
+        let mut last_rejection = String::new();
         for attempt in 0_usize.. {
-            let addresses = book.borrow_and_update().candidates(link.to());
+            let addresses = address_watch.borrow_and_update().candidates(link.peer());
             let address = addresses.get(attempt.checked_rem(addresses.len()).unwrap_or(0));
             if let Some(address) = address {
                 match self.dial(link, address).await {
-                    Ok((greeting, answers, version)) => {
-                        tracing::debug!(peer = %link.to(), address, %version, "consensus link is up");
+                    Ok((handshake, responses, version)) => {
+                        tracing::debug!(peer = %link.peer(), address, %version, "consensus link is up");
                         backoff = BACKOFF_MIN;
-                        refused.clear();
-                        link.up(version);
-                        let why = tokio::select! {
-                            why = self.listen(link, greeting, answers) => why,
-                            () = self.parts.book.until_gone(link.to()) => "it was removed".to_owned(),
-                            () = self.parts.marks.fence().closed() => "this node takes no part".to_owned(),
+                        last_rejection.clear();
+                        link.on_connected(version);
+                        let reason = tokio::select! {
+                            reason = self.read_responses(link, handshake, responses) => reason,
+                            () = self.context.peer_addresses.wait_removed(link.peer()) => "it was removed".to_owned(),
+                            () = self.context.rollback_detector.fence().closed() => "this node takes no part".to_owned(),
                         };
-                        tracing::info!(peer = %link.to(), why, "consensus link broke");
+                        tracing::info!(peer = %link.peer(), reason, "consensus link broke");
                     }
                     // Once for each reason, not once a second.
                     Err(error) if error.code() == Code::FailedPrecondition => {
-                        if refused != error.message() {
-                            refused = error.message().to_owned();
-                            tracing::warn!(peer = %link.to(), address, error = refused,
+                        if last_rejection != error.message() {
+                            last_rejection = error.message().to_owned();
+                            tracing::warn!(peer = %link.peer(), address, error = last_rejection,
                                 "peer refuses the consensus link, retrying");
                         }
                     }
                     Err(error) => {
-                        tracing::debug!(peer = %link.to(), address, %error, "cannot reach peer");
+                        tracing::debug!(peer = %link.peer(), address, %error, "cannot reach peer");
                     }
                 }
-                link.down();
+                link.on_disconnected();
             }
-            if self.forget(link) {
+            if self.remove_if_unused(link) {
                 return;
             }
             // A new address is news worth trying at once.
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
-                _ = book.changed() => {}
+                _ = address_watch.changed() => {}
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 
     /// Ends a link that is down and that no group asks for any more. Says whether it did.
-    fn forget(&self, link: &Arc<Link>) -> bool {
+    fn remove_if_unused(&self, link: &Arc<RaftLink>) -> bool {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         // Only the table and the task that asks hold it; under the lock nobody can begin to.
         let unused = Arc::strong_count(link) <= 2;
         if unused {
-            links.remove(&link.to());
+            links.remove(&link.peer());
         }
         unused
     }
@@ -136,13 +145,13 @@ impl Shared {
     /// Opens the stream, and says in which version the peer writes.
     async fn dial(
         &self,
-        link: &Arc<Link>,
+        link: &Arc<RaftLink>,
         address: &str,
-    ) -> Result<(Greeting, Streaming<RaftResponses>, ClusterVersion), Status> {
-        if let Some(reason) = self.parts.marks.fence().reason() {
+    ) -> Result<(LogHandshake, Streaming<RaftResponses>, ClusterVersion), Status> {
+        if let Some(reason) = self.context.rollback_detector.fence().reason() {
             return Err(Status::aborted(reason));
         }
-        let settings = &self.parts.settings;
+        let settings = &self.context.settings;
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(settings.connect_timeout)
@@ -155,10 +164,10 @@ impl Shared {
             .connect()
             .await
             .map_err(|error| Status::unavailable(error_chain(&error)))?;
-        let number = link.begin();
-        let begin = (Arc::clone(link), self.parts.marks.clone());
+        let stream_id = link.open_stream();
+        let begin = (Arc::clone(link), self.context.rollback_detector.clone());
         let frames = stream::unfold(begin, move |(link, marks)| async move {
-            let mut frame = link.frame(number).await?;
+            let mut frame = link.next_frame(stream_id).await?;
             frame.writes = marks.writes();
             Some((frame, (link, marks)))
         });
@@ -167,58 +176,73 @@ impl Shared {
         let text = |text: String| {
             text.parse().map_err(|_| Status::internal(format!("{text:?} is no header value")))
         };
-        metadata.insert(CLUSTER, text(self.parts.cluster.to_string())?);
-        metadata.insert(TO, text(link.to().to_string())?);
-        metadata.insert(FROM, text(self.parts.me.to_string())?);
-        metadata.insert(LOG, text(self.parts.marks.greeting().to_string())?);
-        if let Some(heard) = self.parts.marks.heard(link.to()) {
-            metadata.insert(HEARD, text(heard.to_string())?);
+        metadata.insert(CLUSTER_HEADER, text(self.context.cluster.to_string())?);
+        metadata.insert(TO_HEADER, text(link.peer().to_string())?);
+        metadata.insert(FROM_HEADER, text(self.context.me.to_string())?);
+        metadata.insert(LOG_HEADER, text(self.context.rollback_detector.handshake().to_string())?);
+        if let Some(known_writes) = self.context.rollback_detector.known_writes(link.peer()) {
+            metadata.insert(KNOWN_WRITES_HEADER, text(known_writes.to_string())?);
         }
-        let ours = self.parts.agreed.offer();
-        offer(metadata, ours);
+        let ours = self.context.agreed_version.offer();
+        insert_offer(metadata, ours);
         let mut client = RaftClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let response = timeout(settings.rpc_timeout, client.exchange(request)).await;
-        let late =
+        let timed_out =
             |_| Status::deadline_exceeded(format!("no answer within {:?}", settings.rpc_timeout));
-        let response = match response.map_err(late)? {
+        let response = match response.map_err(timed_out)? {
             Ok(response) => response,
             Err(status) => {
-                self.check_own(status.metadata()).map_err(Status::aborted)?;
+                self.check_own_log(status.metadata()).map_err(Status::aborted)?;
                 return Err(status);
             }
         };
-        let version = agree(ours, response.metadata())
-            .map_err(|why| Status::failed_precondition(why.to_string()))?;
-        let greeting = self.greeted(link.to(), response.metadata()).map_err(Status::aborted)?;
-        Ok((greeting, response.into_inner(), version))
+        let version = negotiate_version(ours, response.metadata())
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        let handshake =
+            self.check_handshake(link.peer(), response.metadata()).map_err(Status::aborted)?;
+        Ok((handshake, response.into_inner(), version))
     }
 
     /// Checks what the peer says of both logs, before anything it sends counts.
-    fn greeted(&self, peer: NodeId, metadata: &MetadataMap) -> Result<Greeting, String> {
-        self.check_own(metadata)?;
-        let greeting: Option<Greeting> = said(metadata, LOG);
-        let greeting = greeting.ok_or_else(|| format!("{peer} says nothing of its log"))?;
-        self.parts.marks.check_peer(peer, greeting).map_err(|why| why.to_string())?;
-        Ok(greeting)
+    fn check_handshake(
+        &self,
+        peer: NodeId,
+        metadata: &MetadataMap,
+    ) -> Result<LogHandshake, String> {
+        self.check_own_log(metadata)?;
+        let handshake: Option<LogHandshake> = parse_metadata(metadata, LOG_HEADER);
+        let handshake = handshake.ok_or_else(|| format!("{peer} says nothing of its log"))?;
+        self.context
+            .rollback_detector
+            .check_peer(peer, handshake)
+            .map_err(|error| error.to_string())?;
+        Ok(handshake)
     }
 
-    fn check_own(&self, metadata: &MetadataMap) -> Result<(), String> {
-        self.parts.marks.check_own(said(metadata, HEARD)).map_err(|why| why.to_string())
+    fn check_own_log(&self, metadata: &MetadataMap) -> Result<(), String> {
+        self.context
+            .rollback_detector
+            .check_own_log(parse_metadata(metadata, KNOWN_WRITES_HEADER))
+            .map_err(|error| error.to_string())
     }
 
     /// Takes answers until the stream ends; says why it did.
-    async fn listen(
+    async fn read_responses(
         &self,
-        link: &Link,
-        greeting: Greeting,
-        mut answers: Streaming<RaftResponses>,
+        link: &RaftLink,
+        handshake: LogHandshake,
+        mut responses: Streaming<RaftResponses>,
     ) -> String {
         loop {
-            match answers.message().await {
+            match responses.message().await {
                 Ok(Some(frame)) => {
                     // Before the answers count anywhere.
-                    self.parts.marks.note(link.to(), greeting, frame.writes);
-                    link.answered(frame.responses);
+                    self.context.rollback_detector.record_writes(
+                        link.peer(),
+                        handshake,
+                        frame.writes,
+                    );
+                    link.on_responses(frame.responses);
                 }
                 Ok(None) => return "the peer closed it".to_owned(),
                 Err(status) => return status.to_string(),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::store::put_in_place;
+use crate::store::rename_durably;
 
 /// Beside the store. A restart does not bring the lost commits back, and the peers that know of them may be
 /// away by then.
-const FILE: &str = "rolled-back";
-const DRAFT: &str = "rolled-back.new";
+const MARKER_FILE: &str = "rolled-back";
+const MARKER_TEMP_FILE: &str = "rolled-back.new";
 
 /// Keeps this node out of every group once it is closed. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -20,19 +20,19 @@ pub(crate) struct Fence(Arc<watch::Sender<Option<String>>>);
 
 /// Why the node with this data directory takes part in no group, if it was found out that its log had been
 /// put back to an earlier state. A file that cannot be read counts.
-pub fn rolled_back_in(dir: &Path) -> Option<String> {
-    match fs::read_to_string(dir.join(FILE)) {
+pub fn read_rollback_reason(dir: &Path) -> Option<String> {
+    match fs::read_to_string(dir.join(MARKER_FILE)) {
         Ok(reason) => Some(reason),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(format!("{FILE} cannot be read: {error}")),
+        Err(error) => Some(format!("{MARKER_FILE} cannot be read: {error}")),
     }
 }
 
 impl Fence {
     /// Closed from the beginning, if it was closed before in this directory.
-    pub(crate) fn of(dir: &Path) -> Fence {
+    pub(crate) fn load(dir: &Path) -> Fence {
         let fence = Fence::default();
-        if let Some(reason) = rolled_back_in(dir) {
+        if let Some(reason) = read_rollback_reason(dir) {
             tracing::error!(reason, "this node takes no part in any group");
             fence.close(reason);
         }
@@ -40,15 +40,15 @@ impl Fence {
     }
 
     /// Writes down in `dir` that it is closed, once it is.
-    pub(crate) async fn keep(self, dir: PathBuf) {
+    pub(crate) async fn persist_when_closed(self, dir: PathBuf) {
         self.closed().await;
-        if rolled_back_in(&dir).is_some() {
+        if read_rollback_reason(&dir).is_some() {
             return;
         }
-        let (draft, path) = (dir.join(DRAFT), dir.join(FILE));
-        let written = fs::write(&draft, self.reason().unwrap_or_default());
-        let written = written.and_then(|()| put_in_place(&draft, &path));
-        if let Err(error) = written {
+        let (temp_path, path) = (dir.join(MARKER_TEMP_FILE), dir.join(MARKER_FILE));
+        let result = fs::write(&temp_path, self.reason().unwrap_or_default());
+        let result = result.and_then(|()| rename_durably(&temp_path, &path));
+        if let Err(error) = result {
             tracing::error!(%error, path = %path.display(), "cannot be written");
         }
     }

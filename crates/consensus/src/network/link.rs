@@ -13,29 +13,29 @@ use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
 
-use super::wire::{FRAME_BYTES, Kind};
+use super::wire::{FRAME_BYTES_TARGET, Kind};
 use crate::GroupId;
 
 /// Pieces of snapshots, of all groups together, that are on their way to one peer: one on the wire
 /// while the other is written to the peer's disk. Heartbeats and appends wait behind these at most, and
 /// the groups that send take turns.
-const PIECES_MAX: usize = 2;
+const PIECES_IN_FLIGHT_MAX: usize = 2;
 
 /// A link to a peer, up or down.
-pub(crate) struct Link {
-    to: NodeId,
-    agreed: AgreedVersion,
+pub(crate) struct RaftLink {
+    peer: NodeId,
+    agreed_version: AgreedVersion,
     bytes_max: usize,
-    state: Mutex<State>,
+    state: Mutex<RaftLinkState>,
     /// Something waits to be sent, or the stream has ended.
     ready: Notify,
     /// Bytes of entries that may be on their way, in KiB.
-    entries: Arc<Semaphore>,
+    entry_permits: Arc<Semaphore>,
     entries_kib_max: u32,
     /// Turns of the groups that send snapshots over this link, in the order of asking.
-    piece_turns: Semaphore,
+    piece_permits: Semaphore,
     /// For those who wait until the link is up; `state` decides.
-    risen: watch::Sender<bool>,
+    up_watch: watch::Sender<bool>,
 }
 
 /// Why a request has no answer.
@@ -51,108 +51,108 @@ pub(crate) enum LinkError {
     #[error("the link to {0} broke")]
     Broken(NodeId),
     /// It may have arrived.
-    #[error("{to} did not answer within {ttl:?}")]
-    Late { to: NodeId, ttl: Duration },
+    #[error("{to} did not answer within {timeout:?}")]
+    TimedOut { to: NodeId, timeout: Duration },
     /// The peer did not take it: nothing happened.
-    #[error("{to} refused: {why}")]
-    Refused { to: NodeId, why: String },
+    #[error("{to} refused: {reason}")]
+    Rejected { to: NodeId, reason: String },
 }
 
 /// A request on its way. Dropping it forgets the answer.
-pub(crate) struct Pending {
-    link: Arc<Link>,
+pub(crate) struct PendingRequest {
+    link: Arc<RaftLink>,
     id: u64,
-    answer: oneshot::Receiver<Result<Bytes, LinkError>>,
+    response: oneshot::Receiver<Result<Bytes, LinkError>>,
     /// Given back with the answer.
-    _room: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
-struct State {
-    up: bool,
+struct RaftLinkState {
+    is_up: bool,
     /// In which version the peer wrote when it greeted this node.
-    peer: ClusterVersion,
+    peer_version: ClusterVersion,
     /// Counts the streams, so that an old one never takes what belongs to the new.
     stream: u64,
     last_id: u64,
     queue: VecDeque<pb::RaftRequest>,
     queued_bytes: usize,
-    /// Pieces of snapshots: they go out behind everything in `queue`. Bounded by [`PIECES_MAX`].
+    /// Pieces of snapshots: they go out behind everything in `enqueue`. Bounded by [`PIECES_IN_FLIGHT_MAX`].
     pieces: VecDeque<pb::RaftRequest>,
-    pending: HashMap<u64, Waiting>,
+    pending: HashMap<u64, ResponseSlot>,
     /// Answers to appends with entries so far.
-    entries_answered: u64,
+    append_responses: u64,
 }
 
-struct Waiting {
-    answer: oneshot::Sender<Result<Bytes, LinkError>>,
+struct ResponseSlot {
+    response: oneshot::Sender<Result<Bytes, LinkError>>,
     /// It was asked with entries.
-    carries: bool,
+    has_entries: bool,
 }
 
-impl Link {
+impl RaftLink {
     pub(super) fn new(
-        to: NodeId,
-        agreed: AgreedVersion,
+        peer: NodeId,
+        agreed_version: AgreedVersion,
         bytes_max: usize,
         entries_max: usize,
-    ) -> Link {
-        let risen = watch::Sender::new(false);
+    ) -> RaftLink {
+        let up_watch = watch::Sender::new(false);
         let entries_kib_max = kib(entries_max);
-        Link {
-            to,
-            agreed,
+        RaftLink {
+            peer,
+            agreed_version,
             bytes_max,
             state: Mutex::default(),
             ready: Notify::new(),
-            entries: Arc::new(Semaphore::new(entries_kib_max as usize)),
+            entry_permits: Arc::new(Semaphore::new(entries_kib_max as usize)),
             entries_kib_max,
-            piece_turns: Semaphore::new(PIECES_MAX),
-            risen,
+            piece_permits: Semaphore::new(PIECES_IN_FLIGHT_MAX),
+            up_watch,
         }
     }
 
     /// Waits until so many bytes of entries may be sent: those of all groups, in the order of asking.
     /// What is on its way is bounded, so that heartbeats are never far behind it.
-    pub(crate) async fn room_for_entries(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn reserve_entry_bytes(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = kib(bytes).min(self.entries_kib_max);
-        Arc::clone(&self.entries).acquire_many_owned(kib).await.ok()
+        Arc::clone(&self.entry_permits).acquire_many_owned(kib).await.ok()
     }
 
     /// Queues a request, in the order of the calls.
     pub(crate) fn request(
-        self: &Arc<Link>,
+        self: &Arc<RaftLink>,
         group: GroupId,
         kind: Kind,
         body: Bytes,
         data: Bytes,
-    ) -> Result<Pending, LinkError> {
-        self.request_in(None, group, kind, body, data)
+    ) -> Result<PendingRequest, LinkError> {
+        self.request_with_permit(None, group, kind, body, data)
     }
 
-    /// As [`Link::request`], with the room that its entries take.
-    pub(crate) fn request_in(
-        self: &Arc<Link>,
-        room: Option<OwnedSemaphorePermit>,
+    /// As [`RaftLink::request`], with the room that its entries take.
+    pub(crate) fn request_with_permit(
+        self: &Arc<RaftLink>,
+        permit: Option<OwnedSemaphorePermit>,
         group: GroupId,
         kind: Kind,
         body: Bytes,
         data: Bytes,
-    ) -> Result<Pending, LinkError> {
+    ) -> Result<PendingRequest, LinkError> {
         let size = body.len() + data.len() + 32;
         let mut state = self.state();
-        if !state.up {
-            return Err(LinkError::Down(self.to));
+        if !state.is_up {
+            return Err(LinkError::Down(self.peer));
         }
         // Pieces have a bound of their own, and must not crowd out heartbeats.
         let is_piece = !data.is_empty();
         if !is_piece && !state.queue.is_empty() && state.queued_bytes + size > self.bytes_max {
-            return Err(LinkError::Full(self.to));
+            return Err(LinkError::Full(self.peer));
         }
         state.last_id += 1;
         let id = state.last_id;
-        let (sender, answer) = oneshot::channel();
-        state.pending.insert(id, Waiting { answer: sender, carries: room.is_some() });
+        let (sender, response) = oneshot::channel();
+        state.pending.insert(id, ResponseSlot { response: sender, has_entries: permit.is_some() });
         let request = pb::RaftRequest { id, group: group.0, kind: kind.into(), body, data };
         if is_piece {
             state.pieces.push_back(request);
@@ -162,82 +162,82 @@ impl Link {
         }
         drop(state);
         self.ready.notify_one();
-        Ok(Pending { link: Arc::clone(self), id, answer, _room: room })
+        Ok(PendingRequest { link: Arc::clone(self), id, response, _permit: permit })
     }
 
     /// Waits for the turn of a group to send a piece of a snapshot; to be held until the answer.
-    /// `None` never happens while the link exists.
-    pub(crate) async fn piece_turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.piece_turns.acquire().await.ok()
+    /// `NoFault` never happens while the link exists.
+    pub(crate) async fn acquire_piece_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.piece_permits.acquire().await.ok()
     }
 
     /// The version to write requests in: the one that nodes agreed on, as the better informed of both
     /// ends knows it.
     pub(crate) fn version(&self) -> ClusterVersion {
-        self.agreed.get().max(self.state().peer)
+        self.agreed_version.get().max(self.state().peer_version)
     }
 
     /// Requests are taken and sent.
     pub(crate) fn is_up(&self) -> bool {
-        self.state().up
+        self.state().is_up
     }
 
     /// Waits until the link is up. For requests that are sent once: openraft repeats appends and
     /// snapshots by itself, and backs off at once from a link that is down.
-    pub(crate) async fn wait_up(&self, patience: Duration) {
-        let mut risen = self.risen.subscribe();
+    pub(crate) async fn wait_until_up(&self, wait_max: Duration) {
+        let mut up_watch = self.up_watch.subscribe();
         // Whether it was in time, the request itself will tell.
-        let _ = tokio::time::timeout(patience, risen.wait_for(|up| *up)).await;
+        let _ = tokio::time::timeout(wait_max, up_watch.wait_for(|up| *up)).await;
     }
 
-    pub(super) fn to(&self) -> NodeId {
-        self.to
+    pub(super) fn peer(&self) -> NodeId {
+        self.peer
     }
 
     /// A new stream is being opened; returns its number.
-    pub(super) fn begin(&self) -> u64 {
+    pub(super) fn open_stream(&self) -> u64 {
         let mut state = self.state();
         state.stream += 1;
         state.stream
     }
 
     /// The stream stands: requests are taken from now on. `peer` is the version that the peer writes.
-    pub(super) fn up(&self, peer: ClusterVersion) {
+    pub(super) fn on_connected(&self, peer_version: ClusterVersion) {
         {
             let mut state = self.state();
-            state.up = true;
-            state.peer = peer;
+            state.is_up = true;
+            state.peer_version = peer_version;
         }
-        self.risen.send_replace(true);
+        self.up_watch.send_replace(true);
     }
 
     /// The stream is gone: all that waits fails.
-    pub(super) fn down(&self) {
+    pub(super) fn on_disconnected(&self) {
         let mut state = self.state();
-        state.up = false;
+        state.is_up = false;
         state.stream += 1;
         state.queue.clear();
         state.pieces.clear();
         state.queued_bytes = 0;
         let pending = std::mem::take(&mut state.pending);
         drop(state);
-        self.risen.send_replace(false);
+        self.up_watch.send_replace(false);
         self.ready.notify_one();
-        for (_, waiting) in pending {
+        for (_, slot) in pending {
             // Whoever does not wait any more does not mind.
-            let _ = waiting.answer.send(Err(LinkError::Broken(self.to)));
+            let _ = slot.response.send(Err(LinkError::Broken(self.peer)));
         }
     }
 
-    /// The next frame of a stream: everything that waits, up to a size. `None` when it has ended.
-    pub(super) async fn frame(&self, stream: u64) -> Option<pb::RaftRequests> {
+    /// The next frame of a stream: everything that waits, up to a size. `NoFault` when it has ended.
+    pub(super) async fn next_frame(&self, stream: u64) -> Option<pb::RaftRequests> {
         loop {
             {
                 let mut state = self.state();
                 if state.stream != stream {
                     return None;
                 }
-                let requests = state.take();
+                let requests = state.take_frame();
                 if !requests.is_empty() {
                     if !state.queue.is_empty() || !state.pieces.is_empty() {
                         self.ready.notify_one();
@@ -250,36 +250,38 @@ impl Link {
     }
 
     /// Brings answers to those who wait for them. An answer that came too late has nobody.
-    pub(super) fn answered(&self, responses: Vec<pb::RaftResponse>) {
+    pub(super) fn on_responses(&self, responses: Vec<pb::RaftResponse>) {
         let mut state = self.state();
         for response in responses {
-            let Some(waiting) = state.pending.remove(&response.id) else { continue };
-            state.entries_answered += u64::from(waiting.carries);
-            let _ = waiting.answer.send(self.read(response.result));
+            let Some(slot) = state.pending.remove(&response.id) else { continue };
+            state.append_responses += u64::from(slot.has_entries);
+            let _ = slot.response.send(self.decode_result(response.result));
         }
     }
 
-    fn read(&self, result: Option<pb::raft_response::Result>) -> Result<Bytes, LinkError> {
+    fn decode_result(&self, result: Option<pb::raft_response::Result>) -> Result<Bytes, LinkError> {
         use pb::raft_response::Result::{Body, Error};
         match result {
             Some(Body(body)) => Ok(body),
-            Some(Error(why)) => Err(LinkError::Refused { to: self.to, why }),
-            None => Err(LinkError::Refused { to: self.to, why: "an empty answer".to_owned() }),
+            Some(Error(reason)) => Err(LinkError::Rejected { to: self.peer, reason }),
+            None => {
+                Err(LinkError::Rejected { to: self.peer, reason: "an empty answer".to_owned() })
+            }
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RaftLinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn take(&mut self) -> Vec<pb::RaftRequest> {
+impl RaftLinkState {
+    fn take_frame(&mut self) -> Vec<pb::RaftRequest> {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front() {
             let size = next.body.len() + next.data.len() + 32;
-            if !requests.is_empty() && bytes + size > FRAME_BYTES {
+            if !requests.is_empty() && bytes + size > FRAME_BYTES_TARGET {
                 break;
             }
             bytes += size;
@@ -294,36 +296,36 @@ impl State {
     }
 }
 
-impl Pending {
+impl PendingRequest {
     /// Waits for the answer.
-    pub(crate) async fn within(mut self, ttl: Duration) -> Result<Bytes, LinkError> {
-        let to = self.link.to;
-        match tokio::time::timeout(ttl, &mut self.answer).await {
-            Ok(Ok(answer)) => answer,
+    pub(crate) async fn response_within(mut self, timeout: Duration) -> Result<Bytes, LinkError> {
+        let to = self.link.peer;
+        match tokio::time::timeout(timeout, &mut self.response).await {
+            Ok(Ok(response)) => response,
             Ok(Err(_)) => Err(LinkError::Broken(to)),
-            Err(_) => Err(LinkError::Late { to, ttl }),
+            Err(_) => Err(LinkError::TimedOut { to, timeout }),
         }
     }
 
     /// Waits for the answer to an append with entries as long as the peer answers others of that kind:
-    /// on a slow link it stands behind them. Without any answer for `idle`, or after `most`, it is late.
-    pub(crate) async fn while_answering(
+    /// on a slow link it stands behind them. Without any answer for `idle_max`, or after `most`, it is late.
+    pub(crate) async fn response_while_progressing(
         mut self,
-        idle: Duration,
-        most: Duration,
+        idle_max: Duration,
+        total_max: Duration,
     ) -> Result<Bytes, LinkError> {
-        let to = self.link.to;
-        let begun = Instant::now();
+        let to = self.link.peer;
+        let started = Instant::now();
         loop {
-            let answered = self.link.state().entries_answered;
-            match tokio::time::timeout(idle, &mut self.answer).await {
-                Ok(Ok(answer)) => return answer,
+            let responses_before = self.link.state().append_responses;
+            match tokio::time::timeout(idle_max, &mut self.response).await {
+                Ok(Ok(response)) => return response,
                 Ok(Err(_)) => return Err(LinkError::Broken(to)),
-                Err(_) if begun.elapsed() >= most => {
-                    return Err(LinkError::Late { to, ttl: most });
+                Err(_) if started.elapsed() >= total_max => {
+                    return Err(LinkError::TimedOut { to, timeout: total_max });
                 }
-                Err(_) if self.link.state().entries_answered == answered => {
-                    return Err(LinkError::Late { to, ttl: idle });
+                Err(_) if self.link.state().append_responses == responses_before => {
+                    return Err(LinkError::TimedOut { to, timeout: idle_max });
                 }
                 Err(_) => {}
             }
@@ -335,7 +337,7 @@ fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 3).saturating_add(1)
 }
 
-impl Drop for Pending {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         self.link.state().pending.remove(&self.id);
     }

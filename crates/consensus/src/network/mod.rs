@@ -1,25 +1,25 @@
 //! One gRPC stream to each peer carries the requests of all groups.
 
-mod book;
 mod dial;
 mod fence;
-mod greeting;
+mod handshake;
 mod link;
-mod marks;
-mod peer;
-mod receive;
+mod peer_addresses;
+mod peer_client;
+mod rollback;
 mod service;
+mod snapshot_receiver;
 pub(crate) mod wire;
 
-pub use book::AddressBook;
-pub use fence::rolled_back_in;
-pub use service::Service;
+pub use fence::read_rollback_reason;
+pub use peer_addresses::PeerAddresses;
+pub use service::RaftService;
 
-pub(crate) use dial::{Links, LinksParts};
+pub(crate) use dial::{RaftLinks, RaftLinksContext};
 pub(crate) use fence::Fence;
 pub(crate) use link::LinkError;
-pub(crate) use marks::Marks;
-pub(crate) use peer::Dialer;
-pub(crate) use receive::Incoming;
-pub(crate) use service::Groups;
-pub(crate) use wire::{FRAME_BYTES_MAX, Kind, Proposed};
+pub(crate) use peer_client::PeerClientFactory;
+pub(crate) use rollback::RollbackDetector;
+pub(crate) use service::GroupRegistry;
+pub(crate) use snapshot_receiver::IncomingSnapshot;
+pub(crate) use wire::{FRAME_BYTES_MAX, Kind, ProposalOutcome};

@@ -25,119 +25,128 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::greeting::{agree, offer};
-use super::marks::{Greeting, Marks};
-use super::receive;
-use super::wire::{self, CLUSTER, FROM, HEARD, Kind, LOG, Proposed, TO, said};
-use crate::types::{Entry, LogId, Types, Vote};
-use crate::{AddressBook, Group, GroupId, ProposeError};
+use super::handshake::{insert_offer, negotiate_version};
+use super::rollback::{LogHandshake, RollbackDetector};
+use super::snapshot_receiver;
+use super::wire::{
+    self, CLUSTER_HEADER, FROM_HEADER, KNOWN_WRITES_HEADER, Kind, LOG_HEADER, ProposalOutcome,
+    TO_HEADER, parse_metadata,
+};
+use crate::types::{LogEntry, LogId, TypeConfig, Vote};
+use crate::{GroupId, PeerAddresses, ProposeError, RaftGroup};
 
 /// How many requests of one peer are worked on at once. When full, the stream is not read on, and
 /// HTTP/2 makes the peer wait.
-const WORKING_MAX: usize = 1024;
+const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 
 /// How many frames of answers wait for the socket.
-const ANSWERS_MAX: usize = 16;
+const RESPONSE_FRAMES_MAX: usize = 16;
 
 /// The groups that run on this node. Clones share the table.
 #[derive(Clone, Default)]
-pub(crate) struct Groups(Arc<RwLock<HashMap<GroupId, Group>>>);
+pub(crate) struct GroupRegistry(Arc<RwLock<HashMap<GroupId, RaftGroup>>>);
 
 /// Answers the consensus requests of peers. Clones share everything.
 #[derive(Clone)]
-pub struct Service {
+pub struct RaftService {
     pub(crate) cluster: ClusterId,
     pub(crate) me: NodeId,
-    pub(crate) agreed: AgreedVersion,
-    pub(crate) book: AddressBook,
-    pub(crate) marks: Marks,
-    pub(crate) groups: Groups,
+    pub(crate) agreed_version: AgreedVersion,
+    pub(crate) peer_addresses: PeerAddresses,
+    pub(crate) rollback_detector: RollbackDetector,
+    pub(crate) groups: GroupRegistry,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
 
-type Work = Pin<Box<dyn Future<Output = pb::RaftResponse> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = pb::RaftResponse> + Send>>;
 
-impl Groups {
-    pub(crate) fn get(&self, group: GroupId) -> Option<Group> {
+impl GroupRegistry {
+    pub(crate) fn get(&self, group: GroupId) -> Option<RaftGroup> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
     }
 
-    pub(crate) fn insert(&self, group: Group) {
+    pub(crate) fn insert(&self, group: RaftGroup) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group.id(), group);
     }
 
     /// Takes a group off the table, but not one that was started under its id since.
-    pub(crate) fn remove(&self, group: &Group) {
+    pub(crate) fn remove(&self, group: &RaftGroup) {
         let mut groups = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if groups.get(&group.id()).is_some_and(|listed| Arc::ptr_eq(&listed.0, &group.0)) {
             groups.remove(&group.id());
         }
     }
 
-    pub(crate) fn all(&self) -> Vec<Group> {
+    pub(crate) fn all(&self) -> Vec<RaftGroup> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 #[tonic::async_trait]
-impl pb::raft_server::Raft for Service {
+impl pb::raft_server::Raft for RaftService {
     type ExchangeStream = ReceiverStream<Result<pb::RaftResponses, Status>>;
 
     async fn exchange(
         &self,
         request: Request<Streaming<pb::RaftRequests>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.meant(&request, CLUSTER, &self.cluster.to_string())?;
-        self.meant(&request, TO, &self.me.to_string())?;
-        let from = self.admit(&request)?;
-        let ours = self.agreed.offer();
-        agree(ours, request.metadata()).map_err(|error| {
+        self.check_target(&request, CLUSTER_HEADER, &self.cluster.to_string())?;
+        self.check_target(&request, TO_HEADER, &self.me.to_string())?;
+        let from = self.identify_peer(&request)?;
+        let ours = self.agreed_version.offer();
+        negotiate_version(ours, request.metadata()).map_err(|error| {
             tracing::warn!(peer = %from, %error, "refused a consensus link");
             Status::failed_precondition(error.to_string())
         })?;
-        let greeting = self.greeted(from, &request)?;
-        let (own, heard) = (self.marks.greeting(), self.marks.heard(from));
-        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+        let handshake = self.check_handshake(from, &request)?;
+        let (own_handshake, known_writes) =
+            (self.rollback_detector.handshake(), self.rollback_detector.known_writes(from));
+        let (response_sender, stream) = mpsc::channel(RESPONSE_FRAMES_MAX);
         let service = self.clone();
         self.tasks.spawn(async move {
             // A budget that runs out would make a first poll return early, and order would be lost.
-            let serving =
-                unconstrained(service.serve(from, greeting, request.into_inner(), answers));
+            let serving = unconstrained(service.serve(
+                from,
+                handshake,
+                request.into_inner(),
+                response_sender,
+            ));
             tokio::select! {
                 () = service.shutdown.cancelled() => {}
-                () = service.book.until_gone(from) => {
+                () = service.peer_addresses.wait_removed(from) => {
                     tracing::info!(peer = %from, "it was removed, and is listened to no more");
                 }
-                () = service.marks.fence().closed() => {}
+                () = service.rollback_detector.fence().closed() => {}
                 () = serving => {}
             }
         });
         let mut response = Response::new(ReceiverStream::new(stream));
-        offer(response.metadata_mut(), ours);
-        put(response.metadata_mut(), LOG, own);
-        if let Some(heard) = heard {
-            put(response.metadata_mut(), HEARD, heard);
+        insert_offer(response.metadata_mut(), ours);
+        insert_metadata(response.metadata_mut(), LOG_HEADER, own_handshake);
+        if let Some(known_writes) = known_writes {
+            insert_metadata(response.metadata_mut(), KNOWN_WRITES_HEADER, known_writes);
         }
         Ok(response)
     }
 }
 
-fn put(metadata: &mut MetadataMap, key: &'static str, value: impl std::fmt::Display) {
+fn insert_metadata(metadata: &mut MetadataMap, key: &'static str, value: impl std::fmt::Display) {
     // Numbers and colons are a header's value.
     if let Ok(value) = value.to_string().parse() {
         metadata.insert(key, value);
     }
 }
 
-impl Service {
+impl RaftService {
     /// Refuses a node that is gone: it may have forgotten, or never heard, what it voted for. A node
     /// that was not heard of yet may know more than this one.
-    fn admit<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let said = request.metadata().get(FROM).and_then(|value| value.to_str().ok());
-        let from = said.and_then(|said| said.strip_prefix('n')?.parse().ok()).map(NodeId);
-        let from = from.ok_or_else(|| Status::invalid_argument(format!("{FROM} names no node")))?;
-        if self.book.watch().borrow().is_gone(from) {
+    fn identify_peer<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let header = request.metadata().get(FROM_HEADER).and_then(|value| value.to_str().ok());
+        let from = header.and_then(|header| header.strip_prefix('n')?.parse().ok()).map(NodeId);
+        let from =
+            from.ok_or_else(|| Status::invalid_argument(format!("{FROM_HEADER} names no node")))?;
+        if self.peer_addresses.subscribe().borrow().is_removed(from) {
             return Err(Status::failed_precondition(format!(
                 "{from} is not in the cluster any more, and an id is never used again: \
                  join as a new node, with an empty directory"
@@ -148,83 +157,95 @@ impl Service {
 
     /// Compares both logs with what each node knows of the other's, before anything the peer sends is
     /// looked at. See [`marks`](super::marks).
-    fn greeted<T>(&self, from: NodeId, request: &Request<T>) -> Result<Greeting, Status> {
+    fn check_handshake<T>(
+        &self,
+        from: NodeId,
+        request: &Request<T>,
+    ) -> Result<LogHandshake, Status> {
         let metadata = request.metadata();
-        let refused = |why: String| Status::failed_precondition(why);
-        let own = self.marks.check_own(said(metadata, HEARD));
-        own.map_err(|why| refused(why.to_string()))?;
-        if let Some(reason) = self.marks.fence().reason() {
-            return Err(refused(reason));
+        let rejected = |reason: String| Status::failed_precondition(reason);
+        let result =
+            self.rollback_detector.check_own_log(parse_metadata(metadata, KNOWN_WRITES_HEADER));
+        result.map_err(|error| rejected(error.to_string()))?;
+        if let Some(reason) = self.rollback_detector.fence().reason() {
+            return Err(rejected(reason));
         }
-        let greeting: Option<Greeting> = said(metadata, LOG);
-        let greeting =
-            greeting.ok_or_else(|| Status::invalid_argument(format!("{LOG} is missing")))?;
-        self.marks.check_peer(from, greeting).map_err(|why| {
-            let mut status = refused(why.to_string());
-            if let Some(heard) = self.marks.heard(from) {
-                put(status.metadata_mut(), HEARD, heard);
+        let handshake: Option<LogHandshake> = parse_metadata(metadata, LOG_HEADER);
+        let handshake = handshake
+            .ok_or_else(|| Status::invalid_argument(format!("{LOG_HEADER} is missing")))?;
+        self.rollback_detector.check_peer(from, handshake).map_err(|error| {
+            let mut status = rejected(error.to_string());
+            if let Some(known_writes) = self.rollback_detector.known_writes(from) {
+                insert_metadata(status.metadata_mut(), KNOWN_WRITES_HEADER, known_writes);
             }
             status
         })?;
-        Ok(greeting)
+        Ok(handshake)
     }
 
     /// Refuses a peer that means another cluster or node: an address may have changed hands.
-    fn meant<T>(&self, request: &Request<T>, key: &str, mine: &str) -> Result<(), Status> {
-        let meant = request.metadata().get(key).and_then(|value| value.to_str().ok());
-        if meant == Some(mine) {
+    fn check_target<T>(
+        &self,
+        request: &Request<T>,
+        key: &str,
+        expected: &str,
+    ) -> Result<(), Status> {
+        let actual = request.metadata().get(key).and_then(|value| value.to_str().ok());
+        if actual == Some(expected) {
             return Ok(());
         }
-        let meant = meant.unwrap_or("nothing");
-        Err(Status::failed_precondition(format!("{key} is {meant}, this is {mine}")))
+        let actual = actual.unwrap_or("nothing");
+        Err(Status::failed_precondition(format!("{key} is {actual}, this is {expected}")))
     }
 
     async fn serve(
         &self,
         from: NodeId,
-        greeting: Greeting,
+        handshake: LogHandshake,
         mut requests: Streaming<pb::RaftRequests>,
-        answers: mpsc::Sender<Result<pb::RaftResponses, Status>>,
+        response_sender: mpsc::Sender<Result<pb::RaftResponses, Status>>,
     ) {
-        let mut working = FuturesUnordered::<Work>::new();
+        let mut in_flight = FuturesUnordered::<ResponseFuture>::new();
         loop {
             let mut responses = Vec::new();
             tokio::select! {
-                Some(response) = working.next() => {
+                Some(response) = in_flight.next() => {
                     responses.push(response);
-                    while let Some(Some(response)) = working.next().now_or_never() {
+                    while let Some(Some(response)) = in_flight.next().now_or_never() {
                         responses.push(response);
                     }
                 }
-                frame = requests.message(), if working.len() < WORKING_MAX => {
+                frame = requests.message(), if in_flight.len() < REQUESTS_IN_FLIGHT_MAX => {
                     let Ok(Some(frame)) = frame else { return };
-                    self.marks.note(from, greeting, frame.writes);
+                    self.rollback_detector.record_writes(from, handshake, frame.writes);
                     for request in frame.requests {
-                        let mut work = self.begin(request);
+                        let mut work = self.start_request(request);
                         // The first poll hands it to openraft: here and now, in order.
                         match futures::poll!(&mut work) {
                             Poll::Ready(response) => responses.push(response),
-                            Poll::Pending => working.push(work),
+                            Poll::Pending => in_flight.push(work),
                         }
                     }
                 }
             }
-            if !responses.is_empty() && answers.send(Ok(self.frame(responses))).await.is_err() {
+            if !responses.is_empty()
+                && response_sender.send(Ok(self.response_frame(responses))).await.is_err()
+            {
                 return;
             }
         }
     }
 
     /// What is acknowledged is durable already, so the count that goes with it includes it.
-    fn frame(&self, responses: Vec<pb::RaftResponse>) -> pb::RaftResponses {
-        pb::RaftResponses { responses, writes: self.marks.writes() }
+    fn response_frame(&self, responses: Vec<pb::RaftResponse>) -> pb::RaftResponses {
+        pb::RaftResponses { responses, writes: self.rollback_detector.writes() }
     }
 
-    fn begin(&self, request: pb::RaftRequest) -> Work {
+    fn start_request(&self, request: pb::RaftRequest) -> ResponseFuture {
         let id = request.id;
         let work = match self.groups.get(GroupId(request.group)) {
-            Some(group) => work_on(group, request),
-            None => refuse(format!("group {} is not on {}", GroupId(request.group), self.me)),
+            Some(group) => handle_request(group, request),
+            None => reject(format!("group {} is not on {}", GroupId(request.group), self.me)),
         };
         Box::pin(work.map(move |result| {
             use pb::raft_response::Result::{Body, Error};
@@ -234,35 +255,37 @@ impl Service {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
-fn refuse(why: String) -> Answer {
-    Box::pin(std::future::ready(Err(why)))
+fn reject(reason: String) -> ReplyFuture {
+    Box::pin(std::future::ready(Err(reason)))
 }
 
-fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
+fn handle_request(group: RaftGroup, request: pb::RaftRequest) -> ReplyFuture {
     let body = request.body.clone();
     match request.kind() {
-        Kind::Append => with(body, move |(append, last): wire::Append| async move {
-            group.may_append(&append)?;
-            group.hear(&append.vote);
-            group.meet(&append.vote, last).await?;
-            let answer = group.raft().append_entries(append).await;
-            // Before the leader hears that this replica is level, and counts on its vote.
-            group.recover().await;
-            answer.map_err(|error| error.to_string())
-        }),
-        Kind::Vote => with(body, move |vote: VoteRequest<Types>| async move {
-            group.may_vote(&vote)?;
+        Kind::Append => {
+            handle_decoded(body, move |(append, last): wire::AppendMessage| async move {
+                group.check_append(&append)?;
+                group.on_leader_contact(&append.vote);
+                group.on_leader_log(&append.vote, last).await?;
+                let response = group.raft().append_entries(append).await;
+                // Before the leader hears that this replica is level, and counts on its vote.
+                group.try_finish_recovery().await;
+                response.map_err(|error| error.to_string())
+            })
+        }
+        Kind::Vote => handle_decoded(body, move |vote: VoteRequest<TypeConfig>| async move {
+            group.check_vote_allowed(&vote)?;
             group.raft().vote(vote).await.map_err(|error| error.to_string())
         }),
-        Kind::PreVote => with(body, move |vote: VoteRequest<Types>| async move {
-            group.may_vote(&vote)?;
+        Kind::PreVote => handle_decoded(body, move |vote: VoteRequest<TypeConfig>| async move {
+            group.check_vote_allowed(&vote)?;
             group.raft().pre_vote(vote).await.map_err(|error| error.to_string())
         }),
         Kind::TransferLeader => {
-            with(body, move |transfer: TransferLeaderRequest<Types>| async move {
-                group.has_all()?;
+            handle_decoded(body, move |transfer: TransferLeaderRequest<TypeConfig>| async move {
+                group.check_recovered()?;
                 group
                     .raft()
                     .handle_transfer_leader(transfer)
@@ -272,34 +295,34 @@ fn work_on(group: Group, request: pb::RaftRequest) -> Answer {
         }
         Kind::Snapshot => {
             let data = request.data;
-            with(body, move |request| receive::on_request(group, request, data))
+            handle_decoded(body, move |request| snapshot_receiver::on_request(group, request, data))
         }
-        Kind::Propose => with(body, move |entry: Bytes| propose(group, entry)),
-        Kind::Unspecified => refuse("a kind of request this version does not know".to_owned()),
+        Kind::Propose => handle_decoded(body, move |entry: Bytes| propose_forwarded(group, entry)),
+        Kind::Unspecified => reject("a kind of request this version does not know".to_owned()),
     }
 }
 
-impl Group {
+impl RaftGroup {
     /// Refuses what is published while there is no room for it. Everything else goes through: what
     /// carries nothing, elections, what is essential, the control group, by which a cluster gets out of
     /// trouble, and what was published under earlier leaders. Until a majority holds that, the new leader has committed
     /// nothing, and cannot answer for the past; it is bounded by what they had taken in before.
-    fn may_append(&self, append: &AppendEntriesRequest<Types>) -> Result<(), String> {
+    fn check_append(&self, append: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let term = append.vote.leader_id.term;
-        let is_new = |entry: &Entry| entry.log_id.leader_id.term == term;
+        let is_new = |entry: &LogEntry| entry.log_id.leader_id.term == term;
         #[cfg(feature = "planted-bugs")]
-        let is_new = |entry: &Entry| is_new(entry) || crate::planted::refuses_the_past();
-        let is_published = |entry: &Entry| {
+        let is_new = |entry: &LogEntry| is_new(entry) || crate::planted::rejects_earlier_terms();
+        let is_published = |entry: &LogEntry| {
             matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential) && is_new(entry)
         };
         if self.id() == GroupId::CONTROL || !append.entries.iter().any(is_published) {
             return Ok(());
         }
-        self.0.space.closed().map_or(Ok(()), |full| Err(full.to_string()))
+        self.0.disk_reserve.append_error().map_or(Ok(()), |full| Err(full.to_string()))
     }
 
     /// Refuses while something is lost that this replica had acknowledged.
-    fn has_all(&self) -> Result<(), String> {
+    fn check_recovered(&self) -> Result<(), String> {
         match self.recovering() {
             Some(_) => Err("recovers from damage, and has not got everything back".to_owned()),
             None => Ok(()),
@@ -307,37 +330,41 @@ impl Group {
     }
 
     /// Notes that the leader lives. One that was deposed does not count.
-    pub(super) fn hear(&self, vote: &Vote) {
+    pub(super) fn on_leader_contact(&self, vote: &Vote) {
         if self.0.log.vote().is_none_or(|known| known <= *vote) {
-            self.0.hold.heard();
+            self.0.vote_hold.on_leader_contact();
         }
     }
 
     /// Notes how far the leader's log goes. Tells a replica that recovers of its leader, before it
     /// hears of anything else from there.
-    pub(super) async fn meet(&self, vote: &Vote, last: Option<LogId>) -> Result<(), String> {
+    pub(super) async fn on_leader_log(
+        &self,
+        vote: &Vote,
+        last: Option<LogId>,
+    ) -> Result<(), String> {
         if self.0.log.vote().is_some_and(|known| known > *vote) {
             // It leads no more, and openraft says so.
             return Ok(());
         }
-        self.0.leader_log.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
+        self.0.leader_last_log_index.store(last.map_or(0, |last| last.index), Ordering::Relaxed);
         let Some(recovery) = self.recovering() else { return Ok(()) };
-        recovery.meet(last).await.map_err(|error| error.to_string())?;
-        self.0.nudge.notify_one();
+        recovery.on_leader_log(last).await.map_err(|error| error.to_string())?;
+        self.0.status_dirty.notify_one();
         Ok(())
     }
 
     /// Refuses while the lease of a leader may run: of the one that this replica follows, or followed
     /// before it restarted, or its own. A leader that hands over says itself that its lease is over.
-    fn may_vote(&self, request: &VoteRequest<Types>) -> Result<(), String> {
-        self.has_all()?;
+    fn check_vote_allowed(&self, request: &VoteRequest<TypeConfig>) -> Result<(), String> {
+        self.check_recovered()?;
         if request.leadership_transfer {
             return Ok(());
         }
-        if self.silent_until().is_some() {
+        if self.restart_hold_until().is_some() {
             return Err("restarted a moment ago, and may be bound to another leader".to_owned());
         }
-        if self.0.hold.is_on() || self.lease().is_some() {
+        if self.0.vote_hold.is_active() || self.lease().is_some() {
             return Err("the lease of a leader may still run".to_owned());
         }
         Ok(())
@@ -345,7 +372,7 @@ impl Group {
 }
 
 /// Decodes, works and encodes in the version that the request has: whoever wrote it reads it.
-fn with<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> Answer
+fn handle_decoded<T, A, F>(body: Bytes, work: impl FnOnce(T) -> F + Send + 'static) -> ReplyFuture
 where
     T: DeserializeOwned + Send + 'static,
     A: Serialize + Send,
@@ -353,18 +380,20 @@ where
 {
     Box::pin(async move {
         let (version, request) = wire::decode(&body).map_err(|error| error.to_string())?;
-        let answer = work(request).await?;
-        Ok(wire::encode(version, &answer))
+        let response = work(request).await?;
+        Ok(wire::encode(version, &response))
     })
 }
 
 /// Proposes what another node forwards, if this build can read it: once committed, an entry that cannot
 /// be read halts every replica.
-async fn propose(group: Group, entry: Bytes) -> Result<Proposed, String> {
-    (group.0.check)(&entry).map_err(|why| format!("the entry cannot be read: {why}"))?;
+async fn propose_forwarded(group: RaftGroup, entry: Bytes) -> Result<ProposalOutcome, String> {
+    (group.0.check_entry)(&entry).map_err(|error| format!("the entry cannot be read: {error}"))?;
     Ok(match group.propose(entry).await {
-        Ok(answer) => Proposed::Applied(answer),
-        Err(ProposeError::Refused { leader }) => Proposed::Refused(leader.map(|node| node.0)),
-        Err(ProposeError::Unknown(why)) => Proposed::Unknown(why),
+        Ok(response) => ProposalOutcome::Applied(response),
+        Err(ProposeError::Rejected { leader }) => {
+            ProposalOutcome::Rejected(leader.map(|node| node.0))
+        }
+        Err(ProposeError::Unknown(reason)) => ProposalOutcome::Unknown(reason),
     })
 }

@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use pushonce_core::ClusterVersion;
-use pushonce_core::versioned::{self, Unreadable};
+use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataMap;
 
-use crate::types::{LogId, SnapshotMeta, Types, Vote};
+use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 
 pub(crate) use pb::raft_request::Kind;
 
@@ -18,24 +18,24 @@ pub(crate) use pb::raft_request::Kind;
 pub(crate) const FRAME_BYTES_MAX: usize = 128 << 20;
 
 /// How much goes into one frame, as long as nothing in it is larger alone.
-pub(super) const FRAME_BYTES: usize = 1 << 20;
+pub(super) const FRAME_BYTES_TARGET: usize = 1 << 20;
 
 /// The largest snapshot that is taken in.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 
 /// Names the cluster that is meant.
-pub(super) const CLUSTER: &str = "pushonce-cluster";
+pub(super) const CLUSTER_HEADER: &str = "pushonce-cluster";
 /// Names the node that is meant.
-pub(super) const TO: &str = "pushonce-to";
+pub(super) const TO_HEADER: &str = "pushonce-to";
 /// Names the node that asks.
-pub(super) const FROM: &str = "pushonce-from";
+pub(super) const FROM_HEADER: &str = "pushonce-from";
 /// What the sender says of its cluster versions: in the request and in the answer.
-pub(super) const VERSIONS: &str = "pushonce-versions";
+pub(super) const VERSIONS_HEADER: &str = "pushonce-versions";
 
 /// What the sender says of its log.
-pub(super) const LOG: &str = "pushonce-log";
+pub(super) const LOG_HEADER: &str = "pushonce-log";
 /// What the sender has heard of the receiver's log; absent when nothing.
-pub(super) const HEARD: &str = "pushonce-heard";
+pub(super) const KNOWN_WRITES_HEADER: &str = "pushonce-heard";
 
 /// A request of a snapshot transfer.
 ///
@@ -50,9 +50,9 @@ pub(super) struct SnapshotRequest {
     /// encoded differently, so their pieces must not be mixed.
     pub(super) generation: u64,
     /// Number of pieces of the snapshot; 0 for an empty state.
-    pub(super) pieces: u32,
+    pub(super) piece_count: u32,
     /// The last entry that the leader holds.
-    pub(super) last: Option<LogId>,
+    pub(super) leader_last_log_id: Option<LogId>,
     pub(super) step: SnapshotStep,
 }
 
@@ -70,23 +70,23 @@ pub(super) enum SnapshotStep {
 
 /// The answer to each step of a snapshot transfer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum SnapshotAnswer {
+pub(super) enum SnapshotReply {
     /// The follower holds the first pieces, this many.
     Holds(u32),
     /// The transfer is over: the snapshot is installed, or the follower knows a higher vote.
-    Ended(SnapshotResponse<Types>),
+    Finished(SnapshotResponse<TypeConfig>),
 }
 
 /// An append, and the last entry that the leader holds.
-pub(super) type Append = (AppendEntriesRequest<Types>, Option<LogId>);
+pub(super) type AppendMessage = (AppendEntriesRequest<TypeConfig>, Option<LogId>);
 
 /// The answer to an entry that was forwarded to the leader.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Proposed {
+pub(crate) enum ProposalOutcome {
     /// Committed and applied; what the machine answered.
     Applied(Bytes),
     /// Nothing happened; who leads, if known.
-    Refused(Option<u64>),
+    Rejected(Option<u64>),
     /// It may have happened.
     Unknown(String),
 }
@@ -97,11 +97,13 @@ pub(crate) fn encode<T: Serialize>(version: ClusterVersion, value: &T) -> Bytes 
 }
 
 /// Reads a body, and says which version it has.
-pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<(ClusterVersion, T), Unreadable> {
+pub(crate) fn decode<T: DeserializeOwned>(
+    body: &[u8],
+) -> Result<(ClusterVersion, T), VersionedDecodeError> {
     versioned::decode(body)
 }
 
-/// A value of the metadata; `None` when it is absent or not readable.
-pub(super) fn said<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
+/// A value of the metadata; `NoFault` when it is absent or not readable.
+pub(super) fn parse_metadata<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
     metadata.get(key)?.to_str().ok()?.parse().ok()
 }

@@ -5,56 +5,58 @@ use std::io;
 use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
-use super::{Manifest, PIECE_BYTES, Place};
-use crate::store::{self, Change, Store, Stored};
+use super::{PIECE_BYTES, PieceHeader, SnapshotManifest};
+use crate::store::{self, RaftStore, StoreChange, StoredGroup};
 use crate::types::SnapshotMeta;
-use crate::{Capture, GroupId};
+use crate::{GroupId, StateSnapshot};
 
 /// The snapshot that counts, if there is one.
 pub(crate) fn read(
-    store: &mut impl Store,
+    store: &mut impl RaftStore,
     group: GroupId,
-    stored: &Stored,
+    stored: &StoredGroup,
 ) -> io::Result<Option<(SnapshotMeta, Vec<u8>)>> {
     let Some(record) = stored.snapshot.as_deref() else { return Ok(None) };
-    let Manifest { meta, generation, pieces, .. } = store::open(group, record)?;
-    let damaged = |what: &str| {
-        let why = format!("a piece of the snapshot {what}");
-        io::Error::new(io::ErrorKind::InvalidData, why)
+    let SnapshotManifest { meta, generation, piece_count, .. } =
+        store::decode_record(group, record)?;
+    let damaged = |problem: &str| {
+        let message = format!("a piece of the snapshot {problem}");
+        io::Error::new(io::ErrorKind::InvalidData, message)
     };
-    let mut whole = Vec::new();
-    for number in 0..pieces {
+    let mut state = Vec::new();
+    for number in 0..piece_count {
         let record = store.read_piece(group, generation, number)?;
         let record = record.ok_or_else(|| damaged("is missing"))?;
-        let (place, data) = store::open_with::<Place>(group, &record)?;
-        if place.meta != meta || place.number != number {
+        let (header, data) = store::decode_record_with_data::<PieceHeader>(group, &record)?;
+        if header.meta != meta || header.number != number {
             return Err(damaged("is one of another snapshot"));
         }
-        whole.extend_from_slice(data);
+        state.extend_from_slice(data);
     }
-    Ok(Some((meta, whole)))
+    Ok(Some((meta, state)))
 }
 
 /// Writes, in a version, the pieces of another snapshot, which count for nothing yet. Returns the record that
 /// makes them count.
 pub(crate) fn write(
-    store: &mut impl Store,
+    store: &mut impl RaftStore,
     group: GroupId,
     version: ClusterVersion,
-    stored: &Stored,
+    stored: &StoredGroup,
     meta: SnapshotMeta,
-    state: Capture,
+    state: StateSnapshot,
 ) -> io::Result<Bytes> {
     let generation = stored.generations.iter().max().map_or(1, |last| last + 1);
-    let mut whole = Vec::new();
-    state.encode(&mut whole)?;
-    let (mut pieces, mut bytes) = (0, 0);
-    for data in whole.chunks(PIECE_BYTES) {
-        let place = Place { meta: meta.clone(), number: pieces };
-        let record = store::seal_with(group, version, &place, data)?;
+    let mut encoded = Vec::new();
+    state.encode(&mut encoded)?;
+    let (mut piece_count, mut bytes) = (0, 0);
+    for data in encoded.chunks(PIECE_BYTES) {
+        let header = PieceHeader { meta: meta.clone(), number: piece_count };
+        let record = store::encode_record_with_data(group, version, &header, data)?;
         bytes += record.len() as u64;
-        store.write(&[(group, Change::Piece { generation, number: pieces, record })])?;
-        pieces += 1;
+        store
+            .write(&[(group, StoreChange::PutPiece { generation, number: piece_count, record })])?;
+        piece_count += 1;
     }
-    store::seal(group, version, &Manifest { meta, generation, pieces, bytes })
+    store::encode_record(group, version, &SnapshotManifest { meta, generation, piece_count, bytes })
 }

@@ -4,46 +4,46 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::GroupId;
-use crate::space::Space;
-use crate::store::{Disk, Writer};
+use crate::disk_reserve::DiskReserve;
+use crate::store::{RedbStore, StoreWriter};
 
 const GROUP: GroupId = GroupId(4);
 
-struct Rig {
+struct SnapshotRig {
     dir: TempDir,
-    writer: Writer,
-    shelf: Shelf,
+    writer: StoreWriter,
+    snapshot_store: SnapshotStore,
 }
 
-async fn rig() -> Rig {
+async fn rig() -> SnapshotRig {
     let dir = TempDir::new().unwrap();
-    Disk::create(dir.path(), ClusterId(7), NodeId(1)).unwrap();
+    RedbStore::create(dir.path(), ClusterId(7), NodeId(1)).unwrap();
     open_in(dir).await
 }
 
-async fn open_in(dir: TempDir) -> Rig {
-    let disk = Disk::open(dir.path(), ClusterId(7), NodeId(1)).unwrap();
-    let writer = Writer::start(
+async fn open_in(dir: TempDir) -> SnapshotRig {
+    let disk = RedbStore::open(dir.path(), ClusterId(7), NodeId(1)).unwrap();
+    let writer = StoreWriter::start(
         disk,
-        Space::new(dir.path(), None, Arc::new(crate::Room::of)),
-        Arc::new(|why: &str| panic!("{why}")),
+        DiskReserve::new(dir.path(), None, Arc::new(crate::DiskSpace::for_dir)),
+        Arc::new(|reason: &str| panic!("{reason}")),
     )
     .unwrap();
     let (group, stored) = writer.open(GROUP).await.unwrap();
-    let shelf = Shelf::restore(group, &stored, Arc::default()).unwrap();
-    Rig { dir, writer, shelf }
+    let snapshot_store = SnapshotStore::restore(group, &stored, Arc::default()).unwrap();
+    SnapshotRig { dir, writer, snapshot_store }
 }
 
-impl Rig {
+impl SnapshotRig {
     /// The generations of which there are pieces, after what was queued so far.
     async fn generations(&self) -> Vec<u64> {
         self.writer.open(GROUP).await.unwrap().1.generations
     }
 
-    async fn restart(self) -> Rig {
-        let Rig { dir, writer, shelf } = self;
+    async fn restart(self) -> SnapshotRig {
+        let SnapshotRig { dir, writer, snapshot_store } = self;
         writer.close().await;
-        drop(shelf);
+        drop(snapshot_store);
         open_in(dir).await
     }
 }
@@ -59,100 +59,111 @@ fn state(seed: u8) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_state_comes_back_from_its_pieces_after_a_restart_too() {
+async fn state_is_read_back_from_pieces_before_and_after_restart() {
     let rig = rig().await;
-    assert!(rig.shelf.current().await.is_none());
-    let image = rig.shelf.save(meta(5), state(1).into()).await.unwrap();
-    assert_eq!((image.pieces(), image.whole().await.unwrap()), (4, state(1).to_vec()));
-    drop(image);
+    assert!(rig.snapshot_store.current().await.is_none());
+    let snapshot = rig.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
+    assert_eq!(
+        (snapshot.piece_count(), snapshot.read_all().await.unwrap()),
+        (4, state(1).to_vec())
+    );
+    drop(snapshot);
     let rig = rig.restart().await;
-    let image = rig.shelf.current().await.unwrap();
-    assert_eq!((image.meta(), image.whole().await.unwrap()), (&meta(5), state(1).to_vec()));
-    let size = rig.shelf.bytes.load(Ordering::Relaxed);
+    let snapshot = rig.snapshot_store.current().await.unwrap();
+    assert_eq!(
+        (snapshot.meta(), snapshot.read_all().await.unwrap()),
+        (&meta(5), state(1).to_vec())
+    );
+    let size = rig.snapshot_store.bytes.load(Ordering::Relaxed);
     assert!(size > state(1).len() as u64, "the cadence of snapshots does not know their size");
 }
 
 #[tokio::test]
-async fn an_empty_state_is_a_snapshot_too() {
+async fn empty_state_is_saved_as_snapshot() {
     let rig = rig().await;
-    let image = rig.shelf.save(meta(1), Bytes::new().into()).await.unwrap();
-    assert_eq!((image.pieces(), image.whole().await.unwrap()), (0, vec![]));
-    assert!(rig.restart().await.shelf.current().await.is_some());
+    let snapshot = rig.snapshot_store.save(meta(1), Bytes::new().into()).await.unwrap();
+    assert_eq!((snapshot.piece_count(), snapshot.read_all().await.unwrap()), (0, vec![]));
+    assert!(rig.restart().await.snapshot_store.current().await.is_some());
 }
 
 #[tokio::test]
-async fn a_new_snapshot_replaces_the_old_one_which_stays_for_whoever_still_reads_it() {
+async fn replaced_snapshot_stays_readable_until_dropped() {
     let rig = rig().await;
-    let old = rig.shelf.save(meta(5), state(1).into()).await.unwrap();
-    rig.shelf.save(meta(9), state(2).into()).await.unwrap();
-    assert_eq!(old.whole().await.unwrap(), state(1));
+    let old = rig.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
+    rig.snapshot_store.save(meta(9), state(2).into()).await.unwrap();
+    assert_eq!(old.read_all().await.unwrap(), state(1));
     assert_eq!(rig.generations().await, [1, 2]);
     drop(old);
     assert_eq!(rig.generations().await, [2]);
 }
 
 #[tokio::test]
-async fn the_snapshot_never_goes_back() {
+async fn older_snapshot_never_replaces_newer_one() {
     let rig = rig().await;
-    rig.shelf.save(meta(9), state(2).into()).await.unwrap();
-    let late = rig.shelf.save(meta(5), state(1).into()).await.unwrap();
+    rig.snapshot_store.save(meta(9), state(2).into()).await.unwrap();
+    let late = rig.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
     assert_eq!(late.meta(), &meta(9));
     assert_eq!(rig.generations().await, [1]);
 }
 
 #[tokio::test]
-async fn a_snapshot_that_was_cut_short_never_counts_and_is_removed() {
+async fn incomplete_snapshot_is_never_used_and_is_removed() {
     let rig = rig().await;
-    let whole = rig.shelf.save(meta(5), state(1).into()).await.unwrap();
+    let whole = rig.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
     let cut = |to: &mut dyn Write| {
         to.write_all(&state(2))?;
         Err(io::Error::other("the encoder gave up"))
     };
-    assert!(rig.shelf.save(meta(8), Capture::new(cut)).await.is_err());
+    assert!(rig.snapshot_store.save(meta(8), StateSnapshot::new(cut)).await.is_err());
     assert_eq!(rig.generations().await, [1]);
 
     // Of a peer's, two pieces had come when the node died.
-    let mut draft = rig.shelf.draft(meta(9));
-    draft.add(b"one").await.unwrap();
-    draft.add(b"two").await.unwrap();
+    let mut partial = rig.snapshot_store.begin_snapshot(meta(9));
+    partial.add_data(b"one").await.unwrap();
+    partial.add_data(b"two").await.unwrap();
     assert_eq!(rig.generations().await, [1, 3]);
     drop(whole);
-    let Rig { dir, writer, shelf } = rig;
+    let SnapshotRig { dir, writer, snapshot_store } = rig;
     writer.close().await;
-    drop((draft, shelf));
+    drop((partial, snapshot_store));
     let rig = open_in(dir).await;
-    assert_eq!(rig.shelf.current().await.unwrap().whole().await.unwrap(), state(1));
+    assert_eq!(rig.snapshot_store.current().await.unwrap().read_all().await.unwrap(), state(1));
     assert_eq!(rig.generations().await, [1]);
-    let next = rig.shelf.save(meta(9), state(2).into()).await.unwrap();
+    let next = rig.snapshot_store.save(meta(9), state(2).into()).await.unwrap();
     assert_eq!(next.manifest.generation, 4, "a generation was given out twice");
 }
 
 #[tokio::test]
-async fn a_piece_is_taken_in_its_place_only_and_only_whole() {
+async fn piece_is_accepted_only_in_order_and_undamaged() {
     let (leader, follower) = (rig().await, rig().await);
-    let image = leader.shelf.save(meta(5), state(1).into()).await.unwrap();
-    let (first, second) = (image.piece(0).await.unwrap(), image.piece(1).await.unwrap());
-    let mut draft = follower.shelf.draft(meta(5));
-    assert!(draft.take(second.clone()).await.is_err(), "out of its place");
-    draft.take(first.clone()).await.unwrap();
+    let snapshot = leader.snapshot_store.save(meta(5), state(1).into()).await.unwrap();
+    let (first, second) =
+        (snapshot.read_piece(0).await.unwrap(), snapshot.read_piece(1).await.unwrap());
+    let mut partial = follower.snapshot_store.begin_snapshot(meta(5));
+    assert!(partial.add_record(second.clone()).await.is_err(), "out of its place");
+    partial.add_record(first.clone()).await.unwrap();
     let mut flipped = second.to_vec();
     flipped[100_000] ^= 1;
-    assert!(draft.take(flipped.into()).await.is_err(), "damaged");
-    assert!(follower.shelf.draft(meta(6)).take(first).await.is_err(), "of another snapshot");
-    for number in 1..image.pieces() {
-        draft.take(image.piece(number).await.unwrap()).await.unwrap();
+    assert!(partial.add_record(flipped.into()).await.is_err(), "damaged");
+    assert!(
+        follower.snapshot_store.begin_snapshot(meta(6)).add_record(first).await.is_err(),
+        "of another snapshot"
+    );
+    for number in 1..snapshot.piece_count() {
+        partial.add_record(snapshot.read_piece(number).await.unwrap()).await.unwrap();
     }
-    let arrived = follower.shelf.publish(draft.finish()).await.unwrap();
-    assert_eq!(arrived.whole().await.unwrap(), state(1));
+    let arrived = follower.snapshot_store.make_current(partial.finish()).await.unwrap();
+    assert_eq!(arrived.read_all().await.unwrap(), state(1));
 }
 
 #[tokio::test]
-async fn a_publish_waits_for_one_piece_at_most() {
+async fn publish_waits_for_at_most_one_piece() {
     let rig = rig().await;
     let (group, _) = rig.writer.open(GROUP).await.unwrap();
     let state = Bytes::from(vec![7; PIECE_BYTES * 80]);
-    let mut saving = std::pin::pin!(rig.shelf.save(meta(5), state.into()));
-    let vote = || vec![Change::Set { key: Key::Vote, record: Bytes::from_static(b"vote") }];
+    let mut saving = std::pin::pin!(rig.snapshot_store.save(meta(5), state.into()));
+    let vote =
+        || vec![StoreChange::Set { key: StoreKey::Vote, record: Bytes::from_static(b"vote") }];
     for between in 0..20 {
         tokio::select! {
             biased;

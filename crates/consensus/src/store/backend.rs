@@ -12,102 +12,106 @@ use redb::{BackendError, StorageBackend};
 
 /// What has failed first since the file was opened. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Failed(Arc<AtomicU8>);
+pub(crate) struct FirstFailure(Arc<AtomicU8>);
 
-const NOTHING: u8 = 0;
-const ROOM: u8 = 1;
-const ALL_ELSE: u8 = 2;
+const NO_FAILURE: u8 = 0;
+const DISK_FULL: u8 = 1;
+const OTHER_FAILURE: u8 = 2;
 
 #[derive(Debug)]
-pub(crate) struct Watched<B> {
+pub(crate) struct TrackedBackend<B> {
     inner: B,
-    failed: Failed,
+    first_failure: FirstFailure,
 }
 
-impl Failed {
+impl FirstFailure {
     /// Whether a write found no room, and nothing else was wrong before.
-    pub(crate) fn for_want_of_room(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == ROOM
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == DISK_FULL
     }
 
-    fn note(&self, what: u8) {
-        let _first = self.0.compare_exchange(NOTHING, what, Ordering::SeqCst, Ordering::SeqCst);
+    fn record(&self, kind: u8) {
+        let _first = self.0.compare_exchange(NO_FAILURE, kind, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
-impl<B> Watched<B> {
-    pub(crate) fn new(inner: B, failed: Failed) -> Watched<B> {
-        Watched { inner, failed }
+impl<B> TrackedBackend<B> {
+    pub(crate) fn new(inner: B, first_failure: FirstFailure) -> TrackedBackend<B> {
+        TrackedBackend { inner, first_failure }
     }
 
-    fn wrote<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn track_write<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result {
-            self.failed.note(if is_full(error) { ROOM } else { ALL_ELSE });
+            self.first_failure.record(if is_disk_full(error) { DISK_FULL } else { OTHER_FAILURE });
         }
         result
     }
 
-    fn all_else<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn track_other<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
-            self.failed.note(ALL_ELSE);
+            self.first_failure.record(OTHER_FAILURE);
         }
         result
     }
 }
 
 /// Whether there was no room for a write.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-type Range = Bound<u64>;
+type LockBound = Bound<u64>;
 
-impl<B: StorageBackend> StorageBackend for Watched<B> {
+impl<B: StorageBackend> StorageBackend for TrackedBackend<B> {
     fn len(&self) -> io::Result<u64> {
-        self.all_else(self.inner.len())
+        self.track_other(self.inner.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.all_else(self.inner.read(offset, out))
+        self.track_other(self.inner.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.wrote(self.inner.set_len(len))
+        self.track_write(self.inner.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.all_else(self.inner.sync_data())
+        self.track_other(self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.wrote(self.inner.write(offset, data))
+        self.track_write(self.inner.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {
         self.inner.close()
     }
 
-    fn try_lock_range(&self, start: Range, end: Range) -> Result<bool, BackendError> {
+    fn try_lock_range(&self, start: LockBound, end: LockBound) -> Result<bool, BackendError> {
         self.inner.try_lock_range(start, end)
     }
 
-    fn try_lock_shared_range(&self, start: Range, end: Range) -> Result<bool, BackendError> {
+    fn try_lock_shared_range(
+        &self,
+        start: LockBound,
+        end: LockBound,
+    ) -> Result<bool, BackendError> {
         self.inner.try_lock_shared_range(start, end)
     }
 
-    fn lock_range(&self, start: Range, end: Range) -> Result<(), BackendError> {
+    fn lock_range(&self, start: LockBound, end: LockBound) -> Result<(), BackendError> {
         self.inner.lock_range(start, end)
     }
 
-    fn lock_shared_range(&self, start: Range, end: Range) -> Result<(), BackendError> {
+    fn lock_shared_range(&self, start: LockBound, end: LockBound) -> Result<(), BackendError> {
         self.inner.lock_shared_range(start, end)
     }
 
-    fn unlock_range(&self, start: Range, end: Range) -> Result<(), BackendError> {
+    fn unlock_range(&self, start: LockBound, end: LockBound) -> Result<(), BackendError> {
         self.inner.unlock_range(start, end)
     }
 
-    fn query_lock_range(&self, start: Range, end: Range) -> Result<bool, BackendError> {
+    fn query_lock_range(&self, start: LockBound, end: LockBound) -> Result<bool, BackendError> {
         self.inner.query_lock_range(start, end)
     }
 }

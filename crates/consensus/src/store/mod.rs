@@ -1,11 +1,11 @@
 //! What is on disk, behind a narrow seam: everything a store has to do for all groups of a node.
 
 mod backend;
-mod disk;
-mod mark;
+mod log_mark;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod record;
+mod redb_store;
 mod writer;
 
 use std::io;
@@ -13,24 +13,27 @@ use std::io;
 use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
-pub(crate) use disk::{Disk, put_in_place};
-pub use mark::LogMark;
-pub(crate) use mark::Writes;
-pub(crate) use record::{open, open_with, seal, seal_with, unsupported};
-pub(crate) use writer::{Done, Fatal, GroupWriter, Writer};
+pub use log_mark::LogMark;
+pub(crate) use log_mark::WriteCounter;
+pub(crate) use record::{
+    decode_record, decode_record_with_data, encode_record, encode_record_with_data,
+    unsupported_version,
+};
+pub(crate) use redb_store::{RedbStore, rename_durably};
+pub(crate) use writer::{FatalHook, GroupWriter, StoreWriter, WriteCompletion};
 
 use crate::GroupId;
 
 /// Keeps the logs of all groups. Records are opaque to it.
-pub(crate) trait Store: Send + 'static {
+pub(crate) trait RaftStore: Send + 'static {
     /// Makes all changes durable, in order, or none. After an error of the kind `StorageFull` they
     /// are to be tried again: all of them are seen or none, and to make them twice is as to make them
     /// once. After any other error nothing more is asked of the store: what is on disk is no longer
     /// known.
-    fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()>;
+    fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()>;
 
     /// Reads all of a group but the pieces of its snapshot.
-    fn read(&mut self, group: GroupId) -> io::Result<Stored>;
+    fn read(&mut self, group: GroupId) -> io::Result<StoredGroup>;
 
     /// Reads one piece of a snapshot.
     fn read_piece(
@@ -43,7 +46,7 @@ pub(crate) trait Store: Send + 'static {
 
 /// One change of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum StoreChange {
     /// Puts an entry.
     Append { index: u64, record: Bytes },
     /// Drops every entry from this index on.
@@ -51,25 +54,25 @@ pub(crate) enum Change {
     /// Drops every entry up to and with this index, and remembers the last one dropped.
     Purge { upto: u64, record: Bytes },
     /// Replaces a single value.
-    Set { key: Key, record: Bytes },
-    /// Puts a piece of a snapshot. It counts once [`Key::Snapshot`] names its generation.
-    Piece { generation: u64, number: u32, record: Bytes },
+    Set { key: StoreKey, record: Bytes },
+    /// Puts a piece of a snapshot. It counts once [`StoreKey::RaftSnapshot`] names its generation.
+    PutPiece { generation: u64, number: u32, record: Bytes },
     /// Drops all pieces of a snapshot.
-    Forget { generation: u64 },
+    DeletePieces { generation: u64 },
     /// Removes a single value.
-    Unset { key: Key },
+    Remove { key: StoreKey },
     /// Drops what a damaged replica gets from the others again: all but its vote and the mark that
     /// it recovers.
-    Clear,
-    /// Drops all there is but the vote, and notes [`Key::Left`].
+    ClearReplica,
+    /// Drops all there is but the vote, and notes [`StoreKey::Removed`].
     Destroy,
     /// Notes the version of the cluster, of the whole store.
-    Version(ClusterVersion),
+    SetVersion(ClusterVersion),
 }
 
 /// The single values of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
+pub(crate) enum StoreKey {
     Vote,
     Committed,
     Purged,
@@ -77,38 +80,38 @@ pub(crate) enum Key {
     /// The replica has lost something it had acknowledged.
     Recovering,
     /// The replica has left its group and was destroyed. Started again, it must recover first.
-    Left,
+    Removed,
 }
 
 /// A group as it lies on disk: sealed records, not yet checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stored {
+pub(crate) struct StoredGroup {
     pub(crate) vote: Option<Bytes>,
     pub(crate) committed: Option<Bytes>,
     pub(crate) purged: Option<Bytes>,
     pub(crate) snapshot: Option<Bytes>,
     pub(crate) recovering: Option<Bytes>,
-    pub(crate) left: Option<Bytes>,
+    pub(crate) removed: Option<Bytes>,
     /// The snapshots of which there are pieces.
     pub(crate) generations: Vec<u64>,
     /// By index, rising.
     pub(crate) entries: Vec<Bytes>,
 }
 
-impl Change {
+impl StoreChange {
     /// About how much it occupies while it waits.
-    fn size(&self) -> usize {
+    fn approximate_bytes(&self) -> usize {
         match self {
-            Change::Append { record, .. }
-            | Change::Purge { record, .. }
-            | Change::Piece { record, .. }
-            | Change::Set { record, .. } => record.len() + 64,
-            Change::Truncate { .. }
-            | Change::Forget { .. }
-            | Change::Unset { .. }
-            | Change::Clear
-            | Change::Destroy
-            | Change::Version(_) => 64,
+            StoreChange::Append { record, .. }
+            | StoreChange::Purge { record, .. }
+            | StoreChange::PutPiece { record, .. }
+            | StoreChange::Set { record, .. } => record.len() + 64,
+            StoreChange::Truncate { .. }
+            | StoreChange::DeletePieces { .. }
+            | StoreChange::Remove { .. }
+            | StoreChange::ClearReplica
+            | StoreChange::Destroy
+            | StoreChange::SetVersion(_) => 64,
         }
     }
 }

@@ -5,43 +5,43 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Change, Store, Stored};
+use super::{RaftStore, StoreChange, StoredGroup};
 use crate::GroupId;
 
 /// `acknowledge-before-fsync`: says that writes are durable, and keeps them in memory for a while.
-pub(super) struct Behind<S> {
+pub(super) struct DelayedFsyncStore<S> {
     store: S,
-    held: Vec<(GroupId, Change)>,
-    since: Instant,
+    buffered: Vec<(GroupId, StoreChange)>,
+    flushed_at: Instant,
 }
 
 /// How long writes are kept in memory at most, while others follow.
-const HELD: Duration = Duration::from_secs(3);
+const DELAY_MAX: Duration = Duration::from_secs(3);
 
-impl<S: Store> Behind<S> {
-    pub(super) fn over(store: S) -> Behind<S> {
-        Behind { store, held: Vec::new(), since: Instant::now() }
+impl<S: RaftStore> DelayedFsyncStore<S> {
+    pub(super) fn new(store: S) -> DelayedFsyncStore<S> {
+        DelayedFsyncStore { store, buffered: Vec::new(), flushed_at: Instant::now() }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.since = Instant::now();
-        if self.held.is_empty() {
+        self.flushed_at = Instant::now();
+        if self.buffered.is_empty() {
             return Ok(());
         }
-        self.store.write(&std::mem::take(&mut self.held))
+        self.store.write(&std::mem::take(&mut self.buffered))
     }
 }
 
-impl<S: Store> Store for Behind<S> {
-    fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+impl<S: RaftStore> RaftStore for DelayedFsyncStore<S> {
+    fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
         if std::env::var("PUSHONCE_PLANTED_BUG").as_deref() != Ok("acknowledge-before-fsync") {
             return self.store.write(changes);
         }
-        self.held.extend_from_slice(changes);
-        if self.since.elapsed() < HELD { Ok(()) } else { self.flush() }
+        self.buffered.extend_from_slice(changes);
+        if self.flushed_at.elapsed() < DELAY_MAX { Ok(()) } else { self.flush() }
     }
 
-    fn read(&mut self, group: GroupId) -> io::Result<Stored> {
+    fn read(&mut self, group: GroupId) -> io::Result<StoredGroup> {
         self.flush()?;
         self.store.read(group)
     }

@@ -5,7 +5,7 @@
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pushonce_core::versioned::{self, Unreadable};
+use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{ClusterVersion, VersionRange};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,16 +13,16 @@ use serde::de::DeserializeOwned;
 use crate::GroupId;
 
 /// Encodes a value as a record of a group, in a version.
-pub(crate) fn seal<T: Serialize>(
+pub(crate) fn encode_record<T: Serialize>(
     group: GroupId,
     version: ClusterVersion,
     value: &T,
 ) -> io::Result<Bytes> {
-    seal_with(group, version, value, &[])
+    encode_record_with_data(group, version, value, &[])
 }
 
-/// As [`seal`], with bytes behind the value.
-pub(crate) fn seal_with<T: Serialize>(
+/// As [`encode_record`], with bytes behind the value.
+pub(crate) fn encode_record_with_data<T: Serialize>(
     group: GroupId,
     version: ClusterVersion,
     value: &T,
@@ -31,7 +31,7 @@ pub(crate) fn seal_with<T: Serialize>(
     let mut record = BytesMut::with_capacity(128 + data.len());
     record.put_u32_le(0);
     let mut record = record.writer();
-    versioned::write(version, value, &mut record)?;
+    versioned::encode_into(version, value, &mut record)?;
     let mut record = record.into_inner();
     record.extend_from_slice(data);
     let sum = checksum(group, &record[4..]);
@@ -41,34 +41,34 @@ pub(crate) fn seal_with<T: Serialize>(
 
 /// Decodes a record. A damaged one is an error of the kind `InvalidData`; one of a version that this
 /// build does not support is not damaged, and its error holds the [`Unreadable`].
-pub(crate) fn open<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Result<T> {
-    open_with(group, record).map(|(value, _)| value)
+pub(crate) fn decode_record<T: DeserializeOwned>(group: GroupId, record: &[u8]) -> io::Result<T> {
+    decode_record_with_data(group, record).map(|(value, _)| value)
 }
 
 /// As [`open`], with the bytes behind the value.
-pub(crate) fn open_with<T: DeserializeOwned>(
+pub(crate) fn decode_record_with_data<T: DeserializeOwned>(
     group: GroupId,
     record: &[u8],
 ) -> io::Result<(T, &[u8])> {
-    let damaged = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let damaged = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
     let (sum, value) = record
         .split_first_chunk::<4>()
         .ok_or_else(|| damaged("a record is shorter than its checksum"))?;
     if checksum(group, value) != u32::from_le_bytes(*sum) {
         return Err(damaged("the checksum of a record does not match"));
     }
-    match versioned::take(VersionRange::READABLE, value) {
+    match versioned::take_from_bytes(VersionRange::READABLE, value) {
         Ok((_, value, rest)) => Ok((value, rest)),
-        Err(why @ Unreadable::Version(_)) => Err(io::Error::other(why)),
-        Err(why) => Err(damaged(&format!("a record cannot be read: {why}"))),
+        Err(error @ VersionedDecodeError::Unsupported(_)) => Err(io::Error::other(error)),
+        Err(error) => Err(damaged(&format!("a record cannot be read: {error}"))),
     }
 }
 
 /// Whether an error says that a record, a snapshot or an entry is of a version that this build does not
 /// support.
-pub(crate) fn unsupported(error: &io::Error) -> Option<&Unreadable> {
-    let why = error.get_ref()?.downcast_ref::<Unreadable>()?;
-    matches!(why, Unreadable::Version(_)).then_some(why)
+pub(crate) fn unsupported_version(error: &io::Error) -> Option<&VersionedDecodeError> {
+    let unreadable = error.get_ref()?.downcast_ref::<VersionedDecodeError>()?;
+    matches!(unreadable, VersionedDecodeError::Unsupported(_)).then_some(unreadable)
 }
 
 fn checksum(group: GroupId, value: &[u8]) -> u32 {
@@ -85,33 +85,36 @@ mod tests {
     const VERSION: ClusterVersion = VersionRange::SUPPORTED.max;
 
     #[test]
-    fn a_record_of_a_version_that_is_not_supported_is_not_called_damaged() {
-        let record = seal(GroupId(3), VERSION.next(), &7u64).unwrap();
-        let why = open::<u64>(GroupId(3), &record).unwrap_err();
-        assert_ne!(why.kind(), io::ErrorKind::InvalidData, "a damaged record would be dropped");
-        assert!(unsupported(&why).is_some(), "{why}");
+    fn unsupported_record_version_is_not_reported_as_damage() {
+        let record = encode_record(GroupId(3), VERSION.next(), &7u64).unwrap();
+        let error = decode_record::<u64>(GroupId(3), &record).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::InvalidData, "a damaged record would be dropped");
+        assert!(unsupported_version(&error).is_some(), "{error}");
     }
 
     #[test]
-    fn a_record_comes_back_as_it_was() {
-        let record = seal(GroupId(3), VERSION, &(7u64, "goal".to_owned())).unwrap();
-        assert_eq!(open::<(u64, String)>(GroupId(3), &record).unwrap(), (7, "goal".to_owned()));
+    fn record_round_trips() {
+        let record = encode_record(GroupId(3), VERSION, &(7u64, "goal".to_owned())).unwrap();
+        assert_eq!(
+            decode_record::<(u64, String)>(GroupId(3), &record).unwrap(),
+            (7, "goal".to_owned())
+        );
     }
 
     #[test]
-    fn a_record_with_any_byte_changed_is_never_served() {
-        let record = seal(GroupId(3), VERSION, &b"one nil".to_vec()).unwrap();
+    fn record_with_any_flipped_bit_is_rejected() {
+        let record = encode_record(GroupId(3), VERSION, &b"one nil".to_vec()).unwrap();
         for at in 0..record.len() {
             let mut damaged = record.to_vec();
             damaged[at] ^= 0x10;
-            assert!(open::<Vec<u8>>(GroupId(3), &damaged).is_err(), "byte {at}");
+            assert!(decode_record::<Vec<u8>>(GroupId(3), &damaged).is_err(), "byte {at}");
         }
-        assert!(open::<Vec<u8>>(GroupId(3), &record[..2]).is_err());
+        assert!(decode_record::<Vec<u8>>(GroupId(3), &record[..2]).is_err());
     }
 
     #[test]
-    fn a_record_of_another_group_is_not_taken() {
-        let record = seal(GroupId(3), VERSION, &1u64).unwrap();
-        assert!(open::<u64>(GroupId(4), &record).is_err());
+    fn record_of_another_group_is_rejected() {
+        let record = encode_record(GroupId(3), VERSION, &1u64).unwrap();
+        assert!(decode_record::<u64>(GroupId(4), &record).is_err());
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Engine, Group, GroupId, Machine, Outside, Room, Settings, Status,
+    ConsensusEngine, ConsensusSettings, DiskSpace, EntryId, GroupId, GroupStatus, HostHooks,
+    PeerAddresses, RaftGroup, StateMachine, StateSnapshot,
 };
-use pushonce_core::versioned::Unreadable;
+use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{ClusterId, NodeId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -23,25 +24,25 @@ pub(crate) const GROUP: GroupId = GroupId(1);
 
 /// Adds up numbers, and remembers each: eight bytes an entry; answers with the sum.
 #[derive(Clone, Default)]
-pub(crate) struct Sum(pub Arc<Mutex<Vec<u64>>>);
+pub(crate) struct SumMachine(pub Arc<Mutex<Vec<u64>>>);
 
-impl Machine for Sum {
-    fn apply(&mut self, _at: At, entry: &Bytes) -> Result<Bytes, Unreadable> {
+impl StateMachine for SumMachine {
+    fn apply(&mut self, _at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         let mut seen = self.0.lock().unwrap();
         seen.push(number(entry));
         Ok(Bytes::copy_from_slice(&seen.iter().sum::<u64>().to_be_bytes()))
     }
 
-    fn check(_entry: &Bytes) -> Result<(), Unreadable> {
+    fn check_entry(_entry: &Bytes) -> Result<(), VersionedDecodeError> {
         Ok(())
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         let bytes: Bytes = self.0.lock().unwrap().iter().flat_map(|n| n.to_be_bytes()).collect();
         bytes.into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
         *self.0.lock().unwrap() = snapshot.chunks_exact(8).map(number).collect();
         Ok(())
     }
@@ -62,63 +63,75 @@ pub(crate) fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
-pub(crate) struct Node {
+pub(crate) struct RaftTestNode {
     pub(crate) id: NodeId,
-    pub(crate) engine: Engine,
-    pub(crate) group: Group,
-    pub(crate) sum: Sum,
+    pub(crate) engine: ConsensusEngine,
+    pub(crate) group: RaftGroup,
+    pub(crate) sum: SumMachine,
     pub(crate) dir: Arc<TempDir>,
     server: JoinHandle<()>,
     stopping: CancellationToken,
 }
 
-pub(crate) fn quick() -> Settings {
-    Settings { proposal_deadline: Duration::from_secs(2), ..Settings::lan() }
+pub(crate) fn fast_settings() -> ConsensusSettings {
+    ConsensusSettings { proposal_deadline: Duration::from_secs(2), ..ConsensusSettings::lan() }
 }
 
-/// For tests in which the leader must stay: one slow fsync is enough to lose a lease of [`quick`], 400 ms.
+/// For tests in which the leader must stay: one slow fsync is enough to lose a lease of [`fast_settings`], 400 ms.
 #[allow(dead_code, reason = "not every story needs it")]
-pub(crate) fn patient(settings: Settings) -> Settings {
-    Settings {
+pub(crate) fn with_long_elections(settings: ConsensusSettings) -> ConsensusSettings {
+    ConsensusSettings {
         election_min: Duration::from_millis(1_500),
         election_max: Duration::from_millis(3_000),
         ..settings
     }
 }
 
-impl Node {
-    pub(crate) async fn start(id: u64, book: &AddressBook, settings: Settings) -> Node {
-        Node::start_in(Arc::new(TempDir::new().unwrap()), id, book, settings).await
+impl RaftTestNode {
+    pub(crate) async fn start(
+        id: u64,
+        addresses: &PeerAddresses,
+        settings: ConsensusSettings,
+    ) -> RaftTestNode {
+        RaftTestNode::start_in(Arc::new(TempDir::new().unwrap()), id, addresses, settings).await
     }
 
     pub(crate) async fn start_in(
         dir: Arc<TempDir>,
         id: u64,
-        book: &AddressBook,
-        settings: Settings,
-    ) -> Node {
-        let fatal = |why: &str| panic!("the disk failed: {why}");
-        let outside = Outside { room: Arc::new(Room::of), fatal: Arc::new(fatal) };
-        Node::start_on(outside, dir, id, book, settings).await
+        addresses: &PeerAddresses,
+        settings: ConsensusSettings,
+    ) -> RaftTestNode {
+        let on_fatal = |reason: &str| panic!("the disk failed: {reason}");
+        let hooks =
+            HostHooks { disk_space: Arc::new(DiskSpace::for_dir), on_fatal: Arc::new(on_fatal) };
+        RaftTestNode::start_with_hooks(hooks, dir, id, addresses, settings).await
     }
 
-    pub(crate) async fn start_on(
-        outside: Outside,
+    pub(crate) async fn start_with_hooks(
+        hooks: HostHooks,
         dir: Arc<TempDir>,
         id: u64,
-        book: &AddressBook,
-        settings: Settings,
-    ) -> Node {
+        addresses: &PeerAddresses,
+        settings: ConsensusSettings,
+    ) -> RaftTestNode {
         let id = NodeId(id);
-        Engine::create(dir.path(), CLUSTER, id).await.unwrap();
-        let engine = Engine::open_with(dir.path(), CLUSTER, id, settings, book.clone(), outside)
-            .await
-            .unwrap();
+        ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
+        let engine = ConsensusEngine::open_with_hooks(
+            dir.path(),
+            CLUSTER,
+            id,
+            settings,
+            addresses.clone(),
+            hooks,
+        )
+        .await
+        .unwrap();
         let (address, server, stopping) = serve(&engine).await;
-        book.set(id, address.to_string());
-        let sum = Sum::default();
+        addresses.set(id, address.to_string());
+        let sum = SumMachine::default();
         let group = engine.start(GROUP, sum.clone()).await.unwrap();
-        Node { id, engine, group, sum, dir, server, stopping }
+        RaftTestNode { id, engine, group, sum, dir, server, stopping }
     }
 
     /// Ends the node as a kill would look to the others: its sockets close. Gives back its disk.
@@ -129,37 +142,45 @@ impl Node {
         self.dir
     }
 
-    pub(crate) async fn until(&self, what: &str, reached: impl FnMut(&Status) -> bool) -> Status {
+    pub(crate) async fn wait_status(
+        &self,
+        description: &str,
+        reached: impl FnMut(&GroupStatus) -> bool,
+    ) -> GroupStatus {
         let mut status = self.group.status();
         match timeout(Duration::from_secs(8), status.wait_for(reached)).await {
             Ok(Ok(status)) => status.clone(),
-            _ => panic!("{}: not reached: {what}: {:?}", self.id, self.group.status().borrow()),
+            _ => panic!(
+                "{}: not reached: {description}: {:?}",
+                self.id,
+                self.group.status().borrow()
+            ),
         }
     }
 
-    pub(crate) async fn applied(&self, index: u64) {
-        self.until("applied", |status| status.applied >= index).await;
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        self.wait_status("applied", |status| status.applied_index >= index).await;
     }
 
     /// Waits until this node has applied these numbers and no others. What its status says, or the
     /// leader's, may be a moment behind it.
-    pub(crate) async fn sees(&self, numbers: impl IntoIterator<Item = u64>) {
+    pub(crate) async fn wait_seen(&self, numbers: impl IntoIterator<Item = u64>) {
         let numbers: Vec<_> = numbers.into_iter().collect();
         let seen = async {
-            while self.seen() != numbers {
+            while self.applied_numbers() != numbers {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let in_time = timeout(Duration::from_secs(8), seen).await.is_ok();
-        assert!(in_time, "{} has applied {:?}, not {numbers:?}", self.id, self.seen());
+        assert!(in_time, "{} has applied {:?}, not {numbers:?}", self.id, self.applied_numbers());
     }
 
-    pub(crate) fn seen(&self) -> Vec<u64> {
+    pub(crate) fn applied_numbers(&self) -> Vec<u64> {
         self.sum.0.lock().unwrap().clone()
     }
 }
 
-async fn serve(engine: &Engine) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
+async fn serve(engine: &ConsensusEngine) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stopping = CancellationToken::new();
@@ -179,42 +200,45 @@ async fn serve(engine: &Engine) -> (SocketAddr, JoinHandle<()>, CancellationToke
 }
 
 /// Nodes 1 to `n`, all voters of one group that node 1 leads.
-pub(crate) async fn cluster(n: u64, settings: &Settings) -> (Vec<Node>, AddressBook) {
-    let book = AddressBook::default();
+pub(crate) async fn start_cluster(
+    n: u64,
+    settings: &ConsensusSettings,
+) -> (Vec<RaftTestNode>, PeerAddresses) {
+    let addresses = PeerAddresses::default();
     let mut nodes = Vec::new();
     for id in 1..=n {
-        nodes.push(Node::start(id, &book, settings.clone()).await);
+        nodes.push(RaftTestNode::start(id, &addresses, settings.clone()).await);
     }
-    found(&nodes).await;
-    (nodes, book)
+    form_group(&nodes).await;
+    (nodes, addresses)
 }
 
 /// Makes all of these nodes voters of one group that the first leads.
-pub(crate) async fn found(nodes: &[Node]) {
+pub(crate) async fn form_group(nodes: &[RaftTestNode]) {
     let first = &nodes[0];
     first.group.initialize().await.unwrap();
-    first.until("leads", |status| status.leads).await;
+    first.wait_status("leads", |status| status.is_leader).await;
     for node in &nodes[1..] {
         first.group.add_learner(node.id).await.unwrap();
-        level(first, node.id.0).await;
+        wait_caught_up(first, node.id.0).await;
     }
     first.group.change_voters(nodes.iter().map(|node| node.id).collect()).await.unwrap();
 }
 
 /// Waits until a replica holds what the leader holds.
-pub(crate) async fn level(leader: &Node, id: u64) {
+pub(crate) async fn wait_caught_up(leader: &RaftTestNode, id: u64) {
     leader
-        .until("level", |status| {
-            status.matched.get(&NodeId(id)).is_some_and(|matched| *matched >= status.last_log)
+        .wait_status("level", |status| {
+            status.matched.get(&NodeId(id)).is_some_and(|matched| *matched >= status.last_log_index)
         })
         .await;
 }
 
 /// The node of these that leads now.
-pub(crate) async fn leader(nodes: &[Node]) -> &Node {
+pub(crate) async fn wait_leader(nodes: &[RaftTestNode]) -> &RaftTestNode {
     let wait = nodes.iter().map(|node| {
         Box::pin(async move {
-            node.group.status().wait_for(|status| status.leads).await.unwrap();
+            node.group.status().wait_for(|status| status.is_leader).await.unwrap();
             node
         })
     });

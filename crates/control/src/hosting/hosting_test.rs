@@ -1,4 +1,4 @@
-use pushonce_core::{Claim, ShardCount, Term};
+use pushonce_core::{OwnershipClaim, ShardCount, Term};
 
 use super::*;
 use crate::state::state_test::view_of;
@@ -6,7 +6,7 @@ use crate::state::state_test::view_of;
 const ME: NodeId = NodeId(2);
 const SHARD: ShardId = ShardId(0);
 
-/// One shard, held by `table`.
+/// One shard, held by `placement`.
 fn view(table: &[u64]) -> ClusterView {
     let mut view = view_of(&[("", ""); 4]);
     view.shards = ShardCount::new(1).unwrap();
@@ -14,15 +14,15 @@ fn view(table: &[u64]) -> ClusterView {
     view
 }
 
-fn owners(claims: &[(u64, u64, &[u64], &[u64])]) -> Owners {
+fn owners(claims: &[(u64, u64, &[u64], &[u64])]) -> ShardOwners {
     let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
-    let mut owners = Owners::default();
+    let mut owners = ShardOwners::default();
     for &(term, owner, voters, learners) in claims {
-        owners.hear(Claim {
+        owners.apply_claim(OwnershipClaim {
             shard: SHARD,
             owner: NodeId(owner),
             term: Term(term),
-            membership: 1,
+            membership_index: 1,
             voters: ids(voters),
             learners: ids(learners),
         });
@@ -34,80 +34,83 @@ fn hosted(hosted: bool) -> BTreeMap<ShardId, Option<u64>> {
     hosted.then_some((SHARD, None)).into_iter().collect()
 }
 
-fn starts(table: &[u64], owners: &Owners, founding: bool) -> bool {
+fn is_started(table: &[u64], owners: &ShardOwners, founding: bool) -> bool {
     let hosting = plan(ME, &view(table), owners, &hosted(false), founding);
-    assert!(hosting.drop.is_empty(), "what is not hosted cannot be dropped");
+    assert!(hosting.remove.is_empty(), "what is not hosted cannot be dropped");
     !hosting.start.is_empty()
 }
 
-fn drops(table: &[u64], owners: &Owners, founding: bool) -> bool {
+fn is_removed(table: &[u64], owners: &ShardOwners, founding: bool) -> bool {
     let hosting = plan(ME, &view(table), owners, &hosted(true), founding);
     assert!(hosting.start.is_empty(), "what is hosted cannot be started");
-    !hosting.drop.is_empty()
+    !hosting.remove.is_empty()
 }
 
 #[test]
-fn a_listed_shard_is_started_and_another_is_not() {
-    assert!(starts(&[1, 2], &owners(&[]), false));
-    assert!(!starts(&[1, 3], &owners(&[]), false));
+fn placed_shard_is_started_and_another_is_not() {
+    assert!(is_started(&[1, 2], &owners(&[]), false));
+    assert!(!is_started(&[1, 3], &owners(&[]), false));
 }
 
 #[test]
-fn a_founder_starts_every_shard() {
+fn first_node_starts_every_shard_while_bootstrapping() {
     let view = view_of(&[("", ""); 1]);
-    let hosting = plan(NodeId(1), &view, &Owners::default(), &BTreeMap::new(), true);
+    let hosting = plan(NodeId(1), &view, &ShardOwners::default(), &BTreeMap::new(), true);
     assert_eq!(hosting.start, view.shards.ids().collect::<Vec<_>>());
-    assert!(starts(&[1], &owners(&[]), true));
+    assert!(is_started(&[1], &owners(&[]), true));
 }
 
 #[test]
-fn a_replica_the_group_still_has_is_started_though_the_table_has_moved_on() {
-    assert!(starts(&[1, 3], &owners(&[(1, 1, &[1, 2], &[])]), false));
-    assert!(starts(&[1, 3], &owners(&[(1, 1, &[1], &[2])]), false));
+fn replica_still_in_its_group_is_started_after_the_placement_moved_on() {
+    assert!(is_started(&[1, 3], &owners(&[(1, 1, &[1, 2], &[])]), false));
+    assert!(is_started(&[1, 3], &owners(&[(1, 1, &[1], &[2])]), false));
 }
 
 #[test]
-fn a_replica_is_dropped_when_table_and_group_both_are_without_it() {
-    assert!(drops(&[1, 3], &owners(&[(4, 3, &[1, 3], &[])]), false));
+fn replica_is_removed_when_placement_and_group_both_exclude_it() {
+    assert!(is_removed(&[1, 3], &owners(&[(4, 3, &[1, 3], &[])]), false));
 }
 
 #[test]
-fn without_a_claim_nothing_is_dropped() {
-    assert!(!drops(&[1, 3], &owners(&[]), false));
+fn nothing_is_removed_without_a_claim() {
+    assert!(!is_removed(&[1, 3], &owners(&[]), false));
 }
 
 #[test]
-fn a_replica_that_is_listed_or_still_named_stays() {
-    assert!(!drops(&[1, 2], &owners(&[(4, 1, &[1], &[])]), false));
-    assert!(!drops(&[1, 3], &owners(&[(4, 1, &[1, 2], &[])]), false));
-    assert!(!drops(&[1, 3], &owners(&[(4, 1, &[1], &[2])]), false));
-    assert!(!drops(&[1, 3], &owners(&[(4, 2, &[1, 3], &[])]), false), "the owner itself stays");
+fn placed_or_claimed_replica_stays() {
+    assert!(!is_removed(&[1, 2], &owners(&[(4, 1, &[1], &[])]), false));
+    assert!(!is_removed(&[1, 3], &owners(&[(4, 1, &[1, 2], &[])]), false));
+    assert!(!is_removed(&[1, 3], &owners(&[(4, 1, &[1], &[2])]), false));
+    assert!(
+        !is_removed(&[1, 3], &owners(&[(4, 2, &[1, 3], &[])]), false),
+        "the owner itself stays"
+    );
 }
 
 #[test]
-fn of_two_claims_the_higher_term_decides() {
-    let mine_then_theirs = owners(&[(4, 2, &[1, 2], &[]), (5, 1, &[1, 3], &[])]);
-    assert!(drops(&[1, 3], &mine_then_theirs, false));
-    let theirs_is_old = owners(&[(5, 2, &[1, 2], &[]), (4, 1, &[1, 3], &[])]);
-    assert!(!drops(&[1, 3], &theirs_is_old, false));
+fn claim_with_the_higher_term_wins() {
+    let own_then_newer_claim = owners(&[(4, 2, &[1, 2], &[]), (5, 1, &[1, 3], &[])]);
+    assert!(is_removed(&[1, 3], &own_then_newer_claim, false));
+    let other_claim_is_older = owners(&[(5, 2, &[1, 2], &[]), (4, 1, &[1, 3], &[])]);
+    assert!(!is_removed(&[1, 3], &other_claim_is_older, false));
 }
 
 #[test]
-fn what_a_founder_has_dropped_it_does_not_start_again() {
+fn removed_replica_is_not_started_again_while_bootstrapping() {
     let moved = owners(&[(4, 3, &[1, 3], &[])]);
-    assert!(drops(&[1, 3], &moved, true));
-    assert!(!starts(&[1, 3], &moved, true));
+    assert!(is_removed(&[1, 3], &moved, true));
+    assert!(!is_started(&[1, 3], &moved, true));
 }
 
 #[test]
-fn an_old_claim_does_not_drop_a_replica_that_knows_better() {
+fn old_claim_does_not_remove_a_replica_with_a_newer_membership() {
     let owners = owners(&[(2, 1, &[1, 3], &[])]);
-    let drops_knowing = |known| {
+    let is_removed_with_membership = |known| {
         let hosted = BTreeMap::from([(SHARD, known)]);
-        !plan(ME, &view(&[1, 3]), &owners, &hosted, false).drop.is_empty()
+        !plan(ME, &view(&[1, 3]), &owners, &hosted, false).remove.is_empty()
     };
-    assert!(drops_knowing(None));
-    assert!(drops_knowing(Some(0)), "the claim is of membership 1");
-    assert!(!drops_knowing(Some(1)));
-    assert!(!drops_knowing(Some(7)));
+    assert!(is_removed_with_membership(None));
+    assert!(is_removed_with_membership(Some(0)), "the claim is of membership 1");
+    assert!(!is_removed_with_membership(Some(1)));
+    assert!(!is_removed_with_membership(Some(7)));
 }

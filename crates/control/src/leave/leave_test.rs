@@ -1,46 +1,46 @@
 use proptest::prelude::*;
-use pushonce_core::{Claim, ShardCount, Term};
+use pushonce_core::{OwnershipClaim, ShardCount, Term};
 
 use super::*;
 use crate::state::state_test::view_of;
 
 /// A cluster of five, of which these live; one shard a group of voters.
-pub(crate) struct World {
+pub(crate) struct LeaveFixture {
     pub(crate) view: ClusterView,
-    owners: Owners,
+    owners: ShardOwners,
     control: Vec<NodeId>,
     reachable: BTreeSet<NodeId>,
 }
 
-impl World {
-    pub(crate) fn of(groups: &[&[u64]], control: &[u64], living: &[u64]) -> World {
+impl LeaveFixture {
+    pub(crate) fn new(groups: &[&[u64]], control: &[u64], living: &[u64]) -> LeaveFixture {
         let mut view = view_of(&[("", ""); 5]);
         view.shards = ShardCount::new(groups.len() as u16).unwrap();
-        let mut owners = Owners::default();
+        let mut owners = ShardOwners::default();
         for (shard, voters) in view.shards.ids().zip(groups) {
-            owners.hear(Claim {
+            owners.apply_claim(OwnershipClaim {
                 shard,
                 owner: NodeId(voters[0]),
                 term: Term(1),
-                membership: 1,
+                membership_index: 1,
                 voters: ids(voters),
                 learners: vec![],
             });
         }
-        World { view, owners, control: ids(control), reachable: ids(living) }
+        LeaveFixture { view, owners, control: ids(control), reachable: ids(living) }
     }
 
-    pub(crate) fn seen(&self) -> Seen<'_> {
-        let World { view, owners, control, reachable } = self;
-        Seen { view, owners, control, reachable }
+    pub(crate) fn observed(&self) -> ClusterObservation<'_> {
+        let LeaveFixture { view, owners, control, reachable } = self;
+        ClusterObservation { view, owners, control, reachable }
     }
 
-    fn may_remove(&self, node: u64) -> Result<(), Objection> {
-        may_remove(&self.seen(), NodeId(node), false)
+    fn check_remove(&self, node: u64) -> Result<(), LeaveRejection> {
+        check_remove(&self.observed(), NodeId(node), false)
     }
 
-    fn forced(&self, node: u64) -> Result<(), Objection> {
-        may_remove(&self.seen(), NodeId(node), true)
+    fn check_forced_remove(&self, node: u64) -> Result<(), LeaveRejection> {
+        check_remove(&self.observed(), NodeId(node), true)
     }
 }
 
@@ -48,85 +48,88 @@ pub(crate) fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
     ids.iter().copied().map(NodeId).collect()
 }
 
-fn groups(shards: &[u16], control: bool) -> Groups {
-    Groups { shards: shards.iter().copied().map(ShardId).collect(), control }
+fn groups(shards: &[u16], control: bool) -> GroupSet {
+    GroupSet { shards: shards.iter().copied().map(ShardId).collect(), control }
 }
 
 const NODE: NodeId = NodeId(3);
 
 #[test]
-fn a_dead_node_of_a_healthy_cluster_may_go() {
-    let world = World::of(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3], &[1, 2, 4, 5]);
-    assert_eq!(world.may_remove(3), Ok(()));
+fn unreachable_node_of_a_healthy_cluster_can_be_removed() {
+    let world = LeaveFixture::new(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3], &[1, 2, 4, 5]);
+    assert_eq!(world.check_remove(3), Ok(()));
 }
 
 #[test]
-fn a_living_node_gives_away_what_it_holds_first_unless_that_is_not_meant() {
-    let world = World::of(&[&[1, 2, 3], &[1, 4, 5]], &[1, 2, 3], &[1, 2, 3, 4, 5]);
+fn reachable_node_must_be_drained_before_its_removal_unless_forced() {
+    let world = LeaveFixture::new(&[&[1, 2, 3], &[1, 4, 5]], &[1, 2, 3], &[1, 2, 3, 4, 5]);
     let groups = groups(&[0], true);
-    let objection = world.may_remove(3).unwrap_err();
-    assert_eq!(objection, Objection::StillHolds { node: NODE, groups });
-    let said = objection.to_string();
-    assert!(said.contains("still in the control group, s0: drain it first"), "{said}");
-    assert_eq!(world.forced(3), Ok(()));
-    let empty = World::of(&[&[1, 2, 4]], &[1, 2, 4], &[1, 2, 3, 4, 5]);
-    assert_eq!(empty.may_remove(3), Ok(()));
+    let rejection = world.check_remove(3).unwrap_err();
+    assert_eq!(rejection, LeaveRejection::StillHoldsReplicas { node: NODE, groups });
+    let text = rejection.to_string();
+    assert!(text.contains("still in the control group, s0: drain it first"), "{text}");
+    assert_eq!(world.check_forced_remove(3), Ok(()));
+    let empty = LeaveFixture::new(&[&[1, 2, 4]], &[1, 2, 4], &[1, 2, 3, 4, 5]);
+    assert_eq!(empty.check_remove(3), Ok(()));
 }
 
 #[test]
-fn a_shard_keeps_a_majority_of_the_living_or_the_operator_is_told_what_it_costs() {
-    let world = World::of(&[&[1, 2, 3], &[3, 4, 5]], &[1, 4, 5], &[1, 4, 5]);
+fn removal_that_loses_a_shard_majority_is_rejected_unless_forced() {
+    let world = LeaveFixture::new(&[&[1, 2, 3], &[3, 4, 5]], &[1, 4, 5], &[1, 4, 5]);
     let (groups, missing) = (groups(&[0], false), ids(&[2]));
-    let objection = world.may_remove(3).unwrap_err();
-    assert_eq!(objection, Objection::NoMajority { node: NODE, groups, missing });
-    let said = objection.to_string();
-    assert!(said.contains("no majority of s0 while n2 cannot be reached"), "{said}");
-    assert_eq!(world.forced(3), Ok(()));
+    let rejection = world.check_remove(3).unwrap_err();
+    assert_eq!(rejection, LeaveRejection::NoMajority { node: NODE, groups, missing });
+    let text = rejection.to_string();
+    assert!(text.contains("no majority of s0 while n2 cannot be reached"), "{text}");
+    assert_eq!(world.check_forced_remove(3), Ok(()));
 }
 
 #[test]
-fn the_control_group_keeps_a_majority_too() {
-    let world = World::of(&[&[1, 4, 5]], &[1, 2, 3], &[1, 4, 5]);
+fn removal_that_loses_the_control_majority_is_rejected() {
+    let world = LeaveFixture::new(&[&[1, 4, 5]], &[1, 2, 3], &[1, 4, 5]);
     let (groups, missing) = (groups(&[], true), ids(&[2]));
-    assert_eq!(world.may_remove(3), Err(Objection::NoMajority { node: NODE, groups, missing }));
+    assert_eq!(
+        world.check_remove(3),
+        Err(LeaveRejection::NoMajority { node: NODE, groups, missing })
+    );
 }
 
 #[test]
-fn the_only_copy_is_not_given_up_even_by_force() {
-    let world = World::of(&[&[3], &[1, 4, 5]], &[1, 4, 5], &[1, 2, 4, 5]);
-    let only = Objection::OnlyCopy { node: NODE, groups: groups(&[0], false) };
-    assert_eq!(world.may_remove(3), Err(only.clone()));
-    assert_eq!(world.forced(3), Err(only));
+fn only_copy_is_not_removed_even_by_force() {
+    let world = LeaveFixture::new(&[&[3], &[1, 4, 5]], &[1, 4, 5], &[1, 2, 4, 5]);
+    let only = LeaveRejection::OnlyCopy { node: NODE, groups: groups(&[0], false) };
+    assert_eq!(world.check_remove(3), Err(only.clone()));
+    assert_eq!(world.check_forced_remove(3), Err(only));
 }
 
 #[test]
-fn who_is_gone_may_go_again_and_a_stranger_is_told_apart() {
-    let mut world = World::of(&[&[1, 2, 4]], &[1, 2, 4], &[1, 2, 4, 5]);
+fn removed_node_can_be_removed_again_and_an_unknown_one_is_rejected() {
+    let mut world = LeaveFixture::new(&[&[1, 2, 4]], &[1, 2, 4], &[1, 2, 4, 5]);
     world.view.members.remove(&NODE);
-    assert_eq!(world.may_remove(3), Ok(()));
-    assert_eq!(world.may_remove(9), Err(Objection::NotAMember(NodeId(9))));
+    assert_eq!(world.check_remove(3), Ok(()));
+    assert_eq!(world.check_remove(9), Err(LeaveRejection::NotAMember(NodeId(9))));
 }
 
 #[test]
-fn draining_that_leaves_too_few_copies_needs_force() {
-    let world = World::of(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4, 5]);
-    assert_eq!(may_drain(&world.seen(), NODE, false), Ok(()));
+fn drain_that_leaves_too_few_copies_requires_force() {
+    let world = LeaveFixture::new(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4, 5]);
+    assert_eq!(check_drain(&world.observed(), NODE, false), Ok(()));
     // One of the others is down, and one more drains.
-    let mut world = World::of(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4]);
+    let mut world = LeaveFixture::new(&[&[1, 2, 3]], &[1, 2, 3], &[1, 2, 3, 4]);
     world.view.members.get_mut(&NodeId(4)).unwrap().state = MemberState::Draining;
-    let objection = Objection::TooFewCopies { node: NODE, left: 2, wanted: 3 };
-    assert_eq!(may_drain(&world.seen(), NODE, false), Err(objection.clone()));
-    assert!(objection.to_string().contains("let another node join first"), "{objection}");
-    assert_eq!(may_drain(&world.seen(), NODE, true), Ok(()));
-    assert_eq!(may_drain(&world.seen(), NodeId(4), false), Ok(()), "it drains already");
+    let rejection = LeaveRejection::TooFewCopies { node: NODE, left: 2, wanted: 3 };
+    assert_eq!(check_drain(&world.observed(), NODE, false), Err(rejection.clone()));
+    assert!(rejection.to_string().contains("let another node join first"), "{rejection}");
+    assert_eq!(check_drain(&world.observed(), NODE, true), Ok(()));
+    assert_eq!(check_drain(&world.observed(), NodeId(4), false), Ok(()), "it drains already");
 }
 
 #[test]
-fn node_that_holds_no_shards_may_always_be_drained() {
-    let mut world = World::of(&[&[1, 2]], &[1, 2], &[1, 2, 3, 4, 5]);
+fn node_without_shards_can_always_be_drained() {
+    let mut world = LeaveFixture::new(&[&[1, 2]], &[1, 2], &[1, 2, 3, 4, 5]);
     world.view.members.retain(|node, _| node.0 <= 3);
     world.view.members.get_mut(&NODE).unwrap().roles.core = false;
-    assert_eq!(may_drain(&world.seen(), NODE, false), Ok(()));
+    assert_eq!(check_drain(&world.observed(), NODE, false), Ok(()));
 }
 
 fn nodes(least: usize) -> impl Strategy<Value = Vec<u64>> {
@@ -138,7 +141,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn no_removal_that_nobody_forced_takes_a_majority_from_a_group_that_has_one(
+    fn unforced_removal_never_takes_the_majority_from_a_group(
         shards in prop::collection::vec(nodes(1), 1..4),
         control in nodes(1),
         living in nodes(0),
@@ -146,8 +149,8 @@ proptest! {
         force in any::<bool>(),
     ) {
         let shards: Vec<_> = shards.iter().map(Vec::as_slice).collect();
-        let world = World::of(&shards, &control, &living);
-        if may_remove(&world.seen(), NodeId(node), force).is_err() {
+        let world = LeaveFixture::new(&shards, &control, &living);
+        if check_remove(&world.observed(), NodeId(node), force).is_err() {
             return Ok(());
         }
         for voters in shards.iter().copied().chain([control.as_slice()]) {

@@ -2,126 +2,139 @@
 
 use std::fmt;
 
-use pushonce_consensus::{SnapshotProgress, Status};
+use pushonce_consensus::{GroupStatus, SnapshotProgress};
 use pushonce_core::NodeId;
 
-use super::{Nodes, Shape, Step, Wanted, catching_up, level, plan};
+use super::{
+    DesiredReplicas, GroupPlanner, NodeAvailability, ReconcileStep, catching_up, is_caught_up, plan,
+};
 
 /// Where a group stands that is not what it should be, as its leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ReconcileProgress {
     /// This is being done, or waits for its turn behind other groups.
-    Step(Step),
+    Step(ReconcileStep),
     /// A replica does not hold the log yet.
-    CatchesUp {
+    CatchingUp {
         /// Whose.
         node: NodeId,
         /// The last entry that it is known to hold.
-        has: u64,
+        matched: u64,
         /// The last entry there is.
-        of: u64,
+        last_log: u64,
         /// The snapshot that is being sent to it, if one is.
         snapshot: Option<SnapshotProgress>,
     },
     /// Nothing can be done before a node can be reached.
     Unreachable(NodeId),
     /// A node can be reached, and its replica answers nothing: it has halted, or its disk does not move.
-    Silent(NodeId),
+    Unresponsive(NodeId),
     /// A node should lead, and lost the lead a moment ago.
-    Doubted(NodeId),
+    InBackoff(NodeId),
     /// A node should lead, and is being stopped.
     Stopping(NodeId),
 }
 
-/// What the leader of a group does next or waits for; `None` when the group is as it should be, or
+/// What the leader of a group does next or waits for; `NoFault` when the group is as it should be, or
 /// led by another.
-pub(crate) fn progress(
-    status: &Status,
+pub(crate) fn current_progress(
+    status: &GroupStatus,
     me: NodeId,
-    wanted: &Wanted,
-    nodes: &Nodes,
-) -> Option<Progress> {
-    if !status.leads || wanted.voters.is_empty() {
+    desired: &DesiredReplicas,
+    nodes: &NodeAvailability,
+) -> Option<ReconcileProgress> {
+    if !status.is_leader || desired.voters.is_empty() {
         return None;
     }
-    if let Some(step) = plan(status, me, wanted, nodes) {
-        return Some(Progress::Step(step));
+    if let Some(step) = plan(status, me, desired, nodes) {
+        return Some(ReconcileProgress::Step(step));
     }
-    let group = Shape { status, me, wanted, nodes };
-    let behind = |node| Progress::CatchesUp {
+    let planner = GroupPlanner { status, me, desired, nodes };
+    let lagging = |node| ReconcileProgress::CatchingUp {
         node,
-        has: status.matched.get(&node).copied().unwrap_or(0),
-        of: status.last_log,
-        snapshot: status.sending.get(&node).copied(),
+        matched: status.matched.get(&node).copied().unwrap_or(0),
+        last_log: status.last_log_index,
+        snapshot: status.snapshot_transfers.get(&node).copied(),
     };
-    if let Some(node) = catching_up(status, wanted, nodes) {
-        return Some(behind(node));
+    if let Some(node) = catching_up(status, desired, nodes) {
+        return Some(lagging(node));
     }
-    let mut missing = wanted.voters.iter().copied().filter(|node| !status.voters.contains(node));
-    let surplus = status.voters.iter().any(|&node| !group.votes_later(node));
-    let mut silent = status.voters.iter().copied().filter(|&node| !group.lives(node));
-    let waits = missing.next().or_else(|| silent.next().filter(|_| surplus));
-    if let Some(node) = waits {
-        return Some(Progress::Unreachable(node));
+    let mut missing = desired.voters.iter().copied().filter(|node| !status.voters.contains(node));
+    let has_surplus = status.voters.iter().any(|&node| !planner.is_desired_voter(node));
+    let mut unreachable = status.voters.iter().copied().filter(|&node| !planner.is_alive(node));
+    let waits_for = missing.next().or_else(|| unreachable.next().filter(|_| has_surplus));
+    if let Some(node) = waits_for {
+        return Some(ReconcileProgress::Unreachable(node));
     }
-    let is_silent = |node: &NodeId| nodes.reachable.contains(node) && status.silent.contains(node);
+    let is_unresponsive =
+        |node: &NodeId| nodes.reachable.contains(node) && status.unresponsive.contains(node);
     #[cfg(feature = "planted-bugs")]
-    let is_silent = |node: &NodeId| is_silent(node) && !crate::planted::hides_silent_replica();
-    if let Some(node) = status.voters.iter().copied().find(is_silent) {
-        return Some(Progress::Silent(node));
+    let is_unresponsive =
+        |node: &NodeId| is_unresponsive(node) && !crate::planted::hides_silent_replica();
+    if let Some(node) = status.voters.iter().copied().find(is_unresponsive) {
+        return Some(ReconcileProgress::Unresponsive(node));
     }
-    let Some(next) = wanted.voters.first().copied().filter(|&node| node != me) else {
+    let Some(next) = desired.voters.first().copied().filter(|&node| node != me) else {
         // All are where they should be, and still one may not hold what it should.
-        let lags = |node: &NodeId| *node != me && group.lives(*node) && !level(status, *node);
-        return status.voters.iter().copied().find(lags).map(behind);
+        let is_lagging =
+            |node: &NodeId| *node != me && planner.is_alive(*node) && !is_caught_up(status, *node);
+        return status.voters.iter().copied().find(is_lagging).map(lagging);
     };
-    Some(if !group.lives(next) {
-        Progress::Unreachable(next)
-    } else if !level(status, next) {
-        behind(next)
+    Some(if !planner.is_alive(next) {
+        ReconcileProgress::Unreachable(next)
+    } else if !is_caught_up(status, next) {
+        lagging(next)
     } else if nodes.stopping.contains(&next) {
-        Progress::Stopping(next)
+        ReconcileProgress::Stopping(next)
     } else {
-        Progress::Doubted(next)
+        ReconcileProgress::InBackoff(next)
     })
 }
 
-impl Progress {
+impl ReconcileProgress {
     /// The node that it is about, if it is about one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
-            Progress::Step(step) => match step {
-                Step::AddLearner(node)
-                | Step::RemoveLearner(node)
-                | Step::Transfer(node)
-                | Step::Promote { node, .. }
-                | Step::Retire { node, .. } => Some(*node),
-                Step::Settle { .. } => None,
+            ReconcileProgress::Step(step) => match step {
+                ReconcileStep::AddLearner(node)
+                | ReconcileStep::RemoveLearner(node)
+                | ReconcileStep::TransferLeadership(node)
+                | ReconcileStep::Promote { node, .. }
+                | ReconcileStep::RemoveVoter { node, .. } => Some(*node),
+                ReconcileStep::FinishJointChange { .. } => None,
             },
-            Progress::CatchesUp { node, .. }
-            | Progress::Unreachable(node)
-            | Progress::Silent(node)
-            | Progress::Doubted(node)
-            | Progress::Stopping(node) => Some(*node),
+            ReconcileProgress::CatchingUp { node, .. }
+            | ReconcileProgress::Unreachable(node)
+            | ReconcileProgress::Unresponsive(node)
+            | ReconcileProgress::InBackoff(node)
+            | ReconcileProgress::Stopping(node) => Some(*node),
         }
     }
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for ReconcileProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Progress::Step(step) => step.fmt(f),
-            Progress::CatchesUp { node, snapshot: Some(snapshot), .. } => {
-                let SnapshotProgress { sent, pieces } = snapshot;
+            ReconcileProgress::Step(step) => step.fmt(f),
+            ReconcileProgress::CatchingUp { node, snapshot: Some(snapshot), .. } => {
+                let SnapshotProgress { pieces_sent: sent, pieces_total: pieces } = snapshot;
                 write!(f, "{node} gets a snapshot: {sent} of {pieces}")
             }
-            Progress::CatchesUp { node, has, of, .. } => {
-                write!(f, "{node} catches up: {has} of {of}")
+            ReconcileProgress::CatchingUp { node, matched, last_log, .. } => {
+                write!(f, "{node} catches up: {matched} of {last_log}")
             }
-            Progress::Silent(node) => write!(f, "the replica on {node} answers nothing"),
-            Progress::Unreachable(node) => write!(f, "waits for {node}, which cannot be reached"),
-            Progress::Doubted(node) => write!(f, "{node} will lead; it lost the lead just now"),
-            Progress::Stopping(node) => write!(f, "{node} will lead again; it is stopping"),
+            ReconcileProgress::Unresponsive(node) => {
+                write!(f, "the replica on {node} answers nothing")
+            }
+            ReconcileProgress::Unreachable(node) => {
+                write!(f, "waits for {node}, which cannot be reached")
+            }
+            ReconcileProgress::InBackoff(node) => {
+                write!(f, "{node} will lead; it lost the lead just now")
+            }
+            ReconcileProgress::Stopping(node) => {
+                write!(f, "{node} will lead again; it is stopping")
+            }
         }
     }
 }

@@ -11,370 +11,406 @@ fn ids<C: FromIterator<NodeId>>(ids: &[u64]) -> C {
 }
 
 /// Links to these, and no doubt.
-fn links(to: &[u64]) -> Nodes {
-    Nodes { reachable: ids(to), ..Nodes::default() }
+fn reachable_nodes(to: &[u64]) -> NodeAvailability {
+    NodeAvailability { reachable: ids(to), ..NodeAvailability::default() }
 }
 
 /// A group as its leader sees it, on which steps can be done.
 #[derive(Clone, Debug)]
-struct Model {
+struct GroupModel {
     leader: NodeId,
     voters: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
-    level: BTreeSet<NodeId>,
-    living: BTreeSet<NodeId>,
-    doubted: BTreeSet<NodeId>,
+    caught_up: BTreeSet<NodeId>,
+    alive: BTreeSet<NodeId>,
+    in_backoff: BTreeSet<NodeId>,
     stopping: BTreeSet<NodeId>,
 }
 
-impl Model {
-    fn of(leader: u64, voters: &[u64], learners: &[u64]) -> Model {
-        Model {
+impl GroupModel {
+    fn new(leader: u64, voters: &[u64], learners: &[u64]) -> GroupModel {
+        GroupModel {
             leader: NodeId(leader),
             voters: ids(voters),
             learners: ids(learners),
-            level: ids(voters),
-            living: (1..=9).map(NodeId).collect(),
-            doubted: BTreeSet::new(),
+            caught_up: ids(voters),
+            alive: (1..=9).map(NodeId).collect(),
+            in_backoff: BTreeSet::new(),
             stopping: BTreeSet::new(),
         }
     }
 
-    fn dead(mut self, dead: &[u64]) -> Model {
-        self.living.retain(|node| !dead.contains(&node.0));
+    fn with_dead(mut self, dead: &[u64]) -> GroupModel {
+        self.alive.retain(|node| !dead.contains(&node.0));
         self
     }
 
-    fn level(mut self, level: &[u64]) -> Model {
-        self.level = ids(level);
+    fn with_caught_up(mut self, caught_up: &[u64]) -> GroupModel {
+        self.caught_up = ids(caught_up);
         self
     }
 
     fn has_quorum(&self) -> bool {
-        self.voters.intersection(&self.living).count() > self.voters.len() / 2
+        self.voters.intersection(&self.alive).count() > self.voters.len() / 2
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> GroupStatus {
         let matched = |&node: &NodeId| {
-            let last = if self.level.contains(&node) { LAST_LOG } else { 1 };
+            let last = if self.caught_up.contains(&node) { LAST_LOG } else { 1 };
             (node, last)
         };
-        Status {
+        GroupStatus {
             leader: Some(self.leader),
-            leads: self.has_quorum(),
+            is_leader: self.has_quorum(),
             initialized: true,
             voters: self.voters.clone(),
             learners: self.learners.clone(),
-            last_log: LAST_LOG,
+            last_log_index: LAST_LOG,
             matched: self.voters.iter().chain(&self.learners).map(matched).collect(),
-            ..Status::default()
+            ..GroupStatus::default()
         }
     }
 
-    fn plan(&self, wanted: &Wanted) -> Option<Step> {
-        plan(&self.status(), self.leader, wanted, &self.nodes())
+    fn plan(&self, desired: &DesiredReplicas) -> Option<ReconcileStep> {
+        plan(&self.status(), self.leader, desired, &self.nodes())
     }
 
-    fn nodes(&self) -> Nodes {
-        Nodes {
-            reachable: self.living.clone(),
-            doubted: self.doubted.clone(),
+    fn nodes(&self) -> NodeAvailability {
+        NodeAvailability {
+            reachable: self.alive.clone(),
+            in_backoff: self.in_backoff.clone(),
             stopping: self.stopping.clone(),
         }
     }
 
-    fn progress(&self, wanted: &Wanted) -> Option<Progress> {
-        progress::progress(&self.status(), self.leader, wanted, &self.nodes())
+    fn progress(&self, desired: &DesiredReplicas) -> Option<ReconcileProgress> {
+        progress::current_progress(&self.status(), self.leader, desired, &self.nodes())
     }
 
-    fn next(&self, wanted: &[u64]) -> Option<Step> {
-        self.plan(&Wanted::from(ids::<Vec<_>>(wanted).as_slice()))
+    fn next_step(&self, desired: &[u64]) -> Option<ReconcileStep> {
+        self.plan(&DesiredReplicas::from(ids::<Vec<_>>(desired).as_slice()))
     }
 
     /// Does a step as the engine would, and holds what must hold of each.
-    fn perform(&mut self, step: Step, wanted: &Wanted) {
+    fn perform(&mut self, step: ReconcileStep, desired: &DesiredReplicas) {
         match step {
-            Step::AddLearner(node) => {
+            ReconcileStep::AddLearner(node) => {
                 assert!(!self.voters.contains(&node) && self.learners.insert(node));
             }
-            Step::RemoveLearner(node) => {
+            ReconcileStep::RemoveLearner(node) => {
                 assert!(self.learners.remove(&node));
-                assert!(!wanted.voters.contains(&node) && !wanted.learners.contains(&node));
-                self.level.remove(&node);
+                assert!(!desired.voters.contains(&node) && !desired.learners.contains(&node));
+                self.caught_up.remove(&node);
             }
-            Step::Promote { node, voters } => {
+            ReconcileStep::Promote { node, voters } => {
                 assert!(self.learners.remove(&node), "{node} followed before it votes");
-                assert!(self.living.contains(&node) && self.level.contains(&node));
-                assert!(wanted.voters.contains(&node));
+                assert!(self.alive.contains(&node) && self.caught_up.contains(&node));
+                assert!(desired.voters.contains(&node));
                 assert_eq!(voters.difference(&self.voters).collect::<Vec<_>>(), [&node]);
                 assert!(self.voters.is_subset(&voters));
                 self.voters = voters;
             }
-            Step::Retire { node, voters } => {
+            ReconcileStep::RemoveVoter { node, voters } => {
                 assert_ne!(node, self.leader, "a leader hands over first");
-                assert!(!wanted.voters.contains(&node));
+                assert!(!desired.voters.contains(&node));
                 assert_eq!(self.voters.difference(&voters).collect::<Vec<_>>(), [&node]);
                 assert!(voters.is_subset(&self.voters));
                 self.voters = voters;
-                self.level.remove(&node);
+                self.caught_up.remove(&node);
             }
-            Step::Transfer(node) => {
-                assert!(self.voters.contains(&node) && self.living.contains(&node));
-                assert!(self.level.contains(&node) && node != self.leader);
-                assert!(!self.doubted.contains(&node));
+            ReconcileStep::TransferLeadership(node) => {
+                assert!(self.voters.contains(&node) && self.alive.contains(&node));
+                assert!(self.caught_up.contains(&node) && node != self.leader);
+                assert!(!self.in_backoff.contains(&node));
                 self.leader = node;
             }
-            Step::Settle { .. } => panic!("nothing is half done here"),
+            ReconcileStep::FinishJointChange { .. } => panic!("nothing is half done here"),
         }
         assert!(self.has_quorum(), "the living cannot decide any more: {self:?}");
         assert!(self.voters.contains(&self.leader));
     }
 
     /// At rest it is what it should be, or says what it waits for.
-    fn is_explained(&self, wanted: &Wanted) {
-        let voters = wanted.voters.iter().copied().collect();
-        let done = self.voters == voters && wanted.voters.first() == Some(&self.leader);
-        assert_eq!(self.progress(wanted).is_none(), done || !self.has_quorum(), "{self:?}");
+    fn assert_wait_is_explained(&self, desired: &DesiredReplicas) {
+        let voters = desired.voters.iter().copied().collect();
+        let done = self.voters == voters && desired.voters.first() == Some(&self.leader);
+        assert_eq!(self.progress(desired).is_none(), done || !self.has_quorum(), "{self:?}");
     }
 
     /// Steps until nothing is left to do; living followers become level whenever it waits.
-    fn settle(&mut self, wanted: &Wanted) {
+    fn reconcile(&mut self, desired: &DesiredReplicas) {
         for _ in 0..100 {
-            if let Some(step) = self.plan(wanted) {
-                self.perform(step, wanted);
+            if let Some(step) = self.plan(desired) {
+                self.perform(step, desired);
                 continue;
             }
             let members = self.voters.union(&self.learners);
-            let level: BTreeSet<_> =
-                members.copied().filter(|node| self.living.contains(node)).collect();
-            if level.is_subset(&self.level) {
-                self.is_explained(wanted);
+            let caught_up: BTreeSet<_> =
+                members.copied().filter(|node| self.alive.contains(node)).collect();
+            if caught_up.is_subset(&self.caught_up) {
+                self.assert_wait_is_explained(desired);
                 return;
             }
-            self.level.extend(level);
+            self.caught_up.extend(caught_up);
         }
         panic!("it never comes to rest: {self:?}");
     }
 }
 
-fn promote(node: u64, voters: &[u64]) -> Option<Step> {
-    Some(Step::Promote { node: NodeId(node), voters: ids(voters) })
+fn promote_step(node: u64, voters: &[u64]) -> Option<ReconcileStep> {
+    Some(ReconcileStep::Promote { node: NodeId(node), voters: ids(voters) })
 }
 
-fn retire(node: u64, voters: &[u64]) -> Option<Step> {
-    Some(Step::Retire { node: NodeId(node), voters: ids(voters) })
+fn remove_voter_step(node: u64, voters: &[u64]) -> Option<ReconcileStep> {
+    Some(ReconcileStep::RemoveVoter { node: NodeId(node), voters: ids(voters) })
 }
 
 #[test]
-fn node_that_stops_hands_over_to_a_level_voter_that_answers() {
-    let next = |model: &Model, preferred: &[u64]| {
+fn stopping_leader_hands_over_to_a_caught_up_responsive_voter() {
+    let next = |model: &GroupModel, preferred: &[u64]| {
         let preferred: Vec<_> = ids(preferred);
         let (status, nodes) = (model.status(), model.nodes());
         successor(&status, model.leader, &nodes, &preferred, &ids(&[])).map(|node| node.0)
     };
-    let model = Model::of(1, &[1, 2, 3], &[4]);
+    let model = GroupModel::new(1, &[1, 2, 3], &[4]);
     assert_eq!(next(&model, &[1, 3, 2]), Some(3));
     assert_eq!(next(&model, &[4]), Some(2), "a learner cannot lead");
-    assert_eq!(next(&model.clone().dead(&[2]), &[2]), Some(3));
-    assert_eq!(next(&model.clone().dead(&[2]).level(&[1, 2]), &[]), None);
-    assert_eq!(next(&Model::of(1, &[1], &[]), &[]), None, "it is alone");
-    let stopping = Model { stopping: ids(&[2]), ..model.clone() };
+    assert_eq!(next(&model.clone().with_dead(&[2]), &[2]), Some(3));
+    assert_eq!(next(&model.clone().with_dead(&[2]).with_caught_up(&[1, 2]), &[]), None);
+    assert_eq!(next(&GroupModel::new(1, &[1], &[]), &[]), None, "it is alone");
+    let stopping = GroupModel { stopping: ids(&[2]), ..model.clone() };
     assert_eq!(next(&stopping, &[2]), Some(3), "it is stopping too");
-    let silent = Status { silent: ids(&[2, 3]), ..model.status() };
+    let silent = GroupStatus { unresponsive: ids(&[2, 3]), ..model.status() };
     assert_eq!(successor(&silent, NodeId(1), &model.nodes(), &[], &ids(&[])), None);
-    let joint = Status { joint: true, ..model.status() };
+    let joint = GroupStatus { is_joint: true, ..model.status() };
     assert_eq!(successor(&joint, NodeId(1), &model.nodes(), &[], &ids(&[])), None);
 }
 
 #[test]
-fn node_that_failed_to_take_over_is_asked_again_when_there_is_no_other() {
-    let model = Model::of(1, &[1, 2, 3], &[]);
-    let next = |model: &Model, failed: &[u64]| {
+fn node_that_failed_to_take_over_is_retried_when_there_is_no_other() {
+    let model = GroupModel::new(1, &[1, 2, 3], &[]);
+    let next = |model: &GroupModel, failed: &[u64]| {
         let (status, nodes) = (model.status(), model.nodes());
         successor(&status, NodeId(1), &nodes, &ids::<Vec<_>>(&[3]), &ids(failed))
     };
     assert_eq!(next(&model, &[3]), Some(NodeId(2)));
     assert_eq!(next(&model, &[2, 3]), Some(NodeId(3)));
-    assert_eq!(next(&model.dead(&[2]), &[3]), Some(NodeId(3)));
+    assert_eq!(next(&model.with_dead(&[2]), &[3]), Some(NodeId(3)));
 }
 
 #[test]
-fn who_does_not_lead_does_nothing() {
-    let mut status = Model::of(1, &[1], &[]).status();
-    status.leads = false;
-    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2]).as_slice());
-    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2])), None);
+fn follower_plans_no_step() {
+    let mut status = GroupModel::new(1, &[1], &[]).status();
+    status.is_leader = false;
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 2]).as_slice());
+    assert_eq!(plan(&status, NodeId(1), &desired, &reachable_nodes(&[1, 2])), None);
 }
 
 #[test]
-fn an_empty_list_is_no_wish() {
-    assert_eq!(Model::of(1, &[1, 2], &[3]).next(&[]), None);
+fn empty_desired_list_plans_no_step() {
+    assert_eq!(GroupModel::new(1, &[1, 2], &[3]).next_step(&[]), None);
 }
 
 #[test]
-fn a_newcomer_follows_then_votes_when_it_is_level() {
-    assert_eq!(Model::of(1, &[1], &[]).next(&[1, 2]), Some(Step::AddLearner(NodeId(2))));
-    assert_eq!(Model::of(1, &[1], &[2]).next(&[1, 2]), None);
-    assert_eq!(Model::of(1, &[1], &[2]).level(&[1, 2]).next(&[1, 2]), promote(2, &[1, 2]));
+fn new_replica_follows_then_votes_when_it_is_caught_up() {
+    assert_eq!(
+        GroupModel::new(1, &[1], &[]).next_step(&[1, 2]),
+        Some(ReconcileStep::AddLearner(NodeId(2)))
+    );
+    assert_eq!(GroupModel::new(1, &[1], &[2]).next_step(&[1, 2]), None);
+    assert_eq!(
+        GroupModel::new(1, &[1], &[2]).with_caught_up(&[1, 2]).next_step(&[1, 2]),
+        promote_step(2, &[1, 2])
+    );
 }
 
 #[test]
-fn a_follower_nothing_is_known_of_is_not_level_in_a_short_log() {
-    let mut status = Model::of(1, &[1], &[2]).status();
-    status.last_log = 3;
+fn follower_without_known_progress_is_not_caught_up_in_a_short_log() {
+    let mut status = GroupModel::new(1, &[1], &[2]).status();
+    status.last_log_index = 3;
     status.matched = BTreeMap::from([(NodeId(1), 3)]);
-    assert!(!level(&status, NodeId(2)));
+    assert!(!is_caught_up(&status, NodeId(2)));
     status.matched.insert(NodeId(2), 0);
-    assert!(!level(&status, NodeId(2)));
+    assert!(!is_caught_up(&status, NodeId(2)));
     status.matched.insert(NodeId(2), 3);
-    assert!(level(&status, NodeId(2)));
+    assert!(is_caught_up(&status, NodeId(2)));
 }
 
 #[test]
-fn a_dead_newcomer_is_neither_added_nor_promoted() {
-    assert_eq!(Model::of(1, &[1], &[]).dead(&[2]).next(&[1, 2]), None);
-    assert_eq!(Model::of(1, &[1], &[2]).level(&[1, 2]).dead(&[2]).next(&[1, 2]), None);
+fn unreachable_new_replica_is_neither_added_nor_promoted() {
+    assert_eq!(GroupModel::new(1, &[1], &[]).with_dead(&[2]).next_step(&[1, 2]), None);
+    assert_eq!(
+        GroupModel::new(1, &[1], &[2]).with_caught_up(&[1, 2]).with_dead(&[2]).next_step(&[1, 2]),
+        None
+    );
 }
 
 #[test]
-fn a_silent_voter_keeps_its_vote_while_it_is_wanted() {
-    assert_eq!(Model::of(1, &[1, 2, 3], &[]).dead(&[3]).next(&[1, 2, 3]), None);
+fn unreachable_voter_keeps_its_vote_while_it_is_desired() {
+    assert_eq!(GroupModel::new(1, &[1, 2, 3], &[]).with_dead(&[3]).next_step(&[1, 2, 3]), None);
 }
 
 #[test]
-fn a_swap_adds_before_it_removes() {
-    let mut group = Model::of(1, &[1, 2, 3], &[4]).level(&[1, 2, 3, 4]);
-    let wanted = [1, 2, 4];
-    assert_eq!(group.next(&wanted), promote(4, &[1, 2, 3, 4]));
-    group = Model::of(1, &[1, 2, 3, 4], &[]);
-    assert_eq!(group.next(&wanted), retire(3, &[1, 2, 4]));
+fn replacement_is_added_before_the_old_voter_is_removed() {
+    let mut group = GroupModel::new(1, &[1, 2, 3], &[4]).with_caught_up(&[1, 2, 3, 4]);
+    let desired = [1, 2, 4];
+    assert_eq!(group.next_step(&desired), promote_step(4, &[1, 2, 3, 4]));
+    group = GroupModel::new(1, &[1, 2, 3, 4], &[]);
+    assert_eq!(group.next_step(&desired), remove_voter_step(3, &[1, 2, 4]));
 }
 
 #[test]
-fn a_dead_voter_that_is_not_wanted_leaves_at_once_unless_one_copy_would_be_left() {
-    let three = Model::of(1, &[1, 2, 3], &[4]).dead(&[3]);
-    assert_eq!(three.next(&[1, 2, 4]), retire(3, &[1, 2]));
-    let mut two = Model::of(1, &[1, 2], &[4]).dead(&[2]).status();
+fn unreachable_undesired_voter_is_removed_at_once_unless_one_copy_would_remain() {
+    let three = GroupModel::new(1, &[1, 2, 3], &[4]).with_dead(&[3]);
+    assert_eq!(three.next_step(&[1, 2, 4]), remove_voter_step(3, &[1, 2]));
+    let mut two = GroupModel::new(1, &[1, 2], &[4]).with_dead(&[2]).status();
     // The link is down, Raft's own is not: the group still has its quorum.
-    two.leads = true;
-    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 4]).as_slice());
-    assert_eq!(plan(&two, NodeId(1), &wanted, &links(&[1, 4])), None);
+    two.is_leader = true;
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 4]).as_slice());
+    assert_eq!(plan(&two, NodeId(1), &desired, &reachable_nodes(&[1, 4])), None);
 }
 
 /// Its link is still up, for that takes seconds to tell that its other end sleeps.
 #[test]
-fn of_two_that_should_go_the_one_that_sleeps_goes_first_and_the_other_stays_while_it_is_needed() {
-    for (sleeps, lives) in [(2, 3), (3, 2)] {
-        let mut status = Model::of(1, &[1, 2, 3], &[]).status();
-        status.silent = ids(&[sleeps]);
-        let wanted = Wanted::from(ids::<Vec<_>>(&[1]).as_slice());
-        let step = plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3]));
-        assert_eq!(step, retire(sleeps, &[1, lives]));
-        let wanted = Wanted::from(ids::<Vec<_>>(&[1, sleeps]).as_slice());
-        assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3])), None);
+fn unresponsive_undesired_voter_is_removed_before_a_responsive_one() {
+    for (unresponsive, responsive) in [(2, 3), (3, 2)] {
+        let mut status = GroupModel::new(1, &[1, 2, 3], &[]).status();
+        status.unresponsive = ids(&[unresponsive]);
+        let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1]).as_slice());
+        let step = plan(&status, NodeId(1), &desired, &reachable_nodes(&[1, 2, 3]));
+        assert_eq!(step, remove_voter_step(unresponsive, &[1, responsive]));
+        let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, unresponsive]).as_slice());
+        assert_eq!(plan(&status, NodeId(1), &desired, &reachable_nodes(&[1, 2, 3])), None);
     }
 }
 
 #[test]
-fn a_living_voter_does_not_leave_when_the_others_could_not_decide_without_it() {
-    let group = Model::of(1, &[1, 2, 3, 4], &[]).dead(&[2]);
-    assert_eq!(group.next(&[1, 2, 3]), retire(4, &[1, 2, 3]));
-    let mut status = Model::of(1, &[1, 2, 3, 4], &[]).dead(&[2, 3]).status();
-    status.leads = true;
-    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
-    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 4])), None);
+fn voter_is_not_removed_when_the_others_would_lose_their_majority() {
+    let group = GroupModel::new(1, &[1, 2, 3, 4], &[]).with_dead(&[2]);
+    assert_eq!(group.next_step(&[1, 2, 3]), remove_voter_step(4, &[1, 2, 3]));
+    let mut status = GroupModel::new(1, &[1, 2, 3, 4], &[]).with_dead(&[2, 3]).status();
+    status.is_leader = true;
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
+    assert_eq!(plan(&status, NodeId(1), &desired, &reachable_nodes(&[1, 4])), None);
 }
 
 #[test]
-fn the_preferred_owner_leads_when_everything_else_is_done() {
-    let transfer = Some(Step::Transfer(NodeId(2)));
-    assert_eq!(Model::of(1, &[1, 2, 3], &[]).next(&[2, 1, 3]), transfer);
-    assert_eq!(Model::of(1, &[1, 2], &[3]).next(&[2, 1, 3]), None, "n3 is catching up");
-    assert_eq!(Model::of(1, &[1, 2], &[]).dead(&[3]).next(&[2, 1, 3]), transfer);
+fn preferred_owner_leads_when_no_other_step_is_left() {
+    let transfer = Some(ReconcileStep::TransferLeadership(NodeId(2)));
+    assert_eq!(GroupModel::new(1, &[1, 2, 3], &[]).next_step(&[2, 1, 3]), transfer);
+    assert_eq!(GroupModel::new(1, &[1, 2], &[3]).next_step(&[2, 1, 3]), None, "n3 is catching up");
+    assert_eq!(GroupModel::new(1, &[1, 2], &[]).with_dead(&[3]).next_step(&[2, 1, 3]), transfer);
 }
 
 #[test]
-fn leadership_never_goes_to_a_voter_that_is_dead_or_behind() {
-    assert_eq!(Model::of(1, &[1, 2, 3], &[]).dead(&[2]).next(&[2, 1, 3]), None);
-    assert_eq!(Model::of(1, &[1, 2, 3], &[]).level(&[1, 3]).next(&[2, 1, 3]), None);
+fn leadership_never_moves_to_an_unreachable_or_lagging_voter() {
+    assert_eq!(GroupModel::new(1, &[1, 2, 3], &[]).with_dead(&[2]).next_step(&[2, 1, 3]), None);
+    assert_eq!(
+        GroupModel::new(1, &[1, 2, 3], &[]).with_caught_up(&[1, 3]).next_step(&[2, 1, 3]),
+        None
+    );
 }
 
 #[test]
-fn who_lost_the_lead_a_moment_ago_is_not_handed_it_again() {
-    let mut group = Model::of(1, &[1, 2, 3], &[]);
-    group.doubted = ids(&[2]);
-    assert_eq!(group.next(&[2, 1, 3]), None);
-    assert_eq!(group.next(&[2, 3]), Some(Step::Transfer(NodeId(3))), "who has to go asks another");
+fn node_in_backoff_is_not_handed_the_leadership() {
+    let mut group = GroupModel::new(1, &[1, 2, 3], &[]);
+    group.in_backoff = ids(&[2]);
+    assert_eq!(group.next_step(&[2, 1, 3]), None);
+    assert_eq!(
+        group.next_step(&[2, 3]),
+        Some(ReconcileStep::TransferLeadership(NodeId(3))),
+        "who has to go asks another"
+    );
 }
 
 #[test]
 fn preferred_leader_that_is_stopping_is_not_handed_the_lead() {
-    let mut group = Model::of(1, &[1, 2, 3], &[]);
+    let mut group = GroupModel::new(1, &[1, 2, 3], &[]);
     group.stopping = ids(&[2]);
-    assert_eq!(group.next(&[2, 1, 3]), None);
-    let wanted = Wanted::from(ids::<Vec<_>>(&[2, 1, 3]).as_slice());
-    let progress = group.progress(&wanted).map(|progress| progress.to_string());
+    assert_eq!(group.next_step(&[2, 1, 3]), None);
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[2, 1, 3]).as_slice());
+    let progress = group.progress(&desired).map(|progress| progress.to_string());
     assert_eq!(progress.as_deref(), Some("n2 will lead again; it is stopping"));
     group.stopping.clear();
-    assert_eq!(group.next(&[2, 1, 3]), Some(Step::Transfer(NodeId(2))));
+    assert_eq!(group.next_step(&[2, 1, 3]), Some(ReconcileStep::TransferLeadership(NodeId(2))));
 }
 
 /// Its link says that its node lives, and it counts as a copy for nobody.
 #[test]
-fn replica_that_answers_nothing_on_a_node_that_lives_is_told() {
-    let group = Model::of(1, &[1, 2, 3], &[]);
-    let status = Status { silent: ids(&[3]), ..group.status() };
-    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
-    let told = |nodes: &Nodes| progress::progress(&status, NodeId(1), &wanted, nodes);
-    assert_eq!(told(&group.nodes()), Some(Progress::Silent(NodeId(3))));
-    let dead = Nodes { reachable: ids(&[1, 2]), ..Nodes::default() };
-    assert_eq!(told(&dead), None, "that a member cannot be reached is told of the member");
+fn unresponsive_replica_on_a_reachable_node_is_reported() {
+    let group = GroupModel::new(1, &[1, 2, 3], &[]);
+    let status = GroupStatus { unresponsive: ids(&[3]), ..group.status() };
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 2, 3]).as_slice());
+    let reported =
+        |nodes: &NodeAvailability| progress::current_progress(&status, NodeId(1), &desired, nodes);
+    assert_eq!(reported(&group.nodes()), Some(ReconcileProgress::Unresponsive(NodeId(3))));
+    let dead = NodeAvailability { reachable: ids(&[1, 2]), ..NodeAvailability::default() };
+    assert_eq!(reported(&dead), None, "that a member cannot be reached is told of the member");
 }
 
 #[test]
-fn a_group_that_waits_says_for_what() {
-    let says = |group: &Model, wanted: &[u64]| {
-        let progress = group.progress(&Wanted::from(ids::<Vec<_>>(wanted).as_slice()));
+fn waiting_group_reports_what_it_waits_for() {
+    let progress_text = |group: &GroupModel, desired: &[u64]| {
+        let progress = group.progress(&DesiredReplicas::from(ids::<Vec<_>>(desired).as_slice()));
         progress.map(|progress| progress.to_string())
     };
-    let says_of = |group: &Model, wanted: &[u64]| says(group, wanted).unwrap_or_default();
-    assert_eq!(says(&Model::of(1, &[1, 2, 3], &[]), &[1, 2, 3]), None);
-    assert_eq!(says_of(&Model::of(1, &[1], &[]), &[1, 2]), "n2 begins to follow");
-    let behind = Model::of(1, &[1], &[4]);
-    assert_eq!(says_of(&behind, &[1, 4]), "n4 catches up: 1 of 100");
+    let progress_text_or_empty =
+        |group: &GroupModel, desired: &[u64]| progress_text(group, desired).unwrap_or_default();
+    assert_eq!(progress_text(&GroupModel::new(1, &[1, 2, 3], &[]), &[1, 2, 3]), None);
+    assert_eq!(
+        progress_text_or_empty(&GroupModel::new(1, &[1], &[]), &[1, 2]),
+        "n2 begins to follow"
+    );
+    let lagging = GroupModel::new(1, &[1], &[4]);
+    assert_eq!(progress_text_or_empty(&lagging, &[1, 4]), "n4 catches up: 1 of 100");
     let dead = "waits for n2, which cannot be reached";
-    assert_eq!(says_of(&Model::of(1, &[1], &[]).dead(&[2]), &[1, 2]), dead);
-    assert_eq!(says_of(&Model::of(1, &[1, 2, 3], &[]).dead(&[2]), &[2, 1, 3]), dead);
-    let mut doubted = Model::of(1, &[1, 2, 3], &[]);
-    assert_eq!(says_of(&doubted, &[2, 1, 3]), "n2 is to lead");
-    doubted.doubted = ids(&[2]);
-    assert_eq!(says_of(&doubted, &[2, 1, 3]), "n2 will lead; it lost the lead just now");
+    assert_eq!(
+        progress_text_or_empty(&GroupModel::new(1, &[1], &[]).with_dead(&[2]), &[1, 2]),
+        dead
+    );
+    assert_eq!(
+        progress_text_or_empty(&GroupModel::new(1, &[1, 2, 3], &[]).with_dead(&[2]), &[2, 1, 3]),
+        dead
+    );
+    let mut in_backoff = GroupModel::new(1, &[1, 2, 3], &[]);
+    assert_eq!(progress_text_or_empty(&in_backoff, &[2, 1, 3]), "n2 is to lead");
+    in_backoff.in_backoff = ids(&[2]);
+    assert_eq!(
+        progress_text_or_empty(&in_backoff, &[2, 1, 3]),
+        "n2 will lead; it lost the lead just now"
+    );
 }
 
 #[test]
-fn a_leader_that_has_to_go_hands_over_when_its_successors_are_complete() {
-    assert_eq!(Model::of(1, &[1, 2, 3], &[4]).next(&[2, 3, 4]), None);
-    let complete = Model::of(1, &[1, 2, 3, 4], &[]);
-    assert_eq!(complete.next(&[2, 3, 4]), Some(Step::Transfer(NodeId(2))));
-    let first_is_dead = Model::of(1, &[1, 2, 3, 4], &[]).dead(&[2]);
-    assert_eq!(first_is_dead.next(&[2, 3, 4]), Some(Step::Transfer(NodeId(3))));
-    assert_eq!(Model::of(2, &[1, 2, 3, 4], &[]).next(&[2, 3, 4]), retire(1, &[2, 3, 4]));
+fn undesired_leader_hands_over_when_all_desired_voters_vote() {
+    assert_eq!(GroupModel::new(1, &[1, 2, 3], &[4]).next_step(&[2, 3, 4]), None);
+    let complete = GroupModel::new(1, &[1, 2, 3, 4], &[]);
+    assert_eq!(complete.next_step(&[2, 3, 4]), Some(ReconcileStep::TransferLeadership(NodeId(2))));
+    let first_is_dead = GroupModel::new(1, &[1, 2, 3, 4], &[]).with_dead(&[2]);
+    assert_eq!(
+        first_is_dead.next_step(&[2, 3, 4]),
+        Some(ReconcileStep::TransferLeadership(NodeId(3)))
+    );
+    assert_eq!(
+        GroupModel::new(2, &[1, 2, 3, 4], &[]).next_step(&[2, 3, 4]),
+        remove_voter_step(1, &[2, 3, 4])
+    );
 }
 
 #[test]
-fn a_change_left_half_done_is_ended_before_another_begins() {
-    let mut status = Model::of(1, &[1, 2, 3], &[]).status();
-    status.joint = true;
-    let wanted = Wanted::from(ids::<Vec<_>>(&[1, 2]).as_slice());
-    let settle = Some(Step::Settle { voters: ids(&[1, 2, 3]) });
-    assert_eq!(plan(&status, NodeId(1), &wanted, &links(&[1, 2, 3])), settle);
+fn joint_change_is_finished_before_another_step() {
+    let mut status = GroupModel::new(1, &[1, 2, 3], &[]).status();
+    status.is_joint = true;
+    let desired = DesiredReplicas::from(ids::<Vec<_>>(&[1, 2]).as_slice());
+    let finish = Some(ReconcileStep::FinishJointChange { voters: ids(&[1, 2, 3]) });
+    assert_eq!(plan(&status, NodeId(1), &desired, &reachable_nodes(&[1, 2, 3])), finish);
 }
 
 #[test]
-fn who_should_follow_follows_and_a_former_voter_may_stay_as_one() {
-    let wanted = Wanted { voters: ids(&[1]), learners: ids(&[1, 2, 3]) };
-    let mut group = Model::of(1, &[1, 2], &[9]).dead(&[3]);
-    group.settle(&wanted);
+fn desired_learners_follow_and_a_former_voter_may_stay_as_one() {
+    let desired = DesiredReplicas { voters: ids(&[1]), learners: ids(&[1, 2, 3]) };
+    let mut group = GroupModel::new(1, &[1, 2], &[9]).with_dead(&[3]);
+    group.reconcile(&desired);
     assert_eq!((group.voters, group.learners), (ids(&[1]), ids(&[2, 3])));
 }
 
@@ -389,20 +425,20 @@ prop_compose! {
     fn any_group()(
         voters in nodes(5),
         learners in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..4),
-        level in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..9),
+        caught_up in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..9),
         dead in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..4),
-    ) -> Model {
+    ) -> GroupModel {
         let leader = voters[0];
         let voters: BTreeSet<_> = voters.into_iter().collect();
         let learners = &learners - &voters;
-        let (living, doubted) = (ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), BTreeSet::new());
+        let (alive, in_backoff) = (ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), BTreeSet::new());
         let stopping = BTreeSet::new();
-        let mut group = Model { leader, voters, learners, level, living, doubted, stopping };
-        group.level.insert(leader);
+        let mut group = GroupModel { leader, voters, learners, caught_up, alive, in_backoff, stopping };
+        group.caught_up.insert(leader);
         for node in dead {
-            group.living.remove(&node);
+            group.alive.remove(&node);
             if !group.has_quorum() || node == group.leader {
-                group.living.insert(node);
+                group.alive.insert(node);
             }
         }
         group
@@ -413,36 +449,36 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn from_any_start_the_group_gets_what_it_should_have(
+    fn group_reaches_the_desired_replicas_from_any_state(
         mut group in any_group(),
         voters in nodes(5),
         learners in prop::collection::btree_set((1..=9u64).prop_map(NodeId), 0..9),
     ) {
-        let wanted = Wanted { voters, learners };
-        group.settle(&wanted);
+        let wanted = DesiredReplicas { voters, learners };
+        group.reconcile(&wanted);
         // The faults end, and then it has to heal.
-        group.living = (1..=9).map(NodeId).collect();
-        group.settle(&wanted);
+        group.alive = (1..=9).map(NodeId).collect();
+        group.reconcile(&wanted);
         prop_assert_eq!(&group.voters, &wanted.voters.iter().copied().collect::<BTreeSet<_>>());
         prop_assert_eq!(&group.learners, &(&wanted.learners - &group.voters));
         prop_assert_eq!(group.leader, wanted.voters[0]);
     }
 
     #[test]
-    fn while_nodes_die_and_return_and_the_wish_changes_every_step_is_safe(
+    fn every_step_is_safe_while_nodes_fail_and_the_desired_replicas_change(
         mut group in any_group(),
         turns in prop::collection::vec((nodes(3), 1..=9u64, 1..=9u64), 1..40),
     ) {
-        let mut wanted = Wanted::from(turns[0].0.as_slice());
+        let mut wanted = DesiredReplicas::from(turns[0].0.as_slice());
         for (turn, (wish, flips, becomes_level)) in turns.into_iter().enumerate() {
             if turn % 7 == 6 {
-                wanted = Wanted::from(wish.as_slice());
+                wanted = DesiredReplicas::from(wish.as_slice());
             }
             let (flips, becomes_level) = (NodeId(flips), NodeId(becomes_level));
-            if !group.living.remove(&flips) || !group.has_quorum() || flips == group.leader {
-                group.living.insert(flips);
+            if !group.alive.remove(&flips) || !group.has_quorum() || flips == group.leader {
+                group.alive.insert(flips);
             }
-            group.level.insert(becomes_level);
+            group.caught_up.insert(becomes_level);
             if let Some(step) = group.plan(&wanted) {
                 group.perform(step, &wanted);
             }

@@ -5,15 +5,15 @@ use pushonce_core::{History, InvalidNamespace, ShardId, Topic};
 
 use super::*;
 use crate::member::tests::profile;
-use crate::{InvalidProfile, Profile, Run};
+use crate::{InvalidProfile, ProcessRun, Profile};
 
 const CLUSTER: ClusterId = ClusterId(77);
 
-pub(crate) fn founding() -> Founding {
-    Founding {
+pub(crate) fn bootstrap_command() -> BootstrapCommand {
+    BootstrapCommand {
         cluster: CLUSTER,
         incarnation: Incarnation(1),
-        run: Run::default(),
+        run: ProcessRun::default(),
         profile: profile("n1"),
         shards: ShardCount::DEFAULT,
         replicas: 3,
@@ -25,10 +25,10 @@ pub(crate) fn founding() -> Founding {
     }
 }
 
-fn newcomer(incarnation: u128, name: &str) -> Joining {
-    Joining {
+fn join_command(incarnation: u128, name: &str) -> JoinCommand {
+    JoinCommand {
         incarnation: Incarnation(incarnation),
-        run: Run::default(),
+        run: ProcessRun::default(),
         cluster: None,
         node: None,
         profile: profile(name),
@@ -37,16 +37,16 @@ fn newcomer(incarnation: u128, name: &str) -> Joining {
     }
 }
 
-fn drain(node: NodeId) -> Command {
-    Command::Drain { node, force: true }
+fn drain(node: NodeId) -> ControlCommand {
+    ControlCommand::Drain { node, force: true }
 }
 
 /// A cluster whose active members n1, n2, … have these regions and zones.
 pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
-    let mut cluster = Log::founded();
+    let mut cluster = CommandLog::bootstrapped();
     for index in 1..labels.len() as u128 {
-        let joined = cluster.join(newcomer(index + 1, &format!("n{}", index + 1))).unwrap();
-        cluster.done(Command::Activate(joined.node));
+        let joined = cluster.join(join_command(index + 1, &format!("n{}", index + 1))).unwrap();
+        cluster.apply_ok(ControlCommand::Activate(joined.node));
     }
     let mut view = cluster.state.view().unwrap();
     for (member, (region, zone)) in view.members.values_mut().zip(labels) {
@@ -57,31 +57,31 @@ pub(crate) fn view_of(labels: &[(&str, &str)]) -> ClusterView {
 }
 
 /// A state with the index of its last entry.
-struct Log {
-    state: State,
+struct CommandLog {
+    state: ControlState,
     index: u64,
 }
 
-impl Log {
-    fn founded() -> Log {
-        let mut log = Log { state: State::default(), index: 4 };
-        log.done(Command::Found(founding()));
+impl CommandLog {
+    fn bootstrapped() -> CommandLog {
+        let mut log = CommandLog { state: ControlState::default(), index: 4 };
+        log.apply_ok(ControlCommand::Bootstrap(bootstrap_command()));
         log
     }
 
-    fn apply(&mut self, command: Command) -> Answer {
+    fn apply(&mut self, command: ControlCommand) -> CommandReply {
         self.index += 1;
         self.state.apply(self.index, command)
     }
 
-    fn done(&mut self, command: Command) {
-        assert_eq!(self.apply(command), Answer::Done);
+    fn apply_ok(&mut self, command: ControlCommand) {
+        assert_eq!(self.apply(command), CommandReply::Done);
     }
 
-    fn refused(&mut self, command: Command) -> Refusal {
+    fn apply_rejected(&mut self, command: ControlCommand) -> CommandRejection {
         let before = self.state.clone();
         match self.apply(command) {
-            Answer::Refused(refusal) => {
+            CommandReply::Rejected(refusal) => {
                 assert_eq!(self.state, before, "a refusal changes nothing");
                 refusal
             }
@@ -90,13 +90,13 @@ impl Log {
     }
 
     /// Checks the index in the answer and leaves it out: it differs each time the same node joins.
-    fn join(&mut self, joining: Joining) -> Result<Joined, Refusal> {
-        match self.apply(Command::Join(joining)) {
-            Answer::Joined(joined) => {
+    fn join(&mut self, joining: JoinCommand) -> Result<JoinReply, CommandRejection> {
+        match self.apply(ControlCommand::Join(joining)) {
+            CommandReply::Joined(joined) => {
                 assert_eq!(joined.index, self.index, "where it was committed");
-                Ok(Joined { index: 0, ..joined })
+                Ok(JoinReply { index: 0, ..joined })
             }
-            Answer::Refused(refusal) => Err(refusal),
+            CommandReply::Rejected(refusal) => Err(refusal),
             answer => panic!("a join is answered with an id, not {answer:?}"),
         }
     }
@@ -107,61 +107,64 @@ impl Log {
 }
 
 #[test]
-fn the_founder_is_active_and_holds_every_shard() {
-    let log = Log::founded();
+fn first_node_is_active_and_holds_every_shard() {
+    let log = CommandLog::bootstrapped();
     let view = log.view();
     assert_eq!(view.version, 5);
     assert_eq!(view.members[&NodeId(1)].state, MemberState::Active);
-    assert!(view.shards.ids().all(|shard| view.placement.of(shard) == [NodeId(1)]));
-    assert_eq!(view.placement.replicas, Placement::propose(&view));
+    assert!(view.shards.ids().all(|shard| view.placement.replicas_of(shard) == [NodeId(1)]));
+    assert_eq!(view.placement.replicas, Placement::compute(&view));
 }
 
 #[test]
-fn a_cluster_is_founded_once() {
-    let mut log = Log::founded();
+fn cluster_is_bootstrapped_once() {
+    let mut log = CommandLog::bootstrapped();
     let before = log.state.clone();
-    log.done(Command::Found(founding()));
+    log.apply_ok(ControlCommand::Bootstrap(bootstrap_command()));
     assert_eq!(log.state, before);
-    let other = Founding { cluster: ClusterId(78), ..founding() };
-    assert_eq!(log.refused(Command::Found(other)), Refusal::AlreadyFounded(CLUSTER));
+    let other = BootstrapCommand { cluster: ClusterId(78), ..bootstrap_command() };
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Bootstrap(other)),
+        CommandRejection::AlreadyBootstrapped(CLUSTER)
+    );
 }
 
 #[test]
-fn before_the_founding_every_command_is_refused() {
-    let mut state = State::default();
-    let answer = state.apply(1, Command::Join(newcomer(2, "n2")));
-    assert_eq!(answer, Answer::Refused(Refusal::NotFounded));
+fn commands_before_the_bootstrap_are_rejected() {
+    let mut state = ControlState::default();
+    let answer = state.apply(1, ControlCommand::Join(join_command(2, "n2")));
+    assert_eq!(answer, CommandReply::Rejected(CommandRejection::NotBootstrapped));
     assert_eq!(state.view(), None);
 }
 
 #[test]
-fn ids_are_counted_up_and_the_same_directory_keeps_its_own() {
-    let mut log = Log::founded();
-    let second = log.join(newcomer(2, "n2")).unwrap();
-    let third = log.join(newcomer(3, "n3")).unwrap();
+fn node_ids_increase_and_a_directory_keeps_its_id() {
+    let mut log = CommandLog::bootstrapped();
+    let second = log.join(join_command(2, "n2")).unwrap();
+    let third = log.join(join_command(3, "n3")).unwrap();
     assert_eq!((second.node, third.node), (NodeId(2), NodeId(3)));
-    assert_eq!(log.join(newcomer(2, "n2")).unwrap(), second);
+    assert_eq!(log.join(join_command(2, "n2")).unwrap(), second);
     assert_eq!(log.view().members[&NodeId(2)].state, MemberState::Joining);
 }
 
 #[test]
-fn a_repeat_that_says_nothing_new_makes_no_new_version() {
-    let mut log = Log::founded();
-    log.join(newcomer(2, "n2")).unwrap();
+fn repeated_join_without_changes_makes_no_new_version() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(join_command(2, "n2")).unwrap();
     let version = log.view().version;
-    log.join(newcomer(2, "n2")).unwrap();
+    log.join(join_command(2, "n2")).unwrap();
     assert_eq!(log.view().version, version);
 }
 
 #[test]
-fn who_comes_again_may_have_moved_and_stays_what_it_was() {
-    let mut log = Log::founded();
-    let joined = log.join(newcomer(2, "n2")).unwrap();
-    log.done(Command::Activate(joined.node));
-    let mut moved = newcomer(2, "n2");
+fn rejoining_node_may_change_its_address_and_keeps_its_state() {
+    let mut log = CommandLog::bootstrapped();
+    let joined = log.join(join_command(2, "n2")).unwrap();
+    log.apply_ok(ControlCommand::Activate(joined.node));
+    let mut moved = join_command(2, "n2");
     moved.cluster = Some(CLUSTER);
     moved.node = Some(joined.node);
-    moved.log = marked(9, 50);
+    moved.log = log_mark(9, 50);
     moved.profile.addresses.peer = "elsewhere:7091".to_owned();
     assert_eq!(log.join(moved).unwrap(), joined);
     let member = &log.view().members[&joined.node];
@@ -170,168 +173,193 @@ fn who_comes_again_may_have_moved_and_stays_what_it_was() {
 }
 
 #[test]
-fn a_directory_of_another_cluster_is_refused() {
-    let mut log = Log::founded();
-    let foreign = Joining { cluster: Some(ClusterId(5)), ..newcomer(2, "n2") };
-    let refusal = log.refused(Command::Join(foreign));
-    assert_eq!(refusal, Refusal::Foreign { theirs: ClusterId(5), ours: CLUSTER });
+fn directory_of_another_cluster_is_rejected() {
+    let mut log = CommandLog::bootstrapped();
+    let foreign = JoinCommand { cluster: Some(ClusterId(5)), ..join_command(2, "n2") };
+    let refusal = log.apply_rejected(ControlCommand::Join(foreign));
+    assert_eq!(
+        refusal,
+        CommandRejection::OtherCluster { directory_cluster: ClusterId(5), cluster: CLUSTER }
+    );
     assert!(refusal.to_string().contains("empty data directory"));
 }
 
 #[test]
-fn a_removed_node_never_comes_back_and_its_id_is_never_given_again() {
-    let mut log = Log::founded();
-    let removed = log.join(newcomer(2, "n2")).unwrap().node;
-    log.done(Command::Remove(removed));
+fn removed_node_cannot_rejoin_and_its_id_is_not_reused() {
+    let mut log = CommandLog::bootstrapped();
+    let removed = log.join(join_command(2, "n2")).unwrap().node;
+    log.apply_ok(ControlCommand::Remove(removed));
     assert!(log.view().member(removed).is_none());
-    assert_eq!(log.refused(Command::Join(newcomer(2, "n2"))), Refusal::Removed(removed));
-    let wiped = Joining { node: Some(removed), ..newcomer(9, "n2") };
-    assert_eq!(log.refused(Command::Join(wiped)), Refusal::Removed(removed));
-    assert_eq!(log.join(newcomer(3, "n2")).unwrap().node, NodeId(3));
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Join(join_command(2, "n2"))),
+        CommandRejection::Removed(removed)
+    );
+    let wiped = JoinCommand { node: Some(removed), ..join_command(9, "n2") };
+    assert_eq!(log.apply_rejected(ControlCommand::Join(wiped)), CommandRejection::Removed(removed));
+    assert_eq!(log.join(join_command(3, "n2")).unwrap().node, NodeId(3));
 }
 
 #[test]
-fn an_id_with_another_directory_is_refused() {
-    let mut log = Log::founded();
-    log.join(newcomer(2, "n2")).unwrap();
-    let copied = Joining { node: Some(NodeId(1)), ..newcomer(2, "n2") };
-    assert_eq!(log.refused(Command::Join(copied)), Refusal::NotThatNode(NodeId(1)));
-    let invented = Joining { node: Some(NodeId(40)), ..newcomer(8, "n8") };
-    assert_eq!(log.refused(Command::Join(invented)), Refusal::NotThatNode(NodeId(40)));
+fn node_id_with_another_directory_is_rejected() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(join_command(2, "n2")).unwrap();
+    let copied = JoinCommand { node: Some(NodeId(1)), ..join_command(2, "n2") };
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Join(copied)),
+        CommandRejection::NodeIdMismatch(NodeId(1))
+    );
+    let invented = JoinCommand { node: Some(NodeId(40)), ..join_command(8, "n8") };
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Join(invented)),
+        CommandRejection::NodeIdMismatch(NodeId(40))
+    );
 }
 
 #[test]
-fn a_name_belongs_to_one_living_member() {
-    let mut log = Log::founded();
-    let refusal = log.refused(Command::Join(newcomer(2, "n1")));
-    assert_eq!(refusal, Refusal::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
+fn name_belongs_to_one_member() {
+    let mut log = CommandLog::bootstrapped();
+    let refusal = log.apply_rejected(ControlCommand::Join(join_command(2, "n1")));
+    assert_eq!(refusal, CommandRejection::NameTaken { name: "n1".to_owned(), holder: NodeId(1) });
     assert!(refusal.to_string().contains("choose another --name"));
-    log.join(newcomer(2, "n2")).unwrap();
-    let renamed = newcomer(2, "n1");
-    assert!(matches!(log.refused(Command::Join(renamed)), Refusal::NameTaken { .. }));
+    log.join(join_command(2, "n2")).unwrap();
+    let renamed = join_command(2, "n1");
+    assert!(matches!(
+        log.apply_rejected(ControlCommand::Join(renamed)),
+        CommandRejection::NameTaken { .. }
+    ));
 }
 
 #[test]
-fn a_full_cluster_takes_nobody_new_but_who_is_in_may_come_again() {
-    let mut log = Log::founded();
+fn full_cluster_rejects_new_nodes_and_accepts_rejoining_members() {
+    let mut log = CommandLog::bootstrapped();
     let max = Rules::of(VersionRange::SUPPORTED.max).members_max;
     for index in 2..=max as u128 {
-        log.join(newcomer(index, &format!("n{index}"))).unwrap();
+        log.join(join_command(index, &format!("n{index}"))).unwrap();
     }
-    let refusal = log.refused(Command::Join(newcomer(5_000, "late")));
-    assert_eq!(refusal, Refusal::Full { max: 1_000 });
-    assert_eq!(log.join(newcomer(2, "n2")).unwrap().node, NodeId(2));
+    let refusal = log.apply_rejected(ControlCommand::Join(join_command(5_000, "late")));
+    assert_eq!(refusal, CommandRejection::TooManyMembers { max: 1_000 });
+    assert_eq!(log.join(join_command(2, "n2")).unwrap().node, NodeId(2));
 }
 
 #[test]
-fn a_profile_nobody_could_use_is_refused_also_by_the_state() {
-    let mut log = Log::founded();
+fn invalid_profile_is_rejected_by_the_state() {
+    let mut log = CommandLog::bootstrapped();
     let heavy = Profile { weight: u32::MAX, ..profile("n2") };
-    let joining = Joining { profile: heavy, ..newcomer(2, "n2") };
-    let refusal = log.refused(Command::Join(joining));
-    assert_eq!(refusal, Refusal::Profile(InvalidProfile::Weight { max: Profile::WEIGHT_MAX }));
+    let joining = JoinCommand { profile: heavy, ..join_command(2, "n2") };
+    let refusal = log.apply_rejected(ControlCommand::Join(joining));
+    assert_eq!(
+        refusal,
+        CommandRejection::Profile(InvalidProfile::Weight { max: Profile::WEIGHT_MAX })
+    );
 }
 
 #[test]
-fn the_last_holder_of_shards_cannot_be_removed_and_a_stranger_neither() {
-    let mut log = Log::founded();
-    log.join(newcomer(2, "n2")).unwrap();
-    assert_eq!(log.refused(Command::Remove(NodeId(1))), Refusal::LastHolder(NodeId(1)));
-    assert_eq!(log.refused(Command::Remove(NodeId(7))), Refusal::NotAMember(NodeId(7)));
-    log.done(Command::Activate(NodeId(2)));
-    log.done(Command::Remove(NodeId(1)));
-    log.done(Command::Remove(NodeId(1)));
+fn last_shard_holder_and_unknown_nodes_cannot_be_removed() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(join_command(2, "n2")).unwrap();
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Remove(NodeId(1))),
+        CommandRejection::LastShardHolder(NodeId(1))
+    );
+    assert_eq!(
+        log.apply_rejected(ControlCommand::Remove(NodeId(7))),
+        CommandRejection::NotAMember(NodeId(7))
+    );
+    log.apply_ok(ControlCommand::Activate(NodeId(2)));
+    log.apply_ok(ControlCommand::Remove(NodeId(1)));
+    log.apply_ok(ControlCommand::Remove(NodeId(1)));
 }
 
 #[test]
-fn a_drained_node_is_a_member_that_holds_nothing_until_it_takes_its_share_back() {
-    let mut log = Log::founded();
-    let node = log.join(newcomer(2, "n2")).unwrap().node;
-    log.done(Command::Activate(node));
-    log.done(drain(node));
+fn drained_node_holds_nothing_until_it_is_undrained() {
+    let mut log = CommandLog::bootstrapped();
+    let node = log.join(join_command(2, "n2")).unwrap().node;
+    log.apply_ok(ControlCommand::Activate(node));
+    log.apply_ok(drain(node));
     let version = log.view().version;
-    log.done(drain(node));
+    log.apply_ok(drain(node));
     assert_eq!(log.view().version, version, "said again it changes nothing");
     assert_eq!(log.view().members[&node].state, MemberState::Draining);
-    assert!(Placement::propose(&log.view()).iter().all(|list| list == &[NodeId(1)]));
+    assert!(Placement::compute(&log.view()).iter().all(|list| list == &[NodeId(1)]));
     // That it is level makes it active only once.
-    log.done(Command::Activate(node));
+    log.apply_ok(ControlCommand::Activate(node));
     assert_eq!(log.view().members[&node].state, MemberState::Draining);
-    log.done(Command::Undrain(node));
-    log.done(Command::Undrain(node));
+    log.apply_ok(ControlCommand::Undrain(node));
+    log.apply_ok(ControlCommand::Undrain(node));
     assert_eq!(log.view().members[&node].state, MemberState::Active);
 }
 
 #[test]
-fn two_drains_at_once_do_not_leave_fewer_copies_than_configured() {
-    let mut log = Log::founded();
+fn concurrent_drains_do_not_leave_fewer_copies_than_configured() {
+    let mut log = CommandLog::bootstrapped();
     for nth in 2..=4 {
-        let node = log.join(newcomer(nth, &format!("n{nth}"))).unwrap().node;
-        log.done(Command::Activate(node));
+        let node = log.join(join_command(nth, &format!("n{nth}"))).unwrap().node;
+        log.apply_ok(ControlCommand::Activate(node));
     }
     // Each node that was asked saw three others.
-    let ask = |node| Command::Drain { node: NodeId(node), force: false };
-    log.done(ask(3));
-    let few = Refusal::TooFewCopies { node: NodeId(4), left: 2, wanted: 3 };
-    assert_eq!(log.refused(ask(4)), few);
-    log.done(ask(3));
-    log.done(drain(NodeId(4)));
+    let drain_unforced = |node| ControlCommand::Drain { node: NodeId(node), force: false };
+    log.apply_ok(drain_unforced(3));
+    let few = CommandRejection::TooFewCopies { node: NodeId(4), left: 2, wanted: 3 };
+    assert_eq!(log.apply_rejected(drain_unforced(4)), few);
+    log.apply_ok(drain_unforced(3));
+    log.apply_ok(drain(NodeId(4)));
 }
 
 #[test]
-fn the_last_holder_cannot_be_drained_and_who_is_gone_neither() {
-    let mut log = Log::founded();
-    let node = log.join(newcomer(2, "n2")).unwrap().node;
-    assert_eq!(log.refused(drain(NodeId(1))), Refusal::LastHolder(NodeId(1)));
-    log.done(Command::Activate(node));
-    log.done(drain(NodeId(1)));
-    assert_eq!(log.refused(drain(node)), Refusal::LastHolder(node));
-    log.done(Command::Remove(NodeId(1)));
-    for command in [drain(NodeId(1)), Command::Undrain(NodeId(1))] {
-        assert_eq!(log.refused(command), Refusal::NotAMember(NodeId(1)));
+fn last_shard_holder_and_removed_nodes_cannot_be_drained() {
+    let mut log = CommandLog::bootstrapped();
+    let node = log.join(join_command(2, "n2")).unwrap().node;
+    assert_eq!(log.apply_rejected(drain(NodeId(1))), CommandRejection::LastShardHolder(NodeId(1)));
+    log.apply_ok(ControlCommand::Activate(node));
+    log.apply_ok(drain(NodeId(1)));
+    assert_eq!(log.apply_rejected(drain(node)), CommandRejection::LastShardHolder(node));
+    log.apply_ok(ControlCommand::Remove(NodeId(1)));
+    for command in [drain(NodeId(1)), ControlCommand::Undrain(NodeId(1))] {
+        assert_eq!(log.apply_rejected(command), CommandRejection::NotAMember(NodeId(1)));
     }
 }
 
 #[test]
-fn who_is_gone_is_told_from_a_stranger() {
-    let mut log = Log::founded();
-    let node = log.join(newcomer(2, "n2")).unwrap().node;
-    assert!(!log.view().is_gone(node));
-    log.done(Command::Remove(node));
-    assert!(log.view().is_gone(node));
-    assert!(!log.view().is_gone(NodeId(3)), "the next to join");
+fn removed_node_is_distinguished_from_an_unknown_one() {
+    let mut log = CommandLog::bootstrapped();
+    let node = log.join(join_command(2, "n2")).unwrap().node;
+    assert!(!log.view().was_removed(node));
+    log.apply_ok(ControlCommand::Remove(node));
+    assert!(log.view().was_removed(node));
+    assert!(!log.view().was_removed(NodeId(3)), "the next to join");
 }
 
 #[test]
-fn an_old_copy_of_a_directory_is_refused_and_the_process_that_repeats_itself_is_not() {
-    let mut log = Log::founded();
-    let run = |count, token| Joining { run: Run { count, token }, ..newcomer(2, "n2") };
+fn old_directory_copy_is_rejected_and_a_repeated_join_is_not() {
+    let mut log = CommandLog::bootstrapped();
+    let run =
+        |count, token| JoinCommand { run: ProcessRun { count, token }, ..join_command(2, "n2") };
     let node = log.join(run(1, 11)).unwrap().node;
     log.join(run(3, 33)).unwrap();
     assert_eq!(log.join(run(3, 33)).unwrap().node, node);
     // A copy of the directory as it was before its last start, and one from before that.
     for copy in [run(3, 34), run(2, 22)] {
-        let refusal = log.refused(Command::Join(copy.clone()));
+        let refusal = log.apply_rejected(ControlCommand::Join(copy.clone()));
         let run = copy.run.count;
-        assert_eq!(refusal, Refusal::Superseded { node, run, known: 3 });
+        assert_eq!(refusal, CommandRejection::StaleDirectory { node, run, known: 3 });
     }
     log.join(run(4, 44)).unwrap();
 }
 
 #[test]
-fn a_table_is_taken_once_and_only_if_it_follows_the_present_one() {
-    let mut log = Log::founded();
-    log.join(newcomer(2, "n2")).unwrap();
-    log.done(Command::Activate(NodeId(2)));
-    let replicas = Placement::propose(&log.view());
-    let place = |version, replicas: &Vec<Vec<NodeId>>| Command::Place {
+fn placement_is_accepted_only_if_it_follows_the_current_version() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(join_command(2, "n2")).unwrap();
+    log.apply_ok(ControlCommand::Activate(NodeId(2)));
+    let replicas = Placement::compute(&log.view());
+    let place = |version, replicas: &Vec<Vec<NodeId>>| ControlCommand::SetPlacement {
         version,
         replicas: replicas.clone(),
     };
-    assert_eq!(log.refused(place(3, &replicas)), Refusal::StaleTable);
-    log.done(place(2, &replicas));
-    log.done(place(2, &replicas));
-    assert_eq!(log.view().placement.of(ShardId(0)).len(), 2);
+    assert_eq!(log.apply_rejected(place(3, &replicas)), CommandRejection::StalePlacement);
+    log.apply_ok(place(2, &replicas));
+    log.apply_ok(place(2, &replicas));
+    assert_eq!(log.view().placement.replicas_of(ShardId(0)).len(), 2);
 
     let with = |list: &[u64]| {
         let mut table = replicas.clone();
@@ -339,9 +367,12 @@ fn a_table_is_taken_once_and_only_if_it_follows_the_present_one() {
         table
     };
     for list in [&[][..], &[1, 1], &[9]] {
-        assert_eq!(log.refused(place(3, &with(list))), Refusal::StaleTable);
+        assert_eq!(log.apply_rejected(place(3, &with(list))), CommandRejection::StalePlacement);
     }
-    assert_eq!(log.refused(place(3, &replicas[1..].to_vec())), Refusal::StaleTable);
+    assert_eq!(
+        log.apply_rejected(place(3, &replicas[1..].to_vec())),
+        CommandRejection::StalePlacement
+    );
 }
 
 /// Changes the bound of the history in messages, and nothing else.
@@ -349,142 +380,154 @@ fn count(history_count_max: u32) -> NamespaceChange {
     NamespaceChange { history_count_max: Some(history_count_max), ..NamespaceChange::default() }
 }
 
-fn set(name: Option<&str>, change: Option<NamespaceChange>) -> Command {
-    Command::SetNamespace { name: name.map(str::to_owned), change, drops_stored: false }
+fn set(name: Option<&str>, change: Option<NamespaceChange>) -> ControlCommand {
+    ControlCommand::SetNamespace { name: name.map(str::to_owned), change, allow_data_loss: false }
 }
 
 #[test]
-fn a_namespace_has_the_defaults_settings_until_it_has_its_own_and_again_after() {
-    let mut log = Log::founded();
-    let of = |log: &Log, topic: &str| {
-        log.view().namespaces.of(&Topic::new(topic).unwrap()).history.count_max
+fn namespace_uses_the_default_settings_unless_it_has_its_own() {
+    let mut log = CommandLog::bootstrapped();
+    let count_max_of = |log: &CommandLog, topic: &str| {
+        log.view().namespaces.for_topic(&Topic::new(topic).unwrap()).history.count_max
     };
     log.apply(set(None, Some(count(7))));
     log.apply(set(Some("chat"), Some(count(3))));
-    assert_eq!((of(&log, "chat/7"), of(&log, "score")), (3, 7));
+    assert_eq!((count_max_of(&log, "chat/7"), count_max_of(&log, "score")), (3, 7));
     let bytes = NamespaceChange { history_bytes_max: Some(9), ..NamespaceChange::default() };
     let history = History { count_max: 3, bytes_max: 9, ..History::default() };
     let settings = Namespace { history, ..Namespace::default() };
-    assert_eq!(log.apply(set(Some("chat"), Some(bytes))), Answer::Namespace(settings));
+    assert_eq!(log.apply(set(Some("chat"), Some(bytes))), CommandReply::Namespace(settings));
     log.apply(set(Some("chat"), None));
-    assert_eq!(of(&log, "chat/7"), 7);
+    assert_eq!(count_max_of(&log, "chat/7"), 7);
     log.apply(set(None, None));
     let revision = log.index;
     assert_eq!(log.view().namespaces, Namespaces { revision, ..Namespaces::default() });
 }
 
 #[test]
-fn the_revision_of_the_namespaces_is_the_index_that_changed_them_last() {
-    let mut log = Log::founded();
+fn namespaces_revision_is_the_index_of_their_last_change() {
+    let mut log = CommandLog::bootstrapped();
     assert_eq!(log.view().namespaces.revision, log.index);
     log.apply(set(Some("chat"), Some(count(3))));
     let changed = log.index;
     log.apply(set(Some("chat"), Some(count(3))));
-    log.join(newcomer(2, "n2")).unwrap();
-    log.refused(set(Some("chat"), Some(count(u32::MAX))));
+    log.join(join_command(2, "n2")).unwrap();
+    log.apply_rejected(set(Some("chat"), Some(count(u32::MAX))));
     assert_eq!(log.view().namespaces.revision, changed, "nothing else changes it");
-    let restored = State::restore(&log.state.snapshot()).unwrap();
+    let restored = ControlState::restore(&log.state.snapshot()).unwrap();
     assert_eq!(restored.view(), log.state.view());
 }
 
 #[test]
-fn settings_no_namespace_can_have_are_refused() {
-    let mut log = Log::founded();
-    let refusal = log.refused(set(Some("a/b"), Some(count(1))));
-    assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::Name));
+fn invalid_namespace_settings_are_rejected() {
+    let mut log = CommandLog::bootstrapped();
+    let refusal = log.apply_rejected(set(Some("a/b"), Some(count(1))));
+    assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::Name));
     for name in [None, Some("chat")] {
-        let refusal = log.refused(set(name, Some(count(u32::MAX))));
+        let refusal = log.apply_rejected(set(name, Some(count(u32::MAX))));
         let max = History::COUNT_CAP;
-        assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::HistoryCount { max }));
+        assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::HistoryCount { max }));
     }
 }
 
 #[test]
-fn only_by_name_may_topics_live_in_memory() {
-    let mut log = Log::founded();
+fn only_a_named_namespace_can_live_in_memory() {
+    let mut log = CommandLog::bootstrapped();
     let memory =
         NamespaceChange { durability: Some(Durability::Memory), ..NamespaceChange::default() };
-    let refusal = log.refused(set(None, Some(memory)));
-    assert_eq!(refusal, Refusal::Namespace(InvalidNamespace::DefaultInMemory));
-    let into_memory = |drops_stored| Command::SetNamespace {
+    let refusal = log.apply_rejected(set(None, Some(memory)));
+    assert_eq!(refusal, CommandRejection::Namespace(InvalidNamespace::DefaultInMemory));
+    let into_memory = |drops_stored| ControlCommand::SetNamespace {
         name: Some("chat".to_owned()),
         change: Some(memory),
-        drops_stored,
+        allow_data_loss: drops_stored,
     };
-    assert_eq!(log.refused(into_memory(false)), Refusal::DropsStored("chat".to_owned()));
+    assert_eq!(
+        log.apply_rejected(into_memory(false)),
+        CommandRejection::WouldLoseStoredMessages("chat".to_owned())
+    );
     log.apply(into_memory(true));
-    assert!(log.view().namespaces.in_memory().iter().eq(["chat"]));
+    assert!(log.view().namespaces.in_memory_names().iter().eq(["chat"]));
     let again = log.apply(into_memory(false));
-    assert!(matches!(again, Answer::Namespace(_)), "it is there already: {again:?}");
+    assert!(matches!(again, CommandReply::Namespace(_)), "it is there already: {again:?}");
     log.apply(set(Some("chat"), None));
-    assert!(log.view().namespaces.in_memory().is_empty());
+    assert!(log.view().namespaces.in_memory_names().is_empty());
 }
 
 #[test]
-fn only_so_many_namespaces_have_settings_of_their_own() {
-    let mut log = Log::founded();
+fn number_of_namespaces_with_own_settings_is_limited() {
+    let mut log = CommandLog::bootstrapped();
     for nth in 0..Rules::of(VersionRange::SUPPORTED.max).namespaces_max {
         log.apply(set(Some(&nth.to_string()), Some(count(1))));
     }
-    let refusal = log.refused(set(Some("one more"), Some(count(1))));
-    assert_eq!(refusal, Refusal::TooManyNamespaces { max: 1_000 });
-    assert!(matches!(log.apply(set(Some("0"), Some(count(2)))), Answer::Namespace(_)));
+    let refusal = log.apply_rejected(set(Some("one more"), Some(count(1))));
+    assert_eq!(refusal, CommandRejection::TooManyNamespaces { max: 1_000 });
+    assert!(matches!(log.apply(set(Some("0"), Some(count(2)))), CommandReply::Namespace(_)));
     log.apply(set(Some("1"), None));
-    assert!(matches!(log.apply(set(Some("one more"), Some(count(1)))), Answer::Namespace(_)));
+    assert!(matches!(log.apply(set(Some("one more"), Some(count(1)))), CommandReply::Namespace(_)));
 }
 
 #[test]
-fn a_snapshot_restores_what_it_was_made_of_and_nothing_else_is_taken() {
-    let mut log = Log::founded();
-    log.join(newcomer(2, "n2")).unwrap();
+fn snapshot_restores_the_same_state_and_malformed_ones_are_rejected() {
+    let mut log = CommandLog::bootstrapped();
+    log.join(join_command(2, "n2")).unwrap();
     let snapshot = log.state.snapshot();
-    assert_eq!(State::restore(&snapshot).as_ref(), Ok(&log.state));
+    assert_eq!(ControlState::restore(&snapshot).as_ref(), Ok(&log.state));
     for end in 0..snapshot.len() {
-        assert!(State::restore(&snapshot[..end]).is_err(), "cut after {end} bytes");
+        assert!(ControlState::restore(&snapshot[..end]).is_err(), "cut after {end} bytes");
     }
-    assert!(State::restore(&[&snapshot[..], b"x"].concat()).is_err());
+    assert!(ControlState::restore(&[&snapshot[..], b"x"].concat()).is_err());
 }
 
 #[test]
-fn the_encoding_of_commands_is_frozen() {
+fn command_encoding_is_stable() {
     // Another value would make a node read an old log differently.
-    let encoded = |command: Command| command.encode(ClusterVersion::FIRST).to_vec();
-    assert_eq!(encoded(Command::Activate(NodeId(2))), [0, 1, 2, 2]);
-    let place = Command::Place { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
+    let encoded = |command: ControlCommand| command.encode(ClusterVersion::FIRST).to_vec();
+    assert_eq!(encoded(ControlCommand::Activate(NodeId(2))), [0, 1, 2, 2]);
+    let place =
+        ControlCommand::SetPlacement { version: 3, replicas: vec![vec![NodeId(1), NodeId(2)]] };
     assert_eq!(encoded(place), [0, 1, 3, 3, 1, 2, 1, 2]);
-    assert_eq!(encoded(Command::Remove(NodeId(300))), [0, 1, 4, 172, 2]);
-    let unset =
-        Command::SetNamespace { name: Some("a".to_owned()), change: None, drops_stored: false };
+    assert_eq!(encoded(ControlCommand::Remove(NodeId(300))), [0, 1, 4, 172, 2]);
+    let unset = ControlCommand::SetNamespace {
+        name: Some("a".to_owned()),
+        change: None,
+        allow_data_loss: false,
+    };
     assert_eq!(encoded(unset), [0, 1, 5, 1, 1, b'a', 0, 0]);
-    let set = Command::SetNamespace { name: None, change: Some(count(3)), drops_stored: false };
+    let set =
+        ControlCommand::SetNamespace { name: None, change: Some(count(3)), allow_data_loss: false };
     assert_eq!(encoded(set), [0, 1, 5, 0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(drain(NodeId(3))), [0, 1, 6, 3, 1]);
-    assert_eq!(encoded(Command::Undrain(NodeId(3))), [0, 1, 7, 3]);
+    assert_eq!(encoded(ControlCommand::Undrain(NodeId(3))), [0, 1, 7, 3]);
 }
 
 /// Commands that often meet: few directories, few names, few ids.
-fn command() -> impl Strategy<Value = Command> {
+fn command() -> impl Strategy<Value = ControlCommand> {
     let join = (2..6u128, prop::option::of(1..6u64), 1..6u64, any::<bool>()).prop_map(
         |(incarnation, node, name, ours)| {
             let node = node.map(NodeId);
             let cluster = Some(if ours { CLUSTER } else { ClusterId(1) });
-            Command::Join(Joining { node, cluster, ..newcomer(incarnation, &format!("n{name}")) })
+            ControlCommand::Join(JoinCommand {
+                node,
+                cluster,
+                ..join_command(incarnation, &format!("n{name}"))
+            })
         },
     );
     let place = (1..5u64, prop::collection::vec(1..6u64, 1..4)).prop_map(|(version, nodes)| {
         let list: Vec<NodeId> = nodes.into_iter().map(NodeId).collect();
-        Command::Place { version, replicas: vec![list; 16] }
+        ControlCommand::SetPlacement { version, replicas: vec![list; 16] }
     });
     prop_oneof![
         4 => join,
-        2 => (1..6u64).prop_map(|node| Command::Activate(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| Command::Remove(NodeId(node))),
+        2 => (1..6u64).prop_map(|node| ControlCommand::Activate(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| ControlCommand::Remove(NodeId(node))),
         1 => (1..6u64).prop_map(|node| drain(NodeId(node))),
-        1 => (1..6u64).prop_map(|node| Command::Undrain(NodeId(node))),
+        1 => (1..6u64).prop_map(|node| ControlCommand::Undrain(NodeId(node))),
         2 => place,
-        1 => Just(Command::Found(founding())),
+        1 => Just(ControlCommand::Bootstrap(bootstrap_command())),
         1 => (prop::option::of("[ab]"), prop::option::of((0..3u32).prop_map(count)))
-            .prop_map(|(name, change)| Command::SetNamespace { name, change, drops_stored: true }),
+            .prop_map(|(name, change)| ControlCommand::SetNamespace { name, change, allow_data_loss: true }),
     ]
 }
 
@@ -492,130 +535,134 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_is_asked_ids_names_and_directories_stay_unique(
+    fn ids_names_and_directories_stay_unique_under_any_commands(
         commands in prop::collection::vec(command(), 0..40),
     ) {
-        let mut log = Log::founded();
-        let mut given = BTreeMap::from([(Incarnation(1), NodeId(1))]);
+        let mut log = CommandLog::bootstrapped();
+        let mut assigned = BTreeMap::from([(Incarnation(1), NodeId(1))]);
         for command in commands {
             let before = log.state.clone();
             let incarnation = match &command {
-                Command::Join(joining) => Some(joining.incarnation),
+                ControlCommand::Join(joining) => Some(joining.incarnation),
                 _ => None,
             };
             let answer = log.apply(command);
-            if let (Answer::Joined(joined), Some(incarnation)) = (answer, incarnation) {
-                let first = *given.entry(incarnation).or_insert(joined.node);
+            if let (CommandReply::Joined(joined), Some(incarnation)) = (answer, incarnation) {
+                let first = *assigned.entry(incarnation).or_insert(joined.node);
                 prop_assert_eq!(first, joined.node);
             }
-            let ids: std::collections::BTreeSet<_> = given.values().collect();
-            prop_assert_eq!(ids.len(), given.len(), "an id was given twice");
+            let ids: std::collections::BTreeSet<_> = assigned.values().collect();
+            prop_assert_eq!(ids.len(), assigned.len(), "an id was given twice");
             let view = log.view();
             let names: std::collections::BTreeSet<_> =
                 view.members.values().map(|m| &m.name).collect();
             prop_assert_eq!(names.len(), view.members.len(), "a name was given twice");
-            prop_assert!(!view.shard_holders().is_empty());
+            prop_assert!(!view.placement_candidates().is_empty());
             prop_assert_eq!(log.state != before, view.version == log.index);
-            prop_assert_eq!(State::restore(&log.state.snapshot()), Ok(log.state.clone()));
+            prop_assert_eq!(ControlState::restore(&log.state.snapshot()), Ok(log.state.clone()));
         }
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = State::restore(&bytes);
-        let _ = Command::decode(&bytes);
-        let _ = Answer::decode(&bytes);
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = ControlState::restore(&bytes);
+        let _ = ControlCommand::decode(&bytes);
+        let _ = CommandReply::decode(&bytes);
     }
 
     #[test]
-    fn a_command_is_read_as_it_was_written(command in command()) {
+    fn encoded_command_decodes_to_the_same_command(command in command()) {
         let version = VersionRange::SUPPORTED.max;
-        prop_assert_eq!(Command::decode(&command.encode(version)), Ok((version, command)));
+        prop_assert_eq!(ControlCommand::decode(&command.encode(version)), Ok((version, command)));
     }
 }
 
-fn marked(log: u64, writes: u64) -> Option<LogMark> {
+fn log_mark(log: u64, writes: u64) -> Option<LogMark> {
     Some(LogMark { log, writes })
 }
 
 /// The second node of a cluster, as it says that it has a log.
-fn in_use(log: &mut Log) -> Joining {
-    let joined = log.join(newcomer(2, "n2")).unwrap();
-    let again = Joining { node: Some(joined.node), log: marked(9, 50), ..newcomer(2, "n2") };
+fn join_with_log(log: &mut CommandLog) -> JoinCommand {
+    let joined = log.join(join_command(2, "n2")).unwrap();
+    let again =
+        JoinCommand { node: Some(joined.node), log: log_mark(9, 50), ..join_command(2, "n2") };
     assert_eq!(log.join(again.clone()), Ok(joined));
     again
 }
 
 #[test]
-fn a_node_that_was_in_use_is_refused_without_its_log() {
-    let mut log = Log::founded();
-    let n2 = in_use(&mut log);
-    let lost = Refusal::LogLost { node: NodeId(2) };
+fn node_that_was_in_use_is_rejected_without_its_log() {
+    let mut log = CommandLog::bootstrapped();
+    let n2 = join_with_log(&mut log);
+    let lost = CommandRejection::LogLost { node: NodeId(2) };
     let cases = [
-        Joining { node: None, log: None, ..n2.clone() },
-        Joining { log: None, ..n2.clone() },
-        Joining { log: marked(10, 99), ..n2.clone() },
+        JoinCommand { node: None, log: None, ..n2.clone() },
+        JoinCommand { log: None, ..n2.clone() },
+        JoinCommand { log: log_mark(10, 99), ..n2.clone() },
     ];
     for joining in cases {
-        assert_eq!(log.refused(Command::Join(joining)), lost);
+        assert_eq!(log.apply_rejected(ControlCommand::Join(joining)), lost);
     }
-    let older = Joining { log: marked(9, 49), ..n2.clone() };
-    let rolled_back = Refusal::LogRolledBack { node: NodeId(2), writes: 49, known: 50 };
-    assert_eq!(log.refused(Command::Join(older)), rolled_back);
-    assert!(log.join(Joining { log: marked(9, 51), ..n2 }).is_ok());
+    let older = JoinCommand { log: log_mark(9, 49), ..n2.clone() };
+    let rolled_back = CommandRejection::LogRolledBack { node: NodeId(2), writes: 49, known: 50 };
+    assert_eq!(log.apply_rejected(ControlCommand::Join(older)), rolled_back);
+    assert!(log.join(JoinCommand { log: log_mark(9, 51), ..n2 }).is_ok());
 }
 
 #[test]
-fn an_active_member_that_never_said_that_it_has_a_log_is_not_let_in_as_new() {
-    let mut log = Log::founded();
-    let joined = log.join(newcomer(2, "n2")).unwrap();
-    assert_eq!(log.join(newcomer(2, "n2")), Ok(joined), "it had no log yet, and no vote");
-    log.done(Command::Activate(joined.node));
-    let refused = log.refused(Command::Join(newcomer(2, "n2")));
-    assert_eq!(refused, Refusal::LogLost { node: joined.node });
+fn active_member_without_a_reported_log_is_rejected() {
+    let mut log = CommandLog::bootstrapped();
+    let joined = log.join(join_command(2, "n2")).unwrap();
+    assert_eq!(log.join(join_command(2, "n2")), Ok(joined), "it had no log yet, and no vote");
+    log.apply_ok(ControlCommand::Activate(joined.node));
+    let rejection = log.apply_rejected(ControlCommand::Join(join_command(2, "n2")));
+    assert_eq!(rejection, CommandRejection::LogLost { node: joined.node });
 }
 
 #[test]
-fn a_node_with_other_times_is_refused_and_a_new_one_is_told_the_times() {
-    let mut log = Log::founded();
-    let slow = Joining { times: Some(ConsensusTimes::WAN), ..newcomer(2, "n2") };
-    let refusal = Refusal::OtherTimes { said: ConsensusTimes::WAN, cluster: ConsensusTimes::LAN };
-    assert_eq!(log.refused(Command::Join(slow)), refusal);
-    let joined = log.join(newcomer(2, "n2")).unwrap();
+fn node_with_other_times_is_rejected_and_a_new_one_receives_the_times() {
+    let mut log = CommandLog::bootstrapped();
+    let slow = JoinCommand { times: Some(ConsensusTimes::WAN), ..join_command(2, "n2") };
+    let refusal = CommandRejection::TimesMismatch {
+        node_times: ConsensusTimes::WAN,
+        cluster: ConsensusTimes::LAN,
+    };
+    assert_eq!(log.apply_rejected(ControlCommand::Join(slow)), refusal);
+    let joined = log.join(join_command(2, "n2")).unwrap();
     assert_eq!(joined.times.current, ConsensusTimes::LAN);
 }
 
 #[test]
-fn times_change_when_every_member_holds_the_first_step_or_is_gone() {
-    let mut log = Log::founded();
+fn times_change_completes_when_every_member_acknowledged_or_was_removed() {
+    let mut log = CommandLog::bootstrapped();
     for n in 2..=3 {
-        let joined = log.join(newcomer(n, &format!("n{n}"))).unwrap();
-        log.done(Command::Activate(joined.node));
+        let joined = log.join(join_command(n, &format!("n{n}"))).unwrap();
+        log.apply_ok(ControlCommand::Activate(joined.node));
     }
-    log.done(Command::SetTimes(ConsensusTimes::WAN));
+    log.apply_ok(ControlCommand::SetTimes(ConsensusTimes::WAN));
     let step = log.view().times;
     assert_eq!((step.current, step.next), (ConsensusTimes::LAN, Some(ConsensusTimes::WAN)));
     let other = ConsensusTimes { heartbeat_ms: 100, ..ConsensusTimes::LAN };
     let missing = vec![NodeId(1), NodeId(2), NodeId(3)];
-    let busy = Refusal::TimesChanging { to: ConsensusTimes::WAN, missing };
-    assert_eq!(log.refused(Command::SetTimes(other)), busy);
+    let busy = CommandRejection::TimesChanging { to: ConsensusTimes::WAN, missing };
+    assert_eq!(log.apply_rejected(ControlCommand::SetTimes(other)), busy);
 
-    log.done(Command::HoldsTimes { node: NodeId(1), version: step.version });
-    log.done(Command::HoldsTimes { node: NodeId(2), version: step.version });
-    let newcomer = log.join(newcomer(4, "n4")).unwrap();
+    log.apply_ok(ControlCommand::AckTimes { node: NodeId(1), version: step.version });
+    log.apply_ok(ControlCommand::AckTimes { node: NodeId(2), version: step.version });
+    let newcomer = log.join(join_command(4, "n4")).unwrap();
     assert_eq!(newcomer.times, step, "it is told the step, so it is not waited for");
     assert_eq!(log.view().times, step);
-    log.done(Command::Remove(NodeId(3)));
+    log.apply_ok(ControlCommand::Remove(NodeId(3)));
     let after = log.view().times;
     assert_eq!((after.current, after.next), (ConsensusTimes::WAN, None));
 }
 
 #[test]
-fn a_recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
-    let mut log = Log::founded();
+fn recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
+    let mut log = CommandLog::bootstrapped();
     for n in 2..=3 {
-        let joined = log.join(newcomer(n, &format!("n{n}"))).unwrap();
-        log.done(Command::Activate(joined.node));
+        let joined = log.join(join_command(n, &format!("n{n}"))).unwrap();
+        log.apply_ok(ControlCommand::Activate(joined.node));
     }
     let (me, lost) = (NodeId(2), [NodeId(1), NodeId(3)].into());
     assert_eq!(log.state.recover(me, &lost, 1 << 40), Ok(()));
@@ -623,25 +670,25 @@ fn a_recovered_cluster_has_only_the_survivors_and_reuses_no_id() {
     assert_eq!(view.members.keys().collect::<Vec<_>>(), [&me]);
     assert_eq!(view.version, 1 << 40);
     // A node that the lost ones let in without this one's knowledge.
-    assert!(view.is_gone(NodeId(4)));
+    assert!(view.was_removed(NodeId(4)));
     log.index = 1 << 40;
-    let back = log.refused(Command::Join(newcomer(3, "n3")));
-    assert_eq!(back, Refusal::Removed(NodeId(3)));
-    assert!(log.join(newcomer(9, "new")).unwrap().node > NodeId(1000));
-    assert_eq!(State::restore(&log.state.snapshot()), Ok(log.state));
+    let back = log.apply_rejected(ControlCommand::Join(join_command(3, "n3")));
+    assert_eq!(back, CommandRejection::Removed(NodeId(3)));
+    assert!(log.join(join_command(9, "new")).unwrap().node > NodeId(1000));
+    assert_eq!(ControlState::restore(&log.state.snapshot()), Ok(log.state));
 }
 
 #[test]
-fn a_recovery_that_makes_no_sense_changes_nothing() {
-    use super::RecoverError::{Itself, NoHolder, NotAMember, NotFounded};
+fn invalid_recovery_changes_nothing() {
+    use super::RecoverError::{IsLocalNode, NotAMember, NotFounded, NotShardHolder};
     let lost = |id| BTreeSet::from([NodeId(id)]);
-    assert_eq!(State::default().recover(NodeId(1), &lost(2), 99), Err(NotFounded));
-    let mut log = Log::founded();
-    let joined = log.join(newcomer(2, "n2")).unwrap();
+    assert_eq!(ControlState::default().recover(NodeId(1), &lost(2), 99), Err(NotFounded));
+    let mut log = CommandLog::bootstrapped();
+    let joined = log.join(join_command(2, "n2")).unwrap();
     let before = log.state.clone();
-    let mut refused = |me, id| log.state.recover(NodeId(me), &lost(id), 99);
-    assert_eq!(refused(1, 1), Err(Itself(NodeId(1))));
-    assert_eq!(refused(1, 7), Err(NotAMember(NodeId(7))));
-    assert_eq!(refused(2, 1), Err(NoHolder(joined.node)));
+    let mut recover_error = |me, id| log.state.recover(NodeId(me), &lost(id), 99);
+    assert_eq!(recover_error(1, 1), Err(IsLocalNode(NodeId(1))));
+    assert_eq!(recover_error(1, 7), Err(NotAMember(NodeId(7))));
+    assert_eq!(recover_error(2, 1), Err(NotShardHolder(joined.node)));
     assert_eq!(log.state, before);
 }

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pushonce_consensus::{
-    AddressBook, At, Capture, Engine, Group, Machine, ProposeError, Settings, Status,
+    ConsensusEngine, ConsensusSettings, EntryId, GroupStatus, PeerAddresses, ProposeError,
+    RaftGroup, StateMachine, StateSnapshot,
 };
-use pushonce_control::reconcile::Peers;
-use pushonce_control::{Control, Founding, Incarnation, Joining, Profile, Run};
-use pushonce_core::versioned::Unreadable;
+use pushonce_control::reconcile::PeerWatches;
+use pushonce_control::{
+    BootstrapCommand, ControlHandle, Incarnation, JoinCommand, ProcessRun, Profile,
+};
+use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
-    Addresses, Build, ClusterId, ClusterView, Namespaces, NodeId, Roles, ShardCount, Spread,
+    Addresses, BuildInfo, ClusterId, ClusterView, Namespaces, NodeId, Roles, ShardCount, Spread,
     VersionRange,
 };
 use tempfile::TempDir;
@@ -25,28 +28,28 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xfeed);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What all nodes of a test share.
-pub(crate) struct World {
-    book: AddressBook,
+pub(crate) struct ControlTestCluster {
+    book: PeerAddresses,
     reachable: watch::Sender<BTreeSet<NodeId>>,
     stopping: watch::Sender<BTreeSet<NodeId>>,
 }
 
-pub(crate) struct Node {
+pub(crate) struct ControlNode {
     pub(crate) id: NodeId,
-    pub(crate) engine: Engine,
-    pub(crate) control: Control,
+    pub(crate) engine: ConsensusEngine,
+    pub(crate) control: ControlHandle,
     running: JoinSet<()>,
     shutdown: CancellationToken,
     dir: TempDir,
 }
 
-impl World {
-    pub(crate) fn new() -> World {
-        World {
-            book: AddressBook::default(),
+impl ControlTestCluster {
+    pub(crate) fn new() -> ControlTestCluster {
+        ControlTestCluster {
+            book: PeerAddresses::default(),
             reachable: watch::Sender::default(),
             stopping: watch::Sender::default(),
         }
@@ -56,13 +59,13 @@ impl World {
         self.reachable.subscribe()
     }
 
-    pub(crate) async fn found(&self) -> Node {
+    pub(crate) async fn bootstrap(&self) -> ControlNode {
         let (listener, profile) = listen("n1").await;
         let node = self.start(NodeId(1), listener, TempDir::new().unwrap()).await;
-        let founding = Founding {
+        let command = BootstrapCommand {
             cluster: CLUSTER,
             incarnation: Incarnation(1),
-            run: Run::default(),
+            run: ProcessRun::default(),
             profile,
             shards: ShardCount::DEFAULT,
             replicas: 3,
@@ -72,39 +75,45 @@ impl World {
             log: None,
             cluster_version: VersionRange::SUPPORTED.min,
         };
-        node.control.found(founding.clone()).await.unwrap();
-        node.control.found(founding).await.unwrap();
+        node.control.bootstrap(command.clone()).await.unwrap();
+        node.control.bootstrap(command).await.unwrap();
         node
     }
 
     /// A new node that knows one of the cluster.
-    pub(crate) async fn join(&self, through: &Node, name: &str) -> Node {
+    pub(crate) async fn join(&self, through: &ControlNode, name: &str) -> ControlNode {
         let (listener, profile) = listen(name).await;
-        let joined = through.control.join(joining(name, profile)).await.unwrap();
+        let joined = through.control.join(join_command(name, profile)).await.unwrap();
         assert_eq!(joined.cluster, CLUSTER);
         self.start(joined.node, listener, TempDir::new().unwrap()).await
     }
 
-    async fn start(&self, id: NodeId, listener: TcpListener, dir: TempDir) -> Node {
+    async fn start(&self, id: NodeId, listener: TcpListener, dir: TempDir) -> ControlNode {
         self.book.set(id, listener.local_addr().unwrap().to_string());
-        Engine::create(dir.path(), CLUSTER, id).await.unwrap();
-        let engine = Engine::open(dir.path(), CLUSTER, id, Settings::lan(), self.book.clone())
-            .await
-            .unwrap();
+        ConsensusEngine::create(dir.path(), CLUSTER, id).await.unwrap();
+        let engine = ConsensusEngine::open(
+            dir.path(),
+            CLUSTER,
+            id,
+            ConsensusSettings::lan(),
+            self.book.clone(),
+        )
+        .await
+        .unwrap();
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         let server = tonic::transport::Server::builder()
             .add_service(engine.service())
             .serve_with_incoming(TcpListenerStream::new(listener));
         running.spawn(async move { server.await.unwrap() });
-        let (control, runner) = Control::open(&engine, id).await.unwrap();
+        let (control, runner) = ControlHandle::open(&engine, id).await.unwrap();
         running.spawn(runner.run(self.reachable(), shutdown.clone()));
         self.reachable.send_if_modified(|nodes| nodes.insert(id));
-        Node { id, engine, control, running, shutdown, dir }
+        ControlNode { id, engine, control, running, shutdown, dir }
     }
 
     /// Ends a node as a kill looks to the others. Gives back its disk.
-    pub(crate) async fn kill(&self, mut node: Node) -> TempDir {
+    pub(crate) async fn kill(&self, mut node: ControlNode) -> TempDir {
         self.reachable.send_if_modified(|nodes| nodes.remove(&node.id));
         node.shutdown.cancel();
         node.running.shutdown().await;
@@ -113,38 +122,38 @@ impl World {
     }
 
     /// A node on the disk it had, at another address.
-    pub(crate) async fn again(&self, id: NodeId, dir: TempDir) -> Node {
+    pub(crate) async fn restart(&self, id: NodeId, dir: TempDir) -> ControlNode {
         let (listener, _) = listen("again").await;
         self.start(id, listener, dir).await
     }
 }
 
-impl Node {
+impl ControlNode {
     pub(crate) async fn view(&self, reached: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
         let mut view = self.control.view();
-        let wanted = view.wait_for(|view| view.as_ref().is_some_and(|view| reached(view)));
-        match timeout(PATIENCE, wanted).await {
+        let view_reached = view.wait_for(|view| view.as_ref().is_some_and(|view| reached(view)));
+        match timeout(TIMEOUT, view_reached).await {
             Ok(Ok(view)) => view.clone().unwrap(),
             _ => panic!("{}: never reached: {:?}", self.id, self.control.view().borrow()),
         }
     }
 }
 
-pub(crate) async fn until(
-    mut status: watch::Receiver<Status>,
-    reached: impl FnMut(&Status) -> bool,
-) -> Status {
-    if let Ok(Ok(status)) = timeout(PATIENCE, status.wait_for(reached)).await {
+pub(crate) async fn wait_for(
+    mut status: watch::Receiver<GroupStatus>,
+    reached: impl FnMut(&GroupStatus) -> bool,
+) -> GroupStatus {
+    if let Ok(Ok(status)) = timeout(TIMEOUT, status.wait_for(reached)).await {
         return status.clone();
     }
     panic!("never reached: {:?}", status.borrow())
 }
 
 /// The same name has the same directory.
-pub(crate) fn joining(name: &str, profile: Profile) -> Joining {
+pub(crate) fn join_command(name: &str, profile: Profile) -> JoinCommand {
     let incarnation = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
-    let (incarnation, run) = (Incarnation(incarnation), Run::default());
-    Joining { incarnation, run, cluster: None, node: None, profile, times: None, log: None }
+    let (incarnation, run) = (Incarnation(incarnation), ProcessRun::default());
+    JoinCommand { incarnation, run, cluster: None, node: None, profile, times: None, log: None }
 }
 
 pub(crate) fn profile(name: &str, peer: &str) -> Profile {
@@ -155,7 +164,7 @@ pub(crate) fn profile(name: &str, peer: &str) -> Profile {
         zone: String::new(),
         roles: Roles::default(),
         weight: 1,
-        build: Build { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
+        build: BuildInfo { release: "0.1.0".to_owned(), supported: VersionRange::SUPPORTED },
     }
 }
 
@@ -171,25 +180,26 @@ pub(crate) fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
 
 /// A shard that counts its entries.
 #[derive(Clone, Default)]
-pub(crate) struct Count(pub(crate) Arc<AtomicU64>);
+pub(crate) struct CountingMachine(pub(crate) Arc<AtomicU64>);
 
-impl Machine for Count {
-    fn apply(&mut self, _at: At, _entry: &Bytes) -> Result<Bytes, Unreadable> {
+impl StateMachine for CountingMachine {
+    fn apply(&mut self, _at: EntryId, _entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(Bytes::new())
     }
 
-    fn check(_entry: &Bytes) -> Result<(), Unreadable> {
+    fn check_entry(_entry: &Bytes) -> Result<(), VersionedDecodeError> {
         Ok(())
     }
 
-    fn snapshot(&self) -> Capture {
+    fn snapshot(&self) -> StateSnapshot {
         Bytes::copy_from_slice(&self.0.load(Ordering::SeqCst).to_be_bytes()).into()
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Unreadable> {
-        let count =
-            snapshot.try_into().map_err(|_| Unreadable::Damaged("not eight bytes".to_owned()))?;
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        let count = snapshot
+            .try_into()
+            .map_err(|_| VersionedDecodeError::Corrupt("not eight bytes".to_owned()))?;
         self.0.store(u64::from_be_bytes(count), Ordering::SeqCst);
         Ok(())
     }
@@ -197,38 +207,41 @@ impl Machine for Count {
 
 /// How the proposals of a load ended that were not refused.
 #[derive(Default, Debug)]
-pub(crate) struct Outcomes {
+pub(crate) struct ProposeOutcomes {
     pub(crate) done: u64,
     pub(crate) unknown: u64,
 }
 
 /// Proposes one entry after the other, wherever the leader is, until it is stopped.
-pub(crate) async fn propose(group: Group, stop: CancellationToken) -> Outcomes {
-    let mut outcomes = Outcomes::default();
+pub(crate) async fn propose_until_stopped(
+    group: RaftGroup,
+    stop: CancellationToken,
+) -> ProposeOutcomes {
+    let mut outcomes = ProposeOutcomes::default();
     while !stop.is_cancelled() {
         match group.propose_at_leader(Bytes::from_static(b"entry")).await {
             Ok(_) => outcomes.done += 1,
             Err(ProposeError::Unknown(_)) => outcomes.unknown += 1,
-            Err(ProposeError::Refused { .. }) => tokio::task::yield_now().await,
+            Err(ProposeError::Rejected { .. }) => tokio::task::yield_now().await,
         }
     }
     outcomes
 }
 
 /// Lets a node keep one group at the wanted replicas.
-pub(crate) fn keep(
-    node: &mut Node,
-    group: &Group,
-    world: &World,
-    wanted: &watch::Sender<Vec<NodeId>>,
-    moves: &Arc<tokio::sync::Semaphore>,
+pub(crate) fn reconcile_group(
+    node: &mut ControlNode,
+    group: &RaftGroup,
+    world: &ControlTestCluster,
+    desired: &watch::Sender<Vec<NodeId>>,
+    move_permits: &Arc<tokio::sync::Semaphore>,
 ) {
     node.running.spawn(pushonce_control::reconcile::run(
         group.clone(),
         node.id,
-        wanted.subscribe(),
-        Peers { reachable: world.reachable(), stopping: world.stopping.subscribe() },
-        Arc::clone(moves),
+        desired.subscribe(),
+        PeerWatches { reachable: world.reachable(), stopping: world.stopping.subscribe() },
+        Arc::clone(move_permits),
         watch::Sender::default(),
         node.shutdown.clone(),
     ));

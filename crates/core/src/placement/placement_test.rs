@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Addresses, Build, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount,
+    Addresses, BuildInfo, ClusterId, ClusterVersion, MemberState, Namespaces, Roles, ShardCount,
 };
 
 fn member(id: u64, region: &str, zone: &str) -> Member {
@@ -17,7 +17,7 @@ fn member(id: u64, region: &str, zone: &str) -> Member {
         roles: Roles::default(),
         weight: 1,
         state: MemberState::Active,
-        build: Build::default(),
+        build: BuildInfo::default(),
     }
 }
 
@@ -42,19 +42,19 @@ fn nodes(ids: impl IntoIterator<Item = u64>) -> Vec<Member> {
 }
 
 #[test]
-fn the_table_of_three_nodes_is_frozen() {
-    let table = Placement::propose(&view(8, nodes(1..=3)));
-    assert_eq!(table, GOLDEN.map(|list| list.map(NodeId).to_vec()));
+fn placement_of_three_nodes_is_stable() {
+    let placement = Placement::compute(&view(8, nodes(1..=3)));
+    assert_eq!(placement, GOLDEN_PLACEMENT.map(|list| list.map(NodeId).to_vec()));
 }
 
-const GOLDEN: [[u64; 3]; 8] =
+const GOLDEN_PLACEMENT: [[u64; 3]; 8] =
     [[1, 3, 2], [1, 2, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1], [1, 2, 3], [2, 1, 3], [1, 2, 3]];
 
 #[test]
-fn replicas_are_in_distinct_zones_while_there_are_enough() {
+fn replicas_are_in_distinct_zones_when_there_are_enough_zones() {
     let members = (1..=6).map(|id| member(id, "eu", ["a", "b", "c"][id as usize % 3])).collect();
     let view = view(256, members);
-    for list in Placement::propose(&view) {
+    for list in Placement::compute(&view) {
         let mut zones: Vec<_> = list.iter().map(|id| &view.members[id].zone).collect();
         zones.sort_unstable();
         zones.dedup();
@@ -63,22 +63,22 @@ fn replicas_are_in_distinct_zones_while_there_are_enough() {
 }
 
 #[test]
-fn with_spread_over_regions_a_list_of_three_reaches_both_of_two_regions() {
+fn region_spread_places_three_replicas_in_both_of_two_regions() {
     let members = (1..=6).map(|id| member(id, ["eu", "us"][id as usize % 2], "a")).collect();
     let mut view = view(256, members);
     view.spread = Spread::Regions;
-    for list in Placement::propose(&view) {
+    for list in Placement::compute(&view) {
         let first = &view.members[&list[0]].region;
         assert!(list.iter().any(|id| &view.members[id].region != first), "{list:?}");
     }
 }
 
 #[test]
-fn edge_and_leaving_nodes_hold_no_shards() {
+fn edge_only_and_draining_nodes_get_no_shards() {
     let mut members = nodes(1..=4);
     members[1].roles = Roles { core: false, edge: true };
     members[2].state = MemberState::Draining;
-    for list in Placement::propose(&view(64, members)) {
+    for list in Placement::compute(&view(64, members)) {
         assert!(!list.contains(&NodeId(2)) && !list.contains(&NodeId(3)), "{list:?}");
     }
 }
@@ -88,8 +88,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn every_list_names_distinct_nodes_and_as_many_as_there_can_be(n in 1u64..12) {
-        for list in Placement::propose(&view(64, nodes(1..=n))) {
+    fn replica_lists_have_distinct_nodes_and_the_largest_possible_length(n in 1u64..12) {
+        for list in Placement::compute(&view(64, nodes(1..=n))) {
             let mut distinct = list.clone();
             distinct.sort_unstable();
             distinct.dedup();
@@ -99,10 +99,10 @@ proptest! {
     }
 
     #[test]
-    fn a_join_takes_about_its_share_of_the_owners_and_moves_no_other(n in 2u64..12, id in 20u64..10_000) {
+    fn join_takes_its_share_of_the_shards_and_moves_no_other_shard(n in 2u64..12, id in 20u64..10_000) {
         let shards = 1024;
-        let before = Placement::propose(&view(shards, nodes(1..=n)));
-        let after = Placement::propose(&view(shards, nodes((1..=n).chain([id]))));
+        let before = Placement::compute(&view(shards, nodes(1..=n)));
+        let after = Placement::compute(&view(shards, nodes((1..=n).chain([id]))));
         let mut moved = 0.0;
         for (old, new) in before.iter().zip(&after) {
             if old[0] != new[0] {
@@ -115,11 +115,11 @@ proptest! {
     }
 
     #[test]
-    fn a_leave_moves_only_the_leavers_shards_each_to_its_first_replica(n in 3u64..12, leaver in 1u64..12) {
+    fn leave_moves_only_the_shards_of_the_leaver_to_their_first_replica(n in 3u64..12, leaver in 1u64..12) {
         let leaver = NodeId(leaver % n + 1);
-        let before = Placement::propose(&view(256, nodes(1..=n)));
-        let rest = nodes((1..=n).filter(|&id| NodeId(id) != leaver));
-        let after = Placement::propose(&view(256, rest));
+        let before = Placement::compute(&view(256, nodes(1..=n)));
+        let remaining = nodes((1..=n).filter(|&id| NodeId(id) != leaver));
+        let after = Placement::compute(&view(256, remaining));
         for (old, new) in before.iter().zip(&after) {
             if old[0] == leaver {
                 prop_assert_eq!(new[0], old[1]);

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{Gap, Message, Position, Topic};
-use pushonce_fanout::{Encode, Hub, Lane, Standing, Wire, hub};
+use pushonce_fanout::{FrameEncoder, Hub, Lane, TopicHealth, WireFormat, hub};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use owner::Owner;
 pub(crate) use viewer::Viewer;
 
-pub(crate) const JSON: Wire = Wire(0);
-pub(crate) const PROTO: Wire = Wire(1);
+pub(crate) const JSON: WireFormat = WireFormat(0);
+pub(crate) const PROTO: WireFormat = WireFormat(1);
 
 /// A hub with one lane that runs.
 pub(crate) struct Stage {
@@ -28,19 +28,19 @@ pub(crate) struct Stage {
 }
 
 /// Frames that people can read: `a 1:7`, `a 1:8 on 1:7`, `a gap 1:3 1:6 slow`.
-struct Words;
+struct TextEncoder;
 
 impl Stage {
     pub(crate) fn new(config: hub::Config) -> Stage {
         let owner = Owner::new();
         let hub = hub_of(&owner, config);
         let end = CancellationToken::new();
-        let (lane, driver) = hub.lane();
+        let (lane, driver) = hub.new_lane();
         tokio::task::spawn_local(driver.run(end.clone()));
         Stage { owner, hub, lane, _end: end.drop_guard() }
     }
 
-    pub(crate) fn viewer(&self, wire: Wire) -> Viewer {
+    pub(crate) fn viewer(&self, wire: WireFormat) -> Viewer {
         Viewer::new(&self.lane, wire)
     }
 
@@ -67,36 +67,43 @@ pub(crate) fn small_rings() -> hub::Config {
 }
 
 pub(crate) fn hub_of(owner: &Arc<Owner>, config: hub::Config) -> Hub {
-    Hub::new(config, owner::Up::to(owner), Arc::new(Words))
+    Hub::new(config, owner::Up::to(owner), Arc::new(TextEncoder))
 }
 
-impl Encode for Words {
-    fn message(&self, _: Wire, topic: &Topic, message: &Message) -> Bytes {
+impl FrameEncoder for TextEncoder {
+    fn encode_message(&self, _: WireFormat, topic: &Topic, message: &Message) -> Bytes {
         format!("{topic} {}", message.position).into()
     }
 
     /// Says what it is of. None of every fifth message.
-    fn delta(&self, before: &Message, message: &Message) -> Option<Bytes> {
-        (!message.position.offset.0.is_multiple_of(5)).then(|| before.position.to_string().into())
+    fn compute_delta(&self, predecessor: &Message, message: &Message) -> Option<Bytes> {
+        (!message.position.offset.0.is_multiple_of(5))
+            .then(|| predecessor.position.to_string().into())
     }
 
-    fn difference(&self, _: Wire, topic: &Topic, message: &Message, delta: Bytes) -> Bytes {
+    fn encode_delta(&self, _: WireFormat, topic: &Topic, message: &Message, delta: Bytes) -> Bytes {
         let before = String::from_utf8_lossy(&delta);
         format!("{topic} {} on {before}", message.position).into()
     }
 
-    fn gap(&self, _: Wire, topic: &Topic, gap: &Gap) -> Bytes {
+    fn encode_gap(&self, _: WireFormat, topic: &Topic, gap: &Gap) -> Bytes {
         format!("{topic} gap {} {} {}", gap.from, gap.to, gap.reason.as_str()).into()
     }
 
-    fn standing(&self, _: Wire, topic: &Topic, standing: Standing, reached: Position) -> Bytes {
+    fn encode_health(
+        &self,
+        _: WireFormat,
+        topic: &Topic,
+        standing: TopicHealth,
+        reached: Position,
+    ) -> Bytes {
         match standing {
-            Standing::Stale => format!("{topic} stale {reached}").into(),
-            Standing::Live => format!("{topic} live {reached}").into(),
+            TopicHealth::Stale => format!("{topic} stale {reached}").into(),
+            TopicHealth::Live => format!("{topic} live {reached}").into(),
         }
     }
 
-    fn audience(&self, _: Wire, topic: &Topic, sessions: u64) -> Bytes {
+    fn encode_audience(&self, _: WireFormat, topic: &Topic, sessions: u64) -> Bytes {
         format!("{topic} audience {sessions}").into()
     }
 }

@@ -6,49 +6,53 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pushonce_core::{
-    ContentType, Epoch, FetchError, Gap, GapReason, Message, Offset, Page, Position, Timestamp,
-    Topic, Want,
+    ContentType, Epoch, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Message, Offset,
+    Position, Timestamp, Topic,
 };
-use pushonce_fanout::{Hub, Retention, Standing, Upstream};
+use pushonce_fanout::{Hub, Retention, TopicHealth, Upstream};
 use tokio::sync::Semaphore;
 
 pub(crate) struct Owner {
-    state: Mutex<State>,
+    state: Mutex<OwnerState>,
     /// Each answer to a question takes one permit.
-    answers: Semaphore,
+    reply_permits: Semaphore,
 }
 
 #[derive(Default)]
-struct State {
-    logs: HashMap<Topic, Log>,
-    link: VecDeque<(Topic, Event)>,
+struct OwnerState {
+    logs: HashMap<Topic, TopicLog>,
+    link: VecDeque<(Topic, LinkEvent)>,
     watched: Vec<Topic>,
     fetches: usize,
 }
 
 #[derive(Default)]
-struct Log {
+struct TopicLog {
     head: Position,
     history: VecDeque<Arc<Message>>,
 }
 
-enum Event {
+enum LinkEvent {
     Live(Position),
     Message(Arc<Message>),
-    Lost(Gap),
-    Stand(Standing),
+    Gap(Gap),
+    Health(TopicHealth),
 }
 
-impl Log {
-    fn page(&self, want: Want) -> Result<Page, FetchError> {
+impl TopicLog {
+    fn page(&self, range: HistoryRange) -> Result<HistoryPage, FetchError> {
         let head = self.head;
         let all: Vec<_> = self.history.iter().cloned().collect();
-        let page = |messages, gap| Ok(Page { messages, head, gap });
-        match want {
-            Want::All => page(all, None),
-            Want::Last(n) => page(all[all.len().saturating_sub(n as usize)..].to_vec(), None),
-            Want::After(asked) if asked > head => Err(FetchError::Future { asked, head }),
-            Want::After(asked) => {
+        let page = |messages, gap| Ok(HistoryPage { messages, head, gap });
+        match range {
+            HistoryRange::All => page(all, None),
+            HistoryRange::Last(n) => {
+                page(all[all.len().saturating_sub(n as usize)..].to_vec(), None)
+            }
+            HistoryRange::After(asked) if asked > head => {
+                Err(FetchError::FuturePosition { requested: asked, head })
+            }
+            HistoryRange::After(asked) => {
                 let messages: Vec<_> = all.into_iter().filter(|m| m.position > asked).collect();
                 let first = messages.first().map_or(head.next(), |first| first.position);
                 let to = Position { offset: Offset(first.offset.0 - 1), ..first };
@@ -63,20 +67,20 @@ impl Log {
 
 impl Owner {
     pub(crate) fn new() -> Arc<Owner> {
-        Arc::new(Owner { state: Mutex::default(), answers: Semaphore::new(1_000_000) })
+        Arc::new(Owner { state: Mutex::default(), reply_permits: Semaphore::new(1_000_000) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OwnerState> {
         self.state.lock().expect("no test panics in here")
     }
 
     /// Answers nothing until [`Owner::answer`].
     pub(crate) fn hold_answers(&self) {
-        self.answers.forget_permits(usize::MAX);
+        self.reply_permits.forget_permits(usize::MAX);
     }
 
     pub(crate) fn answer(&self, questions: usize) {
-        self.answers.add_permits(questions);
+        self.reply_permits.add_permits(questions);
     }
 
     pub(crate) fn fetches(&self) -> usize {
@@ -107,16 +111,16 @@ impl Owner {
         });
         log.history.push_back(Arc::clone(&message));
         if state.watched.contains(topic) {
-            state.link.push_back((topic.clone(), Event::Message(message)));
+            state.link.push_back((topic.clone(), LinkEvent::Message(message)));
         }
         position
     }
 
-    /// Forgets all of the past but the newest `keep`.
+    /// Forgets all of the past but the newest `count_kept`.
     pub(crate) fn expire(&self, topic: &Topic, keep: usize) {
         if let Some(log) = self.state().logs.get_mut(topic) {
-            let gone = log.history.len().saturating_sub(keep);
-            log.history.drain(..gone);
+            let expired = log.history.len().saturating_sub(keep);
+            log.history.drain(..expired);
         }
     }
 
@@ -126,18 +130,18 @@ impl Owner {
         let log = state.logs.entry(topic.clone()).or_default();
         let (from, epoch) = (log.head.next(), Epoch(log.head.epoch.0 + 1));
         let to = Position { epoch, offset: Offset(offset) };
-        *log = Log { head: to, history: VecDeque::new() };
-        let lost = Event::Lost(Gap { from, to, reason: GapReason::Epoch });
+        *log = TopicLog { head: to, history: VecDeque::new() };
+        let gap_event = LinkEvent::Gap(Gap { from, to, reason: GapReason::Epoch });
         if state.watched.contains(topic) {
-            state.link.push_back((topic.clone(), lost));
+            state.link.push_back((topic.clone(), gap_event));
         }
     }
 
     /// The link loses touch with the owner, or hears of it again.
-    pub(crate) fn stand(&self, topic: &Topic, standing: Standing) {
+    pub(crate) fn stand(&self, topic: &Topic, standing: TopicHealth) {
         let mut state = self.state();
         if state.watched.contains(topic) {
-            state.link.push_back((topic.clone(), Event::Stand(standing)));
+            state.link.push_back((topic.clone(), LinkEvent::Health(standing)));
         }
     }
 
@@ -152,13 +156,13 @@ impl Owner {
         let mut events = events.into_iter().peekable();
         while let Some((topic, event)) = events.next() {
             match event {
-                Event::Live(head) => hub.live(&topic, head),
-                Event::Lost(gap) => hub.lost(&topic, gap),
-                Event::Stand(Standing::Stale) => hub.stale(&topic),
-                Event::Stand(Standing::Live) => hub.fresh(&topic),
-                Event::Message(message) => {
+                LinkEvent::Live(head) => hub.mark_live_at(&topic, head),
+                LinkEvent::Gap(gap) => hub.record_gap(&topic, gap),
+                LinkEvent::Health(TopicHealth::Stale) => hub.mark_stale(&topic),
+                LinkEvent::Health(TopicHealth::Live) => hub.mark_live(&topic),
+                LinkEvent::Message(message) => {
                     messages.push(message);
-                    if !matches!(events.peek(), Some((t, Event::Message(_))) if *t == topic) {
+                    if !matches!(events.peek(), Some((t, LinkEvent::Message(_))) if *t == topic) {
                         hub.deliver(&topic, &std::mem::take(&mut messages));
                     }
                 }
@@ -183,7 +187,7 @@ impl Upstream for Up {
         assert!(!state.watched.contains(topic), "watched twice");
         state.watched.push(topic.clone());
         let head = state.logs.get(topic).map_or(Position::ZERO, |log| log.head);
-        state.link.push_back((topic.clone(), Event::Live(head)));
+        state.link.push_back((topic.clone(), LinkEvent::Live(head)));
     }
 
     fn unwatch(&self, topic: &Topic) {
@@ -194,12 +198,16 @@ impl Upstream for Up {
         state.link.retain(|(other, _)| other != topic);
     }
 
-    fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+    fn fetch(
+        &self,
+        topic: Topic,
+        range: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         let owner = Arc::clone(&self.0);
         owner.state().fetches += 1;
         async move {
-            owner.answers.acquire().await.expect("never closed").forget();
-            owner.state().logs.entry(topic).or_default().page(want)
+            owner.reply_permits.acquire().await.expect("never closed").forget();
+            owner.state().logs.entry(topic).or_default().page(range)
         }
         .boxed()
     }

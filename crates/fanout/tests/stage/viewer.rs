@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pushonce_core::{From, Options, Topic};
+use pushonce_core::{StartFrom, SubscribeOptions, Topic};
 use pushonce_fanout::{
-    Closed, Lane, Offered, Outlet, Run, SessionKey, SubscribeError, Subscribed, Wire,
+    FrameRun, FrameSink, Lane, OfferOutcome, SessionKey, SinkClosed, SubscribeAck, SubscribeError,
+    WireFormat,
 };
 
 use super::Stage;
@@ -28,32 +29,32 @@ pub(crate) struct Socket {
     pub(crate) closed: bool,
 }
 
-impl Outlet for Socket {
-    fn offer(&mut self, runs: &[Run<'_>]) -> Result<Offered, Closed> {
+impl FrameSink for Socket {
+    fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
         self.offers += 1;
         if self.closed {
-            return Err(Closed);
+            return Err(SinkClosed);
         }
         let before = self.frames.len();
         for run in runs {
-            assert!(run.joined.is_none_or(|joined| *joined == run.frames.concat()));
-            self.joined += usize::from(run.joined.is_some());
+            assert!(run.concatenated.is_none_or(|joined| *joined == run.frames.concat()));
+            self.joined += usize::from(run.concatenated.is_some());
             let taken = run.frames.len().min(self.room);
             self.room -= taken;
             self.frames.extend_from_slice(&run.frames[..taken]);
             self.tokens.extend(std::iter::repeat_n(run.token, taken));
         }
-        Ok(Offered { taken: self.frames.len() - before, blocked: self.room == 0 })
+        Ok(OfferOutcome { accepted: self.frames.len() - before, is_blocked: self.room == 0 })
     }
 }
 
 impl Viewer {
-    pub(crate) fn new(lane: &Lane, wire: Wire) -> Viewer {
+    pub(crate) fn new(lane: &Lane, wire: WireFormat) -> Viewer {
         let (frames, tokens) = (Vec::new(), Vec::new());
         let room = usize::MAX;
         let socket = Socket { frames, tokens, offers: 0, joined: 0, room, closed: false };
         let socket = Rc::new(RefCell::new(socket));
-        let key = lane.open(wire, Rc::clone(&socket) as Rc<RefCell<dyn Outlet>>);
+        let key = lane.open_session(wire, Rc::clone(&socket) as Rc<RefCell<dyn FrameSink>>);
         Viewer { lane: lane.clone(), key, socket }
     }
 
@@ -62,9 +63,9 @@ impl Viewer {
         &self,
         stage: &Stage,
         topic: &Topic,
-        from: From,
-    ) -> Result<Subscribed, SubscribeError> {
-        self.subscribe_with(stage, topic, from, Options::default()).await
+        from: StartFrom,
+    ) -> Result<SubscribeAck, SubscribeError> {
+        self.subscribe_with(stage, topic, from, SubscribeOptions::default()).await
     }
 
     /// The same, with more wishes.
@@ -72,15 +73,15 @@ impl Viewer {
         &self,
         stage: &Stage,
         topic: &Topic,
-        from: From,
-        options: Options,
-    ) -> Result<Subscribed, SubscribeError> {
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> Result<SubscribeAck, SubscribeError> {
         let subscribed = tokio::select! {
             biased;
             subscribed = self.lane.subscribe(self.key, 7, topic.clone(), from, options) => subscribed,
             () = async { loop { stage.settle().await } } => unreachable!("it settles for ever"),
         };
-        self.lane.start(self.key, topic);
+        self.lane.start_delivery(self.key, topic);
         stage.settle().await;
         subscribed
     }
@@ -94,6 +95,6 @@ impl Viewer {
     /// The socket takes so many more.
     pub(crate) fn go_on(&self, room: usize) {
         self.socket.borrow_mut().room = room;
-        self.lane.writable(self.key);
+        self.lane.on_writable(self.key);
     }
 }

@@ -1,53 +1,53 @@
 use futures::FutureExt;
-use pushonce_core::{ContentType, Options, Position};
-use pushonce_fanout::{Closed, Offered, Run};
-use pushonce_proto::client::{Command, ErrorCode};
+use pushonce_core::{ContentType, Position, SubscribeOptions};
+use pushonce_fanout::{FrameRun, OfferOutcome, SinkClosed};
+use pushonce_proto::client::{ClientCommand, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::testing::{self, Bench, Interest};
+use crate::testing::{self, LaneHarness, UpstreamEvent};
 
 /// A client that grants no way, and what it is told.
-struct Narrow(mpsc::UnboundedSender<Told>);
+struct RejectingTransport(mpsc::UnboundedSender<TransportCall>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Open(u32),
+enum TransportCall {
+    OpenSubscription(u32),
     /// In one breath.
-    Refused(Vec<ErrorCode>),
+    Rejected(Vec<ErrorCode>),
 }
 
-struct Nothing;
+struct ClosedSink;
 
-impl Outlet for Nothing {
-    fn offer(&mut self, _: &[Run<'_>]) -> Result<Offered, Closed> {
-        Err(Closed)
+impl FrameSink for ClosedSink {
+    fn offer(&mut self, _: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
+        Err(SinkClosed)
     }
 }
 
-impl Transport for Narrow {
-    const DOOR: Door = Door::Quic;
+impl SessionTransport for RejectingTransport {
+    const KIND: TransportKind = TransportKind::Quic;
 
-    fn wire(&self) -> Wire {
+    fn wire(&self) -> WireFormat {
         encoder::WS_PROTO
     }
 
-    fn outlet(&self) -> Rc<RefCell<dyn Outlet>> {
-        Rc::new(RefCell::new(Nothing))
+    fn sink(&self) -> Rc<RefCell<dyn FrameSink>> {
+        Rc::new(RefCell::new(ClosedSink))
     }
 
-    fn open(
+    fn open_subscription(
         &self,
         token: u32,
         _: &Topic,
         _: Delivery,
         _: bool,
-    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
-        self.0.send(Told::Open(token)).unwrap();
-        std::future::ready(Err(NoWay)).boxed_local()
+    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>> {
+        self.0.send(TransportCall::OpenSubscription(token)).unwrap();
+        std::future::ready(Err(StreamUnavailable)).boxed_local()
     }
 
-    fn shut(&self, _: u32) {}
+    fn close_subscription(&self, _: u32) {}
 
     fn reply(&self, mut frames: Bytes) {
         let mut codes = Vec::new();
@@ -57,80 +57,86 @@ impl Transport for Narrow {
                 if len < 126 { (2, len.into()) } else { (4, u16::from_be_bytes([high, low])) };
             let payload = frames.split_to(begin + usize::from(len)).slice(begin..);
             let event = encoder::encoding(self.wire()).decode_event(&payload).unwrap();
-            let Event::Error { code, .. } = event else { panic!("{event:?} is no refusal") };
+            let ServerEvent::Error { code, .. } = event else { panic!("{event:?} is no refusal") };
             codes.push(code);
         }
-        self.0.send(Told::Refused(codes)).unwrap();
+        self.0.send(TransportCall::Rejected(codes)).unwrap();
     }
 
-    fn beat(&self, _: Vec<(u32, Topic, Position)>) {}
+    fn send_heartbeat(&self, _: Vec<(u32, Topic, Position)>) {}
 
-    fn ping(&self) {}
+    fn send_ping(&self) {}
 
-    fn leave(&self, _: &'static Close, _: &str) {}
+    fn close(&self, _: &'static CloseCode, _: &str) {}
 
-    fn vitals(&self) -> Vitals {
-        Vitals::default()
+    fn take_activity(&self) -> Activity {
+        Activity::default()
     }
 }
 
-fn subscribe(topic: &Topic, from: From) -> Result<Request, InvalidFrame> {
-    let (topic, options) = (topic.clone(), Options::default());
-    Ok(Request { id: Some(1), command: Command::Subscribe { topic, from, options } })
+fn subscribe(topic: &Topic, from: StartFrom) -> Result<ClientRequest, InvalidFrame> {
+    let (topic, options) = (topic.clone(), SubscribeOptions::default());
+    Ok(ClientRequest { id: Some(1), command: ClientCommand::Subscribe { topic, from, options } })
 }
 
 #[tokio::test]
-async fn no_way_is_opened_for_a_subscription_that_the_hub_refuses() {
-    let lane = async {
-        let mut bench = Bench::new();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let driver = Driver::begin(bench.local.clone(), Narrow(tell));
+async fn stream_is_not_opened_for_a_subscription_that_the_hub_rejects() {
+    let test = async {
+        let mut harness = LaneHarness::new();
+        let (sender, mut calls) = mpsc::unbounded_channel();
+        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
         let topic = Topic::new("a").unwrap();
-        driver.request(subscribe(&topic, From::Position(Position::new(7, 9))));
-        bench.live(&topic).await;
-        assert_eq!(told.recv().await, Some(Told::Refused(vec![ErrorCode::FuturePosition])));
-        driver.end();
+        driver.on_request(subscribe(&topic, StartFrom::Position(Position::new(7, 9))));
+        harness.set_live(&topic).await;
+        assert_eq!(
+            calls.recv().await,
+            Some(TransportCall::Rejected(vec![ErrorCode::FuturePosition]))
+        );
+        driver.stop();
     };
-    testing::on_a_lane(lane).await;
+    testing::run_on_lane(test).await;
 }
 
 #[tokio::test]
-async fn a_subscription_that_gets_no_way_is_refused_and_leaves_nothing_behind() {
-    let lane = async {
-        let mut bench = Bench::new();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let driver = Driver::begin(bench.local.clone(), Narrow(tell));
+async fn subscription_without_a_stream_is_rejected_and_unsubscribed_from_the_hub() {
+    let test = async {
+        let mut harness = LaneHarness::new();
+        let (sender, mut calls) = mpsc::unbounded_channel();
+        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
         let topic = Topic::new("a").unwrap();
-        driver.request(subscribe(&topic, From::Now));
-        bench.live(&topic).await;
-        assert_eq!(told.recv().await, Some(Told::Open(0)));
-        assert_eq!(told.recv().await, Some(Told::Refused(vec![ErrorCode::Overloaded])));
-        assert_eq!(bench.interests.recv().await, Some(Interest::Ends(topic)));
-        driver.end();
+        driver.on_request(subscribe(&topic, StartFrom::Now));
+        harness.set_live(&topic).await;
+        assert_eq!(calls.recv().await, Some(TransportCall::OpenSubscription(0)));
+        assert_eq!(calls.recv().await, Some(TransportCall::Rejected(vec![ErrorCode::Overloaded])));
+        assert_eq!(harness.upstream_events.recv().await, Some(UpstreamEvent::Unwatch(topic)));
+        driver.stop();
     };
-    testing::on_a_lane(lane).await;
+    testing::run_on_lane(test).await;
 }
 
 /// Nobody takes it, and says so.
-fn publish() -> Result<Request, InvalidFrame> {
+fn publish() -> Result<ClientRequest, InvalidFrame> {
     let (topic, payload) = (Topic::new("a").unwrap(), Bytes::from_static(b"x"));
     let publish =
-        Publish { topic, content_type: ContentType::Text, key: None, stamp: None, payload };
-    Ok(Request { id: Some(1), command: Command::Publish(publish) })
+        Publish { topic, content_type: ContentType::Text, key: None, publish_id: None, payload };
+    Ok(ClientRequest { id: Some(1), command: ClientCommand::Publish(publish) })
 }
 
 #[tokio::test]
-async fn publishes_that_came_together_are_answered_together_also_when_the_client_left_meanwhile() {
-    let lane = async {
-        let bench = Bench::new();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let driver = Driver::begin(bench.local.clone(), Narrow(tell));
-        driver.request(publish());
-        driver.request(publish());
-        driver.end();
-        assert_eq!(told.recv().await, Some(Told::Refused(vec![ErrorCode::Overloaded; 2])));
+async fn replies_to_publishes_sent_together_are_batched_even_after_the_client_disconnects() {
+    let test = async {
+        let harness = LaneHarness::new();
+        let (sender, mut calls) = mpsc::unbounded_channel();
+        let driver = SessionDriver::start(harness.lane.clone(), RejectingTransport(sender));
+        driver.on_request(publish());
+        driver.on_request(publish());
+        driver.stop();
+        assert_eq!(
+            calls.recv().await,
+            Some(TransportCall::Rejected(vec![ErrorCode::Overloaded; 2]))
+        );
         drop(driver);
-        assert_eq!(told.recv().await, None, "nothing holds the session");
+        assert_eq!(calls.recv().await, None, "nothing holds the session");
     };
-    testing::on_a_lane(lane).await;
+    testing::run_on_lane(test).await;
 }

@@ -32,18 +32,18 @@ pub(crate) fn preflight() -> Response {
 
 /// Marks an answer that tells of the inside of the cluster: no page of another site may read it.
 #[derive(Clone, Copy, Debug)]
-pub struct Internal;
+pub struct SameOriginOnly;
 
 /// Adds what every answer of the port needs, errors included: a page that cannot read an error sees a
 /// network failure.
-pub(crate) fn complete(mut response: Response) -> Response {
+pub(crate) fn add_headers(mut response: Response) -> Response {
     // CORS does not apply to WebSockets, and a reconnect storm is no time for bytes that nobody reads.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return response;
     }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if response.extensions().get::<Internal>().is_some() {
+    if response.extensions().get::<SameOriginOnly>().is_some() {
         return response;
     }
     let headers = response.headers_mut();
@@ -56,7 +56,7 @@ pub(crate) fn complete(mut response: Response) -> Response {
 /// The same as a middleware, for the pages of a node that is not a member yet.
 pub async fn allow_any_origin(request: Request, next: Next) -> Response {
     let is_preflight = request.method() == Method::OPTIONS;
-    complete(if is_preflight { preflight() } else { next.run(request).await })
+    add_headers(if is_preflight { preflight() } else { next.run(request).await })
 }
 
 /// Keeps a browser from running a payload as a page of this server, whatever type its publisher gave it.

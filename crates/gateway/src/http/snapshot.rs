@@ -1,5 +1,5 @@
 //! `GET /topics/{topic}`: the newest message as it was published, or the last few as JSON; with
-//! `?audience`, how many watch.
+//! `?set_audience`, how many watch.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use pushonce_core::{Message, Page, Topic};
+use pushonce_core::{HistoryPage, Message, Topic};
 use pushonce_proto::client::{self, Encoding, ErrorCode};
 
-use super::{Fault, Http, audience, cors, readable, topic};
+use super::{HttpError, HttpState, audience, check_readable, cors, parse_topic};
 use crate::query;
 
 const POSITION: HeaderName = HeaderName::from_static("pushonce-position");
@@ -23,90 +23,94 @@ const LAST_MAX: u32 = 1_000;
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// What the query asks for.
-enum Params {
+enum SnapshotParams {
     Newest,
     Last(u32),
     Audience,
 }
 
 pub(super) async fn get(
-    State(http): State<Http>,
+    State(http): State<HttpState>,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    match find(&http, path, query.as_deref().unwrap_or_default()).await {
-        Ok(Found::Newest(message)) => newest(&message, &headers),
-        Ok(Found::Last(topic, page)) => last(&topic, &page),
-        Ok(Found::Audience(response)) => response,
-        Err(fault) => fault.answer(),
+    match fetch(&http, path, query.as_deref().unwrap_or_default()).await {
+        Ok(SnapshotResult::Newest(message)) => newest_response(&message, &headers),
+        Ok(SnapshotResult::Last(topic, page)) => last_response(&topic, &page),
+        Ok(SnapshotResult::Audience(response)) => response,
+        Err(fault) => fault.into_http_response(),
     }
 }
 
-enum Found {
+enum SnapshotResult {
     Newest(std::sync::Arc<Message>),
-    Last(Topic, Page),
+    Last(Topic, HistoryPage),
     Audience(Response),
 }
 
-async fn find(
-    http: &Http,
+async fn fetch(
+    http: &HttpState,
     path: Result<Path<String>, PathRejection>,
     query: &str,
-) -> Result<Found, Fault> {
-    let topic = readable(topic(path)?)?;
-    match params(query, last_max(http, &topic))? {
-        Params::Audience => Ok(Found::Audience(audience::get(http, topic).await?)),
-        Params::Last(count) => messages(http, topic, Some(count)).await,
-        Params::Newest => messages(http, topic, None).await,
+) -> Result<SnapshotResult, HttpError> {
+    let topic = check_readable(parse_topic(path)?)?;
+    match parse_params(query, last_max(http, &topic))? {
+        SnapshotParams::Audience => Ok(SnapshotResult::Audience(audience::get(http, topic).await?)),
+        SnapshotParams::Last(count) => fetch_messages(http, topic, Some(count)).await,
+        SnapshotParams::Newest => fetch_messages(http, topic, None).await,
     }
 }
 
 /// How many messages of a topic may be asked for: more would not be there. However many they are, their
 /// payloads are no larger together than a history may be (`History::BYTES_CAP`).
-fn last_max(http: &Http, topic: &Topic) -> u32 {
-    http.view.borrow().namespaces.of(topic).history.count_max.max(LAST_MAX)
+fn last_max(http: &HttpState, topic: &Topic) -> u32 {
+    http.view.borrow().namespaces.for_topic(topic).history.count_max.max(LAST_MAX)
 }
 
-fn params(query: &str, last_max: u32) -> Result<Params, Fault> {
+fn parse_params(query: &str, last_max: u32) -> Result<SnapshotParams, HttpError> {
     let pairs = query::pairs(query)?;
     let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let last = |count: &str| match count.parse() {
-        Ok(count) if (1..=last_max).contains(&count) => Ok(Params::Last(count)),
-        _ => Err(bad(format!("last is a number from 1 to {last_max}"))),
+        Ok(count) if (1..=last_max).contains(&count) => Ok(SnapshotParams::Last(count)),
+        _ => Err(bad_request(format!("last is a number from 1 to {last_max}"))),
     };
     match *pairs {
-        [] => Ok(Params::Newest),
-        [("audience", "" | "true")] => Ok(Params::Audience),
+        [] => Ok(SnapshotParams::Newest),
+        [("audience", "" | "true")] => Ok(SnapshotParams::Audience),
         [("last", count)] => last(count),
         _ if pairs.iter().any(|(name, _)| *name == "audience") => {
-            Err(bad("ask for ?audience alone, without a value".to_owned()))
+            Err(bad_request("ask for ?audience alone, without a value".to_owned()))
         }
-        _ => Err(bad(format!("{query:?}: ask for ?last=N or ?audience, once"))),
+        _ => Err(bad_request(format!("{query:?}: ask for ?last=N or ?audience, once"))),
     }
 }
 
-async fn messages(http: &Http, topic: Topic, last: Option<u32>) -> Result<Found, Fault> {
+async fn fetch_messages(
+    http: &HttpState,
+    topic: Topic,
+    last: Option<u32>,
+) -> Result<SnapshotResult, HttpError> {
     match last {
-        Some(n) => Ok(Found::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
+        Some(n) => Ok(SnapshotResult::Last(topic.clone(), http.hub.latest(&topic, n).await?)),
         None => {
             let mut page = http.hub.latest(&topic, 1).await?;
-            page.messages.pop().map(Found::Newest).ok_or_else(|| {
+            page.messages.pop().map(SnapshotResult::Newest).ok_or_else(|| {
                 let text = format!("{topic} has no message yet; POST one");
-                Fault::new(StatusCode::NOT_FOUND, "no_message", text)
+                HttpError::new(StatusCode::NOT_FOUND, "no_message", text)
             })
         }
     }
 }
 
-fn bad(text: String) -> Fault {
-    Fault::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text)
+fn bad_request(text: String) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest.as_str(), text)
 }
 
-fn newest(message: &Message, asked: &HeaderMap) -> Response {
+fn newest_response(message: &Message, request_headers: &HeaderMap) -> Response {
     let position = message.position.to_string();
     let etag = format!("\"{position}\"");
-    let mut response = if knows(asked, &etag) {
+    let mut response = if etag_matches(request_headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let mut response = Response::new(Body::from(message.payload.clone()));
@@ -127,8 +131,8 @@ fn newest(message: &Message, asked: &HeaderMap) -> Response {
 }
 
 /// Whether `If-None-Match` names what would be sent (RFC 9110, 13.1.2: weak comparison).
-fn knows(asked: &HeaderMap, etag: &str) -> bool {
-    asked
+fn etag_matches(request_headers: &HeaderMap, etag: &str) -> bool {
+    request_headers
         .get_all(IF_NONE_MATCH)
         .iter()
         .filter_map(|line| line.to_str().ok())
@@ -138,7 +142,7 @@ fn knows(asked: &HeaderMap, etag: &str) -> bool {
 }
 
 /// An array of message frames, oldest first, each as a subscriber gets it.
-fn last(topic: &Topic, page: &Page) -> Response {
+fn last_response(topic: &Topic, page: &HistoryPage) -> Response {
     let mut body = BytesMut::from(&b"["[..]);
     for (index, message) in page.messages.iter().enumerate() {
         if index > 0 {
@@ -147,10 +151,10 @@ fn last(topic: &Topic, page: &Page) -> Response {
         body.put(client::encode_message(Encoding::Json, topic, message));
     }
     body.put_u8(b']');
-    json(body.freeze())
+    json_response(body.freeze())
 }
 
-fn json(body: Bytes) -> Response {
+fn json_response(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -163,8 +167,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_etag_is_known_in_a_list_weak_or_by_the_star() {
-        for (asked, known) in [
+    fn if_none_match_accepts_lists_weak_tags_and_star() {
+        for (if_none_match, matches) in [
             ("\"1:2\"", true),
             ("\"1:1\", \"1:2\"", true),
             ("W/\"1:2\"", true),
@@ -172,8 +176,9 @@ mod tests {
             ("\"1:22\"", false),
             ("1:2", false),
         ] {
-            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(asked))]);
-            assert_eq!(knows(&headers, "\"1:2\""), known, "{asked}");
+            let headers =
+                HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(if_none_match))]);
+            assert_eq!(etag_matches(&headers, "\"1:2\""), matches, "{if_none_match}");
         }
     }
 }

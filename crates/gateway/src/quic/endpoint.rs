@@ -19,13 +19,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Door;
-use super::link::{Due, Link};
+use super::QuicListener;
+use super::connection::{LaneConnection, ReadyQueue};
 use super::session::Session;
-use super::socket::{Packet, Socket};
-use super::steering::LaneIds;
-use super::timers::{Alarm, Timers};
-use crate::lane::Local;
+use super::socket::{BatchSocket, ReceivedPacket};
+use super::steering::LaneCidGenerator;
+use super::timers::{ConnectionTimer, Timers};
+use crate::lane::LaneState;
 use crate::metrics;
 
 /// Handshakes under way at a lane; one more is refused. Each costs about half a millisecond of CPU:
@@ -33,11 +33,11 @@ use crate::metrics;
 const HANDSHAKES_MAX: usize = 1_024;
 
 /// Handshakes beyond which only clients that own their address may begin one.
-const HANDSHAKES_BUSY: usize = 128;
+const HANDSHAKES_BEFORE_RETRY: usize = 128;
 
 /// Looks at the socket in one turn, each up to some dozens of packets. Packets that wait take no
 /// harm, frames that wait do.
-const LOOKS_PER_TURN: usize = 4;
+const RECEIVES_PER_TURN: usize = 4;
 
 /// Connections that are looked after in one turn, at some 10 µs each: sockets wait less than a
 /// millisecond to be read, and the packets of a turn are as many as go out together.
@@ -47,193 +47,201 @@ const CONNECTIONS_PER_TURN: usize = 64;
 const PACKETS_PER_TURN: usize = 16;
 
 pub(crate) struct Endpoint {
-    local: Rc<Local>,
+    lane: Rc<LaneState>,
     protocol: quinn_proto::Endpoint,
     config: watch::Receiver<Arc<ServerConfig>>,
-    socket: Socket,
-    packets: Vec<Packet>,
+    socket: BatchSocket,
+    packets: Vec<ReceivedPacket>,
     /// By the protocol's own handles.
-    connections: Vec<Option<Connection>>,
+    connections: Vec<Option<ConnectionEntry>>,
     handshakes: usize,
-    due: Rc<Due>,
+    ready_queue: Rc<ReadyQueue>,
     timers: Timers,
     /// Closed when the last lane is: were one closed earlier, the kernel would count anew.
-    _group: Arc<[UdpSocket]>,
+    _all_sockets: Arc<[UdpSocket]>,
 }
 
-struct Connection {
-    link: Rc<Link>,
+struct ConnectionEntry {
+    connection: Rc<LaneConnection>,
     session: Session,
-    alarm: Alarm,
+    timer: ConnectionTimer,
     /// The lane waits for it when it takes its leave: until the client knows that it is over.
-    _counted: TaskTrackerToken,
+    _drain_token: TaskTrackerToken,
 }
 
 impl Endpoint {
     /// Opens the endpoint on the runtime of the lane that calls.
-    pub(crate) fn open(door: Door, local: Rc<Local>) -> io::Result<Endpoint> {
-        let Door { udp, lane, lanes, mut config, group } = door;
-        let writes = local.meters.of(metrics::Door::Quic).writes.clone();
-        let socket = Socket::open(udp, writes)?;
-        let mut own = EndpointConfig::default();
-        own.cid_generator(move || Box::new(LaneIds::new(lane, lanes)));
-        let server = config.borrow_and_update().clone();
-        let unbroken = !socket.may_fragment();
-        let protocol = quinn_proto::Endpoint::new(Arc::new(own), Some(server), unbroken, None);
+    pub(crate) fn open(listener: QuicListener, lane: Rc<LaneState>) -> io::Result<Endpoint> {
+        let QuicListener { udp, lane_index, lane_count, mut config, all_sockets } = listener;
+        let writes = lane.metrics.for_transport(metrics::TransportKind::Quic).writes.clone();
+        let socket = BatchSocket::open(udp, writes)?;
+        let mut endpoint_config = EndpointConfig::default();
+        endpoint_config
+            .cid_generator(move || Box::new(LaneCidGenerator::new(lane_index, lane_count)));
+        let server_config = config.borrow_and_update().clone();
+        let allow_mtud = !socket.may_fragment();
+        let protocol = quinn_proto::Endpoint::new(
+            Arc::new(endpoint_config),
+            Some(server_config),
+            allow_mtud,
+            None,
+        );
         Ok(Endpoint {
-            local,
+            lane,
             protocol,
             config,
             socket,
             packets: Vec::new(),
             connections: Vec::new(),
             handshakes: 0,
-            due: Rc::default(),
+            ready_queue: Rc::default(),
             timers: Timers::default(),
-            _group: group,
+            _all_sockets: all_sockets,
         })
     }
 
     /// Runs until `over`, then cuts off whoever is left. Nobody is taken in from when the lane
     /// leaves.
-    pub(crate) async fn run(mut self, over: CancellationToken) {
-        let due = self.due.clone();
-        let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
-        while !over.is_cancelled() {
-            if self.turn() {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let ready_queue = self.ready_queue.clone();
+        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        while !stop.is_cancelled() {
+            if self.run_turn() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let next = self.timers.next();
-            if let Some(next) = next
-                && alarm.deadline() != next.into()
+            let next_deadline = self.timers.next_deadline();
+            if let Some(next) = next_deadline
+                && sleep.deadline() != next.into()
             {
-                alarm.as_mut().reset(next.into());
+                sleep.as_mut().reset(next.into());
             }
             tokio::select! {
                 biased;
-                () = over.cancelled() => {}
-                () = due.wait() => {}
+                () = stop.cancelled() => {}
+                () = ready_queue.wait() => {}
                 () = self.socket.ready() => {}
-                () = alarm.as_mut(), if next.is_some() => {}
+                () = sleep.as_mut(), if next_deadline.is_some() => {}
                 Ok(()) = self.config.changed() => {
                     let config = self.config.borrow_and_update().clone();
                     self.protocol.set_server_config(Some(config));
                 }
             }
         }
-        self.cut_off();
+        self.close_all();
     }
 
     /// Says whether there is more to do at once.
-    fn turn(&mut self) -> bool {
+    fn run_turn(&mut self) -> bool {
         let now = Instant::now();
-        let more_to_read = self.receive(now);
-        self.ring(now);
+        let more_to_read = self.receive_packets(now);
+        self.fire_timers(now);
         for _ in 0..CONNECTIONS_PER_TURN {
-            if !self.socket.has_room() && !self.socket.send() {
+            if !self.socket.has_room() && !self.socket.flush() {
                 // Nothing more goes out until the kernel has room.
                 return false;
             }
-            let Some(handle) = self.due.next() else { break };
-            self.look_after(handle, now);
+            let Some(handle) = self.ready_queue.pop() else { break };
+            self.drive_connection(handle, now);
         }
-        let all_sent = self.socket.send();
-        all_sent && (more_to_read || !self.due.is_empty())
+        let all_sent = self.socket.flush();
+        all_sent && (more_to_read || !self.ready_queue.is_empty())
     }
 
     // === in ===
 
-    fn receive(&mut self, now: Instant) -> bool {
+    fn receive_packets(&mut self, now: Instant) -> bool {
         let mut packets = std::mem::take(&mut self.packets);
-        let more = (0..LOOKS_PER_TURN).all(|_| self.socket.receive(&mut packets));
+        let has_more = (0..RECEIVES_PER_TURN).all(|_| self.socket.receive(&mut packets));
         for packet in packets.drain(..) {
-            self.take(packet, now);
+            self.on_packet(packet, now);
         }
         self.packets = packets;
-        more
+        has_more
     }
 
-    fn take(&mut self, packet: Packet, now: Instant) {
-        let Packet { from, to, ecn, data } = packet;
-        let answer = self.socket.buffer();
-        match self.protocol.handle(now, from, to, ecn, data, answer) {
+    fn on_packet(&mut self, packet: ReceivedPacket, now: Instant) {
+        let ReceivedPacket { source, local_ip, ecn, data } = packet;
+        let buffer = self.socket.next_buffer();
+        match self.protocol.handle(now, source, local_ip, ecn, data, buffer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(Some(connection)) = self.connections.get(handle.0) {
-                    connection.link.connection().handle_event(event);
-                    connection.link.set_due();
+                if let Some(Some(entry)) = self.connections.get(handle.0) {
+                    entry.connection.protocol().handle_event(event);
+                    entry.connection.mark_ready();
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, now),
-            Some(DatagramEvent::Response(transmit)) => self.socket.put(transmit),
+            Some(DatagramEvent::NewConnection(incoming)) => self.on_new_connection(incoming, now),
+            Some(DatagramEvent::Response(transmit)) => self.socket.enqueue(transmit),
             None => {}
         }
     }
 
-    fn admit(&mut self, incoming: Incoming, now: Instant) {
-        let answer = self.socket.buffer();
-        let full = self.handshakes >= HANDSHAKES_MAX || self.local.leaving.is_cancelled();
-        let busy = self.handshakes >= HANDSHAKES_BUSY;
-        if !full && busy && incoming.may_retry() && !incoming.remote_address_validated() {
+    fn on_new_connection(&mut self, incoming: Incoming, now: Instant) {
+        let buffer = self.socket.next_buffer();
+        let is_full = self.handshakes >= HANDSHAKES_MAX || self.lane.draining.is_cancelled();
+        let is_busy = self.handshakes >= HANDSHAKES_BEFORE_RETRY;
+        if !is_full && is_busy && incoming.may_retry() && !incoming.remote_address_validated() {
             // It fails only when it was asked for before, which `may_retry` rules out.
-            if let Ok(transmit) = self.protocol.retry(incoming, answer) {
-                self.socket.put(transmit);
+            if let Ok(transmit) = self.protocol.retry(incoming, buffer) {
+                self.socket.enqueue(transmit);
             }
             return;
         }
-        let permit = if full { None } else { self.local.permit() };
+        let permit = if is_full { None } else { self.lane.acquire_permit() };
         let Some(permit) = permit else {
-            let transmit = self.protocol.refuse(incoming, answer);
-            return self.refused(Some(transmit));
+            let transmit = self.protocol.refuse(incoming, buffer);
+            return self.send_refusal(Some(transmit));
         };
-        match self.protocol.accept(incoming, now, answer, None) {
-            Ok((handle, connection)) => {
-                let link = Rc::new(Link::new(handle, connection, self.due.clone()));
-                link.set_due();
-                self.seat(
+        match self.protocol.accept(incoming, now, buffer, None) {
+            Ok((handle, protocol)) => {
+                let connection =
+                    Rc::new(LaneConnection::new(handle, protocol, self.ready_queue.clone()));
+                connection.mark_ready();
+                self.insert(
                     handle,
-                    Connection {
-                        session: Session::new(self.local.clone(), link.clone(), permit),
-                        link,
-                        alarm: Alarm::default(),
-                        _counted: self.local.count_in(),
+                    ConnectionEntry {
+                        session: Session::new(self.lane.clone(), connection.clone(), permit),
+                        connection,
+                        timer: ConnectionTimer::default(),
+                        _drain_token: self.lane.track_connection(),
                     },
                 );
             }
-            Err(error) => self.refused(error.response),
+            Err(error) => self.send_refusal(error.response),
         }
     }
 
-    fn refused(&mut self, answer: Option<Transmit>) {
-        self.local.meters.of(metrics::Door::Quic).refused.increment(1);
-        if let Some(transmit) = answer {
-            self.socket.put(transmit);
+    fn send_refusal(&mut self, response: Option<Transmit>) {
+        self.lane.metrics.for_transport(metrics::TransportKind::Quic).refused.increment(1);
+        if let Some(transmit) = response {
+            self.socket.enqueue(transmit);
         }
     }
 
-    fn seat(&mut self, handle: ConnectionHandle, connection: Connection) {
+    fn insert(&mut self, handle: ConnectionHandle, entry: ConnectionEntry) {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);
         }
-        self.connections[handle.0] = Some(connection);
+        self.connections[handle.0] = Some(entry);
         self.handshakes += 1;
     }
 
     // === in time ===
 
     /// Looks for deadlines that have come.
-    fn ring(&mut self, now: Instant) {
-        while let Some(index) = self.timers.due(now) {
-            let Some(Some(connection)) = self.connections.get_mut(index) else { break };
-            self.timers.clear(index, &mut connection.alarm);
-            match connection.deadline() {
+    fn fire_timers(&mut self, now: Instant) {
+        while let Some(index) = self.timers.next_expired(now) {
+            let Some(Some(entry)) = self.connections.get_mut(index) else { break };
+            self.timers.clear(index, &mut entry.timer);
+            match entry.deadline() {
                 Some(deadline) if now < deadline => {
-                    self.timers.set(index, &mut connection.alarm, deadline);
+                    self.timers.set(index, &mut entry.timer, deadline);
                 }
                 _ => {
-                    let met = connection.session.meets();
-                    connection.expire(now);
-                    self.handshakes -= usize::from(met && !connection.session.meets());
+                    let was_handshaking = entry.session.is_handshaking();
+                    entry.on_deadline(now);
+                    self.handshakes -=
+                        usize::from(was_handshaking && !entry.session.is_handshaking());
                 }
             }
         }
@@ -243,105 +251,106 @@ impl Endpoint {
 
     /// Tells the session what happened, lets it do what it can, and takes the packets that come of
     /// it.
-    fn look_after(&mut self, handle: ConnectionHandle, now: Instant) {
-        let Some(Some(connection)) = self.connections.get_mut(handle.0) else { return };
-        let Connection { link, session, alarm, .. } = connection;
-        let mut turn = link.take_call();
-        let met = session.meets();
-        while let Some(event) = link.event() {
-            session.hear(event);
-            turn = true;
+    fn drive_connection(&mut self, handle: ConnectionHandle, now: Instant) {
+        let Some(Some(entry)) = self.connections.get_mut(handle.0) else { return };
+        let ConnectionEntry { connection, session, timer, .. } = entry;
+        let mut has_work = connection.take_session_wake();
+        let was_handshaking = session.is_handshaking();
+        while let Some(event) = connection.poll_event() {
+            session.on_event(event);
+            has_work = true;
         }
-        if link.take_loss() {
-            session.doubt();
-            turn = true;
+        if connection.take_packet_loss() {
+            session.on_packet_lost();
+            has_work = true;
         }
-        if turn {
-            session.turn();
+        if has_work {
+            session.drive();
         }
-        self.handshakes -= usize::from(met && !session.meets());
-        link.clear_due();
-        let mut connection = link.connection();
+        self.handshakes -= usize::from(was_handshaking && !session.is_handshaking());
+        connection.clear_ready();
+        let mut protocol = connection.protocol();
         let mut packets = 0;
         while packets < PACKETS_PER_TURN && self.socket.has_room() {
-            let Some(transmit) = connection.poll_transmit(now, 1, self.socket.buffer()) else {
+            let Some(transmit) = protocol.poll_transmit(now, 1, self.socket.next_buffer()) else {
                 break;
             };
-            self.socket.put(transmit);
+            self.socket.enqueue(transmit);
             packets += 1;
         }
-        let more = packets == PACKETS_PER_TURN || !self.socket.has_room();
-        if let Some(deadline) = earliest(&mut connection, session) {
-            self.timers.set(handle.0, alarm, deadline);
+        let has_more = packets == PACKETS_PER_TURN || !self.socket.has_room();
+        if let Some(deadline) = earliest_deadline(&mut protocol, session) {
+            self.timers.set(handle.0, timer, deadline);
         }
         let mut drained = false;
-        while let Some(event) = connection.poll_endpoint_events() {
+        while let Some(event) = protocol.poll_endpoint_events() {
             drained |= event.is_drained();
             if let Some(event) = self.protocol.handle_event(handle, event) {
-                connection.handle_event(event);
-                link.set_due();
+                protocol.handle_event(event);
+                connection.mark_ready();
             }
         }
-        drop(connection);
-        if more {
-            link.set_due();
+        drop(protocol);
+        if has_more {
+            connection.mark_ready();
         }
         if packets > 0 {
-            link.has_sent();
+            connection.on_packets_sent();
         }
         if drained {
-            self.forget(handle);
+            self.remove(handle);
         }
     }
 
-    fn forget(&mut self, handle: ConnectionHandle) {
-        if let Some(mut connection) = self.connections[handle.0].take() {
-            self.timers.clear(handle.0, &mut connection.alarm);
-            self.handshakes -= usize::from(connection.session.meets());
+    fn remove(&mut self, handle: ConnectionHandle) {
+        if let Some(mut entry) = self.connections[handle.0].take() {
+            self.timers.clear(handle.0, &mut entry.timer);
+            self.handshakes -= usize::from(entry.session.is_handshaking());
         }
     }
 
     /// Says goodbye to whoever is left, once.
-    fn cut_off(mut self) {
+    fn close_all(mut self) {
         let now = Instant::now();
         for index in 0..self.connections.len() {
-            let Some(Some(connection)) = self.connections.get_mut(index) else { continue };
-            connection.link.close(&close::GOING_AWAY, "the server is going away");
-            let mut protocol = connection.link.connection();
-            if let Some(transmit) = protocol.poll_transmit(now, 1, self.socket.buffer()) {
+            let Some(Some(entry)) = self.connections.get_mut(index) else { continue };
+            entry.connection.close(&close::GOING_AWAY, "the server is going away");
+            let mut protocol = entry.connection.protocol();
+            if let Some(transmit) = protocol.poll_transmit(now, 1, self.socket.next_buffer()) {
                 drop(protocol);
-                self.socket.put(transmit);
+                self.socket.enqueue(transmit);
             }
             if !self.socket.has_room() {
-                self.socket.send();
+                self.socket.flush();
             }
         }
-        self.socket.send();
+        self.socket.flush();
     }
 }
 
 // === impl Connection ===
 
-impl Connection {
+impl ConnectionEntry {
     fn deadline(&self) -> Option<Instant> {
-        earliest(&mut self.link.connection(), &self.session)
+        earliest_deadline(&mut self.connection.protocol(), &self.session)
     }
 
     /// A deadline has come: of the protocol, of the session, or of both.
-    fn expire(&mut self, now: Instant) {
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        let mut protocol = self.link.connection();
-        if passed(protocol.poll_timeout()) {
+    fn on_deadline(&mut self, now: Instant) {
+        let has_passed =
+            |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let mut protocol = self.connection.protocol();
+        if has_passed(protocol.poll_timeout()) {
             protocol.handle_timeout(now);
         }
         drop(protocol);
-        if passed(self.session.deadline()) {
-            self.session.expire();
+        if has_passed(self.session.deadline()) {
+            self.session.on_deadline();
         }
-        self.link.set_due();
+        self.connection.mark_ready();
     }
 }
 
-fn earliest(protocol: &mut quinn_proto::Connection, session: &Session) -> Option<Instant> {
+fn earliest_deadline(protocol: &mut quinn_proto::Connection, session: &Session) -> Option<Instant> {
     [protocol.poll_timeout(), session.deadline()].into_iter().flatten().min()
 }

@@ -9,177 +9,192 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{Delivery, Position, Topic};
-use pushonce_fanout::Wire;
-use pushonce_proto::client::{self, Command, Encoding, Request};
-use pushonce_proto::close::{self, Close};
+use pushonce_fanout::WireFormat;
+use pushonce_proto::client::{self, ClientCommand, ClientRequest, Encoding};
+use pushonce_proto::close::{self, CloseCode};
 use pushonce_proto::delimited;
 use quinn_proto::{Dir, Event, StreamEvent, StreamId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::link::{Link, Read};
-use super::outlet::{Finish, Outlet};
-use super::subscription::Subscription;
-use crate::driver::{Driver, NoWay, Transport};
+use super::connection::{LaneConnection, StreamRead};
+use super::sink::{FinishProgress, QuicSink};
+use super::subscription::QuicSubscription;
+use crate::driver::{SessionDriver, SessionTransport, StreamUnavailable};
 use crate::encoder;
-use crate::lane::Local;
-use crate::metrics::Door;
-use crate::pulse::Vitals;
+use crate::lane::LaneState;
+use crate::liveness::Activity;
+use crate::metrics::TransportKind;
 
 /// How long the last answers may take to be acknowledged.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a client may take to allow the stream of a subscription.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Session {
-    local: Rc<Local>,
-    link: Rc<Link>,
-    phase: Phase,
+    lane: Rc<LaneState>,
+    connection: Rc<LaneConnection>,
+    phase: SessionPhase,
     /// When its patience with the client ends.
     deadline: Option<Instant>,
     /// Its place among all connections.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-enum Phase {
+enum SessionPhase {
     /// The handshake, then the control stream that the client must open.
-    Meets {
+    Handshaking {
         connected: bool,
     },
-    Talks(Talk),
+    Open(OpenSession),
     /// The last answers are on their way.
-    Leaves {
-        talk: Talk,
+    Closing {
+        session: OpenSession,
         finished: bool,
     },
-    Over,
+    Closed,
 }
 
 /// What a session is while it talks.
-struct Talk {
-    driver: Rc<Driver<Streams>>,
+struct OpenSession {
+    driver: Rc<SessionDriver<QuicTransport>>,
     control: StreamId,
-    decoder: delimited::Decoder,
+    decoder: delimited::FrameDecoder,
     /// The client closed its side.
-    over: bool,
+    is_peer_finished: bool,
 }
 
 /// The connection, as the session's driver sees it.
-struct Streams {
-    link: Rc<Link>,
-    outlet: Rc<RefCell<Outlet>>,
+struct QuicTransport {
+    connection: Rc<LaneConnection>,
+    sink: Rc<RefCell<QuicSink>>,
     /// What is to be said at the end.
-    last: RefCell<Option<(&'static Close, String)>>,
+    close_reason: RefCell<Option<(&'static CloseCode, String)>>,
 }
 
 // === impl Session ===
 
 impl Session {
     /// A session whose handshake begins now.
-    pub(super) fn new(local: Rc<Local>, link: Rc<Link>, permit: OwnedSemaphorePermit) -> Session {
-        let deadline = Some(Instant::now() + local.config.handshake_timeout);
-        let phase = Phase::Meets { connected: false };
-        Session { local, link, phase, deadline, permit: Some(permit) }
+    pub(super) fn new(
+        lane: Rc<LaneState>,
+        connection: Rc<LaneConnection>,
+        permit: OwnedSemaphorePermit,
+    ) -> Session {
+        let deadline = Some(Instant::now() + lane.config.handshake_timeout);
+        let phase = SessionPhase::Handshaking { connected: false };
+        Session { lane, connection, phase, deadline, permit: Some(permit) }
     }
 
-    /// When [`Session::expire`] is to be called.
+    /// When [`Session::on_deadline`] is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
     /// Whether nobody knows yet if it becomes a session.
-    pub(super) fn meets(&self) -> bool {
-        matches!(self.phase, Phase::Meets { .. })
+    pub(super) fn is_handshaking(&self) -> bool {
+        matches!(self.phase, SessionPhase::Handshaking { .. })
     }
 
     /// Something happened to the connection. A turn follows.
-    pub(super) fn hear(&mut self, event: Event) {
+    pub(super) fn on_event(&mut self, event: Event) {
         match (event, &mut self.phase) {
-            (Event::Connected, Phase::Meets { connected }) => {
+            (Event::Connected, SessionPhase::Handshaking { connected }) => {
                 *connected = true;
-                self.deadline = Some(Instant::now() + self.local.config.handshake_timeout);
+                self.deadline = Some(Instant::now() + self.lane.config.handshake_timeout);
             }
-            (Event::Stream(StreamEvent::Opened { dir: Dir::Bi }), Phase::Meets { .. }) => {
-                if let Some(control) = self.link.accept() {
+            (
+                Event::Stream(StreamEvent::Opened { dir: Dir::Bi }),
+                SessionPhase::Handshaking { .. },
+            ) => {
+                if let Some(control) = self.connection.accept_stream() {
                     self.deadline = None;
-                    self.phase = Phase::Talks(Talk::begin(&self.local, &self.link, control));
+                    self.phase = SessionPhase::Open(OpenSession::start(
+                        &self.lane,
+                        &self.connection,
+                        control,
+                    ));
                 }
             }
             (
                 Event::Stream(StreamEvent::Finished { id } | StreamEvent::Stopped { id, .. }),
-                Phase::Leaves { talk, finished: true },
-            ) if id == talk.control => self.part(),
-            (Event::Stream(StreamEvent::Available { .. }), _) => self.link.wake_openers(),
+                SessionPhase::Closing { session, finished: true },
+            ) if id == session.control => self.close_connection(),
+            (Event::Stream(StreamEvent::Available { .. }), _) => {
+                self.connection.wake_stream_openers()
+            }
             (Event::ConnectionLost { .. }, _) => {
-                self.link.wake_openers();
-                self.end();
+                self.connection.wake_stream_openers();
+                self.mark_closed();
             }
             _ => {}
         }
     }
 
     /// A packet was lost, and maybe a datagram with it. A turn follows.
-    pub(super) fn doubt(&mut self) {
-        if let Phase::Talks(talk) = &self.phase {
-            talk.driver.transport().outlet.borrow_mut().doubt();
+    pub(super) fn on_packet_lost(&mut self) {
+        if let SessionPhase::Open(session) = &self.phase {
+            session.driver.transport().sink.borrow_mut().on_packet_lost();
         }
     }
 
     /// Does whatever can be done now.
-    pub(super) fn turn(&mut self) {
-        if let Phase::Talks(talk) = &mut self.phase
-            && talk.turn()
+    pub(super) fn drive(&mut self) {
+        if let SessionPhase::Open(session) = &mut self.phase
+            && session.drive()
         {
-            self.take_leave();
+            self.start_closing();
         }
-        if let Phase::Leaves { talk, finished: finished @ false } = &mut self.phase {
-            let finish = talk.driver.transport().outlet.borrow_mut().finish();
-            *finished = finish == Finish::Done;
-            if finish == Finish::InVain {
-                self.part();
+        if let SessionPhase::Closing { session, finished: finished @ false } = &mut self.phase {
+            let finish = session.driver.transport().sink.borrow_mut().finish_control();
+            *finished = finish == FinishProgress::Done;
+            if finish == FinishProgress::Failed {
+                self.close_connection();
             }
         }
     }
 
     /// The deadline has come.
-    pub(super) fn expire(&mut self) {
+    pub(super) fn on_deadline(&mut self) {
         match &self.phase {
-            Phase::Meets { connected: true } => {
+            SessionPhase::Handshaking { connected: true } => {
                 let close = &close::PROTOCOL_ERROR;
-                self.link.close(close, "open a bidirectional stream and speak first");
+                self.connection.close(close, "open a bidirectional stream and speak first");
             }
-            Phase::Meets { connected: false } => self.link.drop_out(),
+            SessionPhase::Handshaking { connected: false } => self.connection.abort(),
             // Who does not acknowledge the last answers does not get them.
-            Phase::Leaves { .. } => return self.part(),
-            Phase::Talks(_) | Phase::Over => {}
+            SessionPhase::Closing { .. } => return self.close_connection(),
+            SessionPhase::Open(_) | SessionPhase::Closed => {}
         }
-        self.end();
+        self.mark_closed();
     }
 
     /// Nothing more is heard of the client; it still gets its last answers.
-    fn take_leave(&mut self) {
-        if let Phase::Talks(talk) = std::mem::replace(&mut self.phase, Phase::Over) {
-            talk.driver.end();
-            self.deadline = Some(Instant::now() + FAREWELL);
-            self.phase = Phase::Leaves { talk, finished: false };
+    fn start_closing(&mut self) {
+        if let SessionPhase::Open(session) =
+            std::mem::replace(&mut self.phase, SessionPhase::Closed)
+        {
+            session.driver.stop();
+            self.deadline = Some(Instant::now() + CLOSE_TIMEOUT);
+            self.phase = SessionPhase::Closing { session, finished: false };
         }
     }
 
     /// Closes the connection in the words that were chosen.
-    fn part(&mut self) {
-        if let Phase::Leaves { talk, .. } = &self.phase {
-            let last = talk.driver.transport().last.take();
-            let (close, reason) = last.unwrap_or((&close::NORMAL, String::new()));
-            self.link.close(close, &reason);
+    fn close_connection(&mut self) {
+        if let SessionPhase::Closing { session, .. } = &self.phase {
+            let close_reason = session.driver.transport().close_reason.take();
+            let (close, reason) = close_reason.unwrap_or((&close::NORMAL, String::new()));
+            self.connection.close(close, &reason);
         }
-        self.end();
+        self.mark_closed();
     }
 
-    fn end(&mut self) {
-        if self.meets() {
-            self.local.meters.of(Door::Quic).refused.increment(1);
+    fn mark_closed(&mut self) {
+        if self.is_handshaking() {
+            self.lane.metrics.for_transport(TransportKind::Quic).refused.increment(1);
         }
-        self.phase = Phase::Over;
+        self.phase = SessionPhase::Closed;
         self.deadline = None;
         self.permit = None;
     }
@@ -187,149 +202,153 @@ impl Session {
 
 // === impl Talk ===
 
-impl Talk {
-    fn begin(local: &Rc<Local>, link: &Rc<Link>, control: StreamId) -> Talk {
-        let bytes_out = local.meters.of(Door::Quic).bytes_out.clone();
-        let outlet = Outlet::new(link.clone(), control, bytes_out);
-        let streams = Streams {
-            link: link.clone(),
-            outlet: Rc::new(RefCell::new(outlet)),
-            last: RefCell::new(None),
+impl OpenSession {
+    fn start(
+        lane: &Rc<LaneState>,
+        connection: &Rc<LaneConnection>,
+        control: StreamId,
+    ) -> OpenSession {
+        let bytes_out = lane.metrics.for_transport(TransportKind::Quic).bytes_out.clone();
+        let sink = QuicSink::new(connection.clone(), control, bytes_out);
+        let transport = QuicTransport {
+            connection: connection.clone(),
+            sink: Rc::new(RefCell::new(sink)),
+            close_reason: RefCell::new(None),
         };
-        let decoder = delimited::Decoder::new(local.frame_bytes_max(Encoding::Proto));
-        let driver = Driver::begin(local.clone(), streams);
-        Talk { driver, control, decoder, over: false }
+        let decoder = delimited::FrameDecoder::new(lane.frame_bytes_max(Encoding::Proto));
+        let driver = SessionDriver::start(lane.clone(), transport);
+        OpenSession { driver, control, decoder, is_peer_finished: false }
     }
 
     /// Says whether the session is over.
-    fn turn(&mut self) -> bool {
-        let outlet = self.driver.transport().outlet.clone();
+    fn drive(&mut self) -> bool {
+        let sink = self.driver.transport().sink.clone();
         loop {
-            let room = outlet.borrow_mut().flush();
-            if room {
-                self.driver.writable();
+            let has_room = sink.borrow_mut().flush();
+            if has_room {
+                self.driver.on_writable();
             }
-            let stopped = outlet.borrow_mut().take_stopped();
-            for topic in stopped {
-                let command = Command::Unsubscribe { topic };
-                self.driver.request(Ok(Request { id: None, command }));
+            let stopped_topics = sink.borrow_mut().take_stopped_topics();
+            for topic in stopped_topics {
+                let command = ClientCommand::Unsubscribe { topic };
+                self.driver.on_request(Ok(ClientRequest { id: None, command }));
             }
-            if self.over || !outlet.borrow().open_for_requests() {
+            if self.is_peer_finished || !sink.borrow().is_open() {
                 return true;
             }
-            let congested = outlet.borrow().congested();
-            if congested || !self.read() {
+            let congested = sink.borrow().is_congested();
+            if congested || !self.read_control() {
                 return false;
             }
         }
     }
 
     /// Says whether something was read.
-    fn read(&mut self) -> bool {
-        let link = &self.driver.transport().link;
-        match link.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
-            Read::Bytes(bytes) => self.take(&bytes),
-            Read::End => self.over = true,
-            Read::Nothing => return false,
+    fn read_control(&mut self) -> bool {
+        let connection = &self.driver.transport().connection;
+        match connection.read(self.control, super::RECEIVE_WINDOW_BYTES as usize) {
+            StreamRead::Bytes(bytes) => self.on_bytes(&bytes),
+            StreamRead::End => self.is_peer_finished = true,
+            StreamRead::Blocked => return false,
         }
         true
     }
 
     /// Bytes came.
-    fn take(&mut self, bytes: &[u8]) {
-        self.decoder.limit(self.driver.local().frame_bytes_max(Encoding::Proto));
+    fn on_bytes(&mut self, bytes: &[u8]) {
+        self.decoder.set_max(self.driver.lane().frame_bytes_max(Encoding::Proto));
         self.decoder.push(bytes);
-        while self.driver.transport().outlet.borrow().open_for_requests() {
+        while self.driver.transport().sink.borrow().is_open() {
             match self.decoder.next() {
                 Ok(Some(frame)) => {
-                    self.driver.request(Encoding::Proto.decode_request(&frame));
+                    self.driver.on_request(Encoding::Proto.decode_request(&frame));
                 }
                 Ok(None) => break,
-                Err(too_long) => self.driver.close(&close::TOO_BIG, too_long.to_string()),
+                Err(error) => self.driver.close(&close::TOO_BIG, error.to_string()),
             }
         }
     }
 }
 
 /// Also when the lane cuts the session off: the driver and the lane hold each other.
-impl Drop for Talk {
+impl Drop for OpenSession {
     fn drop(&mut self) {
-        self.driver.end();
+        self.driver.stop();
     }
 }
 
 // === impl Streams ===
 
-impl Transport for Streams {
-    const DOOR: Door = Door::Quic;
+impl SessionTransport for QuicTransport {
+    const KIND: TransportKind = TransportKind::Quic;
 
-    fn wire(&self) -> Wire {
+    fn wire(&self) -> WireFormat {
         encoder::QUIC_PROTO
     }
 
-    fn outlet(&self) -> Rc<RefCell<dyn pushonce_fanout::Outlet>> {
-        self.outlet.clone()
+    fn sink(&self) -> Rc<RefCell<dyn pushonce_fanout::FrameSink>> {
+        self.sink.clone()
     }
 
-    fn has_datagrams(&self) -> bool {
-        self.link.has_datagrams()
+    fn supports_datagrams(&self) -> bool {
+        self.connection.supports_datagrams()
     }
 
-    fn open(
+    fn open_subscription(
         &self,
         token: u32,
         topic: &Topic,
         delivery: Delivery,
         datagrams: bool,
-    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>> {
         if delivery != Delivery::All {
-            self.link.keep_fresh();
+            self.connection.limit_in_flight();
         }
-        let (link, outlet, topic) = (self.link.clone(), self.outlet.clone(), topic.clone());
+        let (connection, sink, topic) = (self.connection.clone(), self.sink.clone(), topic.clone());
         async move {
-            let opened = tokio::time::timeout(STREAM_TIMEOUT, link.open()).await;
-            let Ok(Some(stream)) = opened else { return Err(NoWay) };
-            let first =
-                Encoding::Proto.encode_event(&client::Event::Stream { topic: topic.clone() });
-            let first = encoder::whole(encoder::QUIC_PROTO, &first);
-            let subscription = Subscription::new(topic, stream, first, datagrams);
-            outlet.borrow_mut().open(token, subscription);
+            let opened = tokio::time::timeout(STREAM_TIMEOUT, connection.open_stream()).await;
+            let Ok(Some(stream)) = opened else { return Err(StreamUnavailable) };
+            let event =
+                Encoding::Proto.encode_event(&client::ServerEvent::Stream { topic: topic.clone() });
+            let first_frame = encoder::wrap(encoder::QUIC_PROTO, &event);
+            let subscription = QuicSubscription::new(topic, stream, first_frame, datagrams);
+            sink.borrow_mut().add_subscription(token, subscription);
             Ok(())
         }
         .boxed_local()
     }
 
-    fn shut(&self, token: u32) {
-        self.outlet.borrow_mut().shut(token);
+    fn close_subscription(&self, token: u32) {
+        self.sink.borrow_mut().remove_subscription(token);
     }
 
     fn reply(&self, frame: Bytes) {
-        self.outlet.borrow_mut().answer(frame);
+        self.sink.borrow_mut().push_reply(frame);
     }
 
     /// Nothing orders the streams, so each topic has its position on its own.
-    fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
+    fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>) {
         let frame = |positions| {
-            let frame = Encoding::Proto.encode_event(&client::Event::Heartbeat { positions });
-            encoder::whole(encoder::QUIC_PROTO, &frame)
+            let frame = Encoding::Proto.encode_event(&client::ServerEvent::Heartbeat { positions });
+            encoder::wrap(encoder::QUIC_PROTO, &frame)
         };
-        let mut outlet = self.outlet.borrow_mut();
+        let mut sink = self.sink.borrow_mut();
         for (token, topic, position) in positions {
-            outlet.beat(token, frame(vec![(topic, position)]));
+            sink.push_heartbeat(token, frame(vec![(topic, position)]));
         }
-        outlet.answer(frame(Vec::new()));
+        sink.push_reply(frame(Vec::new()));
     }
 
     /// The transport keeps the connection alive and notices its end by itself.
-    fn ping(&self) {}
+    fn send_ping(&self) {}
 
-    fn leave(&self, close: &'static Close, reason: &str) {
-        self.last.replace(Some((close, reason.to_owned())));
-        self.outlet.borrow_mut().leave();
+    fn close(&self, close: &'static CloseCode, reason: &str) {
+        self.close_reason.replace(Some((close, reason.to_owned())));
+        self.sink.borrow_mut().start_closing();
     }
 
-    fn vitals(&self) -> Vitals {
-        let mut outlet = self.outlet.borrow_mut();
-        Vitals { heard: true, blocked: outlet.blocked(), progressed: outlet.take_progressed() }
+    fn take_activity(&self) -> Activity {
+        let mut sink = self.sink.borrow_mut();
+        Activity { received: true, blocked: sink.is_blocked(), progressed: sink.take_progressed() }
     }
 }

@@ -16,26 +16,26 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator, RandomConnectionIdGenerat
 pub(crate) const LANES_MAX: usize = 256;
 
 /// Gives out the connection ids of one lane.
-pub(super) struct LaneIds {
+pub(super) struct LaneCidGenerator {
     lane: u8,
     lanes: u16,
     random: RandomConnectionIdGenerator,
 }
 
-impl LaneIds {
-    /// Of lane `lane` among `lanes`, of which there are at most [`LANES_MAX`].
-    pub(super) fn new(lane: usize, lanes: usize) -> LaneIds {
-        LaneIds { lane: lane as u8, lanes: lanes as u16, random: Default::default() }
+impl LaneCidGenerator {
+    /// Of lane `lane` among `lane_count`, of which there are at most [`LANES_MAX`].
+    pub(super) fn new(lane: usize, lanes: usize) -> LaneCidGenerator {
+        LaneCidGenerator { lane: lane as u8, lanes: lanes as u16, random: Default::default() }
     }
 }
 
-impl ConnectionIdGenerator for LaneIds {
+impl ConnectionIdGenerator for LaneCidGenerator {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut id = self.random.generate_cid();
         let random = u16::from(id[0]);
-        let ours = random - random % self.lanes + u16::from(self.lane);
+        let first_byte = random - random % self.lanes + u16::from(self.lane);
         // The last round of lanes may not be whole.
-        id[0] = u8::try_from(ours).unwrap_or(self.lane);
+        id[0] = u8::try_from(first_byte).unwrap_or(self.lane);
         id
     }
 
@@ -49,7 +49,7 @@ impl ConnectionIdGenerator for LaneIds {
 }
 
 /// Has packets that come to the port of `socket` steered to the sockets that share it, of which
-/// there are `lanes`, in the order in which they were bound.
+/// there are `lane_count`, in the order in which they were bound.
 #[cfg(target_os = "linux")]
 pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
     use nix::libc::{sock_filter, sock_fprog};
@@ -60,18 +60,18 @@ pub(crate) fn attach(socket: &UdpSocket, lanes: usize) -> io::Result<()> {
     const IF_ANY_BIT: u16 = 0x45;
     const MODULO: u16 = 0x94;
     const RETURN: u16 = 0x16;
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     // RFC 8999, 5: in a packet with a long header the id of its destination is behind version and
     // length, in one with a short header it is the second byte. A packet that is too short for the
     // look goes to the first lane, which drops it.
     let mut program = [
-        step(LOAD_BYTE, 0, 0, 0),
-        step(IF_ANY_BIT, 0, 2, 0x80),
-        step(LOAD_BYTE, 0, 0, 6),
-        step(SKIP, 0, 0, 1),
-        step(LOAD_BYTE, 0, 0, 1),
-        step(MODULO, 0, 0, lanes as u32),
-        step(RETURN, 0, 0, 0),
+        instruction(LOAD_BYTE, 0, 0, 0),
+        instruction(IF_ANY_BIT, 0, 2, 0x80),
+        instruction(LOAD_BYTE, 0, 0, 6),
+        instruction(SKIP, 0, 0, 1),
+        instruction(LOAD_BYTE, 0, 0, 1),
+        instruction(MODULO, 0, 0, lanes as u32),
+        instruction(RETURN, 0, 0, 0),
     ];
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
@@ -88,19 +88,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_id_of_a_lane_leads_to_it() {
+    fn every_connection_id_of_a_lane_is_steered_to_it() {
         for lanes in [1, 2, 3, 7, 255, 256] {
             for lane in [0, lanes / 2, lanes - 1] {
-                let mut ids = LaneIds::new(lane, lanes);
-                let led = (0..1_000).all(|_| usize::from(ids.generate_cid()[0]) % lanes == lane);
-                assert!(led, "lane {lane} of {lanes}");
+                let mut ids = LaneCidGenerator::new(lane, lanes);
+                let is_steered =
+                    (0..1_000).all(|_| usize::from(ids.generate_cid()[0]) % lanes == lane);
+                assert!(is_steered, "lane {lane} of {lanes}");
             }
         }
     }
 
     #[test]
-    fn the_ids_of_a_lane_use_all_of_its_first_bytes() {
-        let mut ids = LaneIds::new(1, 3);
+    fn connection_ids_of_a_lane_use_all_its_first_bytes() {
+        let mut ids = LaneCidGenerator::new(1, 3);
         let bytes: std::collections::BTreeSet<u8> =
             (0..10_000).map(|_| ids.generate_cid()[0]).collect();
         assert_eq!(bytes.len(), 85);
@@ -109,14 +110,14 @@ mod tests {
     /// By the id, whatever address a packet comes from.
     #[cfg(target_os = "linux")]
     #[test]
-    fn packets_come_to_the_lane_that_their_id_names() {
+    fn packets_are_received_by_the_lane_of_their_connection_id() {
         let lanes = 3;
         let sockets = crate::bind::quic(([127, 0, 0, 1], 0).into(), lanes).unwrap();
         assert_eq!(sockets.len(), lanes);
         let port = sockets[0].local_addr().unwrap();
         for (lane, socket) in sockets.iter().enumerate() {
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let mut ids = LaneIds::new(lane, lanes);
+            let mut ids = LaneCidGenerator::new(lane, lanes);
             for _ in 0..20 {
                 let client = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let id = ids.generate_cid();
@@ -124,9 +125,9 @@ mod tests {
                 let long = [&[0xc0, 0, 0, 0, 1, id.len() as u8][..], &id, &[0; 20]].concat();
                 for packet in [short, long] {
                     client.send_to(&packet, port).unwrap();
-                    let mut came = [0; 64];
-                    let len = socket.recv(&mut came).unwrap();
-                    assert_eq!(came[..len], packet);
+                    let mut buffer = [0; 64];
+                    let len = socket.recv(&mut buffer).unwrap();
+                    assert_eq!(buffer[..len], packet);
                 }
             }
         }

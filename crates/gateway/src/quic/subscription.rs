@@ -10,61 +10,65 @@ use metrics::Counter;
 use pushonce_core::Topic;
 use quinn_proto::StreamId;
 
-use super::link::{Full, Link};
-use super::way::Way;
+use super::connection::{LaneConnection, StreamWriteError};
+use super::stream_writer::StreamWriter;
 use crate::encoder;
 
-pub(super) struct Subscription {
+pub(super) struct QuicSubscription {
     pub(super) topic: Topic,
-    pub(super) way: Way,
+    pub(super) writer: StreamWriter,
     /// If messages go as datagrams.
-    newest: Option<Newest>,
+    newest_message: Option<NewestMessage>,
 }
 
 /// How the newest message went.
-enum Newest {
+enum NewestMessage {
     /// There is none yet. The first goes on the stream: a client begins with it, and it is there.
-    ToCome,
+    NotSent,
     /// On the stream, where nothing is lost.
-    Streamed,
+    SentOnStream,
     /// As a datagram.
-    Thrown(Bytes),
+    SentAsDatagram(Bytes),
     /// As a datagram, and a packet was lost since.
-    Doubted(Bytes),
+    PossiblyLost(Bytes),
 }
 
-impl Subscription {
+impl QuicSubscription {
     /// One whose stream begins with the frame `first`.
     pub(super) fn new(
         topic: Topic,
         stream: StreamId,
-        first: Bytes,
+        first_frame: Bytes,
         datagrams: bool,
-    ) -> Subscription {
-        let mut way = Way::new(stream);
-        way.queue.push_back(first);
-        Subscription { topic, way, newest: datagrams.then_some(Newest::ToCome) }
+    ) -> QuicSubscription {
+        let mut writer = StreamWriter::new(stream);
+        writer.queue.push_back(first_frame);
+        QuicSubscription {
+            topic,
+            writer,
+            newest_message: datagrams.then_some(NewestMessage::NotSent),
+        }
     }
 
     /// Sends frames from the front. How many it took.
     pub(super) fn push(
         &mut self,
-        link: &Link,
+        connection: &LaneConnection,
         bytes_out: &Counter,
         frames: &[Bytes],
-    ) -> Result<usize, Full> {
-        if self.newest.is_none() {
-            return self.way.push(link, bytes_out, frames);
+    ) -> Result<usize, StreamWriteError> {
+        if self.newest_message.is_none() {
+            return self.writer.push(connection, bytes_out, frames);
         }
         for (taken, frame) in frames.iter().enumerate() {
-            let took = match encoder::datagram(frame) {
-                Some(message) => self.push_message(link, bytes_out, frame, message),
-                None => self.push_to_stream(link, bytes_out, frame),
+            let result = match encoder::datagram_payload(frame) {
+                Some(message) => self.push_message(connection, bytes_out, frame, message),
+                None => self.push_to_stream(connection, bytes_out, frame),
             };
-            match took {
+            match result {
                 Ok(()) => {}
-                Err(Full::Blocked) => return Ok(taken),
-                Err(full) => return Err(full),
+                Err(StreamWriteError::Blocked) => return Ok(taken),
+                Err(error) => return Err(error),
             }
         }
         Ok(frames.len())
@@ -73,51 +77,56 @@ impl Subscription {
     /// As a datagram, if it fits into one and is not the first.
     fn push_message(
         &mut self,
-        link: &Link,
+        connection: &LaneConnection,
         bytes_out: &Counter,
         frame: &Bytes,
         message: Bytes,
-    ) -> Result<(), Full> {
-        let (len, first) = (message.len(), matches!(self.newest, Some(Newest::ToCome)));
-        if !first && link.send_datagram(message)? {
+    ) -> Result<(), StreamWriteError> {
+        let (len, is_first) =
+            (message.len(), matches!(self.newest_message, Some(NewestMessage::NotSent)));
+        if !is_first && connection.send_datagram(message)? {
             bytes_out.increment(len as u64);
-            self.way.progressed = true;
-            self.newest = Some(Newest::Thrown(frame.clone()));
+            self.writer.progressed = true;
+            self.newest_message = Some(NewestMessage::SentAsDatagram(frame.clone()));
             return Ok(());
         }
-        self.push_to_stream(link, bytes_out, frame)?;
-        self.newest = Some(Newest::Streamed);
+        self.push_to_stream(connection, bytes_out, frame)?;
+        self.newest_message = Some(NewestMessage::SentOnStream);
         Ok(())
     }
 
     fn push_to_stream(
         &mut self,
-        link: &Link,
+        connection: &LaneConnection,
         bytes_out: &Counter,
         frame: &Bytes,
-    ) -> Result<(), Full> {
-        match self.way.push(link, bytes_out, std::slice::from_ref(frame))? {
-            0 => Err(Full::Blocked),
+    ) -> Result<(), StreamWriteError> {
+        match self.writer.push(connection, bytes_out, std::slice::from_ref(frame))? {
+            0 => Err(StreamWriteError::Blocked),
             _ => Ok(()),
         }
     }
 
     /// A packet was lost. Whether the newest message must go on the stream as well.
-    pub(super) fn doubt(&mut self) -> bool {
-        self.newest = match self.newest.take() {
-            Some(Newest::Thrown(frame)) => Some(Newest::Doubted(frame)),
+    pub(super) fn on_packet_lost(&mut self) -> bool {
+        self.newest_message = match self.newest_message.take() {
+            Some(NewestMessage::SentAsDatagram(frame)) => Some(NewestMessage::PossiblyLost(frame)),
             other => other,
         };
-        matches!(self.newest, Some(Newest::Doubted(_)))
+        matches!(self.newest_message, Some(NewestMessage::PossiblyLost(_)))
     }
 
     /// Writes what waits for room in the stream.
-    pub(super) fn flush(&mut self, link: &Link, bytes_out: &Counter) -> Result<(), Full> {
-        self.way.flush(link, bytes_out)?;
-        if let Some(Newest::Doubted(frame)) = &self.newest {
-            self.way.queue.push_back(frame.clone());
-            self.newest = Some(Newest::Streamed);
-            self.way.flush(link, bytes_out)?;
+    pub(super) fn flush(
+        &mut self,
+        connection: &LaneConnection,
+        bytes_out: &Counter,
+    ) -> Result<(), StreamWriteError> {
+        self.writer.flush(connection, bytes_out)?;
+        if let Some(NewestMessage::PossiblyLost(frame)) = &self.newest_message {
+            self.writer.queue.push_back(frame.clone());
+            self.newest_message = Some(NewestMessage::SentOnStream);
+            self.writer.flush(connection, bytes_out)?;
         }
         Ok(())
     }

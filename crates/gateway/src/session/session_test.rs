@@ -1,9 +1,10 @@
 use bytes::Bytes;
-use pushonce_core::{ContentType, Delivery, Options, Position, Timestamp};
+use pushonce_core::{ContentType, Delivery, Position, SubscribeOptions, Timestamp};
 
 use super::*;
 
-const LIMITS: Limits = Limits { subscriptions_max: 2, publishes_max: 3, publish_bytes_max: 100 };
+const LIMITS: SessionLimits =
+    SessionLimits { subscriptions_max: 2, publishes_max: 3, publish_bytes_max: 100 };
 
 fn session() -> Session {
     Session::new(Rc::new(LIMITS))
@@ -13,37 +14,46 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
 
-fn request(id: u64, command: Command) -> Input {
-    Input::Request(Ok(Request { id: Some(id), command }))
+fn request(id: u64, command: ClientCommand) -> SessionInput {
+    SessionInput::Request(Ok(ClientRequest { id: Some(id), command }))
 }
 
-fn subscribe(id: u64, name: &str) -> Input {
-    let options = Options::default();
-    request(id, Command::Subscribe { topic: topic(name), from: From::Now, options })
+fn subscribe(id: u64, name: &str) -> SessionInput {
+    let options = SubscribeOptions::default();
+    request(id, ClientCommand::Subscribe { topic: topic(name), from: StartFrom::Now, options })
 }
 
-fn unsubscribe(id: u64, name: &str) -> Input {
-    request(id, Command::Unsubscribe { topic: topic(name) })
+fn unsubscribe(id: u64, name: &str) -> SessionInput {
+    request(id, ClientCommand::Unsubscribe { topic: topic(name) })
 }
 
-fn publish(id: u64, payload: &'static [u8]) -> Input {
+fn publish(id: u64, payload: &'static [u8]) -> SessionInput {
     let payload = Bytes::from_static(payload);
     let (topic, content_type) = (topic("a"), ContentType::Binary);
-    request(id, Command::Publish(Publish { topic, content_type, key: None, stamp: None, payload }))
+    request(
+        id,
+        ClientCommand::Publish(Publish {
+            topic,
+            content_type,
+            key: None,
+            publish_id: None,
+            payload,
+        }),
+    )
 }
 
-fn subscribed(name: &str) -> Input {
-    Input::Subscribed(
+fn subscribed(name: &str) -> SessionInput {
+    SessionInput::Subscribed(
         topic(name),
-        Ok(Granted {
-            subscribed: Subscribed { position: Position::new(1, 7), recovered: true },
+        Ok(SubscriptionGrant {
+            subscribed: SubscribeAck { position: Position::new(1, 7), recovered: true },
             delivery: Delivery::All,
         }),
     )
 }
 
-fn placed(offset: u64) -> Input {
-    Input::Published(Ok(Placed {
+fn published(offset: u64) -> SessionInput {
+    SessionInput::Published(Ok(Acknowledgement {
         position: Position::new(1, offset),
         time: Timestamp(0),
         durability: Default::default(),
@@ -51,37 +61,44 @@ fn placed(offset: u64) -> Input {
 }
 
 /// Effects in short, so that a story reads as one line each.
-fn short(effects: Vec<Effect>) -> Vec<String> {
+fn summarize(effects: Vec<SessionEffect>) -> Vec<String> {
     let id = |id: Option<u64>| id.map_or("-".to_owned(), |id| id.to_string());
     let line = |effect| match effect {
-        Effect::Reply(Event::Error { id: of, code, .. }) => format!("{} {code:?}", id(of)),
-        Effect::Reply(Event::Subscribed { id: of, topic, .. }) => {
-            format!("{} subscribed {topic}", id(of))
+        SessionEffect::Reply(ServerEvent::Error { id: request_id, code, .. }) => {
+            format!("{} {code:?}", id(request_id))
         }
-        Effect::Reply(Event::Unsubscribed { id: of, .. }) => format!("{} unsubscribed", id(of)),
-        Effect::Reply(Event::Published { id: of, position, .. }) => {
-            format!("{} at {position}", id(of))
+        SessionEffect::Reply(ServerEvent::Subscribed { id: request_id, topic, .. }) => {
+            format!("{} subscribed {topic}", id(request_id))
         }
-        Effect::Subscribe { token, topic, .. } => format!("subscribe {topic} as {token}"),
-        Effect::Start(topic) => format!("start {topic}"),
-        Effect::Stop { token, .. } => format!("stop {token}"),
-        Effect::Publish(publish) => format!("publish {}", publish.payload.escape_ascii()),
-        Effect::Published => "all published".to_owned(),
-        Effect::Close(close, _) => format!("close {}", close.code),
+        SessionEffect::Reply(ServerEvent::Unsubscribed { id: request_id, .. }) => {
+            format!("{} unsubscribed", id(request_id))
+        }
+        SessionEffect::Reply(ServerEvent::Published { id: request_id, position, .. }) => {
+            format!("{} at {position}", id(request_id))
+        }
+        SessionEffect::Subscribe { token, topic, .. } => format!("subscribe {topic} as {token}"),
+        SessionEffect::StartDelivery(topic) => format!("start {topic}"),
+        SessionEffect::StopDelivery { token, .. } => format!("stop {token}"),
+        SessionEffect::Publish(publish) => format!("publish {}", publish.payload.escape_ascii()),
+        SessionEffect::PublishesDone => "all published".to_owned(),
+        SessionEffect::Close(close, _) => format!("close {}", close.code),
         other => format!("{other:?}"),
     };
     effects.into_iter().map(line).collect()
 }
 
-fn steps(session: &mut Session, inputs: impl IntoIterator<Item = Input>) -> Vec<Vec<String>> {
-    inputs.into_iter().map(|input| short(session.step(input))).collect()
+fn run_inputs(
+    session: &mut Session,
+    inputs: impl IntoIterator<Item = SessionInput>,
+) -> Vec<Vec<String>> {
+    inputs.into_iter().map(|input| summarize(session.on_input(input))).collect()
 }
 
 #[test]
-fn frames_flow_only_after_the_answer_was_queued() {
+fn delivery_starts_only_after_the_subscribed_reply() {
     let inputs = [subscribe(1, "a"), subscribed("a"), unsubscribe(2, "a")];
     assert_eq!(
-        steps(&mut session(), inputs),
+        run_inputs(&mut session(), inputs),
         [
             vec!["subscribe a as 0"],
             vec!["1 subscribed a", "start a"],
@@ -91,66 +108,67 @@ fn frames_flow_only_after_the_answer_was_queued() {
 }
 
 #[test]
-fn a_second_subscription_is_refused_also_while_the_first_is_asked_for() {
+fn second_subscribe_is_rejected_even_while_the_first_is_pending() {
     let inputs = [subscribe(1, "a"), subscribe(2, "a"), subscribed("a"), subscribe(3, "a")];
-    let answers = steps(&mut session(), inputs);
+    let answers = run_inputs(&mut session(), inputs);
     assert_eq!(answers[1], ["2 AlreadySubscribed"]);
     assert_eq!(answers[3], ["3 AlreadySubscribed"]);
 }
 
 #[test]
-fn an_unsubscribe_waits_for_the_answer_to_its_subscribe() {
+fn unsubscribe_waits_for_the_reply_to_its_subscribe() {
     let inputs = [subscribe(1, "a"), unsubscribe(2, "a"), unsubscribe(3, "a"), subscribed("a")];
     assert_eq!(
-        steps(&mut session(), inputs)[1..],
+        run_inputs(&mut session(), inputs)[1..],
         [vec![], vec!["3 NotSubscribed"], vec!["1 subscribed a", "stop 0", "2 unsubscribed"]]
     );
 }
 
 #[test]
-fn a_refused_subscription_leaves_room_for_another() {
-    let refused = || Input::Subscribed(topic("a"), Err((ErrorCode::Unavailable, String::new())));
+fn rejected_subscription_frees_its_place() {
+    let rejected =
+        || SessionInput::Subscribed(topic("a"), Err((ErrorCode::Unavailable, String::new())));
     let inputs =
-        [subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c"), refused(), subscribe(4, "c")];
-    let answers = steps(&mut session(), inputs);
+        [subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c"), rejected(), subscribe(4, "c")];
+    let answers = run_inputs(&mut session(), inputs);
     assert_eq!(answers[2], ["3 TooManySubscriptions"]);
     assert_eq!(answers[3], ["1 Unavailable"]);
     assert_eq!(answers[4], ["subscribe c as 2"]);
 }
 
 #[test]
-fn publishes_are_sent_on_as_they_come_and_answered_in_order() {
-    let inputs = [publish(1, b"x"), publish(2, b"y"), placed(1), placed(2), placed(3)];
+fn publishes_are_forwarded_at_once_and_acknowledged_in_order() {
+    let inputs = [publish(1, b"x"), publish(2, b"y"), published(1), published(2), published(3)];
     let answers = [vec!["1 at 1:1"], vec!["2 at 1:2", "all published"], vec![]];
     let mut session = session();
-    let steps = steps(&mut session, inputs);
+    let steps = run_inputs(&mut session, inputs);
     assert_eq!(steps[..2], [["publish x"], ["publish y"]]);
     assert_eq!(steps[2..], answers);
 }
 
 #[test]
-fn publishes_beyond_the_bound_are_refused_and_the_others_are_not() {
-    let inputs = (1..=4).map(|id| publish(id, b"x")).chain([placed(1), publish(5, b"x")]);
-    let answers = steps(&mut session(), inputs);
+fn publish_over_the_limit_is_rejected_without_affecting_others() {
+    let inputs = (1..=4).map(|id| publish(id, b"x")).chain([published(1), publish(5, b"x")]);
+    let answers = run_inputs(&mut session(), inputs);
     assert_eq!(answers[3], ["4 Overloaded"]);
     assert_eq!(answers[5], ["publish x"]);
 }
 
 #[test]
-fn publishes_without_an_answer_are_bounded_in_bytes_but_for_one_alone() {
+fn pending_publish_bytes_are_limited_except_for_a_single_publish() {
     let inputs = [(1, 110), (2, 1)].map(|(id, bytes)| publish(id, vec![b'x'; bytes].leak()));
-    let answers = steps(&mut session(), inputs);
+    let answers = run_inputs(&mut session(), inputs);
     assert_eq!(answers[0], [format!("publish {}", "x".repeat(110))]);
     assert_eq!(answers[1], ["2 Overloaded"]);
 }
 
 #[test]
-fn a_wrong_frame_is_answered_and_a_broken_one_ends_the_session() {
-    let wrong = |broken| {
+fn invalid_frame_gets_an_error_and_broken_frame_closes_the_session() {
+    let invalid = |broken| {
         let (code, message) = (ErrorCode::BadTopic, String::new());
-        Input::Request(Err(InvalidFrame { id: Some(9), code, message, broken }))
+        SessionInput::Request(Err(InvalidFrame { id: Some(9), code, message, is_fatal: broken }))
     };
-    let answers = steps(&mut session(), [wrong(false), wrong(true), subscribe(1, "a")]);
+    let answers = run_inputs(&mut session(), [invalid(false), invalid(true), subscribe(1, "a")]);
     assert_eq!(answers[0], ["9 BadTopic"]);
     assert_eq!(answers[1], ["9 BadTopic".to_owned(), format!("close {}", close::BAD_FRAME.code)]);
     assert_eq!(answers[2], Vec::<String>::new(), "nothing follows a close");

@@ -11,16 +11,16 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 pub(super) const WINDOW_BITS: u8 = 12;
 
 /// What a sync flush ends with; RFC 7692 (7.2.1) takes it off, and puts it back before inflating.
-const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+const SYNC_FLUSH_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
 /// What is shorter is not tried: it gets some bytes smaller, its packet not by a tenth.
-const WORTH_BYTES: usize = 128;
+const DEFLATE_BYTES_MIN: usize = 128;
 
 /// Why a message cannot be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(super) enum InflateError {
     /// It is no deflate data.
-    Broken,
+    InvalidData,
     /// It gets longer than is borne.
     TooLong,
 }
@@ -38,7 +38,7 @@ thread_local! {
 
 /// The message deflated; none when that makes it no smaller.
 pub(super) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
-    if message.len() < WORTH_BYTES {
+    if message.len() < DEFLATE_BYTES_MIN {
         return None;
     }
     // No more room than that: what needs it is not wanted.
@@ -47,19 +47,19 @@ pub(super) fn deflate(message: &[u8]) -> Option<Vec<u8>> {
         compress.reset();
         compress.compress_vec(message, &mut out, FlushCompress::Sync).ok()?;
         // Whatever fills all of the room may not be all there is.
-        let whole = compress.total_in() == message.len() as u64 && out.len() < out.capacity();
-        let len = out.strip_suffix(&TAIL).filter(|_| whole)?.len();
+        let is_complete = compress.total_in() == message.len() as u64 && out.len() < out.capacity();
+        let len = out.strip_suffix(&SYNC_FLUSH_TAIL).filter(|_| is_complete)?.len();
         out.truncate(len);
         Some(out)
     })
 }
 
 /// The message inflated; never more than `bytes_max` are made of it, nor room for more.
-pub(super) fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Vec<u8>, Unfit> {
+pub(super) fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Vec<u8>, InflateError> {
     let mut out = Vec::new();
     DECOMPRESS.with_borrow_mut(|decompress| {
         decompress.reset(false);
-        for part in [deflated, &TAIL] {
+        for part in [deflated, &SYNC_FLUSH_TAIL] {
             inflate_part(decompress, part, &mut out, bytes_max)?;
         }
         Ok(out)
@@ -71,7 +71,7 @@ fn inflate_part(
     mut part: &[u8],
     out: &mut Vec<u8>,
     bytes_max: usize,
-) -> Result<(), Unfit> {
+) -> Result<(), InflateError> {
     // Also when all was read: what was made of it may have found no room.
     while !part.is_empty() || out.len() == out.capacity() {
         if out.len() == out.capacity() {
@@ -79,18 +79,20 @@ fn inflate_part(
             let room = (bytes_max + 1).saturating_sub(out.len());
             out.reserve_exact(out.len().max(part.len() * 2).max(64).min(room));
         }
-        let (read, made) = (decompress.total_in(), out.len());
+        let (read, produced) = (decompress.total_in(), out.len());
         let status = decompress.decompress_vec(part, out, FlushDecompress::None);
-        let status = status.map_err(|_| Unfit::Broken)?;
+        let status = status.map_err(|_| InflateError::InvalidData)?;
         let read = (decompress.total_in() - read) as usize;
         part = &part[read..];
         if out.len() > bytes_max {
-            return Err(Unfit::TooLong);
+            return Err(InflateError::TooLong);
         }
         match status {
             // A client may end the deflate data as well as the message, and begin anew (7.2.3.4).
             Status::StreamEnd => decompress.reset(false),
-            _ if read == 0 && out.len() == made && !part.is_empty() => return Err(Unfit::Broken),
+            _ if read == 0 && out.len() == produced && !part.is_empty() => {
+                return Err(InflateError::InvalidData);
+            }
             _ => {}
         }
     }
@@ -106,14 +108,14 @@ mod tests {
     const MAX: usize = 10_000;
 
     #[test]
-    fn the_examples_of_the_rfc_are_inflated() {
-        for (what, deflated) in [
+    fn rfc_7692_examples_are_inflated() {
+        for (case, deflated) in [
             ("a compressed block", &b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..]),
             ("no compression", b"\x00\x05\x00\xfa\xffHello\x00"),
             ("a last block", b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00"),
             ("two blocks", b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"),
         ] {
-            assert_eq!(inflate(deflated, MAX).as_deref(), Ok(&b"Hello"[..]), "{what}");
+            assert_eq!(inflate(deflated, MAX).as_deref(), Ok(&b"Hello"[..]), "{case}");
         }
         assert_eq!(inflate(b"\x00", MAX).as_deref(), Ok(&b""[..]), "an empty message");
     }
@@ -129,29 +131,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_or_gets_no_smaller_is_left_as_it_is() {
-        assert_eq!(deflate(&[b'x'; WORTH_BYTES - 1]), None);
-        assert!(deflate(&[b'x'; WORTH_BYTES]).is_some());
+    fn short_or_incompressible_message_is_not_deflated() {
+        assert_eq!(deflate(&[b'x'; DEFLATE_BYTES_MIN - 1]), None);
+        assert!(deflate(&[b'x'; DEFLATE_BYTES_MIN]).is_some());
         assert_eq!(deflate(&random(1_000)), None);
     }
 
     #[test]
-    fn a_bomb_gets_no_further_than_the_bound() {
+    fn decompression_bomb_is_stopped_at_the_limit() {
         let bomb = deflate(&vec![0; 1 << 20]).expect("much smaller");
         assert!(bomb.len() < 2_000);
-        assert_eq!(inflate(&bomb, (1 << 20) - 1), Err(Unfit::TooLong));
+        assert_eq!(inflate(&bomb, (1 << 20) - 1), Err(InflateError::TooLong));
         let whole = inflate(&bomb, 1 << 20).expect("at the bound");
         assert_eq!((whole.len(), whole.capacity()), (1 << 20, (1 << 20) + 1));
     }
 
     #[test]
-    fn what_is_no_deflate_data_is_broken() {
-        assert_eq!(inflate(b"\xff\xff\xff", MAX), Err(Unfit::Broken));
-        assert_eq!(inflate(b"\x00\x05\x00\xfa\x00Hello\x00", MAX), Err(Unfit::Broken));
+    fn invalid_deflate_data_is_rejected() {
+        assert_eq!(inflate(b"\xff\xff\xff", MAX), Err(InflateError::InvalidData));
+        assert_eq!(inflate(b"\x00\x05\x00\xfa\x00Hello\x00", MAX), Err(InflateError::InvalidData));
     }
 
     #[test]
-    fn what_comes_again_is_found_within_the_window_and_no_further_back() {
+    fn repetition_is_compressed_only_within_the_window() {
         let twice = |len| deflate(&[random(len), vec![0; 100], random(len)].concat());
         let near = twice(3_000).expect("smaller");
         assert!(near.len() < 3_300, "{}", near.len());
@@ -161,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_deflated_message_is_the_message(
+        fn inflate_restores_the_deflated_message(
             message in prop_oneof![
                 proptest::collection::vec(0_u8..4, 0..9_000),
                 proptest::collection::vec(any::<u8>(), 0..2_000),
@@ -174,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn random_bytes_are_inflated_within_the_bound_or_refused(
+        fn random_bytes_are_inflated_within_the_limit_or_rejected(
             bytes in proptest::collection::vec(any::<u8>(), 0..300), max in 0_usize..500,
         ) {
             if let Ok(message) = inflate(&bytes, max) {

@@ -10,32 +10,34 @@ use super::deflate::WINDOW_BITS;
 
 /// permessage-deflate was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Deflate {
+pub(super) struct PermessageDeflate {
     /// The client asked for a window of no more than so many bits, and hears how many it gets.
-    limits_window: bool,
+    sends_window_bits: bool,
 }
 
 /// The header is no list of extensions: the connection must fail.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct MalformedExtensions;
 
 /// One offer of an extension.
 #[derive(Debug, PartialEq, Eq)]
-struct Offer {
+struct ExtensionOffer {
     name: String,
     /// With its value, if it has one.
     parameters: Vec<(String, Option<String>)>,
 }
 
-impl Deflate {
+impl PermessageDeflate {
     /// The first offer that can be kept. A client offers what it likes best first, and may offer the
     /// same extension again with less in it.
-    pub(super) fn agree(headers: &HeaderMap) -> Result<Option<Deflate>, Malformed> {
+    pub(super) fn negotiate(
+        headers: &HeaderMap,
+    ) -> Result<Option<PermessageDeflate>, MalformedExtensions> {
         let mut agreed = None;
         // All of it is read: a mistake behind a good offer is a mistake.
         for line in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
-            for offer in offers(line.to_str().map_err(|_| Malformed)?)? {
-                agreed = agreed.or_else(|| Deflate::of(&offer));
+            for offer in parse_offers(line.to_str().map_err(|_| MalformedExtensions)?)? {
+                agreed = agreed.or_else(|| PermessageDeflate::accept_offer(&offer));
             }
         }
         Ok(agreed)
@@ -43,11 +45,11 @@ impl Deflate {
 
     /// RFC 7692, 7.1: an offer with a parameter that is unknown, wrong, there twice, or cannot be
     /// kept, is declined as a whole.
-    fn of(offer: &Offer) -> Option<Deflate> {
+    fn accept_offer(offer: &ExtensionOffer) -> Option<PermessageDeflate> {
         if offer.name != "permessage-deflate" {
             return None;
         }
-        let mut limits_window = false;
+        let mut sends_window_bits = false;
         for (index, (name, value)) in offer.parameters.iter().enumerate() {
             if offer.parameters[..index].iter().any(|(earlier, _)| earlier == name) {
                 return None;
@@ -56,24 +58,24 @@ impl Deflate {
                 // Both are said anyway.
                 ("server_no_context_takeover" | "client_no_context_takeover", None) => {}
                 ("server_max_window_bits", Some(bits)) => {
-                    limits_window = true;
-                    window_bits(bits).filter(|&bits| bits >= WINDOW_BITS)?;
+                    sends_window_bits = true;
+                    parse_window_bits(bits).filter(|&bits| bits >= WINDOW_BITS)?;
                 }
                 // How much the client is content with; any window can be read.
                 ("client_max_window_bits", None) => {}
-                ("client_max_window_bits", Some(bits)) => _ = window_bits(bits)?,
+                ("client_max_window_bits", Some(bits)) => _ = parse_window_bits(bits)?,
                 _ => return None,
             }
         }
-        Some(Deflate { limits_window })
+        Some(PermessageDeflate { sends_window_bits })
     }
 
     /// What the client hears. Without context on both sides, asked for or not (7.1.1).
-    pub(super) fn answer(self) -> String {
+    pub(super) fn response_header(self) -> String {
         let mut answer = "permessage-deflate; server_no_context_takeover; \
             client_no_context_takeover"
             .to_owned();
-        if self.limits_window {
+        if self.sends_window_bits {
             answer.push_str(&format!("; server_max_window_bits={WINDOW_BITS}"));
         }
         answer
@@ -81,81 +83,81 @@ impl Deflate {
 }
 
 /// 8 to 15, without a leading zero (7.1.2).
-fn window_bits(text: &str) -> Option<u8> {
+fn parse_window_bits(text: &str) -> Option<u8> {
     let bits: u8 = text.parse().ok().filter(|bits| (8..=15).contains(bits))?;
     (bits.to_string() == text).then_some(bits)
 }
 
 /// Reads `name; parameter=value, name; …`.
-fn offers(line: &str) -> Result<Vec<Offer>, Malformed> {
-    let mut text = Text(line.chars().peekable());
+fn parse_offers(line: &str) -> Result<Vec<ExtensionOffer>, MalformedExtensions> {
+    let mut parser = HeaderParser(line.chars().peekable());
     let mut offers = Vec::new();
     loop {
         // Lists of HTTP may have empty members.
-        while text.eat(',') {}
-        if text.ends() {
+        while parser.consume(',') {}
+        if parser.is_at_end() {
             return Ok(offers);
         }
-        let name = text.token()?;
+        let name = parser.token()?;
         let mut parameters = Vec::new();
-        while text.eat(';') {
-            let name = text.token()?;
-            let value = if text.eat('=') { Some(text.value()?) } else { None };
+        while parser.consume(';') {
+            let name = parser.token()?;
+            let value = if parser.consume('=') { Some(parser.value()?) } else { None };
             parameters.push((name, value));
         }
-        offers.push(Offer { name, parameters });
-        if !text.ends() && !text.eat(',') {
-            return Err(Malformed);
+        offers.push(ExtensionOffer { name, parameters });
+        if !parser.is_at_end() && !parser.consume(',') {
+            return Err(MalformedExtensions);
         }
     }
 }
 
 /// A header's value, from some place on.
-struct Text<'a>(Peekable<Chars<'a>>);
+struct HeaderParser<'a>(Peekable<Chars<'a>>);
 
-impl Text<'_> {
+impl HeaderParser<'_> {
     fn skip_spaces(&mut self) {
         while self.0.next_if(|&c| c == ' ' || c == '\t').is_some() {}
     }
 
-    fn ends(&mut self) -> bool {
+    fn is_at_end(&mut self) -> bool {
         self.skip_spaces();
         self.0.peek().is_none()
     }
 
     /// Whether this sign stands here; then it is behind us.
-    fn eat(&mut self, sign: char) -> bool {
+    fn consume(&mut self, expected: char) -> bool {
         self.skip_spaces();
-        self.0.next_if_eq(&sign).is_some()
+        self.0.next_if_eq(&expected).is_some()
     }
 
-    fn token(&mut self) -> Result<String, Malformed> {
+    fn token(&mut self) -> Result<String, MalformedExtensions> {
         self.skip_spaces();
         let mut token = String::new();
         while let Some(c) = self.0.next_if(|&c| is_token(c)) {
             token.push(c);
         }
-        if token.is_empty() { Err(Malformed) } else { Ok(token) }
+        if token.is_empty() { Err(MalformedExtensions) } else { Ok(token) }
     }
 
     /// A token, as it is or in quotes: what stands in them must be one, too.
-    fn value(&mut self) -> Result<String, Malformed> {
-        if !self.eat('"') {
+    fn value(&mut self) -> Result<String, MalformedExtensions> {
+        if !self.consume('"') {
             return self.token();
         }
         let mut value = String::new();
         loop {
-            let c = match self.0.next().ok_or(Malformed)? {
+            let c = match self.0.next().ok_or(MalformedExtensions)? {
                 '"' => break,
-                '\\' => self.0.next().ok_or(Malformed)?,
+                '\\' => self.0.next().ok_or(MalformedExtensions)?,
                 c => c,
             };
             if !is_token(c) {
-                return Err(Malformed);
+                return Err(MalformedExtensions);
             }
             value.push(c);
         }
-        if value.is_empty() { Err(Malformed) } else { Ok(value) }
+        if value.is_empty() { Err(MalformedExtensions) } else { Ok(value) }
     }
 }
 
@@ -170,23 +172,23 @@ mod tests {
 
     use super::*;
 
-    fn agree(lines: &[&str]) -> Result<Option<Deflate>, Malformed> {
+    fn negotiate(lines: &[&str]) -> Result<Option<PermessageDeflate>, MalformedExtensions> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(line).unwrap());
         }
-        Deflate::agree(&headers)
+        PermessageDeflate::negotiate(&headers)
     }
 
-    fn answer(lines: &[&str]) -> Option<String> {
-        agree(lines).unwrap().map(Deflate::answer)
+    fn response_header(lines: &[&str]) -> Option<String> {
+        negotiate(lines).unwrap().map(PermessageDeflate::response_header)
     }
 
-    const PLAIN: &str =
+    const NO_CONTEXT_TAKEOVER: &str =
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     #[test]
-    fn what_clients_offer_is_agreed_on_without_context() {
+    fn common_offers_are_accepted_without_context_takeover() {
         for offer in [
             "permessage-deflate",
             // Browsers.
@@ -197,21 +199,21 @@ mod tests {
             "x-webkit-deflate-frame, permessage-deflate",
             ", permessage-deflate ,,",
         ] {
-            assert_eq!(answer(&[offer]).as_deref(), Some(PLAIN), "{offer}");
+            assert_eq!(response_header(&[offer]).as_deref(), Some(NO_CONTEXT_TAKEOVER), "{offer}");
         }
     }
 
     #[test]
-    fn a_window_that_is_asked_for_is_named_when_it_can_be_kept() {
-        let limited = format!("{PLAIN}; server_max_window_bits=12");
+    fn requested_window_is_confirmed_if_supported() {
+        let limited = format!("{NO_CONTEXT_TAKEOVER}; server_max_window_bits=12");
         for bits in ["12", "13", "15", "\"15\"", "\"1\\5\""] {
             let offer = format!("permessage-deflate; server_max_window_bits={bits}");
-            assert_eq!(answer(&[&offer]), Some(limited.clone()), "{offer}");
+            assert_eq!(response_header(&[&offer]), Some(limited.clone()), "{offer}");
         }
     }
 
     #[test]
-    fn an_offer_that_cannot_be_kept_is_declined() {
+    fn unsupported_offer_is_declined() {
         for parameters in [
             "server_max_window_bits=11",
             "server_max_window_bits=8",
@@ -232,24 +234,31 @@ mod tests {
             "Server_No_Context_Takeover",
         ] {
             let offer = format!("permessage-deflate; {parameters}");
-            assert_eq!(answer(&[&offer]), None, "{offer}");
+            assert_eq!(response_header(&[&offer]), None, "{offer}");
         }
-        assert_eq!(answer(&["permessage-deflate2", "x; y=z, deflate"]), None);
-        assert_eq!(answer(&[]), None);
+        assert_eq!(response_header(&["permessage-deflate2", "x; y=z, deflate"]), None);
+        assert_eq!(response_header(&[]), None);
     }
 
     #[test]
-    fn the_first_offer_that_can_be_kept_is_taken() {
-        let limited = format!("{PLAIN}; server_max_window_bits=12");
+    fn first_supported_offer_is_accepted() {
+        let limited = format!("{NO_CONTEXT_TAKEOVER}; server_max_window_bits=12");
         let first = "permessage-deflate; server_max_window_bits=10";
-        assert_eq!(answer(&[&format!("{first}, permessage-deflate")]).as_deref(), Some(PLAIN));
-        assert_eq!(answer(&[first, "permessage-deflate"]).as_deref(), Some(PLAIN), "two lines");
+        assert_eq!(
+            response_header(&[&format!("{first}, permessage-deflate")]).as_deref(),
+            Some(NO_CONTEXT_TAKEOVER)
+        );
+        assert_eq!(
+            response_header(&[first, "permessage-deflate"]).as_deref(),
+            Some(NO_CONTEXT_TAKEOVER),
+            "two lines"
+        );
         let both = "permessage-deflate; server_max_window_bits=12, permessage-deflate";
-        assert_eq!(answer(&[both]), Some(limited));
+        assert_eq!(response_header(&[both]), Some(limited));
     }
 
     #[test]
-    fn what_is_no_list_of_extensions_is_refused() {
+    fn malformed_extensions_header_is_rejected() {
         for line in [
             ";",
             "permessage-deflate;",
@@ -263,15 +272,15 @@ mod tests {
             "permessage-deflate, x; y=@",
             "permessage/deflate",
         ] {
-            assert_eq!(agree(&[line]), Err(Malformed), "{line}");
+            assert_eq!(negotiate(&[line]), Err(MalformedExtensions), "{line}");
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_is_offered_the_answer_is_one_of_two(line in "[a-z_=;, \"\\\\0-9]{0,60}") {
-            if let Ok(Some(deflate)) = agree(&[&line]) {
-                prop_assert!(deflate.answer().starts_with(PLAIN));
+        fn any_accepted_offer_has_no_context_takeover(line in "[a-z_=;, \"\\\\0-9]{0,60}") {
+            if let Ok(Some(deflate)) = negotiate(&[&line]) {
+                prop_assert!(deflate.response_header().starts_with(NO_CONTEXT_TAKEOVER));
             }
         }
     }

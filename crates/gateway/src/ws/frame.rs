@@ -8,59 +8,59 @@ use super::deflate::deflate;
 
 /// A text message.
 pub(crate) fn text(payload: &[u8]) -> Bytes {
-    whole(Opcode::Text, payload)
+    encode(Opcode::Text, payload)
 }
 
 /// A binary message.
 pub(crate) fn binary(payload: &[u8]) -> Bytes {
-    whole(Opcode::Binary, payload)
+    encode(Opcode::Binary, payload)
 }
 
 /// A text message for sessions that agreed on permessage-deflate: deflated, if that makes it smaller.
-pub(crate) fn small_text(payload: &[u8]) -> Bytes {
-    small(Opcode::Text, payload)
+pub(crate) fn compressed_text(payload: &[u8]) -> Bytes {
+    encode_compressed(Opcode::Text, payload)
 }
 
 /// A binary message for such sessions.
-pub(crate) fn small_binary(payload: &[u8]) -> Bytes {
-    small(Opcode::Binary, payload)
+pub(crate) fn compressed_binary(payload: &[u8]) -> Bytes {
+    encode_compressed(Opcode::Binary, payload)
 }
 
 /// The question whether somebody is there, or has read everything before it.
 pub(crate) fn ping(payload: &[u8]) -> Bytes {
-    whole(Opcode::Ping, payload)
+    encode(Opcode::Ping, payload)
 }
 
 /// The answer to a ping. `payload` is the ping's.
 pub(crate) fn pong(payload: &[u8]) -> Bytes {
-    whole(Opcode::Pong, payload)
+    encode(Opcode::Pong, payload)
 }
 
 /// The last frame; `reason` is cut to what fits.
 pub(crate) fn close(code: u16, reason: &str) -> Bytes {
-    let most = reason.len().min(CONTROL_BYTES_MAX - 2);
-    let fits = (0..=most).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
+    let len_max = reason.len().min(CONTROL_BYTES_MAX - 2);
+    let fits = (0..=len_max).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     let mut payload = BytesMut::with_capacity(2 + fits);
     payload.put_u16(code);
     payload.put_slice(&reason.as_bytes()[..fits]);
-    whole(Opcode::Close, &payload)
+    encode(Opcode::Close, &payload)
 }
 
-fn whole(opcode: Opcode, payload: &[u8]) -> Bytes {
-    write(opcode as u8, payload)
+fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
+    write_frame(opcode as u8, payload)
 }
 
-fn small(opcode: Opcode, payload: &[u8]) -> Bytes {
+fn encode_compressed(opcode: Opcode, payload: &[u8]) -> Bytes {
     match deflate(payload) {
-        Some(deflated) => write(RSV1 | opcode as u8, &deflated),
-        None => whole(opcode, payload),
+        Some(deflated) => write_frame(RSV1 | opcode as u8, &deflated),
+        None => encode(opcode, payload),
     }
 }
 
 /// The last frame of its message, and the first. Servers do not mask.
-fn write(kind: u8, payload: &[u8]) -> Bytes {
+fn write_frame(opcode_and_rsv: u8, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(10 + payload.len());
-    frame.put_u8(0x80 | kind);
+    frame.put_u8(0x80 | opcode_and_rsv);
     match payload.len() {
         len @ 0..=125 => frame.put_u8(len as u8),
         len @ 126..=0xffff => {

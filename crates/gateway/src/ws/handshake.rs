@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use pushonce_proto::client::{Encoding, ErrorCode};
 use sha1::{Digest, Sha1};
 
-use super::extensions::{Deflate, Malformed};
-use crate::http::Fault;
+use super::extensions::{MalformedExtensions, PermessageDeflate};
+use crate::http::HttpError;
 
 /// From RFC 6455, 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -23,15 +23,15 @@ pub(crate) struct Handshake {
     /// What the frames will be.
     pub(crate) encoding: Encoding,
     /// Whether messages may be deflated.
-    pub(super) deflate: Option<Deflate>,
+    pub(super) deflate: Option<PermessageDeflate>,
     /// Whether the client named a subprotocol, and so must hear which was chosen.
-    named: bool,
+    has_subprotocol: bool,
     accept: String,
 }
 
 /// Why it may not; each is answered with what to change.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum UpgradeError {
     #[error("open a WebSocket with GET")]
     Method,
     #[error("this is a WebSocket: send HTTP/1.1 with Connection: Upgrade and Upgrade: websocket")]
@@ -58,39 +58,46 @@ impl Handshake {
     ///
     /// # Errors
     /// [`Refused`] for the first rule that is broken.
-    pub(crate) fn read<B>(request: &Request<B>, compression: bool) -> Result<Handshake, Refused> {
+    pub(crate) fn from_request<B>(
+        request: &Request<B>,
+        compression: bool,
+    ) -> Result<Handshake, UpgradeError> {
         let headers = request.headers();
         if request.method() != Method::GET {
-            return Err(Refused::Method);
+            return Err(UpgradeError::Method);
         }
-        let names =
-            |header, token: &str| list(headers, header).any(|t| t.eq_ignore_ascii_case(token));
+        let has_token = |header, token: &str| {
+            header_tokens(headers, header).any(|t| t.eq_ignore_ascii_case(token))
+        };
         // HTTP/1.0 knows no upgrade, whatever its headers say.
-        let old = request.version() < Version::HTTP_11;
-        if old || !names(CONNECTION, "upgrade") || !names(UPGRADE, "websocket") {
-            return Err(Refused::NoUpgrade);
+        let is_http_1_0 = request.version() < Version::HTTP_11;
+        if is_http_1_0 || !has_token(CONNECTION, "upgrade") || !has_token(UPGRADE, "websocket") {
+            return Err(UpgradeError::NoUpgrade);
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return Err(Refused::Version);
+            return Err(UpgradeError::Version);
         }
         let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
-        let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refused::Key) };
+        let (Some(key), None) = (keys.next(), keys.next()) else { return Err(UpgradeError::Key) };
         if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != 16 {
-            return Err(Refused::Key);
+            return Err(UpgradeError::Key);
         }
-        let mut offered = list(headers, SEC_WEBSOCKET_PROTOCOL).peekable();
-        let named = offered.peek().is_some();
-        let encoding = match named {
-            true => offered.find_map(Encoding::of_subprotocol).ok_or(Refused::Subprotocol)?,
+        let mut offered = header_tokens(headers, SEC_WEBSOCKET_PROTOCOL).peekable();
+        let has_subprotocol = offered.peek().is_some();
+        let encoding = match has_subprotocol {
+            true => {
+                offered.find_map(Encoding::from_subprotocol).ok_or(UpgradeError::Subprotocol)?
+            }
             false => Encoding::Json,
         };
-        let deflate = Deflate::agree(headers).map_err(|Malformed| Refused::Extensions)?;
+        let deflate = PermessageDeflate::negotiate(headers)
+            .map_err(|MalformedExtensions| UpgradeError::Extensions)?;
         let deflate = deflate.filter(|_| compression);
-        Ok(Handshake { encoding, deflate, named, accept: accept(key.as_bytes()) })
+        Ok(Handshake { encoding, deflate, has_subprotocol, accept: accept_key(key.as_bytes()) })
     }
 
     /// `101 Switching Protocols`.
-    pub(crate) fn answer(&self) -> Response<Body> {
+    pub(crate) fn response(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -100,11 +107,11 @@ impl Handshake {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         }
         if let Some(agreed) = self.deflate
-            && let Ok(agreed) = HeaderValue::from_str(&agreed.answer())
+            && let Ok(agreed) = HeaderValue::from_str(&agreed.response_header())
         {
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed);
         }
-        if self.named {
+        if self.has_subprotocol {
             let chosen = HeaderValue::from_static(self.encoding.subprotocol());
             headers.insert(SEC_WEBSOCKET_PROTOCOL, chosen);
         }
@@ -112,19 +119,21 @@ impl Handshake {
     }
 }
 
-impl Refused {
+impl UpgradeError {
     /// The answer, with the headers that HTTP asks for.
-    pub(crate) fn answer(&self) -> Response<Body> {
+    pub(crate) fn response(&self) -> Response<Body> {
         let (status, header) = match self {
-            Refused::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "GET"))),
-            Refused::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((UPGRADE, "websocket"))),
-            Refused::Version => (StatusCode::UPGRADE_REQUIRED, Some((SEC_WEBSOCKET_VERSION, "13"))),
-            Refused::Key | Refused::Subprotocol | Refused::Extensions => {
+            UpgradeError::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "GET"))),
+            UpgradeError::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((UPGRADE, "websocket"))),
+            UpgradeError::Version => {
+                (StatusCode::UPGRADE_REQUIRED, Some((SEC_WEBSOCKET_VERSION, "13")))
+            }
+            UpgradeError::Key | UpgradeError::Subprotocol | UpgradeError::Extensions => {
                 (StatusCode::BAD_REQUEST, None)
             }
         };
-        let fault = Fault::new(status, ErrorCode::BadRequest.as_str(), self.to_string());
-        let mut response = fault.answer();
+        let error = HttpError::new(status, ErrorCode::BadRequest.as_str(), self.to_string());
+        let mut response = error.into_http_response();
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
@@ -132,12 +141,12 @@ impl Refused {
     }
 }
 
-fn accept(key: &[u8]) -> String {
+fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 /// The members of a header that is a list, over all its lines.
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+fn header_tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers
         .get_all(name)
         .iter()
@@ -166,57 +175,62 @@ mod tests {
         request
     }
 
-    fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, Refused> {
-        Handshake::read(&request(changes), true)
+    fn handshake_of(changes: &[(&'static str, &'static str)]) -> Result<Handshake, UpgradeError> {
+        Handshake::from_request(&request(changes), true)
     }
 
     #[test]
     fn the_example_of_the_rfc_is_accepted() {
-        let handshake = read(&[]).unwrap();
+        let handshake = handshake_of(&[]).unwrap();
         assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(handshake.encoding, Encoding::Json);
-        assert!(!handshake.answer().headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
+        assert!(!handshake.response().headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
     }
 
     #[test]
-    fn the_first_known_subprotocol_is_chosen_and_said() {
+    fn first_known_subprotocol_is_chosen() {
         let offered = "chat, pushonce.v1.proto, pushonce.v1.json";
-        let handshake = read(&[("sec-websocket-protocol", offered)]).unwrap();
+        let handshake = handshake_of(&[("sec-websocket-protocol", offered)]).unwrap();
         assert_eq!(handshake.encoding, Encoding::Proto);
-        assert_eq!(handshake.answer().headers()[SEC_WEBSOCKET_PROTOCOL], "pushonce.v1.proto");
+        assert_eq!(handshake.response().headers()[SEC_WEBSOCKET_PROTOCOL], "pushonce.v1.proto");
     }
 
     #[test]
-    fn unknown_subprotocols_are_refused_with_those_that_are_known() {
-        let refused = read(&[("sec-websocket-protocol", "chat")]).unwrap_err();
-        assert_eq!(refused.answer().status(), StatusCode::BAD_REQUEST);
-        let text = refused.to_string();
+    fn unknown_subprotocols_are_rejected_with_the_known_ones() {
+        let error = handshake_of(&[("sec-websocket-protocol", "chat")]).unwrap_err();
+        assert_eq!(error.response().status(), StatusCode::BAD_REQUEST);
+        let text = error.to_string();
         assert!(text.contains("pushonce.v1.json") && text.contains("pushonce.v1.proto"), "{text}");
     }
 
     #[test]
-    fn each_broken_rule_has_its_own_answer() {
-        let version = read(&[("sec-websocket-version", "8")]).unwrap_err();
-        assert_eq!(version.answer().headers()[SEC_WEBSOCKET_VERSION], "13");
-        assert_eq!(version.answer().status(), StatusCode::UPGRADE_REQUIRED);
-        assert_eq!(read(&[("sec-websocket-key", "dGVu")]), Err(Refused::Key));
-        assert_eq!(read(&[("connection", "close")]), Err(Refused::NoUpgrade));
+    fn each_broken_rule_has_its_own_response() {
+        let version = handshake_of(&[("sec-websocket-version", "8")]).unwrap_err();
+        assert_eq!(version.response().headers()[SEC_WEBSOCKET_VERSION], "13");
+        assert_eq!(version.response().status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(handshake_of(&[("sec-websocket-key", "dGVu")]), Err(UpgradeError::Key));
+        assert_eq!(handshake_of(&[("connection", "close")]), Err(UpgradeError::NoUpgrade));
         let mut post = request(&[]);
         *post.method_mut() = Method::POST;
-        assert_eq!(Handshake::read(&post, true), Err(Refused::Method));
-        let extensions = read(&[("sec-websocket-extensions", "permessage-deflate;")]).unwrap_err();
-        assert_eq!(extensions.answer().status(), StatusCode::BAD_REQUEST);
+        assert_eq!(Handshake::from_request(&post, true), Err(UpgradeError::Method));
+        let extensions =
+            handshake_of(&[("sec-websocket-extensions", "permessage-deflate;")]).unwrap_err();
+        assert_eq!(extensions.response().status(), StatusCode::BAD_REQUEST);
     }
 
     #[test]
-    fn what_was_agreed_on_is_said_and_where_nothing_was_nothing() {
+    fn negotiated_extension_is_in_the_response_and_absent_otherwise() {
         let offer = [("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")];
-        let extensions = |handshake: Result<Handshake, Refused>| {
-            handshake.unwrap().answer().headers().get(SEC_WEBSOCKET_EXTENSIONS).cloned()
+        let extensions = |handshake: Result<Handshake, UpgradeError>| {
+            handshake.unwrap().response().headers().get(SEC_WEBSOCKET_EXTENSIONS).cloned()
         };
-        let agreed = extensions(read(&offer)).unwrap();
+        let agreed = extensions(handshake_of(&offer)).unwrap();
         assert!(agreed.to_str().unwrap().starts_with("permessage-deflate; server_no_context"));
-        assert_eq!(extensions(Handshake::read(&request(&offer), false)), None, "switched off");
-        assert_eq!(extensions(read(&[])), None);
+        assert_eq!(
+            extensions(Handshake::from_request(&request(&offer), false)),
+            None,
+            "switched off"
+        );
+        assert_eq!(extensions(handshake_of(&[])), None);
     }
 }

@@ -12,26 +12,26 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pushonce_core::{Delivery, Position, Topic};
-use pushonce_fanout::Wire;
-use pushonce_proto::client::{Encoding, Event};
-use pushonce_proto::close::{self, Close};
+use pushonce_fanout::WireFormat;
+use pushonce_proto::client::{Encoding, ServerEvent};
+use pushonce_proto::close::{self, CloseCode};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::codec::{Decoder, Incoming, Limits, Violation};
+use super::codec::{DecoderLimits, IncomingMessage, MessageDecoder, ProtocolViolation};
 use super::frame;
 use super::heartbeat;
-use super::opening::Opening;
-use super::outlet::Outlet;
-use crate::driver::{Driver, NoWay, Transport};
+use super::sink::WebSocketSink;
+use super::upgrade::UpgradeRequest;
+use crate::driver::{SessionDriver, SessionTransport, StreamUnavailable};
 use crate::encoder;
-use crate::lane::Local;
-use crate::metrics::Door;
-use crate::pulse::Vitals;
+use crate::lane::LaneState;
+use crate::liveness::Activity;
+use crate::metrics::TransportKind;
 
 /// How long the other side has to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Fragments of one message: enough for a client that sends its largest message by a kibibyte.
 const FRAGMENTS_MAX: u32 = 256;
@@ -39,81 +39,82 @@ const FRAGMENTS_MAX: u32 = 256;
 /// Begins a session, and gives back what runs it to its last byte. `early` are the bytes that came
 /// behind the request.
 pub(crate) fn run(
-    local: Rc<Local>,
+    lane: Rc<LaneState>,
     stream: TcpStream,
     early: &[u8],
-    opening: Opening,
+    opening: UpgradeRequest,
 ) -> impl Future<Output = ()> + use<> {
-    let mut session = Session::new(local, stream, opening.encoding(), opening.deflate());
+    let mut session = Session::new(lane, stream, opening.encoding(), opening.has_deflate());
     match opening.subscribe {
         Ok(None) => {}
-        Ok(Some(subscribe)) => session.driver.request(Ok(subscribe)),
+        Ok(Some(subscribe)) => session.driver.on_request(Ok(subscribe)),
         // Sent again, the same request is as wrong.
         Err(invalid) => {
             let reason = invalid.message.clone();
-            session.driver.request(Err(invalid));
+            session.driver.on_request(Err(invalid));
             session.driver.close(&close::BAD_FRAME, reason);
         }
     }
-    session.take(early);
+    session.on_bytes(early);
     session
 }
 
 /// The socket, as the session's driver sees it.
-struct Socket {
-    outlet: Rc<RefCell<Outlet>>,
+struct WebSocketTransport {
+    sink: Rc<RefCell<WebSocketSink>>,
     encoding: Encoding,
     /// Both sides may deflate.
     deflate: bool,
-    heard: Cell<bool>,
+    has_received: Cell<bool>,
 }
 
 struct Session {
-    driver: Rc<Driver<Socket>>,
+    driver: Rc<SessionDriver<WebSocketTransport>>,
     stream: Rc<TcpStream>,
-    decoder: Decoder,
-    peer: Peer,
+    decoder: MessageDecoder,
+    peer: PeerState,
     /// Once it is only taking its leave, the end of that.
-    farewell: Option<Pin<Box<Sleep>>>,
+    close_timer: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Peer {
-    Talks,
+enum PeerState {
+    Open,
     /// Its close frame came: it sends nothing more.
     Closed,
     /// The connection is gone.
-    Gone,
+    Disconnected,
 }
 
 // === impl Session ===
 
 impl Session {
-    fn new(local: Rc<Local>, stream: TcpStream, encoding: Encoding, deflate: bool) -> Session {
-        let limits = Limits {
-            message_bytes_max: local.frame_bytes_max(encoding),
+    fn new(lane: Rc<LaneState>, stream: TcpStream, encoding: Encoding, deflate: bool) -> Session {
+        let limits = DecoderLimits {
+            message_bytes_max: lane.frame_bytes_max(encoding),
             fragments_max: FRAGMENTS_MAX,
         };
         let stream = Rc::new(stream);
-        let outlet = Rc::new(RefCell::new(Outlet::new(stream.clone(), local.clone())));
-        let socket = Socket { outlet, encoding, deflate, heard: Cell::new(true) };
-        let driver = Driver::begin(local, socket);
-        let decoder = Decoder::new(limits, deflate);
-        Session { driver, stream, decoder, peer: Peer::Talks, farewell: None }
+        let sink = Rc::new(RefCell::new(WebSocketSink::new(stream.clone(), lane.clone())));
+        let transport =
+            WebSocketTransport { sink, encoding, deflate, has_received: Cell::new(true) };
+        let driver = SessionDriver::start(lane, transport);
+        let decoder = MessageDecoder::new(limits, deflate);
+        Session { driver, stream, decoder, peer: PeerState::Open, close_timer: None }
     }
 
     /// Ready when the session is over, or nothing but the farewell is left of it.
-    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.driver.transport().outlet.borrow_mut().register(cx.waker());
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver.transport().sink.borrow_mut().register_waker(cx.waker());
         loop {
             let wrote = self.poll_write(cx);
-            let outlet = self.driver.transport().outlet.borrow();
-            if !outlet.open() || self.peer != Peer::Talks {
+            let sink = self.driver.transport().sink.borrow();
+            if !sink.is_open() || self.peer != PeerState::Open {
                 return Poll::Ready(());
             }
-            let congested = outlet.congested();
-            drop(outlet);
-            if !congested && self.poll_read(cx).is_ready() {
+            let is_congested = sink.is_congested();
+            drop(sink);
+            if !is_congested && self.poll_read(cx).is_ready() {
                 // One buffer a turn: a client that never pauses would hold up its whole lane.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -126,14 +127,14 @@ impl Session {
 
     /// Ready when something was written, pending when nothing is to be, or nothing can be.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let outlet = &self.driver.transport().outlet;
-        if !outlet.borrow().waits_for_socket() || self.stream.poll_write_ready(cx).is_pending() {
+        let sink = &self.driver.transport().sink;
+        if !sink.borrow().needs_socket() || self.stream.poll_write_ready(cx).is_pending() {
             return Poll::Pending;
         }
-        outlet.borrow_mut().flush();
-        let room = outlet.borrow_mut().take_room();
-        if room {
-            self.driver.writable();
+        sink.borrow_mut().flush();
+        let is_unblocked = sink.borrow_mut().on_socket_writable();
+        if is_unblocked {
+            self.driver.on_writable();
         }
         Poll::Ready(())
     }
@@ -141,12 +142,12 @@ impl Session {
     /// Ready when one buffer was read, or the end of all.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.driver.clone();
-        let mut scratch = driver.local().scratch.borrow_mut();
+        let mut scratch = driver.lane().scratch.borrow_mut();
         while self.stream.poll_read_ready(cx).is_ready() {
             match self.stream.try_read(&mut scratch) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Ok(0) | Err(_) => self.peer = Peer::Gone,
-                Ok(len) => self.take(&scratch[..len]),
+                Ok(0) | Err(_) => self.peer = PeerState::Disconnected,
+                Ok(len) => self.on_bytes(&scratch[..len]),
             }
             return Poll::Ready(());
         }
@@ -154,74 +155,74 @@ impl Session {
     }
 
     /// Bytes came.
-    fn take(&mut self, mut bytes: &[u8]) {
-        self.driver.transport().heard.set(true);
+    fn on_bytes(&mut self, mut bytes: &[u8]) {
+        self.driver.transport().has_received.set(true);
         let encoding = self.driver.transport().encoding;
-        self.decoder.limit(self.driver.local().frame_bytes_max(encoding));
+        self.decoder.set_message_bytes_max(self.driver.lane().frame_bytes_max(encoding));
         let mut ping = None;
-        while self.peer == Peer::Talks && self.driver.transport().outlet.borrow().open() {
+        while self.peer == PeerState::Open && self.driver.transport().sink.borrow().is_open() {
             match self.decoder.decode(&mut bytes) {
-                Ok(Some(Incoming::Ping(payload))) => ping = Some(payload),
-                Ok(Some(incoming)) => self.incoming(incoming),
+                Ok(Some(IncomingMessage::Ping(payload))) => ping = Some(payload),
+                Ok(Some(message)) => self.on_message(message),
                 Ok(None) => break,
-                Err(violation) => self.violation(violation),
+                Err(violation) => self.on_violation(violation),
             }
         }
         // RFC 6455, 5.5.3: of several pings only the last need be answered.
         if let Some(payload) = ping {
-            self.driver.transport().outlet.borrow_mut().push(frame::pong(&payload));
+            self.driver.transport().sink.borrow_mut().push(frame::pong(&payload));
         }
     }
 
-    fn incoming(&mut self, incoming: Incoming) {
+    fn on_message(&mut self, message: IncomingMessage) {
         let encoding = self.driver.transport().encoding;
-        match (incoming, encoding) {
-            (Incoming::Text(payload), Encoding::Json)
-            | (Incoming::Binary(payload), Encoding::Proto) => {
-                self.driver.request(encoding.decode_request(&payload));
+        match (message, encoding) {
+            (IncomingMessage::Text(payload), Encoding::Json)
+            | (IncomingMessage::Binary(payload), Encoding::Proto) => {
+                self.driver.on_request(encoding.decode_request(&payload));
             }
-            (Incoming::Text(_) | Incoming::Binary(_), _) => {
-                self.driver.close(&close::UNSUPPORTED, other_kind(encoding));
+            (IncomingMessage::Text(_) | IncomingMessage::Binary(_), _) => {
+                self.driver.close(&close::UNSUPPORTED, wrong_message_kind(encoding));
             }
-            (Incoming::Ping(_), _) => {}
-            (Incoming::Pong(payload), _) => {
-                if self.driver.transport().outlet.borrow_mut().on_pong(&payload) {
-                    self.driver.writable();
+            (IncomingMessage::Ping(_), _) => {}
+            (IncomingMessage::Pong(payload), _) => {
+                if self.driver.transport().sink.borrow_mut().on_pong(&payload) {
+                    self.driver.on_writable();
                 }
             }
-            (Incoming::Close(code), _) => {
+            (IncomingMessage::Close(code), _) => {
                 // RFC 6455, 5.5.1: the same code goes back.
                 let echo = frame::close(code.unwrap_or(close::NORMAL.code), "");
-                self.driver.transport().outlet.borrow_mut().push_last(echo);
-                self.peer = Peer::Closed;
+                self.driver.transport().sink.borrow_mut().push_last(echo);
+                self.peer = PeerState::Closed;
             }
         }
     }
 
-    fn violation(&mut self, Violation { code, why }: Violation) {
+    fn on_violation(&mut self, ProtocolViolation { code, reason }: ProtocolViolation) {
         let close = match code {
             1007 => &close::BAD_DATA,
             1009 => &close::TOO_BIG,
             _ => &close::PROTOCOL_ERROR,
         };
-        self.driver.close(close, why);
+        self.driver.close(close, reason);
     }
 
     /// Sends what is queued, hears the other side out, then lets the connection go: to drop it with
     /// unread bytes would take the last frames away from the client.
-    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = self.poll_write(cx);
-        let outlet = self.driver.transport().outlet.borrow();
-        if outlet.dead() || self.peer == Peer::Gone {
+        let sink = self.driver.transport().sink.borrow();
+        if sink.has_failed() || self.peer == PeerState::Disconnected {
             return Poll::Ready(());
         }
-        if !outlet.waits_for_socket() {
+        if !sink.needs_socket() {
             // Twice does no harm, and an error only says that the other side was first.
             let _ = SockRef::from(&*self.stream).shutdown(Shutdown::Write);
         }
-        drop(outlet);
-        while self.poll_drain(cx).is_ready() {
-            if self.peer == Peer::Gone {
+        drop(sink);
+        while self.poll_discard(cx).is_ready() {
+            if self.peer == PeerState::Disconnected {
                 return Poll::Ready(());
             }
         }
@@ -229,14 +230,14 @@ impl Session {
     }
 
     /// Reads and forgets.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.stream.poll_read_ready(cx).is_pending() {
             return Poll::Pending;
         }
-        let mut scratch = self.driver.local().scratch.borrow_mut();
+        let mut scratch = self.driver.lane().scratch.borrow_mut();
         match self.stream.try_read(&mut scratch) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => self.peer = Peer::Gone,
+            Ok(0) | Err(_) => self.peer = PeerState::Disconnected,
             Ok(_) => {}
         }
         Poll::Ready(())
@@ -244,7 +245,7 @@ impl Session {
 }
 
 /// Text where protobuf is spoken, or the other way round.
-fn other_kind(encoding: Encoding) -> &'static str {
+fn wrong_message_kind(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::Json => "this session speaks JSON: send text messages",
         Encoding::Proto => "this session speaks protobuf: send binary messages",
@@ -257,32 +258,32 @@ impl Future for Session {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.farewell.is_none() {
-            ready!(self.poll_live(cx));
-            self.driver.end();
-            self.farewell = Some(Box::pin(tokio::time::sleep(FAREWELL)));
+        if self.close_timer.is_none() {
+            ready!(self.poll_open(cx));
+            self.driver.stop();
+            self.close_timer = Some(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
         }
         // Whoever is gone or does not read has no part in a farewell.
-        if self.poll_farewell(cx).is_ready() {
+        if self.poll_closing(cx).is_ready() {
             return Poll::Ready(());
         }
-        self.farewell.as_mut().map_or(Poll::Ready(()), |over| over.as_mut().poll(cx))
+        self.close_timer.as_mut().map_or(Poll::Ready(()), |timer| timer.as_mut().poll(cx))
     }
 }
 
 /// Also when the lane cuts the session off: the driver and the lane hold each other.
 impl Drop for Session {
     fn drop(&mut self) {
-        self.driver.end();
+        self.driver.stop();
     }
 }
 
 // === impl Socket ===
 
-impl Transport for Socket {
-    const DOOR: Door = Door::WebSocket;
+impl SessionTransport for WebSocketTransport {
+    const KIND: TransportKind = TransportKind::WebSocket;
 
-    fn wire(&self) -> Wire {
+    fn wire(&self) -> WireFormat {
         match (self.encoding, self.deflate) {
             (Encoding::Json, false) => encoder::WS_JSON,
             (Encoding::Json, true) => encoder::WS_JSON_DEFLATE,
@@ -291,53 +292,53 @@ impl Transport for Socket {
         }
     }
 
-    fn outlet(&self) -> Rc<RefCell<dyn pushonce_fanout::Outlet>> {
-        self.outlet.clone()
+    fn sink(&self) -> Rc<RefCell<dyn pushonce_fanout::FrameSink>> {
+        self.sink.clone()
     }
 
     /// All subscriptions share the one connection. One of `latest` or `rate` bounds what is under way
     /// for all of them.
-    fn open(
+    fn open_subscription(
         &self,
         _: u32,
         _: &Topic,
         delivery: Delivery,
         _: bool,
-    ) -> LocalBoxFuture<'static, Result<(), NoWay>> {
+    ) -> LocalBoxFuture<'static, Result<(), StreamUnavailable>> {
         if delivery != Delivery::All {
-            self.outlet.borrow_mut().keep_fresh();
+            self.sink.borrow_mut().limit_in_flight();
         }
         std::future::ready(Ok(())).boxed_local()
     }
 
-    fn shut(&self, _: u32) {}
+    fn close_subscription(&self, _: u32) {}
 
     fn reply(&self, frame: Bytes) {
-        self.outlet.borrow_mut().push(frame);
+        self.sink.borrow_mut().push(frame);
     }
 
     /// One queue, so all of them behind everything.
-    fn beat(&self, positions: Vec<(u32, Topic, Position)>) {
-        for positions in heartbeat::frames(positions) {
-            let frame = self.encoding.encode_event(&Event::Heartbeat { positions });
-            self.reply(encoder::whole(self.wire(), &frame));
+    fn send_heartbeat(&self, positions: Vec<(u32, Topic, Position)>) {
+        for positions in heartbeat::split_into_frames(positions) {
+            let frame = self.encoding.encode_event(&ServerEvent::Heartbeat { positions });
+            self.reply(encoder::wrap(self.wire(), &frame));
         }
     }
 
-    fn ping(&self) {
-        self.outlet.borrow_mut().ping();
+    fn send_ping(&self) {
+        self.sink.borrow_mut().ping();
     }
 
-    fn leave(&self, close: &'static Close, reason: &str) {
-        self.outlet.borrow_mut().push_last(frame::close(close.code, reason));
+    fn close(&self, close: &'static CloseCode, reason: &str) {
+        self.sink.borrow_mut().push_last(frame::close(close.code, reason));
     }
 
-    fn vitals(&self) -> Vitals {
-        let mut outlet = self.outlet.borrow_mut();
-        Vitals {
-            heard: self.heard.take(),
-            blocked: outlet.waits(),
-            progressed: outlet.take_progressed(),
+    fn take_activity(&self) -> Activity {
+        let mut sink = self.sink.borrow_mut();
+        Activity {
+            received: self.has_received.take(),
+            blocked: sink.has_pending(),
+            progressed: sink.take_progressed(),
         }
     }
 }

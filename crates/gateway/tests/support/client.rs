@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderValue;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use pushonce_core::{ContentType, Delivery, From, Options, Publish, Topic};
-use pushonce_proto::client::{Command, Encoding, ErrorCode, Event, Request};
+use pushonce_core::{ContentType, Delivery, Publish, StartFrom, SubscribeOptions, Topic};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
 use pushonce_proto::delimited;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -16,94 +16,98 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
 
-use super::{Server, within};
+use super::{TestGateway, with_timeout};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum ClientTransport {
     WsJson,
     WsProto,
     Quic,
 }
 
-pub struct Client {
+pub struct GatewayClient {
     encoding: Encoding,
-    wire: Wire,
-    pub kept: Vec<Event>,
+    connection: ClientConnection,
+    pub skipped: Vec<ServerEvent>,
 }
 
-enum Wire {
+enum ClientConnection {
     Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
-    Quic { control: quinn::SendStream, events: mpsc::Receiver<Heard>, held: Held },
+    Quic { control: quinn::SendStream, events: mpsc::Receiver<Received>, handles: QuicHandles },
 }
 
 /// Dropped, they would close the connection.
-type Held = (quinn::Endpoint, quinn::Connection);
+type QuicHandles = (quinn::Endpoint, quinn::Connection);
 
 /// What a client hears.
 #[derive(Debug)]
-pub enum Heard {
-    Event(Event),
+pub enum Received {
+    Event(ServerEvent),
     /// By a datagram.
-    Datagram(Event),
+    Datagram(ServerEvent),
     Closed(u16),
 }
 
-impl Client {
-    pub async fn connect(server: &Server, via: Via) -> Client {
+impl GatewayClient {
+    pub async fn connect(server: &TestGateway, via: ClientTransport) -> GatewayClient {
         match via {
-            Via::WsJson => Client::ws(server, Encoding::Json).await,
-            Via::WsProto => Client::ws(server, Encoding::Proto).await,
-            Via::Quic => Client::quic(server).await,
+            ClientTransport::WsJson => GatewayClient::ws(server, Encoding::Json).await,
+            ClientTransport::WsProto => GatewayClient::ws(server, Encoding::Proto).await,
+            ClientTransport::Quic => GatewayClient::quic(server).await,
         }
     }
 
-    async fn ws(server: &Server, encoding: Encoding) -> Client {
+    async fn ws(server: &TestGateway, encoding: Encoding) -> GatewayClient {
         let subprotocol = HeaderValue::from_static(encoding.subprotocol());
         let builder = ClientBuilder::new()
             .uri(&format!("ws://{}/ws", server.http))
             .expect("a URL")
             .add_header(SEC_WEBSOCKET_PROTOCOL, subprotocol)
             .expect("a header");
-        let (socket, response) = within(builder.connect()).await.expect("connected");
+        let (websocket, response) = with_timeout(builder.connect()).await.expect("connected");
         assert_eq!(response.headers()[SEC_WEBSOCKET_PROTOCOL], encoding.subprotocol());
-        Client { encoding, wire: Wire::Ws(Box::new(socket)), kept: Vec::new() }
+        GatewayClient {
+            encoding,
+            connection: ClientConnection::Ws(Box::new(websocket)),
+            skipped: Vec::new(),
+        }
     }
 
-    async fn quic(server: &Server) -> Client {
-        Client::quic_with(server, |_| {}).await
+    async fn quic(server: &TestGateway) -> GatewayClient {
+        GatewayClient::quic_with(server, |_| {}).await
     }
 
     pub async fn quic_with(
-        server: &Server,
+        server: &TestGateway,
         change: impl FnOnce(&mut quinn::TransportConfig),
-    ) -> Client {
+    ) -> GatewayClient {
         let dialed = dial_with(server, b"pushonce/1", change).await;
         let (endpoint, connection) = dialed.expect("connected");
-        let (control, receive) = within(connection.open_bi()).await.expect("a stream");
-        let (tell, events) = mpsc::channel(1);
-        tokio::spawn(hear(receive, tell.clone()));
-        tokio::spawn(hear_datagrams(connection.clone(), tell.clone()));
-        tokio::spawn(hear_subscriptions(connection.clone(), tell));
-        let wire = Wire::Quic { control, events, held: (endpoint, connection) };
-        Client { encoding: Encoding::Proto, wire, kept: Vec::new() }
+        let (control, receive) = with_timeout(connection.open_bi()).await.expect("a stream");
+        let (sender, events) = mpsc::channel(1);
+        tokio::spawn(read_stream(receive, sender.clone()));
+        tokio::spawn(read_datagrams(connection.clone(), sender.clone()));
+        tokio::spawn(accept_streams(connection.clone(), sender));
+        let wire = ClientConnection::Quic { control, events, handles: (endpoint, connection) };
+        GatewayClient { encoding: Encoding::Proto, connection: wire, skipped: Vec::new() }
     }
 
-    pub async fn send(&mut self, id: u64, command: Command) {
-        let frame = self.encoding.encode_request(&Request { id: Some(id), command });
+    pub async fn send(&mut self, id: u64, command: ClientCommand) {
+        let frame = self.encoding.encode_request(&ClientRequest { id: Some(id), command });
         self.send_raw(frame).await;
     }
 
     /// Something as a frame that may be none.
     pub async fn send_raw(&mut self, frame: Bytes) {
-        match &mut self.wire {
-            Wire::Ws(socket) => {
+        match &mut self.connection {
+            ClientConnection::Ws(socket) => {
                 let message = match self.encoding {
                     Encoding::Json => Message::text(String::from_utf8_lossy(&frame).into_owned()),
                     Encoding::Proto => Message::binary(frame),
                 };
                 socket.send(message).await.expect("sent");
             }
-            Wire::Quic { control, .. } => {
+            ClientConnection::Quic { control, .. } => {
                 // A frame that is refused by its length is not sent to its end.
                 control.write_all(&delimited::encode(&frame)).await.ok();
             }
@@ -112,18 +116,20 @@ impl Client {
 
     /// Goes on from another address, as a phone that leaves its Wi-Fi.
     pub fn change_address(&self) {
-        let Wire::Quic { held: (endpoint, _), .. } = &self.wire else {
+        let ClientConnection::Quic { handles: (endpoint, _), .. } = &self.connection else {
             panic!("only a QUIC connection outlives its address")
         };
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         endpoint.rebind(socket).expect("a runtime");
     }
 
-    pub async fn next(&mut self) -> Heard {
-        within(async {
-            match &mut self.wire {
-                Wire::Ws(socket) => next_of_socket(socket, self.encoding).await,
-                Wire::Quic { events, .. } => events.recv().await.expect("a close before the end"),
+    pub async fn next(&mut self) -> Received {
+        with_timeout(async {
+            match &mut self.connection {
+                ClientConnection::Ws(socket) => next_from_websocket(socket, self.encoding).await,
+                ClientConnection::Quic { events, .. } => {
+                    events.recv().await.expect("a close before the end")
+                }
             }
         })
         .await
@@ -131,48 +137,48 @@ impl Client {
 
     /// The next answer to a request. Answers and messages may come on different streams, so each
     /// is asked for by itself.
-    pub async fn answer(&mut self) -> Event {
-        self.find(|event| {
+    pub async fn next_reply(&mut self) -> ServerEvent {
+        self.next_matching(|event| {
             matches!(
                 event,
-                Event::Subscribed { .. }
-                    | Event::Unsubscribed { .. }
-                    | Event::Published { .. }
-                    | Event::Authenticated { .. }
-                    | Event::Error { .. }
+                ServerEvent::Subscribed { .. }
+                    | ServerEvent::Unsubscribed { .. }
+                    | ServerEvent::Published { .. }
+                    | ServerEvent::Authenticated { .. }
+                    | ServerEvent::Error { .. }
             )
         })
         .await
     }
 
     /// The next event of this kind; what comes before it is kept.
-    pub async fn find(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
-        if let Some(index) = self.kept.iter().position(&wanted) {
-            return self.kept.remove(index);
+    pub async fn next_matching(&mut self, is_wanted: impl Fn(&ServerEvent) -> bool) -> ServerEvent {
+        if let Some(index) = self.skipped.iter().position(&is_wanted) {
+            return self.skipped.remove(index);
         }
         loop {
             match self.next().await {
-                Heard::Event(event) if wanted(&event) => return event,
-                Heard::Event(event) => self.kept.push(event),
-                Heard::Datagram(event) => panic!("nobody asked for datagrams: {event:?}"),
-                Heard::Closed(code) => panic!("closed with {code}"),
+                Received::Event(event) if is_wanted(&event) => return event,
+                Received::Event(event) => self.skipped.push(event),
+                Received::Datagram(event) => panic!("nobody asked for datagrams: {event:?}"),
+                Received::Closed(code) => panic!("closed with {code}"),
             }
         }
     }
 
     /// The code that ends the session, after whatever comes before.
-    pub async fn closed(&mut self) -> u16 {
+    pub async fn close_code(&mut self) -> u16 {
         loop {
-            if let Heard::Closed(code) = self.next().await {
+            if let Received::Closed(code) = self.next().await {
                 return code;
             }
         }
     }
 
     /// The code of the error that comes next.
-    pub async fn refused(&mut self) -> (Option<u64>, ErrorCode) {
-        match self.answer().await {
-            Event::Error { id, code, message, .. } => {
+    pub async fn error_code(&mut self) -> (Option<u64>, ErrorCode) {
+        match self.next_reply().await {
+            ServerEvent::Error { id, code, message, .. } => {
                 assert!(!message.is_empty());
                 (id, code)
             }
@@ -181,10 +187,12 @@ impl Client {
     }
 
     /// The text and topic of the message that comes next.
-    pub async fn message(&mut self) -> (String, String) {
-        let of_topic = |event: &Event| matches!(event, Event::Message { .. } | Event::Gap { .. });
-        match self.find(of_topic).await {
-            Event::Message { topic, message } => {
+    pub async fn next_message(&mut self) -> (String, String) {
+        let is_of_topic = |event: &ServerEvent| {
+            matches!(event, ServerEvent::Message { .. } | ServerEvent::Gap { .. })
+        };
+        match self.next_matching(is_of_topic).await {
+            ServerEvent::Message { topic, message } => {
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 (topic.as_str().to_owned(), text)
             }
@@ -193,47 +201,47 @@ impl Client {
     }
 
     /// Texts of the next messages.
-    pub async fn texts(&mut self, count: usize) -> Vec<String> {
+    pub async fn next_texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         for _ in 0..count {
-            texts.push(self.message().await.1);
+            texts.push(self.next_message().await.1);
         }
         texts
     }
 
     /// Subscribes and returns the answer.
-    pub async fn subscribe(&mut self, id: u64, name: &str, from: From) -> Event {
+    pub async fn subscribe(&mut self, id: u64, name: &str, from: StartFrom) -> ServerEvent {
         self.send(id, subscribe(name, from)).await;
-        self.answer().await
+        self.next_reply().await
     }
 }
 
-pub fn subscribe(name: &str, from: From) -> Command {
-    Command::Subscribe { topic: topic(name), from, options: Options::default() }
+pub fn subscribe(name: &str, from: StartFrom) -> ClientCommand {
+    ClientCommand::Subscribe { topic: topic(name), from, options: SubscribeOptions::default() }
 }
 
-pub fn subscribe_with(name: &str, from: From, delivery: Delivery) -> Command {
-    let options = Options { delivery: Some(delivery), ..Options::default() };
-    Command::Subscribe { topic: topic(name), from, options }
+pub fn subscribe_with(name: &str, from: StartFrom, delivery: Delivery) -> ClientCommand {
+    let options = SubscribeOptions { delivery: Some(delivery), ..SubscribeOptions::default() };
+    ClientCommand::Subscribe { topic: topic(name), from, options }
 }
 
 /// The same, with deltas.
-pub fn subscribe_to_deltas(name: &str, from: From) -> Command {
-    let options = Options { delta: true, ..Options::default() };
-    Command::Subscribe { topic: topic(name), from, options }
+pub fn subscribe_to_deltas(name: &str, from: StartFrom) -> ClientCommand {
+    let options = SubscribeOptions { accept_deltas: true, ..SubscribeOptions::default() };
+    ClientCommand::Subscribe { topic: topic(name), from, options }
 }
 
-pub fn unsubscribe(name: &str) -> Command {
-    Command::Unsubscribe { topic: topic(name) }
+pub fn unsubscribe(name: &str) -> ClientCommand {
+    ClientCommand::Unsubscribe { topic: topic(name) }
 }
 
-pub fn publish(name: &str, text: &str) -> Command {
+pub fn publish(name: &str, text: &str) -> ClientCommand {
     let payload = Bytes::copy_from_slice(text.as_bytes());
-    Command::Publish(Publish {
+    ClientCommand::Publish(Publish {
         topic: topic(name),
         content_type: ContentType::Text,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload,
     })
 }
@@ -242,18 +250,18 @@ pub fn topic(name: &str) -> Topic {
     Topic::new(name).expect("valid")
 }
 
-async fn next_of_socket(
+async fn next_from_websocket(
     socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>,
     encoding: Encoding,
-) -> Heard {
+) -> Received {
     while let Some(Ok(message)) = socket.next().await {
         if let Some((code, _)) = message.as_close() {
-            return Heard::Closed(code.into());
+            return Received::Closed(code.into());
         }
         assert_eq!(message.is_text(), encoding == Encoding::Json && !message.is_ping());
         if message.is_text() || message.is_binary() {
             let frame = Bytes::from(message.into_payload());
-            return Heard::Event(encoding.decode_event(&frame).expect("an event"));
+            return Received::Event(encoding.decode_event(&frame).expect("an event"));
         }
     }
     panic!("the connection ended without a close frame");
@@ -261,18 +269,18 @@ async fn next_of_socket(
 
 /// A QUIC connection that trusts the server's certificate.
 pub async fn dial(
-    server: &Server,
+    server: &TestGateway,
     alpn: &[u8],
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
     dial_with(server, alpn, |_| {}).await
 }
 
 pub async fn dial_with(
-    server: &Server,
+    server: &TestGateway,
     alpn: &[u8],
     change: impl FnOnce(&mut quinn::TransportConfig),
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
-    let file = server.directory.path().join(pushonce_gateway::certificate::FILE);
+    let file = server.directory.path().join(pushonce_gateway::certificate::FILE_NAME);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file).expect("a certificate")).expect("trusted");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -291,36 +299,36 @@ pub async fn dial_with(
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let connecting = endpoint.connect_with(config, server.quic, "localhost").expect("valid");
-    let connection = within(connecting).await?;
+    let connection = with_timeout(connecting).await?;
     Ok((endpoint, connection))
 }
 
 /// Everything on one stream.
-async fn hear(mut receive: quinn::RecvStream, tell: mpsc::Sender<Heard>) {
-    let mut decoder = delimited::Decoder::new(1 << 22);
+async fn read_stream(mut receive: quinn::RecvStream, sender: mpsc::Sender<Received>) {
+    let mut decoder = delimited::FrameDecoder::new(1 << 22);
     while let Ok(Some(chunk)) = receive.read_chunk(64 << 10, true).await {
         decoder.push(&chunk.bytes);
         while let Ok(Some(frame)) = decoder.next() {
             let event = Encoding::Proto.decode_event(&frame).expect("an event");
-            tell.send(Heard::Event(event)).await.ok();
+            sender.send(Received::Event(event)).await.ok();
         }
     }
 }
 
-async fn hear_datagrams(connection: quinn::Connection, tell: mpsc::Sender<Heard>) {
+async fn read_datagrams(connection: quinn::Connection, sender: mpsc::Sender<Received>) {
     while let Ok(datagram) = connection.read_datagram().await {
         let event = Encoding::Proto.decode_event(&datagram).expect("an event");
-        tell.send(Heard::Datagram(event)).await.ok();
+        sender.send(Received::Datagram(event)).await.ok();
     }
 }
 
-async fn hear_subscriptions(connection: quinn::Connection, tell: mpsc::Sender<Heard>) {
+async fn accept_streams(connection: quinn::Connection, sender: mpsc::Sender<Received>) {
     while let Ok(receive) = connection.accept_uni().await {
-        tokio::spawn(hear(receive, tell.clone()));
+        tokio::spawn(read_stream(receive, sender.clone()));
     }
     match connection.closed().await {
         quinn::ConnectionError::ApplicationClosed(close) => {
-            tell.send(Heard::Closed(close.error_code.into_inner() as u16)).await.ok();
+            sender.send(Received::Closed(close.error_code.into_inner() as u16)).await.ok();
         }
         other => panic!("the connection ended without a close code: {other}"),
     }

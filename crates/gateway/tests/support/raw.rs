@@ -6,50 +6,54 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::within;
+use super::with_timeout;
 
 /// What every handshake needs.
 pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-pub struct Raw {
+pub struct RawConnection {
     stream: TcpStream,
     /// What was read and not yet taken.
-    rest: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-impl Raw {
+impl RawConnection {
     /// A connection on which `first` was sent.
-    pub async fn connect(address: SocketAddr, first: &[u8]) -> Raw {
+    pub async fn connect(address: SocketAddr, first: &[u8]) -> RawConnection {
         let socket = TcpSocket::new_v4().expect("a socket");
         // Small, so that a client that does not read is soon noticed.
         socket.set_recv_buffer_size(4 << 10).expect("set");
-        let mut stream = within(socket.connect(address)).await.expect("connected");
+        let mut stream = with_timeout(socket.connect(address)).await.expect("connected");
         stream.write_all(first).await.expect("sent");
-        Raw { stream, rest: Vec::new() }
+        RawConnection { stream, buffer: Vec::new() }
     }
 
     /// A session; `more` is sent in one piece with the request.
-    pub async fn session(address: SocketAddr, more: &[u8]) -> Raw {
-        let mut raw = Raw::connect(address, &[HANDSHAKE.as_bytes(), more].concat()).await;
-        let head = raw.head().await;
+    pub async fn session(address: SocketAddr, extra: &[u8]) -> RawConnection {
+        let mut raw =
+            RawConnection::connect(address, &[HANDSHAKE.as_bytes(), extra].concat()).await;
+        let head = raw.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
         raw
     }
 
     /// What one is told at the door who asks for a session, and goes.
-    pub async fn knock(address: SocketAddr) -> String {
-        Raw::connect(address, HANDSHAKE.as_bytes()).await.head().await
+    pub async fn handshake_response(address: SocketAddr) -> String {
+        RawConnection::connect(address, HANDSHAKE.as_bytes()).await.read_head().await
     }
 
     /// A session that offers to deflate, and the extensions that were agreed on.
-    pub async fn session_with(address: SocketAddr, offer: &str) -> (Raw, Option<String>) {
+    pub async fn session_with_extensions(
+        address: SocketAddr,
+        offer: &str,
+    ) -> (RawConnection, Option<String>) {
         let offer = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
         let request = HANDSHAKE.replace("\r\n\r\n", &offer);
-        let mut raw = Raw::connect(address, request.as_bytes()).await;
-        let head = raw.head().await;
+        let mut raw = RawConnection::connect(address, request.as_bytes()).await;
+        let head = raw.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         let agreed =
             |line: &str| line.strip_prefix("sec-websocket-extensions: ").map(str::to_owned);
@@ -62,43 +66,43 @@ impl Raw {
     }
 
     /// Status line and headers.
-    pub async fn head(&mut self) -> String {
+    pub async fn read_head(&mut self) -> String {
         loop {
-            if let Some(at) = self.rest.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head: Vec<u8> = self.rest.drain(..at + 4).collect();
+            if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..at + 4).collect();
                 return String::from_utf8(head).expect("text");
             }
-            assert!(self.more().await, "the connection ended in the headers");
+            assert!(self.read_more().await, "the connection ended in the headers");
         }
     }
 
     /// First byte and payload of the next frame.
-    pub async fn frame(&mut self) -> (u8, Vec<u8>) {
+    pub async fn read_frame(&mut self) -> (u8, Vec<u8>) {
         loop {
-            if let Some((header, len)) = announced(&self.rest)
-                && self.rest.len() >= header + len
+            if let Some((header, len)) = parse_header(&self.buffer)
+                && self.buffer.len() >= header + len
             {
-                let frame: Vec<u8> = self.rest.drain(..header + len).collect();
+                let frame: Vec<u8> = self.buffer.drain(..header + len).collect();
                 return (frame[0], frame[header..].to_vec());
             }
-            assert!(self.more().await, "the connection ended in a frame");
+            assert!(self.read_more().await, "the connection ended in a frame");
         }
     }
 
     /// The frame that comes next and is no heartbeat: these come by the clock.
-    pub async fn news(&mut self) -> (u8, Vec<u8>) {
+    pub async fn read_frame_after_heartbeats(&mut self) -> (u8, Vec<u8>) {
         loop {
-            let (first, payload) = self.frame().await;
+            let (first, payload) = self.read_frame().await;
             if !payload.starts_with(b"{\"heartbeat\"") {
                 return (first, payload);
             }
         }
     }
 
-    /// The text frame that comes next and contains `part`.
-    pub async fn text(&mut self, part: &str) -> String {
+    /// The text frame that comes next and contains `close_connection`.
+    pub async fn read_text_containing(&mut self, part: &str) -> String {
         loop {
-            let (first, payload) = self.frame().await;
+            let (first, payload) = self.read_frame().await;
             assert_ne!(first, 0x88, "closed: {}", payload.escape_ascii());
             let text = String::from_utf8_lossy(&payload).into_owned();
             if first == 0x81 && text.contains(part) {
@@ -108,9 +112,9 @@ impl Raw {
     }
 
     /// The payload of the pong that comes next.
-    pub async fn pong(&mut self) -> Vec<u8> {
+    pub async fn read_pong(&mut self) -> Vec<u8> {
         loop {
-            let (first, payload) = self.frame().await;
+            let (first, payload) = self.read_frame().await;
             assert_ne!(first, 0x88, "closed: {}", payload.escape_ascii());
             if first == 0x8a {
                 return payload;
@@ -119,31 +123,31 @@ impl Raw {
     }
 
     /// The code of the close frame, and that nothing but the end follows it.
-    pub async fn closed(&mut self) -> u16 {
+    pub async fn read_close_code(&mut self) -> u16 {
         loop {
-            if let (0x88, payload) = self.frame().await {
-                assert!(!self.more().await, "something follows the close frame");
+            if let (0x88, payload) = self.read_frame().await {
+                assert!(!self.read_more().await, "something follows the close frame");
                 return u16::from_be_bytes([payload[0], payload[1]]);
             }
         }
     }
 
     /// All that comes until the end.
-    pub async fn all(&mut self) -> String {
-        while self.more().await {}
-        String::from_utf8_lossy(&self.rest).into_owned()
+    pub async fn read_to_end(&mut self) -> String {
+        while self.read_more().await {}
+        String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
-    async fn more(&mut self) -> bool {
+    async fn read_more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        let len = within(self.stream.read(&mut buffer)).await.unwrap_or(0);
-        self.rest.extend(&buffer[..len]);
+        let len = with_timeout(self.stream.read(&mut buffer)).await.unwrap_or(0);
+        self.buffer.extend(&buffer[..len]);
         len > 0
     }
 }
 
 /// Length of header and payload of a server's frame.
-fn announced(bytes: &[u8]) -> Option<(usize, usize)> {
+fn parse_header(bytes: &[u8]) -> Option<(usize, usize)> {
     match *bytes {
         [_, 126, high, low, ..] => Some((4, usize::from(u16::from_be_bytes([high, low])))),
         [_, 127, ..] => {
@@ -157,7 +161,7 @@ fn announced(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// A message deflated, as one who agreed on that sends it.
-pub fn deflated(message: &[u8]) -> Vec<u8> {
+pub fn deflate(message: &[u8]) -> Vec<u8> {
     let mut compress = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(message.len() + 100);
     compress.compress_vec(message, &mut out, FlushCompress::Sync).expect("deflates");
@@ -165,7 +169,7 @@ pub fn deflated(message: &[u8]) -> Vec<u8> {
 }
 
 /// What a deflated message was.
-pub fn inflated(deflated: &[u8]) -> Vec<u8> {
+pub fn inflate(deflated: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 << 20);
     let message = [deflated, b"\x00\x00\xff\xff"].concat();
     let mut decompress = Decompress::new(false);
@@ -174,7 +178,7 @@ pub fn inflated(deflated: &[u8]) -> Vec<u8> {
 }
 
 /// A frame as a client writes it, masked with zeros.
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(payload.len()).expect("short");
     let mut bytes = match len {
         0..=125 => vec![first, 0x80 | len as u8],

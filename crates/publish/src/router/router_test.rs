@@ -7,77 +7,83 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use futures::FutureExt;
 use pushonce_core::{
-    Claim, ClusterId, ContentType, Namespaces, Placement, Position, Refusal, ShardCount, Spread,
-    Term, Timestamp, Topic,
+    ClusterId, ContentType, Namespaces, OwnershipClaim, Placement, Position, PublishRejection,
+    ShardCount, Spread, Term, Timestamp, Topic,
 };
 
 use super::*;
 
 const ME: NodeId = NodeId(1);
 
-type Answer = Box<dyn FnOnce(Publish) -> BoxFuture<'static, Result<Placed, PublishError>> + Send>;
+type ScriptedReply =
+    Box<dyn FnOnce(Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> + Send>;
 
 /// Answers as scripted; what it has no script for is placed in the order it came.
 #[derive(Default)]
-struct World {
-    script: Mutex<VecDeque<Answer>>,
-    taken: Mutex<Vec<(NodeId, Bytes)>>,
+struct ScriptedNodes {
+    script: Mutex<VecDeque<ScriptedReply>>,
+    accepted: Mutex<Vec<(NodeId, Bytes)>>,
 }
 
-impl World {
-    fn answer(
+impl ScriptedNodes {
+    fn next_reply(
         &self,
         node: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        if let Some(answer) = self.script.lock().expect("whole").pop_front() {
-            return answer(publish);
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        if let Some(reply) = self.script.lock().expect("whole").pop_front() {
+            return reply(publish);
         }
-        let mut taken = self.taken.lock().expect("whole");
-        taken.push((node, publish.payload));
-        let position = Position::new(1, taken.len() as u64);
-        async move { Ok(Placed { position, time: Timestamp(0), durability: Default::default() }) }
-            .boxed()
+        let mut accepted = self.accepted.lock().expect("whole");
+        accepted.push((node, publish.payload));
+        let position = Position::new(1, accepted.len() as u64);
+        async move {
+            Ok(Acknowledgement { position, time: Timestamp(0), durability: Default::default() })
+        }
+        .boxed()
     }
 
-    fn then(&self, result: Result<Placed, PublishError>) {
-        let answer: Answer = Box::new(move |_| async move { result }.boxed());
-        self.script.lock().expect("whole").push_back(answer);
+    fn script_reply(&self, result: Result<Acknowledgement, PublishError>) {
+        let reply: ScriptedReply = Box::new(move |_| async move { result }.boxed());
+        self.script.lock().expect("whole").push_back(reply);
     }
 
     fn payloads(&self) -> Vec<Bytes> {
-        self.taken.lock().expect("whole").iter().map(|(_, payload)| payload.clone()).collect()
+        self.accepted.lock().expect("whole").iter().map(|(_, payload)| payload.clone()).collect()
     }
 }
 
-impl Shards for World {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        self.answer(ME, publish)
+impl LocalPublisher for ScriptedNodes {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        self.next_reply(ME, publish)
     }
 }
 
-impl Peers for World {
+impl PeerPublisher for ScriptedNodes {
     fn publish(
         &self,
         owner: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        self.answer(owner, publish)
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        self.next_reply(owner, publish)
     }
 }
 
-struct Stage {
-    world: Arc<World>,
+struct TestRouter {
+    nodes: Arc<ScriptedNodes>,
     router: Router,
-    owners: watch::Sender<Arc<Owners>>,
+    owners: watch::Sender<Arc<ShardOwners>>,
     view: watch::Sender<Option<Arc<ClusterView>>>,
 }
 
 /// A node with a current view of a cluster of one shard.
-fn stage() -> Stage {
-    let stage = starting();
-    stage.view.send_replace(Some(view(1)));
-    stage
+fn router_with_view() -> TestRouter {
+    let test = router_without_view();
+    test.view.send_replace(Some(view(1)));
+    test
 }
 
 fn view(shards: u16) -> Arc<ClusterView> {
@@ -97,40 +103,40 @@ fn view(shards: u16) -> Arc<ClusterView> {
 }
 
 /// A node that has no current view yet.
-fn starting() -> Stage {
-    let world = Arc::new(World::default());
-    let (owners, owners_seen) = watch::channel(Arc::new(Owners::default()));
-    let (view, view_seen) = watch::channel(None);
-    let parts = Parts {
-        me: ME,
-        view: view_seen,
-        owners: owners_seen,
-        shards: world.clone(),
-        peers: world.clone(),
+fn router_without_view() -> TestRouter {
+    let nodes = Arc::new(ScriptedNodes::default());
+    let (owners, owners_receiver) = watch::channel(Arc::new(ShardOwners::default()));
+    let (view, view_receiver) = watch::channel(None);
+    let parts = RouterParts {
+        node_id: ME,
+        view: view_receiver,
+        owners: owners_receiver,
+        shards: nodes.clone(),
+        peers: nodes.clone(),
     };
-    Stage { world, router: Router::new(Config::default(), parts), owners, view }
+    TestRouter { nodes, router: Router::new(Config::default(), parts), owners, view }
 }
 
-impl Stage {
+impl TestRouter {
     fn claim(&self, owner: u64, term: u64) {
         self.claim_shard(ShardId(0), owner, term);
     }
 
     fn claim_shard(&self, shard: ShardId, owner: u64, term: u64) {
-        let mut owners = Owners::default();
-        owners.hear(Claim {
+        let mut owners = ShardOwners::default();
+        owners.apply_claim(OwnershipClaim {
             shard,
             owner: NodeId(owner),
             term: Term(term),
-            membership: 1,
+            membership_index: 1,
             voters: vec![],
             learners: vec![],
         });
         self.owners.send_replace(Arc::new(owners));
     }
 
-    fn askers(&self) -> Vec<u64> {
-        self.world.taken.lock().expect("whole").iter().map(|(node, _)| node.0).collect()
+    fn publishing_nodes(&self) -> Vec<u64> {
+        self.nodes.accepted.lock().expect("whole").iter().map(|(node, _)| node.0).collect()
     }
 }
 
@@ -139,156 +145,157 @@ fn publish(payload: &str) -> Publish {
         topic: Topic::new("a").expect("valid"),
         content_type: ContentType::Binary,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
     }
 }
 
-fn not_owner(owner: Option<u64>) -> Result<Placed, PublishError> {
-    Err(Refusal::NotOwner { owner: owner.map(NodeId) }.into())
+fn not_owner(owner: Option<u64>) -> Result<Acknowledgement, PublishError> {
+    Err(PublishRejection::NotOwner { owner: owner.map(NodeId) }.into())
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_owner_is_asked_whether_it_is_this_node_or_another() {
-    let stage = stage();
-    stage.claim(1, 1);
-    assert!(stage.router.publish(publish("x")).await.is_ok());
-    stage.claim(2, 2);
-    assert!(stage.router.publish(publish("y")).await.is_ok());
-    assert_eq!(stage.askers(), [1, 2]);
+async fn publish_is_sent_to_the_owner_local_or_remote() {
+    let test = router_with_view();
+    test.claim(1, 1);
+    assert!(test.router.publish(publish("x")).await.is_ok());
+    test.claim(2, 2);
+    assert!(test.router.publish(publish("y")).await.is_ok());
+    assert_eq!(test.publishing_nodes(), [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_follows_an_owner_that_moves_under_it() {
-    let stage = stage();
-    stage.claim(2, 1);
-    stage.world.then(not_owner(Some(3)));
-    assert!(stage.router.publish(publish("x")).await.is_ok());
-    assert_eq!(stage.askers(), [3]);
+async fn publish_follows_an_owner_change_in_flight() {
+    let test = router_with_view();
+    test.claim(2, 1);
+    test.nodes.script_reply(not_owner(Some(3)));
+    assert!(test.router.publish(publish("x")).await.is_ok());
+    assert_eq!(test.publishing_nodes(), [3]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_waits_for_a_claim() {
-    let stage = stage();
-    let router = stage.router.clone();
+async fn publish_waits_for_an_ownership_claim() {
+    let test = router_with_view();
+    let router = test.router.clone();
     let waiting = tokio::spawn(async move { router.publish(publish("x")).await });
     tokio::task::yield_now().await;
-    stage.claim(2, 1);
+    test.claim(2, 1);
     assert!(waiting.await.expect("no panic").is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_waits_for_the_first_current_view_and_goes_to_the_shard_of_that_view() {
-    let stage = starting();
+async fn publish_waits_for_the_first_current_view_and_uses_its_shard() {
+    let test = router_without_view();
     let topic = publish("x").topic;
     let shard = topic.shard(ShardCount::new(64).expect("not zero"));
     assert_ne!(shard, topic.shard(ShardCount::DEFAULT), "the test needs a topic that moves");
-    stage.claim_shard(topic.shard(ShardCount::DEFAULT), 3, 1);
-    let router = stage.router.clone();
+    test.claim_shard(topic.shard(ShardCount::DEFAULT), 3, 1);
+    let router = test.router.clone();
     let messages: Vec<_> = (0..3).map(|n| publish(&n.to_string())).collect();
     let input = stream::iter(messages.clone().into_iter().map(Ok));
-    let waiting = tokio::spawn(async move { router.ordered(input).collect::<Vec<_>>().await });
+    let waiting =
+        tokio::spawn(async move { router.publish_ordered(input).collect::<Vec<_>>().await });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(stage.askers(), Vec::<u64>::new());
-    stage.claim_shard(shard, 2, 1);
-    stage.view.send_replace(Some(view(64)));
-    let answers = waiting.await.expect("no panic");
-    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-    assert_eq!(stage.askers(), [2, 2, 2]);
-    let wanted: Vec<_> = messages.into_iter().map(|message| message.payload).collect();
-    assert_eq!(stage.world.payloads(), wanted);
+    assert_eq!(test.publishing_nodes(), Vec::<u64>::new());
+    test.claim_shard(shard, 2, 1);
+    test.view.send_replace(Some(view(64)));
+    let replies = waiting.await.expect("no panic");
+    assert!(replies.iter().all(Result::is_ok), "{replies:?}");
+    assert_eq!(test.publishing_nodes(), [2, 2, 2]);
+    let expected: Vec<_> = messages.into_iter().map(|message| message.payload).collect();
+    assert_eq!(test.nodes.payloads(), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_current_view_a_publish_is_refused_at_its_deadline() {
-    let stage = starting();
-    stage.claim(2, 1);
-    let begun = tokio::time::Instant::now();
-    let refused = stage.router.publish(publish("x")).await;
-    assert!(matches!(refused, Err(PublishError::Refused(Refusal::Unavailable(_)))));
-    assert_eq!((begun.elapsed().as_secs(), stage.askers()), (5, vec![]));
+async fn publish_without_a_current_view_is_rejected_at_its_deadline() {
+    let test = router_without_view();
+    test.claim(2, 1);
+    let started_at = tokio::time::Instant::now();
+    let rejected = test.router.publish(publish("x")).await;
+    assert!(matches!(rejected, Err(PublishError::Rejected(PublishRejection::Unavailable(_)))));
+    assert_eq!((started_at.elapsed().as_secs(), test.publishing_nodes()), (5, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_owner_a_publish_is_refused_at_its_deadline() {
-    let stage = stage();
-    let begun = tokio::time::Instant::now();
-    let refused = stage.router.publish(publish("x")).await;
-    assert!(matches!(refused, Err(PublishError::Refused(Refusal::Unavailable(_)))));
-    assert_eq!(begun.elapsed().as_secs(), 5);
+async fn publish_without_an_owner_is_rejected_at_its_deadline() {
+    let test = router_with_view();
+    let started_at = tokio::time::Instant::now();
+    let rejected = test.router.publish(publish("x")).await;
+    assert!(matches!(rejected, Err(PublishError::Rejected(PublishRejection::Unavailable(_)))));
+    assert_eq!(started_at.elapsed().as_secs(), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_outcome_is_passed_on_and_never_tried_again() {
-    let stage = stage();
-    stage.claim(2, 1);
-    stage.world.then(Err(PublishError::unknown("the link broke")));
-    let unknown = stage.router.publish(publish("x")).await;
+async fn unknown_outcome_is_returned_and_never_retried() {
+    let test = router_with_view();
+    test.claim(2, 1);
+    test.nodes.script_reply(Err(PublishError::unknown("the link broke")));
+    let unknown = test.router.publish(publish("x")).await;
     assert_eq!(unknown, Err(PublishError::unknown("the link broke")));
-    assert_eq!(stage.askers(), Vec::<u64>::new());
+    assert_eq!(test.publishing_nodes(), Vec::<u64>::new());
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_nodes_that_name_each_other_are_not_asked_in_a_circle() {
-    let stage = stage();
-    stage.claim(2, 1);
+async fn two_nodes_that_hint_at_each_other_are_not_retried_in_a_loop() {
+    let test = router_with_view();
+    test.claim(2, 1);
     for _ in 0..10_000 {
-        stage.world.then(not_owner(Some(3)));
-        stage.world.then(not_owner(Some(2)));
+        test.nodes.script_reply(not_owner(Some(3)));
+        test.nodes.script_reply(not_owner(Some(2)));
     }
-    assert!(stage.router.publish(publish("x")).await.is_err());
-    let asked = 20_000 - stage.world.script.lock().expect("whole").len();
-    assert!(asked < 200, "{asked} times in five seconds");
+    assert!(test.router.publish(publish("x")).await.is_err());
+    let attempts = 20_000 - test.nodes.script.lock().expect("whole").len();
+    assert!(attempts < 200, "{attempts} times in five seconds");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_breaks_a_rule_goes_nowhere() {
-    let stage = stage();
-    stage.claim(1, 1);
+async fn invalid_message_is_rejected_without_sending() {
+    let test = router_with_view();
+    test.claim(1, 1);
     let large = publish(&"x".repeat(Publish::PAYLOAD_BYTES_DEFAULT + 1));
-    let refused = stage.router.publish(large).await;
-    assert!(matches!(refused, Err(PublishError::Refused(Refusal::Invalid(_)))));
-    assert_eq!(stage.askers(), Vec::<u64>::new());
+    let rejected = test.router.publish(large).await;
+    assert!(matches!(rejected, Err(PublishError::Rejected(PublishRejection::Invalid(_)))));
+    assert_eq!(test.publishing_nodes(), Vec::<u64>::new());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_keeps_its_order_while_the_owner_moves() {
-    let stage = stage();
-    stage.claim(2, 1);
-    (0..50).for_each(|_| stage.world.then(not_owner(Some(3))));
+async fn stream_keeps_its_order_while_the_owner_changes() {
+    let test = router_with_view();
+    test.claim(2, 1);
+    (0..50).for_each(|_| test.nodes.script_reply(not_owner(Some(3))));
     let messages: Vec<_> = (0..100).map(|n| publish(&n.to_string())).collect();
     let input = stream::iter(messages.clone().into_iter().map(Ok));
-    let answers: Vec<_> = stage.router.ordered(input).collect().await;
-    let wanted: Vec<_> = messages.into_iter().map(|message| message.payload).collect();
-    assert_eq!(stage.world.payloads(), wanted);
-    let offsets: Vec<_> = answers.iter().map(|a| a.as_ref().map(|p| p.position.offset.0)).collect();
+    let replies: Vec<_> = test.router.publish_ordered(input).collect().await;
+    let expected: Vec<_> = messages.into_iter().map(|message| message.payload).collect();
+    assert_eq!(test.nodes.payloads(), expected);
+    let offsets: Vec<_> = replies.iter().map(|a| a.as_ref().map(|p| p.position.offset.0)).collect();
     assert_eq!(offsets, (1..=100).map(Ok).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_keep_the_order_of_the_stream_and_a_refusal_does_not_end_it() {
-    let stage = stage();
-    stage.claim(1, 1);
-    let busy = Err(PublishError::Refused(Refusal::Overloaded("full".to_owned())));
-    stage.world.then(busy.clone());
-    let mut other = publish("no");
-    other.topic = Topic::new("$sys/a").expect("valid");
-    let input = stream::iter([Ok(publish("0")), Ok(other), Ok(publish("2"))]);
-    let answers: Vec<_> = stage.router.ordered(input).collect().await;
-    assert_eq!(answers[0], busy);
-    assert!(matches!(answers[1], Err(PublishError::Refused(Refusal::Invalid(_)))));
-    assert!(answers[2].is_ok());
+async fn replies_keep_stream_order_and_a_rejection_does_not_end_the_stream() {
+    let test = router_with_view();
+    test.claim(1, 1);
+    let overloaded = Err(PublishError::Rejected(PublishRejection::Overloaded("full".to_owned())));
+    test.nodes.script_reply(overloaded.clone());
+    let mut system_topic = publish("no");
+    system_topic.topic = Topic::new("$sys/a").expect("valid");
+    let input = stream::iter([Ok(publish("0")), Ok(system_topic), Ok(publish("2"))]);
+    let replies: Vec<_> = test.router.publish_ordered(input).collect().await;
+    assert_eq!(replies[0], overloaded);
+    assert!(matches!(replies[1], Err(PublishError::Rejected(PublishRejection::Invalid(_)))));
+    assert!(replies[2].is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_not_read_past_its_bounds() {
-    let stage = stage();
-    let read = Cell::new(0);
+async fn stream_input_is_not_read_past_the_pending_limits() {
+    let test = router_with_view();
+    let read_count = Cell::new(0);
     let message = || {
-        read.set(read.get() + 1);
+        read_count.set(read_count.get() + 1);
         Some(Ok(publish(&"x".repeat(64 << 10))))
     };
-    let mut answers = stage.router.ordered(stream::iter(std::iter::from_fn(message)));
-    assert!(answers.next().now_or_never().is_none(), "nobody owns the shard yet");
-    assert_eq!(read.get(), Ordered::<()>::WAITING_BYTES_MAX >> 16);
+    let mut replies = test.router.publish_ordered(stream::iter(std::iter::from_fn(message)));
+    assert!(replies.next().now_or_never().is_none(), "nobody owns the shard yet");
+    assert_eq!(read_count.get(), OrderedPublish::<()>::PENDING_BYTES_MAX >> 16);
 }

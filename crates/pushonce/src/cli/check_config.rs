@@ -2,15 +2,15 @@
 
 use anyhow::Context as _;
 
-use super::settings::Settings;
+use super::settings::NodeArgs;
 use crate::output;
 
 /// Prints every setting as the configuration file has it: without `--json` the output can be loaded with
 /// `--config`.
-pub(super) fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let settings = settings.resolve()?.to_partial();
-    if as_json {
-        output::line(serde_json::to_string(&settings)?)?;
+    if json {
+        output::write_line(serde_json::to_string(&settings)?)?;
     } else {
         let text = toml::to_string(&settings).context("cannot write the settings as TOML")?;
         output::write(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! `pushonce cluster`: look at a cluster, and say who belongs to it.
+//! `pushonce own_cluster`: look at a cluster, and say who belongs to it.
 
 mod recover;
 mod text;
@@ -15,10 +15,10 @@ use pushonce_proto::pb::cluster::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::operator::{Asked, print, refused};
+use super::operator::{ServerArgs, print_output, status_error};
 use crate::output::{self, OutputError};
 pub(super) use text::table;
-use text::{explain_text, holding, node, status_text};
+use text::{explain_text, groups_of_node, node_label, status_text};
 
 /// What to look at or to change, and whom to ask.
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    asked: Asked,
+    server: ServerArgs,
 }
 
 #[derive(Subcommand)]
@@ -82,109 +82,118 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
         Command::Recover(args) => return recover::run(args, json),
         command => command,
     };
-    let mut client = args.asked.connect().await?;
+    let mut client = args.server.connect().await?;
     match command {
         Command::Recover(_) => {}
         Command::Status => {
-            let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
-            print(json, || status_json(&status), || status_text(&status))?;
-            healthy(&status)?;
+            let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
+            print_output(json, || status_json(&status), || status_text(&status))?;
+            check_health(&status)?;
         }
         Command::Explain { topic } => {
             let request = ExplainRequest { topic };
-            let place = client.explain(request).await.map_err(refused)?.into_inner();
-            print(json, || explain_json(&place), || explain_text(&place))?;
+            let explanation = client.explain(request).await.map_err(status_error)?.into_inner();
+            print_output(json, || explain_json(&explanation), || explain_text(&explanation))?;
         }
         Command::Drain { node: name, force } => {
-            let id = find(&mut client, &name).await?;
-            client.drain(DrainRequest { node: id, force }).await.map_err(refused)?;
-            done(json, id, "draining", "gives away what it holds: `pushonce cluster status`")?;
+            let id = resolve_member(&mut client, &name).await?;
+            client.drain(DrainRequest { node: id, force }).await.map_err(status_error)?;
+            print_change(
+                json,
+                id,
+                "draining",
+                "gives away what it holds: `pushonce cluster status`",
+            )?;
         }
         Command::Undrain { node: name } => {
-            let id = find(&mut client, &name).await?;
-            client.undrain(UndrainRequest { node: id }).await.map_err(refused)?;
-            done(json, id, "active", "takes its share")?;
+            let id = resolve_member(&mut client, &name).await?;
+            client.undrain(UndrainRequest { node: id }).await.map_err(status_error)?;
+            print_change(json, id, "active", "takes its share")?;
         }
         Command::Finalize => {
-            let done = client.finalize(FinalizeRequest {}).await.map_err(refused)?.into_inner();
-            let version = done.cluster_version;
+            let response =
+                client.finalize(FinalizeRequest {}).await.map_err(status_error)?.into_inner();
+            let version = response.cluster_version;
             let text = || format!("the cluster has version {version}\n");
-            print(json, || json!({"cluster_version": version}), text)?;
+            print_output(json, || json!({"cluster_version": version}), text)?;
         }
         Command::Remove { node: name, force } => {
-            let id = find(&mut client, &name).await?;
+            let id = resolve_member(&mut client, &name).await?;
             if !force {
-                empty(&mut client, id).await?;
+                drain_until_empty(&mut client, id).await?;
             }
-            client.remove(RemoveRequest { node: id, force }).await.map_err(refused)?;
-            done(json, id, "removed", "is removed")?;
+            client.remove(RemoveRequest { node: id, force }).await.map_err(status_error)?;
+            print_change(json, id, "removed", "is removed")?;
         }
-        Command::SetTimes(change) => times::set(&mut client, change, json).await?,
+        Command::SetTimes(change) => times::set_times(&mut client, change, json).await?,
     }
     Ok(())
 }
 
 /// How often the progress of a node that gives away what it holds is looked at.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// `cluster status` was answered, and something is wrong: the command ends with this exit status.
+/// `own_cluster status` was answered, and something is wrong: the command ends with this exit status.
 #[derive(Debug, thiserror::Error)]
 #[error("the cluster is not healthy")]
 pub(super) struct Unhealthy(pub(super) u8);
 
 /// Everything is served, and the next failure may end that.
-const DEGRADED: u8 = 3;
+const EXIT_DEGRADED: u8 = 3;
 
 /// Some topics cannot be published to, or the cluster cannot be changed.
-const UNAVAILABLE: u8 = 4;
+const EXIT_UNAVAILABLE: u8 = 4;
 
-fn healthy(status: &StatusResponse) -> Result<(), Unhealthy> {
-    let unavailable = |problem: &Problem| problem.severity == "unavailable";
+fn check_health(status: &StatusResponse) -> Result<(), Unhealthy> {
+    let is_unavailable = |problem: &Problem| problem.severity == "unavailable";
     match status.problems.as_slice() {
         [] => Ok(()),
-        problems if problems.iter().any(unavailable) => Err(Unhealthy(UNAVAILABLE)),
-        _ => Err(Unhealthy(DEGRADED)),
+        problems if problems.iter().any(is_unavailable) => Err(Unhealthy(EXIT_UNAVAILABLE)),
+        _ => Err(Unhealthy(EXIT_DEGRADED)),
     }
 }
 
 /// Drains a node that lives, and waits until it holds nothing: stopped while it waits, it goes on
 /// draining, and the same command finishes it.
-async fn empty(client: &mut ClusterClient<Channel>, id: u64) -> anyhow::Result<()> {
-    let mut drains = false;
-    let mut last = String::new();
+async fn drain_until_empty(client: &mut ClusterClient<Channel>, id: u64) -> anyhow::Result<()> {
+    let mut is_draining = false;
+    let mut last_held = String::new();
     loop {
-        let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
-        let lives = status.members.iter().any(|member| member.id == id && member.reachable);
-        let held = holding(&status, id);
-        if !lives || held.is_empty() {
+        let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
+        let is_reachable = status.members.iter().any(|member| member.id == id && member.reachable);
+        let held_groups = groups_of_node(&status, id);
+        if !is_reachable || held_groups.is_empty() {
             return Ok(());
         }
-        if !drains {
-            client.drain(DrainRequest { node: id, force: false }).await.map_err(refused)?;
-            drains = true;
+        if !is_draining {
+            client.drain(DrainRequest { node: id, force: false }).await.map_err(status_error)?;
+            is_draining = true;
         }
-        if held != last {
-            output::notice(format!("{} gives away what it holds: still in {held}", node(id)));
-            last = held;
+        if held_groups != last_held {
+            output::notice(format!(
+                "{} gives away what it holds: still in {held_groups}",
+                node_label(id)
+            ));
+            last_held = held_groups;
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
+        tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
     }
 }
 
 /// The id that an operator means: `n3`, or the name of a member.
-async fn find(client: &mut ClusterClient<Channel>, name: &str) -> anyhow::Result<u64> {
-    let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
-    meant(&status.members, name)
+async fn resolve_member(client: &mut ClusterClient<Channel>, name: &str) -> anyhow::Result<u64> {
+    let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
+    member_id(&status.members, name)
 }
 
-fn meant(members: &[Member], name: &str) -> anyhow::Result<u64> {
+fn member_id(members: &[Member], name: &str) -> anyhow::Result<u64> {
     let by_id = name.strip_prefix('n').and_then(|id| id.parse().ok());
     let by_name = members.iter().find(|member| member.name == name).map(|member| member.id);
     match (by_id, by_name) {
         (Some(id), Some(other)) if id != other => anyhow::bail!(
             "{name} is the name of {}, and may mean the id too: rename that node first, or say {}",
-            node(other),
-            node(other)
+            node_label(other),
+            node_label(other)
         ),
         (_, Some(id)) | (Some(id), None) => Ok(id),
         (None, None) => anyhow::bail!(
@@ -193,8 +202,12 @@ fn meant(members: &[Member], name: &str) -> anyhow::Result<u64> {
     }
 }
 
-fn done(json: bool, id: u64, state: &str, said: &str) -> Result<(), OutputError> {
-    print(json, || json!({"node": id, "state": state}), || format!("{} {said}\n", node(id)))
+fn print_change(json: bool, id: u64, state: &str, outcome: &str) -> Result<(), OutputError> {
+    print_output(
+        json,
+        || json!({"node": id, "state": state}),
+        || format!("{} {outcome}\n", node_label(id)),
+    )
 }
 
 fn status_json(status: &StatusResponse) -> Value {
@@ -245,9 +258,9 @@ fn progress_json(shard: &Shard) -> Value {
     })
 }
 
-fn explain_json(place: &ExplainResponse) -> Value {
+fn explain_json(explanation: &ExplainResponse) -> Value {
     json!({
-        "topic": place.topic, "shard": place.shard, "owner": place.owner, "wanted": place.wanted,
+        "topic": explanation.topic, "shard": explanation.shard, "owner": explanation.owner, "wanted": explanation.wanted,
     })
 }
 
@@ -255,7 +268,7 @@ fn explain_json(place: &ExplainResponse) -> Value {
 mod tests {
     use super::*;
 
-    fn members(names: &[(u64, &str)]) -> Vec<Member> {
+    fn test_members(names: &[(u64, &str)]) -> Vec<Member> {
         let member = |&(id, name): &(u64, &str)| {
             let name = name.to_owned();
             Member { id, name, ..Member::default() }
@@ -264,12 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_meant_by_its_id_or_its_name() {
-        let known = members(&[(1, "n1"), (2, "paris")]);
-        assert_eq!(meant(&known, "n1").ok(), Some(1));
-        assert_eq!(meant(&known, "paris").ok(), Some(2));
-        assert_eq!(meant(&known, "n7").ok(), Some(7), "one that is gone has an id still");
-        assert!(meant(&known, "rome").is_err());
+    fn member_is_resolved_by_its_id_or_its_name() {
+        let members = test_members(&[(1, "n1"), (2, "paris")]);
+        assert_eq!(member_id(&members, "n1").ok(), Some(1));
+        assert_eq!(member_id(&members, "paris").ok(), Some(2));
+        assert_eq!(member_id(&members, "n7").ok(), Some(7), "one that is gone has an id still");
+        assert!(member_id(&members, "rome").is_err());
     }
 
     #[test]
@@ -281,7 +294,9 @@ mod tests {
                 .collect(),
             ..StatusResponse::default()
         };
-        let code = |severities: &[&str]| healthy(&status(severities)).map_err(|why| why.0);
+        let code = |severities: &[&str]| {
+            check_health(&status(severities)).map_err(|unhealthy| unhealthy.0)
+        };
         assert_eq!(code(&[]), Ok(()));
         assert_eq!(code(&["degraded"]), Err(3));
         assert_eq!(code(&["unavailable", "degraded"]), Err(4));
@@ -289,9 +304,9 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_the_id_of_another_is_no_guess() {
-        let known = members(&[(1, "a"), (2, "n3"), (3, "b")]);
-        let why = meant(&known, "n3").unwrap_err().to_string();
-        assert!(why.contains("n3 is the name of n2"), "{why}");
+    fn name_that_equals_the_id_of_another_node_is_ambiguous() {
+        let members = test_members(&[(1, "a"), (2, "n3"), (3, "b")]);
+        let message = member_id(&members, "n3").unwrap_err().to_string();
+        assert!(message.contains("n3 is the name of n2"), "{message}");
     }
 }

@@ -8,23 +8,24 @@ const UNITS: [(&str, u64); 5] =
 
 /// Reads a duration: a number and `ms`, `s`, `m`, `h` or `d`. Neither nothing nor more than ten years.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("a number with ms, s, m, h or d, as in 10s, not {text:?}");
+    let invalid = || format!("a number with ms, s, m, h or d, as in 10s, not {text:?}");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = UNITS.iter().find(|(unit, _)| *unit == &text[digits.len()..]);
-    let (&(_, millis), number) = unit.zip(digits.parse::<f64>().ok()).ok_or_else(wrong)?;
-    Duration::try_from_secs_f64(number * millis as f64 / 1_000.0)
+    let (&(_, unit_millis), number) = unit.zip(digits.parse::<f64>().ok()).ok_or_else(invalid)?;
+    Duration::try_from_secs_f64(number * unit_millis as f64 / 1_000.0)
         .ok()
-        .filter(|duration| !duration.is_zero() && *duration <= LONGEST)
+        .filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX)
         .ok_or_else(|| "more than nothing and at most 3650d".to_owned())
 }
 
 /// The longest anybody means.
-const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
+const DURATION_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// Writes milliseconds in the largest unit that leaves no rest.
-pub(super) fn print(millis: u64) -> String {
-    let whole = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
-    whole.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
+pub(super) fn format(millis: u64) -> String {
+    let exact_unit = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
+    exact_unit
+        .map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
 #[cfg(test)]
@@ -48,10 +49,10 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_as_they_are_read() {
+    fn formatted_durations_parse_back_to_the_same_value() {
         for text in ["7d", "25h", "90m", "1s", "1500ms", "0ms"] {
             let millis = parse(text).map_or(0, |duration| duration.as_millis() as u64);
-            assert_eq!(print(millis), text);
+            assert_eq!(format(millis), text);
         }
     }
 }

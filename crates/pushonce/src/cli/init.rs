@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-use super::operator::print;
-use super::settings::Settings;
+use super::operator::print_output;
+use super::settings::NodeArgs;
 use crate::node;
 
-pub(super) async fn run(settings: Settings, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(settings: NodeArgs, json: bool) -> anyhow::Result<()> {
     let config = settings.resolve()?;
     let node::Initialized { cluster, data } = node::init(&config).await?;
     let data = data.display();
-    print(
-        as_json,
+    print_output(
+        json,
         || json!({"cluster": cluster.to_string(), "data": data.to_string()}),
         || {
             format!(

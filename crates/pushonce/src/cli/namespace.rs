@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::table;
 use super::duration;
-use super::operator::{Asked, print, refused};
+use super::operator::{ServerArgs, print_output, status_error};
 
 /// What to do, and whom to ask.
 #[derive(clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    asked: Asked,
+    server: ServerArgs,
 }
 
 #[derive(Subcommand)]
@@ -27,9 +27,9 @@ enum Command {
     /// Change settings; what is not said stays as it is, and is the default's in the beginning
     Set {
         #[command(flatten)]
-        which: Which,
+        selector: NamespaceSelector,
         #[command(flatten)]
-        change: Change,
+        change: NamespaceSettingArgs,
         /// Also when stored messages are dropped: a namespace with topics that goes from replicated to
         /// memory
         #[arg(long)]
@@ -38,13 +38,13 @@ enum Command {
     /// Go back to the default
     Unset {
         #[command(flatten)]
-        which: Which,
+        selector: NamespaceSelector,
     },
 }
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct NamespaceSelector {
     /// The first segment of the topics' names, as `chat` of chat/7
     name: Option<String>,
     /// The settings of every name that has none of its own
@@ -54,10 +54,10 @@ struct Which {
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = true)]
-struct Change {
+struct NamespaceSettingArgs {
     /// What an acknowledgement means: replicated (on a majority's disks), or memory (in that of the
     /// topic's owner alone)
-    #[arg(long, value_name = "WORD", value_parser = durability)]
+    #[arg(long, value_name = "WORD", value_parser = parse_durability)]
     durability: Option<Durability>,
     /// Messages of history a topic has at most
     #[arg(long, value_name = "N")]
@@ -87,34 +87,38 @@ struct Change {
 }
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
-    let mut client = args.asked.connect().await?;
-    let (which, change, force) = match args.command {
+    let mut client = args.server.connect().await?;
+    let (selector, change, force) = match args.command {
         Command::List => {
-            let known = client.namespaces(NamespacesRequest {}).await.map_err(refused)?;
-            let known = Namespaces::try_from(known.into_inner())?;
-            print(json, || list_json(&known), || list_text(&known))?;
+            let namespaces = client.namespaces(NamespacesRequest {}).await.map_err(status_error)?;
+            let namespaces = Namespaces::try_from(namespaces.into_inner())?;
+            print_output(json, || list_json(&namespaces), || list_text(&namespaces))?;
             return Ok(());
         }
-        Command::Set { which, change, force } => {
+        Command::Set { selector: which, change, force } => {
             (which, Some(NamespaceChange::from(change)), force)
         }
-        Command::Unset { which } => (which, None, false),
+        Command::Unset { selector: which } => (which, None, false),
     };
-    let name = which.name;
+    let name = selector.name;
     let change = change.map(Into::into);
     let request = SetNamespaceRequest { name: name.clone(), change, force };
-    let answer = client.set_namespace(request).await.map_err(refused)?.into_inner();
-    let settings = Namespace::try_from(answer.settings.unwrap_or_default())?;
-    print(json, || row_json(name.as_deref(), &settings), || text([(name.as_deref(), &settings)]))?;
+    let response = client.set_namespace(request).await.map_err(status_error)?.into_inner();
+    let settings = Namespace::try_from(response.settings.unwrap_or_default())?;
+    print_output(
+        json,
+        || row_json(name.as_deref(), &settings),
+        || settings_table([(name.as_deref(), &settings)]),
+    )?;
     Ok(())
 }
 
-fn durability(word: &str) -> Result<Durability, String> {
+fn parse_durability(word: &str) -> Result<Durability, String> {
     Durability::parse(word).ok_or_else(|| "replicated or memory".to_owned())
 }
 
-impl From<Change> for NamespaceChange {
-    fn from(change: Change) -> NamespaceChange {
+impl From<NamespaceSettingArgs> for NamespaceChange {
+    fn from(change: NamespaceSettingArgs) -> NamespaceChange {
         let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         NamespaceChange {
             durability: change.durability,
@@ -131,17 +135,17 @@ impl From<Change> for NamespaceChange {
 }
 
 /// The default first.
-fn rows(known: &Namespaces) -> impl Iterator<Item = (Option<&str>, &Namespace)> {
-    let named = known.named.iter().map(|(name, settings)| (Some(name.as_str()), settings));
-    std::iter::once((None, &known.default)).chain(named)
+fn namespace_rows(namespaces: &Namespaces) -> impl Iterator<Item = (Option<&str>, &Namespace)> {
+    let with_name = namespaces.named.iter().map(|(name, settings)| (Some(name.as_str()), settings));
+    std::iter::once((None, &namespaces.default)).chain(with_name)
 }
 
-fn list_text(known: &Namespaces) -> String {
-    text(rows(known))
+fn list_text(namespaces: &Namespaces) -> String {
+    settings_table(namespace_rows(namespaces))
 }
 
-fn text<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Namespace)>) -> String {
-    let head = [
+fn settings_table<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Namespace)>) -> String {
+    let header = [
         "namespace",
         "durability",
         "messages",
@@ -153,7 +157,7 @@ fn text<'a>(rows: impl IntoIterator<Item = (Option<&'a str>, &'a Namespace)>) ->
         "rate max",
         "topics max",
     ];
-    table(head, rows.into_iter().map(|(name, settings)| row(name, settings)).collect())
+    table(header, rows.into_iter().map(|(name, settings)| row(name, settings)).collect())
 }
 
 fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
@@ -164,17 +168,17 @@ fn row(name: Option<&str>, settings: &Namespace) -> [String; 10] {
         durability.as_str().to_owned(),
         history.count_max.to_string(),
         history.bytes_max.to_string(),
-        duration::print(history.age_max_ms),
+        duration::format(history.age_max_ms),
         payload_bytes_max.to_string(),
-        duration::print(history.expire_after_ms),
+        duration::format(history.expire_after_ms),
         delivery.to_string(),
         rate_max.map_or_else(|| "-".to_owned(), |max| max.to_string()),
         if *topics_max == 0 { "-".to_owned() } else { topics_max.to_string() },
     ]
 }
 
-fn list_json(known: &Namespaces) -> Value {
-    rows(known).map(|(name, settings)| row_json(name, settings)).collect()
+fn list_json(namespaces: &Namespaces) -> Value {
+    namespace_rows(namespaces).map(|(name, settings)| row_json(name, settings)).collect()
 }
 
 fn row_json(name: Option<&str>, settings: &Namespace) -> Value {
@@ -199,15 +203,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_comes_first_and_has_no_name() {
-        let mut known = Namespaces::default();
-        known.named.insert("chat".to_owned(), Namespace::default());
-        let text = list_text(&known);
+    fn default_namespace_is_listed_first_without_a_name() {
+        let mut namespaces = Namespaces::default();
+        namespaces.named.insert("chat".to_owned(), Namespace::default());
+        let text = list_text(&namespaces);
         let names: Vec<_> =
             text.lines().filter_map(|line| line.split_whitespace().next()).collect();
         assert_eq!(names, ["namespace", "(default)", "chat"]);
         assert!(text.lines().nth(1).is_some_and(|line| line.contains("1d")));
-        let json = list_json(&known);
+        let json = list_json(&namespaces);
         assert_eq!(json[0]["namespace"], Value::Null);
         assert_eq!(json[1]["history"]["count"], 1_000);
     }

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_client::{InvalidServer, Scheme, Server};
+use pushonce_client::{InvalidServerAddress, Scheme, ServerAddress};
 use pushonce_proto::pb::cluster::v1::ExplainRequest;
 use pushonce_proto::pb::cluster::v1::cluster_client::ClusterClient;
 use pushonce_proto::status::{describe, error_chain};
@@ -16,14 +16,14 @@ use tonic::{Code, Status};
 use crate::output::{self, OutputError};
 
 /// How long one server may take to connect, and to answer the first question.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a command may take. The slowest waits for a change of the control group.
-const DEADLINE: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whom to ask.
 #[derive(clap::Args)]
-pub(super) struct Asked {
+pub(super) struct ServerArgs {
     /// gRPC address of a node; may be given more than once, the first that answers is asked
     #[arg(
         long,
@@ -31,68 +31,69 @@ pub(super) struct Asked {
         env = "PUSHONCE_SERVER",
         value_delimiter = ',',
         default_value = "http://127.0.0.1:7090",
-        value_parser = grpc_address
+        value_parser = parse_grpc_server
     )]
-    server: Vec<Server>,
+    server: Vec<ServerAddress>,
 }
 
-fn grpc_address(text: &str) -> Result<Server, String> {
-    let server: Server = text.parse().map_err(|why: InvalidServer| why.to_string())?;
+fn parse_grpc_server(text: &str) -> Result<ServerAddress, String> {
+    let server: ServerAddress =
+        text.parse().map_err(|error: InvalidServerAddress| error.to_string())?;
     match server.scheme {
         Scheme::Http => Ok(server),
         _ => Err(format!("{text} is not the gRPC address of a node: write http://HOST:PORT")),
     }
 }
 
-impl Asked {
+impl ServerArgs {
     /// The first that answers.
     pub(super) async fn connect(&self) -> anyhow::Result<ClusterClient<Channel>> {
-        let mut last = None;
+        let mut last_error = None;
         for server in &self.server {
-            match answering(server).await {
+            match connect_and_probe(server).await {
                 Ok(client) => return Ok(client),
-                Err(why) => {
-                    last = Some(why.context(format!(
+                Err(error) => {
+                    last_error = Some(error.context(format!(
                         "cannot ask {server}: is it the address of a node's --grpc?"
                     )));
                 }
             }
         }
-        Err(last.context("no --server was given")?)
+        Err(last_error.context("no --server was given")?)
     }
 }
 
 /// A client of a node that answers a question. A process that is stopped, or is no node, accepts connections
 /// as well.
-async fn answering(server: &Server) -> anyhow::Result<ClusterClient<Channel>> {
+async fn connect_and_probe(server: &ServerAddress) -> anyhow::Result<ClusterClient<Channel>> {
     let endpoint = Endpoint::from_shared(server.to_string())?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(DEADLINE);
-    let channel = endpoint.connect().await.map_err(|why| anyhow::anyhow!(error_chain(&why)))?;
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(COMMAND_TIMEOUT);
+    let channel = endpoint.connect().await.map_err(|error| anyhow::anyhow!(error_chain(&error)))?;
     let mut client = ClusterClient::new(channel);
-    let question = ExplainRequest { topic: "pushonce".to_owned() };
-    let answer = timeout(PATIENCE, client.explain(question)).await;
-    match answer.with_context(|| format!("it does not answer within {PATIENCE:?}"))? {
+    let probe = ExplainRequest { topic: "pushonce".to_owned() };
+    let response = timeout(CONNECT_TIMEOUT, client.explain(probe)).await;
+    match response.with_context(|| format!("it does not answer within {CONNECT_TIMEOUT:?}"))? {
         // Refusals are answers, of which the command itself gets another.
-        Err(status) if !is_refusal(&status) => Err(refused(status)),
+        Err(status) if !is_node_response(&status) => Err(status_error(status)),
         _ => Ok(client),
     }
 }
 
 /// Whether a node said it, and not the transport or something else that speaks HTTP/2.
-fn is_refusal(status: &Status) -> bool {
+fn is_node_response(status: &Status) -> bool {
     status.source().is_none() && status.code() != Code::Unimplemented
 }
 
 /// Why a node did not do it, in its words.
-pub(super) fn refused(status: Status) -> anyhow::Error {
+pub(super) fn status_error(status: Status) -> anyhow::Error {
     anyhow::anyhow!(describe(&status))
 }
 
 /// The answer, for a machine or for a person.
-pub(super) fn print(
+pub(super) fn print_output(
     json: bool,
-    machine: impl Fn() -> Value,
-    person: impl Fn() -> String,
+    to_json: impl Fn() -> Value,
+    to_text: impl Fn() -> String,
 ) -> Result<(), OutputError> {
-    if json { output::line(machine()) } else { output::write(person().as_bytes()) }
+    if json { output::write_line(to_json()) } else { output::write(to_text().as_bytes()) }
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use pushonce_client::{Acknowledgement, Failure, PublishStream, Publisher, Server};
-use pushonce_core::{ContentType, Key, Placed, Publish, Topic};
+use pushonce_client::{
+    AcknowledgementFuture, PublishFailure, PublishStream, Publisher, ServerAddress,
+};
+use pushonce_core::{Acknowledgement, ContentType, MessageKey, Publish, Topic};
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
@@ -28,8 +30,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     file: Option<PathBuf>,
     /// A name for the message: published again under it, it stands once [only with DATA or --file]
-    #[arg(long, value_parser = |text: &str| Key::new(text))]
-    key: Option<Key>,
+    #[arg(long, value_parser = |text: &str| MessageKey::new(text))]
+    key: Option<MessageKey>,
     /// What the payload is [default: JSON if it is JSON, else text]
     #[arg(long, value_name = "TYPE", value_parser = |text: &str| ContentType::parse(text))]
     content_type: Option<ContentType>,
@@ -40,46 +42,46 @@ pub(super) struct Args {
         value_delimiter = ',',
         default_value = "http://127.0.0.1:7090"
     )]
-    server: Vec<Server>,
+    server: Vec<ServerAddress>,
 }
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let publisher = Publisher::new(args.server.clone());
     let payload = match (&args.data, &args.file) {
         (Some(data), _) => Some(Bytes::from(data.clone().into_vec())),
-        (None, Some(file)) => Some(whole(file)?),
+        (None, Some(file)) => Some(read_payload(file)?),
         (None, None) => None,
     };
     match payload {
         Some(payload) => {
-            let placed = tokio::select! {
-                placed = publisher.publish(args.message(payload)) => placed?,
+            let acknowledgement = tokio::select! {
+                placed = publisher.publish(args.to_publish(payload)) => placed?,
                 () = shutdown.cancelled() => bail!("interrupted: the outcome is unknown"),
             };
-            Ok(report(json, &placed)?)
+            Ok(print_acknowledgement(json, &acknowledgement)?)
         }
         None if args.key.is_some() => {
             bail!("--key names one message: give DATA or --file, not lines of standard input")
         }
-        None => lines(&args, publisher, json, shutdown).await,
+        None => publish_lines(&args, publisher, json, shutdown).await,
     }
 }
 
 /// The content of a file, or what comes on standard input until its end.
-fn whole(file: &Path) -> anyhow::Result<Bytes> {
+fn read_payload(file: &Path) -> anyhow::Result<Bytes> {
     let mut payload = Vec::new();
     // One byte more than the largest payload, so that a larger one is refused and not cut.
     let max = Publish::PAYLOAD_BYTES_CAP as u64 + 1;
-    let read = if file == Path::new("-") {
+    let result = if file == Path::new("-") {
         std::io::stdin().lock().take(max).read_to_end(&mut payload)
     } else {
         File::open(file).and_then(|file| file.take(max).read_to_end(&mut payload))
     };
-    read.with_context(|| format!("cannot read {}", file.display()))?;
+    result.with_context(|| format!("cannot read {}", file.display()))?;
     Ok(payload.into())
 }
 
-/// Reads a line of any bytes, without its end; `None` at the end of the input.
+/// Reads a line of any bytes, without its end; `NoFault` at the end of the input.
 ///
 /// # Errors
 /// A line that is longer than the largest payload, which is not read to its end.
@@ -100,16 +102,16 @@ async fn next_line(input: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Op
 }
 
 impl Args {
-    fn message(&self, payload: Bytes) -> Publish {
+    fn to_publish(&self, payload: Bytes) -> Publish {
         let content_type =
-            self.content_type.clone().unwrap_or_else(|| ContentType::guess(&payload));
+            self.content_type.clone().unwrap_or_else(|| ContentType::detect(&payload));
         let (topic, key) = (self.topic.clone(), self.key.clone());
-        Publish { topic, content_type, key, stamp: None, payload }
+        Publish { topic, content_type, key, publish_id: None, payload }
     }
 }
 
 /// Every line goes out without waiting for the one before; the places come in the same order.
-async fn lines(
+async fn publish_lines(
     args: &Args,
     publisher: Publisher,
     json: bool,
@@ -119,40 +121,41 @@ async fn lines(
         bail!("nothing to publish: give DATA, or pipe lines in");
     }
     let mut stream = publisher.stream().await?;
-    let (sent, acknowledgements) = tokio::sync::mpsc::channel(PublishStream::IN_FLIGHT_MAX);
-    let mut reporter = tokio::spawn(report_all(acknowledgements, json));
+    let (acknowledgement_sender, acknowledgement_receiver) =
+        tokio::sync::mpsc::channel(PublishStream::IN_FLIGHT_MAX);
+    let mut report_task = tokio::spawn(report_acknowledgements(acknowledgement_receiver, json));
     let mut input = BufReader::new(tokio::io::stdin());
     let mut number = 0_u64;
-    let ended = loop {
+    let result = loop {
         let line = tokio::select! {
             line = next_line(&mut input) => line,
             // A line was refused: the next may be a long time away.
-            ended = &mut reporter => return ended?,
+            ended = &mut report_task => return ended?,
             () = shutdown.cancelled() => Ok(None),
         };
         number += 1;
-        let sending = async {
+        let send_line = async {
             let Some(line) = line? else { return anyhow::Ok(None) };
-            Ok(Some(stream.send(args.message(line.into())).await?))
+            Ok(Some(stream.send(args.to_publish(line.into())).await?))
         };
-        match sending.await.with_context(|| format!("line {number}")) {
+        match send_line.await.with_context(|| format!("line {number}")) {
             Ok(Some(acknowledgement)) => {
-                if sent.send(acknowledgement).await.is_err() {
+                if acknowledgement_sender.send(acknowledgement).await.is_err() {
                     break Ok(());
                 }
             }
             Ok(None) => break Ok(()),
-            Err(why) => break Err(why),
+            Err(error) => break Err(error),
         }
     };
     // First what became of the lines before.
-    drop(sent);
-    reporter.await??;
-    ended
+    drop(acknowledgement_sender);
+    report_task.await??;
+    result
 }
 
-async fn report_all(
-    mut acknowledgements: tokio::sync::mpsc::Receiver<Acknowledgement>,
+async fn report_acknowledgements(
+    mut acknowledgements: tokio::sync::mpsc::Receiver<AcknowledgementFuture>,
     json: bool,
 ) -> anyhow::Result<()> {
     let mut line = 0_u64;
@@ -160,22 +163,22 @@ async fn report_all(
         line += 1;
         let outcome = acknowledgement
             .await
-            .unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned())));
-        report(json, &outcome.with_context(|| format!("line {line}"))?)?;
+            .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned())));
+        print_acknowledgement(json, &outcome.with_context(|| format!("line {line}"))?)?;
     }
     Ok(())
 }
 
-fn report(json: bool, placed: &Placed) -> Result<(), OutputError> {
+fn print_acknowledgement(json: bool, acknowledgement: &Acknowledgement) -> Result<(), OutputError> {
     if json {
         let acknowledged = json!({
-            "position": placed.position.to_string(),
-            "time": placed.time.0,
-            "durability": placed.durability.as_str(),
+            "position": acknowledgement.position.to_string(),
+            "time": acknowledgement.time.0,
+            "durability": acknowledgement.durability.as_str(),
         });
-        output::line(acknowledged)
+        output::write_line(acknowledged)
     } else {
-        output::line(placed.position)
+        output::write_line(acknowledgement.position)
     }
 }
 
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lines_of_any_bytes_are_read_without_their_ends() {
+    async fn lines_of_arbitrary_bytes_are_read_without_line_endings() {
         let mut input: &[u8] = b"one\n\xff\xfe\r\n\nlast";
         let mut lines = Vec::new();
         while let Some(line) = next_line(&mut input).await.expect("short lines") {
@@ -194,12 +197,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_over_the_largest_payload_is_refused() {
+    async fn line_larger_than_the_largest_payload_is_rejected() {
         let longest = vec![b'x'; Publish::PAYLOAD_BYTES_CAP];
         let mut input = &[&longest[..], b"\n"].concat()[..];
         assert_eq!(next_line(&mut input).await.expect("fits"), Some(longest.clone()));
         let mut input = &[&longest[..], b"x\n"].concat()[..];
-        let refused = next_line(&mut input).await.expect_err("too long").to_string();
-        assert!(refused.contains("1048576 bytes"), "{refused}");
+        let message = next_line(&mut input).await.expect_err("too long").to_string();
+        assert!(message.contains("1048576 bytes"), "{message}");
     }
 }

@@ -5,16 +5,16 @@ use axum::Router;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::settings::{Settings, Sources};
+use super::settings::{ConfigSources, NodeArgs};
 use crate::config::Config;
-use crate::node::join::Stopped;
+use crate::node::join::StoppedBeforeJoin;
 use crate::{Node, node};
 
 /// The settings of the node, and whether it is one for development.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    settings: Settings,
+    settings: NodeArgs,
     /// For development: a new cluster of this one node, on loopback addresses, in a temporary directory
     /// that is deleted at the end
     #[arg(long, conflicts_with_all = ["data", "join"])]
@@ -22,12 +22,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let (config, _temporary) = if args.dev {
-        let temporary = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
-        let config = development(args.settings.sources()?, &temporary)?;
+    let (config, _temp_dir) = if args.dev {
+        let temp_dir = tempfile::Builder::new().prefix("pushonce-dev.").tempdir()?;
+        let config = development_config(args.settings.sources()?, &temp_dir)?;
         node::init(&config).await?;
         tracing::info!(data = %config.data.display(), "development node: its data is deleted at the end");
-        (config, Some(temporary))
+        (config, Some(temp_dir))
     } else {
         (args.settings.resolve()?, None)
     };
@@ -36,14 +36,14 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     }
     let descriptors = pushonce_listener::raise_descriptor_limit();
     tracing::debug!(descriptors, "limit of open files");
-    let metrics = node::metrics()?;
+    let metrics = node::install_metrics_recorder()?;
     let node = match Node::build(config, Router::new(), metrics, &shutdown).await {
         // It waited for its cluster, and was told to stop.
-        Err(why) if why.is::<Stopped>() => {
-            tracing::info!("{why}");
+        Err(error) if error.is::<StoppedBeforeJoin>() => {
+            tracing::info!("{error}");
             return Ok(());
         }
-        built => built?,
+        result => result?,
     };
     node.run(shutdown).await?;
     tracing::info!("stopped");
@@ -52,16 +52,16 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
 
 /// The settings with a directory of their own. A development node creates a cluster at every start, so
 /// nothing may make it part of a real one.
-fn development(mut sources: Sources, temporary: &TempDir) -> anyhow::Result<Config> {
+fn development_config(mut sources: ConfigSources, temp_dir: &TempDir) -> anyhow::Result<Config> {
     for (source, partial) in [("environment", &sources.env), ("configuration file", &sources.file)]
     {
         if partial.data.is_some() || partial.join.is_some() {
             bail!("--dev takes no data directory and no join addresses, and the {source} sets one");
         }
     }
-    sources.flags.data = Some(temporary.path().to_owned());
+    sources.flags.data = Some(temp_dir.path().to_owned());
     let mut config = sources.resolve()?;
-    for (flag, address) in config.doors() {
+    for (flag, address) in config.listen_addresses() {
         if !address.ip().is_loopback() {
             bail!("--dev serves loopback addresses only, and {flag} is {address}");
         }
@@ -70,7 +70,7 @@ fn development(mut sources: Sources, temporary: &TempDir) -> anyhow::Result<Conf
     if !host.is_ok_and(|host: std::net::IpAddr| host.is_loopback()) {
         bail!("--dev advertises a loopback address only, and --advertise is {}", config.advertise);
     }
-    config.development = true;
+    config.is_development = true;
     Ok(config)
 }
 
@@ -79,35 +79,37 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::config::Partial;
+    use crate::config::PartialConfig;
 
-    fn config(flags: Partial, file: Partial) -> anyhow::Result<Config> {
-        let temporary = tempfile::tempdir()?;
-        development(Sources { flags, env: Partial::default(), file }, &temporary)
+    fn config(flags: PartialConfig, file: PartialConfig) -> anyhow::Result<Config> {
+        let temp_dir = tempfile::tempdir()?;
+        development_config(ConfigSources { flags, env: PartialConfig::default(), file }, &temp_dir)
     }
 
     #[test]
-    fn a_development_node_is_alone_on_loopback_in_a_temporary_directory() {
-        let good = config(Partial::default(), Partial::default()).expect("defaults are loopback");
-        assert!(good.development && good.data.starts_with(std::env::temp_dir()));
+    fn development_node_runs_on_loopback_in_a_temporary_directory() {
+        let good = config(PartialConfig::default(), PartialConfig::default())
+            .expect("defaults are loopback");
+        assert!(good.is_development && good.data.starts_with(std::env::temp_dir()));
     }
 
     #[test]
-    fn a_development_node_takes_nothing_that_could_make_it_a_second_cluster() {
-        let open = Partial {
+    fn development_node_rejects_settings_that_could_join_a_real_cluster() {
+        let exposed = PartialConfig {
             peer: Some(SocketAddr::from(([0, 0, 0, 0], 7091))),
             advertise: Some("127.0.0.1".to_owned()),
             insecure: Some(true),
-            ..Partial::default()
+            ..PartialConfig::default()
         };
-        let named = Partial { advertise: Some("a.example".to_owned()), ..Partial::default() };
-        for flags in [open, named] {
-            assert!(config(flags.clone(), Partial::default()).is_err(), "{flags:?}");
+        let advertised =
+            PartialConfig { advertise: Some("a.example".to_owned()), ..PartialConfig::default() };
+        for flags in [exposed, advertised] {
+            assert!(config(flags.clone(), PartialConfig::default()).is_err(), "{flags:?}");
         }
-        let data = Partial { data: Some("/d".into()), ..Partial::default() };
-        let join = Partial { join: Some(vec!["a:1".to_owned()]), ..Partial::default() };
+        let data = PartialConfig { data: Some("/d".into()), ..PartialConfig::default() };
+        let join = PartialConfig { join: Some(vec!["a:1".to_owned()]), ..PartialConfig::default() };
         for file in [data, join] {
-            assert!(config(Partial::default(), file.clone()).is_err(), "{file:?}");
+            assert!(config(PartialConfig::default(), file.clone()).is_err(), "{file:?}");
         }
     }
 }

@@ -4,38 +4,38 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::config::{Config, Partial};
+use crate::config::{Config, PartialConfig};
 
 /// The settings of the node, and a file that may hold them.
 #[derive(clap::Args)]
-pub(super) struct Settings {
+pub(super) struct NodeArgs {
     #[command(flatten)]
-    flags: Partial,
+    flags: PartialConfig,
     /// A TOML file with the same settings; flags and PUSHONCE_… variables go before it
     #[arg(long, env = "PUSHONCE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 /// What the three sources say.
-pub(super) struct Sources {
-    pub(super) flags: Partial,
-    pub(super) env: Partial,
-    pub(super) file: Partial,
+pub(super) struct ConfigSources {
+    pub(super) flags: PartialConfig,
+    pub(super) env: PartialConfig,
+    pub(super) file: PartialConfig,
 }
 
-impl Settings {
+impl NodeArgs {
     /// Reads the environment and the file.
-    pub(super) fn sources(self) -> anyhow::Result<Sources> {
+    pub(super) fn sources(self) -> anyhow::Result<ConfigSources> {
         let file = match &self.config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("the configuration file {}", path.display()))?;
-                Partial::from_toml(&text).with_context(|| path.display().to_string())?
+                PartialConfig::from_toml(&text).with_context(|| path.display().to_string())?
             }
-            None => Partial::default(),
+            None => PartialConfig::default(),
         };
-        let env = Partial::from_env(std::env::vars_os())?;
-        Ok(Sources { flags: self.flags, env, file })
+        let env = PartialConfig::from_env(std::env::vars_os())?;
+        Ok(ConfigSources { flags: self.flags, env, file })
     }
 
     /// Flags over environment over file.
@@ -44,7 +44,7 @@ impl Settings {
     }
 }
 
-impl Sources {
+impl ConfigSources {
     /// Flags over environment over file.
     pub(super) fn resolve(self) -> anyhow::Result<Config> {
         Ok(Config::resolve(self.flags, self.env, self.file)?)

@@ -2,8 +2,10 @@
 
 use anyhow::bail;
 use clap::ValueEnum;
-use pushonce_client::{Event, Scheme, Server, Subscriber, Transport, Trust};
-use pushonce_core::{Delivery, From, Message, Options, Topic};
+use pushonce_client::{
+    CertificateTrust, Scheme, ServerAddress, Subscriber, SubscriberEvent, Transport,
+};
+use pushonce_core::{Delivery, Message, StartFrom, SubscribeOptions, Topic};
 use pushonce_proto::client::{self, Encoding};
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +18,8 @@ pub(super) struct Args {
     #[arg(required = true, value_parser = str::parse::<Topic>)]
     topics: Vec<Topic>,
     /// Where to begin: now, start, last:N, or a position EPOCH:OFFSET
-    #[arg(long, default_value = "now", value_parser = from)]
-    from: From,
+    #[arg(long, default_value = "now", value_parser = parse_start)]
+    from: StartFrom,
     /// Which messages: all, latest (the newest there is when this can take one), or rate:N (the newest,
     /// N a second at most) [default: as the namespace has it]
     #[arg(long, value_name = "WORD")]
@@ -33,7 +35,7 @@ pub(super) struct Args {
     count: Option<u64>,
     /// What carries them [default: what the address says, else ws]
     #[arg(long)]
-    transport: Option<Carrier>,
+    transport: Option<TransportArg>,
     /// Ask for what changed from one message to the next instead of whole messages (not over grpc);
     /// what is printed is the same
     #[arg(long)]
@@ -46,120 +48,133 @@ pub(super) struct Args {
     /// quic://127.0.0.1:7443, http://127.0.0.1:7090 (grpc); may be given more than once. The variable
     /// is not the PUSHONCE_SERVER of the other commands: that names gRPC ports
     #[arg(long, env = "PUSHONCE_SUBSCRIBE_SERVER", value_delimiter = ',')]
-    server: Vec<Server>,
+    server: Vec<ServerAddress>,
     /// SHA-256 of the QUIC certificate in hexadecimal, as GET /dev/certificate says it; not needed
     /// on loopback
-    #[arg(long, value_name = "HEX", value_parser = fingerprint)]
-    fingerprint: Option<Fingerprint>,
+    #[arg(long, value_name = "HEX", value_parser = parse_fingerprint)]
+    fingerprint: Option<CertificateFingerprint>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Carrier {
+enum TransportArg {
     Ws,
     Quic,
     Grpc,
 }
 
 #[derive(Clone, Copy)]
-struct Fingerprint([u8; 32]);
+struct CertificateFingerprint([u8; 32]);
 
-fn from(text: &str) -> Result<From, String> {
+fn parse_start(text: &str) -> Result<StartFrom, String> {
     match text {
-        "now" => Ok(From::Now),
-        "start" => Ok(From::Start),
+        "now" => Ok(StartFrom::Now),
+        "start" => Ok(StartFrom::Start),
         _ => match text.strip_prefix("last:") {
             Some(count) => {
-                count.parse().map(From::Last).map_err(|_| format!("last:N, not {text:?}"))
+                count.parse().map(StartFrom::Last).map_err(|_| format!("last:N, not {text:?}"))
             }
-            None => text.parse().map(From::Position).map_err(|_| {
+            None => text.parse().map(StartFrom::Position).map_err(|_| {
                 format!("now, start, last:N or a position EPOCH:OFFSET, not {text:?}")
             }),
         },
     }
 }
 
-fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+fn parse_fingerprint(text: &str) -> Result<CertificateFingerprint, String> {
     let digits: String = text.chars().filter(|&c| c != ':').collect();
     let mut hash = [0; 32];
-    let wrong = || "a fingerprint is 64 hexadecimal digits".to_owned();
+    let invalid = || "a fingerprint is 64 hexadecimal digits".to_owned();
     if digits.len() != 64 || !digits.is_ascii() {
-        return Err(wrong());
+        return Err(invalid());
     }
     for (byte, pair) in hash.iter_mut().zip(0..) {
-        *byte = u8::from_str_radix(&digits[pair * 2..pair * 2 + 2], 16).map_err(|_| wrong())?;
+        *byte = u8::from_str_radix(&digits[pair * 2..pair * 2 + 2], 16).map_err(|_| invalid())?;
     }
-    Ok(Fingerprint(hash))
+    Ok(CertificateFingerprint(hash))
 }
 
 impl Args {
-    fn carrier(&self) -> Carrier {
+    fn transport_or_default(&self) -> TransportArg {
         let quic = self.server.first().is_some_and(|server| server.scheme == Scheme::Quic);
-        self.transport.unwrap_or(if quic { Carrier::Quic } else { Carrier::Ws })
+        self.transport.unwrap_or(if quic { TransportArg::Quic } else { TransportArg::Ws })
     }
 
-    fn servers(&self, carrier: Carrier) -> anyhow::Result<Vec<Server>> {
+    fn servers_or_default(&self, transport: TransportArg) -> anyhow::Result<Vec<ServerAddress>> {
         if !self.server.is_empty() {
             return Ok(self.server.clone());
         }
-        let usual = match carrier {
-            Carrier::Ws => "http://127.0.0.1:7080",
-            Carrier::Quic => "quic://127.0.0.1:7443",
-            Carrier::Grpc => "http://127.0.0.1:7090",
+        let default_server = match transport {
+            TransportArg::Ws => "http://127.0.0.1:7080",
+            TransportArg::Quic => "quic://127.0.0.1:7443",
+            TransportArg::Grpc => "http://127.0.0.1:7090",
         };
-        Ok(vec![usual.parse()?])
+        Ok(vec![default_server.parse()?])
     }
 }
 
 pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let carrier = args.carrier();
-    let transport = match carrier {
-        Carrier::Ws => Transport::Ws,
-        Carrier::Quic => Transport::Quic,
-        Carrier::Grpc => Transport::Grpc,
+    let transport_arg = args.transport_or_default();
+    let transport = match transport_arg {
+        TransportArg::Ws => Transport::Ws,
+        TransportArg::Quic => Transport::Quic,
+        TransportArg::Grpc => Transport::Grpc,
     };
-    let mut builder = Subscriber::builder(args.servers(carrier)?).transport(transport);
-    if let Some(Fingerprint(hash)) = args.fingerprint {
-        builder = builder.trust(Trust::Fingerprint(hash));
+    let mut builder =
+        Subscriber::builder(args.servers_or_default(transport_arg)?).transport(transport);
+    if let Some(CertificateFingerprint(hash)) = args.fingerprint {
+        builder = builder.trust(CertificateTrust::Fingerprint(hash));
     }
     let Args { delivery, conflated, audience, delta, datagrams, .. } = args;
-    let options = Options { delivery, conflated, audience, delta, datagrams };
-    if carrier == Carrier::Grpc && (audience || delta || datagrams) {
+    let options = SubscribeOptions {
+        delivery,
+        report_conflated: conflated,
+        report_audience: audience,
+        accept_deltas: delta,
+        use_datagrams: datagrams,
+    };
+    if transport_arg == TransportArg::Grpc && (audience || delta || datagrams) {
         bail!(
             "gRPC brings messages, whole, and nothing else: leave --audience, --delta and \
              --datagrams out, or take --transport ws or quic"
         );
     }
     for topic in &args.topics {
-        builder = builder.topic_with(topic.clone(), args.from, options);
+        builder = builder.topic_with_options(topic.clone(), args.from, options);
     }
     let mut subscriber = builder.connect()?;
-    let mut left = args.count.unwrap_or(u64::MAX);
-    while left > 0 {
+    let mut remaining = args.count.unwrap_or(u64::MAX);
+    while remaining > 0 {
         let event = tokio::select! {
             event = subscriber.next() => event,
             () = shutdown.cancelled() => return Ok(()),
         };
         let Some(event) = event else { bail!("the session ended and is not tried again") };
         match event {
-            Event::Message { topic, message } => {
-                left -= 1;
-                show(message_line(json, &topic, &message))?;
+            SubscriberEvent::Message { topic, message } => {
+                remaining -= 1;
+                print_line(message_output(json, &topic, &message))?;
             }
-            Event::Audience { topic, count } => {
-                show(audience_line(json, topic, count))?;
+            SubscriberEvent::Audience { topic, count } => {
+                print_line(audience_output(json, topic, count))?;
             }
-            Event::Stale { topic, since } => {
+            SubscriberEvent::Stale { topic, since } => {
                 tracing::warn!(%topic, "the server has lost touch with the owner; whether there is more after {since} it cannot say");
             }
-            Event::Live { topic, .. } => tracing::info!(%topic, "the server hears of it again"),
-            Event::Gap { topic, gap } => tracing::warn!(%topic, %gap, "messages are missing"),
-            Event::Refused { code, message } => bail!("{code}: {message}"),
-            Event::Disconnected { server, why, retry_in: Some(pause) } => {
+            SubscriberEvent::Live { topic, .. } => {
+                tracing::info!(%topic, "the server hears of it again")
+            }
+            SubscriberEvent::Gap { topic, gap } => {
+                tracing::warn!(%topic, %gap, "messages are missing")
+            }
+            SubscriberEvent::Rejected { code, message } => bail!("{code}: {message}"),
+            SubscriberEvent::Disconnected { server, reason: why, retry_in: Some(pause) } => {
                 tracing::warn!(%server, error = why, retry_in = ?pause, "not connected, retrying");
             }
-            Event::Disconnected { server, why, retry_in: None } => bail!("{server}: {why}"),
-            Event::Connected { server } => tracing::info!(%server, "connected"),
-            Event::Subscribed { topic, position, .. } => {
+            SubscriberEvent::Disconnected { server, reason: why, retry_in: None } => {
+                bail!("{server}: {why}")
+            }
+            SubscriberEvent::Connected { server } => tracing::info!(%server, "connected"),
+            SubscriberEvent::Subscribed { topic, position, .. } => {
                 tracing::info!(%topic, %position, "subscribed");
             }
         }
@@ -168,7 +183,7 @@ pub(super) async fn run(args: Args, json: bool, shutdown: CancellationToken) -> 
 }
 
 /// A line a message: the frame that a JSON client gets, or the position and the payload.
-fn message_line(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
+fn message_output(json: bool, topic: &Topic, message: &Message) -> Vec<u8> {
     if json {
         return single_line_json(&client::encode_message(Encoding::Json, topic, message));
     }
@@ -191,14 +206,16 @@ fn single_line_json(frame: &[u8]) -> Vec<u8> {
 }
 
 /// The same of how many watch; no message has such a position.
-fn audience_line(json: bool, topic: Topic, count: u64) -> Vec<u8> {
+fn audience_output(json: bool, topic: Topic, count: u64) -> Vec<u8> {
     if json {
-        return Encoding::Json.encode_event(&client::Event::Audience { topic, count }).to_vec();
+        return Encoding::Json
+            .encode_event(&client::ServerEvent::Audience { topic, count })
+            .to_vec();
     }
     format!("{topic}\taudience\t{count}").into_bytes()
 }
 
-fn show(mut line: Vec<u8>) -> Result<(), OutputError> {
+fn print_line(mut line: Vec<u8>) -> Result<(), OutputError> {
     line.push(b'\n');
     output::write(&line)
 }
@@ -210,18 +227,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_beginning_can_be_said() {
-        assert_eq!(from("now"), Ok(From::Now));
-        assert_eq!(from("start"), Ok(From::Start));
-        assert_eq!(from("last:5"), Ok(From::Last(5)));
-        assert_eq!(from("12:4051"), Ok(From::Position(Position::new(12, 4051))));
+    fn every_start_position_is_parsed() {
+        assert_eq!(parse_start("now"), Ok(StartFrom::Now));
+        assert_eq!(parse_start("start"), Ok(StartFrom::Start));
+        assert_eq!(parse_start("last:5"), Ok(StartFrom::Last(5)));
+        assert_eq!(parse_start("12:4051"), Ok(StartFrom::Position(Position::new(12, 4051))));
         for text in ["", "last:", "last:x", "yesterday", "12"] {
-            assert!(from(text).is_err(), "{text:?}");
+            assert!(parse_start(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn a_payload_with_line_breaks_is_one_line() {
+    fn payload_with_line_breaks_is_printed_on_one_line() {
         let topic = Topic::new("a").expect("valid");
         let message = |content_type, payload: &'static str| Message {
             position: Position::new(1, 1),
@@ -232,25 +249,25 @@ mod tests {
         };
         let json = message(ContentType::Json, "{\n  \"a\": \"x\\ny\"\r\n}");
         let text = message(ContentType::Text, "one\ntwo");
-        assert_eq!(message_line(false, &topic, &text), b"a\t1:1\tone\\ntwo");
+        assert_eq!(message_output(false, &topic, &text), b"a\t1:1\tone\\ntwo");
         for message in [json, text] {
-            let line = message_line(true, &topic, &message);
+            let line = message_output(true, &topic, &message);
             assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
             let read: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
-            let whole = Encoding::Json;
-            let frame = client::encode_message(whole, &topic, &message);
+            let encoding = Encoding::Json;
+            let frame = client::encode_message(encoding, &topic, &message);
             let frame: serde_json::Value = serde_json::from_slice(&frame).expect("JSON");
             assert_eq!(read, frame);
         }
     }
 
     #[test]
-    fn a_fingerprint_may_have_colons() {
+    fn fingerprint_with_or_without_colons_is_parsed() {
         let plain = "0f".repeat(32);
         let colons = vec!["0f"; 32].join(":");
-        assert_eq!(fingerprint(&plain).map(|f| f.0), Ok([0x0f; 32]));
-        assert_eq!(fingerprint(&colons).map(|f| f.0), Ok([0x0f; 32]));
-        assert!(fingerprint("0f").is_err());
-        assert!(fingerprint(&"zz".repeat(32)).is_err());
+        assert_eq!(parse_fingerprint(&plain).map(|f| f.0), Ok([0x0f; 32]));
+        assert_eq!(parse_fingerprint(&colons).map(|f| f.0), Ok([0x0f; 32]));
+        assert!(parse_fingerprint("0f").is_err());
+        assert!(parse_fingerprint(&"zz".repeat(32)).is_err());
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::cluster::table;
-use super::operator::{Asked, print, refused};
+use super::operator::{ServerArgs, print_output, status_error};
 
 /// What to look at, and whom to ask.
 #[derive(clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    asked: Asked,
+    server: ServerArgs,
 }
 
 #[derive(Subcommand)]
@@ -40,25 +40,26 @@ enum Command {
 }
 
 /// Topics asked for at once: as many as a node gives.
-const PAGE: u32 = 1_000;
+const PAGE_TOPICS_MAX: u32 = 1_000;
 
 pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
-    let mut client = args.asked.connect().await?;
+    let mut client = args.server.connect().await?;
     match args.command {
         Command::Info { topic } => {
             let request = TopicRequest { topic: topic.into() };
-            let info = client.topic(request).await.map_err(refused)?.into_inner();
+            let info = client.topic(request).await.map_err(status_error)?.into_inner();
             let info = TopicInfo::try_from(info)?;
-            print(json, || info_json(&info), || info_text(&info))?;
+            print_output(json, || info_json(&info), || info_text(&info))?;
         }
         Command::List { prefix, limit } => {
-            let TopicList { topics, unknown_shards } = list(&mut client, &prefix, limit).await?;
+            let TopicList { topics, unknown_shards } =
+                list_topics(&mut client, &prefix, limit).await?;
             if json {
                 for info in &topics {
-                    print(json, || info_json(info), String::new)?;
+                    print_output(json, || info_json(info), String::new)?;
                 }
             } else {
-                print(json, || Value::Null, || list_text(&topics))?;
+                print_output(json, || Value::Null, || list_text(&topics))?;
             }
             if !unknown_shards.is_empty() {
                 let shards = unknown_shards.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -71,18 +72,18 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<()> {
 }
 
 /// Page after page, until there are no more, or enough.
-async fn list(
+async fn list_topics(
     client: &mut ClusterClient<Channel>,
     prefix: &str,
     limit: u32,
 ) -> anyhow::Result<TopicList> {
     let mut all = TopicList::default();
-    let mut left = limit;
-    while left > 0 {
+    let mut remaining = limit;
+    while remaining > 0 {
         let after = all.topics.last().map_or_else(String::new, |info| info.topic.to_string());
-        let count_max = left.min(PAGE);
+        let count_max = remaining.min(PAGE_TOPICS_MAX);
         let request = TopicsRequest { prefix: prefix.to_owned(), after, count_max };
-        let page = client.topics(request).await.map_err(refused)?.into_inner();
+        let page = client.topics(request).await.map_err(status_error)?.into_inner();
         let page = TopicList::try_from(page)?;
         let count = u32::try_from(page.topics.len())?;
         all.topics.extend(page.topics);
@@ -90,7 +91,7 @@ async fn list(
         if count < count_max {
             break;
         }
-        left = left.saturating_sub(count);
+        remaining = remaining.saturating_sub(count);
     }
     all.unknown_shards.sort_unstable();
     all.unknown_shards.dedup();
@@ -98,7 +99,7 @@ async fn list(
 }
 
 /// A new owner does not know at first.
-fn audience(info: &TopicInfo) -> String {
+fn audience_text(info: &TopicInfo) -> String {
     info.audience.map_or_else(|| "-".to_owned(), |sessions| sessions.to_string())
 }
 
@@ -113,7 +114,7 @@ fn info_text(info: &TopicInfo) -> String {
         info.head,
         info.history_count,
         info.history_bytes,
-        audience(info),
+        audience_text(info),
     )
 }
 
@@ -125,11 +126,11 @@ fn list_text(topics: &[TopicInfo]) -> String {
             info.head.to_string(),
             info.history_count.to_string(),
             info.history_bytes.to_string(),
-            audience(info),
+            audience_text(info),
         ]
     };
-    let head = ["topic", "owner", "position", "messages", "bytes", "audience"];
-    table(head, topics.iter().map(row).collect())
+    let header = ["topic", "owner", "position", "messages", "bytes", "audience"];
+    table(header, topics.iter().map(row).collect())
 }
 
 fn info_json(info: &TopicInfo) -> Value {
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_that_is_not_known_is_a_dash_and_null() {
+    fn unknown_audience_is_a_dash_in_text_and_null_in_json() {
         let text = list_text(&[info(Some(41_877)), info(None)]);
         let last: Vec<_> = text.lines().filter_map(|l| l.split_whitespace().last()).collect();
         assert_eq!(last, ["audience", "41877", "-"]);

@@ -14,26 +14,26 @@ const READ_ELSEWHERE: [&str; 5] = ["CONFIG", "LOG", "SERVER", "SUBSCRIBE_SERVER"
 
 /// The variables that no setting has read yet, by their names without the prefix. An empty variable
 /// counts as not set: compose files and unit files pass those for "no value".
-pub(super) struct Environment(BTreeMap<String, OsString>);
+pub(super) struct EnvVars(BTreeMap<String, OsString>);
 
-impl Environment {
-    pub(super) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
-        let named = |(name, value): (OsString, OsString)| {
+impl EnvVars {
+    pub(super) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> EnvVars {
+        let without_prefix = |(name, value): (OsString, OsString)| {
             let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
             (!value.is_empty()).then_some((name, value))
         };
-        Environment(variables.into_iter().filter_map(named).collect())
+        EnvVars(variables.into_iter().filter_map(without_prefix).collect())
     }
 
-    /// Reads a setting; `None` when the variable is not set.
+    /// Reads a setting; `NoFault` when the variable is not set.
     pub(super) fn take<T>(&mut self, name: &str) -> Result<Option<T>, InvalidConfig>
     where
         T: FromStr<Err: Display>,
     {
         let Some(text) = self.take_text(name)? else { return Ok(None) };
-        let invalid = |why: T::Err| InvalidConfig::Environment {
+        let invalid = |error: T::Err| InvalidConfig::Environment {
             name: format!("{PREFIX}{name}"),
-            why: format!("{why}, in {text:?}"),
+            reason: format!("{error}, in {text:?}"),
         };
         text.parse().map(Some).map_err(invalid)
     }
@@ -45,7 +45,7 @@ impl Environment {
     }
 
     /// Refuses the first variable that nothing reads: it is a setting with a wrong name.
-    pub(super) fn finish(self) -> Result<(), InvalidConfig> {
+    pub(super) fn reject_unknown(self) -> Result<(), InvalidConfig> {
         // `unknown-variable-taken`: a setting with a wrong name changes nothing, and nobody is told.
         #[cfg(feature = "planted-bugs")]
         if std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok("unknown-variable-taken") {
@@ -56,14 +56,16 @@ impl Environment {
         };
         match self.0.into_iter().find(|variable| !is_known(variable)) {
             None => Ok(()),
-            Some((name, _)) => Err(InvalidConfig::Unknown { name: format!("{PREFIX}{name}") }),
+            Some((name, _)) => {
+                Err(InvalidConfig::UnknownVariable { name: format!("{PREFIX}{name}") })
+            }
         }
     }
 
     fn take_text(&mut self, name: &str) -> Result<Option<String>, InvalidConfig> {
         let not_text = |value: OsString| InvalidConfig::Environment {
             name: format!("{PREFIX}{name}"),
-            why: format!("the value is not UTF-8: {value:?}"),
+            reason: format!("the value is not UTF-8: {value:?}"),
         };
         self.0.remove(name).map(|value| value.into_string().map_err(not_text)).transpose()
     }
@@ -87,23 +89,23 @@ mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
     use super::*;
-    use crate::config::{Partial, Switch};
+    use crate::config::{OnOff, PartialConfig};
 
-    fn read(variables: &[(&str, &str)]) -> Result<Partial, InvalidConfig> {
-        Partial::from_env(variables.iter().map(|(name, value)| (name.into(), value.into())))
+    fn read(variables: &[(&str, &str)]) -> Result<PartialConfig, InvalidConfig> {
+        PartialConfig::from_env(variables.iter().map(|(name, value)| (name.into(), value.into())))
     }
 
-    fn refused_name(variables: &[(&str, &str)]) -> Option<String> {
+    fn rejected_name(variables: &[(&str, &str)]) -> Option<String> {
         match read(variables) {
-            Err(InvalidConfig::Environment { name, .. } | InvalidConfig::Unknown { name }) => {
-                Some(name)
-            }
+            Err(
+                InvalidConfig::Environment { name, .. } | InvalidConfig::UnknownVariable { name },
+            ) => Some(name),
             _ => None,
         }
     }
 
     #[test]
-    fn variables_have_the_names_of_the_flags() {
+    fn variables_are_named_like_their_flags() {
         let partial = read(&[
             ("PUSHONCE_GRPC", "127.0.0.1:9"),
             ("PUSHONCE_JOIN", "a:1, b:2"),
@@ -112,30 +114,30 @@ mod tests {
         ]);
         let partial = partial.expect("all are valid");
         assert_eq!(partial.grpc, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
-        assert_eq!(partial.compression, Some(Switch(false)));
+        assert_eq!(partial.compression, Some(OnOff(false)));
         assert_eq!(partial.join, Some(vec!["a:1".to_owned(), "b:2".to_owned()]));
     }
 
     #[test]
-    fn an_invalid_value_is_refused_with_the_name_of_its_variable() {
-        assert_eq!(refused_name(&[("PUSHONCE_HTTP", "x")]).as_deref(), Some("PUSHONCE_HTTP"));
+    fn invalid_value_is_rejected_with_the_name_of_its_variable() {
+        assert_eq!(rejected_name(&[("PUSHONCE_HTTP", "x")]).as_deref(), Some("PUSHONCE_HTTP"));
         let latin1 = ("PUSHONCE_NAME".into(), OsString::from_vec(vec![0xe9]));
-        let refused = Partial::from_env([latin1]).expect_err("not UTF-8").to_string();
-        assert!(refused.contains("PUSHONCE_NAME") && refused.contains("UTF-8"), "{refused}");
+        let message = PartialConfig::from_env([latin1]).expect_err("not UTF-8").to_string();
+        assert!(message.contains("PUSHONCE_NAME") && message.contains("UTF-8"), "{message}");
     }
 
     #[test]
-    fn an_empty_variable_counts_as_not_set() {
+    fn empty_variable_counts_as_not_set() {
         let empty = ["NAME", "DATA", "HTTP", "JOIN", "INSECURE", "MEMORY_MAX", "NO_SUCH_SETTING"];
         let empty = empty.map(|name| (OsString::from(format!("PUSHONCE_{name}")), OsString::new()));
-        assert_eq!(Partial::from_env(empty), Ok(Partial::default()));
+        assert_eq!(PartialConfig::from_env(empty), Ok(PartialConfig::default()));
     }
 
     #[test]
-    fn a_variable_that_nothing_reads_is_refused() {
-        let unknown = refused_name(&[("PUSHONCE_SHARD", "64")]);
+    fn unknown_variable_is_rejected() {
+        let unknown = rejected_name(&[("PUSHONCE_SHARD", "64")]);
         assert_eq!(unknown.as_deref(), Some("PUSHONCE_SHARD"));
-        let port = refused_name(&[("PUSHONCE_HTTP_PORT", "7080")]);
+        let port = rejected_name(&[("PUSHONCE_HTTP_PORT", "7080")]);
         assert_eq!(
             port.as_deref(),
             Some("PUSHONCE_HTTP_PORT"),
@@ -143,12 +145,12 @@ mod tests {
         );
         assert_eq!(
             read(&[("PUSHONCE_LOG", "debug"), ("PUSHONCE_SERVER", "x")]),
-            Ok(Partial::default())
+            Ok(PartialConfig::default())
         );
     }
 
     #[test]
-    fn variables_that_kubernetes_sets_for_a_service_are_passed_over() {
+    fn kubernetes_service_variables_are_ignored() {
         let links = [
             ("PUSHONCE_SERVICE_HOST", "10.0.0.1"),
             ("PUSHONCE_SERVICE_PORT", "7080"),
@@ -157,6 +159,6 @@ mod tests {
             ("PUSHONCE_PORT_7080_TCP", "tcp://10.0.0.1:7080"),
             ("PUSHONCE_PORT_7443_UDP_ADDR", "10.0.0.1"),
         ];
-        assert_eq!(read(&links), Ok(Partial::default()));
+        assert_eq!(read(&links), Ok(PartialConfig::default()));
     }
 }

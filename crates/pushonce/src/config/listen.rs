@@ -12,23 +12,24 @@ pub(super) fn check_ports(
 ) -> Result<(), InvalidConfig> {
     for &(flag, address) in tcp.iter().chain([&udp]) {
         if address.port() == 0 {
-            let why = format!(
+            let reason = format!(
                 "{address} has port 0; name the port, because other nodes and clients dial it"
             );
-            return Err(InvalidConfig::Value { flag, why });
+            return Err(InvalidConfig::InvalidValue { flag, reason });
         }
     }
     for (i, &(flag, address)) in tcp.iter().enumerate() {
-        if let Some((other, _)) = tcp[..i].iter().find(|(_, earlier)| overlap(*earlier, address)) {
-            let why = format!("{address} is the address of {other} too; give each its own port");
-            return Err(InvalidConfig::Value { flag, why });
+        if let Some((other, _)) = tcp[..i].iter().find(|(_, earlier)| conflicts(*earlier, address))
+        {
+            let reason = format!("{address} is the address of {other} too; give each its own port");
+            return Err(InvalidConfig::InvalidValue { flag, reason });
         }
     }
     Ok(())
 }
 
 /// Whether both cannot be bound at the same time.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn conflicts(a: SocketAddr, b: SocketAddr) -> bool {
     let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && same_host
 }
@@ -36,11 +37,11 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Partial};
+    use crate::config::{Config, PartialConfig};
 
-    fn refused_flag(partial: Partial) -> Option<&'static str> {
-        match Config::resolve(partial, Partial::default(), Partial::default()) {
-            Err(InvalidConfig::Value { flag, .. }) => Some(flag),
+    fn rejected_flag(partial: PartialConfig) -> Option<&'static str> {
+        match Config::resolve(partial, PartialConfig::default(), PartialConfig::default()) {
+            Err(InvalidConfig::InvalidValue { flag, .. }) => Some(flag),
             _ => None,
         }
     }
@@ -50,27 +51,28 @@ mod tests {
     }
 
     #[test]
-    fn port_zero_is_refused_for_every_listener() {
+    fn port_zero_is_rejected_for_every_listener() {
         let zero = at("127.0.0.1:0");
-        let none = Partial::default;
-        assert_eq!(refused_flag(Partial { http: zero, ..none() }), Some("--http"));
-        assert_eq!(refused_flag(Partial { quic: zero, ..none() }), Some("--quic"));
-        assert_eq!(refused_flag(Partial { grpc: zero, ..none() }), Some("--grpc"));
-        assert_eq!(refused_flag(Partial { peer: zero, ..none() }), Some("--peer"));
+        let none = PartialConfig::default;
+        assert_eq!(rejected_flag(PartialConfig { http: zero, ..none() }), Some("--http"));
+        assert_eq!(rejected_flag(PartialConfig { quic: zero, ..none() }), Some("--quic"));
+        assert_eq!(rejected_flag(PartialConfig { grpc: zero, ..none() }), Some("--grpc"));
+        assert_eq!(rejected_flag(PartialConfig { peer: zero, ..none() }), Some("--peer"));
         let join = Some(vec!["node-1:0".to_owned()]);
-        assert_eq!(refused_flag(Partial { join, ..none() }), Some("--join"));
+        assert_eq!(rejected_flag(PartialConfig { join, ..none() }), Some("--join"));
     }
 
     #[test]
-    fn two_listeners_on_one_tcp_port_are_refused() {
-        let same = Partial { grpc: at("127.0.0.1:7091"), ..Partial::default() };
-        assert_eq!(refused_flag(same), Some("--peer"));
+    fn two_listeners_on_one_tcp_port_are_rejected() {
+        let same = PartialConfig { grpc: at("127.0.0.1:7091"), ..PartialConfig::default() };
+        assert_eq!(rejected_flag(same), Some("--peer"));
         let insecure = Some(true);
-        let wildcard = Partial { http: at("0.0.0.0:7090"), insecure, ..Partial::default() };
-        assert_eq!(refused_flag(wildcard), Some("--grpc"));
-        let elsewhere = Partial { http: at("127.0.0.2:7090"), ..Partial::default() };
-        assert_eq!(refused_flag(elsewhere), None);
-        let udp = Partial { quic: at("127.0.0.1:7080"), ..Partial::default() };
-        assert_eq!(refused_flag(udp), None);
+        let wildcard =
+            PartialConfig { http: at("0.0.0.0:7090"), insecure, ..PartialConfig::default() };
+        assert_eq!(rejected_flag(wildcard), Some("--grpc"));
+        let elsewhere = PartialConfig { http: at("127.0.0.2:7090"), ..PartialConfig::default() };
+        assert_eq!(rejected_flag(elsewhere), None);
+        let udp = PartialConfig { quic: at("127.0.0.1:7080"), ..PartialConfig::default() };
+        assert_eq!(rejected_flag(udp), None);
     }
 }

@@ -9,14 +9,14 @@ use clap::Args;
 use pushonce_core::Roles;
 use serde::{Deserialize, Serialize};
 
-use super::environment::Environment;
-use super::{InvalidConfig, Preset, Size, Switch, Time};
+use super::environment::EnvVars;
+use super::{ByteSize, ConsensusPreset, HumanDuration, InvalidConfig, OnOff};
 
 /// What one source says: a flag is `--name`, its environment variable `PUSHONCE_NAME`, its key in
-/// the file `name`.
+/// the file `rejected_name`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Partial {
+pub struct PartialConfig {
     /// The node's name, unique in the cluster [default: HOST-PORT that other nodes dial]
     #[arg(long)]
     pub name: Option<String>,
@@ -52,7 +52,11 @@ pub struct Partial {
     pub zone: Option<String>,
     /// core (holds shards), edge (holds clients), or both [default: core,edge]
     #[arg(long, value_parser = str::parse::<Roles>)]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
     pub roles: Option<Roles>,
     /// Share of the shards beside the other nodes' weights, 1 to 16 [default: 1]
     #[arg(long)]
@@ -74,51 +78,91 @@ pub struct Partial {
     /// it: half the bytes or less, for the CPU of some five deliveries. Off is for nodes whose topics
     /// have a reader or two each [default: on]
     #[arg(long, value_name = "on|off")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub compression: Option<Switch>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub compression: Option<OnOff>,
     /// Serve an address that others can reach although there is no authentication
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
     /// How often a client session gets a heartbeat, 1s to 25s: shorter where something between closes
     /// connections that are quiet [default: 25s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub session_heartbeat: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub session_heartbeat: Option<HumanDuration>,
     /// Times of consensus of a new cluster: lan (nodes some milliseconds apart) or wan (up to 250 ms)
     /// [default: lan]. They are the cluster's: a node that joins or starts again takes them, and does not
-    /// start when this or one of the next five says otherwise; `pushonce cluster set-times` changes them
+    /// start when this or one of the next five says otherwise; `pushonce own_cluster set-times` changes them
     #[arg(long, value_name = "lan|wan")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub consensus: Option<Preset>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub consensus: Option<ConsensusPreset>,
     /// How often an owner says that it lives [lan: 150ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub heartbeat: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub heartbeat: Option<HumanDuration>,
     /// The shortest wait of a replica before it asks to replace a silent owner [lan: 400ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub election_min: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub election_min: Option<HumanDuration>,
     /// The longest such wait, and the length of an owner's lease [lan: 800ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub election_max: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub election_max: Option<HumanDuration>,
     /// How long a small request to another node may take [lan: 250ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub rpc_timeout: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub rpc_timeout: Option<HumanDuration>,
     /// How long dialling another node may take [lan: 100ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub connect_timeout: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub connect_timeout: Option<HumanDuration>,
     /// How long a publish waits for its commit before its outcome is unknown [lan: 5s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub proposal_deadline: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub proposal_deadline: Option<HumanDuration>,
     /// How long the transfer of a shard's snapshot may make no progress before it is tried again
     /// [lan: 30s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub snapshot_timeout: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub snapshot_timeout: Option<HumanDuration>,
     /// Topics that this node's replicas may hold: past it, publishes that would make another topic here are
     /// refused. 0: no bound. Each namespace has a bound of its own (`pushonce namespace set`) [default:
     /// 2000000]
@@ -127,32 +171,48 @@ pub struct Partial {
     /// How long the node goes on as before after SIGTERM or Ctrl-C, only that it is not ready: as long as
     /// load balancers take to notice [default: 0s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub shutdown_delay: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub shutdown_delay: Option<HumanDuration>,
     /// Over how long it then sends its clients away, so that other nodes accept them at an even rate. A
     /// second signal ends the node at once [default: 5s]
     #[arg(long, value_name = "TIME")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub shutdown_grace: Option<Time>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub shutdown_grace: Option<HumanDuration>,
     /// Room on the disk of --data that is kept: with less nothing is published here [default: 256MiB,
     /// or a twentieth of the disk]
     #[arg(long, value_name = "SIZE")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub disk_reserve: Option<Size>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub disk_reserve: Option<ByteSize>,
     /// Memory of this process. Near it, subscribers that take the newest alone get it less often, and then
     /// no new sessions are taken in; at it, sessions are sent away. 0: no bound [default: four fifths of the machine's or its control group's]
     #[arg(long, value_name = "SIZE")]
-    #[serde(default, deserialize_with = "parsed", serialize_with = "written")]
-    pub memory_max: Option<Size>,
+    #[serde(
+        default,
+        deserialize_with = "deserialize_from_str",
+        serialize_with = "serialize_display"
+    )]
+    pub memory_max: Option<ByteSize>,
 }
 
-impl Partial {
+impl PartialConfig {
     /// Reads a configuration file.
     ///
     /// # Errors
     /// [`InvalidConfig::File`] with the line for what is no TOML, unknown, or of the wrong kind.
-    pub fn from_toml(text: &str) -> Result<Partial, InvalidConfig> {
-        toml::from_str(text).map_err(|why| InvalidConfig::File(why.to_string()))
+    pub fn from_toml(text: &str) -> Result<PartialConfig, InvalidConfig> {
+        toml::from_str(text).map_err(|error| InvalidConfig::File(error.to_string()))
     }
 
     /// Reads the `PUSHONCE_…` variables of an environment. An empty variable counts as not set.
@@ -162,9 +222,9 @@ impl Partial {
     /// has the name of.
     pub fn from_env(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Partial, InvalidConfig> {
-        let mut env = Environment::new(variables);
-        let partial = Partial {
+    ) -> Result<PartialConfig, InvalidConfig> {
+        let mut env = EnvVars::new(variables);
+        let partial = PartialConfig {
             name: env.take("NAME")?,
             data: env.take("DATA")?,
             http: env.take("HTTP")?,
@@ -198,13 +258,13 @@ impl Partial {
             disk_reserve: env.take("DISK_RESERVE")?,
             memory_max: env.take("MEMORY_MAX")?,
         };
-        env.finish()?;
+        env.reject_unknown()?;
         Ok(partial)
     }
 
     /// What `self` says, and what `other` says where `self` is silent.
-    pub(super) fn or(self, other: Partial) -> Partial {
-        Partial {
+    pub(super) fn or_else_from(self, other: PartialConfig) -> PartialConfig {
+        PartialConfig {
             name: self.name.or(other.name),
             data: self.data.or(other.data),
             http: self.http.or(other.http),
@@ -241,7 +301,7 @@ impl Partial {
     }
 }
 
-fn written<S, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
+fn serialize_display<S, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
 where
     S: serde::Serializer,
     T: std::fmt::Display,
@@ -252,7 +312,7 @@ where
     }
 }
 
-fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn deserialize_from_str<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: FromStr<Err: std::fmt::Display>,
@@ -266,17 +326,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_says_what_flags_say() {
+    fn file_settings_equal_flag_settings() {
         let file = "name = \"a\"\nhttp = \"127.0.0.1:1\"\nroles = \"edge\"\ncompression = \"on\"\njoin = [\"b:7091\"]";
-        let partial = Partial::from_toml(file).expect("good");
+        let partial = PartialConfig::from_toml(file).expect("good");
         assert_eq!(partial.roles, Some(Roles { core: false, edge: true }));
-        assert_eq!(partial.compression, Some(Switch(true)));
+        assert_eq!(partial.compression, Some(OnOff(true)));
         assert_eq!(partial.join, Some(vec!["b:7091".to_owned()]));
     }
 
     #[test]
-    fn an_unknown_key_in_the_file_is_refused_by_name() {
-        let why = Partial::from_toml("name = \"a\"\nport = 1").expect_err("unknown").to_string();
-        assert!(why.contains("port"), "{why}");
+    fn unknown_key_in_the_file_is_rejected_by_name() {
+        let message =
+            PartialConfig::from_toml("name = \"a\"\nport = 1").expect_err("unknown").to_string();
+        assert!(message.contains("port"), "{message}");
     }
 }

@@ -5,67 +5,67 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::viewers::Viewers;
+use super::viewers::DemoViewers;
 use crate::output;
 
 /// What was seen from the publisher's side, and from the viewers'.
-pub(super) struct Report {
+pub(super) struct DemoReport {
     /// When the demo was started.
-    pub(super) begun: Instant,
+    pub(super) started_at: Instant,
     /// How long until the first acknowledgement.
-    pub(super) formed: Duration,
+    pub(super) time_to_form: Duration,
     /// Acknowledged messages on the topic of all events.
-    pub(super) live: u64,
+    pub(super) live_acknowledged: u64,
     /// Publishes without an acknowledgement.
     pub(super) failed: u64,
-    pub(super) viewers: Viewers,
+    pub(super) viewers: DemoViewers,
     /// Microseconds from publish to acknowledgement.
-    acknowledged: Histogram<u64>,
+    acknowledge_latency: Histogram<u64>,
 }
 
-impl Report {
-    pub(super) fn new(begun: Instant) -> Report {
-        Report {
-            begun,
-            formed: Duration::ZERO,
-            live: 0,
+impl DemoReport {
+    pub(super) fn new(started_at: Instant) -> DemoReport {
+        DemoReport {
+            started_at,
+            time_to_form: Duration::ZERO,
+            live_acknowledged: 0,
             failed: 0,
-            viewers: Viewers::default(),
-            acknowledged: histogram(),
+            viewers: DemoViewers::default(),
+            acknowledge_latency: new_histogram(),
         }
     }
 
-    pub(super) fn acknowledged(&mut self, after: Duration, live: bool) {
-        record(&mut self.acknowledged, after);
-        self.live += u64::from(live);
+    pub(super) fn on_acknowledged(&mut self, latency: Duration, live: bool) {
+        record_latency(&mut self.acknowledge_latency, latency);
+        self.live_acknowledged += u64::from(live);
     }
 
     /// Publishes with an acknowledgement.
-    pub(super) fn placed(&self) -> u64 {
-        self.acknowledged.len()
+    pub(super) fn acknowledged_count(&self) -> u64 {
+        self.acknowledge_latency.len()
     }
 
     pub(super) fn text(&self) -> String {
         format!(
             "\npublished      {} messages in {:.0?}, {} without acknowledgement\n\
              acknowledged   {}\n{}",
-            self.acknowledged.len() + self.failed,
-            self.begun.elapsed(),
+            self.acknowledge_latency.len() + self.failed,
+            self.started_at.elapsed(),
             self.failed,
-            percentiles(&self.acknowledged),
-            self.viewers.text(self.live),
+            percentiles_text(&self.acknowledge_latency),
+            self.viewers.text(self.live_acknowledged),
         )
     }
 }
 
 /// Where to look; `addresses` are the ports of each node: HTTP, QUIC, gRPC, peers.
-pub(super) fn welcome(addresses: &[[u16; 4]], formed: Duration) -> String {
+pub(super) fn welcome_text(addresses: &[[u16; 4]], time_to_form: Duration) -> String {
     let [http, quic, grpc, _] = addresses.first().copied().unwrap_or_default();
     let others: Vec<_> =
         addresses.iter().skip(1).map(|a| format!("http://127.0.0.1:{}/", a[0])).collect();
     let third = addresses.last().copied().unwrap_or_default();
     format!(
-        "Three nodes formed a cluster and took the first publish after {formed:.1?}.
+        "Three nodes formed a cluster and took the first publish after {time_to_form:.1?}.
 
   the scoreboard   http://127.0.0.1:{http}/    (and on the other nodes: {others})
 
@@ -86,7 +86,7 @@ Ctrl-C ends it.
 }
 
 /// From a microsecond to a minute, to three digits.
-pub(super) fn histogram() -> Histogram<u64> {
+pub(super) fn new_histogram() -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3)
         .unwrap_or_else(|_| unreachable!("the bounds are constant and good"));
     histogram.auto(true);
@@ -94,17 +94,17 @@ pub(super) fn histogram() -> Histogram<u64> {
 }
 
 /// What lies outside the bounds counts as the bound.
-pub(super) fn record(histogram: &mut Histogram<u64>, took: Duration) {
-    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+pub(super) fn record_latency(histogram: &mut Histogram<u64>, latency: Duration) {
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     histogram.saturating_record(micros.clamp(1, 60_000_000));
 }
 
-pub(super) fn percentiles(histogram: &Histogram<u64>) -> String {
+pub(super) fn percentiles_text(histogram: &Histogram<u64>) -> String {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(0.5), at(0.99), at(1.0))
 }
 
-pub(super) fn say(text: &str) {
+pub(super) fn print(text: &str) {
     // The pages show the same: a demo goes on without its terminal.
     let _ = output::write(text.as_bytes());
 }

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pushonce_client::{Publisher, Server};
+use pushonce_client::{Publisher, ServerAddress};
 use pushonce_core::{ContentType, Publish};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::report::{self, Report};
-use super::viewers::Viewers;
-use super::{Event, LIVE, Speed, Step, Tournament, schedule, script};
-use crate::config::{Config, Partial, Time};
+use super::report::{self, DemoReport};
+use super::viewers::DemoViewers;
+use super::{LIVE, MatchEvent, ReplayStep, Speed, Tournament, build_events, schedule};
+use crate::config::{Config, HumanDuration, PartialConfig};
 use crate::{Node, node};
 
 /// How fast, how often, and on which ports.
@@ -36,28 +36,28 @@ pub struct Args {
 
 const NODES: u16 = 3;
 /// Between the ports of one node and the next.
-const STRIDE: u16 = 100;
+const PORT_STRIDE: u16 = 100;
 /// How long the first publish may take: the cluster forms in it.
-const FORMING_MAX: Duration = Duration::from_secs(20);
+const FORMING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs the demo until it is over or `shutdown`.
 ///
 /// # Errors
 /// What cannot be had, such as a port, and what to change.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let steps = schedule(script(&Tournament::embedded()?), args.speed);
-    let home = Home::new()?;
-    let begun = Instant::now();
+    let steps = schedule(build_events(&Tournament::embedded()?), args.speed);
+    let demo_dir = DemoDir::new()?;
+    let started_at = Instant::now();
     // The nodes outlive the wish to stop: first the replay ends, then they do.
     let stop = CancellationToken::new();
-    let mut nodes = start(&args, &home, &stop).await?;
+    let mut nodes = start_nodes(&args, &demo_dir, &stop).await?;
     let publisher = Publisher::new(servers(&args, 2)?);
-    let mut report = Report::new(begun);
+    let mut report = DemoReport::new(started_at);
 
-    let ended = tokio::select! {
-        ended = play(&args, &steps, &publisher, &mut report) => ended,
+    let result = tokio::select! {
+        replay_result = replay(&args, &steps, &publisher, &mut report) => replay_result,
         ended = nodes.join_next() => match ended {
-            Some(Ok(Err(why))) => Err(why),
+            Some(Ok(Err(error))) => Err(error),
             _ => Err(anyhow::anyhow!("a node ended by itself")),
         },
         () = shutdown.cancelled() => Ok(()),
@@ -66,20 +66,20 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     while let Some(node) = nodes.join_next().await {
         node.context("a node")??;
     }
-    ended?;
-    report::say(&report.text());
+    result?;
+    report::print(&report.text());
     Ok(())
 }
 
-async fn start(
+async fn start_nodes(
     args: &Args,
-    home: &Home,
+    demo_dir: &DemoDir,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
-    let metrics = node::metrics()?;
+    let metrics = node::install_metrics_recorder()?;
     let mut nodes = JoinSet::new();
     for index in 0..NODES {
-        let config = config(args, home, index)?;
+        let config = node_config(args, demo_dir, index)?;
         if index == 0 {
             node::init(&config).await?;
         }
@@ -94,13 +94,13 @@ async fn start(
     Ok(nodes)
 }
 
-fn config(args: &Args, home: &Home, index: u16) -> anyhow::Result<Config> {
-    let ports = ports(args, index)?.map(|port| ([127, 0, 0, 1], port).into());
+fn node_config(args: &Args, demo_dir: &DemoDir, index: u16) -> anyhow::Result<Config> {
+    let ports = node_ports(args, index)?.map(|port| ([127, 0, 0, 1], port).into());
     let [http, quic, grpc, peer] = ports.map(Some);
-    let first = format!("127.0.0.1:{}", self::ports(args, 0)?[3]);
+    let first = format!("127.0.0.1:{}", self::node_ports(args, 0)?[3]);
     let name = format!("n{}", index + 1);
-    let flags = Partial {
-        data: Some(home.0.join(&name)),
+    let flags = PartialConfig {
+        data: Some(demo_dir.0.join(&name)),
         name: Some(name),
         http,
         quic,
@@ -109,63 +109,66 @@ fn config(args: &Args, home: &Home, index: u16) -> anyhow::Result<Config> {
         join: (index > 0).then(|| vec![first]),
         lanes: Some(1),
         // All nodes end together: no other one waits for their viewers.
-        shutdown_grace: Some(Time(Duration::ZERO)),
-        ..Partial::default()
+        shutdown_grace: Some(HumanDuration(Duration::ZERO)),
+        ..PartialConfig::default()
     };
-    Ok(Config::resolve(flags, Partial::default(), Partial::default())?)
+    Ok(Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?)
 }
 
-fn ports(args: &Args, index: u16) -> anyhow::Result<[u16; 4]> {
-    let fits = |port: u16| port.checked_add(index * STRIDE)?.checked_add(args.offset);
-    let [http, quic, grpc, peer] = Config::PORTS.map(fits);
+fn node_ports(args: &Args, index: u16) -> anyhow::Result<[u16; 4]> {
+    let shifted = |port: u16| port.checked_add(index * PORT_STRIDE)?.checked_add(args.offset);
+    let [http, quic, grpc, peer] = Config::DEFAULT_PORTS.map(shifted);
     (|| Some([http?, quic?, grpc?, peer?]))().context("--offset is too large for a port")
 }
 
 /// The `which`th door of every node, as addresses of clients.
-fn servers(args: &Args, which: usize) -> anyhow::Result<Vec<Server>> {
-    let scheme = if which == 1 { "quic" } else { "http" };
+fn servers(args: &Args, listener_index: usize) -> anyhow::Result<Vec<ServerAddress>> {
+    let scheme = if listener_index == 1 { "quic" } else { "http" };
     let address = |index| {
-        let port = ports(args, index)?[which];
-        Ok(format!("{scheme}://127.0.0.1:{port}").parse::<Server>()?)
+        let port = node_ports(args, index)?[listener_index];
+        Ok(format!("{scheme}://127.0.0.1:{port}").parse::<ServerAddress>()?)
     };
     (0..NODES).map(address).collect()
 }
 
 /// Publishes the first event, which is when the cluster has formed, says where to look, and plays.
-async fn play(
+async fn replay(
     args: &Args,
-    steps: &[Step],
+    steps: &[ReplayStep],
     publisher: &Publisher,
-    report: &mut Report,
+    report: &mut DemoReport,
 ) -> anyhow::Result<()> {
     let first = steps.first().context("a tournament without matches")?;
-    let formed = async {
-        while report.placed() == 0 {
+    let first_publish = async {
+        while report.acknowledged_count() == 0 {
             publish(&first.event, publisher, report).await?;
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(FORMING_MAX, formed)
+    tokio::time::timeout(FORMING_TIMEOUT, first_publish)
         .await
         .context("the cluster did not form in time")??;
-    report.formed = report.begun.elapsed();
-    let addresses: Vec<_> = (0..NODES).map(|index| ports(args, index)).collect::<Result<_, _>>()?;
-    report::say(&report::welcome(&addresses, report.formed));
-    let doors = [servers(args, 0)?, servers(args, 1)?, servers(args, 2)?];
-    report.viewers = Viewers::start(&doors)?;
+    report.time_to_form = report.started_at.elapsed();
+    let addresses: Vec<_> =
+        (0..NODES).map(|index| node_ports(args, index)).collect::<Result<_, _>>()?;
+    report::print(&report::welcome_text(&addresses, report.time_to_form));
+    let servers_by_transport = [servers(args, 0)?, servers(args, 1)?, servers(args, 2)?];
+    report.viewers = DemoViewers::start(&servers_by_transport)?;
     let mut played = 1;
     loop {
-        let begun = Instant::now();
+        let loop_start = Instant::now();
         for step in &steps[played..] {
-            tokio::time::sleep_until(begun + step.after).await;
+            tokio::time::sleep_until(loop_start + step.after).await;
             publish(&step.event, publisher, report).await?;
         }
         played = 0;
         if args.once {
-            return report.viewers.caught_up(report.live).await;
+            return report.viewers.wait_until_caught_up(report.live_acknowledged).await;
         }
         if !args.r#loop {
-            report::say("The tournament is over; the pages stay. Ctrl-C ends, --loop plays on.\n");
+            report::print(
+                "The tournament is over; the pages stay. Ctrl-C ends, --loop plays on.\n",
+            );
             std::future::pending::<()>().await;
         }
     }
@@ -173,17 +176,26 @@ async fn play(
 
 /// Publishes the messages of an event. One that is refused or unknown is counted and the demo goes
 /// on: it shows what a publisher sees, also when a node is in trouble.
-async fn publish(event: &Event, publisher: &Publisher, report: &mut Report) -> anyhow::Result<()> {
+async fn publish(
+    event: &MatchEvent,
+    publisher: &Publisher,
+    report: &mut DemoReport,
+) -> anyhow::Result<()> {
     for (topic, payload) in event.messages(super::now_ms())? {
-        let live = topic.as_str() == LIVE;
-        let publish =
-            Publish { topic, content_type: ContentType::Json, key: None, stamp: None, payload };
-        let asked = Instant::now();
+        let is_live_topic = topic.as_str() == LIVE;
+        let publish = Publish {
+            topic,
+            content_type: ContentType::Json,
+            key: None,
+            publish_id: None,
+            payload,
+        };
+        let start = Instant::now();
         match publisher.publish(publish).await {
-            Ok(_) => report.acknowledged(asked.elapsed(), live),
-            Err(why) => {
+            Ok(_) => report.on_acknowledged(start.elapsed(), is_live_topic),
+            Err(error) => {
                 report.failed += 1;
-                tracing::warn!("{why}");
+                tracing::warn!("{error}");
             }
         }
     }
@@ -191,20 +203,20 @@ async fn publish(event: &Event, publisher: &Publisher, report: &mut Report) -> a
 }
 
 /// The data of the demo: a directory of its own, gone at the end.
-struct Home(PathBuf);
+struct DemoDir(PathBuf);
 
-impl Home {
-    fn new() -> anyhow::Result<Home> {
+impl DemoDir {
+    fn new() -> anyhow::Result<DemoDir> {
         let path = std::env::temp_dir().join(format!("pushonce-demo-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok(Home(path))
+        Ok(DemoDir(path))
     }
 }
 
-impl Drop for Home {
+impl Drop for DemoDir {
     fn drop(&mut self) {
-        if let Err(why) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %why, "the demo's data stays");
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the demo's data stays");
         }
     }
 }

@@ -5,20 +5,20 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Event, State};
+use super::{MatchEvent, MatchState};
 
 /// How long the whole tournament takes at speed 1.
-pub const WHOLE: Duration = Duration::from_secs(300);
+pub const REPLAY_DURATION: Duration = Duration::from_secs(300);
 
 /// A match begins at most so many minutes after the one before it. A third of what a match takes:
 /// some three are on at a time, each for some eight seconds; one by one they would take three.
 const STAGGER_MINUTES_MAX: u64 = 40;
 
 /// No team plays again before it has rested so many minutes.
-const REST_MINUTES: u64 = 20;
+const TEAM_REST_MINUTES: u64 = 20;
 
 /// When nothing at all happens for longer than so many minutes, the rest is skipped.
-const PAUSE_MINUTES_MAX: u64 = 6;
+const IDLE_MINUTES_MAX: u64 = 6;
 
 /// How fast to replay: 1 takes five minutes, 2 half of that. 0.01 to 1000.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -31,63 +31,65 @@ pub struct InvalidSpeed(String);
 
 /// An event, and when to publish it.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct ReplayStep {
     /// Since the beginning of the replay.
     pub after: Duration,
     /// What to publish.
-    pub event: Event,
+    pub event: MatchEvent,
 }
 
 /// Lays the events, which are in the order of their times, on the time of the one who watches.
-pub fn schedule(events: Vec<Event>, speed: Speed) -> Vec<Step> {
-    let starts = starts(&events);
-    let mut marked: Vec<(u64, Event)> = events
+pub fn schedule(events: Vec<MatchEvent>, speed: Speed) -> Vec<ReplayStep> {
+    let match_starts = compute_match_starts(&events);
+    let mut timed: Vec<(u64, MatchEvent)> = events
         .into_iter()
         .map(|event| {
-            let (kick_off, start) = starts[&event.state.number];
-            (start + event.at - kick_off, event)
+            let (kick_off, start) = match_starts[&event.state.number];
+            (start + event.at_minute - kick_off, event)
         })
         .collect();
-    marked.sort_by_key(|(mark, _)| *mark);
-    skip_pauses(&mut marked);
-    let whole = marked.last().map_or(1, |(mark, _)| (*mark).max(1));
-    let minute = WHOLE.as_secs_f64() / speed.0 / whole as f64;
-    let after = |mark: u64| Duration::from_secs_f64(mark as f64 * minute);
-    marked.into_iter().map(|(mark, event)| Step { after: after(mark), event }).collect()
+    timed.sort_by_key(|(minute, _)| *minute);
+    skip_idle_minutes(&mut timed);
+    let last_minute = timed.last().map_or(1, |(mark, _)| (*mark).max(1));
+    let seconds_per_minute = REPLAY_DURATION.as_secs_f64() / speed.0 / last_minute as f64;
+    let after = |mark: u64| Duration::from_secs_f64(mark as f64 * seconds_per_minute);
+    timed.into_iter().map(|(mark, event)| ReplayStep { after: after(mark), event }).collect()
 }
 
 /// By match: its kick-off, and the minute of the replay in which it begins. Matches begin in their
 /// order, some side by side, but no team plays two at once.
-fn starts(events: &[Event]) -> BTreeMap<u32, (u64, u64)> {
+fn compute_match_starts(events: &[MatchEvent]) -> BTreeMap<u32, (u64, u64)> {
     let mut starts = BTreeMap::new();
-    let mut rested: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut latest: Option<(u64, u64)> = None;
+    let mut team_free_at: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut last_started: Option<(u64, u64)> = None;
     for first in events {
-        let State { number, teams, .. } = &first.state;
+        let MatchState { number, teams, .. } = &first.state;
         if starts.contains_key(number) {
             continue;
         }
-        let of_match = |event: &&Event| event.state.number == *number;
-        let end = events.iter().rfind(of_match).map_or(first.at, |event| event.at);
-        let in_turn = latest
-            .map_or(0, |(kick_off, start)| start + (first.at - kick_off).min(STAGGER_MINUTES_MAX));
-        let rested_at = teams.iter().filter_map(|team| rested.get(team.as_str()).copied()).max();
-        let start = in_turn.max(rested_at.unwrap_or(0));
+        let of_match = |event: &&MatchEvent| event.state.number == *number;
+        let end = events.iter().rfind(of_match).map_or(first.at_minute, |event| event.at_minute);
+        let earliest = last_started.map_or(0, |(kick_off, start)| {
+            start + (first.at_minute - kick_off).min(STAGGER_MINUTES_MAX)
+        });
+        let teams_free_at =
+            teams.iter().filter_map(|team| team_free_at.get(team.as_str()).copied()).max();
+        let start = earliest.max(teams_free_at.unwrap_or(0));
         for team in teams {
-            rested.insert(team, start + end - first.at + REST_MINUTES);
+            team_free_at.insert(team, start + end - first.at_minute + TEAM_REST_MINUTES);
         }
-        latest = Some((first.at, start));
-        starts.insert(*number, (first.at, start));
+        last_started = Some((first.at_minute, start));
+        starts.insert(*number, (first.at_minute, start));
     }
     starts
 }
 
-fn skip_pauses(marked: &mut [(u64, Event)]) {
+fn skip_idle_minutes(timed: &mut [(u64, MatchEvent)]) {
     let (mut before, mut skipped) = (0, 0);
-    for (mark, _) in marked {
-        skipped += mark.saturating_sub(before).saturating_sub(PAUSE_MINUTES_MAX);
-        before = *mark;
-        *mark -= skipped;
+    for (minute, _) in timed {
+        skipped += minute.saturating_sub(before).saturating_sub(IDLE_MINUTES_MAX);
+        before = *minute;
+        *minute -= skipped;
     }
 }
 
@@ -117,25 +119,25 @@ impl fmt::Display for Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::{Kind, Tournament, script};
+    use crate::demo::{MatchEventKind, Tournament, build_events};
 
-    fn steps(speed: &str) -> Vec<Step> {
-        let events = script(&Tournament::embedded().expect("sound"));
+    fn steps(speed: &str) -> Vec<ReplayStep> {
+        let events = build_events(&Tournament::embedded().expect("sound"));
         schedule(events, speed.parse().expect("a speed"))
     }
 
-    fn length(steps: &[Step]) -> Duration {
+    fn replay_length(steps: &[ReplayStep]) -> Duration {
         steps.last().map(|step| step.after).unwrap_or_default()
     }
 
     #[test]
-    fn the_whole_takes_five_minutes_and_half_of_that_at_twice_the_speed() {
-        assert_eq!(length(&steps("1")).as_secs_f64().round(), 300.0);
-        assert_eq!(length(&steps("2")).as_secs_f64().round(), 150.0);
+    fn replay_takes_five_minutes_and_half_of_that_at_double_speed() {
+        assert_eq!(replay_length(&steps("1")).as_secs_f64().round(), 300.0);
+        assert_eq!(replay_length(&steps("2")).as_secs_f64().round(), 150.0);
     }
 
     #[test]
-    fn something_moves_every_second() {
+    fn at_least_one_event_is_published_every_second() {
         let steps = steps("1");
         let longest = steps.windows(2).map(|pair| pair[1].after - pair[0].after).max();
         assert!(longest < Some(Duration::from_secs(1)), "{longest:?}");
@@ -143,17 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn a_match_lasts_long_enough_to_be_watched_and_no_team_plays_two_at_once() {
+    fn match_lasts_over_five_seconds_and_no_team_plays_two_matches_at_once() {
         let steps = steps("1");
         let mut playing: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut begun: BTreeMap<u32, Duration> = BTreeMap::new();
-        for Step { after, event } in &steps {
-            let State { number, teams, .. } = &event.state;
-            let start = *begun.entry(*number).or_insert(*after);
+        let mut start_times: BTreeMap<u32, Duration> = BTreeMap::new();
+        for ReplayStep { after, event } in &steps {
+            let MatchState { number, teams, .. } = &event.state;
+            let start = *start_times.entry(*number).or_insert(*after);
             for team in teams {
-                let other = playing.insert(team, *number).filter(|other| other != number);
-                assert_eq!(other, None, "{team} plays match {number} too");
-                if event.state.event == Kind::FullTime {
+                let other_match = playing.insert(team, *number).filter(|other| other != number);
+                assert_eq!(other_match, None, "{team} plays match {number} too");
+                if event.state.event == MatchEventKind::FullTime {
                     playing.remove(team.as_str());
                     let lasted = after.saturating_sub(start);
                     assert!(lasted > Duration::from_secs(5), "match {number}: {lasted:?}");
@@ -164,24 +166,27 @@ mod tests {
 
     #[test]
     fn every_match_keeps_the_order_of_its_events() {
-        let events = script(&Tournament::embedded().expect("sound"));
-        let of = |number: u32, events: Vec<Event>| -> Vec<_> {
-            let mine = events.into_iter().filter(|event| event.state.number == number);
-            mine.map(|event| event.state).collect()
+        let events = build_events(&Tournament::embedded().expect("sound"));
+        let states_of_match = |number: u32, events: Vec<MatchEvent>| -> Vec<_> {
+            let match_events = events.into_iter().filter(|event| event.state.number == number);
+            match_events.map(|event| event.state).collect()
         };
         let replayed: Vec<_> = steps("1").into_iter().map(|step| step.event).collect();
         for number in 1..=104 {
-            assert_eq!(of(number, replayed.clone()), of(number, events.clone()));
+            assert_eq!(
+                states_of_match(number, replayed.clone()),
+                states_of_match(number, events.clone())
+            );
         }
     }
 
     #[test]
-    fn nothing_to_replay_takes_no_time() {
+    fn empty_tournament_has_an_empty_schedule() {
         assert!(schedule(vec![], Speed::default()).is_empty());
     }
 
     #[test]
-    fn a_speed_that_is_none_is_refused() {
+    fn invalid_speed_is_rejected() {
         for text in ["0", "-1", "NaN", "inf", "1e9", "fast", ""] {
             assert!(text.parse::<Speed>().is_err(), "{text:?} was taken");
         }

@@ -26,7 +26,7 @@ pub struct Match {
     pub topic: Topic,
     /// `Matchday 1`, `Final`.
     pub round: String,
-    /// `Group A`; none in the knock-out rounds.
+    /// `BarGroup A`; none in the knock-out rounds.
     pub group: Option<String>,
     /// Where it was played.
     pub ground: String,
@@ -48,7 +48,7 @@ pub struct Goal {
     /// Who scored, for whichever team.
     pub scorer: String,
     /// When.
-    pub moment: Moment,
+    pub match_time: MatchTime,
     /// From the penalty spot, in play.
     pub penalty: bool,
     /// Scored by a player of the other team.
@@ -57,7 +57,7 @@ pub struct Goal {
 
 /// A time on the referee's clock: `90+4` is minute 90, added 4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment {
+pub struct MatchTime {
     /// 1 to 120.
     pub minute: u32,
     /// Minutes of stoppage time.
@@ -114,10 +114,10 @@ impl Tournament {
     /// # Errors
     /// [`InvalidData`] when it does not keep its own form.
     pub fn embedded() -> Result<Tournament, InvalidData> {
-        let file: File = serde_json::from_str(DATA)?;
+        let file: TournamentFile = serde_json::from_str(DATA)?;
         let numbered = (1u32..).zip(file.matches);
         let mut matches: Vec<Match> =
-            numbered.map(|(place, entry)| entry.read(place)).collect::<Result<_, _>>()?;
+            numbered.map(|(place, entry)| entry.into_match(place)).collect::<Result<_, _>>()?;
         matches.sort_by_key(|m| m.number);
         Ok(Tournament { live: Topic::new(LIVE)?, matches })
     }
@@ -125,25 +125,25 @@ impl Tournament {
 
 impl Score {
     /// After the last goal of the play.
-    pub fn at_the_end(&self) -> [u32; 2] {
+    pub fn final_score(&self) -> [u32; 2] {
         self.extra_time.unwrap_or(self.full_time)
     }
 }
 
-impl Moment {
-    fn parse(text: &str) -> Option<Moment> {
+impl MatchTime {
+    fn parse(text: &str) -> Option<MatchTime> {
         let (minute, added) = text.split_once('+').unwrap_or((text, "0"));
-        Some(Moment { minute: minute.parse().ok()?, added: added.parse().ok()? })
+        Some(MatchTime { minute: minute.parse().ok()?, added: added.parse().ok()? })
     }
 
     /// The file once writes 92 for 90+2 in a match that had no extra time.
-    fn within(self, minutes: u32) -> Moment {
+    fn clamp_to_regulation(self, minutes: u32) -> MatchTime {
         let over = self.minute.saturating_sub(minutes);
-        Moment { minute: self.minute - over, added: self.added + over }
+        MatchTime { minute: self.minute - over, added: self.added + over }
     }
 }
 
-impl std::fmt::Display for Moment {
+impl std::fmt::Display for MatchTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.added {
             0 => write!(f, "{}", self.minute),
@@ -153,12 +153,12 @@ impl std::fmt::Display for Moment {
 }
 
 #[derive(Deserialize)]
-struct File {
-    matches: Vec<Entry>,
+struct TournamentFile {
+    matches: Vec<MatchEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct MatchEntry {
     /// Missing in the group stage: there it is the place in the file.
     num: Option<u32>,
     round: String,
@@ -185,21 +185,20 @@ struct GoalEntry {
     owngoal: bool,
 }
 
-impl Entry {
-    fn read(self, place: u32) -> Result<Match, InvalidData> {
+impl MatchEntry {
+    fn into_match(self, place: u32) -> Result<Match, InvalidData> {
         let number = self.num.unwrap_or(place);
-        let kick_off = kick_off(&self.date, &self.time).ok_or_else(|| InvalidData::KickOff {
-            number,
-            text: format!("{} {}", self.date, self.time),
+        let kick_off = parse_kick_off(&self.date, &self.time).ok_or_else(|| {
+            InvalidData::KickOff { number, text: format!("{} {}", self.date, self.time) }
         })?;
         let minutes = if self.score.extra_time.is_some() { 120 } else { 90 };
-        let sides = [self.goals1, self.goals2].into_iter().enumerate();
-        let mut goals: Vec<Goal> = sides
+        let goals_by_team = [self.goals1, self.goals2].into_iter().enumerate();
+        let mut goals: Vec<Goal> = goals_by_team
             .flat_map(|(team, goals)| {
-                goals.into_iter().map(move |goal| goal.read(team, number, minutes))
+                goals.into_iter().map(move |goal| goal.into_goal(team, number, minutes))
             })
             .collect::<Result<_, _>>()?;
-        goals.sort_by_key(|goal| goal.moment);
+        goals.sort_by_key(|goal| goal.match_time);
         Ok(Match {
             number,
             topic: Topic::new(&format!("worldcup/2026/match/{number}"))?,
@@ -216,17 +215,17 @@ impl Entry {
 
 impl GoalEntry {
     /// `minutes` is how many the match had without stoppage time.
-    fn read(self, team: usize, number: u32, minutes: u32) -> Result<Goal, InvalidData> {
-        let moment = Moment::parse(&self.minute)
+    fn into_goal(self, team: usize, number: u32, minutes: u32) -> Result<Goal, InvalidData> {
+        let match_time = MatchTime::parse(&self.minute)
             .ok_or_else(|| InvalidData::Minute { number, text: self.minute.clone() })?;
         let GoalEntry { name, penalty, owngoal, .. } = self;
-        let moment = moment.within(minutes);
-        Ok(Goal { team, scorer: name, moment, penalty, own_goal: owngoal })
+        let moment = match_time.clamp_to_regulation(minutes);
+        Ok(Goal { team, scorer: name, match_time: moment, penalty, own_goal: owngoal })
     }
 }
 
 /// `2026-06-11`, `13:00 UTC-6` in minutes since the Unix epoch.
-fn kick_off(date: &str, time: &str) -> Option<u64> {
+fn parse_kick_off(date: &str, time: &str) -> Option<u64> {
     let mut parts = date.splitn(3, '-').map(str::parse::<u64>);
     let (year, month, day) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
     let (clock, zone) = time.split_once(" UTC")?;
@@ -250,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_has_every_match_once() {
+    fn data_contains_every_match_once() {
         let tournament = Tournament::embedded().expect("sound");
         let numbers: Vec<_> = tournament.matches.iter().map(|m| m.number).collect();
         assert_eq!(numbers, (1..=104).collect::<Vec<_>>());
@@ -258,11 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn the_goals_of_every_match_make_its_scores() {
+    fn goals_of_every_match_add_up_to_its_scores() {
         for m in Tournament::embedded().expect("sound").matches {
             let after = |minute: u32| {
                 [0, 1].map(|team| {
-                    let counts = |g: &&Goal| g.team == team && g.moment.minute <= minute;
+                    let counts = |g: &&Goal| g.team == team && g.match_time.minute <= minute;
                     m.goals.iter().filter(counts).count() as u32
                 })
             };
@@ -270,15 +269,15 @@ mod tests {
             let at_half_time = if m.number == 79 { [2, 0] } else { m.score.half_time };
             assert_eq!(after(45), at_half_time, "match {}", m.number);
             assert_eq!(after(90), m.score.full_time, "match {}", m.number);
-            assert_eq!(after(120), m.score.at_the_end(), "match {}", m.number);
+            assert_eq!(after(120), m.score.final_score(), "match {}", m.number);
         }
     }
 
     #[test]
-    fn a_kick_off_is_read_in_its_time_zone() {
-        assert_eq!(kick_off("1970-01-01", "00:00 UTC+0"), Some(0));
-        assert_eq!(kick_off("2026-06-11", "13:00 UTC-6"), Some(1_781_204_400 / 60));
-        assert_eq!(kick_off("2026-06-11", "13:00"), None);
-        assert_eq!(kick_off("June", "13:00 UTC-6"), None);
+    fn kick_off_is_parsed_in_its_time_zone() {
+        assert_eq!(parse_kick_off("1970-01-01", "00:00 UTC+0"), Some(0));
+        assert_eq!(parse_kick_off("2026-06-11", "13:00 UTC-6"), Some(1_781_204_400 / 60));
+        assert_eq!(parse_kick_off("2026-06-11", "13:00"), None);
+        assert_eq!(parse_kick_off("June", "13:00 UTC-6"), None);
     }
 }

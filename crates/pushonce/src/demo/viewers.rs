@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
-use pushonce_client::{Event, Server, Subscriber, Transport};
-use pushonce_core::{From, Message, Topic};
+use pushonce_client::{ServerAddress, Subscriber, SubscriberEvent, Transport};
+use pushonce_core::{Message, StartFrom, Topic};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::report::{histogram, percentiles, record};
+use super::report::{new_histogram, percentiles_text, record_latency};
 use super::{LIVE, now_ms};
 
 /// How long the last message may take to arrive everywhere.
-const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One viewer a node.
 #[derive(Default)]
-pub(super) struct Viewers {
-    seen: Vec<(Transport, Arc<Mutex<Seen>>)>,
+pub(super) struct DemoViewers {
+    stats: Vec<(Transport, Arc<Mutex<ViewerStats>>)>,
     _tasks: JoinSet<()>,
 }
 
 /// What a viewer has seen.
-struct Seen {
+struct ViewerStats {
     messages: u64,
     gaps: u64,
     /// Microseconds from publish to here.
@@ -33,77 +33,88 @@ struct Seen {
 }
 
 #[derive(Deserialize)]
-struct Stamp {
+struct PublishTime {
     published_ms: f64,
 }
 
-impl Viewers {
+impl DemoViewers {
     /// `doors` are the HTTP, QUIC and gRPC addresses of all nodes. The first viewer begins with the
     /// first node over WebSocket, the second with the second over QUIC, the third over gRPC.
-    pub(super) fn start(doors: &[Vec<Server>; 3]) -> anyhow::Result<Viewers> {
-        let mut viewers = Viewers::default();
+    pub(super) fn start(
+        servers_by_transport: &[Vec<ServerAddress>; 3],
+    ) -> anyhow::Result<DemoViewers> {
+        let mut viewers = DemoViewers::default();
         let transports = [Transport::Ws, Transport::Quic, Transport::Grpc];
-        for (index, (transport, servers)) in transports.into_iter().zip(doors).enumerate() {
+        for (index, (transport, servers)) in
+            transports.into_iter().zip(servers_by_transport).enumerate()
+        {
             let mut servers = servers.clone();
             servers.rotate_left(index);
             let topic = Topic::new(LIVE)?;
             let subscriber =
-                Subscriber::builder(servers).transport(transport).topic(topic, From::Start);
-            let seen = Arc::new(Mutex::new(Seen { messages: 0, gaps: 0, latency: histogram() }));
-            viewers.seen.push((transport, seen.clone()));
-            viewers._tasks.spawn(watch(subscriber.connect()?, seen));
+                Subscriber::builder(servers).transport(transport).topic(topic, StartFrom::Start);
+            let stats = Arc::new(Mutex::new(ViewerStats {
+                messages: 0,
+                gaps: 0,
+                latency: new_histogram(),
+            }));
+            viewers.stats.push((transport, stats.clone()));
+            viewers._tasks.spawn(count_events(subscriber.connect()?, stats));
         }
         Ok(viewers)
     }
 
-    /// Waits until each has seen `messages`.
-    pub(super) async fn caught_up(&self, messages: u64) -> anyhow::Result<()> {
-        let all = async {
-            while self.seen.iter().any(|(_, seen)| lock(seen).messages < messages) {
+    /// Waits until each has seen `message_count`.
+    pub(super) async fn wait_until_caught_up(&self, messages: u64) -> anyhow::Result<()> {
+        let all_caught_up = async {
+            while self.stats.iter().any(|(_, seen)| lock(seen).messages < messages) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(CATCH_UP_MAX, all)
+        tokio::time::timeout(CATCH_UP_TIMEOUT, all_caught_up)
             .await
             .with_context(|| format!("not every viewer saw all messages:\n{}", self.text(messages)))
     }
 
     /// A line a viewer, beside the `published` messages of the topic.
     pub(super) fn text(&self, published: u64) -> String {
-        let line = |(transport, seen): &(Transport, Arc<Mutex<Seen>>)| {
-            let seen = lock(seen);
+        let line = |(transport, stats): &(Transport, Arc<Mutex<ViewerStats>>)| {
+            let stats = lock(stats);
             let name = format!("{transport:?}").to_lowercase();
             format!(
                 "seen by {name:<6} {} of {published} live messages, {} gaps, {}\n",
-                seen.messages,
-                seen.gaps,
-                percentiles(&seen.latency)
+                stats.messages,
+                stats.gaps,
+                percentiles_text(&stats.latency)
             )
         };
-        self.seen.iter().map(line).collect()
+        self.stats.iter().map(line).collect()
     }
 }
 
-async fn watch(mut subscriber: Subscriber, seen: Arc<Mutex<Seen>>) {
+async fn count_events(mut subscriber: Subscriber, stats: Arc<Mutex<ViewerStats>>) {
     while let Some(event) = subscriber.next().await {
         match event {
-            Event::Message { message, .. } => lock(&seen).see(&message),
-            Event::Gap { .. } => lock(&seen).gaps += 1,
+            SubscriberEvent::Message { message, .. } => lock(&stats).on_message(&message),
+            SubscriberEvent::Gap { .. } => lock(&stats).gaps += 1,
             _ => {}
         }
     }
 }
 
-impl Seen {
-    fn see(&mut self, message: &Message) {
+impl ViewerStats {
+    fn on_message(&mut self, message: &Message) {
         self.messages += 1;
-        if let Ok(Stamp { published_ms }) = serde_json::from_slice(&message.payload) {
-            let took = (now_ms() - published_ms).max(0.0) / 1000.0;
-            record(&mut self.latency, Duration::try_from_secs_f64(took).unwrap_or_default());
+        if let Ok(PublishTime { published_ms }) = serde_json::from_slice(&message.payload) {
+            let latency_secs = (now_ms() - published_ms).max(0.0) / 1000.0;
+            record_latency(
+                &mut self.latency,
+                Duration::try_from_secs_f64(latency_secs).unwrap_or_default(),
+            );
         }
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(stats: &Mutex<ViewerStats>) -> std::sync::MutexGuard<'_, ViewerStats> {
+    stats.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,14 +13,14 @@ pub struct Chart {
     /// What the numbers are, and which is the better end.
     pub unit: String,
     /// How far a number reaches.
-    pub scale: Scale,
+    pub scale: AxisScale,
     /// From above to below.
-    pub groups: Vec<Group>,
+    pub groups: Vec<BarGroup>,
 }
 
 /// Bars that are held against each other.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct BarGroup {
     /// Stands above them; may be empty.
     pub name: String,
     /// From above to below.
@@ -32,15 +32,15 @@ pub struct Group {
 pub struct Bar {
     /// Whose it is.
     pub name: String,
-    /// Not negative; `None` is told as not measured.
+    /// Not negative; `NoFault` is told as not measured.
     pub value: Option<f64>,
     /// Ours among others.
-    pub ours: bool,
+    pub is_highlighted: bool,
 }
 
 /// How long the bar of a number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
+pub enum AxisScale {
     /// In proportion, from zero.
     Linear,
     /// As many steps as it has tenfolds, from the greatest power of ten that is below every number
@@ -50,13 +50,13 @@ pub enum Scale {
 
 const WIDTH: f64 = 760.0;
 /// Where bars begin: room for some thirty letters of a name.
-const LEFT: f64 = 230.0;
+const LEFT_MARGIN: f64 = 230.0;
 /// Room for the number behind the longest bar.
-const RIGHT: f64 = 90.0;
-const TOP: f64 = 64.0;
-const BAR: f64 = 18.0;
-const STEP: f64 = 26.0;
-const HEAD: f64 = 26.0;
+const RIGHT_MARGIN: f64 = 90.0;
+const TOP_MARGIN: f64 = 64.0;
+const BAR_HEIGHT: f64 = 18.0;
+const BAR_PITCH: f64 = 26.0;
+const GROUP_HEADER_HEIGHT: f64 = 26.0;
 
 /// One ground and two inks for each of the two kinds of page it may stand on. What is ours differs
 /// in colour and in weight, for those who do not see colours.
@@ -70,10 +70,10 @@ const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#1f2328}\
 impl Chart {
     /// The picture, whole and with nothing outside of it.
     pub fn svg(&self) -> String {
-        let axis = Axis::over(self.scale, self.values());
-        let bottom = TOP + self.groups.iter().map(Group::height).sum::<f64>();
+        let axis = ChartAxis::for_values(self.scale, self.values());
+        let bottom = TOP_MARGIN + self.groups.iter().map(BarGroup::height).sum::<f64>();
         let height = bottom + 30.0;
-        let (title, alt) = (escape(&self.title), escape(&self.alt()));
+        let (title, alt) = (escape_xml(&self.title), escape_xml(&self.alt_text()));
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
              width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"t d\">\n\
@@ -82,20 +82,20 @@ impl Chart {
              <rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>\n\
              <text class=\"title\" x=\"16\" y=\"26\">{title}</text>\n\
              <text class=\"unit\" x=\"16\" y=\"46\">{}</text>\n",
-            escape(&self.unit),
+            escape_xml(&self.unit),
         );
         for tick in axis.ticks() {
-            let (x, text) = (axis.x(tick), figure(tick));
-            line(
+            let (x, text) = (axis.x(tick), format_number(tick));
+            write_svg_line(
                 &mut svg,
                 &format!(
-                    "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>\
+                    "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP_MARGIN}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>\
                      <text class=\"axis\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
                     bottom + 16.0,
                 ),
             );
         }
-        let mut y = TOP;
+        let mut y = TOP_MARGIN;
         for group in &self.groups {
             group.draw(&mut svg, &axis, y);
             y += group.height();
@@ -104,10 +104,10 @@ impl Chart {
     }
 
     /// The figures in words: what a screen reader says, and what a page puts beside the picture.
-    pub fn alt(&self) -> String {
+    pub fn alt_text(&self) -> String {
         let groups = self.groups.iter().map(|group| {
             let bars: Vec<_> =
-                group.bars.iter().map(|bar| format!("{} {}", bar.name, bar.figure())).collect();
+                group.bars.iter().map(|bar| format!("{} {}", bar.name, bar.value_text())).collect();
             let before = if group.name.is_empty() { "" } else { ": " };
             format!("{}{before}{}", group.name, bars.join(", "))
         });
@@ -119,94 +119,94 @@ impl Chart {
     }
 }
 
-impl Group {
+impl BarGroup {
     fn height(&self) -> f64 {
-        let head = if self.name.is_empty() { 0.0 } else { HEAD };
-        head + self.bars.len() as f64 * STEP + 8.0
+        let head = if self.name.is_empty() { 0.0 } else { GROUP_HEADER_HEIGHT };
+        head + self.bars.len() as f64 * BAR_PITCH + 8.0
     }
 
-    fn draw(&self, svg: &mut String, axis: &Axis, mut y: f64) {
+    fn draw(&self, svg: &mut String, axis: &ChartAxis, mut y: f64) {
         if !self.name.is_empty() {
-            let name = escape(&self.name);
-            line(
+            let name = escape_xml(&self.name);
+            write_svg_line(
                 svg,
                 &format!("<text class=\"group\" x=\"16\" y=\"{:.1}\">{name}</text>", y + 17.0),
             );
-            y += HEAD;
+            y += GROUP_HEADER_HEIGHT;
         }
         for bar in &self.bars {
             bar.draw(svg, axis, y);
-            y += STEP;
+            y += BAR_PITCH;
         }
     }
 }
 
 impl Bar {
-    fn draw(&self, svg: &mut String, axis: &Axis, y: f64) {
-        let ours = if self.ours { " ours" } else { "" };
-        let end = self.value.map_or(LEFT, |value| axis.x(value));
-        line(
+    fn draw(&self, svg: &mut String, axis: &ChartAxis, y: f64) {
+        let highlight_class = if self.is_highlighted { " ours" } else { "" };
+        let end = self.value.map_or(LEFT_MARGIN, |value| axis.x(value));
+        write_svg_line(
             svg,
             &format!(
-                "<text class=\"{ours}\" x=\"{:.1}\" y=\"{text:.1}\" text-anchor=\"end\">{}</text>\
-                 <rect class=\"bar{ours}\" x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"/>\
-                 <text class=\"{ours}\" x=\"{:.1}\" y=\"{text:.1}\">{}</text>",
-                LEFT - 8.0,
-                escape(&self.name),
+                "<text class=\"{highlight_class}\" x=\"{:.1}\" y=\"{text:.1}\" text-anchor=\"end\">{}</text>\
+                 <rect class=\"bar{highlight_class}\" x=\"{LEFT_MARGIN}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" rx=\"2\"/>\
+                 <text class=\"{highlight_class}\" x=\"{:.1}\" y=\"{text:.1}\">{}</text>",
+                LEFT_MARGIN - 8.0,
+                escape_xml(&self.name),
                 y + 4.0,
-                end - LEFT,
+                end - LEFT_MARGIN,
                 end + 6.0,
-                self.figure(),
+                self.value_text(),
                 text = y + 17.0,
             ),
         );
     }
 
-    fn figure(&self) -> String {
-        self.value.map_or_else(|| "not measured".to_owned(), figure)
+    fn value_text(&self) -> String {
+        self.value.map_or_else(|| "not measured".to_owned(), format_number)
     }
 }
 
 /// From numbers to places.
-struct Axis {
-    scale: Scale,
+struct ChartAxis {
+    scale: AxisScale,
     /// What stands at the left end and at the right.
     ends: (f64, f64),
 }
 
-impl Axis {
-    fn over(scale: Scale, values: impl Iterator<Item = f64> + Clone) -> Axis {
-        let most = values.clone().fold(0.0, f64::max);
-        if most <= 0.0 {
-            return Axis { scale: Scale::Linear, ends: (0.0, 1.0) };
+impl ChartAxis {
+    fn for_values(scale: AxisScale, values: impl Iterator<Item = f64> + Clone) -> ChartAxis {
+        let max = values.clone().fold(0.0, f64::max);
+        if max <= 0.0 {
+            return ChartAxis { scale: AxisScale::Linear, ends: (0.0, 1.0) };
         }
         let ends = match scale {
-            Scale::Linear => (0.0, most),
-            Scale::Log => {
-                let least = values.filter(|&value| value > 0.0).fold(most, f64::min);
-                let low = power_below(least);
-                (low, most.max(low * 10.0))
+            AxisScale::Linear => (0.0, max),
+            AxisScale::Log => {
+                let min = values.filter(|&value| value > 0.0).fold(max, f64::min);
+                let low = power_below(min);
+                (low, max.max(low * 10.0))
             }
         };
-        Axis { scale, ends }
+        ChartAxis { scale, ends }
     }
 
     fn x(&self, value: f64) -> f64 {
         let (low, high) = self.ends;
         let part = match self.scale {
-            Scale::Linear => value / high,
-            Scale::Log if value <= low => 0.0,
-            Scale::Log => (value / low).log10() / (high / low).log10(),
+            AxisScale::Linear => value / high,
+            AxisScale::Log if value <= low => 0.0,
+            AxisScale::Log => (value / low).log10() / (high / low).log10(),
         };
-        LEFT + part.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
+        LEFT_MARGIN + part.clamp(0.0, 1.0) * (WIDTH - LEFT_MARGIN - RIGHT_MARGIN)
     }
 
     /// Round numbers, four to nine of them on a linear axis.
     fn ticks(&self) -> Vec<f64> {
         let (low, high) = self.ends;
-        if self.scale == Scale::Log {
-            let tenfolds = (high / low).log10().floor() as i32;
-            return (0..=tenfolds).map(|n| low * 10f64.powi(n)).collect();
+        if self.scale == AxisScale::Log {
+            let decades = (high / low).log10().floor() as i32;
+            return (0..=decades).map(|n| low * 10f64.powi(n)).collect();
         }
         let power = power_below(high);
         let step = [0.2, 0.25, 0.5, 1.0, 2.0]
@@ -226,7 +226,7 @@ fn power_below(value: f64) -> f64 {
 }
 
 /// A number to three digits, with k and M for thousands and millions.
-pub fn figure(value: f64) -> String {
+pub fn format_number(value: f64) -> String {
     let (value, suffix) = match value.abs() {
         large if large >= 999_500.0 => (value / 1e6, "M"),
         large if large >= 9_995.0 => (value / 1e3, "k"),
@@ -245,12 +245,12 @@ pub fn figure(value: f64) -> String {
     format!("{text}{suffix}")
 }
 
-fn line(svg: &mut String, text: &str) {
+fn write_svg_line(svg: &mut String, text: &str) {
     // Writing to a string cannot fail.
     let _written = writeln!(svg, "{text}");
 }
 
-fn escape(text: &str) -> String {
+fn escape_xml(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -259,11 +259,11 @@ mod tests {
     use super::*;
 
     fn bar(name: &str, value: f64) -> Bar {
-        Bar { name: name.to_owned(), value: Some(value), ours: false }
+        Bar { name: name.to_owned(), value: Some(value), is_highlighted: false }
     }
 
-    fn chart(scale: Scale, bars: Vec<Bar>) -> Chart {
-        let groups = vec![Group { name: String::new(), bars }];
+    fn chart(scale: AxisScale, bars: Vec<Bar>) -> Chart {
+        let groups = vec![BarGroup { name: String::new(), bars }];
         Chart {
             title: "A <b> & c".to_owned(),
             unit: "µs, less is better".to_owned(),
@@ -273,49 +273,55 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_bar_is_as_long_as_its_number() {
-        let axis = Axis::over(Scale::Linear, [5.0, 10.0].into_iter());
-        assert_eq!(axis.x(0.0), LEFT);
-        assert_eq!(axis.x(10.0), WIDTH - RIGHT);
-        assert_eq!(axis.x(5.0) - LEFT, (WIDTH - RIGHT - LEFT) / 2.0);
+    fn linear_bar_length_is_proportional_to_its_value() {
+        let axis = ChartAxis::for_values(AxisScale::Linear, [5.0, 10.0].into_iter());
+        assert_eq!(axis.x(0.0), LEFT_MARGIN);
+        assert_eq!(axis.x(10.0), WIDTH - RIGHT_MARGIN);
+        assert_eq!(axis.x(5.0) - LEFT_MARGIN, (WIDTH - RIGHT_MARGIN - LEFT_MARGIN) / 2.0);
     }
 
     #[test]
-    fn a_tenfold_is_a_step_of_a_logarithmic_axis() {
-        let axis = Axis::over(Scale::Log, [0.0, 10.0, 1_000.0].into_iter());
-        assert_eq!(axis.x(0.0), LEFT, "nothing has no length");
-        assert_eq!(axis.x(10.0), LEFT);
-        assert!((axis.x(100.0) - LEFT - (WIDTH - RIGHT - LEFT) / 2.0).abs() < 1e-9);
+    fn each_decade_is_one_step_of_a_logarithmic_axis() {
+        let axis = ChartAxis::for_values(AxisScale::Log, [0.0, 10.0, 1_000.0].into_iter());
+        assert_eq!(axis.x(0.0), LEFT_MARGIN, "nothing has no length");
+        assert_eq!(axis.x(10.0), LEFT_MARGIN);
+        assert!(
+            (axis.x(100.0) - LEFT_MARGIN - (WIDTH - RIGHT_MARGIN - LEFT_MARGIN) / 2.0).abs() < 1e-9
+        );
         assert_eq!(axis.ticks(), [10.0, 100.0, 1_000.0]);
     }
 
     #[test]
-    fn ticks_are_round_and_few() {
-        assert_eq!(Axis::over(Scale::Linear, [4.7].into_iter()).ticks(), [0.0, 1.0, 2.0, 3.0, 4.0]);
+    fn ticks_are_round_numbers_and_between_four_and_nine() {
+        assert_eq!(
+            ChartAxis::for_values(AxisScale::Linear, [4.7].into_iter()).ticks(),
+            [0.0, 1.0, 2.0, 3.0, 4.0]
+        );
         for most in [0.3, 1.0, 1.9, 12.0, 99.0, 264_000.0] {
-            let ticks = Axis::over(Scale::Linear, [most].into_iter()).ticks();
+            let ticks = ChartAxis::for_values(AxisScale::Linear, [most].into_iter()).ticks();
             assert!((4..=9).contains(&ticks.len()), "{most}: {ticks:?}");
         }
     }
 
     #[test]
-    fn figures_have_three_digits_at_most() {
-        let told = [0.0, 0.034, 3.456, 14.8, 255.7, 4_051.0, 77_123.0, 3_200_000.0].map(figure);
-        assert_eq!(told, ["0", "0.034", "3.46", "14.8", "256", "4051", "77.1k", "3.2M"]);
+    fn numbers_are_formatted_with_at_most_three_digits() {
+        let formatted =
+            [0.0, 0.034, 3.456, 14.8, 255.7, 4_051.0, 77_123.0, 3_200_000.0].map(format_number);
+        assert_eq!(formatted, ["0", "0.034", "3.46", "14.8", "256", "4051", "77.1k", "3.2M"]);
     }
 
     #[test]
-    fn who_does_not_see_it_hears_every_figure() {
+    fn alt_text_contains_every_value() {
         let mut bars = vec![bar("a", 1.5)];
         bars.push(Bar { value: None, ..bar("b", 0.0) });
-        let svg = chart(Scale::Linear, bars).svg();
+        let svg = chart(AxisScale::Linear, bars).svg();
         assert!(svg.contains("A &lt;b&gt; &amp; c. µs, less is better. a 1.5, b not measured."));
         assert!(svg.contains("role=\"img\""));
     }
 
     #[test]
-    fn nothing_to_show_is_still_a_picture() {
-        let svg = chart(Scale::Log, vec![bar("a", 0.0)]).svg();
+    fn chart_without_values_is_valid_svg() {
+        let svg = chart(AxisScale::Log, vec![bar("a", 0.0)]).svg();
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && !svg.contains("NaN"));
     }
 }

@@ -13,27 +13,27 @@ const QUANTILES: [(&str, f64); 5] =
 
 /// From a microsecond to a minute, to three digits, in about 150 KiB.
 #[derive(Clone)]
-pub struct Latency(Histogram<u64>);
+pub struct LatencyHistogram(Histogram<u64>);
 
-impl Default for Latency {
-    fn default() -> Latency {
+impl Default for LatencyHistogram {
+    fn default() -> LatencyHistogram {
         let histogram = Histogram::new_with_bounds(1, MICROS_MAX, 3)
             .unwrap_or_else(|_| unreachable!("the bounds are constant and good"));
-        Latency(histogram)
+        LatencyHistogram(histogram)
     }
 }
 
-impl Latency {
+impl LatencyHistogram {
     /// One more.
-    pub fn record(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(MICROS_MAX);
+    pub fn record(&mut self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(MICROS_MAX);
         self.0.saturating_record(micros.clamp(1, MICROS_MAX));
     }
 
     /// All of another's.
-    pub fn add(&mut self, other: &Latency) {
+    pub fn add(&mut self, other: &LatencyHistogram) {
         // It cannot fail: all have the same bounds.
-        let _all_fit = self.0.add(&other.0);
+        let _same_bounds = self.0.add(&other.0);
     }
 
     /// How many there are.
@@ -46,7 +46,8 @@ impl Latency {
         if self.0.is_empty() {
             return "not measured".to_owned();
         }
-        let quantiles = QUANTILES.map(|(name, at)| format!("{name} {:.2} ms", self.millis(at)));
+        let quantiles =
+            QUANTILES.map(|(name, at)| format!("{name} {:.2} ms", self.quantile_ms(at)));
         quantiles.join("  ")
     }
 
@@ -55,10 +56,10 @@ impl Latency {
         if self.0.is_empty() {
             return Value::Null;
         }
-        QUANTILES.iter().map(|&(name, at)| (name.to_owned(), json!(self.millis(at)))).collect()
+        QUANTILES.iter().map(|&(name, at)| (name.to_owned(), json!(self.quantile_ms(at)))).collect()
     }
 
-    fn millis(&self, quantile: f64) -> f64 {
+    fn quantile_ms(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }
@@ -68,8 +69,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_told_in_milliseconds() {
-        let mut latency = Latency::default();
+    fn percentiles_are_formatted_in_milliseconds() {
+        let mut latency = LatencyHistogram::default();
         for micros in 1..=1_000 {
             latency.record(Duration::from_micros(micros));
         }
@@ -81,30 +82,30 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_said_and_no_zero() {
-        assert_eq!(Latency::default().text(), "not measured");
-        assert_eq!(Latency::default().json(), Value::Null);
+    fn empty_histogram_is_reported_as_not_measured() {
+        assert_eq!(LatencyHistogram::default().text(), "not measured");
+        assert_eq!(LatencyHistogram::default().json(), Value::Null);
     }
 
     /// To three digits.
-    fn is(latency: &Latency, quantile: &str, millis: f64) -> bool {
+    fn quantile_is(latency: &LatencyHistogram, quantile: &str, millis: f64) -> bool {
         (latency.json()[quantile].as_f64().unwrap() / millis - 1.0).abs() < 0.001
     }
 
     #[test]
-    fn what_is_beyond_the_bounds_counts_as_the_bound() {
-        let mut latency = Latency::default();
+    fn values_out_of_bounds_are_clamped() {
+        let mut latency = LatencyHistogram::default();
         latency.record(Duration::ZERO);
         latency.record(Duration::from_secs(3_600));
-        assert!(is(&latency, "p50", 0.001) && is(&latency, "max", 60_000.0));
+        assert!(quantile_is(&latency, "p50", 0.001) && quantile_is(&latency, "max", 60_000.0));
     }
 
     #[test]
-    fn two_workers_add_up() {
-        let (mut one, mut other) = (Latency::default(), Latency::default());
+    fn histograms_add_up() {
+        let (mut one, mut other) = (LatencyHistogram::default(), LatencyHistogram::default());
         one.record(Duration::from_millis(1));
         other.record(Duration::from_millis(3));
         one.add(&other);
-        assert!(one.count() == 2 && is(&one, "p50", 1.0) && is(&one, "max", 3.0));
+        assert!(one.count() == 2 && quantile_is(&one, "p50", 1.0) && quantile_is(&one, "max", 3.0));
     }
 }

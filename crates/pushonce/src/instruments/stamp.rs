@@ -9,53 +9,53 @@ use bytes::Bytes;
 
 /// A message of this run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct MessageStamp {
     /// Counts the messages of the topic, from 0.
     pub sequence: u64,
     /// When it was meant to go.
-    pub meant: Instant,
+    pub due_at: Instant,
 }
 
 /// The clock of one run, and the mark that tells its messages from those of another.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    run: u32,
-    begun: Instant,
+pub struct RunClock {
+    run_id: u32,
+    start: Instant,
 }
 
 /// Begins a stamp. In no topic of a bench, and in no word of the protocol.
 const MARK: u8 = b'~';
 
-impl Stamp {
+impl MessageStamp {
     /// The mark, 8 digits of the run, 12 of the sequence, 16 of the nanoseconds; hexadecimal.
     pub const BYTES: usize = 1 + 8 + 12 + 16;
 }
 
-impl Clock {
+impl RunClock {
     /// Begins now; `run` is of this run alone.
-    pub fn new(run: u32) -> Clock {
-        Clock { run, begun: Instant::now() }
+    pub fn new(run_id: u32) -> RunClock {
+        RunClock { run_id, start: Instant::now() }
     }
 
-    /// A payload of `len` bytes, at least [`Stamp::BYTES`].
-    pub fn payload(&self, stamp: Stamp, len: usize) -> Bytes {
-        let nanos = stamp.meant.saturating_duration_since(self.begun).as_nanos();
-        let mut text = format!("~{:08x}{:012x}{nanos:016x}", self.run, stamp.sequence);
+    /// A payload of `len` bytes, at least [`MessageStamp::BYTES`].
+    pub fn payload(&self, stamp: MessageStamp, len: usize) -> Bytes {
+        let nanos = stamp.due_at.saturating_duration_since(self.start).as_nanos();
+        let mut text = format!("~{:08x}{:012x}{nanos:016x}", self.run_id, stamp.sequence);
         text.extend(std::iter::repeat_n('x', len.saturating_sub(text.len())));
         text.into()
     }
 
-    /// The stamp within a frame; `None` for one of the protocol, or of another run.
-    pub fn find(&self, frame: &[u8]) -> Option<Stamp> {
+    /// The stamp within a frame; `NoFault` for one of the protocol, or of another run.
+    pub fn find_stamp(&self, frame: &[u8]) -> Option<MessageStamp> {
         let at = frame.iter().position(|&byte| byte == MARK)?;
-        let digits = frame.get(at + 1..at + Stamp::BYTES)?;
+        let digits = frame.get(at + 1..at + MessageStamp::BYTES)?;
         let number =
             |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-        if number(&digits[..8])? != u64::from(self.run) {
+        if number(&digits[..8])? != u64::from(self.run_id) {
             return None;
         }
-        let meant = self.begun.checked_add(Duration::from_nanos(number(&digits[20..])?))?;
-        Some(Stamp { sequence: number(&digits[8..20])?, meant })
+        let due_at = self.start.checked_add(Duration::from_nanos(number(&digits[20..])?))?;
+        Some(MessageStamp { sequence: number(&digits[8..20])?, due_at })
     }
 }
 
@@ -66,14 +66,14 @@ mod tests {
 
     use super::*;
 
-    fn stamp(clock: &Clock) -> Stamp {
-        Stamp { sequence: 4_051, meant: clock.begun + Duration::from_nanos(123_456_789) }
+    fn test_stamp(clock: &RunClock) -> MessageStamp {
+        MessageStamp { sequence: 4_051, due_at: clock.start + Duration::from_nanos(123_456_789) }
     }
 
     #[test]
-    fn a_stamp_is_found_in_a_frame_of_either_encoding() {
-        let clock = Clock::new(7);
-        let payload = clock.payload(stamp(&clock), 128);
+    fn stamp_is_found_in_a_frame_of_each_encoding() {
+        let clock = RunClock::new(7);
+        let payload = clock.payload(test_stamp(&clock), 128);
         assert_eq!(payload.len(), 128);
         let message = Message {
             position: Position::new(12, 4_052),
@@ -85,19 +85,19 @@ mod tests {
         let topic = Topic::new("bench/fanout/0").unwrap();
         for encoding in Encoding::ALL {
             let frame = encode_message(encoding, &topic, &message);
-            assert_eq!(clock.find(&frame), Some(stamp(&clock)), "{encoding:?}");
+            assert_eq!(clock.find_stamp(&frame), Some(test_stamp(&clock)), "{encoding:?}");
         }
     }
 
     #[test]
-    fn what_is_of_another_run_or_cut_or_no_stamp_is_not_taken() {
-        let clock = Clock::new(7);
-        let payload = clock.payload(stamp(&clock), Stamp::BYTES);
-        assert_eq!(payload.len(), Stamp::BYTES);
-        assert_eq!(Clock::new(8).find(&payload), None);
-        assert_eq!(clock.find(&payload[..Stamp::BYTES - 1]), None);
-        assert_eq!(clock.find(b"{\"heartbeat\":{}}"), None);
-        assert_eq!(clock.find(&[b'~'; 64]), None);
-        assert_eq!(clock.find(&[b"~", &[0xff; 64][..]].concat()), None);
+    fn stamp_of_another_run_truncated_or_malformed_is_ignored() {
+        let clock = RunClock::new(7);
+        let payload = clock.payload(test_stamp(&clock), MessageStamp::BYTES);
+        assert_eq!(payload.len(), MessageStamp::BYTES);
+        assert_eq!(RunClock::new(8).find_stamp(&payload), None);
+        assert_eq!(clock.find_stamp(&payload[..MessageStamp::BYTES - 1]), None);
+        assert_eq!(clock.find_stamp(b"{\"heartbeat\":{}}"), None);
+        assert_eq!(clock.find_stamp(&[b'~'; 64]), None);
+        assert_eq!(clock.find_stamp(&[b"~", &[0xff; 64][..]].concat()), None);
     }
 }

@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sample {
+struct ProcessSample {
     /// User and system time since it began.
     cpu: Duration,
     /// What it holds in memory.
@@ -18,27 +18,27 @@ struct Sample {
 }
 
 /// Watches the generator and the servers it was told of from one moment on.
-pub struct Watch {
+pub struct ProcessMonitor {
     since: Instant,
-    /// `None` where there is no `/proc`.
-    own: Option<Sample>,
-    servers: Vec<(u32, Sample)>,
+    /// `NoFault` where there is no `/proc`.
+    generator: Option<ProcessSample>,
+    servers: Vec<(u32, ProcessSample)>,
 }
 
 /// What was used between two moments.
 #[derive(Clone, Debug)]
-pub struct Usage {
+pub struct ResourceUsage {
     /// From the first moment to the second.
-    pub took: Duration,
-    /// CPU time of this process; `None` where that is not told.
-    pub own: Option<Duration>,
+    pub elapsed: Duration,
+    /// CPU time of this process; `NoFault` where that is not told.
+    pub generator_cpu: Option<Duration>,
     /// Those that have not ended.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerUsage>,
 }
 
 /// What one server used.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct ServerUsage {
     /// Which.
     pub pid: u32,
     /// User and system time.
@@ -47,39 +47,43 @@ pub struct Server {
     pub rss_bytes: u64,
 }
 
-impl Watch {
+impl ProcessMonitor {
     /// Begins now, with this process and those of `pids`.
     ///
     /// # Errors
     /// When one of `pids` is no process that can be looked at.
-    pub fn begin(pids: &[u32]) -> anyhow::Result<Watch> {
+    pub fn start(pids: &[u32]) -> anyhow::Result<ProcessMonitor> {
         let server = |&pid: &u32| {
-            let sample = sample(&pid.to_string());
+            let sample = sample_process(&pid.to_string());
             Ok((pid, sample.with_context(|| format!("--server-pid {pid} cannot be looked at"))?))
         };
         let servers = pids.iter().map(server).collect::<anyhow::Result<_>>()?;
-        Ok(Watch { since: Instant::now(), own: sample("self").ok(), servers })
+        Ok(ProcessMonitor {
+            since: Instant::now(),
+            generator: sample_process("self").ok(),
+            servers,
+        })
     }
 
     /// What was used until now. A server that has ended is left out.
-    pub fn end(&self) -> Usage {
-        let own = self.own.and_then(|before| {
-            sample("self").ok().map(|after| after.cpu.saturating_sub(before.cpu))
+    pub fn usage(&self) -> ResourceUsage {
+        let generator_cpu = self.generator.and_then(|before| {
+            sample_process("self").ok().map(|after| after.cpu.saturating_sub(before.cpu))
         });
-        let server = |&(pid, before): &(u32, Sample)| {
-            let after = sample(&pid.to_string()).ok()?;
+        let server = |&(pid, before): &(u32, ProcessSample)| {
+            let after = sample_process(&pid.to_string()).ok()?;
             let cpu = after.cpu.saturating_sub(before.cpu);
-            Some(Server { pid, cpu, rss_bytes: after.rss_bytes })
+            Some(ServerUsage { pid, cpu, rss_bytes: after.rss_bytes })
         };
         let servers = self.servers.iter().filter_map(server).collect();
-        Usage { took: self.since.elapsed(), own, servers }
+        ResourceUsage { elapsed: self.since.elapsed(), generator_cpu, servers }
     }
 
     /// Begins anew, at a moment at which the processes were found already.
     pub fn restart(&mut self) {
-        self.own = sample("self").ok();
+        self.generator = sample_process("self").ok();
         for (pid, before) in &mut self.servers {
-            *before = sample(&pid.to_string()).unwrap_or(*before);
+            *before = sample_process(&pid.to_string()).unwrap_or(*before);
         }
         self.since = Instant::now();
     }
@@ -90,37 +94,37 @@ impl Watch {
     }
 }
 
-impl Usage {
+impl ResourceUsage {
     /// A line a process; `units` of what `unit` names were done for it.
     pub fn text(&self, units: u64, unit: &str) -> String {
-        let line = |who: &str, cpu: Duration, more: &str| {
-            let cores = cpu.as_secs_f64() / self.took.as_secs_f64();
-            let each = match units {
+        let line = |process: &str, cpu: Duration, suffix: &str| {
+            let cores = cpu.as_secs_f64() / self.elapsed.as_secs_f64();
+            let cpu_per_unit = match units {
                 0 => String::new(),
-                _ => format!(", {:.2} µs a {unit}", micros_each(cpu, units)),
+                _ => format!(", {:.2} µs a {unit}", micros_per_unit(cpu, units)),
             };
-            format!("{who:<14} {cores:.2} cores{each}{more}\n")
+            format!("{process:<14} {cores:.2} cores{cpu_per_unit}{suffix}\n")
         };
-        let own = self.own.map(|cpu| line("generator", cpu, ""));
+        let generator_line = self.generator_cpu.map(|cpu| line("generator", cpu, ""));
         let servers = self.servers.iter().map(|server| {
             let mib = server.rss_bytes as f64 / f64::from(1 << 20);
             line(&format!("server {}", server.pid), server.cpu, &format!(", {mib:.1} MiB"))
         });
-        let together = (self.servers.len() > 1).then(|| line("servers", self.servers_cpu(), ""));
-        own.into_iter().chain(servers).chain(together).collect()
+        let total_line = (self.servers.len() > 1).then(|| line("servers", self.servers_cpu(), ""));
+        generator_line.into_iter().chain(servers).chain(total_line).collect()
     }
 
     /// The same for programs.
     pub fn json(&self) -> Value {
-        let server = |server: &Server| {
+        let server = |server: &ServerUsage| {
             json!({
                 "pid": server.pid, "cpu_s": server.cpu.as_secs_f64(),
                 "rss_bytes": server.rss_bytes,
             })
         };
         json!({
-            "seconds": self.took.as_secs_f64(),
-            "generator_cpu_s": self.own.map(|cpu| cpu.as_secs_f64()),
+            "seconds": self.elapsed.as_secs_f64(),
+            "generator_cpu_s": self.generator_cpu.map(|cpu| cpu.as_secs_f64()),
             "servers": self.servers.iter().map(server).collect::<Vec<_>>(),
         })
     }
@@ -131,19 +135,20 @@ impl Usage {
     }
 }
 
-fn micros_each(cpu: Duration, units: u64) -> f64 {
+fn micros_per_unit(cpu: Duration, units: u64) -> f64 {
     cpu.as_secs_f64() * 1e6 / units as f64
 }
 
-fn sample(process: &str) -> anyhow::Result<Sample> {
+fn sample_process(process: &str) -> anyhow::Result<ProcessSample> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}"));
-    let cpu = cpu(&read("stat")?).context("/proc/PID/stat looks otherwise than expected")?;
-    let rss_bytes = rss_bytes(&read("status")?).unwrap_or(0);
-    Ok(Sample { cpu, rss_bytes })
+    let cpu =
+        parse_cpu_time(&read("stat")?).context("/proc/PID/stat looks otherwise than expected")?;
+    let rss_bytes = parse_rss_bytes(&read("status")?).unwrap_or(0);
+    Ok(ProcessSample { cpu, rss_bytes })
 }
 
 /// Fields 14 and 15; the name before them is in brackets and may hold anything, brackets as well.
-fn cpu(stat: &str) -> Option<Duration> {
+fn parse_cpu_time(stat: &str) -> Option<Duration> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut fields = after_name.split(' ').skip(11);
     let mut ticks = || fields.next()?.parse::<u32>().ok();
@@ -151,7 +156,7 @@ fn cpu(stat: &str) -> Option<Duration> {
 }
 
 /// A kernel thread has none.
-fn rss_bytes(status: &str) -> Option<u64> {
+fn parse_rss_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1_024)
@@ -162,30 +167,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_does_not_shift_the_fields() {
+    fn process_name_with_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b) R 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 4 0 99 1 2";
-        assert_eq!(cpu(stat), Some(Duration::from_secs(3)));
-        assert_eq!(cpu("7 (a) R 1"), None);
+        assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(3)));
+        assert_eq!(parse_cpu_time("7 (a) R 1"), None);
     }
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(rss_bytes("Name:\ta\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2 << 20));
-        assert_eq!(rss_bytes("Name:\tkthreadd\n"), None);
+        assert_eq!(parse_rss_bytes("Name:\ta\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2 << 20));
+        assert_eq!(parse_rss_bytes("Name:\tkthreadd\n"), None);
     }
 
     #[test]
-    fn a_process_that_is_not_there_is_named() {
-        let refused = Watch::begin(&[u32::MAX]).err().map(|why| why.to_string());
-        assert_eq!(refused.as_deref(), Some("--server-pid 4294967295 cannot be looked at"));
+    fn missing_process_is_an_error_with_its_pid() {
+        let message = ProcessMonitor::start(&[u32::MAX]).err().map(|error| error.to_string());
+        assert_eq!(message.as_deref(), Some("--server-pid 4294967295 cannot be looked at"));
     }
 
     #[test]
-    fn use_is_told_by_process_and_by_what_was_done() {
-        let server = |pid| Server { pid, cpu: Duration::from_secs(1), rss_bytes: 3 << 19 };
-        let usage = Usage {
-            took: Duration::from_secs(2),
-            own: Some(Duration::from_millis(500)),
+    fn text_shows_usage_per_process_and_per_unit() {
+        let server = |pid| ServerUsage { pid, cpu: Duration::from_secs(1), rss_bytes: 3 << 19 };
+        let usage = ResourceUsage {
+            elapsed: Duration::from_secs(2),
+            generator_cpu: Some(Duration::from_millis(500)),
             servers: vec![server(7), server(8)],
         };
         assert_eq!(

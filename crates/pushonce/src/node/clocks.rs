@@ -1,6 +1,6 @@
 //! The clocks of the nodes as this one knows them: its own, and what the links bring of the others.
 //!
-//! Shards make the time of their logs of them ([`pushonce_shard::Clock`]), the relay fills them
+//! Shards make the time of their logs of them ([`pushonce_shard::RunClock`]), the relay fills them
 //! ([`pushonce_relay::Clocks`]).
 
 #[cfg(feature = "planted-bugs")]
@@ -18,75 +18,75 @@ use slewed::SlewedClock;
 
 /// A peer whose clock was not heard of for this long has none. Heartbeats come every second; ten are
 /// enough to say that it is gone.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+const PEER_CLOCK_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Every clock that this node knows.
 pub(super) struct NodeClocks {
     me: NodeId,
     local: Mutex<SlewedClock>,
-    peers: Mutex<Peers>,
+    peers: Mutex<PeerClocks>,
 }
 
 /// What the clocks of peers showed, and when that was heard.
 #[derive(Default)]
-struct Peers(BTreeMap<NodeId, (Timestamp, Duration)>);
+struct PeerClocks(BTreeMap<NodeId, (Timestamp, Duration)>);
 
 impl NodeClocks {
     pub(super) fn new(me: NodeId) -> NodeClocks {
-        let local = SlewedClock::new(wall_time(), elapsed());
+        let local = SlewedClock::new(wall_time(), time_since_boot());
         NodeClocks { me, local: Mutex::new(local), peers: Mutex::default() }
     }
 
     fn read_local(&self) -> Timestamp {
         #[cfg(feature = "planted-bugs")]
-        if planted::is_owners_wall_clock() {
+        if planted::owners_wall_clock() {
             return Timestamp(u64::try_from(wall_time().as_millis()).unwrap_or(u64::MAX));
         }
-        let shown = lock(&self.local).read(wall_time(), elapsed());
+        let shown = lock(&self.local).read(wall_time(), time_since_boot());
         Timestamp(u64::try_from(shown.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
-impl pushonce_shard::Clock for NodeClocks {
+impl pushonce_shard::ClusterClock for NodeClocks {
     fn reading(&self, node: NodeId) -> Option<Timestamp> {
         if node == self.me {
             return Some(self.read_local());
         }
         #[cfg(feature = "planted-bugs")]
-        if planted::is_owners_wall_clock() {
+        if planted::owners_wall_clock() {
             return Some(self.read_local());
         }
-        lock(&self.peers).reading(node, elapsed())
+        lock(&self.peers).reading(node, time_since_boot())
     }
 
     fn elapsed(&self) -> Duration {
-        elapsed()
+        time_since_boot()
     }
 }
 
 impl pushonce_relay::Clocks for NodeClocks {
-    fn local(&self) -> Timestamp {
+    fn local_time(&self) -> Timestamp {
         self.read_local()
     }
 
-    fn on_reading(&self, node: NodeId, time: Timestamp) {
-        lock(&self.peers).on_reading(node, time, elapsed());
+    fn on_peer_time(&self, node: NodeId, time: Timestamp) {
+        lock(&self.peers).on_reading(node, time, time_since_boot());
     }
 }
 
-impl Peers {
+impl PeerClocks {
     /// What the clock of `node` shows at `now`: what it showed, and the time since.
     fn reading(&self, node: NodeId, now: Duration) -> Option<Timestamp> {
-        let (shown, at) = self.0.get(&node)?;
-        let passed = now.saturating_sub(*at);
-        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        (passed <= FORGOTTEN_AFTER).then(|| Timestamp(shown.0.saturating_add(millis)))
+        let (shown, read_at) = self.0.get(&node)?;
+        let elapsed = now.saturating_sub(*read_at);
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        (elapsed <= PEER_CLOCK_AGE_MAX).then(|| Timestamp(shown.0.saturating_add(millis)))
     }
 
     /// Takes what a clock shows at `now`, and forgets the clocks of peers that are gone: so there are never
     /// more than links.
     fn on_reading(&mut self, node: NodeId, time: Timestamp, now: Duration) {
-        self.0.retain(|_, (_, at)| now.saturating_sub(*at) <= FORGOTTEN_AFTER);
+        self.0.retain(|_, (_, at)| now.saturating_sub(*at) <= PEER_CLOCK_AGE_MAX);
         self.0.insert(node, (time, now));
     }
 }
@@ -98,14 +98,14 @@ fn wall_time() -> Duration {
 
 /// Counts the time for which the machine was suspended.
 #[cfg(target_os = "linux")]
-const CLOCK: ClockId = ClockId::Boottime;
+const BOOT_CLOCK: ClockId = ClockId::Boottime;
 /// Counts no suspension: there is none that does everywhere.
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
 /// The time since the machine started.
-fn elapsed() -> Duration {
-    let time = clock_gettime(CLOCK);
+fn time_since_boot() -> Duration {
+    let time = clock_gettime(BOOT_CLOCK);
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
@@ -126,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn clock_of_a_peer_runs_on_and_is_forgotten_after_ten_seconds() {
-        let mut peers = Peers::default();
+    fn peer_clock_advances_between_readings_and_expires_after_ten_seconds() {
+        let mut peers = PeerClocks::default();
         assert_eq!(peers.reading(PEER, secs(1)), None);
         peers.on_reading(PEER, Timestamp(5_000), secs(100));
         assert_eq!(peers.reading(PEER, secs(103)), Some(Timestamp(8_000)));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn own_clock_shows_the_wall_time_and_advances() {
-        use pushonce_shard::Clock as _;
+        use pushonce_shard::ClusterClock as _;
         let clocks = NodeClocks::new(NodeId(1));
         let (wall, shown) = (wall_time().as_millis(), clocks.reading(NodeId(1)).unwrap());
         assert!(wall.abs_diff(u128::from(shown.0)) < 1_000);

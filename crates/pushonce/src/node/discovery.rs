@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use pushonce_consensus::AddressBook;
+use pushonce_consensus::PeerAddresses;
 use pushonce_core::{ClusterId, ClusterView, HostPort, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tokio::sync::{mpsc, watch};
@@ -22,24 +22,24 @@ use tonic::Status;
 
 use super::identity::Identity;
 use super::join;
-use super::membership::bytes_of;
-use super::verdict::cluster_id;
+use super::join_outcome::parse_cluster_id;
+use super::membership::cluster_id_bytes;
 
 /// Between two rounds while a member is missing; doubled up to [`PAUSE_MAX`] while nothing changes.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A member answers this from memory: longer means that nobody listens.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Addresses that are asked at once.
-const ASKED_AT_ONCE: usize = 16;
+const CONCURRENT_REQUESTS_MAX: usize = 16;
 
 /// Addresses that were heard of from others and are remembered.
-const HEARD_MAX: usize = 256;
+const LEARNED_ADDRESSES_MAX: usize = 256;
 
 /// Between two warnings about one address.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The loop, and what it reads.
 pub(super) struct Discovery {
@@ -47,63 +47,73 @@ pub(super) struct Discovery {
     /// Where others dial this node.
     pub(super) own_address: String,
     /// `--join` and the peers file.
-    pub(super) given: Vec<String>,
-    pub(super) book: AddressBook,
+    pub(super) configured_addresses: Vec<String>,
+    pub(super) address_book: PeerAddresses,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The nodes that this one has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
     /// Where callers say that they listen.
-    pub(super) callers: mpsc::Receiver<HostPort>,
+    pub(super) caller_addresses: mpsc::Receiver<HostPort>,
 }
 
 /// The addresses of which somebody said that a member may listen there. Bounded; the oldest goes first.
 #[derive(Debug, Default)]
-struct Heard(Vec<HostPort>);
+struct LearnedAddresses(Vec<HostPort>);
 
 /// What an address answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Found {
+enum IdentifyOutcome {
     /// A member of this cluster, and where it knows others to be.
-    Member { node: NodeId, others: Vec<HostPort> },
+    Member { node: NodeId, peer_addresses: Vec<HostPort> },
     /// A node of another cluster.
-    OtherCluster(ClusterId),
+    OtherClusterAnswered(ClusterId),
     /// Nothing that could be understood.
-    Nothing,
+    NoAnswer,
 }
 
 impl Discovery {
     /// Runs until `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        shutdown.run_until_cancelled(self.discover()).await;
+        shutdown.run_until_cancelled(self.run_rounds()).await;
         Ok(())
     }
 
-    async fn discover(&mut self) {
-        let mut heard = Heard::default();
-        let mut warned = BTreeMap::new();
-        let mut pause = PAUSE_MIN;
+    async fn run_rounds(&mut self) {
+        let mut learned_addresses = LearnedAddresses::default();
+        let mut warned_at = BTreeMap::new();
+        let mut interval = PAUSE_MIN;
         loop {
-            pause = match self.missing() {
-                Some(missing) if self.round(&missing, &mut heard, &mut warned).await => PAUSE_MIN,
-                Some(_) => (pause * 2).min(PAUSE_MAX),
+            interval = match self.missing_members() {
+                Some(missing)
+                    if self
+                        .query_addresses(&missing, &mut learned_addresses, &mut warned_at)
+                        .await =>
+                {
+                    PAUSE_MIN
+                }
+                Some(_) => (interval * 2).min(PAUSE_MAX),
                 None => PAUSE_MIN,
             };
-            self.wait(Instant::now() + pause, &mut heard).await;
+            self.wait_for_next_round(Instant::now() + interval, &mut learned_addresses).await;
         }
     }
 
     /// Until the time has come, or a caller names a new address.
-    async fn wait(&mut self, until: Instant, heard: &mut Heard) {
+    async fn wait_for_next_round(
+        &mut self,
+        deadline: Instant,
+        learned_addresses: &mut LearnedAddresses,
+    ) {
         loop {
             tokio::select! {
-                () = sleep_until(until) => return,
-                Some(caller) = self.callers.recv() => if heard.add(caller) { return },
+                () = sleep_until(deadline) => return,
+                Some(caller) = self.caller_addresses.recv() => if learned_addresses.add(caller) { return },
             }
         }
     }
 
-    /// The members that this node has no link to; `None` when there is none and the view is known.
-    fn missing(&self) -> Option<BTreeSet<NodeId>> {
+    /// The members that this node has no link to; `NoFault` when there is none and the view is known.
+    fn missing_members(&self) -> Option<BTreeSet<NodeId>> {
         let (view, reachable) = (self.view.borrow(), self.reachable.borrow());
         let others = view.members.keys().filter(|&&id| id != self.identity.node);
         let missing: BTreeSet<_> = others.filter(|id| !reachable.contains(id)).copied().collect();
@@ -111,93 +121,119 @@ impl Discovery {
     }
 
     /// Asks every address once. Says whether anything new was learned.
-    async fn round(
+    async fn query_addresses(
         &self,
         missing: &BTreeSet<NodeId>,
-        heard: &mut Heard,
-        warned: &mut BTreeMap<String, Instant>,
+        learned_addresses: &mut LearnedAddresses,
+        warned_at: &mut BTreeMap<String, Instant>,
     ) -> bool {
         let view = self.view.borrow().clone();
-        let addresses = candidates(&view, missing, &self.own_address, &self.given, heard);
-        let mut answers = futures::stream::iter(addresses)
-            .map(async |(address, expected)| {
-                let found = timeout(PATIENCE, self.ask(&address, expected)).await;
-                (address, found.unwrap_or(Found::Nothing))
+        let addresses = candidate_addresses(
+            &view,
+            missing,
+            &self.own_address,
+            &self.configured_addresses,
+            learned_addresses,
+        );
+        let mut outcomes = futures::stream::iter(addresses)
+            .map(async |(address, expected_node)| {
+                let outcome =
+                    timeout(REQUEST_TIMEOUT, self.identify(&address, expected_node)).await;
+                (address, outcome.unwrap_or(IdentifyOutcome::NoAnswer))
             })
-            .buffer_unordered(ASKED_AT_ONCE);
-        let mut learned = false;
-        while let Some((address, found)) = answers.next().await {
-            match found {
-                Found::Member { node, others } => {
-                    if node != self.identity.node && self.book.hint(node, address.clone()) {
+            .buffer_unordered(CONCURRENT_REQUESTS_MAX);
+        let mut found_new = false;
+        while let Some((address, outcome)) = outcomes.next().await {
+            match outcome {
+                IdentifyOutcome::Member { node, peer_addresses } => {
+                    if node != self.identity.node
+                        && self.address_book.add_hint(node, address.clone())
+                    {
                         tracing::info!(peer = %node, address, "found a member at a new address");
-                        learned = true;
+                        found_new = true;
                     }
-                    for other in others {
-                        learned |= heard.add(other);
+                    for other in peer_addresses {
+                        found_new |= learned_addresses.add(other);
                     }
                 }
-                Found::OtherCluster(theirs) => self.warn(&address, theirs, warned),
-                Found::Nothing => {}
+                IdentifyOutcome::OtherClusterAnswered(other_cluster) => {
+                    self.warn_other_cluster(&address, other_cluster, warned_at)
+                }
+                IdentifyOutcome::NoAnswer => {}
             }
         }
-        learned
+        found_new
     }
 
-    async fn ask(&self, address: &str, expected: Option<NodeId>) -> Found {
+    async fn identify(&self, address: &str, expected_node: Option<NodeId>) -> IdentifyOutcome {
         let request = pb::IdentifyRequest {
-            cluster_id: bytes_of(self.identity.cluster),
+            cluster_id: cluster_id_bytes(self.identity.cluster),
             node_id: self.identity.node.0,
             peer_address: self.own_address.clone(),
-            expected_node: expected.map_or(0, |node| node.0),
+            expected_node: expected_node.map_or(0, |node| node.0),
         };
-        let answer = async {
-            let mut client = join::connect(address, PATIENCE).await?;
+        let response = async {
+            let mut client = join::connect_membership(address, REQUEST_TIMEOUT).await?;
             Ok(client.identify(request).await?.into_inner())
         };
-        understood(self.identity.cluster, answer.await)
+        parse_response(self.identity.cluster, response.await)
     }
 
-    fn warn(&self, address: &str, theirs: ClusterId, warned: &mut BTreeMap<String, Instant>) {
+    fn warn_other_cluster(
+        &self,
+        address: &str,
+        other_cluster: ClusterId,
+        warned_at: &mut BTreeMap<String, Instant>,
+    ) {
         let now = Instant::now();
-        warned.retain(|_, &mut at| now.saturating_duration_since(at) < WARN_EVERY);
-        if warned.contains_key(address) {
+        warned_at.retain(|_, &mut at| now.saturating_duration_since(at) < WARN_INTERVAL);
+        if warned_at.contains_key(address) {
             return;
         }
-        warned.insert(address.to_owned(), now);
-        tracing::warn!(ours = %self.identity.cluster, %theirs, peer = address,
+        warned_at.insert(address.to_owned(), now);
+        tracing::warn!(ours = %self.identity.cluster, %other_cluster, peer = address,
             "a node of another cluster listens at the address of a peer: correct the address, or \
              start the peer with its own data directory");
     }
 }
 
-/// What an answer says to a node of `cluster`.
-fn understood(cluster: ClusterId, answer: Result<pb::IdentifyResponse, Status>) -> Found {
-    let Ok(answer) = answer else { return Found::Nothing };
-    match cluster_id(&answer.cluster_id) {
-        Some(theirs) if theirs == cluster && answer.node_id != 0 => {
-            let others = answer.peers.iter().filter_map(|peer| peer.address.parse().ok());
-            let others = others.take(HEARD_MAX).collect();
-            Found::Member { node: NodeId(answer.node_id), others }
+/// What an answer says to a node of `own_cluster`.
+fn parse_response(
+    own_cluster: ClusterId,
+    response: Result<pb::IdentifyResponse, Status>,
+) -> IdentifyOutcome {
+    let Ok(response) = response else { return IdentifyOutcome::NoAnswer };
+    match parse_cluster_id(&response.cluster_id) {
+        Some(responding_cluster) if responding_cluster == own_cluster && response.node_id != 0 => {
+            let addresses = response.peers.iter().filter_map(|peer| peer.address.parse().ok());
+            let addresses = addresses.take(LEARNED_ADDRESSES_MAX).collect();
+            IdentifyOutcome::Member { node: NodeId(response.node_id), peer_addresses: addresses }
         }
-        Some(theirs) if theirs != cluster => Found::OtherCluster(theirs),
-        _ => Found::Nothing,
+        Some(responding_cluster) if responding_cluster != own_cluster => {
+            IdentifyOutcome::OtherClusterAnswered(responding_cluster)
+        }
+        _ => IdentifyOutcome::NoAnswer,
     }
 }
 
 /// Every address to ask, each once, with the member that the view has there: those of missing members,
 /// and those that belong to no member. Never this node's own.
-fn candidates(
+fn candidate_addresses(
     view: &ClusterView,
     missing: &BTreeSet<NodeId>,
     own_address: &str,
-    given: &[String],
-    heard: &Heard,
+    configured_addresses: &[String],
+    learned_addresses: &LearnedAddresses,
 ) -> BTreeMap<String, Option<NodeId>> {
     #[cfg(feature = "planted-bugs")]
-    let given = if super::planted::ignores_join() { &[] } else { given };
+    let configured_addresses =
+        if super::planted::join_addresses_ignored() { &[] } else { configured_addresses };
     let mut addresses: BTreeMap<String, Option<NodeId>> = BTreeMap::new();
-    for address in given.iter().cloned().chain(heard.0.iter().map(HostPort::to_string)) {
+    for address in configured_addresses
+        .iter()
+        .cloned()
+        .chain(learned_addresses.0.iter().map(HostPort::to_string))
+    {
         addresses.insert(address, None);
     }
     for member in view.members.values() {
@@ -212,13 +248,13 @@ fn candidates(
     addresses
 }
 
-impl Heard {
+impl LearnedAddresses {
     /// Says whether it is new.
     fn add(&mut self, address: HostPort) -> bool {
         if self.0.contains(&address) {
             return false;
         }
-        if self.0.len() >= HEARD_MAX {
+        if self.0.len() >= LEARNED_ADDRESSES_MAX {
             self.0.remove(0);
         }
         self.0.push(address);
@@ -259,40 +295,53 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_missing_members_and_of_nobody_are_asked_once() {
+    fn candidates_are_missing_members_and_unassigned_addresses_without_duplicates() {
         let view = view(&[(1, "a:1"), (2, "b:1"), (3, "c d:1"), (4, "d:1")]);
         let missing = BTreeSet::from([NodeId(2), NodeId(3)]);
-        let given = ["b:1", "new-b:1", "a:1", "d:1"].map(str::to_owned);
-        let mut heard = Heard::default();
-        assert!(heard.add(address("c:1")) && !heard.add(address("c:1")));
-        let asked = candidates(&view, &missing, "a:1", &given, &heard);
-        let wanted = [("b:1", Some(NodeId(2))), ("c:1", None), ("new-b:1", None)];
-        assert_eq!(asked, wanted.map(|(text, node)| (text.to_owned(), node)).into());
+        let configured = ["b:1", "new-b:1", "a:1", "d:1"].map(str::to_owned);
+        let mut learned_addresses = LearnedAddresses::default();
+        assert!(learned_addresses.add(address("c:1")) && !learned_addresses.add(address("c:1")));
+        let candidates =
+            candidate_addresses(&view, &missing, "a:1", &configured, &learned_addresses);
+        let expected = [("b:1", Some(NodeId(2))), ("c:1", None), ("new-b:1", None)];
+        assert_eq!(candidates, expected.map(|(text, node)| (text.to_owned(), node)).into());
     }
 
     #[test]
-    fn only_an_answer_with_the_own_cluster_id_names_a_member() {
-        let answer = |cluster: u128, node_id| {
+    fn only_a_response_with_the_own_cluster_id_identifies_a_member() {
+        let response = |cluster: u128, node_id| {
             let peers = ["c:1", "broken"]
                 .map(|address| pb::PeerAddress { node_id: 3, address: address.to_owned() });
             let cluster_id = cluster.to_be_bytes().to_vec().into();
             Ok(pb::IdentifyResponse { cluster_id, node_id, peers: peers.into() })
         };
-        let member = Found::Member { node: NodeId(2), others: vec![address("c:1")] };
-        assert_eq!(understood(OURS, answer(7, 2)), member);
-        assert_eq!(understood(OURS, answer(8, 2)), Found::OtherCluster(ClusterId(8)));
-        assert_eq!(understood(OURS, answer(7, 0)), Found::Nothing);
-        assert_eq!(understood(OURS, Ok(pb::IdentifyResponse::default())), Found::Nothing);
-        assert_eq!(understood(OURS, Err(Status::unimplemented("what"))), Found::Nothing);
+        let member =
+            IdentifyOutcome::Member { node: NodeId(2), peer_addresses: vec![address("c:1")] };
+        assert_eq!(parse_response(OURS, response(7, 2)), member);
+        assert_eq!(
+            parse_response(OURS, response(8, 2)),
+            IdentifyOutcome::OtherClusterAnswered(ClusterId(8))
+        );
+        assert_eq!(parse_response(OURS, response(7, 0)), IdentifyOutcome::NoAnswer);
+        assert_eq!(
+            parse_response(OURS, Ok(pb::IdentifyResponse::default())),
+            IdentifyOutcome::NoAnswer
+        );
+        assert_eq!(
+            parse_response(OURS, Err(Status::unimplemented("what"))),
+            IdentifyOutcome::NoAnswer
+        );
     }
 
     #[test]
-    fn what_was_heard_is_bounded() {
-        let mut heard = Heard::default();
-        for port in 1..=2 * HEARD_MAX {
-            heard.add(address(&format!("a:{port}")));
+    fn learned_addresses_are_bounded() {
+        let mut learned_addresses = LearnedAddresses::default();
+        for port in 1..=2 * LEARNED_ADDRESSES_MAX {
+            learned_addresses.add(address(&format!("a:{port}")));
         }
-        assert_eq!(heard.0.len(), HEARD_MAX);
-        assert!(heard.0.contains(&address(&format!("a:{}", 2 * HEARD_MAX))));
+        assert_eq!(learned_addresses.0.len(), LEARNED_ADDRESSES_MAX);
+        assert!(
+            learned_addresses.0.contains(&address(&format!("a:{}", 2 * LEARNED_ADDRESSES_MAX)))
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use pushonce_core::{ClusterId, ClusterTimes, HostPort, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Asker;
+use super::join_outcome::JoinRequester;
 
 /// A peers file has a line of at most 260 bytes for each of at most 1,000 members.
 const PEERS_BYTES_MAX: u64 = 512 << 10;
@@ -16,7 +16,7 @@ const PEERS_BYTES_MAX: u64 = 512 << 10;
 pub(super) struct DataDir {
     path: PathBuf,
     incarnation: [u8; 16],
-    starts: u64,
+    start_count: u64,
     /// Held for as long as the node lives; the system lets go of it when the process dies.
     _lock: File,
 }
@@ -30,20 +30,20 @@ pub(super) struct Identity {
     pub(super) node: NodeId,
     /// Set by `pushonce init` until every shard group is initialized. Only such a node may ever
     /// initialize one: two initializations of a group would be two histories.
-    pub(super) bootstrap: Option<Bootstrap>,
+    pub(super) bootstrap: Option<BootstrapConfig>,
 }
 
 impl Identity {
     /// This node as one that asks other members.
-    pub(super) fn asker(&self) -> Asker {
-        Asker::Member { cluster: self.cluster, node: self.node }
+    pub(super) fn join_requester(&self) -> JoinRequester {
+        JoinRequester::Member { cluster: self.cluster, node: self.node }
     }
 }
 
 /// What `pushonce init` fixed for the new cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Bootstrap {
+pub(super) struct BootstrapConfig {
     /// Number of shards, permanent.
     pub(super) shards: u16,
     /// Replicas per shard.
@@ -56,12 +56,12 @@ pub(super) struct Bootstrap {
 struct IdentityFile {
     cluster: String,
     node: u64,
-    bootstrap: Option<Bootstrap>,
+    bootstrap: Option<BootstrapConfig>,
 }
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DataError {
+pub(super) enum DataDirError {
     /// Another process has it.
     #[error(
         "the data directory {path} is already open in another process; \
@@ -69,23 +69,23 @@ pub(super) enum DataError {
     )]
     InUse(PathBuf),
     /// It cannot be read or written.
-    #[error("the data directory {path}: {why}", path = .path.display())]
+    #[error("the data directory {path}: {error}", path = .path.display())]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        why: std::io::Error,
+        error: std::io::Error,
     },
     /// There is something in it that no node wrote, or that was damaged. Nothing is deleted.
     #[error(
-        "{path} cannot be read ({why}); restore it from a copy, or remove the node from the \
+        "{path} cannot be read ({reason}); restore it from a copy, or remove the node from the \
          cluster and let it join again with an empty directory", path = .path.display()
     )]
-    Damaged {
+    Corrupted {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        why: String,
+        reason: String,
     },
 }
 
@@ -93,28 +93,28 @@ impl DataDir {
     /// Opens a directory, making it when it is not there.
     ///
     /// # Errors
-    /// [`DataError`] when it is in use, or cannot be read or written.
-    pub(super) fn open(path: &Path) -> Result<DataDir, DataError> {
-        fs::create_dir_all(path).map_err(io(path))?;
+    /// [`DataDirError`] when it is in use, or cannot be read or written.
+    pub(super) fn open(path: &Path) -> Result<DataDir, DataDirError> {
+        fs::create_dir_all(path).map_err(io_error(path))?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+        let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
-            Err(TryLockError::Error(why)) => return Err(io(&lock_path)(why)),
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io_error(&lock_path)(error)),
         }
-        let incarnation = incarnation(&path.join("incarnation"))?;
-        let starts = count(&path.join("starts"))?;
-        Ok(DataDir { path: path.to_owned(), incarnation, starts, _lock: lock })
+        let incarnation = load_or_create_incarnation(&path.join("incarnation"))?;
+        let starts = increment_start_count(&path.join("starts"))?;
+        Ok(DataDir { path: path.to_owned(), incarnation, start_count: starts, _lock: lock })
     }
 
     /// How often the directory was opened, this time included; on disk before anything else is done
     /// with it.
-    pub(super) fn starts(&self) -> u64 {
-        self.starts
+    pub(super) fn start_count(&self) -> u64 {
+        self.start_count
     }
 
-    /// Where the other members were last, as `host:port` of their peer ports. A hint: a file that cannot
+    /// Where the other members were last, as `replica_supervisor:peer_port_stage` of their peer ports. A hint: a file that cannot
     /// be read is an empty one, and a line that is no address is left out.
     pub(super) fn peers(&self) -> Vec<String> {
         let path = self.peers_path();
@@ -123,8 +123,8 @@ impl DataDir {
                 let mut bytes = Vec::new();
                 file.take(PEERS_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes)
             }
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(why) => Err(why),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
         };
         let bytes = bytes.unwrap_or_else(|error| {
             tracing::warn!(%error, path = %path.display(), "cannot read the last known peers");
@@ -137,9 +137,9 @@ impl DataDir {
 
     /// Remembers where the other members are, so that they can be asked before anything of the
     /// directory is used. A hint: an error is logged, and nothing else.
-    pub(super) fn keep_peers(&self, peers: &[String]) {
+    pub(super) fn save_peers(&self, peers: &[String]) {
         let path = self.peers_path();
-        if let Err(error) = write_whole(&path, peers.join("\n").as_bytes()) {
+        if let Err(error) = write_atomically(&path, peers.join("\n").as_bytes()) {
             tracing::warn!(%error, path = %path.display(), "cannot write the last known peers");
         }
     }
@@ -152,30 +152,32 @@ impl DataDir {
     /// them the node would guess how long the leases of others last.
     ///
     /// # Errors
-    /// [`DataError`] when the file cannot be read, or is not there.
-    pub(super) fn times(&self) -> Result<ClusterTimes, DataError> {
+    /// [`DataDirError`] when the file cannot be read, or is not there.
+    pub(super) fn load_times(&self) -> Result<ClusterTimes, DataDirError> {
         let path = self.path.join("times.json");
         let text = match fs::read_to_string(&path) {
             #[cfg(feature = "planted-bugs")]
-            Err(_) if super::planted::guesses_times() => {
+            Err(_) if super::planted::times_guessed() => {
                 return Ok(ClusterTimes::new(pushonce_core::ConsensusTimes::LAN));
             }
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-                return Err(DataError::Damaged { path, why: why.to_string() });
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DataDirError::Corrupted { path, reason: error.to_string() });
             }
-            read => read.map_err(io(&path))?,
+            result => result.map_err(io_error(&path))?,
         };
-        serde_json::from_str(&text).map_err(|why| DataError::Damaged { path, why: why.to_string() })
+        serde_json::from_str(&text)
+            .map_err(|error| DataDirError::Corrupted { path, reason: error.to_string() })
     }
 
     /// Writes the times of consensus, durable when it returns: before they are acknowledged.
     ///
     /// # Errors
-    /// [`DataError::Io`].
-    pub(super) fn keep_times(&self, times: &ClusterTimes) -> Result<(), DataError> {
+    /// [`DataDirError::Io`].
+    pub(super) fn save_times(&self, times: &ClusterTimes) -> Result<(), DataDirError> {
         let path = self.path.join("times.json");
-        let text = serde_json::to_string_pretty(times).map_err(|why| io(&path)(why.into()))?;
-        write_whole(&path, text.as_bytes())
+        let text =
+            serde_json::to_string_pretty(times).map_err(|error| io_error(&path)(error.into()))?;
+        write_atomically(&path, text.as_bytes())
     }
 
     /// Where it is.
@@ -188,37 +190,38 @@ impl DataDir {
         self.incarnation
     }
 
-    /// Who the node is; `None` in a directory that belongs to no cluster yet.
+    /// Who the node is; `NoFault` in a directory that belongs to no cluster yet.
     ///
     /// # Errors
-    /// [`DataError::Damaged`] when the file is there and cannot be understood.
-    pub(super) fn identity(&self) -> Result<Option<Identity>, DataError> {
+    /// [`DataDirError::Corrupted`] when the file is there and cannot be understood.
+    pub(super) fn load_identity(&self) -> Result<Option<Identity>, DataDirError> {
         let path = self.identity_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(why) => return Err(io(&path)(why)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error(&path)(error)),
         };
-        let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
+        let corrupted = |reason: String| DataDirError::Corrupted { path: path.clone(), reason };
         let file: IdentityFile =
-            serde_json::from_str(&text).map_err(|why| damaged(why.to_string()))?;
-        let cluster = file.cluster.parse().map_err(|_| damaged("no cluster id".to_owned()))?;
+            serde_json::from_str(&text).map_err(|error| corrupted(error.to_string()))?;
+        let cluster = file.cluster.parse().map_err(|_| corrupted("no cluster id".to_owned()))?;
         Ok(Some(Identity { cluster, node: NodeId(file.node), bootstrap: file.bootstrap }))
     }
 
     /// Writes who the node is, so that it is there after a power cut or not at all.
     ///
     /// # Errors
-    /// [`DataError::Io`].
-    pub(super) fn keep(&self, identity: &Identity) -> Result<(), DataError> {
+    /// [`DataDirError::Io`].
+    pub(super) fn save_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
         let path = self.identity_path();
         let file = IdentityFile {
             cluster: identity.cluster.to_string(),
             node: identity.node.0,
             bootstrap: identity.bootstrap,
         };
-        let text = serde_json::to_string_pretty(&file).map_err(|why| io(&path)(why.into()))?;
-        write_whole(&path, text.as_bytes())
+        let text =
+            serde_json::to_string_pretty(&file).map_err(|error| io_error(&path)(error.into()))?;
+        write_atomically(&path, text.as_bytes())
     }
 
     fn identity_path(&self) -> PathBuf {
@@ -226,47 +229,48 @@ impl DataDir {
     }
 }
 
-fn incarnation(path: &Path) -> Result<[u8; 16], DataError> {
+fn load_or_create_incarnation(path: &Path) -> Result<[u8; 16], DataDirError> {
     match fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| DataError::Damaged {
+        Ok(bytes) => bytes.try_into().map_err(|_| DataDirError::Corrupted {
             path: path.to_owned(),
-            why: "it should have 16 bytes".to_owned(),
+            reason: "it should have 16 bytes".to_owned(),
         }),
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-            let drawn: [u8; 16] = rand::random();
-            write_whole(path, &drawn)?;
-            Ok(drawn)
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let generated: [u8; 16] = rand::random();
+            write_atomically(path, &generated)?;
+            Ok(generated)
         }
-        Err(why) => Err(io(path)(why)),
+        Err(error) => Err(io_error(path)(error)),
     }
 }
 
 /// One more than it says there, and now it says so there.
-fn count(path: &Path) -> Result<u64, DataError> {
-    let damaged = || DataError::Damaged { path: path.to_owned(), why: "it is no count".to_owned() };
-    let before: u64 = match fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map_err(|_| damaged())?,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(why) => return Err(io(path)(why)),
+fn increment_start_count(path: &Path) -> Result<u64, DataDirError> {
+    let corrupted =
+        || DataDirError::Corrupted { path: path.to_owned(), reason: "it is no count".to_owned() };
+    let previous: u64 = match fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map_err(|_| corrupted())?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(io_error(path)(error)),
     };
-    let now = before.checked_add(1).ok_or_else(damaged)?;
-    write_whole(path, now.to_string().as_bytes())?;
+    let now = previous.checked_add(1).ok_or_else(corrupted)?;
+    write_atomically(path, now.to_string().as_bytes())?;
     Ok(now)
 }
 
 /// Beside it, synced, then renamed over it, then the directory synced: whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let draft = path.with_extension("new");
-    let mut file = File::create(&draft).map_err(io(&draft))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&draft))?;
-    fs::rename(&draft, path).map_err(io(path))?;
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
+    let temp_path = path.with_extension("new");
+    let mut file = File::create(&temp_path).map_err(io_error(&temp_path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(&temp_path))?;
+    fs::rename(&temp_path, path).map_err(io_error(path))?;
     let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error(parent))
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DataDirError {
     let path = path.to_owned();
-    move |why| DataError::Io { path, why }
+    move |error| DataDirError::Io { path, error }
 }
 
 #[cfg(test)]
@@ -276,65 +280,65 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_remembers_who_it_is() {
+    fn data_directory_stores_the_identity_of_the_node() {
         let dir = tempfile::tempdir().expect("a directory");
-        let bootstrap = Some(Bootstrap { shards: 16, replicas: 3 });
+        let bootstrap = Some(BootstrapConfig { shards: 16, replicas: 3 });
         let identity = Identity { cluster: ClusterId(7), node: NodeId(3), bootstrap };
         let (first, incarnation) = {
             let data = DataDir::open(dir.path()).expect("opens");
-            assert_eq!(data.identity().expect("reads"), None);
-            data.keep(&identity).expect("writes");
-            (data.identity().expect("reads"), data.incarnation())
+            assert_eq!(data.load_identity().expect("reads"), None);
+            data.save_identity(&identity).expect("writes");
+            (data.load_identity().expect("reads"), data.incarnation())
         };
         assert_eq!(first, Some(identity.clone()));
-        let again = DataDir::open(dir.path()).expect("opens again");
-        assert_eq!(again.identity().expect("reads"), Some(identity));
-        assert_eq!(again.incarnation(), incarnation);
+        let reopened = DataDir::open(dir.path()).expect("opens again");
+        assert_eq!(reopened.load_identity().expect("reads"), Some(identity));
+        assert_eq!(reopened.incarnation(), incarnation);
     }
 
     #[test]
-    fn a_directory_is_open_once() {
+    fn data_directory_cannot_be_opened_twice() {
         let dir = tempfile::tempdir().expect("a directory");
-        let _held = DataDir::open(dir.path()).expect("opens");
-        assert!(matches!(DataDir::open(dir.path()), Err(DataError::InUse(_))));
+        let _first = DataDir::open(dir.path()).expect("opens");
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::InUse(_))));
     }
 
     #[test]
-    fn every_start_is_counted_and_a_copy_counts_on_from_where_it_was_made() {
+    fn start_count_increases_at_each_start_and_continues_from_a_restored_copy() {
         let dir = tempfile::tempdir().expect("a directory");
-        let starts = || DataDir::open(dir.path()).expect("opens").starts();
-        assert_eq!((starts(), starts()), (1, 2));
+        let start_count = || DataDir::open(dir.path()).expect("opens").start_count();
+        assert_eq!((start_count(), start_count()), (1, 2));
         fs::write(dir.path().join("starts"), "1").expect("writes");
-        assert_eq!(starts(), 2);
+        assert_eq!(start_count(), 2);
         fs::write(dir.path().join("starts"), "many").expect("writes");
-        assert!(matches!(DataDir::open(dir.path()), Err(DataError::Damaged { .. })));
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Corrupted { .. })));
     }
 
     #[test]
-    fn a_directory_remembers_the_times_of_consensus() {
+    fn data_directory_stores_the_consensus_times() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
-        assert!(matches!(data.times(), Err(DataError::Damaged { .. })), "never guessed");
+        assert!(matches!(data.load_times(), Err(DataDirError::Corrupted { .. })), "never guessed");
         let (current, next) = (ConsensusTimes::LAN, Some(ConsensusTimes::WAN));
         let times = ClusterTimes { version: 2, current, next };
-        data.keep_times(&times).expect("writes");
-        assert_eq!(data.times().expect("reads"), times);
+        data.save_times(&times).expect("writes");
+        assert_eq!(data.load_times().expect("reads"), times);
         fs::write(dir.path().join("times.json"), "{}").expect("writes");
-        assert!(matches!(data.times(), Err(DataError::Damaged { .. })));
+        assert!(matches!(data.load_times(), Err(DataDirError::Corrupted { .. })));
     }
 
     #[test]
-    fn a_directory_remembers_where_the_others_are() {
+    fn data_directory_stores_the_addresses_of_peers() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
         assert_eq!(data.peers(), Vec::<String>::new());
         let peers = ["a:1".to_owned(), "b:2".to_owned()];
-        data.keep_peers(&peers);
+        data.save_peers(&peers);
         assert_eq!(data.peers(), peers);
     }
 
     #[test]
-    fn a_peers_file_of_any_content_is_read_as_far_as_it_makes_sense() {
+    fn invalid_lines_of_the_peers_file_are_skipped() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
         let path = dir.path().join("peers");
@@ -343,16 +347,16 @@ mod tests {
         fs::remove_file(&path).expect("it was there");
         fs::create_dir(&path).expect("a directory in its place");
         assert_eq!(data.peers(), Vec::<String>::new());
-        data.keep_peers(&["a:1".to_owned()]);
+        data.save_peers(&["a:1".to_owned()]);
     }
 
     #[test]
-    fn a_damaged_identity_is_told_and_left_alone() {
+    fn corrupted_identity_is_reported_and_not_overwritten() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opens");
         let path = dir.path().join("identity.json");
         fs::write(&path, "{\"cluster\":").expect("writes");
-        assert!(matches!(data.identity(), Err(DataError::Damaged { .. })));
+        assert!(matches!(data.load_identity(), Err(DataDirError::Corrupted { .. })));
         assert_eq!(fs::read_to_string(&path).expect("is there"), "{\"cluster\":");
     }
 }

@@ -5,14 +5,14 @@
 
 use std::path::PathBuf;
 
-use pushonce_consensus::Engine;
+use pushonce_consensus::ConsensusEngine;
 use pushonce_core::{ClusterId, ClusterTimes, NodeId};
 
-use super::identity::{Bootstrap, DataDir, Identity};
+use super::identity::{BootstrapConfig, DataDir, Identity};
 use crate::config::Config;
 
 /// The first node of every cluster.
-const FOUNDER: NodeId = NodeId(1);
+const FIRST_NODE: NodeId = NodeId(1);
 
 /// A directory that was prepared for the first node of a new cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub enum InitError {
         "--join names the nodes of an existing cluster, and init creates a new one: to join, run \
          `pushonce serve` alone; to create a cluster, leave --join out"
     )]
-    Join,
+    JoinSettings,
     /// The directory belongs to a cluster.
     #[error("the data directory {data} already belongs to {node} of cluster {cluster}: nothing to do",
         data = .data.display())]
-    Initialized {
+    AlreadyInitialized {
         /// The directory.
         data: PathBuf,
         /// The cluster it belongs to.
@@ -49,92 +49,100 @@ pub enum InitError {
          was interrupted, delete the directory and repeat it; otherwise restore identity.json",
         data = .data.display()
     )]
-    Partial {
+    LogWithoutIdentity {
         /// The directory.
         data: PathBuf,
     },
 }
 
-/// Prepares the data directory of `config` for the first node of a new cluster, with `config`'s
+/// Prepares the data directory of `node_config` for the first node of a new cluster, with `node_config`'s
 /// shards and replicas. The node creates the cluster when it is first served.
 ///
 /// # Errors
 /// [`InitError`], or that the directory is open elsewhere or cannot be written.
 pub async fn init(config: &Config) -> anyhow::Result<Initialized> {
     if !config.join.is_empty() {
-        return Err(InitError::Join.into());
+        return Err(InitError::JoinSettings.into());
     }
     let data = DataDir::open(&config.data)?;
     let path = data.path().to_owned();
-    if let Some(Identity { cluster, node, .. }) = data.identity()? {
-        return Err(InitError::Initialized { data: path, cluster, node }.into());
+    if let Some(Identity { cluster, node, .. }) = data.load_identity()? {
+        return Err(InitError::AlreadyInitialized { data: path, cluster, node }.into());
     }
-    if Engine::has_store(&path) {
-        return Err(InitError::Partial { data: path }.into());
+    if ConsensusEngine::has_store(&path) {
+        return Err(InitError::LogWithoutIdentity { data: path }.into());
     }
-    let identity = prepare(&data, config).await?;
+    let identity = prepare_first_node(&data, config).await?;
     Ok(Initialized { cluster: identity.cluster, data: path })
 }
 
 /// Makes an empty directory that of the first node of a new cluster.
-pub(super) async fn prepare(data: &DataDir, config: &Config) -> anyhow::Result<Identity> {
+pub(super) async fn prepare_first_node(
+    data: &DataDir,
+    config: &Config,
+) -> anyhow::Result<Identity> {
     let cluster = ClusterId(u128::from_be_bytes(data.incarnation()));
-    Engine::create(data.path(), cluster, FOUNDER).await?;
-    let bootstrap = Bootstrap { shards: config.shards.get(), replicas: config.replicas };
-    data.keep_times(&ClusterTimes::new(config.consensus.times()))?;
-    let identity = Identity { cluster, node: FOUNDER, bootstrap: Some(bootstrap) };
-    data.keep(&identity)?;
+    ConsensusEngine::create(data.path(), cluster, FIRST_NODE).await?;
+    let bootstrap = BootstrapConfig { shards: config.shards.get(), replicas: config.replicas };
+    data.save_times(&ClusterTimes::new(config.consensus.times()))?;
+    let identity = Identity { cluster, node: FIRST_NODE, bootstrap: Some(bootstrap) };
+    data.save_identity(&identity)?;
     Ok(identity)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Partial;
+    use crate::config::PartialConfig;
 
     fn config(data: &std::path::Path, join: Option<Vec<String>>) -> Config {
-        let flags = Partial {
+        let flags = PartialConfig {
             data: Some(data.to_owned()),
             shards: Some(64),
             replicas: Some(1),
             join,
-            ..Partial::default()
+            ..PartialConfig::default()
         };
-        Config::resolve(flags, Partial::default(), Partial::default()).expect("valid settings")
+        Config::resolve(flags, PartialConfig::default(), PartialConfig::default())
+            .expect("valid settings")
     }
 
-    fn reason(error: &anyhow::Error) -> &InitError {
+    fn init_error(error: &anyhow::Error) -> &InitError {
         error.downcast_ref().expect("an InitError")
     }
 
     #[tokio::test]
-    async fn init_keeps_its_shards_and_refuses_a_second_time() {
+    async fn init_stores_its_shard_settings_and_rejects_a_second_run() {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config(dir.path(), None);
-        let made = init(&config).await.expect("an empty directory");
-        let kept = DataDir::open(&made.data).expect("opens").identity().expect("reads");
-        let bootstrap = Some(Bootstrap { shards: 64, replicas: 1 });
-        assert_eq!(kept, Some(Identity { cluster: made.cluster, node: FOUNDER, bootstrap }));
-        let again = init(&config).await.expect_err("it belongs to a cluster");
-        assert!(matches!(reason(&again), InitError::Initialized { .. }), "{again}");
+        let initialized = init(&config).await.expect("an empty directory");
+        let stored =
+            DataDir::open(&initialized.data).expect("opens").load_identity().expect("reads");
+        let bootstrap = Some(BootstrapConfig { shards: 64, replicas: 1 });
+        assert_eq!(
+            stored,
+            Some(Identity { cluster: initialized.cluster, node: FIRST_NODE, bootstrap })
+        );
+        let second = init(&config).await.expect_err("it belongs to a cluster");
+        assert!(matches!(init_error(&second), InitError::AlreadyInitialized { .. }), "{second}");
     }
 
     #[tokio::test]
-    async fn init_refuses_the_settings_of_a_node_that_joins() {
+    async fn init_with_join_addresses_is_rejected() {
         let dir = tempfile::tempdir().expect("a directory");
-        let joins = config(&dir.path().join("data"), Some(vec!["a:7091".to_owned()]));
-        let refused = init(&joins).await.expect_err("it joins");
-        assert_eq!(reason(&refused), &InitError::Join);
-        assert!(!joins.data.exists());
+        let config = config(&dir.path().join("data"), Some(vec!["a:7091".to_owned()]));
+        let error = init(&config).await.expect_err("it joins");
+        assert_eq!(init_error(&error), &InitError::JoinSettings);
+        assert!(!config.data.exists());
     }
 
     #[tokio::test]
-    async fn init_refuses_a_log_without_an_identity() {
+    async fn init_of_a_directory_with_a_log_but_no_identity_is_rejected() {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config(dir.path(), None);
         init(&config).await.expect("an empty directory");
         std::fs::remove_file(dir.path().join("identity.json")).expect("it was there");
-        let refused = init(&config).await.expect_err("the shards may have moved");
-        assert!(matches!(reason(&refused), InitError::Partial { .. }), "{refused}");
+        let error = init(&config).await.expect_err("the shards may have moved");
+        assert!(matches!(init_error(&error), InitError::LogWithoutIdentity { .. }), "{error}");
     }
 }

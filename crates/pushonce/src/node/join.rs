@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pushonce_consensus::LogMark;
-use pushonce_control::{Joining, Profile};
+use pushonce_control::{JoinCommand, Profile};
 use pushonce_core::{Addresses, ClusterId, ClusterTimes, HostPort};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_client::MembershipClient;
@@ -16,34 +16,34 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::identity::Identity;
-use super::verdict::{Asker, Verdict};
+use super::join_outcome::{JoinOutcome, JoinRequester};
 
 /// Between two rounds through the addresses, when none of them could let us in.
-const PAUSE: Duration = Duration::from_millis(300);
+const ROUND_INTERVAL: Duration = Duration::from_millis(300);
 
 /// A node that does not answer within this is not asked any longer in this round.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The question at a restart: a cluster that can answer does so in milliseconds, and one that cannot
 /// may be waiting for this very node's vote.
-const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A link to the process before this one, when that lost its power, is given up within this.
-const LINK_PATIENCE: Duration = Duration::from_secs(15);
+const STALE_LINK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How many are asked at once whether they know this node: one that lives is enough.
-const ASKED_MAX: usize = 8;
+const CONCURRENT_REQUESTS_MAX: usize = 8;
 
 /// The control group does not count this data directory as a member: the node ends with an exit status
 /// of its own, so that a supervisor does not start it again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Expelled(pub(crate) String);
+pub(crate) struct MembershipRevoked(pub(crate) String);
 
 /// The node was told to stop while it waited for its cluster.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped before the cluster answered")]
-pub(crate) struct Stopped;
+pub(crate) struct StoppedBeforeJoin;
 
 /// Asks the nodes at `addresses`, round after round, until one lets this node in.
 ///
@@ -51,32 +51,34 @@ pub(crate) struct Stopped;
 /// When the cluster refuses it for good, or `shutdown` comes first.
 pub(super) async fn join(
     addresses: &[String],
-    joining: &Joining,
+    joining: &JoinCommand,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Identity, ClusterTimes)> {
-    let mut last = String::new();
+    let mut last_reason = String::new();
     loop {
         for address in addresses {
-            let why = match ask(address, Asker::New, joining, true).await {
-                Verdict::Member { cluster, node, times } => {
+            let reason = match request_join(address, JoinRequester::New, joining, true).await {
+                JoinOutcome::Member { cluster, node, times } => {
                     return Ok((Identity { cluster, node, bootstrap: None }, times));
                 }
-                Verdict::NotMember(why) | Verdict::Rejected(why) => {
-                    anyhow::bail!("{address} does not let this node join: {why}")
+                JoinOutcome::NotMember(reason) | JoinOutcome::SettingsRejected(reason) => {
+                    anyhow::bail!("{address} does not let this node join: {reason}")
                 }
-                Verdict::OtherCluster { theirs } => format!("it belongs to cluster {theirs}"),
-                Verdict::Running(why) | Verdict::NoAnswer(why) => why,
+                JoinOutcome::WrongCluster { other_cluster } => {
+                    format!("it belongs to cluster {other_cluster}")
+                }
+                JoinOutcome::AlreadyRunning(reason) | JoinOutcome::Inconclusive(reason) => reason,
             };
-            let why = format!("cannot join through {address} yet: {why}");
+            let reason = format!("cannot join through {address} yet: {reason}");
             // Once for each reason, not three times a second.
-            if why != last {
-                tracing::warn!("{why}; trying again");
-                last = why;
+            if reason != last_reason {
+                tracing::warn!("{reason}; trying again");
+                last_reason = reason;
             }
         }
         tokio::select! {
-            () = shutdown.cancelled() => return Err(Stopped.into()),
-            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.cancelled() => return Err(StoppedBeforeJoin.into()),
+            () = tokio::time::sleep(ROUND_INTERVAL) => {}
         }
     }
 }
@@ -85,23 +87,30 @@ pub(super) async fn join(
 /// member. No answer is no objection: the others may start later.
 ///
 /// # Errors
-/// [`Expelled`] when it does not; the reason when it rejects the settings of this node, or when a process
+/// [`MembershipRevoked`] when it does not; the reason when it rejects the settings of this node, or when a process
 /// of this node runs and goes on running.
-pub(super) async fn confirm(
+pub(super) async fn confirm_membership(
     addresses: &[String],
-    member: Asker,
-    joining: &Joining,
+    member: JoinRequester,
+    joining: &JoinCommand,
 ) -> anyhow::Result<()> {
-    let until = Instant::now() + LINK_PATIENCE;
+    let deadline = Instant::now() + STALE_LINK_TIMEOUT;
     loop {
-        let (address, verdict) = ask_all(addresses, member, joining, true).await;
-        let refused = |why: String| format!("{address} does not take this node back: {why}");
-        match verdict {
-            Verdict::NotMember(why) => return Err(Expelled(refused(why)).into()),
-            Verdict::Rejected(why) => anyhow::bail!(refused(why)),
-            Verdict::Running(why) if Instant::now() >= until => anyhow::bail!(refused(why)),
-            Verdict::Running(_) => tokio::time::sleep(PAUSE).await,
-            Verdict::Member { .. } | Verdict::OtherCluster { .. } | Verdict::NoAnswer(_) => {
+        let (address, outcome) = request_join_from_any(addresses, member, joining, true).await;
+        let rejection =
+            |reason: String| format!("{address} does not take this node back: {reason}");
+        match outcome {
+            JoinOutcome::NotMember(reason) => {
+                return Err(MembershipRevoked(rejection(reason)).into());
+            }
+            JoinOutcome::SettingsRejected(reason) => anyhow::bail!(rejection(reason)),
+            JoinOutcome::AlreadyRunning(reason) if Instant::now() >= deadline => {
+                anyhow::bail!(rejection(reason))
+            }
+            JoinOutcome::AlreadyRunning(_) => tokio::time::sleep(ROUND_INTERVAL).await,
+            JoinOutcome::Member { .. }
+            | JoinOutcome::WrongCluster { .. }
+            | JoinOutcome::Inconclusive(_) => {
                 return Ok(());
             }
         }
@@ -112,18 +121,18 @@ pub(super) async fn confirm(
 /// no link to any other.
 ///
 /// # Errors
-/// [`Expelled`] when the control group has committed that it does not; nothing else ends a running node.
-pub(super) async fn still_member(
+/// [`MembershipRevoked`] when the control group has committed that it does not; nothing else ends a running node.
+pub(super) async fn check_still_member(
     addresses: &[String],
-    member: Asker,
-    joining: &Joining,
-) -> Result<(), Expelled> {
-    match ask_all(addresses, member, joining, false).await {
-        (address, Verdict::NotMember(why)) => {
-            Err(Expelled(format!("{address} does not take this node back: {why}")))
+    member: JoinRequester,
+    joining: &JoinCommand,
+) -> Result<(), MembershipRevoked> {
+    match request_join_from_any(addresses, member, joining, false).await {
+        (address, JoinOutcome::NotMember(reason)) => {
+            Err(MembershipRevoked(format!("{address} does not take this node back: {reason}")))
         }
-        (address, Verdict::Rejected(why)) => {
-            tracing::error!(peer = %address, why, "the cluster rejects the settings of this node");
+        (address, JoinOutcome::SettingsRejected(reason)) => {
+            tracing::error!(peer = %address, reason, "the cluster rejects the settings of this node");
             Ok(())
         }
         _ => Ok(()),
@@ -131,69 +140,76 @@ pub(super) async fn still_member(
 }
 
 /// Asks some at once; the first verdict that counts.
-async fn ask_all(
+async fn request_join_from_any(
     addresses: &[String],
-    member: Asker,
-    joining: &Joining,
+    member: JoinRequester,
+    joining: &JoinCommand,
     starting: bool,
-) -> (String, Verdict) {
-    let until = Instant::now() + CONFIRM_PATIENCE;
-    let mut answers: FuturesUnordered<_> = rotated(addresses, rand::random())
-        .map(async |address| (address, ask(address, member, joining, starting).await))
+) -> (String, JoinOutcome) {
+    let deadline = Instant::now() + CONFIRM_TIMEOUT;
+    let mut outcomes: FuturesUnordered<_> = rotated(addresses, rand::random())
+        .map(async |address| (address, request_join(address, member, joining, starting).await))
         .collect();
-    while let Ok(Some((address, verdict))) = timeout_at(until, answers.next()).await {
-        match verdict {
-            Verdict::OtherCluster { theirs } => {
-                let ours = joining.cluster.unwrap_or(ClusterId(0));
-                tracing::warn!(%ours, %theirs, peer = %address,
+    while let Ok(Some((address, outcome))) = timeout_at(deadline, outcomes.next()).await {
+        match outcome {
+            JoinOutcome::WrongCluster { other_cluster } => {
+                let own_cluster = joining.cluster.unwrap_or(ClusterId(0));
+                tracing::warn!(%own_cluster, %other_cluster, peer = %address,
                     "a node of another cluster listens at this address: correct the address");
             }
-            Verdict::NoAnswer(why) => tracing::debug!(peer = %address, why, "no answer"),
-            verdict => return (address.clone(), verdict),
+            JoinOutcome::Inconclusive(reason) => {
+                tracing::debug!(peer = %address, reason, "no answer")
+            }
+            outcome => return (address.clone(), outcome),
         }
     }
-    (String::new(), Verdict::NoAnswer("none of the other nodes answered".to_owned()))
+    (String::new(), JoinOutcome::Inconclusive("none of the other nodes answered".to_owned()))
 }
 
 /// As many addresses as are asked at once, beginning with `start`: the first ones may be gone for good.
 fn rotated(addresses: &[String], start: u32) -> impl Iterator<Item = &String> {
     let first = start as usize % addresses.len().max(1);
-    addresses.iter().cycle().skip(first).take(addresses.len().min(ASKED_MAX))
+    addresses.iter().cycle().skip(first).take(addresses.len().min(CONCURRENT_REQUESTS_MAX))
 }
 
-async fn ask(address: &str, asker: Asker, joining: &Joining, starting: bool) -> Verdict {
-    let answer = async {
-        let mut client = connect(address, PATIENCE).await?;
-        Ok(client.join(request(joining, starting)).await?.into_inner())
+async fn request_join(
+    address: &str,
+    asker: JoinRequester,
+    joining: &JoinCommand,
+    starting: bool,
+) -> JoinOutcome {
+    let response = async {
+        let mut client = connect_membership(address, REQUEST_TIMEOUT).await?;
+        Ok(client.join(join_request(joining, starting)).await?.into_inner())
     };
-    asker.judge(answer.await)
+    asker.evaluate(response.await)
 }
 
 /// The membership service at an address, if something listens there.
 ///
 /// # Errors
 /// That the address cannot be dialled, with the reason.
-pub(super) async fn connect(
+pub(super) async fn connect_membership(
     address: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<MembershipClient<Channel>, Status> {
     let address: HostPort =
-        address.parse().map_err(|why| Status::new(Code::InvalidArgument, format!("{why}")))?;
+        address.parse().map_err(|error| Status::new(Code::InvalidArgument, format!("{error}")))?;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|why| Status::invalid_argument(format!("{address} cannot be dialled: {why}")))?
-        .connect_timeout(patience)
-        .timeout(patience);
+        .map_err(|error| Status::invalid_argument(format!("{address} cannot be dialled: {error}")))?
+        .connect_timeout(timeout)
+        .timeout(timeout);
     let channel = endpoint.connect().await;
-    let channel = channel.map_err(|why| Status::unavailable(error_chain(&why)))?;
+    let channel = channel.map_err(|error| Status::unavailable(error_chain(&error)))?;
     Ok(MembershipClient::new(channel))
 }
 
-fn request(joining: &Joining, starting: bool) -> pb::JoinRequest {
+fn join_request(joining: &JoinCommand, starting: bool) -> pb::JoinRequest {
     let Profile { name, addresses, region, zone, roles, weight, build } = joining.profile.clone();
     let Addresses { peer, grpc, http, quic } = addresses;
     pb::JoinRequest {
         incarnation: joining.incarnation.0.to_be_bytes().to_vec().into(),
-        cluster_id: joining.cluster.map(super::membership::bytes_of).unwrap_or_default(),
+        cluster_id: joining.cluster.map(super::membership::cluster_id_bytes).unwrap_or_default(),
         node_id: joining.node.map_or(0, |node| node.0),
         name,
         addresses: Some(pb::Addresses { peer, grpc, http, quic }),
@@ -219,16 +235,20 @@ mod tests {
     use pushonce_core::HostPort;
     use tonic::transport::Endpoint;
 
-    use super::{ASKED_MAX, rotated};
+    use super::{CONCURRENT_REQUESTS_MAX, rotated};
 
     #[test]
-    fn every_address_is_asked_in_time_however_many_there_are() {
+    fn rotation_reaches_every_address_within_the_request_limit() {
         let addresses: Vec<_> = (0..20).map(|n| format!("n{n}:7091")).collect();
-        for count in [0, 1, ASKED_MAX, 20] {
+        for count in [0, 1, CONCURRENT_REQUESTS_MAX, 20] {
             let addresses = &addresses[..count];
-            let asked = |start| rotated(addresses, start).collect::<BTreeSet<_>>();
-            assert_eq!(asked(u32::MAX).len(), count.min(ASKED_MAX), "nobody is asked twice");
-            assert_eq!((0..20).flat_map(asked).collect::<BTreeSet<_>>().len(), count);
+            let requested = |start| rotated(addresses, start).collect::<BTreeSet<_>>();
+            assert_eq!(
+                requested(u32::MAX).len(),
+                count.min(CONCURRENT_REQUESTS_MAX),
+                "nobody is asked twice"
+            );
+            assert_eq!((0..20).flat_map(requested).collect::<BTreeSet<_>>().len(), count);
         }
     }
 

@@ -4,46 +4,51 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::{AddressBook, LogMark};
-use pushonce_control::{AskError, Control, Incarnation, Joined, Joining, Profile, Refusal, Run};
-use pushonce_core::{Addresses, Build, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange};
+use pushonce_consensus::{LogMark, PeerAddresses};
+use pushonce_control::{
+    CommandError, CommandRejection, ControlHandle, Incarnation, JoinCommand, JoinReply, ProcessRun,
+    Profile,
+};
+use pushonce_core::{
+    Addresses, BuildInfo, ClusterId, ClusterVersion, HostPort, NodeId, VersionRange,
+};
 use pushonce_proto::pb::peer::v1 as pb;
 use pushonce_proto::pb::peer::v1::membership_server::{Membership, MembershipServer};
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status};
 
-use super::conflict::ForeignCallers;
-use super::host::Hosted;
+use super::address_conflict::ForeignCallers;
 use super::identity::Identity;
-use super::moves;
-use super::verdict::cluster_id;
+use super::join_outcome::parse_cluster_id;
+use super::replica_supervisor::LocalReplicas;
+use super::shard_progress;
 
 /// What the service is made of.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct MembershipService {
     pub(super) identity: Identity,
-    pub(super) control: Control,
+    pub(super) control: ControlHandle,
     /// The nodes that this one has a link to, and this node.
     pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
-    pub(super) hosted: Hosted,
-    pub(super) book: AddressBook,
+    pub(super) hosted: LocalReplicas,
+    pub(super) address_book: PeerAddresses,
     /// Takes the addresses that callers say they listen at; they are asked before they are used.
-    pub(super) callers: mpsc::Sender<HostPort>,
-    pub(super) foreign: Arc<ForeignCallers>,
+    pub(super) caller_addresses: mpsc::Sender<HostPort>,
+    pub(super) foreign_callers: Arc<ForeignCallers>,
     /// Whether this is a development node, which creates a cluster at every start.
     pub(super) development: bool,
 }
 
-impl Door {
+impl MembershipService {
     /// To be mounted on the peer port.
-    pub(super) fn service(self) -> MembershipServer<Door> {
+    pub(super) fn service(self) -> MembershipServer<MembershipService> {
         MembershipServer::new(self)
     }
 
     /// Refuses a second process of a node: two that vote under one id would elect two leaders.
-    fn running(&self, joining: &Joining) -> Option<pb::JoinRefusal> {
+    fn already_running_refusal(&self, joining: &JoinCommand) -> Option<pb::JoinRefusal> {
         let node = joining.node.filter(|node| self.reachable.borrow().contains(node))?;
-        Some(refusal(
+        Some(join_refusal(
             Kind::Running,
             format!(
                 "{node} is running: stop that process first; if it has just died, wait some seconds"
@@ -52,23 +57,28 @@ impl Door {
     }
 
     /// What is refused without asking the control group.
-    fn refused_here(&self, joining: &Joining, starting: bool) -> Option<pb::JoinRefusal> {
-        if let Some(theirs) = joining.cluster.filter(|&theirs| theirs != self.identity.cluster) {
-            let why = Refusal::Foreign { theirs, ours: self.identity.cluster };
-            return Some(refusal(Kind::OtherCluster, why.to_string()));
+    fn local_refusal(&self, joining: &JoinCommand, starting: bool) -> Option<pb::JoinRefusal> {
+        if let Some(other_cluster) =
+            joining.cluster.filter(|&theirs| theirs != self.identity.cluster)
+        {
+            let rejection = CommandRejection::OtherCluster {
+                directory_cluster: other_cluster,
+                cluster: self.identity.cluster,
+            };
+            return Some(join_refusal(Kind::OtherCluster, rejection.to_string()));
         }
         if self.development {
-            let why = "it runs with --dev and accepts no members: create a cluster with \
+            let reason = "it runs with --dev and accepts no members: create a cluster with \
                        `pushonce init`";
-            return Some(refusal(Kind::Settings, why.to_owned()));
+            return Some(join_refusal(Kind::Settings, reason.to_owned()));
         }
-        if starting { self.running(joining) } else { None }
+        if starting { self.already_running_refusal(joining) } else { None }
     }
 
-    fn answer(&self, outcome: Result<Joined, pb::JoinRefusal>) -> pb::JoinResponse {
-        let cluster_id = bytes_of(self.identity.cluster);
+    fn join_response(&self, outcome: Result<JoinReply, pb::JoinRefusal>) -> pb::JoinResponse {
+        let cluster_id = cluster_id_bytes(self.identity.cluster);
         match outcome {
-            Ok(Joined { node, times, .. }) => pb::JoinResponse {
+            Ok(JoinReply { node, times, .. }) => pb::JoinResponse {
                 cluster_id,
                 node_id: node.0,
                 times: Some(times.into()),
@@ -82,50 +92,56 @@ impl Door {
 }
 
 #[tonic::async_trait]
-impl Membership for Door {
+impl Membership for MembershipService {
     async fn join(
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
         let request = request.into_inner();
         let starting = request.starting;
-        let joining = joining(request)?;
-        if let Some(refusal) = self.refused_here(&joining, starting) {
-            return Ok(Response::new(self.answer(Err(refusal))));
+        let parsed = parse_join_request(request)?;
+        if let Some(refusal) = self.local_refusal(&parsed, starting) {
+            return Ok(Response::new(self.join_response(Err(refusal))));
         }
-        let outcome = match self.control.join(joining).await {
+        let outcome = match self.control.join(parsed).await {
             Ok(joined) => Ok(joined),
-            Err(AskError::Refused(Refusal::NotFounded)) => {
-                return Err(Status::unavailable(Refusal::NotFounded.to_string()));
+            Err(CommandError::Rejected(CommandRejection::NotBootstrapped)) => {
+                return Err(Status::unavailable(CommandRejection::NotBootstrapped.to_string()));
             }
-            Err(AskError::Refused(why)) => Err(refusal(kind(&why), why.to_string())),
-            Err(why) => return Err(Status::unavailable(why.to_string())),
+            Err(CommandError::Rejected(why)) => {
+                Err(join_refusal(refusal_kind(&why), why.to_string()))
+            }
+            Err(error) => return Err(Status::unavailable(error.to_string())),
         };
-        Ok(Response::new(self.answer(outcome)))
+        Ok(Response::new(self.join_response(outcome)))
     }
 
     async fn identify(
         &self,
         request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyResponse>, Status> {
-        let pb::IdentifyRequest { cluster_id: theirs, node_id, peer_address, expected_node } =
-            request.into_inner();
-        let theirs =
-            cluster_id(&theirs).ok_or_else(|| Status::invalid_argument("no cluster id"))?;
+        let pb::IdentifyRequest {
+            cluster_id: caller_cluster_id,
+            node_id,
+            peer_address,
+            expected_node,
+        } = request.into_inner();
+        let caller_cluster = parse_cluster_id(&caller_cluster_id)
+            .ok_or_else(|| Status::invalid_argument("no cluster id"))?;
         let Identity { cluster, node, .. } = self.identity;
         let mut peers = Vec::new();
-        if theirs == cluster {
-            let address =
+        if caller_cluster == cluster {
+            let to_peer_address =
                 |(node, address): (NodeId, String)| pb::PeerAddress { node_id: node.0, address };
-            peers = self.book.hints().into_iter().map(address).collect();
+            peers = self.address_book.hints().into_iter().map(to_peer_address).collect();
             if let Ok(caller) = peer_address.parse() {
                 // Full means that others are being asked already; the caller repeats itself.
-                let _ = self.callers.try_send(caller);
+                let _ = self.caller_addresses.try_send(caller);
             }
         } else if expected_node != 0 {
-            self.foreign.on_call(theirs, NodeId(node_id), Instant::now());
+            self.foreign_callers.on_call(caller_cluster, NodeId(node_id), Instant::now());
         }
-        let cluster_id = bytes_of(cluster);
+        let cluster_id = cluster_id_bytes(cluster);
         Ok(Response::new(pb::IdentifyResponse { cluster_id, node_id: node.0, peers }))
     }
 
@@ -133,38 +149,46 @@ impl Membership for Door {
         &self,
         _: Request<pb::MovesRequest>,
     ) -> Result<Response<pb::MovesResponse>, Status> {
-        Ok(Response::new(moves::answer(moves::local(self.hosted.progress()))))
+        Ok(Response::new(shard_progress::to_response(shard_progress::local_progress(
+            self.hosted.progress(),
+        ))))
     }
 }
 
 use pb::join_refusal::Kind;
 
-fn refusal(kind: Kind, text: String) -> pb::JoinRefusal {
+fn join_refusal(kind: Kind, text: String) -> pb::JoinRefusal {
     pb::JoinRefusal { kind: kind.into(), text }
 }
 
-fn kind(why: &Refusal) -> Kind {
-    match why {
+fn refusal_kind(rejection: &CommandRejection) -> Kind {
+    match rejection {
         why if why.is_final() => Kind::NotMember,
-        Refusal::Foreign { .. } => Kind::OtherCluster,
+        CommandRejection::OtherCluster { .. } => Kind::OtherCluster,
         // Another build may be started here: no reason to end.
-        Refusal::Unsupported(_) | Refusal::Unversioned { .. } => Kind::Version,
+        CommandRejection::Unsupported(_) | CommandRejection::NoVersionAnnounced { .. } => {
+            Kind::Version
+        }
         _ => Kind::Settings,
     }
 }
 
-fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
-    let invalid = |what: &str| Status::invalid_argument(format!("the join request has {what}"));
-    let incarnation = id(&request.incarnation).ok_or_else(|| invalid("no incarnation"))?;
+fn parse_join_request(request: pb::JoinRequest) -> Result<JoinCommand, Status> {
+    let invalid_request =
+        |problem: &str| Status::invalid_argument(format!("the join request has {problem}"));
+    let incarnation =
+        parse_id(&request.incarnation).ok_or_else(|| invalid_request("no incarnation"))?;
     let cluster = match request.cluster_id.is_empty() {
         true => None,
-        false => Some(id(&request.cluster_id).ok_or_else(|| invalid("a broken cluster id"))?),
+        false => Some(
+            parse_id(&request.cluster_id).ok_or_else(|| invalid_request("a broken cluster id"))?,
+        ),
     };
-    let addresses = request.addresses.ok_or_else(|| invalid("no addresses"))?;
+    let addresses = request.addresses.ok_or_else(|| invalid_request("no addresses"))?;
     let pb::Addresses { peer, grpc, http, quic } = addresses;
-    Ok(Joining {
+    Ok(JoinCommand {
         incarnation: Incarnation(incarnation),
-        run: Run { count: request.run, token: request.run_token },
+        run: ProcessRun { count: request.run, token: request.run_token },
         cluster: cluster.map(ClusterId),
         node: (request.node_id != 0).then_some(NodeId(request.node_id)),
         profile: Profile {
@@ -172,13 +196,16 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
             addresses: Addresses { peer, grpc, http, quic },
             region: request.region,
             zone: request.zone,
-            roles: request.roles.parse().map_err(|why| invalid(&format!("bad roles: {why}")))?,
+            roles: request
+                .roles
+                .parse()
+                .map_err(|error| invalid_request(&format!("bad roles: {error}")))?,
             weight: request.weight,
-            build: Build {
+            build: BuildInfo {
                 release: request.release,
                 supported: VersionRange {
-                    min: version(request.version_min),
-                    max: version(request.version_max),
+                    min: parse_version(request.version_min),
+                    max: parse_version(request.version_max),
                 },
             },
         },
@@ -188,14 +215,14 @@ fn joining(request: pb::JoinRequest) -> Result<Joining, Status> {
 }
 
 /// A number that is no version is one that nobody supports.
-fn version(number: u32) -> ClusterVersion {
+fn parse_version(number: u32) -> ClusterVersion {
     u16::try_from(number).map(ClusterVersion).unwrap_or_default()
 }
 
-fn id(bytes: &[u8]) -> Option<u128> {
+fn parse_id(bytes: &[u8]) -> Option<u128> {
     bytes.try_into().ok().map(u128::from_be_bytes)
 }
 
-pub(super) fn bytes_of(cluster: ClusterId) -> bytes::Bytes {
+pub(super) fn cluster_id_bytes(cluster: ClusterId) -> bytes::Bytes {
     cluster.0.to_be_bytes().to_vec().into()
 }

@@ -4,60 +4,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_consensus::Status;
-use pushonce_control::condition::{self, Problem};
+use pushonce_consensus::GroupStatus;
+use pushonce_control::health::{self, ClusterProblem};
 use pushonce_control::leave;
-use pushonce_core::{ClusterId, ClusterView, NodeId, Owners, ShardId, Topic};
-use pushonce_proto::cluster::Progress;
+use pushonce_core::{ClusterId, ClusterView, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_proto::cluster::ShardMoveProgress;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::conflict;
-use super::health::{Blocks, Reason};
-use super::host::Hosted;
-use super::moves;
-use super::watch::{Health, STOPPING};
+use super::address_conflict;
+use super::health::{BlockedServices, HealthIssue};
+use super::health_check::{HealthStatus, STOPPING_REASON};
+use super::replica_supervisor::LocalReplicas;
+use super::shard_progress;
 
 /// The newest of everything, for those who ask. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Overview {
+pub(super) struct NodeOverview {
     /// This node.
     pub(super) me: NodeId,
     /// The control group's word.
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     /// The owners' own words.
-    pub(super) owners: watch::Receiver<Arc<Owners>>,
+    pub(super) owners: watch::Receiver<Arc<ShardOwners>>,
     /// Who has a link to this node.
-    pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    pub(super) reachable_nodes: watch::Receiver<BTreeSet<NodeId>>,
     /// The control group as it looks from here.
-    pub(super) control: watch::Receiver<Status>,
+    pub(super) control_status: watch::Receiver<GroupStatus>,
     /// What this node thinks of itself.
-    pub(super) health: watch::Receiver<Health>,
+    pub(super) health: watch::Receiver<HealthStatus>,
     /// The shards of this node.
-    pub(super) hosted: Hosted,
+    pub(super) hosted: LocalReplicas,
     /// Another cluster to which this node's address belongs.
-    pub(super) conflict: watch::Receiver<Option<ClusterId>>,
+    pub(super) conflicting_cluster: watch::Receiver<Option<ClusterId>>,
     /// Cancelled when the node begins to stop.
     pub(super) stopping: CancellationToken,
 }
 
 /// The cluster, for the pages of the node: `GET /cluster`.
 #[derive(Serialize)]
-pub(super) struct Cluster {
+pub(super) struct ClusterJson {
     node: String,
     cluster: String,
     version: u64,
     cluster_version: u16,
     leader: Option<String>,
-    members: Vec<Member>,
-    shards: Vec<Shard>,
+    members: Vec<MemberJson>,
+    shards: Vec<ShardJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    topics: Vec<TopicPlace>,
+    topics: Vec<TopicJson>,
 }
 
 #[derive(Serialize)]
-struct Member {
+struct MemberJson {
     id: String,
     name: String,
     region: String,
@@ -72,27 +72,27 @@ struct Member {
 }
 
 #[derive(Serialize)]
-struct Shard {
+struct ShardJson {
     shard: u16,
     owner: Option<String>,
     replicas: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct TopicPlace {
+struct TopicJson {
     topic: String,
     shard: u16,
     owner: Option<String>,
 }
 
-impl Overview {
+impl NodeOverview {
     /// Everything, and where `topics` fall to.
-    pub(super) fn cluster(&self, topics: &[Topic]) -> Cluster {
+    pub(super) fn cluster(&self, topics: &[Topic]) -> ClusterJson {
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
-        let reachable = self.reachable.borrow().clone();
-        let owner = |shard: ShardId| owners.of(shard).map(|id| id.to_string());
-        let member = |m: &pushonce_core::Member| Member {
+        let reachable = self.reachable_nodes.borrow().clone();
+        let owner_id = |shard: ShardId| owners.owner_of(shard).map(|id| id.to_string());
+        let to_member_json = |m: &pushonce_core::Member| MemberJson {
             id: m.id.to_string(),
             name: m.name.clone(),
             region: m.region.clone(),
@@ -105,33 +105,36 @@ impl Overview {
             http: m.addresses.http.clone(),
             grpc: m.addresses.grpc.clone(),
         };
-        let shard = |shard: ShardId| Shard {
+        let to_shard_json = |shard: ShardId| ShardJson {
             shard: shard.0,
-            owner: owner(shard),
-            replicas: view.placement.of(shard).iter().map(NodeId::to_string).collect(),
+            owner: owner_id(shard),
+            replicas: view.placement.replicas_of(shard).iter().map(NodeId::to_string).collect(),
         };
-        let place = |topic: &Topic| {
+        let to_topic_json = |topic: &Topic| {
             let shard = view.shard_of(topic)?;
-            Some(TopicPlace { topic: topic.to_string(), shard: shard.0, owner: owner(shard) })
+            Some(TopicJson { topic: topic.to_string(), shard: shard.0, owner: owner_id(shard) })
         };
-        Cluster {
+        ClusterJson {
             node: self.me.to_string(),
             cluster: view.cluster.to_string(),
             version: view.version,
             cluster_version: view.cluster_version.0,
-            leader: self.control.borrow().leader.map(|id| id.to_string()),
-            members: view.members.values().map(member).collect(),
-            shards: view.shards.ids().map(shard).collect(),
-            topics: topics.iter().filter_map(place).collect(),
+            leader: self.control_status.borrow().leader.map(|id| id.to_string()),
+            members: view.members.values().map(to_member_json).collect(),
+            shards: view.shards.ids().map(to_shard_json).collect(),
+            topics: topics.iter().filter_map(to_topic_json).collect(),
         }
     }
 
     /// Shows `look` what this node sees of the cluster.
-    pub(super) fn seen<T>(&self, look: impl FnOnce(&leave::Seen<'_>) -> T) -> T {
+    pub(super) fn with_cluster_snapshot<T>(
+        &self,
+        f: impl FnOnce(&leave::ClusterObservation<'_>) -> T,
+    ) -> T {
         let (view, owners) = (self.view.borrow().clone(), self.owners.borrow().clone());
-        let reachable = self.reachable.borrow().clone();
-        let control: Vec<NodeId> = self.control.borrow().voters.iter().copied().collect();
-        look(&leave::Seen {
+        let reachable = self.reachable_nodes.borrow().clone();
+        let control: Vec<NodeId> = self.control_status.borrow().voters.iter().copied().collect();
+        f(&leave::ClusterObservation {
             view: &view,
             owners: &owners,
             control: &control,
@@ -141,24 +144,30 @@ impl Overview {
 
     /// What is wrong with the cluster as this node sees it, the worst first. `progress` is what the owners
     /// say of their shards.
-    pub(super) fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<Problem> {
-        let leader = self.control.borrow().leader;
-        let lagging = moves::lagging(progress);
-        self.seen(|seen| condition::problems(seen, leader, &lagging))
+    pub(super) fn problems(
+        &self,
+        progress: &BTreeMap<ShardId, ShardMoveProgress>,
+    ) -> Vec<ClusterProblem> {
+        let leader = self.control_status.borrow().leader;
+        let lagging = shard_progress::lagging_replicas(progress);
+        self.with_cluster_snapshot(|seen| health::find_problems(seen, leader, &lagging))
     }
 
     /// Why the node cannot do its work; empty when it can.
-    pub(super) fn obstacles(&self) -> Vec<Reason> {
+    pub(super) fn issues(&self) -> Vec<HealthIssue> {
         if self.stopping.is_cancelled() {
-            return vec![Reason::of_all(STOPPING)];
+            return vec![HealthIssue::blocking_all(STOPPING_REASON)];
         }
-        self.health.borrow().obstacles(Instant::now())
+        self.health.borrow().issues(Instant::now())
     }
 
     /// Why this node's address is not its own, if that is so.
-    pub(super) fn foreign_address(&self) -> Option<Reason> {
-        let theirs = (*self.conflict.borrow())?;
-        let ours = self.view.borrow().cluster;
-        Some(Reason { text: conflict::text(ours, theirs), blocks: Blocks::PUBLISH })
+    pub(super) fn address_conflict_issue(&self) -> Option<HealthIssue> {
+        let other_cluster = (*self.conflicting_cluster.borrow())?;
+        let own_cluster = self.view.borrow().cluster;
+        Some(HealthIssue {
+            text: address_conflict::conflict_message(own_cluster, other_cluster),
+            blocks: BlockedServices::PUBLISH,
+        })
     }
 }

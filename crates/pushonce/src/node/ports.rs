@@ -8,107 +8,119 @@ use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, LocalBoxStream};
-use pushonce_consensus::Settings;
-use pushonce_control::condition::Problem;
-use pushonce_control::{AskError, Control, leave};
+use pushonce_consensus::ConsensusSettings;
+use pushonce_control::health::ClusterProblem;
+use pushonce_control::{CommandError, ControlHandle, leave};
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, From, Gap, History, Item,
-    Message, Namespace, NamespaceChange, NodeId, Options, Page, Placed, Position, Publish,
-    PublishError, Refusal, ShardId, Timestamp, Topic, Want, Watching,
+    Acknowledgement, ClusterId, ClusterVersion, ClusterView, ConsensusTimes, FetchError, Gap,
+    History, HistoryPage, HistoryRange, Message, Namespace, NamespaceChange, NodeId, Position,
+    Publish, PublishError, PublishRejection, ShardId, StartFrom, SubscribeOptions, SubscriberCount,
+    Timestamp, Topic, TopicEvent,
 };
 use pushonce_fanout::{Hub, Retention};
 use pushonce_gateway::Admission;
-use pushonce_proto::cluster::{self, Progress};
-use pushonce_publish::{OperationError, Router, Snapshot, SubscribeError, Subscribed};
+use pushonce_proto::cluster::{self, ShardMoveProgress};
+use pushonce_publish::{
+    AdminError, ClusterSnapshot, Router, SubscriptionSourceError, SubscriptionStart,
+};
 use pushonce_shard::Handle;
 use tokio::sync::watch;
 
-use super::conflict;
-use super::current::Current;
-use super::host::Hosted;
-use super::moves;
-use super::overview::Overview;
-use super::topics::Topics;
+use super::address_conflict;
+use super::cluster_topics::ClusterTopics;
+use super::current_view::CurrentView;
+use super::overview::NodeOverview;
+use super::replica_supervisor::LocalReplicas;
+use super::shard_progress;
 
 /// The shards of this node, for the way in and for the links.
 #[derive(Clone)]
 pub(super) struct LocalShards {
-    pub(super) hosted: Hosted,
+    pub(super) hosted: LocalReplicas,
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
-    pub(super) address: Address,
+    pub(super) address_guard: AddressGuard,
 }
 
 /// Whose address this node has. While it is another cluster's, nothing is accepted here.
 #[derive(Clone)]
-pub(super) struct Address {
-    pub(super) ours: ClusterId,
+pub(super) struct AddressGuard {
+    pub(super) own_cluster: ClusterId,
     /// The other cluster, if there is one.
     pub(super) conflict: watch::Receiver<Option<ClusterId>>,
 }
 
 /// The way to the owners on other nodes.
-pub(super) struct Peers {
+pub(super) struct RemoteOwners {
     pub(super) relay: pushonce_relay::Handle,
-    pub(super) address: Address,
+    pub(super) address_guard: AddressGuard,
 }
 
-impl Address {
-    fn refused(&self) -> Option<Refusal> {
-        let theirs = (*self.conflict.borrow())?;
-        Some(Refusal::Unavailable(conflict::text(self.ours, theirs)))
+impl AddressGuard {
+    fn rejection(&self) -> Option<PublishRejection> {
+        let other_cluster = (*self.conflict.borrow())?;
+        Some(PublishRejection::Unavailable(address_conflict::conflict_message(
+            self.own_cluster,
+            other_cluster,
+        )))
     }
 }
 
-impl pushonce_publish::Peers for Peers {
+impl pushonce_publish::PeerPublisher for RemoteOwners {
     fn publish(
         &self,
         owner: NodeId,
         publish: Publish,
-    ) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        match self.address.refused() {
-            Some(refused) => future::ready(Err(refused.into())).boxed(),
-            None => pushonce_publish::Peers::publish(&self.relay, owner, publish),
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        match self.address_guard.rejection() {
+            Some(rejection) => future::ready(Err(rejection.into())).boxed(),
+            None => pushonce_publish::PeerPublisher::publish(&self.relay, owner, publish),
         }
     }
 }
 
 impl LocalShards {
     /// The replica of a topic's shard, if it is here and this node knows how many shards there are.
-    fn shard_of(&self, topic: &Topic) -> Option<Handle> {
+    fn replica_for_topic(&self, topic: &Topic) -> Option<Handle> {
         let shard = self.view.borrow().shard_of(topic)?;
         self.hosted.get(shard)
     }
 }
 
-impl pushonce_publish::Shards for LocalShards {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        if let Some(refused) = self.address.refused() {
-            return future::ready(Err(refused.into())).boxed();
+impl pushonce_publish::LocalPublisher for LocalShards {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        if let Some(rejection) = self.address_guard.rejection() {
+            return future::ready(Err(rejection.into())).boxed();
         }
-        let handle = self.shard_of(&publish.topic);
+        let handle = self.replica_for_topic(&publish.topic);
         Box::pin(async move {
-            let not_here = Refusal::NotOwner { owner: None };
-            handle.ok_or(not_here)?.publish(publish).await
+            let not_owner = PublishRejection::NotOwner { owner: None };
+            handle.ok_or(not_owner)?.publish(publish).await
         })
     }
 }
 
-impl pushonce_relay::Source for LocalShards {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
-        let mut publishing = pushonce_publish::Shards::publish(self, publish);
+impl pushonce_relay::ShardSource for LocalShards {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        let mut publish_future = pushonce_publish::LocalPublisher::publish(self, publish);
         // The first poll takes the place in the shard's queue, and a link's publishes keep their
         // order: so it is polled here, in the order of the calls.
-        match (&mut publishing).now_or_never() {
-            Some(refused) => future::ready(refused).boxed(),
-            None => publishing,
+        match (&mut publish_future).now_or_never() {
+            Some(outcome) => future::ready(outcome).boxed(),
+            None => publish_future,
         }
     }
 
-    fn page(&self, topic: &Topic, want: Want) -> Result<Page, FetchError> {
-        let Some(handle) = self.shard_of(topic) else {
+    fn read_history(&self, topic: &Topic, want: HistoryRange) -> Result<HistoryPage, FetchError> {
+        let Some(handle) = self.replica_for_topic(topic) else {
             return Err(FetchError::Unavailable(format!("the shard of {topic} is not here")));
         };
-        handle.page(topic, want)
+        handle.fetch_history(topic, want)
     }
 
     fn log_times(&self) -> Vec<(ShardId, Timestamp)> {
@@ -119,7 +131,7 @@ impl pushonce_relay::Source for LocalShards {
 
 /// The edge of this node. The relay is made before the hub that it delivers to.
 #[derive(Clone, Default)]
-pub(super) struct Edge {
+pub(super) struct EdgeSink {
     hub: Arc<OnceLock<Hub>>,
     log_times: LogTimes,
 }
@@ -129,7 +141,7 @@ pub(super) struct Edge {
 pub(super) struct LogTimes(Arc<RwLock<BTreeMap<ShardId, Timestamp>>>);
 
 impl LogTimes {
-    fn of(&self, shard: ShardId) -> Timestamp {
+    fn for_shard(&self, shard: ShardId) -> Timestamp {
         let times = self.0.read().unwrap_or_else(PoisonError::into_inner);
         times.get(&shard).copied().unwrap_or_default()
     }
@@ -139,9 +151,9 @@ impl LogTimes {
     }
 }
 
-impl Edge {
+impl EdgeSink {
     /// From here on messages have somewhere to go.
-    pub(super) fn open(&self, hub: Hub) {
+    pub(super) fn set_hub(&self, hub: Hub) {
         // Set once, at the start of the node.
         let _ = self.hub.set(hub);
     }
@@ -152,10 +164,10 @@ impl Edge {
     }
 }
 
-impl pushonce_relay::Sink for Edge {
-    fn live(&self, topic: &Topic, head: Position) {
+impl pushonce_relay::TopicSink for EdgeSink {
+    fn on_live(&self, topic: &Topic, head: Position) {
         if let Some(hub) = self.hub.get() {
-            hub.live(topic, head);
+            hub.mark_live_at(topic, head);
         }
     }
 
@@ -165,56 +177,56 @@ impl pushonce_relay::Sink for Edge {
         }
     }
 
-    fn lost(&self, topic: &Topic, gap: Gap) {
+    fn on_gap(&self, topic: &Topic, gap: Gap) {
         if let Some(hub) = self.hub.get() {
-            hub.lost(topic, gap);
+            hub.record_gap(topic, gap);
         }
     }
 
-    fn stale(&self, topic: &Topic) {
+    fn on_stale(&self, topic: &Topic) {
         if let Some(hub) = self.hub.get() {
-            hub.stale(topic);
+            hub.mark_stale(topic);
         }
     }
 
-    fn fresh(&self, topic: &Topic) {
+    fn on_fresh(&self, topic: &Topic) {
         if let Some(hub) = self.hub.get() {
-            hub.fresh(topic);
+            hub.mark_live(topic);
         }
     }
 
-    fn audience(&self, topic: &Topic, sessions: u64) {
+    fn on_audience(&self, topic: &Topic, sessions: u64) {
         if let Some(hub) = self.hub.get() {
-            hub.audience(topic, sessions);
+            hub.set_audience(topic, sessions);
         }
     }
 
-    fn watching(&self, topics_max: usize) -> Vec<(Topic, Watching)> {
-        self.hub.get().map_or_else(Vec::new, |hub| hub.watching(topics_max))
+    fn take_changed_counts(&self, topics_max: usize) -> Vec<(Topic, SubscriberCount)> {
+        self.hub.get().map_or_else(Vec::new, |hub| hub.take_changed_counts(topics_max))
     }
 
-    fn log_time(&self, shard: ShardId, time: Timestamp) {
+    fn on_log_time(&self, shard: ShardId, time: Timestamp) {
         self.log_times.set(shard, time);
     }
 }
 
 /// Where the hub gets its topics from.
-pub(super) struct Upstream {
+pub(super) struct RelayUpstream {
     pub(super) relay: pushonce_relay::Handle,
-    pub(super) current: watch::Receiver<Current>,
+    pub(super) current: watch::Receiver<CurrentView>,
     pub(super) log_times: LogTimes,
 }
 
 /// What a node shows that does not know the bounds of today: those that its disk has may be narrower, and
 /// would hide what the owner shows.
-const UNBOUNDED: History = History {
+const UNBOUNDED_HISTORY: History = History {
     count_max: u32::MAX,
     bytes_max: u32::MAX,
     age_max_ms: u64::MAX,
     expire_after_ms: u64::MAX,
 };
 
-impl pushonce_fanout::Upstream for Upstream {
+impl pushonce_fanout::Upstream for RelayUpstream {
     fn watch(&self, topic: &Topic, after: Option<Position>) {
         self.relay.watch(topic, after);
     }
@@ -223,17 +235,21 @@ impl pushonce_fanout::Upstream for Upstream {
         self.relay.unwatch(topic);
     }
 
-    fn fetch(&self, topic: Topic, want: Want) -> BoxFuture<'static, Result<Page, FetchError>> {
+    fn fetch(
+        &self,
+        topic: Topic,
+        want: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
         self.relay.fetch(topic, want)
     }
 
     fn retention(&self, topic: &Topic) -> Retention {
         let view = self.current.borrow();
         let Some(view) = &*view else {
-            return Retention { history: UNBOUNDED, log_time: Timestamp(0) };
+            return Retention { history: UNBOUNDED_HISTORY, log_time: Timestamp(0) };
         };
-        let log_time = self.log_times.of(topic.shard(view.shards));
-        Retention { history: view.namespaces.of(topic).history, log_time }
+        let log_time = self.log_times.for_shard(topic.shard(view.shards));
+        Retention { history: view.namespaces.for_topic(topic).history, log_time }
     }
 }
 
@@ -241,123 +257,136 @@ impl pushonce_fanout::Upstream for Upstream {
 pub(super) struct ClientPublisher(pub(super) Router);
 
 impl pushonce_gateway::Publisher for ClientPublisher {
-    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<Placed, PublishError>> {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
         let router = self.0.clone();
         Box::pin(async move { router.publish(publish).await })
     }
 
-    fn ordered(
+    fn publish_ordered(
         &self,
         input: LocalBoxStream<'static, Publish>,
-    ) -> LocalBoxStream<'static, Result<Placed, PublishError>> {
-        self.0.ordered(input.map(Ok)).boxed_local()
+    ) -> LocalBoxStream<'static, Result<Acknowledgement, PublishError>> {
+        self.0.publish_ordered(input.map(Ok)).boxed_local()
     }
 }
 
 /// Topics for back ends, which take memory as other subscribers do.
-pub(super) struct Feed {
+pub(super) struct HubFeed {
     pub(super) hub: Hub,
     pub(super) admission: Admission,
 }
 
-impl pushonce_publish::Feed for Feed {
+impl pushonce_publish::SubscriptionSource for HubFeed {
     fn subscribe(
         &self,
         topic: Topic,
-        from: From,
-        options: Options,
-    ) -> BoxFuture<'static, Result<(Subscribed, BoxStream<'static, Item>), SubscribeError>> {
-        let (hub, admitted) = (self.hub.clone(), self.admission.check());
+        from: StartFrom,
+        options: SubscribeOptions,
+    ) -> BoxFuture<
+        'static,
+        Result<(SubscriptionStart, BoxStream<'static, TopicEvent>), SubscriptionSourceError>,
+    > {
+        let (hub, admission) = (self.hub.clone(), self.admission.check_subscriber());
         Box::pin(async move {
-            admitted.map_err(SubscribeError::Overloaded)?;
-            let reader = hub.reader(topic, from, options).await?;
-            let at = reader.subscribed();
-            let subscribed = Subscribed { position: at.position, recovered: at.recovered };
+            admission.map_err(SubscriptionSourceError::Overloaded)?;
+            let reader = hub.open_reader(topic, from, options).await?;
+            let at = reader.ack();
+            let subscribed = SubscriptionStart { position: at.position, recovered: at.recovered };
             let items = stream::unfold(reader, async |mut reader| {
                 let item = reader.next().await;
                 Some((item, reader))
             });
-            Ok((subscribed, Box::pin(items) as BoxStream<'static, Item>))
+            Ok((subscribed, Box::pin(items) as BoxStream<'static, TopicEvent>))
         })
     }
 }
 
-impl pushonce_publish::Overview for Overview {
-    fn snapshot(&self) -> Snapshot {
-        let control = self.control.borrow().clone();
+impl pushonce_publish::ClusterStatusProvider for NodeOverview {
+    fn snapshot(&self) -> ClusterSnapshot {
+        let control = self.control_status.borrow().clone();
         // Each in a statement of its own: a borrow in the expression below would last until its end.
         let view = self.view.borrow().clone();
         let owners = self.owners.borrow().clone();
-        let reachable = self.reachable.borrow().clone();
-        let conflict = *self.conflict.borrow();
-        Snapshot {
-            me: self.me,
+        let reachable = self.reachable_nodes.borrow().clone();
+        let conflict = *self.conflicting_cluster.borrow();
+        ClusterSnapshot {
+            node_id: self.me,
             view,
             owners,
             reachable,
-            conflict,
-            control: cluster::Control {
+            conflicting_cluster: conflict,
+            control_group: cluster::ControlGroupStatus {
                 leader: control.leader,
                 term: control.term,
                 voters: control.voters.into_iter().collect(),
                 learners: control.learners.into_iter().collect(),
-                applied: control.applied,
+                applied: control.applied_index,
             },
         }
     }
 
-    fn progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, Progress>> {
+    fn shard_progress(&self) -> BoxFuture<'static, BTreeMap<ShardId, ShardMoveProgress>> {
         let (view, owners) = (self.view.borrow().clone(), self.owners.borrow().clone());
-        let reachable = self.reachable.borrow().clone();
-        let local = moves::local(self.hosted.progress());
-        Box::pin(async move { moves::gather(&view, &owners, &reachable, local).await })
+        let reachable = self.reachable_nodes.borrow().clone();
+        let local = shard_progress::local_progress(self.hosted.progress());
+        Box::pin(async move {
+            shard_progress::gather_from_owners(&view, &owners, &reachable, local).await
+        })
     }
 
-    fn problems(&self, progress: &BTreeMap<ShardId, Progress>) -> Vec<cluster::Problem> {
-        let problem = |problem: Problem| cluster::Problem {
+    fn problems(
+        &self,
+        progress: &BTreeMap<ShardId, ShardMoveProgress>,
+    ) -> Vec<cluster::ReportedProblem> {
+        let problem = |problem: ClusterProblem| cluster::ReportedProblem {
             severity: problem.severity().as_str().to_owned(),
             kind: problem.kind().to_owned(),
             text: problem.to_string(),
         };
-        Overview::problems(self, progress).into_iter().map(problem).collect()
+        NodeOverview::problems(self, progress).into_iter().map(problem).collect()
     }
 }
 
 /// What operators change, at the control group; what may not be changed now, this node sees.
-pub(super) struct Operations {
-    pub(super) control: Control,
-    pub(super) overview: Overview,
+pub(super) struct ClusterOperations {
+    pub(super) control: ControlHandle,
+    pub(super) overview: NodeOverview,
     /// Counts what a change of a namespace would drop.
-    pub(super) topics: Topics,
+    pub(super) topics: ClusterTopics,
 }
 
-impl pushonce_publish::Operations for Operations {
-    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
-        let may = self.overview.seen(|seen| leave::may_drain(seen, node, force));
+impl pushonce_publish::ClusterAdmin for ClusterOperations {
+    fn drain(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
+        let allowed =
+            self.overview.with_cluster_snapshot(|seen| leave::check_drain(seen, node, force));
         let control = self.control.clone();
         Box::pin(async move {
-            may.map_err(|why| OperationError::Refused(why.to_string()))?;
-            control.drain(node, force).await.map_err(not_done)
+            allowed.map_err(|objection| AdminError::FailedPrecondition(objection.to_string()))?;
+            control.drain(node, force).await.map_err(operation_error)
         })
     }
 
-    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), OperationError>> {
+    fn undrain(&self, node: NodeId) -> BoxFuture<'static, Result<(), AdminError>> {
         let control = self.control.clone();
-        Box::pin(async move { control.undrain(node).await.map_err(not_done) })
+        Box::pin(async move { control.undrain(node).await.map_err(operation_error) })
     }
 
-    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), OperationError>> {
-        let may = self.overview.seen(|seen| leave::may_remove(seen, node, force));
+    fn remove(&self, node: NodeId, force: bool) -> BoxFuture<'static, Result<(), AdminError>> {
+        let allowed =
+            self.overview.with_cluster_snapshot(|seen| leave::check_remove(seen, node, force));
         let control = self.control.clone();
         Box::pin(async move {
-            may.map_err(|why| OperationError::Refused(why.to_string()))?;
-            control.remove(node).await.map_err(not_done)
+            allowed.map_err(|objection| AdminError::FailedPrecondition(objection.to_string()))?;
+            control.remove(node).await.map_err(operation_error)
         })
     }
 
-    fn finalize(&self) -> BoxFuture<'static, Result<ClusterVersion, OperationError>> {
+    fn finalize_upgrade(&self) -> BoxFuture<'static, Result<ClusterVersion, AdminError>> {
         let control = self.control.clone();
-        Box::pin(async move { control.finalize().await.map_err(not_done) })
+        Box::pin(async move { control.finalize().await.map_err(operation_error) })
     }
 
     fn set_namespace(
@@ -365,37 +394,43 @@ impl pushonce_publish::Operations for Operations {
         name: Option<String>,
         change: Option<NamespaceChange>,
         force: bool,
-    ) -> BoxFuture<'static, Result<Namespace, OperationError>> {
+    ) -> BoxFuture<'static, Result<Namespace, AdminError>> {
         let (control, topics) = (self.control.clone(), self.topics.clone());
         Box::pin(async move {
-            let refused = match control.set_namespace(name.clone(), change, force).await {
-                Err(AskError::Refused(pushonce_control::Refusal::DropsStored(name))) => name,
-                told => return told.map_err(not_done),
+            let rejected_namespace = match control.set_namespace(name.clone(), change, force).await
+            {
+                Err(CommandError::Rejected(
+                    pushonce_control::CommandRejection::WouldLoseStoredMessages(rejected_name),
+                )) => rejected_name,
+                outcome => return outcome.map_err(operation_error),
             };
-            let stored = topics.stored(&refused).await;
-            if let Some(why) = stored.obstacle(&refused) {
-                return Err(OperationError::Refused(why));
+            let stored = topics.count_stored(&rejected_namespace).await;
+            if let Some(reason) = stored.force_required(&rejected_namespace) {
+                return Err(AdminError::FailedPrecondition(reason));
             }
-            control.set_namespace(name, change, true).await.map_err(not_done)
+            control.set_namespace(name, change, true).await.map_err(operation_error)
         })
     }
 
-    fn set_times(&self, times: ConsensusTimes) -> BoxFuture<'static, Result<(), OperationError>> {
+    fn set_consensus_times(
+        &self,
+        times: ConsensusTimes,
+    ) -> BoxFuture<'static, Result<(), AdminError>> {
         let control = self.control.clone();
         Box::pin(async move {
-            let fitting = Settings::lan().with_times(times).check();
-            fitting.map_err(|why| OperationError::Invalid(why.to_string()))?;
-            control.set_times(times).await.map_err(not_done)
+            let valid = ConsensusSettings::lan().with_times(times).validate();
+            valid.map_err(|error| AdminError::Invalid(error.to_string()))?;
+            control.set_times(times).await.map_err(operation_error)
         })
     }
 }
 
-fn not_done(why: AskError) -> OperationError {
-    use pushonce_control::Refusal;
-    let text = why.to_string();
-    match why {
-        AskError::Refused(Refusal::Namespace(_)) => OperationError::Invalid(text),
-        _ if why.retryable() => OperationError::Unavailable(text),
-        _ => OperationError::Refused(text),
+fn operation_error(error: CommandError) -> AdminError {
+    use pushonce_control::CommandRejection;
+    let text = error.to_string();
+    match error {
+        CommandError::Rejected(CommandRejection::Namespace(_)) => AdminError::Invalid(text),
+        _ if error.is_retryable() => AdminError::Unavailable(text),
+        _ => AdminError::FailedPrecondition(text),
     }
 }

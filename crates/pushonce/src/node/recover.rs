@@ -1,11 +1,11 @@
 //! A cluster in which groups have lost their majority for good, recovered on the data directories of the
 //! nodes that survived, which do not run.
 //!
-//! A [`survey`] of every survivor leads each of them to the same [`plan`]: a group that has lost its
+//! A [`own_survey`] of every survivor leads each of them to the same [`plan_digest`]: a group that has lost its
 //! majority is begun anew by the survivor that has most of it, and by no other. The control group is one
 //! of these groups. While it has its majority, it is left as it is.
 
-mod lost;
+mod lost_nodes;
 pub(crate) mod plan;
 pub(crate) mod survey;
 
@@ -16,19 +16,19 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use pushonce_consensus::{At, Found, GroupId, Offline};
-use pushonce_control::State as ControlState;
+use pushonce_consensus::{EntryId, GroupId, OfflineGroup, OfflineStore};
+use pushonce_control::ControlState;
 use pushonce_core::{ClusterView, NodeId, ShardId, Term};
-use pushonce_shard::State as ShardState;
+use pushonce_shard::ShardState;
 use serde::Serialize;
 
-use self::plan::{Fate, NoPlan, Plan};
+use self::plan::{PlanError, RecoveryPlan, ShardRecovery};
 use self::survey::Survey;
 use super::identity::{DataDir, Identity};
 
 /// What an operator says.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct RecoveryRequest {
     /// Ids or names of the members that are lost for good.
     pub(crate) lost: Vec<String>,
     /// What the command printed on every survivor; none when this one is alone.
@@ -36,47 +36,47 @@ pub(crate) struct Request {
 }
 
 /// A directory that is open and was looked at.
-pub(crate) struct Recovery {
+pub(crate) struct OfflineRecovery {
     data: DataDir,
     identity: Identity,
-    offline: Offline,
+    offline: OfflineStore,
     control: ControlState,
     view: ClusterView,
     survey: Survey,
     /// Where another history of any group may begin. See [`above_all`].
-    above: At,
-    plan: Result<Plan, NoPlan>,
+    history_start: EntryId,
+    plan: Result<RecoveryPlan, PlanError>,
 }
 
-impl Recovery {
+impl OfflineRecovery {
     /// Opens a data directory that no process uses, and plans. Changes nothing but the count of starts.
     ///
     /// # Errors
     /// When it cannot be read, or what was said makes no sense.
-    pub(crate) fn open(path: &Path, request: &Request) -> anyhow::Result<Recovery> {
+    pub(crate) fn open(path: &Path, request: &RecoveryRequest) -> anyhow::Result<OfflineRecovery> {
         anyhow::ensure!(path.is_dir(), "{} is no data directory: check --data", path.display());
         let data = DataDir::open(path)?;
-        let identity = data.identity()?.context("the data directory belongs to no cluster")?;
-        if let Some(why) = pushonce_consensus::rolled_back_in(path) {
+        let identity = data.load_identity()?.context("the data directory belongs to no cluster")?;
+        if let Some(reason) = pushonce_consensus::read_rollback_reason(path) {
             anyhow::bail!(
-                "this directory was put back to an earlier state ({why}): name {} in --lost, or, if \
+                "this directory was put back to an earlier state ({reason}): name {} in --lost, or, if \
                  nothing newer is left anywhere, delete {}/rolled-back and accept what is missing",
                 identity.node,
                 path.display()
             );
         }
-        let mut offline = Offline::open(path, identity.cluster, identity.node)?;
+        let mut offline = OfflineStore::open(path, identity.cluster, identity.node)?;
         let (control, found) = pushonce_control::replay(&mut offline).context(
             "without its control group this node cannot be a survivor: on the others, name it in --lost",
         )?;
         let view = control.view().context("this node has never heard of its cluster")?;
-        let recoveries = recorded(path)?;
-        let survey = Survey::of(&mut offline, &identity, &view, &found, recoveries)?;
+        let recoveries = count_recoveries(path)?;
+        let survey = Survey::from_offline(&mut offline, &identity, &view, &found, recoveries)?;
         let surveys = collect_surveys(&survey, &request.surveys)?;
-        let lost = lost::resolve(&surveys, &request.lost);
-        let plan = lost.and_then(|lost| plan::decide(&surveys, identity.node, &lost));
-        let above = new_history_start(&surveys);
-        Ok(Recovery { data, identity, offline, control, view, survey, above, plan })
+        let lost = lost_nodes::resolve(&surveys, &request.lost);
+        let plan = lost.and_then(|lost| plan::make_plan(&surveys, identity.node, &lost));
+        let history_start = new_history_start(&surveys);
+        Ok(OfflineRecovery { data, identity, offline, control, view, survey, history_start, plan })
     }
 
     pub(crate) fn survey(&self) -> &Survey {
@@ -86,43 +86,59 @@ impl Recovery {
     /// What is to be done here.
     ///
     /// # Errors
-    /// [`NoPlan`].
-    pub(crate) fn plan(&self) -> Result<&Plan, NoPlan> {
+    /// [`PlanError`].
+    pub(crate) fn plan(&self) -> Result<&RecoveryPlan, PlanError> {
         self.plan.as_ref().map_err(Clone::clone)
     }
 
     /// Carries the plan out in one commit, after a record of it in the directory.
     ///
     /// # Errors
-    /// [`NoPlan`]; and when the store or the directory cannot be written. Nothing counts then.
-    pub(crate) fn carry_out(self) -> anyhow::Result<()> {
-        let Recovery { data, identity, mut offline, mut control, view, above, .. } = self;
+    /// [`PlanError`]; and when the store or the directory cannot be written. Nothing counts then.
+    pub(crate) fn apply(self) -> anyhow::Result<()> {
+        let OfflineRecovery {
+            data,
+            identity,
+            mut offline,
+            mut control,
+            view,
+            history_start: above,
+            ..
+        } = self;
         let plan = self.plan?;
         if plan.control == Some(identity.node) {
             // Some may have been removed already.
-            let known = plan.lost.iter().copied().filter(|node| view.members.contains_key(node));
-            control.recover(identity.node, &known.collect(), above.index)?;
+            let known_members =
+                plan.lost.iter().copied().filter(|node| view.members.contains_key(node));
+            control.recover(identity.node, &known_members.collect(), above.index)?;
             let state = pushonce_control::capture(&control);
-            offline.begin_anew(GroupId::CONTROL, above, state)?;
+            offline.force_new_group(GroupId::CONTROL, above, state)?;
         }
         for (&shard, fate) in &plan.shards {
             let shard = ShardId(shard);
             match fate {
-                Fate::Recovered { .. } => {
+                ShardRecovery::Recovered { .. } => {
                     let (state, found) = pushonce_shard::replay(&mut offline, shard)?;
-                    begin(&mut offline, shard, later(found.next_history(), above), state)?;
+                    recreate_shard(
+                        &mut offline,
+                        shard,
+                        later_position(found.new_history_start(), above),
+                        state,
+                    )?;
                 }
-                Fate::Empty => begin(&mut offline, shard, above, ShardState::new(shard))?,
-                Fate::GoesOn | Fate::Elsewhere { .. } => {}
+                ShardRecovery::Empty => {
+                    recreate_shard(&mut offline, shard, above, ShardState::new(shard))?
+                }
+                ShardRecovery::HasMajority | ShardRecovery::RecoveredElsewhere { .. } => {}
             }
         }
         // A recovery that is cut short counts: the next one then only begins higher.
-        record(data.path(), &plan)?;
+        append_record(data.path(), &plan)?;
         offline.commit()?;
-        let left = view.members.values().filter(|member| !plan.lost.contains(&member.id));
-        let peers = left.filter(|member| member.id != identity.node);
+        let remaining = view.members.values().filter(|member| !plan.lost.contains(&member.id));
+        let peers = remaining.filter(|member| member.id != identity.node);
         let peers: Vec<_> = peers.map(|member| member.addresses.peer.clone()).collect();
-        data.keep_peers(&peers);
+        data.save_peers(&peers);
         Ok(())
     }
 }
@@ -130,9 +146,9 @@ impl Recovery {
 /// The surveys of all survivors by node. One of this node must still be true.
 fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<NodeId, Survey>> {
     let mut surveys = BTreeMap::from([(own.node, own.clone())]);
-    let mut read = BTreeSet::new();
+    let mut surveyed_nodes = BTreeSet::new();
     for file in files {
-        let survey = Survey::read(file)?;
+        let survey = Survey::read_file(file)?;
         let path = file.display();
         anyhow::ensure!(
             survey.cluster == own.cluster,
@@ -140,7 +156,7 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
             survey.cluster,
             own.cluster
         );
-        anyhow::ensure!(read.insert(survey.node), "--surveys has two of {}", survey.node);
+        anyhow::ensure!(surveyed_nodes.insert(survey.node), "--surveys has two of {}", survey.node);
         anyhow::ensure!(
             survey.node != own.node || survey == *own,
             "{path} is out of date: this node has run since, or was recovered. Make all surveys again"
@@ -148,7 +164,7 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
         surveys.insert(survey.node, survey);
     }
     anyhow::ensure!(
-        read.is_empty() || read.contains(&own.node),
+        surveyed_nodes.is_empty() || surveyed_nodes.contains(&own.node),
         "--surveys must be the same on every survivor: give that of this node, {}, too",
         own.node
     );
@@ -160,36 +176,36 @@ fn collect_surveys(own: &Survey, files: &[PathBuf]) -> anyhow::Result<BTreeMap<N
 /// Each recovery takes a group at most one step above what it had, or to this place. So no group is higher
 /// than the highest replica that is left by more steps than there were recoveries, and this is one more. The survivors
 /// know how many there were: a shard that was begun anew before may have no surviving replica that says so.
-fn new_history_start(surveys: &BTreeMap<NodeId, Survey>) -> At {
+fn new_history_start(surveys: &BTreeMap<NodeId, Survey>) -> EntryId {
     let replicas = || surveys.values().flat_map(|it| it.shards.values().chain([&it.control]));
-    let highest = Found {
-        last: replicas().map(|replica| replica.last).max().unwrap_or_default(),
+    let highest = OfflineGroup {
+        last_index: replicas().map(|replica| replica.last_index).max().unwrap_or_default(),
         term: Term(replicas().map(|replica| replica.term).max().unwrap_or_default()),
-        ..Found::default()
+        ..OfflineGroup::default()
     };
     let recoveries = surveys.values().map(|survey| survey.recoveries).max();
-    highest.history_after(recoveries.unwrap_or_default())
+    highest.new_history_start_after(recoveries.unwrap_or_default())
 }
 
-fn later(one: At, other: At) -> At {
-    At { index: one.index.max(other.index), term: one.term.max(other.term) }
+fn later_position(a: EntryId, b: EntryId) -> EntryId {
+    EntryId { index: a.index.max(b.index), term: a.term.max(b.term) }
 }
 
-fn begin(
-    offline: &mut Offline,
+fn recreate_shard(
+    offline: &mut OfflineStore,
     shard: ShardId,
-    at: At,
+    at: EntryId,
     mut state: ShardState,
 ) -> anyhow::Result<()> {
     state.recover(at.index);
-    Ok(offline.begin_anew(GroupId::shard(shard), at, pushonce_shard::capture(state))?)
+    Ok(offline.force_new_group(GroupId::shard(shard), at, pushonce_shard::capture(state))?)
 }
 
-const RECORD: &str = "recoveries.jsonl";
+const RECORD_FILE: &str = "recoveries.jsonl";
 
 /// How many recoveries a data directory has a record of.
-fn recorded(path: &Path) -> anyhow::Result<u64> {
-    let path = path.join(RECORD);
+fn count_recoveries(path: &Path) -> anyhow::Result<u64> {
+    let path = path.join(RECORD_FILE);
     match std::fs::read(&path) {
         Ok(text) => Ok(text.iter().filter(|&&byte| byte == b'\n').count() as u64),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
@@ -197,49 +213,55 @@ fn recorded(path: &Path) -> anyhow::Result<u64> {
     }
 }
 
-/// Adds one line of JSON to the record: for people, and for [`recorded`].
-fn record(path: &Path, plan: &Plan) -> anyhow::Result<()> {
+/// Adds one line of JSON to the record: for people, and for [`count_recoveries`].
+fn append_record(path: &Path, plan: &RecoveryPlan) -> anyhow::Result<()> {
     #[derive(Serialize)]
-    struct Record<'a> {
+    struct RecoveryRecord<'a> {
         time_ms: u64,
         #[serde(flatten)]
-        plan: &'a Plan,
+        plan: &'a RecoveryPlan,
     }
-    let path = path.join(RECORD);
-    let line = serde_json::to_string(&Record { time_ms: now_ms(), plan })?;
+    let path = path.join(RECORD_FILE);
+    let line = serde_json::to_string(&RecoveryRecord { time_ms: now_ms(), plan })?;
     let file = File::options().create(true).append(true).open(&path);
-    let written = file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()));
-    written.with_context(|| format!("{} cannot be written; nothing was changed", path.display()))
+    let result = file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()));
+    result.with_context(|| format!("{} cannot be written; nothing was changed", path.display()))
 }
 
 /// The wall clock, for people who read the record.
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::survey::Replica;
+    use super::survey::SurveyReplica;
     use super::*;
 
     #[test]
-    fn another_history_begins_above_one_of_which_no_survivor_has_anything() {
+    fn new_history_starts_above_any_history_that_no_survivor_has() {
         let survey = |recoveries| Survey {
             cluster: "c0".to_owned(),
             node: NodeId(1),
             members: BTreeMap::new(),
             shard_count: 1,
             recoveries,
-            control: Replica { last: 90, term: 7, last_term: 7, ..Replica::default() },
+            control: SurveyReplica {
+                last_index: 90,
+                term: 7,
+                last_term: 7,
+                ..SurveyReplica::default()
+            },
             shards: BTreeMap::new(),
             unreadable: BTreeMap::new(),
         };
-        let above =
+        let history_start =
             |recoveries| new_history_start(&BTreeMap::from([(NodeId(1), survey(recoveries))]));
-        let (first, second) = (above(0), above(1));
+        let (first, second) = (history_start(0), history_start(1));
         let mut high = survey(0);
-        high.shards.insert(3, Replica { last: 1 << 41, term: 7, ..Replica::default() });
+        high.shards
+            .insert(3, SurveyReplica { last_index: 1 << 41, term: 7, ..SurveyReplica::default() });
         let high = new_history_start(&BTreeMap::from([(NodeId(1), high)]));
         assert!(high.index > 1 << 41, "a shard may be above the control group");
         // A shard that was begun anew at the first place, and has gone on since, is below the second.

@@ -13,19 +13,19 @@ use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushonce_core::Topic;
 use pushonce_gateway::query::{self, InvalidQuery};
-use pushonce_publish::Ready;
+use pushonce_publish::Readiness;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::health::Reason;
-use super::overview::Overview;
-use super::watch;
+use super::health::HealthIssue;
+use super::health_check;
+use super::overview::NodeOverview;
 
 /// No more topics than this are looked up in one request.
 const TOPICS_MAX: usize = 256;
 
 /// Why a node that is no member yet serves nothing.
-const WAITS: &str = "this node waits to join its cluster";
+const WAITING_TO_JOIN: &str = "this node waits to join its cluster";
 
 /// How many bytes of a body are read before the answer, as behind a refusal of the gateway.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -34,37 +34,41 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `/health/live`, `/health/ready`, `/health/publish`, `/health/viewers`, `/metrics`, `/cluster`.
-pub(super) fn router(overview: Overview, metrics: PrometheusHandle) -> Router {
+pub(super) fn health_router(overview: NodeOverview, metrics: PrometheusHandle) -> Router {
     let internal = Router::new()
         .route("/cluster", get(cluster))
         .with_state(overview.clone())
         .route("/metrics", get(move || prometheus(metrics)))
         .layer(map_response(async |mut response: Response| {
-            response.extensions_mut().insert(pushonce_gateway::Internal);
+            response.extensions_mut().insert(pushonce_gateway::SameOriginOnly);
             response
         }));
     Router::new()
         .route("/health/live", get(live))
-        .route("/health/ready", get(async |state| ready(state, |now| now.publish && now.viewers)))
-        .route("/health/publish", get(async |state| ready(state, |now| now.publish)))
-        .route("/health/viewers", get(async |state| ready(state, |now| now.viewers)))
+        .route(
+            "/health/ready",
+            get(async |state| ready(state, |now| now.can_publish && now.can_subscribe)),
+        )
+        .route("/health/publish", get(async |state| ready(state, |now| now.can_publish)))
+        .route("/health/viewers", get(async |state| ready(state, |now| now.can_subscribe)))
         .with_state(overview)
         .merge(internal)
 }
 
 /// The pages of a node that waits until a cluster takes it in: it lives, and serves nobody. Each answer
 /// ends its connection: the next request is for the gateway, once that has the port.
-pub(super) fn waiting_router() -> Router {
-    let wait = || async { answer(false, &[Reason::of_all(WAITS)]) };
+pub(super) fn pre_join_router() -> Router {
+    let not_ready =
+        || async { readiness_response(false, &[HealthIssue::blocking_all(WAITING_TO_JOIN)]) };
     Router::new()
         .route("/health/live", get(live))
-        .route("/health/ready", get(wait))
-        .route("/health/publish", get(wait))
-        .route("/health/viewers", get(wait))
-        .fallback(not_joined)
+        .route("/health/ready", get(not_ready))
+        .route("/health/publish", get(not_ready))
+        .route("/health/viewers", get(not_ready))
+        .fallback(not_joined_response)
         .layer(from_fn(pushonce_gateway::allow_any_origin))
         .layer(from_fn(read_body_first))
-        .layer(map_response(closing))
+        .layer(map_response(close_connection))
 }
 
 /// Reads what a client sends before it is answered. A connection that is closed with unread bytes is
@@ -72,28 +76,28 @@ pub(super) fn waiting_router() -> Router {
 /// whole body first would see a broken pipe instead of the refusal.
 async fn read_body_first(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let _ = timeout(BODY_TIMEOUT, discard(body)).await;
+    let _ = timeout(BODY_TIMEOUT, discard_body(body)).await;
     next.run(Request::from_parts(parts, Body::empty())).await
 }
 
 /// Until the body has ended, or is too long.
-async fn discard(body: Body) {
-    let mut left = BODY_BYTES_MAX;
-    let mut pieces = body.into_data_stream();
-    while let Some(Ok(piece)) = pieces.next().await {
-        let Some(rest) = left.checked_sub(piece.len()) else { return };
-        left = rest;
+async fn discard_body(body: Body) {
+    let mut remaining = BODY_BYTES_MAX;
+    let mut chunks = body.into_data_stream();
+    while let Some(Ok(chunk)) = chunks.next().await {
+        let Some(remaining_after) = remaining.checked_sub(chunk.len()) else { return };
+        remaining = remaining_after;
     }
 }
 
 /// Whatever a client or publisher asks: another node answers it, or this one later.
-async fn not_joined() -> Response {
-    let message = format!("{WAITS}: ask another node, or try again");
+async fn not_joined_response() -> Response {
+    let message = format!("{WAITING_TO_JOIN}: ask another node, or try again");
     let error = json!({"error": {"code": "unavailable", "message": message, "retry": true}});
     (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], Json(error)).into_response()
 }
 
-async fn closing(mut response: Response) -> Response {
+async fn close_connection(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -102,47 +106,48 @@ async fn live() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-fn ready(State(overview): State<Overview>, is: fn(Ready) -> bool) -> Response {
-    let reasons = overview.obstacles();
-    answer(is(watch::ready(&reasons)), &reasons)
+fn ready(State(overview): State<NodeOverview>, is_ready: fn(Readiness) -> bool) -> Response {
+    let issues = overview.issues();
+    readiness_response(is_ready(health_check::readiness(&issues)), &issues)
 }
 
 /// Reasons that block nothing are warnings.
-fn answer(ready: bool, reasons: &[Reason]) -> Response {
+fn readiness_response(ready: bool, issues: &[HealthIssue]) -> Response {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let texts = |blocking| {
-        let chosen = reasons.iter().filter(move |reason| reason.blocks.any() == blocking);
-        chosen.map(|reason| reason.text.as_str()).collect::<Vec<_>>()
+    let issue_texts = |is_blocking| {
+        let selected = issues.iter().filter(move |reason| reason.blocks.any() == is_blocking);
+        selected.map(|reason| reason.text.as_str()).collect::<Vec<_>>()
     };
-    let body = json!({"ready": ready, "because": texts(true), "warnings": texts(false)});
+    let body =
+        json!({"ready": ready, "because": issue_texts(true), "warnings": issue_texts(false)});
     (status, Json(body)).into_response()
 }
 
-async fn cluster(State(overview): State<Overview>, RawQuery(query): RawQuery) -> Response {
-    match topics(query.as_deref().unwrap_or_default()) {
+async fn cluster(State(overview): State<NodeOverview>, RawQuery(query): RawQuery) -> Response {
+    match parse_topics(query.as_deref().unwrap_or_default()) {
         Ok(topics) => Json(overview.cluster(&topics)).into_response(),
-        Err((code, why)) => {
-            let error = json!({"error": {"code": code, "message": why, "retry": false}});
+        Err((code, message)) => {
+            let error = json!({"error": {"code": code, "message": message, "retry": false}});
             (StatusCode::BAD_REQUEST, Json(error)).into_response()
         }
     }
 }
 
 /// The topics of `?topic=a&topic=b`; the error is a code and what to change.
-fn topics(query: &str) -> Result<Vec<Topic>, (&'static str, String)> {
-    let bad_request = |why: InvalidQuery| ("bad_request", why.to_string());
-    let pairs = query::pairs(query).map_err(bad_request)?;
+fn parse_topics(query: &str) -> Result<Vec<Topic>, (&'static str, String)> {
+    let to_bad_request = |error: InvalidQuery| ("bad_request", error.to_string());
+    let pairs = query::pairs(query).map_err(to_bad_request)?;
     if pairs.len() > TOPICS_MAX {
         return Err(("bad_request", format!("ask for at most {TOPICS_MAX} topics at a time")));
     }
-    let topic = |(name, value): (String, String)| match name.as_str() {
-        "topic" => Topic::new(&value).map_err(|why| ("bad_topic", format!("{value:?}: {why}"))),
+    let parse_topic = |(name, value): (String, String)| match name.as_str() {
+        "topic" => Topic::new(&value).map_err(|error| ("bad_topic", format!("{value:?}: {error}"))),
         _ => {
             let known = "only topic is known, and may be there several times";
-            Err(bad_request(InvalidQuery::Unknown { name, known }))
+            Err(to_bad_request(InvalidQuery::Unknown { name, known }))
         }
     };
-    pairs.into_iter().map(topic).collect()
+    pairs.into_iter().map(parse_topic).collect()
 }
 
 async fn prometheus(metrics: PrometheusHandle) -> Response {
@@ -155,16 +160,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_of_a_query_are_read_without_loss_and_nothing_is_ignored() {
-        let found = topics("topic=a%2Fb&topic=c").expect("valid");
+    fn topics_query_is_decoded_and_invalid_parameters_are_rejected() {
+        let found = parse_topics("topic=a%2Fb&topic=c").expect("valid");
         assert_eq!(found.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a/b", "c"]);
         for (query, code) in [
             ("topic=a%FF", "bad_request"),
             ("topic=a//b", "bad_topic"),
             ("topics=a", "bad_request"),
         ] {
-            assert_eq!(topics(query).expect_err(query).0, code);
+            assert_eq!(parse_topics(query).expect_err(query).0, code);
         }
-        assert!(topics(&"topic=a&".repeat(TOPICS_MAX + 1)).is_err());
+        assert!(parse_topics(&"topic=a&".repeat(TOPICS_MAX + 1)).is_err());
     }
 }

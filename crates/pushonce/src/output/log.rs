@@ -3,7 +3,7 @@
 //! A node must outlive the reader of its log. A line that does not fit into the queue, or that the
 //! system does not take, is dropped and counted in `pushonce_log_lines_dropped_total`; a caller waits
 //! only for lines of level `ERROR`, which often precede the end of the process, and at most
-//! `ERROR_WAIT` for all of them while the output is stuck.
+//! `ERROR_WAIT_MAX` for all of them while the output is stuck.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,34 +17,34 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that wait for the thread: a second of a very busy log.
-const LINES_MAX: usize = 4_096;
+const QUEUED_LINES_MAX: usize = 4_096;
 
 /// Bytes of these lines. A larger line is dropped.
-const BYTES_MAX: usize = 1 << 20;
+const QUEUED_BYTES_MAX: usize = 1 << 20;
 
 /// How long the writer of an error waits until it is written.
-const ERROR_WAIT: Duration = Duration::from_millis(100);
+const ERROR_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// How long [`LogWriter::flush`] waits: the process is about to end.
-const FLUSH_WAIT: Duration = Duration::from_millis(500);
+const FLUSH_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Takes log lines for a thread that writes them. Clones share it.
 #[derive(Clone)]
 pub struct LogWriter {
-    queue: SyncSender<Job>,
-    shared: Arc<Shared>,
+    queue: SyncSender<LogJob>,
+    shared: Arc<LogWriterShared>,
 }
 
 /// What the callers and the thread share.
 #[derive(Default)]
-struct Shared {
-    bytes: AtomicUsize,
+struct LogWriterShared {
+    queued_bytes: AtomicUsize,
     /// Somebody waited for the thread in vain, and the thread has not written anything since.
-    stuck: AtomicBool,
-    dropped: AtomicU64,
+    is_stuck: AtomicBool,
+    dropped_lines: AtomicU64,
 }
 
-enum Job {
+enum LogJob {
     Line(Vec<u8>),
     /// Answered when everything before it was written or dropped.
     Flush(SyncSender<()>),
@@ -52,7 +52,7 @@ enum Job {
 
 /// Why a line was dropped: a label of the counter.
 #[derive(Clone, Copy)]
-enum Dropped {
+enum DropReason {
     /// The queue is full: the output is stuck or too slow.
     Full,
     /// The system did not take it.
@@ -60,7 +60,7 @@ enum Dropped {
 }
 
 /// Takes the bytes of one line.
-pub struct Line {
+pub struct LogLine {
     writer: LogWriter,
     level: Level,
 }
@@ -71,46 +71,47 @@ impl LogWriter {
     /// # Errors
     /// When the system has no thread left.
     pub fn start(output: impl Write + Send + 'static) -> io::Result<LogWriter> {
-        let (queue, jobs) = sync_channel(LINES_MAX);
-        let shared = Arc::new(Shared::default());
+        let (queue, jobs) = sync_channel(QUEUED_LINES_MAX);
+        let shared = Arc::new(LogWriterShared::default());
         let writer = LogWriter { queue, shared: shared.clone() };
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_all(output, &jobs, &shared))?;
+            .spawn(move || run_writer_thread(output, &jobs, &shared))?;
         Ok(writer)
     }
 
     /// Waits until everything that was logged before is written, but half a second at most.
     pub fn flush(&self) {
-        self.wait(FLUSH_WAIT);
+        self.wait_until_written(FLUSH_WAIT_MAX);
     }
 
     /// How many lines were dropped.
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+    pub fn dropped_lines(&self) -> u64 {
+        self.shared.dropped_lines.load(Ordering::Relaxed)
     }
 
-    fn push(&self, line: Vec<u8>) {
+    fn enqueue(&self, line: Vec<u8>) {
         let bytes = line.len();
-        let held = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = held.saturating_add(bytes) <= BYTES_MAX;
-        if !fits || self.queue.try_send(Job::Line(line)).is_err() {
-            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.count(Dropped::Full);
+        let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = queued.saturating_add(bytes) <= QUEUED_BYTES_MAX;
+        if !fits || self.queue.try_send(LogJob::Line(line)).is_err() {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.count_dropped(DropReason::Full);
         }
     }
 
     /// While the output is stuck only the first caller waits.
-    fn wait_for_error(&self) {
-        if !self.shared.stuck.load(Ordering::Relaxed) && !self.wait(ERROR_WAIT) {
-            self.shared.stuck.store(true, Ordering::Relaxed);
+    fn wait_until_error_is_written(&self) {
+        if !self.shared.is_stuck.load(Ordering::Relaxed) && !self.wait_until_written(ERROR_WAIT_MAX)
+        {
+            self.shared.is_stuck.store(true, Ordering::Relaxed);
         }
     }
 
     /// Says whether the thread has come so far.
-    fn wait(&self, limit: Duration) -> bool {
+    fn wait_until_written(&self, limit: Duration) -> bool {
         let (done, is_done) = sync_channel(1);
-        match self.queue.try_send(Job::Flush(done)) {
+        match self.queue.try_send(LogJob::Flush(done)) {
             Ok(()) => is_done.recv_timeout(limit).is_ok(),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
@@ -118,23 +119,23 @@ impl LogWriter {
 }
 
 impl<'a> MakeWriter<'a> for LogWriter {
-    type Writer = Line;
+    type Writer = LogLine;
 
-    fn make_writer(&'a self) -> Line {
-        Line { writer: self.clone(), level: Level::INFO }
+    fn make_writer(&'a self) -> LogLine {
+        LogLine { writer: self.clone(), level: Level::INFO }
     }
 
-    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
-        Line { writer: self.clone(), level: *meta.level() }
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogLine {
+        LogLine { writer: self.clone(), level: *meta.level() }
     }
 }
 
-impl Write for Line {
+impl Write for LogLine {
     /// The subscriber writes each line by one call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.push(bytes.to_vec());
+        self.writer.enqueue(bytes.to_vec());
         if self.level == Level::ERROR {
-            self.writer.wait_for_error();
+            self.writer.wait_until_error_is_written();
         }
         Ok(bytes.len())
     }
@@ -145,10 +146,10 @@ impl Write for Line {
 }
 
 /// Ends when the last [`LogWriter`] is dropped.
-fn write_all(mut output: impl Write, jobs: &Receiver<Job>, shared: &Shared) {
+fn run_writer_thread(mut output: impl Write, jobs: &Receiver<LogJob>, shared: &LogWriterShared) {
     while let Ok(job) = jobs.recv() {
         match job {
-            Job::Line(line) => {
+            LogJob::Line(line) => {
                 if output.write_all(&line).and_then(|()| output.flush()).is_err() {
                     // `log-ends-with-its-reader`: nothing more is logged or counted.
                     #[cfg(feature = "planted-bugs")]
@@ -157,12 +158,12 @@ fn write_all(mut output: impl Write, jobs: &Receiver<Job>, shared: &Shared) {
                     {
                         return;
                     }
-                    shared.count(Dropped::Failed);
+                    shared.count_dropped(DropReason::Failed);
                 }
-                shared.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                shared.stuck.store(false, Ordering::Relaxed);
+                shared.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                shared.is_stuck.store(false, Ordering::Relaxed);
             }
-            Job::Flush(done) => {
+            LogJob::Flush(done) => {
                 // The one that asked may have given up.
                 let _ = done.try_send(());
             }
@@ -170,12 +171,12 @@ fn write_all(mut output: impl Write, jobs: &Receiver<Job>, shared: &Shared) {
     }
 }
 
-impl Shared {
-    fn count(&self, why: Dropped) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-        let reason = match why {
-            Dropped::Full => "full",
-            Dropped::Failed => "failed",
+impl LogWriterShared {
+    fn count_dropped(&self, cause: DropReason) {
+        self.dropped_lines.fetch_add(1, Ordering::Relaxed);
+        let reason = match cause {
+            DropReason::Full => "full",
+            DropReason::Failed => "failed",
         };
         metrics::counter!("pushonce_log_lines_dropped_total", "reason" => reason).increment(1);
     }

@@ -3,27 +3,27 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Gap, GapReason, Message, Offset, Page, Position};
+use pushonce_core::{Gap, GapReason, HistoryPage, Message, Offset, Position};
 
 /// What may be shown of a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedBatch {
     /// Each exactly the next.
     pub(crate) messages: Vec<Arc<Message>>,
     /// Something that does not follow came next; it and the rest of the batch are not shown.
-    pub(crate) hole: bool,
+    pub(crate) has_hole: bool,
 }
 
 /// What of `messages` may be shown to someone who stands at `reached`, which moves on.
-pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> Accepted {
-    let mut accepted = Accepted { messages, hole: false };
-    let hole = &mut accepted.hole;
+pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> AcceptedBatch {
+    let mut accepted = AcceptedBatch { messages, has_hole: false };
+    let has_hole = &mut accepted.has_hole;
     accepted.messages.retain(|message| {
-        let next = !*hole && message.position.follows(*reached);
+        let next = !*has_hole && message.position.follows(*reached);
         if next {
             *reached = message.position;
         } else {
-            *hole |= message.position > *reached;
+            *has_hole |= message.position > *reached;
         }
         next
     });
@@ -32,7 +32,7 @@ pub(crate) fn accept(reached: &mut Position, messages: Vec<Arc<Message>>) -> Acc
 
 /// A page of history as a stream tells it: what is no more, then what comes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Replay {
+pub(crate) struct PageReplay {
     /// What is missing between the position asked after and the first message.
     pub(crate) gap: Option<Gap>,
     /// What follows.
@@ -41,28 +41,28 @@ pub(crate) struct Replay {
     pub(crate) end: Position,
 }
 
-impl Replay {
+impl PageReplay {
     /// Reads a page that was asked for after `after`. A hole that the page does not name is named
     /// here: continuity is kept by those who show messages, not by those who store them.
-    pub(crate) fn of(after: Position, page: Page) -> Replay {
+    pub(crate) fn from_page(after: Position, page: HistoryPage) -> PageReplay {
         let first = page.messages.first().map(|message| message.position);
-        let resumes = first.map_or(page.head, before);
+        let resumes = first.map_or(page.head, previous);
         // After `ZERO` a first message follows, unless the page says that there was an earlier life.
         let follows = page.gap.is_none() && resumes.next().follows(after);
-        let silent = resumes <= after || follows;
-        let gap = (!silent).then(|| Gap {
+        let is_contiguous = resumes <= after || follows;
+        let gap = (!is_contiguous).then(|| Gap {
             from: page.gap.map_or(after.next(), |gap| gap.from),
             to: resumes,
-            reason: page.gap.map_or(reason(after, resumes), |gap| gap.reason),
+            reason: page.gap.map_or(gap_reason(after, resumes), |gap| gap.reason),
         });
         let last = page.messages.last().map(|message| message.position);
         let end = last.unwrap_or(resumes).max(after);
-        Replay { gap, messages: page.messages, end }
+        PageReplay { gap, messages: page.messages, end }
     }
 }
 
 /// Why somebody who stood at `from` goes on at `to`, when nobody said.
-pub(crate) fn reason(from: Position, to: Position) -> GapReason {
+pub(crate) fn gap_reason(from: Position, to: Position) -> GapReason {
     if from.epoch == to.epoch { GapReason::Expired } else { GapReason::Epoch }
 }
 
@@ -73,12 +73,12 @@ pub(crate) fn adjoins(gap: &Gap, reached: Position) -> bool {
 }
 
 /// The same gap for a reader who stands elsewhere in it.
-pub(crate) fn seen_from(gap: &Gap, reached: Position) -> Gap {
+pub(crate) fn clip_gap(gap: &Gap, reached: Position) -> Gap {
     let within = gap.from.epoch == reached.epoch || gap.from <= reached;
     Gap { from: if within { reached.next() } else { gap.from }, ..*gap }
 }
 
-fn before(position: Position) -> Position {
+fn previous(position: Position) -> Position {
     Position { offset: Offset(position.offset.0.saturating_sub(1)), ..position }
 }
 
@@ -87,72 +87,72 @@ mod tests {
     use super::*;
     use crate::engine::testing::message;
 
-    fn page(offsets: &[(u64, u64)], head: (u64, u64), gap: Option<Gap>) -> Page {
+    fn page(offsets: &[(u64, u64)], head: (u64, u64), gap: Option<Gap>) -> HistoryPage {
         let messages = offsets.iter().map(|&(epoch, offset)| message(epoch, offset)).collect();
-        Page { messages, head: Position::new(head.0, head.1), gap }
+        HistoryPage { messages, head: Position::new(head.0, head.1), gap }
     }
 
     #[test]
-    fn what_was_reached_is_dropped_and_what_does_not_follow_is_not_shown() {
+    fn duplicates_are_dropped_and_messages_after_a_hole_are_rejected() {
         let mut reached = Position::new(1, 4);
         let batch = [(1, 3), (1, 4), (1, 5), (1, 7), (1, 8)];
         let batch = batch.iter().map(|&(e, o)| message(e, o)).collect();
         let accepted = accept(&mut reached, batch);
-        assert_eq!(accepted, Accepted { messages: vec![message(1, 5)], hole: true });
+        assert_eq!(accepted, AcceptedBatch { messages: vec![message(1, 5)], has_hole: true });
         assert_eq!(reached, Position::new(1, 5));
     }
 
     #[test]
-    fn a_new_epoch_without_word_is_a_hole() {
+    fn new_epoch_without_a_gap_is_a_hole() {
         let mut reached = Position::new(1, 4);
         let accepted = accept(&mut reached, vec![message(2, 1)]);
-        assert_eq!(accepted, Accepted { messages: vec![], hole: true });
+        assert_eq!(accepted, AcceptedBatch { messages: vec![], has_hole: true });
     }
 
     #[test]
-    fn a_page_that_follows_has_no_gap() {
-        let replay = Replay::of(Position::new(1, 4), page(&[(1, 5)], (1, 5), None));
+    fn contiguous_page_has_no_gap() {
+        let replay = PageReplay::from_page(Position::new(1, 4), page(&[(1, 5)], (1, 5), None));
         assert_eq!((replay.gap, replay.end), (None, Position::new(1, 5)));
-        let replay = Replay::of(Position::ZERO, page(&[(7, 1)], (7, 1), None));
+        let replay = PageReplay::from_page(Position::ZERO, page(&[(7, 1)], (7, 1), None));
         assert_eq!(replay.gap, None);
-        let replay = Replay::of(Position::new(1, 4), page(&[], (1, 4), None));
+        let replay = PageReplay::from_page(Position::new(1, 4), page(&[], (1, 4), None));
         assert_eq!((replay.gap, replay.end), (None, Position::new(1, 4)));
     }
 
     #[test]
-    fn a_hole_that_a_page_does_not_name_is_named() {
-        let replay = Replay::of(Position::new(1, 4), page(&[(3, 1)], (3, 1), None));
+    fn hole_in_a_page_becomes_a_gap() {
+        let replay = PageReplay::from_page(Position::new(1, 4), page(&[(3, 1)], (3, 1), None));
         let to = Position::new(3, 0);
         let gap = Gap { from: Position::new(1, 5), to, reason: GapReason::Epoch };
         assert_eq!(replay.gap, Some(gap));
 
-        let replay = Replay::of(Position::new(1, 4), page(&[(1, 9)], (1, 9), None));
+        let replay = PageReplay::from_page(Position::new(1, 4), page(&[(1, 9)], (1, 9), None));
         let to = Position::new(1, 8);
         let gap = Gap { from: Position::new(1, 5), to, reason: GapReason::Expired };
         assert_eq!(replay.gap, Some(gap));
     }
 
     #[test]
-    fn an_earlier_life_that_a_page_names_is_told_to_a_reader_of_nothing() {
+    fn gap_of_an_earlier_epoch_is_replayed_to_a_reader_at_zero() {
         let gap =
             Gap { from: Position::new(0, 1), to: Position::new(7, 0), reason: GapReason::Epoch };
-        let replay = Replay::of(Position::ZERO, page(&[(7, 1)], (7, 1), Some(gap)));
+        let replay = PageReplay::from_page(Position::ZERO, page(&[(7, 1)], (7, 1), Some(gap)));
         assert_eq!(replay.gap, Some(gap));
     }
 
     #[test]
-    fn an_emptied_topic_of_a_new_epoch_is_a_gap_up_to_its_beginning() {
-        let replay = Replay::of(Position::new(1, 4), page(&[], (3, 0), None));
+    fn empty_page_of_a_new_epoch_is_a_gap_up_to_its_start() {
+        let replay = PageReplay::from_page(Position::new(1, 4), page(&[], (3, 0), None));
         assert_eq!(replay.gap.map(|gap| gap.to), Some(Position::new(3, 0)));
         assert_eq!(replay.end, Position::new(3, 0));
     }
 
     #[test]
-    fn a_gap_that_begins_later_than_the_reader_stands_does_not_adjoin() {
+    fn gap_that_begins_after_the_next_position_does_not_adjoin() {
         let gap =
             Gap { from: Position::new(1, 7), to: Position::new(1, 9), reason: GapReason::Expired };
         assert!(adjoins(&gap, Position::new(1, 6)));
         assert!(!adjoins(&gap, Position::new(1, 4)));
-        assert_eq!(seen_from(&gap, Position::new(1, 7)).from, Position::new(1, 8));
+        assert_eq!(clip_gap(&gap, Position::new(1, 7)).from, Position::new(1, 8));
     }
 }

@@ -9,141 +9,164 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pushonce_core::{FetchError, Message, NodeId, Page, Topic, Upstream, Want};
-use pushonce_proto::peer::{FetchedPart, Frame};
+use pushonce_core::{FetchError, HistoryPage, HistoryRange, Message, NodeId, Topic, UpstreamRoute};
+use pushonce_proto::peer::{FetchedPart, PeerFrame};
 
 use super::Engine;
-use super::effect::{Effect, FRAME_BYTES, Out, Purpose, chunks};
-use super::flow::Stage;
-use super::upstream::nothing_since;
+use super::effect::{EngineEffect, FRAME_BYTES_MAX, ReadPurpose, TopicSender, chunks};
+use super::topic_replication::UpstreamState;
+use super::upstream::empty_page;
 
 /// Those under way, bounded in number.
 #[derive(Debug, Default)]
-pub(crate) struct Fetches(HashMap<u64, Fetch>);
+pub(crate) struct PendingFetches(HashMap<u64, PendingFetch>);
 
 #[derive(Debug)]
-struct Fetch {
-    asker: Asker,
+struct PendingFetch {
+    requester: FetchRequester,
     topic: Topic,
-    want: Want,
-    at: At,
+    range: HistoryRange,
+    target: FetchTarget,
     parts: Vec<Arc<Message>>,
     deadline: Instant,
 }
 
 /// Who waits for the answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Asker {
+pub(crate) enum FetchRequester {
     /// Somebody on this node.
     Caller(u64),
     /// A peer, under the peer's own id.
-    Link { node: NodeId, id: u64 },
+    Peer { node: NodeId, id: u64 },
     /// An outlet of the same topic.
-    Outlet { to: NodeId, ticket: u64 },
+    Downstream { to: NodeId, read_id: u64 },
 }
 
 /// An outlet catches up by this part of what may wait for its link: by default four times the default
 /// history of a topic, so that it is read once, and little enough that a link never overflows by it.
-const CATCH_UP_PART: usize = 16;
+const CATCH_UP_DIVISOR: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum At {
-    Nobody { why: String },
-    Here,
+enum FetchTarget {
+    Parked { reason: String },
+    Local,
     Node(NodeId),
 }
 
 impl Engine {
     /// Asks whoever is upstream.
-    pub(super) fn fetch(&mut self, asker: Asker, topic: Topic, want: Want, now: Instant) {
+    pub(super) fn fetch(
+        &mut self,
+        requester: FetchRequester,
+        topic: Topic,
+        range: HistoryRange,
+        now: Instant,
+    ) {
         if self.fetches.0.len() >= self.config.pending_max {
-            let full = FetchError::Unavailable("too many questions are under way".to_owned());
-            self.finish(asker, &topic, Err(full), now);
+            let overloaded = FetchError::Unavailable("too many questions are under way".to_owned());
+            self.finish_fetch(requester, &topic, Err(overloaded), now);
             return;
         }
-        let id = self.ticket();
-        let deadline = now + self.config.fetch_deadline;
-        let at = At::Nobody { why: "the shard's owner is not known yet".to_owned() };
-        self.fetches.0.insert(id, Fetch { asker, topic, want, at, parts: Vec::new(), deadline });
+        let id = self.next_id();
+        let deadline = now + self.config.fetch_timeout;
+        let target =
+            FetchTarget::Parked { reason: "the shard's owner is not known yet".to_owned() };
+        self.fetches.0.insert(
+            id,
+            PendingFetch { requester, topic, range, target, parts: Vec::new(), deadline },
+        );
         self.send_fetch(id, now);
     }
 
     fn send_fetch(&mut self, id: u64, now: Instant) {
         let Some(fetch) = self.fetches.0.get_mut(&id) else { return };
         let shard = fetch.topic.shard(self.routes.view().shards);
-        let (topic, want) = (fetch.topic.clone(), fetch.want);
-        match self.routes.of(shard) {
-            Upstream::Local => {
-                fetch.at = At::Here;
-                self.effects.push(Effect::Read { purpose: Purpose::Fetch(id), topic, want });
+        let (topic, range) = (fetch.topic.clone(), fetch.range);
+        match self.routes.upstream_for(shard) {
+            UpstreamRoute::Local => {
+                fetch.target = FetchTarget::Local;
+                self.effects.push(EngineEffect::Read {
+                    purpose: ReadPurpose::Fetch(id),
+                    topic,
+                    range,
+                });
             }
-            Upstream::Node(node) if self.links.is_up(node) => {
-                fetch.at = At::Node(node);
-                self.effects.push(Effect::Send(node, Frame::Fetch { id, topic, want }));
+            UpstreamRoute::Node(node) if self.links.is_up(node) => {
+                fetch.target = FetchTarget::Node(node);
+                self.effects.push(EngineEffect::Send(node, PeerFrame::Fetch { id, topic, range }));
             }
-            Upstream::Node(node) => {
+            UpstreamRoute::Node(node) => {
                 self.park(id, format!("there is no link to {node} now"), now);
             }
-            Upstream::Unknown => {}
+            UpstreamRoute::Unknown => {}
         }
     }
 
     /// There is no answer to be had now. Asked again later, under another id: parts of an answer
     /// that may still be under way must not mix with the next.
-    fn park(&mut self, id: u64, why: String, now: Instant) {
+    fn park(&mut self, id: u64, reason: String, now: Instant) {
         let Some(mut fetch) = self.fetches.0.remove(&id) else { return };
-        if matches!(fetch.asker, Asker::Link { .. }) {
-            self.finish(fetch.asker, &fetch.topic, Err(FetchError::Unavailable(why)), now);
+        if matches!(fetch.requester, FetchRequester::Peer { .. }) {
+            self.finish_fetch(
+                fetch.requester,
+                &fetch.topic,
+                Err(FetchError::Unavailable(reason)),
+                now,
+            );
             return;
         }
-        fetch.at = At::Nobody { why };
+        fetch.target = FetchTarget::Parked { reason };
         fetch.parts.clear();
-        let id = self.ticket();
+        let id = self.next_id();
         self.fetches.0.insert(id, fetch);
     }
 
     /// A peer asks.
-    pub(super) fn fetch_for(
+    pub(super) fn on_fetch(
         &mut self,
         node: NodeId,
         id: u64,
         topic: Topic,
-        want: Want,
+        range: HistoryRange,
         now: Instant,
     ) {
-        let asker = Asker::Link { node, id };
+        let requester = FetchRequester::Peer { node, id };
         let shard = topic.shard(self.routes.view().shards);
-        if !self.routes.serves(node, shard) {
-            let stranger = format!("{} is not where {node} gets {shard} from", self.config.me);
-            self.finish(asker, &topic, Err(FetchError::Unavailable(stranger)), now);
+        if !self.routes.may_serve(node, shard) {
+            let not_upstream = format!("{} is not where {node} gets {shard} from", self.config.me);
+            self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(not_upstream)), now);
         } else if self.links.is_congested(node) {
-            let busy = format!("too much waits for the link from {} to {node}", self.config.me);
-            self.finish(asker, &topic, Err(FetchError::Unavailable(busy)), now);
-        } else if let Some(page) = self.recent_page(&topic, want, now) {
-            self.finish(asker, &topic, Ok(page), now);
+            let congested =
+                format!("too much waits for the link from {} to {node}", self.config.me);
+            self.finish_fetch(requester, &topic, Err(FetchError::Unavailable(congested)), now);
+        } else if let Some(page) = self.cached_page(&topic, range, now) {
+            self.finish_fetch(requester, &topic, Ok(page), now);
         } else {
-            self.fetch(asker, topic, want, now);
+            self.fetch(requester, topic, range, now);
         }
     }
 
     /// The answer out of what a head of a region has at hand, while it may say that this is all.
-    fn recent_page(&self, topic: &Topic, want: Want, now: Instant) -> Option<Page> {
-        let flow = self.flows.get(topic).filter(|flow| matches!(flow.stage, Stage::Live(_)))?;
-        if self.trust.age(flow.shard, now) >= self.config.stale_after {
+    fn cached_page(&self, topic: &Topic, range: HistoryRange, now: Instant) -> Option<HistoryPage> {
+        let replication = self
+            .replications
+            .get(topic)
+            .filter(|replication| matches!(replication.upstream_state, UpstreamState::Live(_)))?;
+        if self.freshness.age(replication.shard, now) >= self.config.stale_after {
             return None;
         }
-        let messages = match want {
-            Want::After(position) => flow.recent.after(position),
-            Want::Last(count) => flow.recent.last(usize::try_from(count).ok()?),
-            Want::All => None,
+        let messages = match range {
+            HistoryRange::After(position) => replication.recent.after(position),
+            HistoryRange::Last(count) => replication.recent.last(usize::try_from(count).ok()?),
+            HistoryRange::All => None,
         }?;
-        Some(Page { messages, head: flow.reached?, gap: None })
+        Some(HistoryPage { messages, head: replication.reached?, gap: None })
     }
 
     /// A peer answers, maybe in part.
-    pub(super) fn fetched(&mut self, from: NodeId, id: u64, part: FetchedPart, now: Instant) {
+    pub(super) fn on_fetched(&mut self, from: NodeId, id: u64, part: FetchedPart, now: Instant) {
         let Some(fetch) = self.fetches.0.get_mut(&id) else { return };
-        if fetch.at != At::Node(from) {
+        if fetch.target != FetchTarget::Node(from) {
             return;
         }
         match part {
@@ -151,43 +174,51 @@ impl Engine {
             FetchedPart::Done { messages, head, gap } => {
                 fetch.parts.extend(messages);
                 let messages = std::mem::take(&mut fetch.parts);
-                self.answered(id, Ok(Page { messages, head, gap }), now);
+                self.on_fetch_result(id, Ok(HistoryPage { messages, head, gap }), now);
             }
-            FetchedPart::Failed(error) => self.answered(id, Err(error), now),
+            FetchedPart::Failed(error) => self.on_fetch_result(id, Err(error), now),
         }
     }
 
     /// The whole answer to a fetch.
-    pub(super) fn answered(&mut self, id: u64, result: Result<Page, FetchError>, now: Instant) {
+    pub(super) fn on_fetch_result(
+        &mut self,
+        id: u64,
+        result: Result<HistoryPage, FetchError>,
+        now: Instant,
+    ) {
         match result {
-            Err(FetchError::Unavailable(why)) => self.park(id, why, now),
+            Err(FetchError::Unavailable(reason)) => self.park(id, reason, now),
             result => {
                 let Some(fetch) = self.fetches.0.remove(&id) else { return };
-                self.finish(fetch.asker, &fetch.topic, result, now);
+                self.finish_fetch(fetch.requester, &fetch.topic, result, now);
             }
         }
     }
 
-    fn finish(
+    fn finish_fetch(
         &mut self,
-        asker: Asker,
+        requester: FetchRequester,
         topic: &Topic,
-        result: Result<Page, FetchError>,
+        result: Result<HistoryPage, FetchError>,
         now: Instant,
     ) {
-        match asker {
-            Asker::Caller(id) => self.effects.push(Effect::Fetched { id, result }),
-            Asker::Link { node, id } => self.send_fetched(node, id, result),
-            Asker::Outlet { to, ticket } => self.caught_up(topic, to, ticket, result, now),
+        match requester {
+            FetchRequester::Caller(id) => self.effects.push(EngineEffect::Fetched { id, result }),
+            FetchRequester::Peer { node, id } => self.send_fetch_reply(node, id, result),
+            FetchRequester::Downstream { to, read_id } => {
+                self.on_catch_up_page(topic, to, read_id, result, now)
+            }
         }
     }
 
-    fn send_fetched(&mut self, node: NodeId, id: u64, result: Result<Page, FetchError>) {
-        let mut send = |part| self.effects.push(Effect::Send(node, Frame::Fetched { id, part }));
+    fn send_fetch_reply(&mut self, node: NodeId, id: u64, result: Result<HistoryPage, FetchError>) {
+        let mut send =
+            |part| self.effects.push(EngineEffect::Send(node, PeerFrame::Fetched { id, part }));
         match result {
             Err(error) => send(FetchedPart::Failed(error)),
-            Ok(Page { messages, head, gap }) => {
-                chunks(&messages, FRAME_BYTES)
+            Ok(HistoryPage { messages, head, gap }) => {
+                chunks(&messages, FRAME_BYTES_MAX)
                     .for_each(|chunk| send(FetchedPart::More(chunk.to_vec())));
                 send(FetchedPart::Done { messages: Vec::new(), head, gap });
             }
@@ -195,58 +226,68 @@ impl Engine {
     }
 
     /// History was read for an outlet that missed something.
-    fn caught_up(
+    fn on_catch_up_page(
         &mut self,
         topic: &Topic,
         to: NodeId,
-        ticket: u64,
-        result: Result<Page, FetchError>,
+        read_id: u64,
+        result: Result<HistoryPage, FetchError>,
         now: Instant,
     ) {
-        let Some(flow) = self.flows.get_mut(topic) else { return };
+        let Some(replication) = self.replications.get_mut(topic) else { return };
         if self.links.is_congested(to) {
-            return flow.put_off(to, ticket);
+            return replication.defer_read(to, read_id);
         }
-        let page = match (result, flow.reached) {
+        let page = match (result, replication.reached) {
             (Ok(page), _) => page,
-            (Err(FetchError::Future { .. }), Some(reached)) => nothing_since(reached),
+            (Err(FetchError::FuturePosition { .. }), Some(reached)) => empty_page(reached),
             // The next tick tries again.
-            (Err(_), _) => return flow.put_off(to, ticket),
+            (Err(_), _) => return replication.defer_read(to, read_id),
         };
-        let bytes_max = self.config.link_bytes_max / CATCH_UP_PART;
-        let mut out = Out { me: self.config.me, topic, effects: &mut self.effects };
-        if flow.catch_up(to, ticket, page, bytes_max, &mut out) {
-            self.changed.insert(topic.clone());
-            self.serve(topic, to, now);
+        let bytes_max = self.config.link_bytes_max / CATCH_UP_DIVISOR;
+        let mut out = TopicSender { me: self.config.me, topic, effects: &mut self.effects };
+        if replication.catch_up(to, read_id, page, bytes_max, &mut out) {
+            self.changed_topics.insert(topic.clone());
+            self.start_downstream(topic, to, now);
         }
     }
 
-    pub(super) fn fetches_lose_link(&mut self, node: NodeId, now: Instant) {
-        let asks = |fetch: &Fetch| matches!(fetch.asker, Asker::Link { node: n, .. } if n == node);
-        self.fetches.0.retain(|_, fetch| !asks(fetch));
-        for id in self.fetches_at(|at| *at == At::Node(node)) {
+    pub(super) fn fetches_on_link_lost(&mut self, node: NodeId, now: Instant) {
+        let is_from_peer = |fetch: &PendingFetch| matches!(fetch.requester, FetchRequester::Peer { node: n, .. } if n == node);
+        self.fetches.0.retain(|_, fetch| !is_from_peer(fetch));
+        for id in self.fetches_where(|target| *target == FetchTarget::Node(node)) {
             self.park(id, format!("the link to {node} broke"), now);
         }
     }
 
     /// Asks again for those who wait, and gives up those who waited too long.
-    pub(super) fn fetches_retry(&mut self, now: Instant) {
-        for id in self.fetches_at(|at| matches!(at, At::Nobody { .. })) {
+    pub(super) fn retry_fetches(&mut self, now: Instant) {
+        for id in self.fetches_where(|target| matches!(target, FetchTarget::Parked { .. })) {
             self.send_fetch(id, now);
         }
-        let over = self.fetches.0.iter().filter(|(_, fetch)| fetch.deadline <= now);
-        for id in over.map(|(&id, _)| id).collect::<Vec<_>>() {
+        let expired = self.fetches.0.iter().filter(|(_, fetch)| fetch.deadline <= now);
+        for id in expired.map(|(&id, _)| id).collect::<Vec<_>>() {
             let Some(fetch) = self.fetches.0.remove(&id) else { continue };
-            let why = match fetch.at {
-                At::Nobody { why } => why,
-                At::Here => "the shard did not answer".to_owned(),
-                At::Node(node) => format!("{node} did not answer in time"),
+            let reason = match fetch.target {
+                FetchTarget::Parked { reason } => reason,
+                FetchTarget::Local => "the shard did not answer".to_owned(),
+                FetchTarget::Node(node) => format!("{node} did not answer in time"),
             };
-            self.finish(fetch.asker, &fetch.topic, Err(FetchError::Unavailable(why)), now);
+            self.finish_fetch(
+                fetch.requester,
+                &fetch.topic,
+                Err(FetchError::Unavailable(reason)),
+                now,
+            );
         }
     }
 
-    fn fetches_at(&self, at: impl Fn(&At) -> bool) -> Vec<u64> {
-        self.fetches.0.iter().filter(|(_, fetch)| at(&fetch.at)).map(|(&id, _)| id).collect()
+    fn fetches_where(&self, predicate: impl Fn(&FetchTarget) -> bool) -> Vec<u64> {
+        self.fetches
+            .0
+            .iter()
+            .filter(|(_, fetch)| predicate(&fetch.target))
+            .map(|(&id, _)| id)
+            .collect()
     }
 }

@@ -7,14 +7,14 @@
 use pushonce_core::NodeId;
 
 /// Up to so many links all are told: few enough, and nothing can be missed.
-const ALL_MAX: usize = 16;
+const BROADCAST_LINKS_MAX: usize = 16;
 
 /// The nodes to tell, of those that this node has links to: all of a few, and of many those that come
 /// 1, 2, 4, 8, … places behind this node in the order of ids, and around. What one node tells reaches
 /// all along these in a few steps, and by so many ways that links that are missing are got around.
-pub(super) fn told(me: NodeId, linked: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+pub(super) fn gossip_targets(me: NodeId, linked: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
     let mut order: Vec<NodeId> = linked.into_iter().filter(|&node| node != me).collect();
-    if order.len() <= ALL_MAX {
+    if order.len() <= BROADCAST_LINKS_MAX {
         return order;
     }
     order.sort_unstable();
@@ -34,40 +34,40 @@ mod tests {
     fn spread(nodes: u64, linked: impl Fn(u64, u64) -> bool) -> (usize, usize) {
         let linked = &linked;
         let links = |node: u64| (1..=nodes).filter(move |&other| other != node);
-        let of =
+        let peers_of =
             |node: u64| links(node).filter(move |&other| linked(node.min(other), node.max(other)));
-        let mut heard = BTreeSet::from([1]);
-        let mut frames = VecDeque::from_iter(of(1));
+        let mut reached = BTreeSet::from([1]);
+        let mut frames = VecDeque::from_iter(peers_of(1));
         let mut count = 0;
         while let Some(to) = frames.pop_front() {
             count += 1;
-            if heard.insert(to) {
-                let told = told(NodeId(to), of(to).map(NodeId));
-                frames.extend(told.iter().map(|node| node.0).filter(|&node| node != 1));
+            if reached.insert(to) {
+                let targets = gossip_targets(NodeId(to), peers_of(to).map(NodeId));
+                frames.extend(targets.iter().map(|node| node.0).filter(|&node| node != 1));
             }
         }
-        (heard.len(), count)
+        (reached.len(), count)
     }
 
     #[test]
     fn claim_reaches_a_thousand_nodes_in_a_few_frames_each() {
-        let (heard, frames) = spread(1_000, |_, _| true);
-        assert_eq!(heard, 1_000);
+        let (reached, frames) = spread(1_000, |_, _| true);
+        assert_eq!(reached, 1_000);
         assert!(frames <= 12_000, "{frames} frames");
     }
 
     #[test]
     fn claim_reaches_the_nodes_that_have_no_link_to_its_owner() {
-        let (heard, _) = spread(1_000, |a, b| a != 1 || b == 500);
-        assert_eq!(heard, 1_000, "the owner has one link");
+        let (reached, _) = spread(1_000, |a, b| a != 1 || b == 500);
+        assert_eq!(reached, 1_000, "the owner has one link");
         // One link of five is missing, here and there.
-        let (heard, _) = spread(1_000, |a, b| (a * 7919 + b * 104_729) % 5 != 0);
-        assert_eq!(heard, 1_000);
+        let (reached, _) = spread(1_000, |a, b| (a * 7919 + b * 104_729) % 5 != 0);
+        assert_eq!(reached, 1_000);
     }
 
     #[test]
-    fn few_nodes_are_all_told() {
+    fn claim_is_sent_to_all_nodes_when_they_are_few() {
         let others: Vec<NodeId> = (2..=17).map(NodeId).collect();
-        assert_eq!(told(NodeId(1), others.clone()), others);
+        assert_eq!(gossip_targets(NodeId(1), others.clone()), others);
     }
 }

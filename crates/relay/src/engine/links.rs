@@ -9,27 +9,27 @@ use pushonce_core::{NodeId, Topic};
 
 /// Every link that is up.
 #[derive(Debug, Default)]
-pub(crate) struct Links(BTreeMap<NodeId, Link>);
+pub(crate) struct LinkTable(BTreeMap<NodeId, LinkState>);
 
 /// One link, as long as it is up.
 #[derive(Debug, Default)]
-pub(crate) struct Link {
-    last_number: u32,
+pub(crate) struct LinkState {
+    last_interest_number: u32,
     /// What this node asks for.
-    asked: HashMap<u32, Topic>,
+    own_interests: HashMap<u32, Topic>,
     /// What the peer asks for.
-    pub(crate) heard: HashMap<u32, Topic>,
+    pub(crate) peer_interests: HashMap<u32, Topic>,
     /// Much waits for it already; what can wait elsewhere is not added.
     pub(crate) congested: bool,
 }
 
-impl Links {
-    pub(crate) fn up(&mut self, node: NodeId) {
-        self.0.insert(node, Link::default());
+impl LinkTable {
+    pub(crate) fn insert(&mut self, node: NodeId) {
+        self.0.insert(node, LinkState::default());
     }
 
     /// Says whether it was up.
-    pub(crate) fn down(&mut self, node: NodeId) -> bool {
+    pub(crate) fn remove(&mut self, node: NodeId) -> bool {
         self.0.remove(&node).is_some()
     }
 
@@ -46,31 +46,31 @@ impl Links {
         self.0.keys().copied()
     }
 
-    pub(crate) fn get_mut(&mut self, node: NodeId) -> Option<&mut Link> {
+    pub(crate) fn get_mut(&mut self, node: NodeId) -> Option<&mut LinkState> {
         self.0.get_mut(&node)
     }
 
-    /// The topic that `node` asks this node for under `number`, if it still does.
-    pub(crate) fn heard(&self, node: NodeId, number: u32) -> Option<&Topic> {
-        self.0.get(&node)?.heard.get(&number)
+    /// The topic that `node` asks this node for under `link_id`, if it still does.
+    pub(crate) fn peer_interest(&self, node: NodeId, number: u32) -> Option<&Topic> {
+        self.0.get(&node)?.peer_interests.get(&number)
     }
 
-    /// The topic that this node asked `node` for under `number`, if it still does.
-    pub(crate) fn asked(&self, node: NodeId, number: u32) -> Option<&Topic> {
-        self.0.get(&node)?.asked.get(&number)
+    /// The topic that this node asked `node` for under `link_id`, if it still does.
+    pub(crate) fn own_interest(&self, node: NodeId, number: u32) -> Option<&Topic> {
+        self.0.get(&node)?.own_interests.get(&number)
     }
 
-    /// The number under which `topic` is asked for from now on; `None` when the link is down, or so
+    /// The number under which `topic` is asked for from now on; `NoFault` when the link is down, or so
     /// old that it has no number left.
-    pub(crate) fn ask(&mut self, node: NodeId, topic: &Topic) -> Option<u32> {
+    pub(crate) fn add_interest(&mut self, node: NodeId, topic: &Topic) -> Option<u32> {
         let link = self.0.get_mut(&node)?;
-        link.last_number = link.last_number.checked_add(1)?;
-        link.asked.insert(link.last_number, topic.clone());
-        Some(link.last_number)
+        link.last_interest_number = link.last_interest_number.checked_add(1)?;
+        link.own_interests.insert(link.last_interest_number, topic.clone());
+        Some(link.last_interest_number)
     }
 
     /// Whatever still comes under this number is dropped. Says whether it was in use.
-    pub(crate) fn forget(&mut self, node: NodeId, number: u32) -> bool {
-        self.0.get_mut(&node).is_some_and(|link| link.asked.remove(&number).is_some())
+    pub(crate) fn remove_interest(&mut self, node: NodeId, number: u32) -> bool {
+        self.0.get_mut(&node).is_some_and(|link| link.own_interests.remove(&number).is_some())
     }
 }

@@ -6,42 +6,42 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use pushonce_core::{NodeId, Placed, Publish, PublishError, Refusal, ShardId};
-use pushonce_proto::peer::Frame;
+use pushonce_core::{Acknowledgement, NodeId, Publish, PublishError, PublishRejection, ShardId};
+use pushonce_proto::peer::PeerFrame;
 
 use super::Engine;
-use super::effect::Effect;
+use super::effect::EngineEffect;
 
 /// Those under way, bounded in number and bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Publishes {
-    pending: HashMap<u64, Pending>,
+pub(crate) struct PendingPublishes {
+    pending: HashMap<u64, PendingPublish>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Pending {
-    to: NodeId,
+struct PendingPublish {
+    owner: NodeId,
     shard: ShardId,
     bytes: usize,
     deadline: Instant,
     /// The shard has another owner meanwhile, and the deadline is that of an answer from the old one.
-    moved: bool,
+    owner_changed: bool,
 }
 
-impl Publishes {
-    fn end(&mut self, id: u64) -> Option<Pending> {
-        let ended = self.pending.remove(&id)?;
-        self.bytes -= ended.bytes;
-        Some(ended)
+impl PendingPublishes {
+    fn remove(&mut self, id: u64) -> Option<PendingPublish> {
+        let removed = self.pending.remove(&id)?;
+        self.bytes -= removed.bytes;
+        Some(removed)
     }
 
     /// Ends those that `over` says.
-    fn end_where(&mut self, over: impl Fn(&Pending) -> bool) -> Vec<u64> {
-        let ids = self.pending.iter().filter(|(_, pending)| over(pending)).map(|(&id, _)| id);
+    fn remove_where(&mut self, predicate: impl Fn(&PendingPublish) -> bool) -> Vec<u64> {
+        let ids = self.pending.iter().filter(|(_, pending)| predicate(pending)).map(|(&id, _)| id);
         let ids: Vec<u64> = ids.collect();
         for &id in &ids {
-            self.end(id);
+            self.remove(id);
         }
         ids
     }
@@ -49,75 +49,86 @@ impl Publishes {
 
 impl Engine {
     /// A caller wants to publish at `to`. `id` is never used twice.
-    pub(super) fn publish(&mut self, id: u64, to: NodeId, publish: Publish, now: Instant) {
-        if let Err(refusal) = self.may_publish(to, &publish) {
-            self.effects.push(Effect::Published { id, outcome: Err(refusal.into()) });
+    pub(super) fn publish(&mut self, id: u64, owner: NodeId, publish: Publish, now: Instant) {
+        if let Err(rejection) = self.check_publish(owner, &publish) {
+            self.effects.push(EngineEffect::Published { id, outcome: Err(rejection.into()) });
             return;
         }
         let shard = publish.topic.shard(self.routes.view().shards);
         let bytes = publish.payload.len();
-        let deadline = now + self.config.publish_deadline;
+        let deadline = now + self.config.publish_timeout;
         self.publishes.bytes += bytes;
-        self.publishes.pending.insert(id, Pending { to, shard, bytes, deadline, moved: false });
-        self.effects.push(Effect::Send(to, Frame::Publish { id, publish }));
+        self.publishes
+            .pending
+            .insert(id, PendingPublish { owner, shard, bytes, deadline, owner_changed: false });
+        self.effects.push(EngineEffect::Send(owner, PeerFrame::Publish { id, publish }));
     }
 
-    fn may_publish(&self, to: NodeId, publish: &Publish) -> Result<(), Refusal> {
-        let Publishes { pending, bytes } = &self.publishes;
-        if !self.links.is_up(to) {
-            Err(Refusal::Unavailable(format!("there is no link to {to} now")))
+    fn check_publish(&self, owner: NodeId, publish: &Publish) -> Result<(), PublishRejection> {
+        let PendingPublishes { pending, bytes } = &self.publishes;
+        if !self.links.is_up(owner) {
+            Err(PublishRejection::Unavailable(format!("there is no link to {owner} now")))
         } else if pending.len() >= self.config.pending_max
             || bytes + publish.payload.len() > self.config.pending_bytes_max
         {
-            Err(Refusal::Overloaded("too many publishes are under way to other nodes".to_owned()))
+            Err(PublishRejection::Overloaded(
+                "too many publishes are under way to other nodes".to_owned(),
+            ))
         } else {
             Ok(())
         }
     }
 
     /// An owner answered.
-    pub(super) fn published(
+    pub(super) fn on_published(
         &mut self,
         from: NodeId,
         id: u64,
-        outcome: Result<Placed, PublishError>,
+        outcome: Result<Acknowledgement, PublishError>,
     ) {
         // An answer from somebody who was not asked would be a lie about the outcome.
-        if self.publishes.pending.get(&id).is_some_and(|pending| pending.to == from) {
-            self.publishes.end(id);
-            self.effects.push(Effect::Published { id, outcome });
+        if self.publishes.pending.get(&id).is_some_and(|pending| pending.owner == from) {
+            self.publishes.remove(id);
+            self.effects.push(EngineEffect::Published { id, outcome });
         }
     }
 
-    pub(super) fn publishes_lose_link(&mut self, to: NodeId) {
-        let ids = self.publishes.end_where(|pending| pending.to == to);
-        self.unknown(ids, &format!("the link to {to} broke before the answer came"));
+    pub(super) fn publishes_on_link_lost(&mut self, peer: NodeId) {
+        let ids = self.publishes.remove_where(|pending| pending.owner == peer);
+        self.finish_unknown(ids, &format!("the link to {peer} broke before the answer came"));
     }
 
     /// An owner that handed the shard over still knows how the publishes ended that it had proposed: it
     /// is given a moment to say so.
-    pub(super) fn publishes_lose_owner(&mut self, shard: ShardId, owner: NodeId, now: Instant) {
-        let limit = now + self.config.answer_after_move;
-        let moved = |pending: &&mut Pending| pending.shard == shard && pending.to != owner;
-        for pending in self.publishes.pending.values_mut().filter(moved) {
+    pub(super) fn publishes_on_owner_changed(
+        &mut self,
+        shard: ShardId,
+        new_owner: NodeId,
+        now: Instant,
+    ) {
+        let limit = now + self.config.moved_publish_timeout;
+        let is_affected =
+            |pending: &&mut PendingPublish| pending.shard == shard && pending.owner != new_owner;
+        for pending in self.publishes.pending.values_mut().filter(is_affected) {
             if limit < pending.deadline {
-                (pending.deadline, pending.moved) = (limit, true);
+                (pending.deadline, pending.owner_changed) = (limit, true);
             }
         }
     }
 
-    pub(super) fn publishes_expire(&mut self, now: Instant) {
-        let ids = self.publishes.end_where(|pending| pending.deadline <= now && pending.moved);
-        self.unknown(ids, "the shard went to another owner before the answer came");
-        let ids = self.publishes.end_where(|pending| pending.deadline <= now);
-        self.unknown(ids, "the owner did not answer in time");
+    pub(super) fn expire_publishes(&mut self, now: Instant) {
+        let ids =
+            self.publishes.remove_where(|pending| pending.deadline <= now && pending.owner_changed);
+        self.finish_unknown(ids, "the shard went to another owner before the answer came");
+        let ids = self.publishes.remove_where(|pending| pending.deadline <= now);
+        self.finish_unknown(ids, "the owner did not answer in time");
     }
 
-    fn unknown(&mut self, ids: Vec<u64>, why: &str) {
-        let unknown = |id| {
-            let outcome = Err(PublishError::unknown(why));
-            Effect::Published { id, outcome }
+    fn finish_unknown(&mut self, ids: Vec<u64>, reason: &str) {
+        let effect = |id| {
+            let outcome = Err(PublishError::unknown(reason));
+            EngineEffect::Published { id, outcome }
         };
-        self.effects.extend(ids.into_iter().map(unknown));
+        self.effects.extend(ids.into_iter().map(effect));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    Addresses, Build, Claim, ClusterId, ClusterVersion, ClusterView, ContentType, Member,
-    MemberState, Message, Namespaces, NodeId, Placement, Position, Roles, ShardCount, ShardId,
+    Addresses, BuildInfo, ClusterId, ClusterVersion, ClusterView, ContentType, Member, MemberState,
+    Message, Namespaces, NodeId, OwnershipClaim, Placement, Position, Roles, ShardCount, ShardId,
     Spread, Term, Timestamp, Topic,
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
             roles: Roles::default(),
             weight: 1,
             state: MemberState::Active,
-            build: Build::default(),
+            build: BuildInfo::default(),
         };
         (id, member)
     };
@@ -60,8 +60,8 @@ pub(crate) fn view(regions: &[&str]) -> ClusterView {
 /// Few, so that the topics of a test share shards and each shard's ring is cheap to make.
 const SHARDS: u16 = 2;
 
-/// The claim of `owner` under `term`.
-pub(crate) fn claim(shard: ShardId, owner: NodeId, term: u64) -> Claim {
+/// The claim of `new_owner` under `term`.
+pub(crate) fn claim(shard: ShardId, owner: NodeId, term: u64) -> OwnershipClaim {
     let (voters, learners) = (vec![owner], vec![]);
-    Claim { shard, owner, term: Term(term), membership: 1, voters, learners }
+    OwnershipClaim { shard, owner, term: Term(term), membership_index: 1, voters, learners }
 }

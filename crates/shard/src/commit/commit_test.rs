@@ -9,77 +9,80 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
-use crate::entry::encode_answer;
-use crate::{Committed, Rejected, State};
+use crate::entry::encode_outcomes;
+use crate::{CommitListener, ItemRejection, ShardState};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
-type Proposed = (Batch, oneshot::Sender<Result<Bytes, ProposeError>>);
+type ProposedEntry = (EntryBatch, oneshot::Sender<Result<Bytes, ProposeError>>);
 
 /// A group that lets the test say how each proposal ends.
-struct Group(mpsc::UnboundedSender<Proposed>);
+struct FakeGroup(mpsc::UnboundedSender<ProposedEntry>);
 
-impl Propose for Group {
+impl Proposer for FakeGroup {
     async fn propose(&self, entry: Bytes) -> Result<Bytes, ProposeError> {
-        let (end, ended) = oneshot::channel();
-        self.0.send((Batch::decode(&entry).unwrap().1, end)).unwrap();
-        ended.await.unwrap()
+        let (reply, receiver) = oneshot::channel();
+        self.0.send((EntryBatch::decode(&entry).unwrap().1, reply)).unwrap();
+        receiver.await.unwrap()
     }
 }
 
-struct Nobody;
+struct NoopListener;
 
-impl Committed for Nobody {
-    fn committed(&self, _: ShardId, _: Vec<(Topic, Arc<Message>)>) {}
+impl CommitListener for NoopListener {
+    fn on_committed(&self, _: ShardId, _: Vec<(Topic, Arc<Message>)>) {}
 
-    fn placed(&self, _: ShardId, _: Topic, _: Arc<Message>) {}
+    fn on_placed_in_memory(&self, _: ShardId, _: Topic, _: Arc<Message>) {}
 
-    fn pass_on(&self) {}
+    fn flush_placed(&self) {}
 }
 
 /// A commit loop that runs, and both of its ends.
-struct Rig {
-    intake: Arc<Intake>,
-    proposed: mpsc::UnboundedReceiver<Proposed>,
+struct CommitFixture {
+    proposal_queue: Arc<ProposalQueue>,
+    proposed: mpsc::UnboundedReceiver<ProposedEntry>,
     permits: Arc<Semaphore>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
-impl Rig {
-    fn start() -> Rig {
+impl CommitFixture {
+    fn start() -> CommitFixture {
         let (group, proposed) = mpsc::unbounded_channel();
-        let (intake, permits) = (Arc::new(Intake::default()), Arc::new(Semaphore::new(1)));
-        let shared = Arc::new(Shared::new(
+        let (proposal_queue, permits) =
+            (Arc::new(ProposalQueue::default()), Arc::new(Semaphore::new(1)));
+        let shared = Arc::new(ShardShared::new(
             ShardId(0),
             NodeId(1),
             AgreedVersion::default(),
-            Arc::new(Nobody),
+            Arc::new(NoopListener),
             Arc::new(|| NOW),
             Arc::new(crate::NodeTopics::new(0)),
         ));
-        shared.begin(State::under(History::default()));
-        let commit = Commit {
+        shared.set_state(ShardState::with_history(History::default()));
+        let commit = CommitLoop {
             shared,
-            proposer: Group(group),
-            intake: intake.clone(),
+            proposer: FakeGroup(group),
+            proposal_queue: proposal_queue.clone(),
             permits: permits.clone(),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let running = tokio::spawn(async move { commit.run(&token).await });
-        Rig { intake, proposed, permits, shutdown, running }
+        CommitFixture { proposal_queue, proposed, permits, shutdown, running }
     }
 
     /// Publishes: the message waits in the queue when this returns.
-    fn publish(&self, payload: &'static [u8]) -> Pin<Box<dyn Future<Output = Outcome>>> {
-        let intake = self.intake.clone();
-        let mut waiter = Box::pin(async move { intake.publish(publish(payload)).await });
+    fn publish(&self, payload: &'static [u8]) -> Pin<Box<dyn Future<Output = PublishResult>>> {
+        let proposal_queue = self.proposal_queue.clone();
+        let mut waiter = Box::pin(async move { proposal_queue.publish(publish(payload)).await });
         assert_eq!(waiter.as_mut().now_or_never(), None);
         waiter
     }
 
-    async fn proposed(&mut self) -> (Vec<Bytes>, oneshot::Sender<Result<Bytes, ProposeError>>) {
+    async fn next_proposed(
+        &mut self,
+    ) -> (Vec<Bytes>, oneshot::Sender<Result<Bytes, ProposeError>>) {
         let (batch, end) = self.proposed.recv().await.unwrap();
         assert_eq!(batch.time, NOW);
         (batch.items.into_iter().map(|item| item.payload).collect(), end)
@@ -91,41 +94,45 @@ fn publish(payload: &'static [u8]) -> Publish {
         topic: Topic::new("a").unwrap(),
         content_type: ContentType::Binary,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: Bytes::from_static(payload),
     }
 }
 
-fn placed(offset: u64) -> Placed {
-    Placed { position: Position::new(1, offset), time: NOW, durability: Default::default() }
+fn ack(offset: u64) -> Acknowledgement {
+    Acknowledgement {
+        position: Position::new(1, offset),
+        time: NOW,
+        durability: Default::default(),
+    }
 }
 
-fn answer(offsets: &[u64]) -> Result<Bytes, ProposeError> {
-    Ok(encode_answer(&offsets.iter().map(|&offset| Ok(placed(offset))).collect()))
+fn reply(offsets: &[u64]) -> Result<Bytes, ProposeError> {
+    Ok(encode_outcomes(&offsets.iter().map(|&offset| Ok(ack(offset))).collect()))
 }
 
 #[tokio::test]
-async fn what_waits_while_an_entry_is_under_way_goes_into_the_next_together() {
-    let mut rig = Rig::start();
+async fn publishes_during_an_entry_are_batched_into_the_next() {
+    let mut rig = CommitFixture::start();
     let a = rig.publish(b"a");
-    let (entry, end) = rig.proposed().await;
+    let (entry, end) = rig.next_proposed().await;
     assert_eq!(entry, ["a"]);
 
     let (b, c) = (rig.publish(b"b"), rig.publish(b"c"));
     assert!(rig.proposed.try_recv().is_err(), "two entries under way");
-    end.send(answer(&[1])).unwrap();
-    assert_eq!(a.await, Ok(placed(1)));
+    end.send(reply(&[1])).unwrap();
+    assert_eq!(a.await, Ok(ack(1)));
 
-    let (entry, end) = rig.proposed().await;
+    let (entry, end) = rig.next_proposed().await;
     assert_eq!(entry, ["b", "c"]);
-    end.send(answer(&[2, 3])).unwrap();
-    assert_eq!(b.await, Ok(placed(2)));
-    assert_eq!(c.await, Ok(placed(3)));
+    end.send(reply(&[2, 3])).unwrap();
+    assert_eq!(b.await, Ok(ack(2)));
+    assert_eq!(c.await, Ok(ack(3)));
 }
 
 #[tokio::test]
-async fn who_arrives_while_the_permit_is_waited_for_rides_along() {
-    let mut rig = Rig::start();
+async fn publishes_during_the_wait_for_a_permit_join_the_entry() {
+    let mut rig = CommitFixture::start();
     let permits = rig.permits.clone();
     let permit = permits.acquire().await.unwrap();
     let a = rig.publish(b"a");
@@ -133,119 +140,124 @@ async fn who_arrives_while_the_permit_is_waited_for_rides_along() {
     let b = rig.publish(b"b");
     assert!(rig.proposed.try_recv().is_err(), "proposed without a permit");
     drop(permit);
-    let (entry, end) = rig.proposed().await;
+    let (entry, end) = rig.next_proposed().await;
     assert_eq!(entry, ["a", "b"]);
-    end.send(answer(&[1, 2])).unwrap();
-    assert_eq!((a.await, b.await), (Ok(placed(1)), Ok(placed(2))));
+    end.send(reply(&[1, 2])).unwrap();
+    assert_eq!((a.await, b.await), (Ok(ack(1)), Ok(ack(2))));
     assert_eq!(rig.permits.acquire().await.map(|_| ()).ok(), Some(()), "the permit came back");
 }
 
 #[tokio::test]
-async fn an_entry_that_was_refused_happened_for_nobody_in_it() {
+async fn rejected_entry_rejects_all_its_publishes() {
     for leader in [Some(NodeId(2)), None] {
-        let mut rig = Rig::start();
+        let mut rig = CommitFixture::start();
         let permits = rig.permits.clone();
         let permit = permits.acquire().await.unwrap();
         let (a, b) = (rig.publish(b"a"), rig.publish(b"b"));
         drop(permit);
-        let (_, end) = rig.proposed().await;
-        end.send(Err(ProposeError::Refused { leader })).unwrap();
-        let refused = Err(Refusal::NotOwner { owner: leader }.into());
-        assert_eq!((a.await, b.await), (refused.clone(), refused));
+        let (_, end) = rig.next_proposed().await;
+        end.send(Err(ProposeError::Rejected { leader })).unwrap();
+        let rejection = Err(PublishRejection::NotOwner { owner: leader }.into());
+        assert_eq!((a.await, b.await), (rejection.clone(), rejection));
     }
 }
 
 #[tokio::test]
-async fn an_entry_whose_end_nobody_knows_is_unknown_and_the_next_goes_on() {
-    let mut rig = Rig::start();
+async fn entry_with_an_unknown_outcome_is_reported_and_the_next_is_committed() {
+    let mut rig = CommitFixture::start();
     let a = rig.publish(b"a");
-    let (_, end) = rig.proposed().await;
+    let (_, end) = rig.next_proposed().await;
     end.send(Err(ProposeError::Unknown("no majority in time".to_owned()))).unwrap();
     assert_eq!(a.await, Err(PublishError::unknown("no majority in time")));
 
     let b = rig.publish(b"b");
-    let (_, end) = rig.proposed().await;
-    end.send(answer(&[7])).unwrap();
-    assert_eq!(b.await, Ok(placed(7)));
+    let (_, end) = rig.next_proposed().await;
+    end.send(reply(&[7])).unwrap();
+    assert_eq!(b.await, Ok(ack(7)));
 }
 
 #[test]
-fn messages_of_one_entry_end_each_in_its_own_way() {
-    let end = encode_answer(&vec![Ok(placed(1)), Err(Rejected::KeyReused)]);
-    let refused = Err(InvalidPublish::KeyReused.into());
-    assert_eq!(ends(Ok(end), 2), [End::Settled(Ok(placed(1))), End::Settled(refused)]);
+fn publishes_of_one_entry_get_individual_outcomes() {
+    let reply = encode_outcomes(&vec![Ok(ack(1)), Err(ItemRejection::KeyReused)]);
+    let rejection = Err(InvalidPublish::KeyReused.into());
+    assert_eq!(
+        commit_outcomes(Ok(reply), 2),
+        [CommitOutcome::Settled(Ok(ack(1))), CommitOutcome::Settled(rejection)]
+    );
 }
 
 #[tokio::test]
-async fn a_message_whose_namespace_went_into_memory_under_it_is_not_acknowledged_from_the_log() {
-    let mut rig = Rig::start();
+async fn message_whose_namespace_moved_to_memory_is_not_acknowledged_from_the_log() {
+    let mut rig = CommitFixture::start();
     let a = rig.publish(b"a");
-    let (_, end) = rig.proposed().await;
-    end.send(Ok(encode_answer(&vec![Err(Rejected::InMemory)]))).unwrap();
+    let (_, end) = rig.next_proposed().await;
+    end.send(Ok(encode_outcomes(&vec![Err(ItemRejection::NamespaceInMemory)]))).unwrap();
     // The replica here has not changed, so the message is proposed again, a bounded number of times.
-    for _ in 1..CHANGES_MAX {
-        let (entry, end) = rig.proposed().await;
+    for _ in 1..DURABILITY_CHANGES_MAX {
+        let (entry, end) = rig.next_proposed().await;
         assert_eq!(entry, ["a"]);
-        end.send(Ok(encode_answer(&vec![Err(Rejected::InMemory)]))).unwrap();
+        end.send(Ok(encode_outcomes(&vec![Err(ItemRejection::NamespaceInMemory)]))).unwrap();
     }
-    assert_eq!(a.await, Err(Refusal::NotOwner { owner: None }.into()));
+    assert_eq!(a.await, Err(PublishRejection::NotOwner { owner: None }.into()));
 }
 
 #[test]
-fn an_answer_that_does_not_fit_the_entry_acknowledges_nothing() {
-    for end in [answer(&[1]), answer(&[1, 2, 3]), Ok(Bytes::from_static(b"\x01\xff"))] {
-        let ends = ends(end, 2);
-        assert_eq!(ends.len(), 2);
-        let is_unknown = |end: &End| matches!(end, End::Settled(Err(PublishError::Unknown { .. })));
-        assert!(ends.iter().all(is_unknown));
+fn reply_that_does_not_match_the_entry_acknowledges_nothing() {
+    for reply in [reply(&[1]), reply(&[1, 2, 3]), Ok(Bytes::from_static(b"\x01\xff"))] {
+        let outcomes = commit_outcomes(reply, 2);
+        assert_eq!(outcomes.len(), 2);
+        let is_unknown = |outcome: &CommitOutcome| {
+            matches!(outcome, CommitOutcome::Settled(Err(PublishError::Unknown { .. })))
+        };
+        assert!(outcomes.iter().all(is_unknown));
     }
 }
 
 #[tokio::test]
-async fn at_the_end_the_entry_under_way_is_waited_for_and_the_rest_is_refused() {
-    let mut rig = Rig::start();
+async fn shutdown_waits_for_the_entry_in_flight_and_rejects_the_queue() {
+    let mut rig = CommitFixture::start();
     let a = rig.publish(b"a");
-    let (_, end) = rig.proposed().await;
+    let (_, end) = rig.next_proposed().await;
     let b = rig.publish(b"b");
     rig.shutdown.cancel();
-    end.send(answer(&[1])).unwrap();
-    assert_eq!(a.await, Ok(placed(1)));
-    let stopping = Err(Refusal::Unavailable("the node is stopping".to_owned()).into());
+    end.send(reply(&[1])).unwrap();
+    assert_eq!(a.await, Ok(ack(1)));
+    let stopping = Err(PublishRejection::Unavailable("the node is stopping".to_owned()).into());
     assert_eq!(b.await, stopping);
     rig.running.await.unwrap();
-    assert_eq!(rig.intake.publish(publish(b"c")).await, stopping);
+    assert_eq!(rig.proposal_queue.publish(publish(b"c")).await, stopping);
 }
 
 #[tokio::test]
-async fn a_loop_that_is_cut_off_leaves_nobody_waiting() {
-    let mut rig = Rig::start();
+async fn aborted_loop_fails_all_waiting_publishes() {
+    let mut rig = CommitFixture::start();
     let a = rig.publish(b"a");
-    let (_, _end) = rig.proposed().await;
+    let (_, _end) = rig.next_proposed().await;
     let b = rig.publish(b"b");
     rig.running.abort();
     assert!(matches!(a.await, Err(PublishError::Unknown { .. })));
-    assert!(matches!(b.await, Err(PublishError::Refused(Refusal::Unavailable(_)))));
+    assert!(matches!(b.await, Err(PublishError::Rejected(PublishRejection::Unavailable(_)))));
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_the_newcomer_and_keeps_who_waits() {
+async fn full_queue_rejects_new_publishes_and_keeps_the_waiting_ones() {
     static LARGE: [u8; 1 << 20] = [0; 1 << 20];
-    let mut rig = Rig::start();
+    let mut rig = CommitFixture::start();
     let first = rig.publish(b"");
-    let (_, end) = rig.proposed().await;
+    let (_, end) = rig.next_proposed().await;
     let mut waiting = vec![];
     for _ in 0..7 {
         waiting.push(rig.publish(&LARGE));
     }
-    let full = rig.intake.publish(publish(&LARGE)).await;
-    assert!(matches!(full, Err(PublishError::Refused(Refusal::Overloaded(_)))));
+    let full = rig.proposal_queue.publish(publish(&LARGE)).await;
+    assert!(matches!(full, Err(PublishError::Rejected(PublishRejection::Overloaded(_)))));
 
-    end.send(answer(&[1])).unwrap();
+    end.send(reply(&[1])).unwrap();
     first.await.unwrap();
     for (nth, waiter) in waiting.into_iter().enumerate() {
-        let (entry, end) = rig.proposed().await;
+        let (entry, end) = rig.next_proposed().await;
         assert_eq!(entry.len(), 1, "an entry is bounded in bytes");
-        end.send(answer(&[nth as u64 + 2])).unwrap();
-        assert_eq!(waiter.await, Ok(placed(nth as u64 + 2)));
+        end.send(reply(&[nth as u64 + 2])).unwrap();
+        assert_eq!(waiter.await, Ok(ack(nth as u64 + 2)));
     }
 }

@@ -1,8 +1,8 @@
 use pushonce_core::{ContentType, Position, Timestamp};
 
 use super::*;
-use crate::Item;
-use crate::passing::{Passing, WINDOW_MS};
+use crate::EntryItem;
+use crate::log_clock::{DEDUPE_WINDOW_MS, LogClock};
 
 const P: ProducerId = ProducerId(7);
 
@@ -10,18 +10,24 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
 
-fn at(epoch: u32, number: u64) -> Sequence {
-    Sequence { producer: P, epoch, number }
+fn sequence(epoch: u32, number: u64) -> ProducerSequence {
+    ProducerSequence { producer: P, epoch, number }
 }
 
-fn fingerprint(payload: &'static str) -> Fingerprint {
+fn fingerprint(payload: &'static str) -> MessageFingerprint {
     let (key, stamp) = (None, None);
     let (content_type, payload) = (ContentType::Text, payload.into());
-    Fingerprint::of(&Item { topic: topic("a"), content_type, key, stamp, payload })
+    MessageFingerprint::for_item(&EntryItem {
+        topic: topic("a"),
+        content_type,
+        key,
+        publish_id: stamp,
+        payload,
+    })
 }
 
-fn placed(offset: u64) -> Placed {
-    Placed {
+fn ack(offset: u64) -> Acknowledgement {
+    Acknowledgement {
         position: Position::new(1, offset),
         time: Timestamp(5),
         durability: Default::default(),
@@ -29,171 +35,205 @@ fn placed(offset: u64) -> Placed {
 }
 
 /// A time, in minutes.
-fn minute(minute: u64) -> Moment {
-    let mut passing = Passing::default();
-    (0..=minute).map(|minute| passing.at(Timestamp(minute * 60_000))).last().unwrap()
+fn minute(minute: u64) -> LogTime {
+    let mut clock = LogClock::default();
+    (0..=minute).map(|minute| clock.advance_to(Timestamp(minute * 60_000))).last().unwrap()
 }
 
-fn look(producers: &Producers, name: &str, sequence: Sequence) -> Option<Result<Placed, Rejected>> {
-    producers.look(&topic(name), sequence, fingerprint("pay"))
+fn lookup(
+    producers: &ProducerTable,
+    name: &str,
+    sequence: ProducerSequence,
+) -> Option<Result<Acknowledgement, ItemRejection>> {
+    producers.lookup(&topic(name), sequence, fingerprint("pay"))
 }
 
-fn take(producers: &mut Producers, name: &str, sequence: Sequence, now: Moment) {
-    assert_eq!(look(producers, name, sequence), None);
-    let at = placed(sequence.number);
-    producers.remember(&topic(name), sequence, fingerprint("pay"), at, now);
+fn publish_next(
+    producers: &mut ProducerTable,
+    name: &str,
+    sequence: ProducerSequence,
+    now: LogTime,
+) {
+    assert_eq!(lookup(producers, name, sequence), None);
+    let ack = ack(sequence.number);
+    producers.record(&topic(name), sequence, fingerprint("pay"), ack, now);
 }
 
 fn out_of_sequence(
-    asked: Sequence,
-    expected: Option<Sequence>,
-) -> Option<Result<Placed, Rejected>> {
-    Some(Err(Rejected::OutOfSequence { asked, expected }))
+    received: ProducerSequence,
+    expected: Option<ProducerSequence>,
+) -> Option<Result<Acknowledgement, ItemRejection>> {
+    Some(Err(ItemRejection::OutOfSequence { received, expected }))
 }
 
 #[test]
-fn an_unknown_producer_begins_with_its_first() {
-    let producers = Producers::default();
-    assert_eq!(look(&producers, "a", at(3, 1)), None);
-    assert_eq!(look(&producers, "a", at(3, 2)), out_of_sequence(at(3, 2), None));
+fn unknown_producer_must_start_at_one() {
+    let producers = ProducerTable::default();
+    assert_eq!(lookup(&producers, "a", sequence(3, 1)), None);
+    assert_eq!(lookup(&producers, "a", sequence(3, 2)), out_of_sequence(sequence(3, 2), None));
 }
 
 #[test]
-fn only_the_next_is_taken_and_a_repeat_gets_the_first_answer() {
-    let mut producers = Producers::default();
+fn only_the_next_number_is_accepted_and_a_repeat_gets_the_first_ack() {
+    let mut producers = ProducerTable::default();
     for number in 1..=3 {
-        take(&mut producers, "a", at(0, number), minute(0));
+        publish_next(&mut producers, "a", sequence(0, number), minute(0));
     }
     for number in 1..=3 {
-        assert_eq!(look(&producers, "a", at(0, number)), Some(Ok(placed(number))));
+        assert_eq!(lookup(&producers, "a", sequence(0, number)), Some(Ok(ack(number))));
     }
-    assert_eq!(look(&producers, "a", at(0, 4)), None);
-    assert_eq!(look(&producers, "a", at(0, 5)), out_of_sequence(at(0, 5), Some(at(0, 4))));
-    assert_eq!(look(&producers, "b", at(0, 1)), None, "each topic has numbers of its own");
+    assert_eq!(lookup(&producers, "a", sequence(0, 4)), None);
+    assert_eq!(
+        lookup(&producers, "a", sequence(0, 5)),
+        out_of_sequence(sequence(0, 5), Some(sequence(0, 4)))
+    );
+    assert_eq!(lookup(&producers, "b", sequence(0, 1)), None, "each topic has numbers of its own");
 }
 
 #[test]
-fn another_payload_of_a_number_is_refused() {
-    let mut producers = Producers::default();
-    take(&mut producers, "a", at(0, 1), minute(0));
-    let other = producers.look(&topic("a"), at(0, 1), fingerprint("other"));
-    assert_eq!(other, Some(Err(Rejected::SequenceReused)));
+fn number_reused_with_another_payload_is_rejected() {
+    let mut producers = ProducerTable::default();
+    publish_next(&mut producers, "a", sequence(0, 1), minute(0));
+    let other = producers.lookup(&topic("a"), sequence(0, 1), fingerprint("other"));
+    assert_eq!(other, Some(Err(ItemRejection::SequenceReused)));
 }
 
 #[test]
-fn a_higher_epoch_begins_with_one_and_ends_the_lower() {
-    let mut producers = Producers::default();
-    take(&mut producers, "a", at(0, 1), minute(0));
-    assert_eq!(look(&producers, "a", at(2, 2)), out_of_sequence(at(2, 2), Some(at(0, 2))));
-    take(&mut producers, "a", at(2, 1), minute(0));
+fn higher_epoch_starts_at_one_and_fences_the_lower() {
+    let mut producers = ProducerTable::default();
+    publish_next(&mut producers, "a", sequence(0, 1), minute(0));
+    assert_eq!(
+        lookup(&producers, "a", sequence(2, 2)),
+        out_of_sequence(sequence(2, 2), Some(sequence(0, 2)))
+    );
+    publish_next(&mut producers, "a", sequence(2, 1), minute(0));
     for number in 1..=3 {
-        let lower = at(1, number);
-        assert_eq!(look(&producers, "a", lower), out_of_sequence(lower, Some(at(2, 2))));
+        let lower = sequence(1, number);
+        assert_eq!(lookup(&producers, "a", lower), out_of_sequence(lower, Some(sequence(2, 2))));
     }
-    assert_eq!(look(&producers, "a", at(0, 1)), out_of_sequence(at(0, 1), Some(at(2, 2))));
-    assert_eq!(look(&producers, "a", at(2, 1)), Some(Ok(placed(1))));
+    assert_eq!(
+        lookup(&producers, "a", sequence(0, 1)),
+        out_of_sequence(sequence(0, 1), Some(sequence(2, 2)))
+    );
+    assert_eq!(lookup(&producers, "a", sequence(2, 1)), Some(Ok(ack(1))));
 }
 
 #[test]
-fn what_is_older_than_the_places_that_are_kept_is_known_but_not_where() {
-    let mut producers = Producers::default();
-    for number in 1..=PLACES_OF_ONE as u64 + 2 {
-        take(&mut producers, "a", at(0, number), minute(0));
+fn number_older_than_the_retained_records_is_reported_as_forgotten() {
+    let mut producers = ProducerTable::default();
+    for number in 1..=RECORDS_PER_PRODUCER_MAX as u64 + 2 {
+        publish_next(&mut producers, "a", sequence(0, number), minute(0));
     }
-    assert_eq!(look(&producers, "a", at(0, 2)), Some(Err(Rejected::Forgotten)));
-    assert_eq!(look(&producers, "a", at(0, 3)), Some(Ok(placed(3))));
-    assert_eq!(producers.turns, PLACES_OF_ONE);
+    assert_eq!(
+        lookup(&producers, "a", sequence(0, 2)),
+        Some(Err(ItemRejection::PositionForgotten))
+    );
+    assert_eq!(lookup(&producers, "a", sequence(0, 3)), Some(Ok(ack(3))));
+    assert_eq!(producers.record_count, RECORDS_PER_PRODUCER_MAX);
 }
 
 #[test]
-fn a_window_of_messages_to_many_topics_is_remembered_whole() {
-    let mut producers = Producers::default();
+fn window_spread_over_many_topics_is_retained() {
+    let mut producers = ProducerTable::default();
     let names: Vec<_> = (0..50).map(|nth| format!("t/{nth}")).collect();
-    for nth in 0..2 * PLACES_OF_ONE {
+    for nth in 0..2 * RECORDS_PER_PRODUCER_MAX {
         let number = (nth / names.len()) as u64 + 1;
-        take(&mut producers, &names[nth % names.len()], at(0, number), minute(0));
+        publish_next(&mut producers, &names[nth % names.len()], sequence(0, number), minute(0));
     }
-    for nth in PLACES_OF_ONE..2 * PLACES_OF_ONE {
+    for nth in RECORDS_PER_PRODUCER_MAX..2 * RECORDS_PER_PRODUCER_MAX {
         let number = (nth / names.len()) as u64 + 1;
-        let again = look(&producers, &names[nth % names.len()], at(0, number));
-        assert_eq!(again, Some(Ok(placed(number))));
+        let again = lookup(&producers, &names[nth % names.len()], sequence(0, number));
+        assert_eq!(again, Some(Ok(ack(number))));
     }
 }
 
 #[test]
-fn a_shard_full_of_places_takes_from_who_has_most() {
-    let mut producers = Producers::default();
-    let of = |producer: u128, number| Sequence { producer: ProducerId(producer), ..at(0, number) };
-    take(&mut producers, "quiet", of(99, 1), minute(0));
+fn full_table_evicts_records_of_the_producer_with_the_most() {
+    let mut producers = ProducerTable::default();
+    let sequence_of = |producer: u128, number| ProducerSequence {
+        producer: ProducerId(producer),
+        ..sequence(0, number)
+    };
+    publish_next(&mut producers, "quiet", sequence_of(99, 1), minute(0));
     for producer in 0..9 {
-        for number in 1..=PLACES_OF_ONE as u64 {
-            take(&mut producers, "busy", of(producer, number), minute(0));
+        for number in 1..=RECORDS_PER_PRODUCER_MAX as u64 {
+            publish_next(&mut producers, "busy", sequence_of(producer, number), minute(0));
         }
     }
-    assert_eq!(producers.turns, PLACES_MAX);
-    assert_eq!(look(&producers, "quiet", of(99, 1)), Some(Ok(placed(1))));
-    let last = PLACES_OF_ONE as u64;
-    assert!((0..9).all(|one| look(&producers, "busy", of(one, last)) == Some(Ok(placed(last)))));
+    assert_eq!(producers.record_count, RECORDS_MAX);
+    assert_eq!(lookup(&producers, "quiet", sequence_of(99, 1)), Some(Ok(ack(1))));
+    let last = RECORDS_PER_PRODUCER_MAX as u64;
+    assert!(
+        (0..9).all(|producer| lookup(&producers, "busy", sequence_of(producer, last))
+            == Some(Ok(ack(last))))
+    );
 }
 
 #[test]
-fn a_topic_that_rests_is_forgotten_and_one_in_use_is_not() {
-    let mut producers = Producers::default();
-    take(&mut producers, "rests", at(0, 1), minute(0));
-    take(&mut producers, "used", at(0, 1), minute(0));
-    take(&mut producers, "used", at(0, 2), minute(5));
-    producers.forget(minute(5));
-    assert_eq!(look(&producers, "rests", at(0, 1)), Some(Ok(placed(1))), "not yet");
-    producers.forget(minute(6));
-    assert_eq!(look(&producers, "rests", at(0, 2)), out_of_sequence(at(0, 2), None));
-    assert_eq!(look(&producers, "used", at(0, 2)), Some(Ok(placed(2))));
-    producers.forget(minute(11));
-    assert_eq!((producers.known.len(), producers.resting.len(), producers.turns), (0, 0, 0));
-    const { assert!(WINDOW_MS < 6 * 60_000) };
+fn idle_topic_is_expired_and_a_used_one_is_not() {
+    let mut producers = ProducerTable::default();
+    publish_next(&mut producers, "rests", sequence(0, 1), minute(0));
+    publish_next(&mut producers, "used", sequence(0, 1), minute(0));
+    publish_next(&mut producers, "used", sequence(0, 2), minute(5));
+    producers.expire_idle(minute(5));
+    assert_eq!(lookup(&producers, "rests", sequence(0, 1)), Some(Ok(ack(1))), "not yet");
+    producers.expire_idle(minute(6));
+    assert_eq!(lookup(&producers, "rests", sequence(0, 2)), out_of_sequence(sequence(0, 2), None));
+    assert_eq!(lookup(&producers, "used", sequence(0, 2)), Some(Ok(ack(2))));
+    producers.expire_idle(minute(11));
+    assert_eq!(
+        (producers.producers.len(), producers.idle_queue.len(), producers.record_count),
+        (0, 0, 0)
+    );
+    const { assert!(DEDUPE_WINDOW_MS < 6 * 60_000) };
 }
 
 #[test]
-fn a_new_producer_is_refused_when_the_table_is_full_and_nobody_is_evicted() {
-    let mut producers = Producers::default();
-    let of = |producer: usize, number| Sequence {
+fn new_producer_is_rejected_when_the_table_is_full_and_none_is_evicted() {
+    let mut producers = ProducerTable::default();
+    let sequence_of = |producer: usize, number| ProducerSequence {
         producer: ProducerId(producer as u128),
-        ..at(0, number)
+        ..sequence(0, number)
     };
-    let count = FOLLOWED_BYTES_MAX / followed_bytes(&topic("a"), Default::default());
+    let count = TRACKED_BYTES_MAX / tracked_bytes(&topic("a"), Default::default());
     for nth in 0..count {
-        take(&mut producers, "a", of(nth, 1), minute(0));
+        publish_next(&mut producers, "a", sequence_of(nth, 1), minute(0));
     }
-    let full = Some(Err(Rejected::TooManyProducers));
-    assert_eq!(look(&producers, "a", of(count, 1)), full);
-    assert_eq!(look(&producers, "b", of(0, 1)), full, "a new topic of a known producer");
+    let full = Some(Err(ItemRejection::TooManyProducers));
+    assert_eq!(lookup(&producers, "a", sequence_of(count, 1)), full);
+    assert_eq!(lookup(&producers, "b", sequence_of(0, 1)), full, "a new topic of a known producer");
     // Its first message may stand in the owner's memory: to begin anew would place it twice.
-    assert_eq!(look(&producers, "a", of(count, 2)), full);
+    assert_eq!(lookup(&producers, "a", sequence_of(count, 2)), full);
     for nth in 0..count {
-        assert_eq!(look(&producers, "a", of(nth, 1)), Some(Ok(placed(1))), "a repeat of {nth}");
+        assert_eq!(
+            lookup(&producers, "a", sequence_of(nth, 1)),
+            Some(Ok(ack(1))),
+            "a repeat of {nth}"
+        );
     }
-    take(&mut producers, "a", of(3, 2), minute(5));
-    producers.forget(minute(6));
-    assert_eq!(producers.known.len(), count - LOOKED_AT_PER_ENTRY + 1);
-    take(&mut producers, "a", of(count, 1), minute(6));
-    assert_eq!(look(&producers, "a", of(3, 3)), None, "it was used since");
-    assert_eq!(producers.clone().restored(), Some(producers));
+    publish_next(&mut producers, "a", sequence_of(3, 2), minute(5));
+    producers.expire_idle(minute(6));
+    assert_eq!(producers.producers.len(), count - IDLE_CHECKS_PER_ENTRY + 1);
+    publish_next(&mut producers, "a", sequence_of(count, 1), minute(6));
+    assert_eq!(lookup(&producers, "a", sequence_of(3, 3)), None, "it was used since");
+    assert_eq!(producers.clone().rebuild_indexes(), Some(producers));
 }
 
 #[test]
-fn a_table_whose_parts_do_not_fit_is_not_restored() {
-    let mut good = Producers::default();
-    take(&mut good, "a", at(0, 1), minute(0));
-    take(&mut good, "b", at(0, 1), minute(0));
-    assert_eq!(good.clone().restored(), Some(good.clone()));
-    let broken: [fn(&mut Producers); 4] = [
-        |producers| drop(producers.resting.pop_front()),
-        |producers| producers.resting[0].topic = topic("b"),
-        |producers| producers.resting[0].topic = topic("c"),
-        |producers| drop(producers.known.insert(ProducerId(9), Producer::default())),
+fn inconsistent_table_is_not_restored() {
+    let mut good = ProducerTable::default();
+    publish_next(&mut good, "a", sequence(0, 1), minute(0));
+    publish_next(&mut good, "b", sequence(0, 1), minute(0));
+    assert_eq!(good.clone().rebuild_indexes(), Some(good.clone()));
+    let broken: [fn(&mut ProducerTable); 4] = [
+        |producers| drop(producers.idle_queue.pop_front()),
+        |producers| producers.idle_queue[0].topic = topic("b"),
+        |producers| producers.idle_queue[0].topic = topic("c"),
+        |producers| drop(producers.producers.insert(ProducerId(9), ProducerState::default())),
     ];
-    for breaks in broken {
+    for corrupt in broken {
         let mut producers = good.clone();
-        breaks(&mut producers);
-        assert_eq!(producers.restored(), None);
+        corrupt(&mut producers);
+        assert_eq!(producers.rebuild_indexes(), None);
     }
 }

@@ -3,12 +3,12 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pushonce_consensus::At;
+use pushonce_consensus::EntryId;
 use pushonce_core::{ContentType, History, Namespace, Namespaces, Offset, ShardCount, Term};
 
 use super::*;
-use crate::memory::Memory;
-use crate::upkeep::due;
+use crate::expiry::due_entry;
+use crate::memory::OwnerMemory;
 
 const NODES: usize = 3;
 const TOPICS: [&str; 3] = ["chat/1", "chat/2", "score"];
@@ -16,58 +16,58 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 /// What can happen.
 #[derive(Clone, Debug)]
-enum Step {
+enum ModelStep {
     /// The control group commits longer histories, and where `chat` lives.
-    Change { more: u32, in_memory: bool },
+    ChangeSettings { more: u32, in_memory: bool },
     /// A node sees the newest settings.
-    View { node: usize },
+    RefreshSettings { node: usize },
     /// A node starts again, with the settings that its disk had, and its replica from a snapshot.
     Restart { node: usize, settings: usize },
     /// Another node leads.
-    Lead { node: usize },
+    ChangeLeader { node: usize },
     /// The leader proposes what is due.
-    Upkeep,
+    ProposeDue,
     /// A publish to the leader; with `overtaken`, what is due is committed between the decision where the
     /// message goes and its entry.
     Publish { topic: usize, overtaken: bool },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
     let node = 0..NODES;
     let step = prop_oneof![
         1 => (0..4u32, any::<bool>())
-            .prop_map(|(more, in_memory)| Step::Change { more, in_memory }),
-        2 => node.clone().prop_map(|node| Step::View { node }),
+            .prop_map(|(more, in_memory)| ModelStep::ChangeSettings { more, in_memory }),
+        2 => node.clone().prop_map(|node| ModelStep::RefreshSettings { node }),
         1 => (node.clone(), 0..99usize)
-            .prop_map(|(node, settings)| Step::Restart { node, settings }),
-        1 => node.prop_map(|node| Step::Lead { node }),
-        2 => Just(Step::Upkeep),
+            .prop_map(|(node, settings)| ModelStep::Restart { node, settings }),
+        1 => node.prop_map(|node| ModelStep::ChangeLeader { node }),
+        2 => Just(ModelStep::ProposeDue),
         8 => (0..TOPICS.len(), any::<bool>())
-            .prop_map(|(topic, overtaken)| Step::Publish { topic, overtaken }),
+            .prop_map(|(topic, overtaken)| ModelStep::Publish { topic, overtaken }),
     ];
     vec(step, 1..80)
 }
 
-struct Node {
-    state: State,
-    memory: Memory,
+struct ModelNode {
+    state: ShardState,
+    memory: OwnerMemory,
     applied: usize,
-    /// The newest settings it knows of; `None` after a start.
-    known: Option<ShardSettings>,
+    /// The newest settings it knows of; `NoFault` after a start.
+    known_settings: Option<ShardSettings>,
 }
 
-struct World {
+struct ShardModel {
     /// As the control group committed them.
     committed: Vec<ShardSettings>,
-    log: Vec<(At, Batch)>,
-    nodes: Vec<Node>,
+    log: Vec<(EntryId, EntryBatch)>,
+    nodes: Vec<ModelNode>,
     leader: usize,
     term: u64,
     /// Of each topic, the acknowledged messages that the log has to have, with the revision of the
     /// settings under which each was acknowledged.
-    stored: BTreeMap<Topic, Vec<(Position, u64)>>,
+    acknowledged: BTreeMap<Topic, Vec<(Position, u64)>>,
     /// The last position that was acknowledged.
-    reached: BTreeMap<Topic, Position>,
+    last_acknowledged: BTreeMap<Topic, Position>,
 }
 
 fn settings(revision: u64, count_max: u32, in_memory: bool) -> ShardSettings {
@@ -79,19 +79,19 @@ fn settings(revision: u64, count_max: u32, in_memory: bool) -> ShardSettings {
     ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces }
 }
 
-impl Node {
-    fn new(known: Option<ShardSettings>) -> Node {
-        let (state, memory) = (State::new(ShardId(0)), Memory::default());
-        Node { state, memory, applied: 0, known }
+impl ModelNode {
+    fn new(known_settings: Option<ShardSettings>) -> ModelNode {
+        let (state, memory) = (ShardState::new(ShardId(0)), OwnerMemory::default());
+        ModelNode { state, memory, applied: 0, known_settings }
     }
 
-    fn apply(&mut self, at: At, batch: Batch) -> Applied {
-        let (before, renews) = (self.revision(), batch.renews_memory);
+    fn apply(&mut self, at: EntryId, batch: EntryBatch) -> ApplyOutcome {
+        let (before, renews) = (self.revision(), batch.starts_memory_epoch);
         let entry = batch.encode(VersionRange::SUPPORTED.max);
-        let (version, batch) = Batch::decode(&entry).unwrap();
-        self.state.adopt(version);
+        let (version, batch) = EntryBatch::decode(&entry).unwrap();
+        self.state.raise_version(version);
         let applied = self.state.apply(at.index, batch);
-        self.memory.follow(at, NOW, self.state.settings(), renews);
+        self.memory.apply_entry(at, NOW, self.state.settings(), renews);
         self.applied += 1;
         assert!(self.revision() >= before, "settings went back");
         applied
@@ -102,46 +102,48 @@ impl Node {
     }
 }
 
-impl World {
-    fn new() -> World {
-        let first = settings(1, 1, false);
-        World {
-            nodes: (0..NODES).map(|_| Node::new(Some(first.clone()))).collect(),
-            committed: vec![first],
+impl ShardModel {
+    fn new() -> ShardModel {
+        let initial = settings(1, 1, false);
+        ShardModel {
+            nodes: (0..NODES).map(|_| ModelNode::new(Some(initial.clone()))).collect(),
+            committed: vec![initial],
             log: Vec::new(),
             leader: 0,
             term: 1,
-            stored: BTreeMap::new(),
-            reached: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            last_acknowledged: BTreeMap::new(),
         }
     }
 
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, step: ModelStep) {
         match step {
-            Step::Change { more, in_memory } => {
+            ModelStep::ChangeSettings { more, in_memory } => {
                 let last = self.committed.last().unwrap();
                 let count_max = last.namespaces.default.history.count_max + more;
                 self.committed.push(settings(last.revision() + 3, count_max, in_memory));
             }
-            Step::View { node } => self.nodes[node].known = self.committed.last().cloned(),
-            Step::Restart { node, settings } => {
+            ModelStep::RefreshSettings { node } => {
+                self.nodes[node].known_settings = self.committed.last().cloned()
+            }
+            ModelStep::Restart { node, settings } => {
                 let replica = &self.nodes[node];
                 let (state, applied) = (replica.state.snapshot(), replica.applied);
                 let known = self.committed.get(settings % (self.committed.len() + 1)).cloned();
-                let state = State::restore(&state).unwrap();
-                self.nodes[node] = Node { state, applied, ..Node::new(known) };
+                let state = ShardState::restore(&state).unwrap();
+                self.nodes[node] = ModelNode { state, applied, ..ModelNode::new(known) };
                 if node == self.leader {
-                    self.lead(node);
+                    self.become_leader(node);
                 }
             }
-            Step::Lead { node } => self.lead(node),
-            Step::Upkeep => self.upkeep(),
-            Step::Publish { topic, overtaken } => self.publish(TOPICS[topic], overtaken),
+            ModelStep::ChangeLeader { node } => self.become_leader(node),
+            ModelStep::ProposeDue => self.propose_due_entries(),
+            ModelStep::Publish { topic, overtaken } => self.publish(TOPICS[topic], overtaken),
         }
     }
 
     /// A leader first applies what its predecessors committed.
-    fn lead(&mut self, node: usize) {
+    fn become_leader(&mut self, node: usize) {
         (self.leader, self.term) = (node, self.term + 1);
         self.catch_up(node);
     }
@@ -153,32 +155,32 @@ impl World {
         }
     }
 
-    fn due(&self) -> Option<Batch> {
-        let Node { state, memory, known, .. } = &self.nodes[self.leader];
-        due(state, memory, Term(self.term), known.as_ref(), NOW, false)
+    fn due_entry(&self) -> Option<EntryBatch> {
+        let ModelNode { state, memory, known_settings, .. } = &self.nodes[self.leader];
+        due_entry(state, memory, Term(self.term), known_settings.as_ref(), NOW, false)
     }
 
-    fn upkeep(&mut self) {
-        while let Some(entry) = self.due() {
+    fn propose_due_entries(&mut self) {
+        while let Some(entry) = self.due_entry() {
             self.propose(entry);
         }
     }
 
-    fn propose(&mut self, batch: Batch) -> Applied {
-        let at = At { index: 2 * self.log.len() as u64 + 1, term: Term(self.term) };
+    fn propose(&mut self, batch: EntryBatch) -> ApplyOutcome {
+        let at = EntryId { index: 2 * self.log.len() as u64 + 1, term: Term(self.term) };
         self.log.push((at, batch.clone()));
         let was_in_memory = self.is_in_memory();
         let applied = self.nodes[self.leader].apply(at, batch);
         if self.is_in_memory() && !was_in_memory {
             // Said by force: what `chat` has stored is dropped.
-            self.stored.retain(|topic, _| topic.namespace() != "chat");
+            self.acknowledged.retain(|topic, _| topic.namespace() != "chat");
         }
         applied
     }
 
     fn is_in_memory(&self) -> bool {
         let settings = self.nodes[self.leader].state.settings();
-        settings.is_some_and(|settings| settings.any_in_memory())
+        settings.is_some_and(|settings| settings.has_memory_namespace())
     }
 
     /// As the owner does: where a message goes is decided by the settings of the log.
@@ -186,52 +188,52 @@ impl World {
         let topic = Topic::new(name).unwrap();
         let goes_to_memory = self.is_in_memory() && topic.namespace() == "chat";
         if overtaken {
-            self.upkeep();
+            self.propose_due_entries();
         }
-        let item = Item {
+        let item = EntryItem {
             topic: topic.clone(),
             content_type: ContentType::Text,
             key: None,
-            stamp: None,
+            publish_id: None,
             payload: "x".into(),
         };
         if !goes_to_memory {
-            let outcome = self.propose(Batch::new(NOW, vec![item.clone()])).outcomes[0];
+            let outcome = self.propose(EntryBatch::new(NOW, vec![item.clone()])).outcomes[0];
             match outcome {
-                Ok(placed) => return self.acknowledged(topic, placed),
-                Err(Rejected::NoSettings) => return,
-                Err(rejected) => assert_eq!(rejected, Rejected::InMemory),
+                Ok(placed) => return self.record_ack(topic, placed),
+                Err(ItemRejection::NoSettings) => return,
+                Err(rejected) => assert_eq!(rejected, ItemRejection::NamespaceInMemory),
             }
         }
-        let Node { memory, state, .. } = &mut self.nodes[self.leader];
+        let ModelNode { memory, state, .. } = &mut self.nodes[self.leader];
         if memory.holds(Term(self.term), &topic) {
-            let placed = memory.take(NOW, item, state.dedupe()).0.unwrap();
-            self.acknowledged(topic, placed);
+            let placed = memory.place_if_new(NOW, item, state.dedupe()).0.unwrap();
+            self.record_ack(topic, placed);
         }
     }
 
-    fn acknowledged(&mut self, topic: Topic, placed: Placed) {
-        let before = self.reached.insert(topic.clone(), placed.position);
-        assert!(before.is_none_or(|before| before < placed.position), "{topic} went back");
-        if placed.durability == Durability::Replicated {
+    fn record_ack(&mut self, topic: Topic, ack: Acknowledgement) {
+        let before = self.last_acknowledged.insert(topic.clone(), ack.position);
+        assert!(before.is_none_or(|before| before < ack.position), "{topic} went back");
+        if ack.durability == Durability::Replicated {
             let revision = self.nodes[self.leader].revision();
-            self.stored.entry(topic).or_default().push((placed.position, revision));
+            self.acknowledged.entry(topic).or_default().push((ack.position, revision));
         }
     }
 
     /// Bounds only rise here, so whatever was acknowledged under some settings, up to their bound, is
     /// there for good.
-    fn is_kept(&self) {
+    fn assert_retained(&self) {
         let state = &self.nodes[self.leader].state;
-        for (topic, stored) in &self.stored {
-            let page = state.page(topic, Want::All, NOW).unwrap();
-            let kept: Vec<_> = page.messages.iter().map(|message| message.position).collect();
+        for (topic, stored) in &self.acknowledged {
+            let page = state.fetch_history(topic, HistoryRange::All, NOW).unwrap();
+            let retained: Vec<_> = page.messages.iter().map(|message| message.position).collect();
             for settings in &self.committed {
                 let under = stored.iter().filter(|(_, revision)| *revision >= settings.revision());
                 let under: Vec<_> = under.map(|(position, _)| *position).collect();
                 let count_max = settings.namespaces.default.history.count_max as usize;
-                let wanted = &under[under.len().saturating_sub(count_max)..];
-                assert!(kept.ends_with(wanted), "{topic} has {kept:?}, not {wanted:?}");
+                let expected = &under[under.len().saturating_sub(count_max)..];
+                assert!(retained.ends_with(expected), "{topic} has {retained:?}, not {expected:?}");
             }
         }
     }
@@ -241,12 +243,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn old_settings_shorten_no_history_and_replicated_messages_survive_every_change(steps in steps()) {
-        let mut world = World::new();
-        world.upkeep();
+    fn stale_settings_shorten_no_history_and_replicated_messages_survive_durability_changes(steps in steps()) {
+        let mut world = ShardModel::new();
+        world.propose_due_entries();
         for step in steps {
             world.step(step);
-            world.is_kept();
+            world.assert_retained();
         }
         for node in 0..NODES {
             world.catch_up(node);
@@ -257,26 +259,26 @@ proptest! {
 }
 
 #[test]
-fn an_item_of_another_shard_is_refused_on_every_replica() {
-    let mut state = State::new(ShardId(1));
+fn item_of_another_shard_is_rejected_on_every_replica() {
+    let mut state = ShardState::new(ShardId(1));
     let mut settings = settings(1, 10, false);
     settings.shards = ShardCount::DEFAULT;
-    let mine = |nth: &u32| Topic::new(&format!("score/{nth}")).unwrap().shard(settings.shards);
-    let inside = (0..).find(|nth| mine(nth) == ShardId(1)).unwrap();
-    let outside = (0..).find(|nth| mine(nth) != ShardId(1)).unwrap();
-    let item = |nth: u32| Item {
+    let shard_of = |nth: &u32| Topic::new(&format!("score/{nth}")).unwrap().shard(settings.shards);
+    let inside = (0..).find(|nth| shard_of(nth) == ShardId(1)).unwrap();
+    let outside = (0..).find(|nth| shard_of(nth) != ShardId(1)).unwrap();
+    let item = |nth: u32| EntryItem {
         topic: Topic::new(&format!("score/{nth}")).unwrap(),
         content_type: ContentType::Text,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: "x".into(),
     };
-    let early = state.apply(1, Batch::new(NOW, vec![item(inside)]));
-    assert_eq!(early.outcomes, [Err(Rejected::NoSettings)]);
-    state.apply(2, Batch::with_settings(NOW, settings));
-    let applied = state.apply(3, Batch::new(NOW, vec![item(outside), item(inside)]));
-    assert_eq!(applied.outcomes[0], Err(Rejected::WrongShard));
+    let early = state.apply(1, EntryBatch::new(NOW, vec![item(inside)]));
+    assert_eq!(early.outcomes, [Err(ItemRejection::NoSettings)]);
+    state.apply(2, EntryBatch::with_settings(NOW, settings));
+    let applied = state.apply(3, EntryBatch::new(NOW, vec![item(outside), item(inside)]));
+    assert_eq!(applied.outcomes[0], Err(ItemRejection::WrongShard));
     let placed = applied.outcomes[1].unwrap();
     assert_eq!((placed.position.epoch.0, placed.position.offset), (3, Offset(1)));
-    assert_eq!(state.topics("", None, NOW).count(), 1);
+    assert_eq!(state.list_topics("", None, NOW).count(), 1);
 }

@@ -1,6 +1,6 @@
 //! Bugs for the tests of the tests: the proof must catch them. In no build that anybody uses.
 
-use super::State;
+use super::ShardState;
 use crate::ShardSettings;
 use crate::dedupe::Dedupe;
 
@@ -8,7 +8,7 @@ fn is_on(bug: &str) -> bool {
     std::env::var("PUSHONCE_PLANTED_BUG").as_deref() == Ok(bug)
 }
 
-impl State {
+impl ShardState {
     /// `dedupe-not-replicated`: only the owner remembers what was published.
     pub(crate) fn forget_repeats(&mut self, owns: bool) {
         if !owns && is_on("dedupe-not-replicated") {
@@ -28,7 +28,7 @@ pub(crate) fn takes_foreign_topics() -> bool {
     is_on("foreign-topics-taken")
 }
 
-/// `durability-of-admission`: whether a namespace is in memory was decided before the log.
+/// `topic_durability-of-admission`: whether a namespace is in memory was decided before the log.
 pub(crate) fn takes_what_is_in_memory() -> bool {
     is_on("durability-of-admission")
 }
@@ -38,7 +38,7 @@ pub(crate) fn follows_everybody() -> bool {
     is_on("producers-unbounded")
 }
 
-/// `topics-unbounded`: a namespace and a node may have any number of topics.
+/// `list_topics-unbounded`: a namespace and a node may have any number of topics.
 pub(crate) fn holds_everything() -> bool {
     is_on("topics-unbounded")
 }

@@ -1,7 +1,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use pushonce_core::{
-    ContentType, Gap, GapReason, History, Key, Namespace, Namespaces, Offset, ShardCount,
+    ContentType, Gap, GapReason, History, MessageKey, Namespace, Namespaces, Offset, ShardCount,
     UnsupportedVersion,
 };
 
@@ -16,9 +16,9 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
 
-fn item(name: &str, payload: Vec<u8>) -> Item {
+fn item(name: &str, payload: Vec<u8>) -> EntryItem {
     let (content_type, key, stamp) = (ContentType::Binary, None, None);
-    Item { topic: topic(name), content_type, key, stamp, payload: payload.into() }
+    EntryItem { topic: topic(name), content_type, key, publish_id: stamp, payload: payload.into() }
 }
 
 /// The settings of a cluster of one shard, with these bounds for every topic, and these namespaces in
@@ -31,15 +31,15 @@ fn settings(revision: u64, history: History, in_memory: &[&str]) -> ShardSetting
     ShardSettings { shards: ShardCount::new(1).unwrap(), namespaces }
 }
 
-fn change(state: &mut State, index: u64, settings: ShardSettings) {
-    state.apply(index, Batch::with_settings(Timestamp(0), settings));
+fn apply_settings(state: &mut ShardState, index: u64, settings: ShardSettings) {
+    state.apply(index, EntryBatch::with_settings(Timestamp(0), settings));
 }
 
 /// Some with keys, no two alike.
-fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
+fn with_keys(mut entries: Vec<EntryBatch>) -> Vec<EntryBatch> {
     let items = entries.iter_mut().flat_map(|batch| &mut batch.items);
     for (nth, item) in items.enumerate().filter(|(_, item)| item.payload.len() > 3) {
-        item.key = Some(Key::new(&nth.to_string()).unwrap());
+        item.key = Some(MessageKey::new(&nth.to_string()).unwrap());
     }
     entries
 }
@@ -51,8 +51,8 @@ fn keyed(mut entries: Vec<Batch>) -> Vec<Batch> {
 /// and the owner's memory.
 pub(crate) fn entries(
     ages: impl Strategy<Value = u64> + Clone + 'static,
-    lent: bool,
-) -> impl Strategy<Value = Vec<Batch>> {
+    durability_changes: bool,
+) -> impl Strategy<Value = Vec<EntryBatch>> {
     let history = (0..6u32, 0..40u32, ages.clone(), ages).prop_map(
         |(count_max, bytes_max, age_max_ms, expire_after_ms)| History {
             count_max,
@@ -61,35 +61,37 @@ pub(crate) fn entries(
             expire_after_ms,
         },
     );
-    let in_memory = prop::collection::btree_set(0..3usize, 0..if lent { 3 } else { 1 });
+    let in_memory =
+        prop::collection::btree_set(0..3usize, 0..if durability_changes { 3 } else { 1 });
     let changes = (0..100u64, 1..20u64, history, in_memory).prop_map(
         |(time, revision, history, in_memory)| {
             let names: Vec<_> = in_memory.into_iter().map(|nth| ["a", "b", "news"][nth]).collect();
             let names = if names.len() == 1 && revision % 2 == 0 { vec![] } else { names };
-            Batch::with_settings(Timestamp(time), settings(revision, history, &names))
+            EntryBatch::with_settings(Timestamp(time), settings(revision, history, &names))
         },
     );
     let changes = changes.prop_map(move |mut batch| {
-        if let (false, Some(settings)) = (lent, &mut batch.settings) {
+        if let (false, Some(settings)) = (durability_changes, &mut batch.settings) {
             settings.namespaces.named.clear();
-            batch.renews_memory = false;
+            batch.starts_memory_epoch = false;
         }
         batch
     });
     let item = (0..NAMES.len(), vec(any::<u8>(), 0..12))
         .prop_map(|(name, payload)| item(NAMES[name], payload));
-    let publishes =
-        (0..100u64, vec(item, 0..6)).prop_map(|(time, items)| Batch::new(Timestamp(time), items));
+    let publishes = (0..100u64, vec(item, 0..6))
+        .prop_map(|(time, items)| EntryBatch::new(Timestamp(time), items));
     let batch = prop_oneof![8 => publishes, 2 => changes.clone()];
     (changes, vec(batch, 1..30))
-        .prop_map(|(first, rest)| keyed(std::iter::once(first).chain(rest).collect()))
+        .prop_map(|(first, rest)| with_keys(std::iter::once(first).chain(rest).collect()))
 }
 
 /// Applies entries as a log gives them: encoded, with holes between their indexes.
-fn replay<'a>(state: &mut State, entries: impl IntoIterator<Item = (usize, &'a Batch)>) {
+fn replay<'a>(state: &mut ShardState, entries: impl IntoIterator<Item = (usize, &'a EntryBatch)>) {
     for (nth, batch) in entries {
-        let (version, batch) = Batch::decode(&batch.encode(VersionRange::SUPPORTED.max)).unwrap();
-        state.adopt(version);
+        let (version, batch) =
+            EntryBatch::decode(&batch.encode(VersionRange::SUPPORTED.max)).unwrap();
+        state.raise_version(version);
         state.apply(index(nth), batch);
     }
 }
@@ -100,37 +102,39 @@ fn index(nth: usize) -> u64 {
 
 /// A topic as one would write it down: everything it ever had, and where its history begins.
 #[derive(Default)]
-struct Naive {
-    all: Vec<Arc<Message>>,
-    kept: usize,
+struct NaiveTopic {
+    messages: Vec<Arc<Message>>,
+    retained_from: usize,
 }
 
-impl Naive {
+impl NaiveTopic {
     fn append(&mut self, message: &Arc<Message>, history: History) {
-        self.all.push(message.clone());
+        self.messages.push(message.clone());
         self.trim(history);
     }
 
     fn trim(&mut self, history: History) {
-        let over = |kept: &[Arc<Message>]| {
-            kept.len() > history.count_max as usize
-                || kept.iter().map(|m| m.payload.len()).sum::<usize>() > history.bytes_max as usize
+        let exceeds = |retained: &[Arc<Message>]| {
+            retained.len() > history.count_max as usize
+                || retained.iter().map(|m| m.payload.len()).sum::<usize>()
+                    > history.bytes_max as usize
         };
-        while over(&self.all[self.kept..]) {
-            self.kept += 1;
+        while exceeds(&self.messages[self.retained_from..]) {
+            self.retained_from += 1;
         }
     }
 
-    fn after(&self, reached: Position) -> Page {
-        let later = |m: &&Arc<Message>| m.position > reached;
-        let missing: Vec<_> = self.all[..self.kept].iter().filter(later).collect();
+    fn after(&self, reached: Position) -> HistoryPage {
+        let is_later = |m: &&Arc<Message>| m.position > reached;
+        let missing: Vec<_> = self.messages[..self.retained_from].iter().filter(is_later).collect();
         let gap = missing.first().zip(missing.last()).map(|(from, to)| Gap {
             from: from.position,
             to: to.position,
             reason: GapReason::Expired,
         });
-        let messages = self.all[self.kept..].iter().filter(later).cloned().collect();
-        Page { messages, head: self.all.last().unwrap().position, gap }
+        let messages =
+            self.messages[self.retained_from..].iter().filter(is_later).cloned().collect();
+        HistoryPage { messages, head: self.messages.last().unwrap().position, gap }
     }
 }
 
@@ -138,9 +142,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_page_is_what_a_naive_list_would_give(entries in entries(Just(u64::MAX), false)) {
-        let mut state = State::new(ShardId(0));
-        let mut naive = BTreeMap::<Topic, Naive>::new();
+    fn every_page_matches_the_naive_model(entries in entries(Just(u64::MAX), false)) {
+        let mut state = ShardState::new(ShardId(0));
+        let mut naive = BTreeMap::<Topic, NaiveTopic>::new();
         let (mut revision, mut history) = (0, History::default());
         let mut time = Timestamp(0);
         for (nth, batch) in entries.into_iter().enumerate() {
@@ -158,23 +162,23 @@ proptest! {
             }
         }
         for (name, naive) in &naive {
-            let head = naive.all.last().unwrap().position;
-            let asked = |offset| Position { offset: Offset(offset), ..head };
-            for reached in (0..=head.offset.0).map(asked).chain([Position::ZERO]) {
-                prop_assert_eq!(state.page(name, Want::After(reached), NOW), Ok(naive.after(reached)));
+            let head = naive.messages.last().unwrap().position;
+            let position_at = |offset| Position { offset: Offset(offset), ..head };
+            for reached in (0..=head.offset.0).map(position_at).chain([Position::ZERO]) {
+                prop_assert_eq!(state.fetch_history(name, HistoryRange::After(reached), NOW), Ok(naive.after(reached)));
             }
-            let asked = head.next();
-            prop_assert_eq!(state.page(name, Want::After(asked), NOW), Err(FetchError::Future { asked, head }));
-            let kept = &naive.all[naive.kept..];
-            prop_assert_eq!(&state.page(name, Want::All, NOW).unwrap().messages, kept);
+            let requested = head.next();
+            prop_assert_eq!(state.fetch_history(name, HistoryRange::After(requested), NOW), Err(FetchError::FuturePosition { requested, head }));
+            let kept = &naive.messages[naive.retained_from..];
+            prop_assert_eq!(&state.fetch_history(name, HistoryRange::All, NOW).unwrap().messages, kept);
             let last = kept.len().saturating_sub(2);
-            prop_assert_eq!(&state.page(name, Want::Last(2), NOW).unwrap().messages, &kept[last..]);
+            prop_assert_eq!(&state.fetch_history(name, HistoryRange::Last(2), NOW).unwrap().messages, &kept[last..]);
         }
     }
 
     #[test]
-    fn every_place_is_the_next_of_its_topic_or_begins_a_later_epoch(entries in entries(0..50u64, true)) {
-        let mut state = State::new(ShardId(0));
+    fn every_position_is_the_next_of_its_topic_or_starts_a_later_epoch(entries in entries(0..50u64, true)) {
+        let mut state = ShardState::new(ShardId(0));
         let mut reached = BTreeMap::<Topic, Position>::new();
         for (nth, batch) in entries.into_iter().enumerate() {
             for (name, message) in state.apply(index(nth), batch).messages {
@@ -187,15 +191,15 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_and_the_rest_of_the_log_make_the_same_state(
+    fn snapshot_and_remaining_log_restore_the_same_state(
         entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
-        let mut whole = State::new(ShardId(0));
+        let mut whole = ShardState::new(ShardId(0));
         replay(&mut whole, entries.iter().enumerate());
-        let mut first = State::new(ShardId(0));
+        let mut first = ShardState::new(ShardId(0));
         replay(&mut first, entries.iter().enumerate().take(cut));
-        let mut restored = State::restore(&first.snapshot()).unwrap();
+        let mut restored = ShardState::restore(&first.snapshot()).unwrap();
         prop_assert_eq!(&restored, &first);
         replay(&mut restored, entries.iter().enumerate().skip(cut));
         prop_assert_eq!(restored.snapshot(), whole.snapshot());
@@ -204,46 +208,46 @@ proptest! {
     }
 
     #[test]
-    fn a_clone_stays_what_it_was_while_entries_are_applied(
+    fn clone_is_unchanged_while_entries_are_applied(
         entries in entries(0..50u64, true), cut in 0..30usize,
     ) {
         let cut = cut.min(entries.len());
-        let mut state = State::new(ShardId(0));
+        let mut state = ShardState::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate().take(cut));
         let (captured, then) = (state.clone(), state.snapshot());
         replay(&mut state, entries.iter().enumerate().skip(cut));
-        prop_assert_eq!(captured.digest(), State::restore(&then).unwrap().digest());
+        prop_assert_eq!(captured.digest(), ShardState::restore(&then).unwrap().digest());
         prop_assert_eq!(captured.snapshot(), then);
         prop_assert_eq!(state.digest() == captured.digest(), state == captured);
     }
 
     #[test]
-    fn nothing_read_off_a_disk_or_a_wire_panics(
+    fn arbitrary_input_never_panics(
         bytes in vec(any::<u8>(), 0..200), entries in entries(0..50u64, true), hit in any::<(usize, u8)>(),
         epoch in any::<u64>(), offset in any::<u64>(),
     ) {
-        let mut state = State::new(ShardId(0));
+        let mut state = ShardState::new(ShardId(0));
         replay(&mut state, entries.iter().enumerate());
         for mut bytes in [bytes, state.snapshot().to_vec(), entries[0].encode(VersionRange::SUPPORTED.max).to_vec()] {
             if let Some(byte) = hit.0.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
                 *byte ^= hit.1;
             }
-            let _ = State::restore(&bytes);
-            let _ = Batch::decode(&bytes);
+            let _ = ShardState::restore(&bytes);
+            let _ = EntryBatch::decode(&bytes);
         }
         for name in NAMES {
-            let _ = state.page(&topic(name), Want::After(Position::new(epoch, offset)), NOW);
-            let _ = state.page(&topic(name), Want::After(Position::new(2, offset)), NOW);
+            let _ = state.fetch_history(&topic(name), HistoryRange::After(Position::new(epoch, offset)), NOW);
+            let _ = state.fetch_history(&topic(name), HistoryRange::After(Position::new(2, offset)), NOW);
         }
     }
 }
 
 #[test]
-fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
-    let mut state = State::under(History::default());
+fn topic_epoch_is_the_index_of_its_first_entry() {
+    let mut state = ShardState::with_history(History::default());
     let batch = |names: &[&str]| {
         let items = names.iter().map(|name| item(name, vec![])).collect();
-        Batch::new(Timestamp(1), items)
+        EntryBatch::new(Timestamp(1), items)
     };
     state.apply(5, batch(&["a"]));
     let placed = state.apply(9, batch(&["a", "b", "b"])).messages;
@@ -252,111 +256,116 @@ fn a_topic_begins_with_the_index_of_its_first_entry_as_epoch() {
 }
 
 #[test]
-fn a_topic_nobody_knows_is_empty_and_never_gave_out_a_position() {
-    let state = State::under(History::default());
-    let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
-    for want in [Want::All, Want::Last(3), Want::After(Position::ZERO)] {
-        assert_eq!(state.page(&topic("a"), want, NOW), Ok(empty.clone()));
+fn unknown_topic_is_empty_and_has_no_positions() {
+    let state = ShardState::with_history(History::default());
+    let empty = HistoryPage { messages: vec![], head: Position::ZERO, gap: None };
+    for want in [HistoryRange::All, HistoryRange::Last(3), HistoryRange::After(Position::ZERO)] {
+        assert_eq!(state.fetch_history(&topic("a"), want, NOW), Ok(empty.clone()));
     }
-    let asked = Position::new(1, 1);
-    let future = FetchError::Future { asked, head: Position::ZERO };
-    assert_eq!(state.page(&topic("a"), Want::After(asked), NOW), Err(future));
+    let requested = Position::new(1, 1);
+    let future = FetchError::FuturePosition { requested, head: Position::ZERO };
+    assert_eq!(state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW), Err(future));
 }
 
 #[test]
-fn topics_nobody_publishes_to_lose_what_is_past_its_age() {
+fn idle_topics_lose_messages_past_their_age() {
     let history = History { age_max_ms: 1_000, ..History::default() };
     let entry = |time, names: &[String]| {
         let items = names.iter().map(|name| item(name, b"pay".to_vec())).collect();
-        Batch::new(Timestamp(time), items)
+        EntryBatch::new(Timestamp(time), items)
     };
     let idle: Vec<String> = (0..100).map(|nth| format!("idle/{nth}")).collect();
-    let mut state = State::under(history);
+    let mut state = ShardState::with_history(history);
     state.apply(1, entry(0, &idle));
     for index in 2..20 {
         state.apply(index, entry(2_000, &["busy".to_owned()]));
     }
-    let left: Vec<_> = state
-        .topics("", None, Timestamp(2_000))
+    let remaining: Vec<_> = state
+        .list_topics("", None, Timestamp(2_000))
         .filter(|info| info.bytes > 0)
         .map(|i| i.topic)
         .collect();
-    assert_eq!(left, [topic("busy")]);
-    assert_eq!(state.topic(&topic("idle/7"), NOW).unwrap().head, Position::new(1, 1));
+    assert_eq!(remaining, [topic("busy")]);
+    assert_eq!(state.topic_stats(&topic("idle/7"), NOW).unwrap().head, Position::new(1, 1));
 }
 
 /// An entry without messages.
-fn sweep(state: &mut State, index: u64, time: u64) {
-    state.apply(index, Batch::new(Timestamp(time), vec![]));
+fn sweep(state: &mut ShardState, index: u64, time: u64) {
+    state.apply(index, EntryBatch::new(Timestamp(time), vec![]));
 }
 
 /// A shard at whose index 4 the topic "a" had two messages, at time 0, that are kept for 10 ms; and
 /// it for 100.
-fn used_once() -> State {
+fn state_with_an_idle_topic() -> ShardState {
     let history = History { age_max_ms: 10, expire_after_ms: 100, ..History::default() };
     let items = vec![item("a", b"one".to_vec()), item("a", b"two".to_vec())];
-    let mut state = State::under(history);
-    state.apply(4, Batch::new(Timestamp(0), items));
+    let mut state = ShardState::with_history(history);
+    state.apply(4, EntryBatch::new(Timestamp(0), items));
     state
 }
 
 #[test]
-fn a_topic_is_dropped_when_it_is_empty_and_unused_for_long() {
-    let mut state = used_once();
+fn topic_is_dropped_when_it_is_empty_and_past_its_expiry() {
+    let mut state = state_with_an_idle_topic();
     sweep(&mut state, 5, 100);
     assert_eq!(
-        state.topic(&topic("a"), NOW).map(|info| (info.count, info.head.offset)),
+        state.topic_stats(&topic("a"), NOW).map(|info| (info.count, info.head.offset)),
         Some((0, Offset(2)))
     );
     sweep(&mut state, 6, 101);
-    assert_eq!(state.topic(&topic("a"), NOW), None);
+    assert_eq!(state.topic_stats(&topic("a"), NOW), None);
 }
 
 #[test]
-fn a_topic_that_has_a_past_is_kept_however_long_nobody_uses_it() {
+fn topic_with_messages_is_not_dropped() {
     let history = History { age_max_ms: 1_000, expire_after_ms: 100, ..History::default() };
-    let mut state = State::under(history);
+    let mut state = ShardState::with_history(history);
     let items = vec![item("a", b"one".to_vec())];
-    state.apply(4, Batch::new(Timestamp(0), items));
+    state.apply(4, EntryBatch::new(Timestamp(0), items));
     sweep(&mut state, 5, 999);
-    assert_eq!(state.topic(&topic("a"), NOW).map(|info| info.count), Some(1));
+    assert_eq!(state.topic_stats(&topic("a"), NOW).map(|info| info.count), Some(1));
 }
 
 #[test]
-fn a_topic_made_again_begins_a_higher_epoch_and_an_old_cursor_is_told_so() {
-    let mut state = used_once();
+fn recreated_topic_starts_a_higher_epoch_and_an_old_cursor_gets_a_gap() {
+    let mut state = state_with_an_idle_topic();
     sweep(&mut state, 5, 200);
-    let asked = Position::new(4, 1);
-    let page = state.page(&topic("a"), Want::After(asked), NOW).unwrap();
+    let requested = Position::new(4, 1);
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW).unwrap();
     let head = Position::new(5, 0);
     let gap = Some(Gap { from: Position::new(4, 2), to: head, reason: GapReason::Epoch });
-    assert_eq!(page, Page { messages: vec![], head, gap }, "dropped, and not made again");
+    assert_eq!(page, HistoryPage { messages: vec![], head, gap }, "dropped, and not made again");
     let forged = Position::new(6, 1);
-    let page = state.page(&topic("a"), Want::After(forged), NOW);
-    assert_eq!(page, Err(FetchError::Future { asked: forged, head }));
-    let empty = Page { messages: vec![], head: Position::ZERO, gap: None };
-    for want in [Want::All, Want::Last(3)] {
-        assert_eq!(state.page(&topic("a"), want, NOW), Ok(empty.clone()));
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(forged), NOW);
+    assert_eq!(page, Err(FetchError::FuturePosition { requested: forged, head }));
+    let empty = HistoryPage { messages: vec![], head: Position::ZERO, gap: None };
+    for want in [HistoryRange::All, HistoryRange::Last(3)] {
+        assert_eq!(state.fetch_history(&topic("a"), want, NOW), Ok(empty.clone()));
     }
 
     let items = vec![item("a", b"three".to_vec())];
-    state.apply(9, Batch::new(Timestamp(200), items));
-    let page = state.page(&topic("a"), Want::After(asked), NOW).unwrap();
+    state.apply(9, EntryBatch::new(Timestamp(200), items));
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW).unwrap();
     let (from, to) = (Position::new(4, 2), Position::new(9, 0));
     assert_eq!(page.gap, Some(Gap { from, to, reason: GapReason::Epoch }));
     let places: Vec<_> = page.messages.iter().map(|message| message.position).collect();
     assert_eq!(places, [Position::new(9, 1)]);
-    let (asked, head) = (Position::new(10, 1), Position::new(9, 1));
-    let page = state.page(&topic("a"), Want::After(asked), NOW);
-    assert_eq!(page, Err(FetchError::Future { asked, head }), "of an epoch that never was");
+    let (requested, head) = (Position::new(10, 1), Position::new(9, 1));
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(requested), NOW);
+    assert_eq!(
+        page,
+        Err(FetchError::FuturePosition { requested, head }),
+        "of an epoch that never was"
+    );
 }
 
 #[test]
-fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() {
-    let mut state = used_once();
+fn resume_from_zero_gets_a_gap_only_for_a_recreated_topic() {
+    let mut state = state_with_an_idle_topic();
     sweep(&mut state, 5, 200);
-    let from_zero = |state: &State, name| {
-        let page = state.page(&topic(name), Want::After(Position::ZERO), NOW).unwrap();
+    let from_zero = |state: &ShardState, name| {
+        let page =
+            state.fetch_history(&topic(name), HistoryRange::After(Position::ZERO), NOW).unwrap();
         (page.messages.len(), page.gap)
     };
     let gap = |epoch| {
@@ -365,12 +374,12 @@ fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() 
     };
     assert_eq!(from_zero(&state, "a"), (0, gap(5)), "dropped, and not made again");
     assert_eq!(from_zero(&state, "b"), (0, None), "never made");
-    let asked = Position::new(4, 1);
-    let future = FetchError::Future { asked, head: Position::ZERO };
-    assert_eq!(state.page(&topic("b"), Want::After(asked), NOW), Err(future));
+    let requested = Position::new(4, 1);
+    let future = FetchError::FuturePosition { requested, head: Position::ZERO };
+    assert_eq!(state.fetch_history(&topic("b"), HistoryRange::After(requested), NOW), Err(future));
     let items = ["a", "b"].map(|name| item(name, b"three".to_vec()));
-    state.apply(9, Batch::new(Timestamp(200), items.into()));
-    let restored = State::restore(&state.snapshot()).unwrap();
+    state.apply(9, EntryBatch::new(Timestamp(200), items.into()));
+    let restored = ShardState::restore(&state.snapshot()).unwrap();
     for state in [state, restored] {
         assert_eq!(from_zero(&state, "a"), (1, gap(9)));
         assert_eq!(from_zero(&state, "b"), (1, None));
@@ -378,22 +387,22 @@ fn resume_from_zero_is_told_of_an_earlier_life_and_only_of_one_that_there_was() 
 }
 
 #[test]
-fn log_time_never_goes_back_and_ages_are_measured_in_it() {
-    let mut state = used_once();
+fn log_time_never_decreases_and_message_ages_use_it() {
+    let mut state = state_with_an_idle_topic();
     sweep(&mut state, 5, 8);
     sweep(&mut state, 6, 3);
     assert_eq!(state.time(), Timestamp(8));
-    let late = state.apply(7, Batch::new(Timestamp(1), vec![item("b", vec![])]));
+    let late = state.apply(7, EntryBatch::new(Timestamp(1), vec![item("b", vec![])]));
     assert_eq!(late.messages[0].1.time, Timestamp(8), "a proposer that was behind");
     sweep(&mut state, 8, 18);
-    assert_eq!(state.topic(&topic("b"), NOW).map(|info| info.count), Some(1));
+    assert_eq!(state.topic_stats(&topic("b"), NOW).map(|info| info.count), Some(1));
     sweep(&mut state, 9, 19);
-    assert_eq!(state.topic(&topic("b"), NOW).map(|info| info.count), Some(0));
+    assert_eq!(state.topic_stats(&topic("b"), NOW).map(|info| info.count), Some(0));
 }
 
 #[test]
-fn a_sweep_is_due_exactly_when_it_would_drop_something() {
-    let mut state = used_once();
+fn sweep_is_due_only_when_it_would_drop_something() {
+    let mut state = state_with_an_idle_topic();
     assert!(!state.is_sweep_due(Timestamp(10)));
     assert!(state.is_sweep_due(Timestamp(11)), "messages are past their age");
     sweep(&mut state, 5, 11);
@@ -404,107 +413,108 @@ fn a_sweep_is_due_exactly_when_it_would_drop_something() {
 }
 
 #[test]
-fn what_lived_in_memory_begins_after_it_when_it_comes_back() {
-    let publish = |state: &mut State, index| {
+fn namespace_that_leaves_memory_starts_a_later_epoch() {
+    let publish = |state: &mut ShardState, index| {
         let items = vec![item("a/b", vec![])];
-        state.apply(index, Batch::new(Timestamp(0), items)).messages.remove(0).1.position
+        state.apply(index, EntryBatch::new(Timestamp(0), items)).messages.remove(0).1.position
     };
-    let mut state = State::under(History::default());
+    let mut state = ShardState::with_history(History::default());
     assert_eq!(publish(&mut state, 2), Position::new(2, 1));
-    change(&mut state, 5, settings(2, History::default(), &["a"]));
-    change(&mut state, 8, settings(3, History::default(), &[]));
+    apply_settings(&mut state, 5, settings(2, History::default(), &["a"]));
+    apply_settings(&mut state, 8, settings(3, History::default(), &[]));
     // The owner's memory gave out up to 5:…; nobody here knows how far it came.
-    let told = |asked: Position, to: Position, state: &State| {
-        let gap = Gap { from: asked.next(), to, reason: GapReason::Epoch };
-        let page = state.page(&topic("a/b"), Want::After(asked), NOW).unwrap();
+    let assert_epoch_gap = |requested: Position, to: Position, state: &ShardState| {
+        let gap = Gap { from: requested.next(), to, reason: GapReason::Epoch };
+        let page = state.fetch_history(&topic("a/b"), HistoryRange::After(requested), NOW).unwrap();
         assert_eq!((page.gap, page.messages.len()), (Some(gap), usize::from(to.epoch.0 == 9)));
     };
-    told(Position::new(2, 1), Position::new(8, 0), &state);
-    told(Position::new(5, 77), Position::new(8, 0), &state);
+    assert_epoch_gap(Position::new(2, 1), Position::new(8, 0), &state);
+    assert_epoch_gap(Position::new(5, 77), Position::new(8, 0), &state);
     assert_eq!(publish(&mut state, 9), Position::new(9, 1));
-    told(Position::new(5, 77), Position::new(9, 0), &state);
+    assert_epoch_gap(Position::new(5, 77), Position::new(9, 0), &state);
     assert_eq!(publish(&mut state, 10), Position::new(9, 2));
 }
 
 #[test]
-fn topics_are_listed_by_name_and_from_any_name_on() {
-    let mut state = State::under(History::default());
+fn topics_are_listed_by_name_after_any_name() {
+    let mut state = ShardState::with_history(History::default());
     let items = NAMES.iter().rev().map(|name| item(name, vec![0; 4])).collect();
-    state.apply(1, Batch::new(Timestamp(1), items));
-    let names: Vec<_> = state.topics("", None, NOW).map(|info| info.topic).collect();
+    state.apply(1, EntryBatch::new(Timestamp(1), items));
+    let names: Vec<_> = state.list_topics("", None, NOW).map(|info| info.topic).collect();
     assert_eq!(names, NAMES.map(topic));
-    let info = state.topics("", Some(&topic("a/zz")), NOW).next().unwrap();
+    let info = state.list_topics("", Some(&topic("a/zz")), NOW).next().unwrap();
     assert_eq!(
         (info.topic.as_str(), info.head, info.count, info.bytes),
         ("b", Position::new(1, 1), 1, 4)
     );
-    let with = |prefix: &str, after: Option<&str>| -> Vec<String> {
+    let list = |prefix: &str, after: Option<&str>| -> Vec<String> {
         let after = after.map(topic);
-        state.topics(prefix, after.as_ref(), NOW).map(|info| info.topic.to_string()).collect()
+        state.list_topics(prefix, after.as_ref(), NOW).map(|info| info.topic.to_string()).collect()
     };
-    let beginning = |prefix: &str| -> Vec<String> {
+    let names_with_prefix = |prefix: &str| -> Vec<String> {
         let names = NAMES.iter().filter(|name| name.starts_with(prefix));
         names.map(|name| (*name).to_owned()).collect()
     };
-    assert_eq!(with("a", None), beginning("a"));
-    assert_eq!(with("a/", None), beginning("a/"));
-    assert_eq!(with("a/", Some("a")), beginning("a/"), "a name before all of them");
-    assert_eq!(with("a/", Some(&beginning("a/")[0])), beginning("a/")[1..]);
-    assert_eq!(with("a/", Some("b")), [""; 0]);
+    assert_eq!(list("a", None), names_with_prefix("a"));
+    assert_eq!(list("a/", None), names_with_prefix("a/"));
+    assert_eq!(list("a/", Some("a")), names_with_prefix("a/"), "a name before all of them");
+    assert_eq!(list("a/", Some(&names_with_prefix("a/")[0])), names_with_prefix("a/")[1..]);
+    assert_eq!(list("a/", Some("b")), [""; 0]);
 }
 
 #[test]
-fn what_is_left_of_the_life_before_the_owners_memory_is_not_listed() {
-    let mut state = State::under(History::default());
+fn topics_of_a_namespace_moved_to_memory_are_not_listed() {
+    let mut state = ShardState::with_history(History::default());
     let items = vec![item("a/b", vec![0; 4])];
-    state.apply(1, Batch::new(Timestamp(1), items));
-    change(&mut state, 2, settings(2, History::default(), &["a"]));
-    assert_eq!(state.topics("", None, NOW).count(), 0);
+    state.apply(1, EntryBatch::new(Timestamp(1), items));
+    apply_settings(&mut state, 2, settings(2, History::default(), &["a"]));
+    assert_eq!(state.list_topics("", None, NOW).count(), 0);
 }
 
 #[test]
-fn what_is_no_snapshot_of_this_version_is_refused() {
-    assert_eq!(State::restore(b""), Err(Unreadable::Unversioned(0)));
+fn malformed_or_unsupported_snapshot_is_rejected() {
+    assert_eq!(ShardState::restore(b""), Err(VersionedDecodeError::MissingVersion(0)));
     let (found, supported) = (ClusterVersion(9), VersionRange::READABLE);
-    let why = Unreadable::Version(UnsupportedVersion { found, supported });
-    assert_eq!(State::restore(b"\x00\x09"), Err(why));
-    let mut state = State::under(History::default());
-    state.adopt(VersionRange::SUPPORTED.max);
+    let error = VersionedDecodeError::Unsupported(UnsupportedVersion { found, supported });
+    assert_eq!(ShardState::restore(b"\x00\x09"), Err(error));
+    let mut state = ShardState::with_history(History::default());
+    state.raise_version(VersionRange::SUPPORTED.max);
     let items = vec![item("a", b"pay".to_vec())];
-    state.apply(1, Batch::new(Timestamp(1), items));
+    state.apply(1, EntryBatch::new(Timestamp(1), items));
     let snapshot = state.snapshot();
     for end in 1..snapshot.len() {
-        assert!(State::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");
+        assert!(ShardState::restore(&snapshot[..end]).is_err(), "{end} bytes of it were taken");
     }
-    assert_eq!(State::restore(&snapshot), Ok(state));
+    assert_eq!(ShardState::restore(&snapshot), Ok(state));
 }
 
 #[test]
-fn a_recovered_state_keeps_its_messages_and_begins_an_epoch_above_everything_lost() {
-    let publish = |state: &mut State, index, name| {
-        let batch = Batch::new(Timestamp(1), vec![item(name, vec![1])]);
+fn recovered_state_keeps_its_messages_and_starts_an_epoch_above_all_lost_ones() {
+    let publish = |state: &mut ShardState, index, name| {
+        let batch = EntryBatch::new(Timestamp(1), vec![item(name, vec![1])]);
         state.apply(index, batch).messages[0].1.position
     };
-    let mut state = State::under(History::default());
+    let mut state = ShardState::with_history(History::default());
     let first = publish(&mut state, 3, "a");
     publish(&mut state, 4, "a");
-    assert_eq!(state.size(), (1, 2));
+    assert_eq!(state.count_topics_and_messages(), (1, 2));
 
     let index = 1 << 40;
     state.recover(index);
-    let page = state.page(&topic("a"), Want::After(first), NOW).unwrap();
+    let page = state.fetch_history(&topic("a"), HistoryRange::After(first), NOW).unwrap();
     assert_eq!(page.head, Position::new(index, 2));
     assert_eq!(page.messages.len(), 2);
     assert_eq!(page.gap.map(|gap| gap.reason), Some(GapReason::Epoch));
     // A reader that has seen nothing may miss what only the lost replicas had.
-    let gap = state.page(&topic("a"), Want::After(Position::ZERO), NOW).unwrap().gap;
+    let gap =
+        state.fetch_history(&topic("a"), HistoryRange::After(Position::ZERO), NOW).unwrap().gap;
     assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch));
     // Given out by a lost replica: beyond what is here, and of a topic that is not here.
     for name in ["a", "b"] {
         let lost = Position::new(900, 77);
-        let gap = state.page(&topic(name), Want::After(lost), NOW).unwrap().gap;
+        let gap = state.fetch_history(&topic(name), HistoryRange::After(lost), NOW).unwrap().gap;
         assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::Epoch), "{name}");
     }
     assert_eq!(publish(&mut state, index + 1, "a"), Position::new(index, 3));
-    assert_eq!(State::restore(&state.snapshot()), Ok(state));
+    assert_eq!(ShardState::restore(&state.snapshot()), Ok(state));
 }

@@ -12,22 +12,22 @@ const NEW: VersionRange = VersionRange { min: ClusterVersion(1), max: ClusterVer
 
 fn apply(
     build: VersionRange,
-    state: &mut State,
+    state: &mut ShardState,
     index: u64,
     entry: &[u8],
-) -> Result<(), Unreadable> {
-    let (version, batch) = Batch::decode_within(build, entry)?;
-    state.adopt(version);
+) -> Result<(), VersionedDecodeError> {
+    let (version, batch) = EntryBatch::decode_within(build, entry)?;
+    state.raise_version(version);
     state.apply(index, batch);
     Ok(())
 }
 
 proptest! {
     #[test]
-    fn old_and_new_builds_agree_on_every_entry_and_snapshot_of_the_old_version(
+    fn old_and_new_builds_agree_on_entries_and_snapshots_of_the_old_version(
         batches in entries(0..50u64, true), cut in 0..30usize,
     ) {
-        let (mut old, mut new) = (State::new(ShardId(0)), State::new(ShardId(0)));
+        let (mut old, mut new) = (ShardState::new(ShardId(0)), ShardState::new(ShardId(0)));
         for (nth, batch) in batches.iter().enumerate() {
             let (index, entry) = (nth as u64 + 1, batch.encode(OLD.max));
             prop_assert_eq!(apply(OLD, &mut old, index, &entry), Ok(()));
@@ -36,8 +36,8 @@ proptest! {
             if nth == cut {
                 // Either goes on from what the other wrote: forward, and back.
                 let written = (old.snapshot(), new.snapshot());
-                old = State::restore_within(OLD, &written.1).unwrap();
-                new = State::restore_within(NEW, &written.0).unwrap();
+                old = ShardState::restore_within(OLD, &written.1).unwrap();
+                new = ShardState::restore_within(NEW, &written.0).unwrap();
             }
         }
         prop_assert_eq!(old.digest(), new.digest());
@@ -45,66 +45,66 @@ proptest! {
     }
 
     #[test]
-    fn an_old_build_stops_before_the_first_entry_of_the_new_version_and_a_new_one_goes_on_there(
+    fn old_build_stops_at_the_first_entry_of_a_new_version_and_a_new_build_continues(
         batches in entries(0..50u64, true), raised in 0..30usize,
     ) {
         let raised = raised.min(batches.len() - 1);
         let written = |nth: usize| if nth < raised { OLD.max } else { NEW.max };
         let log: Vec<_> =
             batches.iter().enumerate().map(|(nth, batch)| batch.encode(written(nth))).collect();
-        let mut whole = State::new(ShardId(0));
+        let mut whole = ShardState::new(ShardId(0));
         for (nth, entry) in log.iter().enumerate() {
             prop_assert_eq!(apply(NEW, &mut whole, nth as u64 + 1, entry), Ok(()));
         }
 
-        let mut state = State::new(ShardId(0));
-        let met = log.iter().enumerate().find_map(|(nth, entry)| {
+        let mut state = ShardState::new(ShardId(0));
+        let first_rejected = log.iter().enumerate().find_map(|(nth, entry)| {
             let before = state.clone();
-            let refused = apply(OLD, &mut state, nth as u64 + 1, entry).err()?;
+            let rejection = apply(OLD, &mut state, nth as u64 + 1, entry).err()?;
             assert_eq!(state, before, "an entry that is not read changes nothing");
-            Some((nth, refused))
+            Some((nth, rejection))
         });
-        let why = UnsupportedVersion { found: NEW.max, supported: OLD };
-        prop_assert_eq!(met, Some((raised, Unreadable::Version(why))));
-        let mut state = State::restore_within(NEW, &state.snapshot()).unwrap();
+        let error = UnsupportedVersion { found: NEW.max, supported: OLD };
+        prop_assert_eq!(first_rejected, Some((raised, VersionedDecodeError::Unsupported(error))));
+        let mut state = ShardState::restore_within(NEW, &state.snapshot()).unwrap();
         for (nth, entry) in log.iter().enumerate().skip(raised) {
             prop_assert_eq!(apply(NEW, &mut state, nth as u64 + 1, entry), Ok(()));
         }
         prop_assert_eq!(state.digest(), whole.digest());
-        let refused = State::restore_within(OLD, &whole.snapshot());
-        prop_assert_eq!(refused, Err(Unreadable::Version(why)));
+        let rejection = ShardState::restore_within(OLD, &whole.snapshot());
+        prop_assert_eq!(rejection, Err(VersionedDecodeError::Unsupported(error)));
     }
 
     /// An owner that has not heard of the raise yet writes in the version before for a while.
     #[test]
-    fn a_state_keeps_to_the_rules_of_the_highest_version_it_has_met(
+    fn state_uses_the_rules_of_the_highest_version_applied(
         batches in entries(0..50u64, true), flips in prop::collection::vec(any::<bool>(), 30),
     ) {
-        let mut state = State::new(ShardId(0));
+        let mut state = ShardState::new(ShardId(0));
         let mut highest = OLD.max;
         for (nth, (batch, flip)) in batches.iter().zip(flips).enumerate() {
             let version = if flip { NEW.max } else { OLD.max };
             highest = highest.max(version);
             prop_assert_eq!(apply(NEW, &mut state, nth as u64 + 1, &batch.encode(version)), Ok(()));
             prop_assert_eq!(state.version(), highest);
-            prop_assert_eq!(State::restore_within(NEW, &state.snapshot()).unwrap(), state.clone());
+            prop_assert_eq!(ShardState::restore_within(NEW, &state.snapshot()).unwrap(), state.clone());
         }
     }
 }
 
 #[cfg(feature = "next-version")]
 #[test]
-fn the_next_version_has_rules_of_its_own() {
-    use crate::rules::Rules;
-    assert_ne!(Rules::of(OLD.max), Rules::of(NEW.max));
+fn next_version_has_different_rules() {
+    use crate::rules::ShardRules;
+    assert_ne!(ShardRules::for_version(OLD.max), ShardRules::for_version(NEW.max));
     assert_eq!(VersionRange::READABLE.min, OLD.min);
 }
 
 /// Also in a build that takes part in no cluster of the first version any more: it may have to apply what
 /// was written then.
 #[test]
-fn state_without_entries_keeps_to_the_rules_of_the_first_version() {
-    let state = State::new(ShardId(0));
+fn empty_state_uses_the_rules_of_the_first_version() {
+    let state = ShardState::new(ShardId(0));
     assert_eq!(state.version(), ClusterVersion::FIRST);
-    assert_eq!(State::restore(&state.snapshot()), Ok(state));
+    assert_eq!(ShardState::restore(&state.snapshot()), Ok(state));
 }

@@ -5,12 +5,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pushonce_consensus::{AddressBook, Engine, Outside, Probe, Room, Settings};
-use pushonce_core::{
-    Claim, ClusterId, ContentType, History, Key, Message, Namespace, Namespaces, NodeId, Publish,
-    ShardCount, ShardId, Term, Timestamp, Topic,
+use pushonce_consensus::{
+    ConsensusEngine, ConsensusSettings, DiskProbe, DiskSpace, HostHooks, PeerAddresses,
 };
-use pushonce_shard::{Clock, Committed, Handle, NodeTopics, Shard, ShardSettings};
+use pushonce_core::{
+    ClusterId, ContentType, History, Message, MessageKey, Namespace, Namespaces, NodeId,
+    OwnershipClaim, Publish, ShardCount, ShardId, Term, Timestamp, Topic,
+};
+use pushonce_shard::{
+    ClusterClock, CommitListener, Handle, NodeTopics, ShardOptions, ShardSettings,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -30,7 +34,7 @@ pub(crate) struct Heard(Mutex<Vec<(Topic, Arc<Message>)>>);
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    pub(crate) engine: Engine,
+    pub(crate) engine: ConsensusEngine,
     pub(crate) shard: Handle,
     pub(crate) heard: Arc<Heard>,
     pub(crate) shutdown: CancellationToken,
@@ -38,17 +42,17 @@ pub(crate) struct Node {
     server: JoinHandle<()>,
 }
 
-impl Committed for Heard {
-    fn committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>) {
+impl CommitListener for Heard {
+    fn on_committed(&self, shard: ShardId, messages: Vec<(Topic, Arc<Message>)>) {
         assert_eq!(shard, SHARD);
         self.0.lock().unwrap().extend(messages);
     }
 
-    fn placed(&self, shard: ShardId, topic: Topic, message: Arc<Message>) {
-        self.committed(shard, vec![(topic, message)]);
+    fn on_placed_in_memory(&self, shard: ShardId, topic: Topic, message: Arc<Message>) {
+        self.on_committed(shard, vec![(topic, message)]);
     }
 
-    fn pass_on(&self) {}
+    fn flush_placed(&self) {}
 }
 
 impl Heard {
@@ -59,8 +63,13 @@ impl Heard {
 
 impl Node {
     /// Remembers everything, at a time that stands still.
-    pub(crate) async fn start(id: u64, dir: &TempDir, book: &AddressBook, times: Settings) -> Node {
-        let known = watch::channel(settings(long_history())).1;
+    pub(crate) async fn start(
+        id: u64,
+        dir: &TempDir,
+        book: &PeerAddresses,
+        times: ConsensusSettings,
+    ) -> Node {
+        let known = watch::channel(settings(unlimited_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
         Node::start_with(id, dir, book, times, known, clock).await
     }
@@ -68,49 +77,58 @@ impl Node {
     pub(crate) async fn start_with(
         id: u64,
         dir: &TempDir,
-        book: &AddressBook,
-        times: Settings,
+        book: &PeerAddresses,
+        times: ConsensusSettings,
         known: Known,
-        clock: Arc<dyn Clock>,
+        clock: Arc<dyn ClusterClock>,
     ) -> Node {
-        Node::start_on(Arc::new(Room::of), id, dir, book, times, known, clock).await
+        Node::start_with_probe(Arc::new(DiskSpace::for_dir), id, dir, book, times, known, clock)
+            .await
     }
 
     /// On a disk with as much room as is said.
     pub(crate) async fn start_with_room(
         id: u64,
         dir: &TempDir,
-        book: &AddressBook,
-        times: Settings,
-        room: Probe,
+        book: &PeerAddresses,
+        times: ConsensusSettings,
+        room: DiskProbe,
     ) -> Node {
-        let known = watch::channel(settings(long_history())).1;
+        let known = watch::channel(settings(unlimited_history())).1;
         let clock = Arc::new(|| Timestamp(1_790_000_000_000));
-        Node::start_on(room, id, dir, book, times, known, clock).await
+        Node::start_with_probe(room, id, dir, book, times, known, clock).await
     }
 
-    async fn start_on(
-        room: Probe,
+    async fn start_with_probe(
+        room: DiskProbe,
         id: u64,
         dir: &TempDir,
-        book: &AddressBook,
-        times: Settings,
+        book: &PeerAddresses,
+        times: ConsensusSettings,
         known: Known,
-        clock: Arc<dyn Clock>,
+        clock: Arc<dyn ClusterClock>,
     ) -> Node {
         let id = NodeId(id);
-        Engine::create(dir.path(), ClusterId(9), id).await.unwrap();
-        let outside = Outside { room, fatal: Arc::new(|why: &str| panic!("{why}")) };
-        let engine = Engine::open_with(dir.path(), ClusterId(9), id, times, book.clone(), outside);
+        ConsensusEngine::create(dir.path(), ClusterId(9), id).await.unwrap();
+        let outside =
+            HostHooks { disk_space: room, on_fatal: Arc::new(|why: &str| panic!("{why}")) };
+        let engine = ConsensusEngine::open_with_hooks(
+            dir.path(),
+            ClusterId(9),
+            id,
+            times,
+            book.clone(),
+            outside,
+        );
         let engine = engine.await.unwrap();
         let server = serve(&engine, id, book).await;
         let heard = Arc::new(Heard::default());
-        let shard = Shard {
+        let shard = ShardOptions {
             id: SHARD,
             me: id,
             permits: Arc::new(Semaphore::new(8)),
             settings: known,
-            committed: heard.clone(),
+            commit_listener: heard.clone(),
             clock,
             topics: Arc::new(NodeTopics::new(0)),
         };
@@ -123,7 +141,8 @@ impl Node {
     /// Waits until this node claims the shard under a later term than `term`; under which.
     pub(crate) async fn claim_after(&self, term: Term) -> Term {
         let mut claims = self.shard.claim();
-        let newer = |claim: &Option<Claim>| claim.as_ref().is_some_and(|claim| claim.term > term);
+        let newer =
+            |claim: &Option<OwnershipClaim>| claim.as_ref().is_some_and(|claim| claim.term > term);
         let claim = claims.wait_for(newer).await.unwrap().clone().unwrap();
         assert_eq!((claim.shard, claim.owner), (SHARD, self.id));
         assert!(claim.voters.contains(&self.id));
@@ -132,7 +151,7 @@ impl Node {
 
     /// How long the log is, once it has stood still for longer than the status may be behind.
     pub(crate) async fn log_end(&self) -> u64 {
-        let last_log = || self.shard.group().status().borrow().last_log;
+        let last_log = || self.shard.group().status().borrow().last_log_index;
         loop {
             let before = last_log();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -151,7 +170,7 @@ impl Node {
     }
 }
 
-async fn serve(engine: &Engine, id: NodeId, book: &AddressBook) -> JoinHandle<()> {
+async fn serve(engine: &ConsensusEngine, id: NodeId, book: &PeerAddresses) -> JoinHandle<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     book.set(id, listener.local_addr().unwrap().to_string());
     let incoming = TcpListenerStream::new(listener);
@@ -159,7 +178,7 @@ async fn serve(engine: &Engine, id: NodeId, book: &AddressBook) -> JoinHandle<()
     tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
 }
 
-fn long_history() -> Namespaces {
+fn unlimited_history() -> Namespaces {
     let history = History {
         count_max: u32::MAX,
         bytes_max: u32::MAX,
@@ -182,7 +201,7 @@ pub(crate) fn dir() -> TempDir {
 
 /// Under a key, so that it may be repeated.
 pub(crate) fn keyed(topic: Topic, key: &str, payload: &str) -> Publish {
-    Publish { key: Some(Key::new(key).unwrap()), ..publish(topic, payload.to_owned()) }
+    Publish { key: Some(MessageKey::new(key).unwrap()), ..publish(topic, payload.to_owned()) }
 }
 
 pub(crate) fn publish(topic: Topic, payload: String) -> Publish {
@@ -190,7 +209,7 @@ pub(crate) fn publish(topic: Topic, payload: String) -> Publish {
         topic,
         content_type: ContentType::Text,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: payload.into(),
     }
 }

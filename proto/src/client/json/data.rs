@@ -9,12 +9,12 @@ use bytes::Bytes;
 use pushonce_core::{ContentType, Publish};
 use serde_json::value::RawValue;
 
-use super::fields::Fields;
-use super::write::Object;
+use super::fields::JsonFields;
+use super::write::JsonFrameWriter;
 use crate::client::{ErrorCode, InvalidFrame};
 
 /// Writes a payload that was checked when it was published.
-pub(super) fn write(object: &mut Object, content_type: &ContentType, payload: &[u8]) {
+pub(super) fn write(object: &mut JsonFrameWriter, content_type: &ContentType, payload: &[u8]) {
     match (content_type, std::str::from_utf8(payload)) {
         (ContentType::Json, Ok(text)) => {
             // A string would be read as text.
@@ -34,8 +34,8 @@ pub(super) fn write(object: &mut Object, content_type: &ContentType, payload: &[
 
 /// Writes a payload that nobody has checked: what only says that it is JSON goes as base64, and the
 /// server refuses it by its own rule instead of the frame breaking.
-pub(super) fn write_unchecked(object: &mut Object, publish: &Publish) {
-    if publish.check(Publish::PAYLOAD_BYTES_CAP).is_ok() {
+pub(super) fn write_unchecked(object: &mut JsonFrameWriter, publish: &Publish) {
+    if publish.validate(Publish::PAYLOAD_BYTES_CAP).is_ok() {
         write(object, &publish.content_type, &publish.payload);
     } else {
         object.string("content_type", publish.content_type.as_str());
@@ -43,31 +43,32 @@ pub(super) fn write_unchecked(object: &mut Object, publish: &Publish) {
     }
 }
 
-fn base64(object: &mut Object, payload: &[u8]) {
+fn base64(object: &mut JsonFrameWriter, payload: &[u8]) {
     object.string("encoding", "base64");
     object.string("data", &STANDARD.encode(payload));
 }
 
-/// Takes `data`, `encoding` and `content_type` out of the object.
-pub(super) fn read(fields: &mut Fields<'_>) -> Result<(ContentType, Bytes), InvalidFrame> {
+/// Takes `data`, `encoding` and `decode_content_type` out of the object.
+pub(super) fn read(fields: &mut JsonFields<'_>) -> Result<(ContentType, Bytes), InvalidFrame> {
     let wrong = |why: &str| InvalidFrame::new(ErrorCode::BadRequest, why);
-    let data = fields.raw("data").ok_or_else(|| wrong("`data` is missing"))?;
-    let said: Option<String> = fields.take("content_type", "a string")?;
-    let said = said.map(|text| ContentType::parse(&text)).transpose();
-    let said = said.map_err(|why| InvalidFrame::new(ErrorCode::BadRequest, why))?;
+    let data = fields.take_raw("data").ok_or_else(|| wrong("`data` is missing"))?;
+    let content_type: Option<String> = fields.take("content_type", "a string")?;
+    let content_type = content_type.map(|text| ContentType::parse(&text)).transpose();
+    let content_type =
+        content_type.map_err(|error| InvalidFrame::new(ErrorCode::BadRequest, error))?;
     match fields.take::<String>("encoding", "a string")?.as_deref() {
-        None => plain(data, said),
+        None => decode_plain(data, content_type),
         Some("base64") => {
             let payload =
                 STANDARD.decode(text(data)?).map_err(|_| wrong("`data` is not base64"))?;
-            Ok((said.unwrap_or(ContentType::Binary), payload.into()))
+            Ok((content_type.unwrap_or(ContentType::Binary), payload.into()))
         }
         Some(_) => Err(wrong("`encoding` must be \"base64\" or absent")),
     }
 }
 
 /// Takes `delta` out of the object, if it stands there in place of `data`.
-pub(super) fn read_delta(fields: &mut Fields<'_>) -> Result<Option<Bytes>, InvalidFrame> {
+pub(super) fn read_delta(fields: &mut JsonFields<'_>) -> Result<Option<Bytes>, InvalidFrame> {
     let Some(delta) = fields.take::<String>("delta", "a string")? else { return Ok(None) };
     match STANDARD.decode(delta) {
         Ok(bytes) => Ok(Some(bytes.into())),
@@ -75,12 +76,15 @@ pub(super) fn read_delta(fields: &mut Fields<'_>) -> Result<Option<Bytes>, Inval
     }
 }
 
-fn plain(data: &RawValue, said: Option<ContentType>) -> Result<(ContentType, Bytes), InvalidFrame> {
+fn decode_plain(
+    data: &RawValue,
+    content_type: Option<ContentType>,
+) -> Result<(ContentType, Bytes), InvalidFrame> {
     let is_string = data.get().starts_with('"');
-    match said {
+    match content_type {
         Some(ContentType::Json) => Ok((ContentType::Json, copy(data))),
         None if !is_string => Ok((ContentType::Json, copy(data))),
-        said => Ok((said.unwrap_or(ContentType::Text), text(data)?.into())),
+        content_type => Ok((content_type.unwrap_or(ContentType::Text), text(data)?.into())),
     }
 }
 

@@ -9,31 +9,34 @@ use serde_json::value::RawValue;
 use crate::client::{ErrorCode, InvalidFrame};
 
 /// What has not been taken yet.
-pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct JsonFields<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'a> Fields<'a> {
+impl<'a> JsonFields<'a> {
     /// Reads an object; the error says why the text is none.
-    pub(super) fn of(text: &'a str) -> Result<Fields<'a>, serde_json::Error> {
+    pub(super) fn parse(text: &'a str) -> Result<JsonFields<'a>, serde_json::Error> {
         serde_json::from_str(text)
     }
 
-    /// The object in the field `name`.
-    pub(super) fn inside(name: &str, value: &'a RawValue) -> Result<Fields<'a>, InvalidFrame> {
+    /// The object in the field `begin_member`.
+    pub(super) fn parse_nested(
+        name: &str,
+        value: &'a RawValue,
+    ) -> Result<JsonFields<'a>, InvalidFrame> {
         let wrong =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be an object"));
-        Fields::of(value.get()).map_err(wrong)
+        JsonFields::parse(value.get()).map_err(wrong)
     }
 
     /// The text of a field's value.
-    pub(super) fn raw(&mut self, name: &str) -> Option<&'a RawValue> {
+    pub(super) fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.0.iter().position(|(field, _)| field == name)?;
         Some(self.0.remove(index).1)
     }
 
     /// The text of a field that may be absent. `null` is absent: many clients write every field of
     /// their record, set or not.
-    pub(super) fn optional(&mut self, name: &str) -> Option<&'a RawValue> {
-        self.raw(name).filter(|value| value.get() != "null")
+    pub(super) fn take_optional(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.take_raw(name).filter(|value| value.get() != "null")
     }
 
     /// A field that may be absent; `kind` says in the error what it must be.
@@ -44,11 +47,13 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, InvalidFrame> {
         let wrong =
             |_| InvalidFrame::new(ErrorCode::BadRequest, format!("`{name}` must be {kind}"));
-        self.optional(name).map(|raw| serde_json::from_str(raw.get()).map_err(wrong)).transpose()
+        self.take_optional(name)
+            .map(|raw| serde_json::from_str(raw.get()).map_err(wrong))
+            .transpose()
     }
 
     /// A field that must be there.
-    pub(super) fn need<T: DeserializeOwned>(
+    pub(super) fn take_required<T: DeserializeOwned>(
         &mut self,
         name: &str,
         kind: &str,
@@ -58,33 +63,33 @@ impl<'a> Fields<'a> {
     }
 
     /// Removes a field that is `null`, if it is.
-    pub(super) fn drop_null(&mut self, name: &str) {
+    pub(super) fn remove_null(&mut self, name: &str) {
         self.0.retain(|(field, value)| field != name || value.get() != "null");
     }
 
     /// The first field nobody took, and its value.
-    pub(super) fn first(&self) -> Option<(&str, &'a RawValue)> {
+    pub(super) fn first_remaining(&self) -> Option<(&str, &'a RawValue)> {
         self.0.first().map(|(name, value)| (name.as_str(), *value))
     }
 
     /// Nothing may be left: a field that is not read would be a wish not granted.
-    pub(super) fn finish(self) -> Result<(), InvalidFrame> {
-        self.first().map_or(Ok(()), |(name, _)| Err(unknown(name)))
+    pub(super) fn reject_remaining(self) -> Result<(), InvalidFrame> {
+        self.first_remaining().map_or(Ok(()), |(name, _)| Err(unknown_field(name)))
     }
 }
 
 /// The answer to a name that means nothing here.
-pub(super) fn unknown(name: &str) -> InvalidFrame {
+pub(super) fn unknown_field(name: &str) -> InvalidFrame {
     let name: String = name.chars().take(64).collect();
-    let why = format!("field {name:?} is unknown here, or there twice; remove it");
-    InvalidFrame::new(ErrorCode::UnknownField, why)
+    let message = format!("field {name:?} is unknown here, or there twice; remove it");
+    InvalidFrame::new(ErrorCode::UnknownField, message)
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields<'a>, D::Error> {
-        struct Members;
+impl<'de: 'a, 'a> Deserialize<'de> for JsonFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonFields<'a>, D::Error> {
+        struct FieldsVisitor;
 
-        impl<'de> Visitor<'de> for Members {
+        impl<'de> Visitor<'de> for FieldsVisitor {
             type Value = Vec<(String, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,6 +105,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             }
         }
 
-        deserializer.deserialize_map(Members).map(Fields)
+        deserializer.deserialize_map(FieldsVisitor).map(JsonFields)
     }
 }

@@ -4,30 +4,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pushonce_core::{
-    ContentType, Delivery, Durability, From, Gap, GapReason, Key, Message, Options, Position,
-    Publish, Timestamp, Topic,
+    ContentType, Delivery, Durability, Gap, GapReason, Message, MessageKey, Position, Publish,
+    StartFrom, SubscribeOptions, Timestamp, Topic,
 };
 
 use super::*;
-use crate::client::{Command, ErrorCode, Event, InvalidFrame, Request};
+use crate::client::{ClientCommand, ClientRequest, ErrorCode, InvalidFrame, ServerEvent};
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).expect("valid")
 }
 
-fn request(text: &str) -> Result<Request, InvalidFrame> {
+fn decode(text: &str) -> Result<ClientRequest, InvalidFrame> {
     decode_request(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn refused(text: &str) -> (Option<u64>, ErrorCode, bool) {
-    let refused = request(text).expect_err(text);
-    assert!(!refused.message.is_empty());
-    (refused.id, refused.code, refused.broken)
+fn decode_error(text: &str) -> (Option<u64>, ErrorCode, bool) {
+    let error = decode(text).expect_err(text);
+    assert!(!error.message.is_empty());
+    (error.id, error.code, error.is_fatal)
 }
 
-fn published(text: &str) -> Publish {
-    match request(text).expect(text).command {
-        Command::Publish(publish) => publish,
+fn decode_publish(text: &str) -> Publish {
+    match decode(text).expect(text).command {
+        ClientCommand::Publish(publish) => publish,
         other => panic!("{other:?}"),
     }
 }
@@ -38,99 +38,97 @@ fn message(content_type: ContentType, payload: &'static [u8]) -> Message {
     Message { position, time: Timestamp(1_790_000_000_000), content_type, key: None, payload }
 }
 
-fn written(event: &Event) -> String {
+fn encode(event: &ServerEvent) -> String {
     String::from_utf8(encode_event(event).to_vec()).expect("UTF-8")
 }
 
 // === what a client says ===
 
 #[test]
-fn subscribe() {
-    let options = Options { delivery: Some(Delivery::All), ..Options::default() };
+fn subscribe_is_decoded_with_every_start_position() {
+    let options = SubscribeOptions { delivery: Some(Delivery::All), ..SubscribeOptions::default() };
     let subscribe = |from| {
         let topic = topic("multiball/gb-usa/score");
-        Request { id: Some(1), command: Command::Subscribe { topic, from, options } }
+        ClientRequest { id: Some(1), command: ClientCommand::Subscribe { topic, from, options } }
     };
     let frame = |from: &str| {
         format!(
             r#"{{"id":1,"subscribe":{{"topic":"multiball/gb-usa/score"{from},"delivery":"all"}}}}"#
         )
     };
-    assert_eq!(request(&frame("")), Ok(subscribe(From::Now)));
-    assert_eq!(request(&frame(r#","from":"now""#)), Ok(subscribe(From::Now)));
-    assert_eq!(request(&frame(r#","from":"start""#)), Ok(subscribe(From::Start)));
-    assert_eq!(request(&frame(r#","from":{"last":1}"#)), Ok(subscribe(From::Last(1))));
+    assert_eq!(decode(&frame("")), Ok(subscribe(StartFrom::Now)));
+    assert_eq!(decode(&frame(r#","from":"now""#)), Ok(subscribe(StartFrom::Now)));
+    assert_eq!(decode(&frame(r#","from":"start""#)), Ok(subscribe(StartFrom::Start)));
+    assert_eq!(decode(&frame(r#","from":{"last":1}"#)), Ok(subscribe(StartFrom::Last(1))));
     assert_eq!(
-        request(&frame(r#","from":{"position":"12:4051"}"#)),
-        Ok(subscribe(From::Position(Position::new(12, 4051))))
+        decode(&frame(r#","from":{"position":"12:4051"}"#)),
+        Ok(subscribe(StartFrom::Position(Position::new(12, 4051))))
     );
 }
 
 #[test]
-fn publish_a_string_as_text_and_anything_else_as_json() {
-    let text = published(r#"{"id":2,"publish":{"topic":"chat/7","data":"goal!","key":"a1"}}"#);
+fn publish_data_is_text_for_a_string_and_json_for_anything_else() {
+    let text = decode_publish(r#"{"id":2,"publish":{"topic":"chat/7","data":"goal!","key":"a1"}}"#);
     assert_eq!(text.content_type, ContentType::Text);
     assert_eq!(text.payload, "goal!");
-    assert_eq!(text.key, Some(Key::new("a1").expect("valid")));
+    assert_eq!(text.key, Some(MessageKey::new("a1").expect("valid")));
     for json in [r#"{ "gb": 21 }"#, "[1,2]", "1.50", "null", "true"] {
-        let publish = published(&format!(r#"{{"publish":{{"topic":"a","data":{json} }}}}"#));
+        let publish = decode_publish(&format!(r#"{{"publish":{{"topic":"a","data":{json} }}}}"#));
         assert_eq!(publish.content_type, ContentType::Json);
         assert_eq!(publish.payload, json, "byte for byte");
     }
 }
 
 #[test]
-fn null_in_an_optional_field_is_the_same_as_its_absence() {
+fn null_in_an_optional_field_equals_absence() {
     let with_nulls = r#"{"id":null,"publish":null,"subscribe":{"topic":"a","from":null,
         "delivery":null,"conflated":null,"audience":null,"delta":null,"datagrams":null}}"#;
-    let without = request(r#"{"subscribe":{"topic":"a"}}"#).expect("valid");
-    assert_eq!(request(with_nulls).expect("valid"), without);
+    let without = decode(r#"{"subscribe":{"topic":"a"}}"#).expect("valid");
+    assert_eq!(decode(with_nulls).expect("valid"), without);
     let publish =
         r#"{"publish":{"topic":"a","data":"x","encoding":null,"content_type":null,"key":null}}"#;
-    assert_eq!(published(publish), published(r#"{"publish":{"topic":"a","data":"x"}}"#));
-    assert!(request(r#"{"subscribe":{"topic":null}}"#).is_err(), "a topic is not optional");
-    assert!(
-        request(r#"{"subscribe":{"topic":"a","form":null}}"#).is_err(),
-        "unknown stays unknown"
-    );
+    assert_eq!(decode_publish(publish), decode_publish(r#"{"publish":{"topic":"a","data":"x"}}"#));
+    assert!(decode(r#"{"subscribe":{"topic":null}}"#).is_err(), "a topic is not optional");
+    assert!(decode(r#"{"subscribe":{"topic":"a","form":null}}"#).is_err(), "unknown stays unknown");
 }
 
 #[test]
-fn publish_what_json_cannot_hold() {
-    let binary = published(r#"{"publish":{"topic":"a","data":"//4=","encoding":"base64"}}"#);
+fn publish_data_is_decoded_by_its_encoding_and_content_type() {
+    let binary = decode_publish(r#"{"publish":{"topic":"a","data":"//4=","encoding":"base64"}}"#);
     assert_eq!((binary.content_type, &binary.payload[..]), (ContentType::Binary, &b"\xff\xfe"[..]));
-    let html = published(r#"{"publish":{"topic":"a","data":"<b>","content_type":"text/html"}}"#);
+    let html =
+        decode_publish(r#"{"publish":{"topic":"a","data":"<b>","content_type":"text/html"}}"#);
     assert_eq!((html.content_type.as_str(), &html.payload[..]), ("text/html", &b"<b>"[..]));
     let string =
-        published(r#"{"publish":{"topic":"a","data":"x","content_type":"application/json"}}"#);
+        decode_publish(r#"{"publish":{"topic":"a","data":"x","content_type":"application/json"}}"#);
     assert_eq!((string.content_type, &string.payload[..]), (ContentType::Json, &b"\"x\""[..]));
 }
 
 #[test]
-fn unsubscribe_and_authenticate() {
-    let unsubscribe = request(r#"{"id":3,"unsubscribe":{"topic":"a"}}"#).expect("valid");
-    assert_eq!(unsubscribe.command, Command::Unsubscribe { topic: topic("a") });
-    let authenticate = request(r#"{"id":4,"authenticate":{"token":"t"}}"#).expect("valid");
-    assert_eq!(authenticate.command, Command::Authenticate { token: "t".to_owned() });
+fn unsubscribe_and_authenticate_are_decoded() {
+    let unsubscribe = decode(r#"{"id":3,"unsubscribe":{"topic":"a"}}"#).expect("valid");
+    assert_eq!(unsubscribe.command, ClientCommand::Unsubscribe { topic: topic("a") });
+    let authenticate = decode(r#"{"id":4,"authenticate":{"token":"t"}}"#).expect("valid");
+    assert_eq!(authenticate.command, ClientCommand::Authenticate { token: "t".to_owned() });
 }
 
 #[test]
-fn requests_are_written_as_the_design_shows_them() {
-    let written = |command| {
-        let frame = encode_request(&Request { id: Some(1), command });
+fn requests_are_encoded_as_documented() {
+    let encode = |command| {
+        let frame = encode_request(&ClientRequest { id: Some(1), command });
         String::from_utf8(frame.to_vec()).expect("UTF-8")
     };
-    let (from, options) = (From::Last(1), Options::default());
+    let (from, options) = (StartFrom::Last(1), SubscribeOptions::default());
     assert_eq!(
-        written(Command::Subscribe { topic: topic("a"), from, options }),
+        encode(ClientCommand::Subscribe { topic: topic("a"), from, options }),
         r#"{"id":1,"subscribe":{"topic":"a","from":{"last":1}}}"#
     );
     assert_eq!(
-        written(Command::Publish(Publish {
+        encode(ClientCommand::Publish(Publish {
             topic: topic("chat/7"),
             content_type: ContentType::Text,
-            key: Some(Key::new("a1").expect("valid")),
-            stamp: None,
+            key: Some(MessageKey::new("a1").expect("valid")),
+            publish_id: None,
             payload: Bytes::from_static(b"goal!"),
         })),
         r#"{"id":1,"publish":{"topic":"chat/7","key":"a1","data":"goal!"}}"#
@@ -138,33 +136,36 @@ fn requests_are_written_as_the_design_shows_them() {
 }
 
 #[test]
-fn a_publish_that_only_claims_to_be_json_cannot_break_the_frame() {
+fn publish_with_an_invalid_json_payload_is_encoded_as_base64() {
     let publish = Publish {
         topic: topic("a"),
         content_type: ContentType::Json,
         key: None,
-        stamp: None,
+        publish_id: None,
         payload: Bytes::from_static(b"1},\"id\":7"),
     };
-    let frame = encode_request(&Request { id: None, command: Command::Publish(publish.clone()) });
+    let frame = encode_request(&ClientRequest {
+        id: None,
+        command: ClientCommand::Publish(publish.clone()),
+    });
     assert_eq!(
         decode_request(&frame).map(|request| request.command),
-        Ok(Command::Publish(publish))
+        Ok(ClientCommand::Publish(publish))
     );
 }
 
 // === what is wrong ===
 
 #[test]
-fn what_is_no_json_object_is_broken() {
+fn frame_that_is_not_a_json_object_is_fatal() {
     for text in ["", "{", "subscribe", "[]", "1", r#""x""#, r#"{"id":1}{"#, r#"{"id":1,}"#] {
-        assert_eq!(refused(text), (None, ErrorCode::BadFrame, true), "{text}");
+        assert_eq!(decode_error(text), (None, ErrorCode::BadFrame, true), "{text}");
     }
-    assert!(decode_request(&Bytes::from_static(b"{\"\xff\":1}")).expect_err("not UTF-8").broken);
+    assert!(decode_request(&Bytes::from_static(b"{\"\xff\":1}")).expect_err("not UTF-8").is_fatal);
 }
 
 #[test]
-fn an_unknown_field_is_named() {
+fn unknown_field_is_named_in_the_error() {
     for (text, name) in [
         (r#"{"id":5,"dance":{}}"#, "dance"),
         (r#"{"id":5,"subscribe":{"topic":"a"},"then":1}"#, "then"),
@@ -172,17 +173,17 @@ fn an_unknown_field_is_named() {
         (r#"{"id":5,"subscribe":{"topic":"a","from":{"last":1,"first":2}}}"#, "first"),
         (r#"{"id":5,"subscribe":{"topic":"a"},"subscribe":{"topic":"b"}}"#, "subscribe"),
     ] {
-        let refused = request(text).expect_err(text);
+        let error = decode(text).expect_err(text);
         assert_eq!(
-            (refused.id, refused.code, refused.broken),
+            (error.id, error.code, error.is_fatal),
             (Some(5), ErrorCode::UnknownField, false)
         );
-        assert!(refused.message.contains(name), "{}", refused.message);
+        assert!(error.message.contains(name), "{}", error.message);
     }
 }
 
 #[test]
-fn each_wrong_part_has_its_own_answer() {
+fn invalid_requests_get_specific_error_codes() {
     for (text, code) in [
         (r#"{"id":6}"#, ErrorCode::BadRequest),
         (r#"{"id":6,"subscribe":1}"#, ErrorCode::BadRequest),
@@ -211,22 +212,22 @@ fn each_wrong_part_has_its_own_answer() {
             ErrorCode::BadRequest,
         ),
     ] {
-        assert_eq!(refused(text), (Some(6), code, false), "{text}");
+        assert_eq!(decode_error(text), (Some(6), code, false), "{text}");
     }
     for id in ["0", "-1", "1.5", r#""1""#] {
         let text = format!(r#"{{"id":{id},"unsubscribe":{{"topic":"a"}}}}"#);
-        assert_eq!(refused(&text), (None, ErrorCode::BadRequest, false), "{text}");
+        assert_eq!(decode_error(&text), (None, ErrorCode::BadRequest, false), "{text}");
     }
 }
 
 // === what a server says ===
 
 #[test]
-fn answers() {
+fn responses_are_encoded_as_documented() {
     let (id, topic) = (Some(1), topic("multiball/gb-usa/score"));
     let position = Position::new(12, 4051);
     assert_eq!(
-        written(&Event::Subscribed {
+        encode(&ServerEvent::Subscribed {
             id,
             topic: topic.clone(),
             position,
@@ -236,7 +237,7 @@ fn answers() {
         r#"{"id":1,"subscribed":{"topic":"multiball/gb-usa/score","position":"12:4051","recovered":true}}"#
     );
     assert_eq!(
-        written(&Event::Published {
+        encode(&ServerEvent::Published {
             id: Some(2),
             position: Position::new(3, 17),
             durability: Durability::Memory
@@ -244,32 +245,32 @@ fn answers() {
         r#"{"id":2,"published":{"position":"3:17","durability":"memory"}}"#
     );
     assert_eq!(
-        written(&Event::Unsubscribed { id: Some(3), topic }),
+        encode(&ServerEvent::Unsubscribed { id: Some(3), topic }),
         r#"{"id":3,"unsubscribed":{"topic":"multiball/gb-usa/score"}}"#
     );
     assert_eq!(
-        written(&Event::Authenticated { id: Some(4), expires: Timestamp(1_790_000_000_000) }),
+        encode(&ServerEvent::Authenticated { id: Some(4), expires: Timestamp(1_790_000_000_000) }),
         r#"{"id":4,"authenticated":{"expires":1790000000000}}"#
     );
     assert_eq!(
-        written(&Event::error(Some(2), ErrorCode::NotAllowed, "say \"please\"")),
+        encode(&ServerEvent::error(Some(2), ErrorCode::NotAllowed, "say \"please\"")),
         r#"{"id":2,"error":{"code":"not_allowed","message":"say \"please\"","retry":false}}"#
     );
 }
 
 #[test]
-fn a_message_of_json_stands_as_it_was_published() {
+fn json_payload_is_encoded_verbatim() {
     let message = message(ContentType::Json, br#"{"gb":21,"usa":20}"#);
     let event =
-        Event::Message { topic: topic("multiball/gb-usa/score"), message: Arc::new(message) };
+        ServerEvent::Message { topic: topic("multiball/gb-usa/score"), message: Arc::new(message) };
     assert_eq!(
-        written(&event),
+        encode(&event),
         r#"{"message":{"topic":"multiball/gb-usa/score","position":"12:4052","time":1790000000000,"data":{"gb":21,"usa":20}}}"#
     );
 }
 
 #[test]
-fn other_messages_say_what_the_data_does_not_show() {
+fn content_type_and_encoding_are_written_only_when_needed() {
     let tail = |content_type, payload| {
         let frame = encode_message(&topic("a"), &message(content_type, payload));
         let frame = String::from_utf8(frame.to_vec()).expect("UTF-8");
@@ -293,45 +294,52 @@ fn other_messages_say_what_the_data_does_not_show() {
 }
 
 #[test]
-fn news() {
+fn unsolicited_events_are_encoded_as_documented() {
     let topic = topic("a\"b");
     let (from, to) = (Position::new(12, 4053), Position::new(12, 4090));
     let gap = Gap { from, to, reason: GapReason::Conflated };
     assert_eq!(
-        written(&Event::Gap { topic: topic.clone(), gap }),
+        encode(&ServerEvent::Gap { topic: topic.clone(), gap }),
         r#"{"gap":{"topic":"a\"b","from":"12:4053","to":"12:4090","reason":"conflated"}}"#
     );
     assert_eq!(
-        written(&Event::Stale { topic: topic.clone(), since: from }),
+        encode(&ServerEvent::Stale { topic: topic.clone(), since: from }),
         r#"{"stale":{"topic":"a\"b","since":"12:4053"}}"#
     );
     assert_eq!(
-        written(&Event::Live { topic: topic.clone(), position: to }),
+        encode(&ServerEvent::Live { topic: topic.clone(), position: to }),
         r#"{"live":{"topic":"a\"b","position":"12:4090"}}"#
     );
     assert_eq!(
-        written(&Event::Heartbeat {
+        encode(&ServerEvent::Heartbeat {
             positions: vec![(topic, from), (super::tests::topic("b"), to)]
         }),
         r#"{"heartbeat":{"positions":{"a\"b":"12:4053","b":"12:4090"}}}"#
     );
     assert_eq!(
-        written(&Event::Heartbeat { positions: vec![] }),
+        encode(&ServerEvent::Heartbeat { positions: vec![] }),
         r#"{"heartbeat":{"positions":{}}}"#
     );
     assert_eq!(
-        written(&Event::Goaway { after_ms: 800, back_ms: 0, reason: "draining".to_owned() }),
+        encode(&ServerEvent::Goaway {
+            after_ms: 800,
+            retry_after_ms: 0,
+            reason: "draining".to_owned()
+        }),
         r#"{"goaway":{"after_ms":800,"reason":"draining"}}"#
     );
 }
 
 #[test]
-fn a_client_passes_over_what_a_newer_server_adds_but_not_over_what_it_cannot_read() {
+fn client_skips_unknown_events_and_fails_on_malformed_known_events() {
     let event = |text: &'static str| decode_event(&Bytes::from_static(text.as_bytes()));
-    let newer = event(r#"{"published":{"position":"1:1","shard":3},"trace":"x"}"#);
+    let event_with_new_fields = event(r#"{"published":{"position":"1:1","shard":3},"trace":"x"}"#);
     let (position, durability) = (Position::new(1, 1), Durability::Replicated);
-    assert_eq!(newer, Ok(Event::Published { id: None, position, durability }));
-    assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").broken);
-    assert!(!event("{}").expect_err("empty").broken);
-    assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").broken);
+    assert_eq!(
+        event_with_new_fields,
+        Ok(ServerEvent::Published { id: None, position, durability })
+    );
+    assert!(!event(r#"{"weather":{"rain":true}}"#).expect_err("unknown").is_fatal);
+    assert!(!event("{}").expect_err("empty").is_fatal);
+    assert!(event(r#"{"message":{"topic":"a","position":"1"}}"#).expect_err("unreadable").is_fatal);
 }

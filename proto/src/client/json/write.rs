@@ -5,34 +5,36 @@ use std::fmt::{self, Write as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use pushonce_core::{Delivery, From, Gap, Key, Message, Options, Position, Timestamp, Topic};
+use pushonce_core::{
+    Delivery, Gap, Message, MessageKey, Position, StartFrom, SubscribeOptions, Timestamp, Topic,
+};
 
 use super::data;
 use crate::client::delta::FOSSIL;
-use crate::client::{Command, Difference, Event, Request};
+use crate::client::{ClientCommand, ClientRequest, MessageDelta, ServerEvent};
 
-/// A frame being written: `{"id":1,"subscribed":{` and then its members.
-pub(super) struct Object {
+/// A frame being written: `{"id":1,"parse_subscribed":{` and then its members.
+pub(super) struct JsonFrameWriter {
     out: BytesMut,
     is_empty: bool,
 }
 
 /// Of a frame without a payload: a topic of the usual length and some numbers.
-const FRAME_BYTES: usize = 160;
+const FRAME_BYTES_HINT: usize = 160;
 
 pub(in crate::client) fn encode_message(topic: &Topic, message: &Message) -> Bytes {
     // Base64 needs a third more; JSON and text nothing, or a little for escapes.
-    let payload = message.payload.len() + message.payload.len() / 2;
+    let payload_capacity = message.payload.len() + message.payload.len() / 2;
     let Message { position, time, content_type, key, payload: data } = message;
-    let mut object = begin_message(topic, *position, *time, key.as_ref(), payload);
+    let mut object = begin_message(topic, *position, *time, key.as_ref(), payload_capacity);
     data::write(&mut object, content_type, data);
     object.finish()
 }
 
-pub(in crate::client) fn encode_difference(topic: &Topic, difference: &Difference) -> Bytes {
-    let Difference { position, time, key, delta } = difference;
-    let room = delta.len() + delta.len() / 2;
-    let mut object = begin_message(topic, *position, *time, key.as_ref(), room);
+pub(in crate::client) fn encode_message_delta(topic: &Topic, difference: &MessageDelta) -> Bytes {
+    let MessageDelta { position, time, key, delta } = difference;
+    let delta_capacity = delta.len() + delta.len() / 2;
+    let mut object = begin_message(topic, *position, *time, key.as_ref(), delta_capacity);
     object.string("delta", &STANDARD.encode(delta));
     object.finish()
 }
@@ -42,10 +44,10 @@ fn begin_message(
     topic: &Topic,
     position: Position,
     time: Timestamp,
-    key: Option<&Key>,
-    room: usize,
-) -> Object {
-    let mut object = Object::new(None, "message", FRAME_BYTES + room);
+    key: Option<&MessageKey>,
+    payload_capacity: usize,
+) -> JsonFrameWriter {
+    let mut object = JsonFrameWriter::new(None, "message", FRAME_BYTES_HINT + payload_capacity);
     object.string("topic", topic.as_str());
     object.quoted("position", position);
     object.plain("time", time.0);
@@ -56,7 +58,7 @@ fn begin_message(
 }
 
 pub(in crate::client) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
-    let mut object = Object::new(None, "gap", FRAME_BYTES);
+    let mut object = JsonFrameWriter::new(None, "gap", FRAME_BYTES_HINT);
     object.string("topic", topic.as_str());
     object.quoted("from", gap.from);
     object.quoted("to", gap.to);
@@ -64,10 +66,10 @@ pub(in crate::client) fn encode_gap(topic: &Topic, gap: &Gap) -> Bytes {
     object.finish()
 }
 
-pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
+pub(in crate::client) fn encode_event(event: &ServerEvent) -> Bytes {
     match event {
-        Event::Subscribed { id, topic, position, recovered, delivery } => {
-            let mut object = Object::new(*id, "subscribed", FRAME_BYTES);
+        ServerEvent::Subscribed { id, topic, position, recovered, delivery } => {
+            let mut object = JsonFrameWriter::new(*id, "subscribed", FRAME_BYTES_HINT);
             object.string("topic", topic.as_str());
             object.quoted("position", position);
             object.plain("recovered", recovered);
@@ -76,42 +78,49 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             }
             object.finish()
         }
-        Event::Unsubscribed { id, topic } => {
-            let mut object = Object::new(*id, "unsubscribed", FRAME_BYTES);
+        ServerEvent::Unsubscribed { id, topic } => {
+            let mut object = JsonFrameWriter::new(*id, "unsubscribed", FRAME_BYTES_HINT);
             object.string("topic", topic.as_str());
             object.finish()
         }
-        Event::Published { id, position, durability } => {
-            let mut object = Object::new(*id, "published", FRAME_BYTES);
+        ServerEvent::Published { id, position, durability } => {
+            let mut object = JsonFrameWriter::new(*id, "published", FRAME_BYTES_HINT);
             object.quoted("position", position);
             object.string("durability", durability.as_str());
             object.finish()
         }
-        Event::Authenticated { id, expires } => {
-            let mut object = Object::new(*id, "authenticated", FRAME_BYTES);
+        ServerEvent::Authenticated { id, expires } => {
+            let mut object = JsonFrameWriter::new(*id, "authenticated", FRAME_BYTES_HINT);
             object.plain("expires", expires.0);
             object.finish()
         }
-        Event::Message { topic, message } => encode_message(topic, message),
-        Event::Difference { topic, difference } => encode_difference(topic, difference),
-        Event::Gap { topic, gap } => encode_gap(topic, gap),
-        Event::Stale { topic, since } => standing("stale", topic, "since", since),
-        Event::Live { topic, position } => standing("live", topic, "position", position),
-        Event::Audience { topic, count } => {
-            let mut object = Object::new(None, "audience", FRAME_BYTES);
+        ServerEvent::Message { topic, message } => encode_message(topic, message),
+        ServerEvent::MessageDelta { topic, message_delta: difference } => {
+            encode_message_delta(topic, difference)
+        }
+        ServerEvent::Gap { topic, gap } => encode_gap(topic, gap),
+        ServerEvent::Stale { topic, since } => {
+            encode_topic_position("stale", topic, "since", since)
+        }
+        ServerEvent::Live { topic, position } => {
+            encode_topic_position("live", topic, "position", position)
+        }
+        ServerEvent::Audience { topic, count } => {
+            let mut object = JsonFrameWriter::new(None, "audience", FRAME_BYTES_HINT);
             object.string("topic", topic.as_str());
             object.plain("count", count);
             object.finish()
         }
-        Event::Error { id, code, message, retry } => {
-            let mut object = Object::new(*id, "error", FRAME_BYTES + message.len());
+        ServerEvent::Error { id, code, message, retry } => {
+            let mut object = JsonFrameWriter::new(*id, "error", FRAME_BYTES_HINT + message.len());
             object.string("code", code.as_str());
             object.string("message", message);
             object.plain("retry", retry);
             object.finish()
         }
-        Event::Heartbeat { positions } => {
-            let mut object = Object::new(None, "heartbeat", FRAME_BYTES * (1 + positions.len()));
+        ServerEvent::Heartbeat { positions } => {
+            let mut object =
+                JsonFrameWriter::new(None, "heartbeat", FRAME_BYTES_HINT * (1 + positions.len()));
             object.open("positions");
             for (topic, position) in positions {
                 object.quoted(topic.as_str(), position);
@@ -119,8 +128,8 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             object.close();
             object.finish()
         }
-        Event::Goaway { after_ms, back_ms, reason } => {
-            let mut object = Object::new(None, "goaway", FRAME_BYTES);
+        ServerEvent::Goaway { after_ms, retry_after_ms: back_ms, reason } => {
+            let mut object = JsonFrameWriter::new(None, "goaway", FRAME_BYTES_HINT);
             object.plain("after_ms", after_ms);
             if *back_ms > 0 {
                 object.plain("back_ms", back_ms);
@@ -128,34 +137,34 @@ pub(in crate::client) fn encode_event(event: &Event) -> Bytes {
             object.string("reason", reason);
             object.finish()
         }
-        Event::Stream { .. } => Bytes::from_static(b"{}"),
+        ServerEvent::Stream { .. } => Bytes::from_static(b"{}"),
     }
 }
 
-fn standing(name: &str, topic: &Topic, field: &str, position: &Position) -> Bytes {
-    let mut object = Object::new(None, name, FRAME_BYTES);
+fn encode_topic_position(name: &str, topic: &Topic, field: &str, position: &Position) -> Bytes {
+    let mut object = JsonFrameWriter::new(None, name, FRAME_BYTES_HINT);
     object.string("topic", topic.as_str());
     object.quoted(field, position);
     object.finish()
 }
 
-pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
+pub(in crate::client) fn encode_request(request: &ClientRequest) -> Bytes {
     match &request.command {
-        Command::Subscribe { topic, from, options } => {
-            let mut object = Object::new(request.id, "subscribe", FRAME_BYTES);
+        ClientCommand::Subscribe { topic, from, options } => {
+            let mut object = JsonFrameWriter::new(request.id, "subscribe", FRAME_BYTES_HINT);
             object.string("topic", topic.as_str());
             put_from(&mut object, *from);
             put_options(&mut object, options);
             object.finish()
         }
-        Command::Unsubscribe { topic } => {
-            let mut object = Object::new(request.id, "unsubscribe", FRAME_BYTES);
+        ClientCommand::Unsubscribe { topic } => {
+            let mut object = JsonFrameWriter::new(request.id, "unsubscribe", FRAME_BYTES_HINT);
             object.string("topic", topic.as_str());
             object.finish()
         }
-        Command::Publish(publish) => {
-            let capacity = FRAME_BYTES + 2 * publish.payload.len();
-            let mut object = Object::new(request.id, "publish", capacity);
+        ClientCommand::Publish(publish) => {
+            let capacity = FRAME_BYTES_HINT + 2 * publish.payload.len();
+            let mut object = JsonFrameWriter::new(request.id, "publish", capacity);
             object.string("topic", publish.topic.as_str());
             if let Some(key) = &publish.key {
                 object.string("key", key.as_str());
@@ -163,8 +172,9 @@ pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
             data::write_unchecked(&mut object, publish);
             object.finish()
         }
-        Command::Authenticate { token } => {
-            let mut object = Object::new(request.id, "authenticate", FRAME_BYTES + token.len());
+        ClientCommand::Authenticate { token } => {
+            let mut object =
+                JsonFrameWriter::new(request.id, "authenticate", FRAME_BYTES_HINT + token.len());
             object.string("token", token);
             object.finish()
         }
@@ -172,16 +182,16 @@ pub(in crate::client) fn encode_request(request: &Request) -> Bytes {
 }
 
 /// `now` is what a server takes when nothing is said.
-fn put_from(object: &mut Object, from: From) {
+fn put_from(object: &mut JsonFrameWriter, from: StartFrom) {
     match from {
-        From::Now => {}
-        From::Start => object.string("from", "start"),
-        From::Last(count) => {
+        StartFrom::Now => {}
+        StartFrom::Start => object.string("from", "start"),
+        StartFrom::Last(count) => {
             object.open("from");
             object.plain("last", count);
             object.close();
         }
-        From::Position(position) => {
+        StartFrom::Position(position) => {
             object.open("from");
             object.quoted("position", position);
             object.close();
@@ -189,25 +199,25 @@ fn put_from(object: &mut Object, from: From) {
     }
 }
 
-fn put_options(object: &mut Object, options: &Options) {
+fn put_options(object: &mut JsonFrameWriter, options: &SubscribeOptions) {
     if let Some(delivery) = options.delivery {
         put_delivery(object, delivery);
     }
-    if options.conflated {
+    if options.report_conflated {
         object.plain("conflated", true);
     }
-    if options.audience {
+    if options.report_audience {
         object.plain("audience", true);
     }
-    if options.delta {
+    if options.accept_deltas {
         object.string("delta", FOSSIL);
     }
-    if options.datagrams {
+    if options.use_datagrams {
         object.plain("datagrams", true);
     }
 }
 
-fn put_delivery(object: &mut Object, delivery: Delivery) {
+fn put_delivery(object: &mut JsonFrameWriter, delivery: Delivery) {
     match delivery {
         Delivery::Rate(rate) => {
             object.open("delivery");
@@ -220,9 +230,9 @@ fn put_delivery(object: &mut Object, delivery: Delivery) {
 
 // === impl Object ===
 
-impl Object {
-    fn new(id: Option<u64>, name: &str, capacity: usize) -> Object {
-        let mut object = Object { out: BytesMut::with_capacity(capacity), is_empty: true };
+impl JsonFrameWriter {
+    fn new(id: Option<u64>, name: &str, capacity: usize) -> JsonFrameWriter {
+        let mut object = JsonFrameWriter { out: BytesMut::with_capacity(capacity), is_empty: true };
         object.out.put_u8(b'{');
         if let Some(id) = id {
             object.plain("id", id);
@@ -231,14 +241,14 @@ impl Object {
         object
     }
 
-    /// Begins an object in the member `name`.
+    /// Begins an object in the member `begin_member`.
     fn open(&mut self, name: &str) {
-        self.name(name);
+        self.begin_member(name);
         self.out.put_u8(b'{');
         self.is_empty = true;
     }
 
-    /// Ends what [`Object::open`] began.
+    /// Ends what [`JsonFrameWriter::open`] began.
     fn close(&mut self) {
         self.out.put_u8(b'}');
         self.is_empty = false;
@@ -251,29 +261,29 @@ impl Object {
 
     /// A string, escaped.
     pub(super) fn string(&mut self, name: &str, value: &str) {
-        self.name(name);
+        self.begin_member(name);
         put_string(&mut self.out, value);
     }
 
     /// JSON as it is.
     pub(super) fn raw(&mut self, name: &str, json: &str) {
-        self.name(name);
+        self.begin_member(name);
         self.out.put_slice(json.as_bytes());
     }
 
     /// A number, or true or false.
     fn plain(&mut self, name: &str, value: impl fmt::Display) {
-        self.name(name);
+        self.begin_member(name);
         self.put(format_args!("{value}"));
     }
 
     /// What prints as digits and colons, in quotes.
     fn quoted(&mut self, name: &str, value: impl fmt::Display) {
-        self.name(name);
+        self.begin_member(name);
         self.put(format_args!("\"{value}\""));
     }
 
-    fn name(&mut self, name: &str) {
+    fn begin_member(&mut self, name: &str) {
         if !self.is_empty {
             self.out.put_u8(b',');
         }
@@ -291,14 +301,14 @@ impl Object {
 /// Copies runs of plain bytes at once; only quotes, backslashes and controls need an escape.
 fn put_string(out: &mut BytesMut, text: &str) {
     out.put_u8(b'"');
-    let mut rest = text.as_bytes();
+    let mut remaining = text.as_bytes();
     let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    while let Some(index) = rest.iter().position(special) {
-        out.put_slice(&rest[..index]);
-        put_escape(out, rest[index]);
-        rest = &rest[index + 1..];
+    while let Some(index) = remaining.iter().position(special) {
+        out.put_slice(&remaining[..index]);
+        put_escape(out, remaining[index]);
+        remaining = &remaining[index + 1..];
     }
-    out.put_slice(rest);
+    out.put_slice(remaining);
     out.put_u8(b'"');
 }
 

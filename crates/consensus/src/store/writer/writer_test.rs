@@ -3,17 +3,17 @@ use std::sync::mpsc as gate;
 use std::time::Duration;
 
 use super::*;
-use crate::store::Key;
+use crate::store::StoreKey;
 
 /// A disk that takes a write only when told, and notes how much came at once.
-struct Slow {
+struct GatedStore {
     allowed: gate::Receiver<io::Result<()>>,
     commits: Arc<Mutex<Vec<usize>>>,
     full: Arc<AtomicBool>,
 }
 
-impl Store for Slow {
-    fn write(&mut self, changes: &[(GroupId, Change)]) -> io::Result<()> {
+impl RaftStore for GatedStore {
+    fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
         if self.full.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -22,8 +22,8 @@ impl Store for Slow {
         Ok(())
     }
 
-    fn read(&mut self, _group: GroupId) -> io::Result<Stored> {
-        Ok(Stored::default())
+    fn read(&mut self, _group: GroupId) -> io::Result<StoredGroup> {
+        Ok(StoredGroup::default())
     }
 
     fn read_piece(&mut self, _: GroupId, _: u64, _: u32) -> io::Result<Option<Bytes>> {
@@ -31,41 +31,48 @@ impl Store for Slow {
     }
 }
 
-struct Rig {
-    writer: Writer,
+struct WriterRig {
+    writer: StoreWriter,
     allow: gate::Sender<io::Result<()>>,
     commits: Arc<Mutex<Vec<usize>>>,
-    said: Arc<Mutex<Vec<String>>>,
+    fatal_messages: Arc<Mutex<Vec<String>>>,
     full: Arc<AtomicBool>,
 }
 
-fn rig() -> Rig {
+fn rig() -> WriterRig {
     let (allow, allowed) = gate::channel();
-    let (commits, said) = (Arc::default(), Arc::<Mutex<Vec<String>>>::default());
-    let heard = Arc::clone(&said);
-    let fatal: Fatal = Arc::new(move |why: &str| heard.lock().unwrap().push(why.to_owned()));
+    let (commits, fatal_messages) = (Arc::default(), Arc::<Mutex<Vec<String>>>::default());
+    let messages = Arc::clone(&fatal_messages);
+    let on_fatal: FatalHook =
+        Arc::new(move |reason: &str| messages.lock().unwrap().push(reason.to_owned()));
     let full = Arc::<AtomicBool>::default();
-    let store = Slow { allowed, commits: Arc::clone(&commits), full: Arc::clone(&full) };
-    Rig { writer: Writer::start(store, roomy(), fatal).unwrap(), allow, commits, said, full }
+    let store = GatedStore { allowed, commits: Arc::clone(&commits), full: Arc::clone(&full) };
+    WriterRig {
+        writer: StoreWriter::start(store, unlimited_reserve(), on_fatal).unwrap(),
+        allow,
+        commits,
+        fatal_messages,
+        full,
+    }
 }
 
-fn roomy() -> Space {
-    let room = |_: &std::path::Path| Ok(crate::Room { free: 1 << 40, total: 1 << 40 });
-    Space::new(std::path::Path::new("/data"), None, Arc::new(room))
+fn unlimited_reserve() -> DiskReserve {
+    let probe = |_: &std::path::Path| Ok(crate::DiskSpace { free: 1 << 40, total: 1 << 40 });
+    DiskReserve::new(std::path::Path::new("/data"), None, Arc::new(probe))
 }
 
-fn vote() -> Vec<Change> {
-    vec![Change::Set { key: Key::Vote, record: Bytes::from_static(b"vote") }]
+fn vote() -> Vec<StoreChange> {
+    vec![StoreChange::Set { key: StoreKey::Vote, record: Bytes::from_static(b"vote") }]
 }
 
 #[tokio::test]
-async fn nobody_is_told_before_the_disk_has_it_and_who_waits_shares_the_next_commit() {
+async fn writes_complete_only_when_durable_and_queued_writes_share_a_commit() {
     let rig = rig();
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
-    let (first, mut told) = oneshot::channel();
-    group.submit(vote(), Done::Told(first)).await.unwrap();
+    let (first, mut durable) = oneshot::channel();
+    group.submit(vote(), WriteCompletion::Notify(first)).await.unwrap();
     // The thread is in the first commit, or on its way: what comes now waits for the second.
-    while rig.writer.room.available_permits() == QUEUE_UNITS as usize {
+    while rig.writer.queue_permits.available_permits() == QUEUE_UNITS as usize {
         tokio::task::yield_now().await;
     }
     let waiting: Vec<_> = (0..5)
@@ -75,10 +82,10 @@ async fn nobody_is_told_before_the_disk_has_it_and_who_waits_shares_the_next_com
         })
         .collect();
     tokio::task::yield_now().await;
-    assert!(told.try_recv().is_err(), "told before it was durable");
+    assert!(durable.try_recv().is_err(), "told before it was durable");
 
     rig.allow.send(Ok(())).unwrap();
-    told.await.unwrap().unwrap();
+    durable.await.unwrap().unwrap();
     for _ in 0..5 {
         // More leave than there may be commits.
         rig.allow.send(Ok(())).unwrap();
@@ -90,56 +97,62 @@ async fn nobody_is_told_before_the_disk_has_it_and_who_waits_shares_the_next_com
 }
 
 #[tokio::test]
-async fn after_a_failed_write_the_fatal_hook_runs_and_nothing_is_acknowledged() {
+async fn failed_write_runs_fatal_hook_and_acknowledges_nothing() {
     let rig = rig();
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
     rig.allow.send(Err(io::Error::other("no space left"))).unwrap();
     let failed = group.write(vote()).await.unwrap_err();
     assert!(failed.to_string().contains("no space left"));
     assert!(group.write(vote()).await.is_err(), "a store that failed was asked again");
-    let said = rig.said.lock().unwrap();
-    assert!(matches!(said.as_slice(), [why] if why.contains("no space left")));
+    let messages = rig.fatal_messages.lock().unwrap();
+    assert!(matches!(messages.as_slice(), [message] if message.contains("no space left")));
     assert!(rig.commits.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_writers_wait() {
+async fn full_queue_blocks_writers() {
     let rig = rig();
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
-    let record = Bytes::from(vec![0; QUEUE_UNITS as usize * UNIT]);
-    let large = vec![Change::Set { key: Key::Snapshot, record }];
-    group.submit(large, Done::Unheard).await.unwrap();
-    let next = group.submit(vote(), Done::Unheard);
+    let record = Bytes::from(vec![0; QUEUE_UNITS as usize * UNIT_BYTES]);
+    let large = vec![StoreChange::Set { key: StoreKey::Snapshot, record }];
+    group.submit(large, WriteCompletion::Ignore).await.unwrap();
+    let next = group.submit(vote(), WriteCompletion::Ignore);
     let early = tokio::time::timeout(Duration::from_millis(20), next).await;
     assert!(early.is_err(), "the queue has no bound");
     rig.allow.send(Ok(())).unwrap();
-    group.submit(vote(), Done::Unheard).await.unwrap();
+    group.submit(vote(), WriteCompletion::Ignore).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_write_without_room_is_kept_and_tried_again_and_reads_are_answered_meanwhile() {
+async fn write_on_full_disk_is_retried_and_reads_are_served_meanwhile() {
     let rig = rig();
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
     rig.full.store(true, Ordering::SeqCst);
-    let (told, mut durable) = oneshot::channel();
-    group.submit(vote(), Done::Told(told)).await.unwrap();
+    let (sender, mut durable) = oneshot::channel();
+    group.submit(vote(), WriteCompletion::Notify(sender)).await.unwrap();
     rig.writer.open(GroupId(2)).await.unwrap();
     assert!(durable.try_recv().is_err(), "told before it was durable");
     rig.full.store(false, Ordering::SeqCst);
     rig.allow.send(Ok(())).unwrap();
     durable.await.unwrap().unwrap();
-    assert_eq!((rig.commits.lock().unwrap().len(), rig.said.lock().unwrap().len()), (1, 0));
+    assert_eq!(
+        (rig.commits.lock().unwrap().len(), rig.fatal_messages.lock().unwrap().len()),
+        (1, 0)
+    );
 }
 
 #[tokio::test]
-async fn a_writer_that_waits_for_room_can_be_closed_and_acknowledges_nothing() {
+async fn writer_blocked_on_full_disk_closes_without_acknowledging() {
     let rig = rig();
     let (group, _) = rig.writer.open(GroupId(1)).await.unwrap();
     rig.full.store(true, Ordering::SeqCst);
-    let (told, durable) = oneshot::channel();
-    group.submit(vote(), Done::Told(told)).await.unwrap();
-    rig.writer.give_up();
+    let (sender, durable) = oneshot::channel();
+    group.submit(vote(), WriteCompletion::Notify(sender)).await.unwrap();
+    rig.writer.abort_blocked_writes();
     assert!(durable.await.unwrap().is_err());
     rig.writer.close().await;
-    assert!(rig.said.lock().unwrap().is_empty(), "a full disk is no reason to end the process");
+    assert!(
+        rig.fatal_messages.lock().unwrap().is_empty(),
+        "a full disk is no reason to end the process"
+    );
 }

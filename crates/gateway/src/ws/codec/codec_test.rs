@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { message_bytes_max: 1000, fragments_max: 4 };
+const LIMITS: DecoderLimits = DecoderLimits { message_bytes_max: 1000, fragments_max: 4 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A frame as a client writes it.
@@ -21,13 +21,17 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Everything that comes out of `bytes`, cut at `cuts`, up to the first violation.
-fn read(bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
-    read_with(false, bytes, cuts)
+fn decode(bytes: &[u8], cuts: &[usize]) -> (Vec<IncomingMessage>, Option<ProtocolViolation>) {
+    decode_with(false, bytes, cuts)
 }
 
 /// The same where messages may be deflated, if so.
-fn read_with(deflate: bool, bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
-    let mut decoder = Decoder::new(LIMITS, deflate);
+fn decode_with(
+    deflate: bool,
+    bytes: &[u8],
+    cuts: &[usize],
+) -> (Vec<IncomingMessage>, Option<ProtocolViolation>) {
+    let mut decoder = MessageDecoder::new(LIMITS, deflate);
     let mut out = Vec::new();
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
@@ -46,41 +50,44 @@ fn read_with(deflate: bool, bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Opt
     (out, None)
 }
 
-fn code(bytes: &[u8]) -> Option<u16> {
-    read(bytes, &[]).1.map(|violation| violation.code)
+fn violation_code(bytes: &[u8]) -> Option<u16> {
+    decode(bytes, &[]).1.map(|violation| violation.code)
 }
 
-fn text(payload: &str) -> Incoming {
-    Incoming::Text(Bytes::copy_from_slice(payload.as_bytes()))
+fn text(payload: &str) -> IncomingMessage {
+    IncomingMessage::Text(Bytes::copy_from_slice(payload.as_bytes()))
 }
 
 #[test]
 fn messages_come_out_in_order() {
     let bytes = [frame(0x81, b"one"), frame(0x82, b"\x00\xff"), frame(0x81, b"")].concat();
-    let (out, violation) = read(&bytes, &[]);
-    assert_eq!(out, [text("one"), Incoming::Binary(Bytes::from_static(b"\x00\xff")), text("")]);
+    let (out, violation) = decode(&bytes, &[]);
+    assert_eq!(
+        out,
+        [text("one"), IncomingMessage::Binary(Bytes::from_static(b"\x00\xff")), text("")]
+    );
     assert_eq!(violation, None);
 }
 
 #[test]
-fn fragments_are_joined_and_a_ping_may_stand_between_them() {
+fn fragments_are_joined_across_a_ping() {
     let bytes = [frame(0x01, b"a"), frame(0x89, b"?"), frame(0x00, b"b"), frame(0x80, b"c")];
-    let (out, _) = read(&bytes.concat(), &[]);
-    assert_eq!(out, [Incoming::Ping(Bytes::from_static(b"?")), text("abc")]);
+    let (out, _) = decode(&bytes.concat(), &[]);
+    assert_eq!(out, [IncomingMessage::Ping(Bytes::from_static(b"?")), text("abc")]);
 }
 
 #[test]
-fn a_character_may_be_cut_by_a_fragment_but_not_by_the_end() {
+fn utf8_character_may_span_fragments_but_not_end_incomplete() {
     let whole = [frame(0x01, b"\xc3"), frame(0x80, b"\xa9")].concat();
-    assert_eq!(read(&whole, &[]).0, [text("é")]);
-    assert_eq!(code(&frame(0x81, b"\xc3")), Some(1007));
+    assert_eq!(decode(&whole, &[]).0, [text("é")]);
+    assert_eq!(violation_code(&frame(0x81, b"\xc3")), Some(1007));
     let early = [frame(0x01, b"ok \xff"), frame(0x80, b"never read")].concat();
-    assert_eq!(code(&early), Some(1007));
+    assert_eq!(violation_code(&early), Some(1007));
 }
 
 #[test]
 fn broken_frames_are_protocol_errors() {
-    for (what, bytes) in [
+    for (case, bytes) in [
         ("reserved bit", frame(0xc1, b"")),
         ("reserved opcode", frame(0x83, b"")),
         ("reserved control opcode", frame(0x8b, b"")),
@@ -95,29 +102,32 @@ fn broken_frames_are_protocol_errors() {
         ("close code 999", frame(0x88, &999_u16.to_be_bytes())),
         ("close code 5000", frame(0x88, &5000_u16.to_be_bytes())),
     ] {
-        assert_eq!(code(&bytes), Some(1002), "{what}");
+        assert_eq!(violation_code(&bytes), Some(1002), "{case}");
     }
-    assert_eq!(code(&frame(0x88, b"\x03\xe8\xff")), Some(1007));
+    assert_eq!(violation_code(&frame(0x88, b"\x03\xe8\xff")), Some(1007));
 }
 
 #[test]
-fn a_message_at_the_limit_is_taken_and_one_byte_more_is_not() {
-    assert_eq!(code(&frame(0x82, &[0; 1000])), None);
-    assert_eq!(code(&frame(0x82, &[0; 1001])), Some(1009));
-    assert_eq!(code(&[frame(0x02, &[0; 900]), frame(0x80, &[0; 101])].concat()), Some(1009));
+fn message_at_the_limit_is_accepted_and_one_byte_more_is_rejected() {
+    assert_eq!(violation_code(&frame(0x82, &[0; 1000])), None);
+    assert_eq!(violation_code(&frame(0x82, &[0; 1001])), Some(1009));
+    assert_eq!(
+        violation_code(&[frame(0x02, &[0; 900]), frame(0x80, &[0; 101])].concat()),
+        Some(1009)
+    );
 }
 
 #[test]
-fn empty_fragments_do_not_go_on_for_ever() {
+fn number_of_empty_fragments_is_limited() {
     let bytes = [frame(0x02, b""), frame(0, b""), frame(0, b""), frame(0, b""), frame(0, b"")];
-    assert_eq!(code(&bytes[..4].concat()), None);
-    assert_eq!(code(&bytes.concat()), Some(1009));
+    assert_eq!(violation_code(&bytes[..4].concat()), None);
+    assert_eq!(violation_code(&bytes.concat()), Some(1009));
 }
 
 #[test]
-fn a_length_that_is_only_announced_takes_no_memory() {
-    let limits = Limits { message_bytes_max: 1 << 30, fragments_max: 1 };
-    let mut decoder = Decoder::new(limits, false);
+fn announced_length_allocates_no_memory() {
+    let limits = DecoderLimits { message_bytes_max: 1 << 30, fragments_max: 1 };
+    let mut decoder = MessageDecoder::new(limits, false);
     let mut input = &[0x82, 0xff, 0, 0, 0, 0, 0x3f, 0, 0, 0, 1, 2, 3, 4][..];
     assert_eq!(decoder.decode(&mut input), Ok(None));
     assert!(decoder.message.is_some_and(|message| message.bytes.capacity() == 0));
@@ -126,8 +136,8 @@ fn a_length_that_is_only_announced_takes_no_memory() {
 #[test]
 fn nothing_is_read_after_a_close() {
     let bytes = [frame(0x88, &1000_u16.to_be_bytes()), frame(0x81, b"late")].concat();
-    assert_eq!(read(&bytes, &[]), (vec![Incoming::Close(Some(1000))], None));
-    assert_eq!(read(&frame(0x88, b""), &[]).0, [Incoming::Close(None)]);
+    assert_eq!(decode(&bytes, &[]), (vec![IncomingMessage::Close(Some(1000))], None));
+    assert_eq!(decode(&frame(0x88, b""), &[]).0, [IncomingMessage::Close(None)]);
 }
 
 /// "Hello", by RFC 7692, 7.2.3.1.
@@ -143,37 +153,47 @@ fn a_deflated_message_is_inflated_in_one_frame_or_in_fragments() {
         frame(0xc2, b"\x00"),
         frame(0x81, b"plain"),
     ];
-    let (out, violation) = read_with(true, &bytes.concat(), &[]);
-    let ping = Incoming::Ping(Bytes::from_static(b"?"));
-    let empty = Incoming::Binary(Bytes::new());
+    let (out, violation) = decode_with(true, &bytes.concat(), &[]);
+    let ping = IncomingMessage::Ping(Bytes::from_static(b"?"));
+    let empty = IncomingMessage::Binary(Bytes::new());
     assert_eq!(out, [text("Hello"), ping, text("Hello"), empty, text("plain")]);
     assert_eq!(violation, None);
 }
 
 #[test]
-fn the_mark_of_a_deflated_message_where_it_must_not_be_is_a_protocol_error() {
-    let with = |bytes: &[u8]| read_with(true, bytes, &[]).1.map(|violation| violation.code);
-    assert_eq!(code(&frame(0xc1, HELLO)), Some(1002), "not agreed on");
-    assert_eq!(with(&[frame(0x41, b""), frame(0xc0, HELLO)].concat()), Some(1002), "continuation");
-    for (what, first) in [("ping", 0xc9), ("pong", 0xca), ("close", 0xc8)] {
-        assert_eq!(with(&frame(first, b"")), Some(1002), "{what}");
+fn rsv1_bit_where_it_is_not_allowed_is_a_protocol_error() {
+    let violation_code_with_deflate =
+        |bytes: &[u8]| decode_with(true, bytes, &[]).1.map(|violation| violation.code);
+    assert_eq!(violation_code(&frame(0xc1, HELLO)), Some(1002), "not agreed on");
+    assert_eq!(
+        violation_code_with_deflate(&[frame(0x41, b""), frame(0xc0, HELLO)].concat()),
+        Some(1002),
+        "continuation"
+    );
+    for (case, first) in [("ping", 0xc9), ("pong", 0xca), ("close", 0xc8)] {
+        assert_eq!(violation_code_with_deflate(&frame(first, b"")), Some(1002), "{case}");
     }
     for first in [0xa1, 0x91, 0xe1, 0xf1] {
-        assert_eq!(with(&frame(first, HELLO)), Some(1002), "the other reserved bits");
+        assert_eq!(
+            violation_code_with_deflate(&frame(first, HELLO)),
+            Some(1002),
+            "the other reserved bits"
+        );
     }
 }
 
 #[test]
-fn a_bomb_is_too_long_and_what_is_not_deflated_or_not_text_is_bad_data() {
-    let with = |bytes: &[u8]| read_with(true, bytes, &[]).1.map(|violation| violation.code);
+fn oversized_and_invalid_deflated_messages_are_rejected_with_their_codes() {
+    let violation_code_with_deflate =
+        |bytes: &[u8]| decode_with(true, bytes, &[]).1.map(|violation| violation.code);
     let deflated = |len: usize| crate::ws::deflate::deflate(&vec![b'x'; len]).unwrap();
-    assert_eq!(with(&frame(0xc1, &deflated(1000))), None);
-    assert_eq!(with(&frame(0xc1, &deflated(1001))), Some(1009));
-    assert_eq!(with(&frame(0xc1, &deflated(1 << 20)[..900])), Some(1009));
-    assert_eq!(with(&frame(0xc1, b"not deflated")), Some(1007));
+    assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1000))), None);
+    assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1001))), Some(1009));
+    assert_eq!(violation_code_with_deflate(&frame(0xc1, &deflated(1 << 20)[..900])), Some(1009));
+    assert_eq!(violation_code_with_deflate(&frame(0xc1, b"not deflated")), Some(1007));
     let binary = crate::ws::deflate::deflate(&[0xff; 200]).unwrap();
-    assert_eq!(with(&frame(0xc1, &binary)), Some(1007), "not UTF-8");
-    assert_eq!(with(&frame(0xc2, &binary)), None);
+    assert_eq!(violation_code_with_deflate(&frame(0xc1, &binary)), Some(1007), "not UTF-8");
+    assert_eq!(violation_code_with_deflate(&frame(0xc2, &binary)), None);
 }
 
 /// Frames that are mostly right, so that the random cuts reach every state.
@@ -199,15 +219,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn how_the_bytes_are_cut_changes_nothing(
+    fn decoding_does_not_depend_on_how_the_bytes_are_split(
         bytes in prop_oneof![frames(), prop::collection::vec(any::<u8>(), 0..200)],
         cuts in prop::collection::vec(any::<usize>(), 0..12),
     ) {
         let each_byte: Vec<usize> = (0..bytes.len()).collect();
         for deflate in [false, true] {
-            let whole = read_with(deflate, &bytes, &[]);
-            prop_assert_eq!(&read_with(deflate, &bytes, &cuts), &whole);
-            prop_assert_eq!(&read_with(deflate, &bytes, &each_byte), &whole);
+            let whole = decode_with(deflate, &bytes, &[]);
+            prop_assert_eq!(&decode_with(deflate, &bytes, &cuts), &whole);
+            prop_assert_eq!(&decode_with(deflate, &bytes, &each_byte), &whole);
         }
     }
 }

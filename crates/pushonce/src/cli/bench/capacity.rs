@@ -7,75 +7,75 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::instruments::chart::figure;
+use crate::instruments::chart::format_number;
 
 /// What is wished for, and what things cost.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Args {
     /// Viewers at one moment, as in 500k or 10M, with commas between the numbers
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1M,10M,100M", value_parser = many)]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1M,10M,100M", value_parser = parse_viewers)]
     viewers: Vec<f64>,
     /// Messages a second that each viewer gets
-    #[arg(long, value_name = "PER_SECOND", default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 1.0, value_parser = parse_positive)]
     rate: f64,
     /// Bytes of a message's payload
-    #[arg(long, value_name = "BYTES", default_value_t = 300.0, value_parser = positive)]
+    #[arg(long, value_name = "BYTES", default_value_t = 300.0, value_parser = parse_positive)]
     payload: f64,
     /// Seconds in which every viewer comes anew: the reload storm of the last minute
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = parse_positive)]
     storm: f64,
     #[command(flatten)]
-    costs: Costs,
+    costs: UnitCosts,
     #[command(flatten)]
-    node: Machine,
+    node_capacity: NodeCapacity,
 }
 
 /// What one of each costs a node. The defaults are those of benches/README.md.
 #[derive(clap::Args, Clone, Copy, Debug)]
-struct Costs {
+struct UnitCosts {
     /// CPU of a delivery in µs
-    #[arg(long, value_name = "MICROS", default_value_t = 4.6, value_parser = positive)]
+    #[arg(long, value_name = "MICROS", default_value_t = 4.6, value_parser = parse_positive)]
     cpu_us: f64,
     /// CPU of an idle connection in µs a second
-    #[arg(long, value_name = "MICROS", default_value_t = 0.9, value_parser = positive)]
+    #[arg(long, value_name = "MICROS", default_value_t = 0.9, value_parser = parse_positive)]
     idle_us: f64,
     /// CPU of a connection that comes, with its subscription and what it missed, in µs
-    #[arg(long, value_name = "MICROS", default_value_t = 100.0, value_parser = positive)]
+    #[arg(long, value_name = "MICROS", default_value_t = 100.0, value_parser = parse_positive)]
     connect_us: f64,
     /// Memory of a connection in KiB, without the kernel's
-    #[arg(long, value_name = "KIB", default_value_t = 2.0, value_parser = positive)]
+    #[arg(long, value_name = "KIB", default_value_t = 2.0, value_parser = parse_positive)]
     user_kib: f64,
     /// Memory of a connection in the kernel in KiB
-    #[arg(long, value_name = "KIB", default_value_t = 4.0, value_parser = positive)]
+    #[arg(long, value_name = "KIB", default_value_t = 4.0, value_parser = parse_positive)]
     kernel_kib: f64,
     /// Bytes on the wire beside a payload: frame, TCP, IP, Ethernet
-    #[arg(long, value_name = "BYTES", default_value_t = 172.0, value_parser = positive)]
+    #[arg(long, value_name = "BYTES", default_value_t = 172.0, value_parser = parse_positive)]
     overhead: f64,
 }
 
 /// A node, and how much of it may be used.
 #[derive(clap::Args, Clone, Copy, Debug)]
-struct Machine {
+struct NodeCapacity {
     /// Cores of a node
-    #[arg(long, value_name = "N", default_value_t = 16.0, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 16.0, value_parser = parse_positive)]
     cores: f64,
     /// Memory of a node in GiB
-    #[arg(long, value_name = "GIB", default_value_t = 32.0, value_parser = positive)]
+    #[arg(long, value_name = "GIB", default_value_t = 32.0, value_parser = parse_positive)]
     memory_gib: f64,
     /// Bandwidth of a node in Gbit/s
-    #[arg(long, value_name = "GBIT", default_value_t = 10.0, value_parser = positive)]
+    #[arg(long, value_name = "GBIT", default_value_t = 10.0, value_parser = parse_positive)]
     gbit: f64,
     /// The part of each that is used in the worst minute
-    #[arg(long, value_name = "PART", default_value_t = 0.6, value_parser = part)]
-    use_at_most: f64,
+    #[arg(long, value_name = "PART", default_value_t = 0.6, value_parser = parse_fraction)]
+    utilization_max: f64,
 }
 
 /// Fewer hold no majority when one is lost.
-const NODES_MIN: f64 = 3.0;
+const CLUSTER_NODES_MIN: f64 = 3.0;
 
 /// What one number of viewers needs, over all nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Need {
+struct CapacityNeed {
     viewers: f64,
     deliveries: f64,
     /// To deliver, to hold, and to let in during the storm.
@@ -88,59 +88,64 @@ struct Need {
 
 /// The page.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct CapacityReport {
     args: Args,
-    needs: Vec<Need>,
+    needs: Vec<CapacityNeed>,
 }
 
-pub(super) fn run(args: Args) -> Report {
-    let needs = args.viewers.iter().map(|&viewers| need(&args, viewers)).collect();
-    Report { args, needs }
+pub(super) fn run(args: Args) -> CapacityReport {
+    let needs = args.viewers.iter().map(|&viewers| compute_need(&args, viewers)).collect();
+    CapacityReport { args, needs }
 }
 
-fn need(args: &Args, viewers: f64) -> Need {
-    let (costs, node) = (&args.costs, &args.node);
+fn compute_need(args: &Args, viewers: f64) -> CapacityNeed {
+    let (costs, node) = (&args.costs, &args.node_capacity);
     let deliveries = viewers * args.rate;
     let cores = [
         deliveries * costs.cpu_us / 1e6,
         viewers * costs.idle_us / 1e6,
         viewers * costs.connect_us / args.storm / 1e6,
     ];
-    let memory_gib = viewers * (costs.user_kib + costs.kernel_kib) / KIB_A_GIB;
+    let memory_gib = viewers * (costs.user_kib + costs.kernel_kib) / KIB_PER_GIB;
     let gbit = deliveries * (args.payload + costs.overhead) * 8.0 / 1e9;
-    let fit = |needed: f64, each: f64| (needed / (each * node.use_at_most)).ceil().max(NODES_MIN);
-    Need {
+    let nodes_for = |needed: f64, per_node: f64| {
+        (needed / (per_node * node.utilization_max)).ceil().max(CLUSTER_NODES_MIN)
+    };
+    CapacityNeed {
         viewers,
         deliveries,
         cores,
         memory_gib,
         gbit,
         nodes: [
-            fit(cores.iter().sum(), node.cores),
-            fit(memory_gib, node.memory_gib),
-            fit(gbit, node.gbit),
+            nodes_for(cores.iter().sum(), node.cores),
+            nodes_for(memory_gib, node.memory_gib),
+            nodes_for(gbit, node.gbit),
         ],
     }
 }
 
-const KIB_A_GIB: f64 = 1_048_576.0;
+const KIB_PER_GIB: f64 = 1_048_576.0;
 
-impl Need {
-    fn nodes(&self) -> f64 {
+impl CapacityNeed {
+    fn nodes_needed(&self) -> f64 {
         self.nodes.into_iter().fold(0.0, f64::max)
     }
 
     /// What there is least of.
-    fn bound_by(&self) -> &'static str {
-        let by = ["cores", "memory", "bandwidth"].into_iter().zip(self.nodes);
-        by.rev().max_by(|one, other| one.1.total_cmp(&other.1)).map_or("", |(what, _)| what)
+    fn bottleneck(&self) -> &'static str {
+        let resources = ["cores", "memory", "bandwidth"].into_iter().zip(self.nodes);
+        resources
+            .rev()
+            .max_by(|one, other| one.1.total_cmp(&other.1))
+            .map_or("", |(resource, _)| resource)
     }
 }
 
-impl super::Report for Report {
+impl super::BenchReport for CapacityReport {
     fn text(&self) -> String {
-        let Args { rate, payload, storm, costs, node, .. } = &self.args;
-        let mut page = format!(
+        let Args { rate, payload, storm, costs, node_capacity: node, .. } = &self.args;
+        let mut markdown = format!(
             "# Capacity\n\n\
              What so many viewers need, computed from what was measured. This page is what \
              `pushonce bench capacity` prints; say what is otherwise with you, as in \
@@ -164,41 +169,41 @@ impl super::Report for Report {
             node.cores,
             node.memory_gib,
             node.gbit,
-            node.use_at_most * 100.0,
+            node.utilization_max * 100.0,
         );
-        page += "| viewers | deliveries/s | cores: deliver | hold | storm | memory | bandwidth | nodes | bound by |\n\
+        markdown += "| viewers | deliveries/s | cores: deliver | hold | storm | memory | bandwidth | nodes | bound by |\n\
                  |---|---|---|---|---|---|---|---|---|\n";
         for need in &self.needs {
-            let [deliver, hold, storm] = need.cores.map(figure);
+            let [deliver, hold, storm] = need.cores.map(format_number);
             // Writing to a string cannot fail.
             let _written = writeln!(
-                page,
+                markdown,
                 "| {} | {} | {deliver} | {hold} | {storm} | {} GiB | {} Gbit/s | {} | {} |",
-                figure(need.viewers),
-                figure(need.deliveries),
-                figure(need.memory_gib),
-                figure(need.gbit),
-                need.nodes(),
-                need.bound_by(),
+                format_number(need.viewers),
+                format_number(need.deliveries),
+                format_number(need.memory_gib),
+                format_number(need.gbit),
+                need.nodes_needed(),
+                need.bottleneck(),
             );
         }
-        page + FORMULAE
+        markdown + FORMULAS
     }
 
     fn json(&self) -> Value {
-        let row = |need: &Need| {
+        let row = |need: &CapacityNeed| {
             json!({
                 "viewers": need.viewers, "deliveries_per_second": need.deliveries,
                 "cores": { "deliver": need.cores[0], "hold": need.cores[1], "storm": need.cores[2] },
                 "memory_gib": need.memory_gib, "gbit": need.gbit,
-                "nodes": need.nodes(), "bound_by": need.bound_by(),
+                "nodes": need.nodes_needed(), "bound_by": need.bottleneck(),
             })
         };
         json!({ "bench": "capacity", "rows": self.needs.iter().map(row).collect::<Vec<_>>() })
     }
 }
 
-const FORMULAE: &str = "
+const FORMULAS: &str = "
 With *V* viewers:
 
 - deliveries a second = *V r*
@@ -215,22 +220,22 @@ nodes, and what nodes say to each other, which is one copy of each message a nod
 ";
 
 /// A number of up to a trillion, with k or M for thousands or millions.
-fn many(text: &str) -> Result<f64, String> {
-    let (digits, times) = match text.strip_suffix(['k', 'K']) {
+fn parse_viewers(text: &str) -> Result<f64, String> {
+    let (digits, factor) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1e3),
         None => text.strip_suffix('M').map_or((text, 1.0), |digits| (digits, 1e6)),
     };
-    let number = digits.parse::<f64>().ok().map(|number| number * times);
+    let number = digits.parse::<f64>().ok().map(|number| number * factor);
     let number = number.filter(|number| (1.0..=1e12).contains(number));
     number.ok_or_else(|| "a number of viewers, as in 2000, 500k or 10M".to_owned())
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (1e-6..=1e9).contains(number));
     number.ok_or_else(|| "a number above 0, and of a billion at most".to_owned())
 }
 
-fn part(text: &str) -> Result<f64, String> {
+fn parse_fraction(text: &str) -> Result<f64, String> {
     let part = text.parse().ok().filter(|part| (0.01..=1.0).contains(part));
     part.ok_or_else(|| "a part from 0.01 to 1".to_owned())
 }
@@ -240,20 +245,22 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::bench::Report as _;
+    use crate::cli::bench::BenchReport as _;
 
     #[derive(Parser)]
-    struct Line {
+    struct CapacityCli {
         #[command(flatten)]
         args: Args,
     }
 
     fn args(line: &str) -> Args {
-        Line::try_parse_from(std::iter::once("bench").chain(line.split_whitespace())).unwrap().args
+        CapacityCli::try_parse_from(std::iter::once("bench").chain(line.split_whitespace()))
+            .unwrap()
+            .args
     }
 
     #[test]
-    fn the_page_is_what_the_command_prints() {
+    fn capacity_page_is_the_output_of_the_command() {
         let page = include_str!("../../../../../benches/CAPACITY.md");
         assert!(
             page == run(args("")).text(),
@@ -262,27 +269,34 @@ mod tests {
     }
 
     #[test]
-    fn a_million_viewers_of_five_messages_a_second() {
+    fn need_of_a_million_viewers_at_five_messages_per_second() {
         let costs =
             "--cpu-us 10 --idle-us 2 --connect-us 60 --user-kib 1 --kernel-kib 3 --overhead 70";
         let args = args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --use-at-most 0.5"));
-        let need = need(&args, 1e6);
+        let need = compute_need(&args, 1e6);
         assert_eq!(need.deliveries, 5e6);
         assert_eq!(need.cores, [50.0, 2.0, 1.0]);
         assert_eq!(need.gbit, 14.8);
         assert!((need.memory_gib - 3.815).abs() < 0.001);
         assert_eq!(need.nodes, [7.0, 3.0, 3.0]);
-        assert_eq!((need.nodes(), need.bound_by()), (7.0, "cores"));
+        assert_eq!((need.nodes_needed(), need.bottleneck()), (7.0, "cores"));
     }
 
     #[test]
-    fn few_viewers_need_three_nodes_all_the_same() {
-        assert_eq!(need(&args(""), 1_000.0).nodes(), NODES_MIN);
+    fn few_viewers_still_need_three_nodes() {
+        assert_eq!(compute_need(&args(""), 1_000.0).nodes_needed(), CLUSTER_NODES_MIN);
     }
 
     #[test]
-    fn viewers_are_read_as_people_write_them() {
-        assert_eq!([many("2000"), many("500k"), many("10M")], [Ok(2e3), Ok(5e5), Ok(1e7)]);
-        assert!(many("0").is_err() && many("10G").is_err() && many("NaN").is_err());
+    fn viewers_are_parsed_with_k_and_m_suffixes() {
+        assert_eq!(
+            [parse_viewers("2000"), parse_viewers("500k"), parse_viewers("10M")],
+            [Ok(2e3), Ok(5e5), Ok(1e7)]
+        );
+        assert!(
+            parse_viewers("0").is_err()
+                && parse_viewers("10G").is_err()
+                && parse_viewers("NaN").is_err()
+        );
     }
 }

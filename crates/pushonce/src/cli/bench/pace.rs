@@ -10,60 +10,60 @@ use tokio::sync::mpsc;
 
 /// Messages that are due and not yet taken. Full, the schedule waits, and what is late then counts
 /// as late: moments are given, not the times at which they were reached.
-const DUE_MAX: usize = 1_024;
+const DUE_QUEUE_MAX: usize = 1_024;
 
 /// When each message of an open loop is meant to go.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Schedule {
-    begun: Instant,
+pub(super) struct ArrivalSchedule {
+    start: Instant,
     /// Messages a second.
-    rate: f64,
+    rate_per_second: f64,
 }
 
 /// Where a worker gets its moments from. Clones of an open pace share it.
-pub(super) enum Pace {
+pub(super) enum LoadPacer {
     /// Now, always.
-    Closed,
+    ClosedLoop,
     /// By the clock.
-    Open(mpsc::Receiver<Instant>),
+    OpenLoop(mpsc::Receiver<Instant>),
 }
 
-impl Schedule {
+impl ArrivalSchedule {
     /// The first message is due at `begun`.
-    pub(super) fn new(begun: Instant, rate: f64) -> Schedule {
-        Schedule { begun, rate }
+    pub(super) fn new(start: Instant, rate_per_second: f64) -> ArrivalSchedule {
+        ArrivalSchedule { start, rate_per_second }
     }
 
     /// Computed anew for each message: a sum of intervals would drift.
-    fn due(&self, nth: u64) -> Instant {
-        self.begun + Duration::from_secs_f64(nth as f64 / self.rate)
+    fn due_at(&self, index: u64) -> Instant {
+        self.start + Duration::from_secs_f64(index as f64 / self.rate_per_second)
     }
 }
 
-impl Pace {
+impl LoadPacer {
     /// Moments by `schedule`, out of a thread of its own: a timer of the runtime is a millisecond
     /// coarse. The thread ends after the receiver has.
-    pub(super) fn open(schedule: Schedule) -> Pace {
-        let (send, due) = mpsc::channel(DUE_MAX);
+    pub(super) fn open_loop(schedule: ArrivalSchedule) -> LoadPacer {
+        let (sender, receiver) = mpsc::channel(DUE_QUEUE_MAX);
         std::thread::spawn(move || {
-            for nth in 0.. {
-                let moment = schedule.due(nth);
-                std::thread::sleep(moment.saturating_duration_since(Instant::now()));
-                if send.blocking_send(moment).is_err() {
+            for index in 0.. {
+                let due_at = schedule.due_at(index);
+                std::thread::sleep(due_at.saturating_duration_since(Instant::now()));
+                if sender.blocking_send(due_at).is_err() {
                     return;
                 }
             }
         });
-        Pace::Open(due)
+        LoadPacer::OpenLoop(receiver)
     }
 
     /// The moment at which the next message is meant to go, when that has come. May be dropped and
     /// called again.
-    pub(super) async fn next(&mut self) -> Instant {
+    pub(super) async fn next_due(&mut self) -> Instant {
         match self {
-            Pace::Closed => Instant::now(),
-            Pace::Open(due) => match due.recv().await {
-                Some(moment) => moment,
+            LoadPacer::ClosedLoop => Instant::now(),
+            LoadPacer::OpenLoop(receiver) => match receiver.recv().await {
+                Some(due_at) => due_at,
                 // The thread sends for as long as this receiver is there.
                 None => std::future::pending().await,
             },
@@ -77,25 +77,25 @@ mod tests {
 
     #[test]
     fn a_schedule_does_not_drift() {
-        let begun = Instant::now();
-        let schedule = Schedule::new(begun, 3.0);
-        assert_eq!(schedule.due(0), begun);
-        assert_eq!(schedule.due(3), begun + Duration::from_secs(1));
-        assert_eq!(schedule.due(30_000), begun + Duration::from_secs(10_000));
+        let start = Instant::now();
+        let schedule = ArrivalSchedule::new(start, 3.0);
+        assert_eq!(schedule.due_at(0), start);
+        assert_eq!(schedule.due_at(3), start + Duration::from_secs(1));
+        assert_eq!(schedule.due_at(30_000), start + Duration::from_secs(10_000));
     }
 
     #[tokio::test]
-    async fn who_comes_late_gets_the_moments_that_have_passed() {
-        let begun = Instant::now() - Duration::from_secs(1);
-        let mut pace = Pace::open(Schedule::new(begun, 1_000.0));
+    async fn late_worker_gets_the_overdue_times() {
+        let start = Instant::now() - Duration::from_secs(1);
+        let mut pace = LoadPacer::open_loop(ArrivalSchedule::new(start, 1_000.0));
         for nth in 0..1_000 {
-            assert_eq!(pace.next().await, begun + Duration::from_millis(nth));
+            assert_eq!(pace.next_due().await, start + Duration::from_millis(nth));
         }
     }
 
     #[tokio::test]
-    async fn a_closed_loop_is_always_due() {
+    async fn closed_loop_is_due_immediately() {
         let before = Instant::now();
-        assert!(Pace::Closed.next().await >= before);
+        assert!(LoadPacer::ClosedLoop.next_due().await >= before);
     }
 }

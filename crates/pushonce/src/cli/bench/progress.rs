@@ -10,74 +10,76 @@ use crate::output;
 
 /// How a stretch of time ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum WaitOutcome {
     /// What was waited for is there.
     Done,
     /// The time was over.
-    Over,
+    TimedOut,
     /// Somebody wants it to end.
     Interrupted,
 }
 
 /// Turns a count that grows into how fast it does.
-pub(super) struct Meter {
-    at: Instant,
-    count: u64,
+pub(super) struct RateMeter {
+    last_read_at: Instant,
+    last_count: u64,
 }
 
 /// Waits until it is `done`, at most for `span`, and shows every second what `tell` says.
-pub(super) async fn watch(
-    span: Duration,
+pub(super) async fn wait_with_progress(
+    timeout: Duration,
     shutdown: &CancellationToken,
-    mut done: impl FnMut() -> bool,
-    mut tell: impl FnMut() -> String,
-) -> Ended {
+    mut is_done: impl FnMut() -> bool,
+    mut progress_text: impl FnMut() -> String,
+) -> WaitOutcome {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
         bar.set_style(style);
     }
-    let end = Instant::now() + span;
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = Instant::now();
-    let ended = loop {
+    let deadline = Instant::now() + timeout;
+    let mut poll_timer = tokio::time::interval(POLL_INTERVAL);
+    poll_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_report = Instant::now();
+    let outcome = loop {
         tokio::select! {
-            _ = look.tick() => {}
-            () = tokio::time::sleep_until(end.into()) => break Ended::Over,
-            () = shutdown.cancelled() => break Ended::Interrupted,
+            _ = poll_timer.tick() => {}
+            () = tokio::time::sleep_until(deadline.into()) => break WaitOutcome::TimedOut,
+            () = shutdown.cancelled() => break WaitOutcome::Interrupted,
         }
-        if done() {
-            break Ended::Done;
+        if is_done() {
+            break WaitOutcome::Done;
         }
-        if told.elapsed() >= TELL {
-            told += TELL;
-            show(&bar, tell());
+        if last_report.elapsed() >= REPORT_INTERVAL {
+            last_report += REPORT_INTERVAL;
+            show_progress(&bar, progress_text());
         }
     };
     bar.finish_and_clear();
-    ended
+    outcome
 }
 
 /// How soon the end is noticed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-const TELL: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Meter {
-    pub(super) fn new(begun: Instant) -> Meter {
-        Meter { at: begun, count: 0 }
+impl RateMeter {
+    pub(super) fn new(start: Instant) -> RateMeter {
+        RateMeter { last_read_at: start, last_count: 0 }
     }
 
     /// A second, since the last time it was asked.
-    pub(super) fn rate(&mut self, count: u64, now: Instant) -> f64 {
-        let (took, more) =
-            (now.saturating_duration_since(self.at), count.saturating_sub(self.count));
-        (self.at, self.count) = (now, count);
-        more as f64 / took.as_secs_f64().max(f64::EPSILON)
+    pub(super) fn per_second(&mut self, count: u64, now: Instant) -> f64 {
+        let (elapsed, added) = (
+            now.saturating_duration_since(self.last_read_at),
+            count.saturating_sub(self.last_count),
+        );
+        (self.last_read_at, self.last_count) = (now, count);
+        added as f64 / elapsed.as_secs_f64().max(f64::EPSILON)
     }
 }
 
-fn show(bar: &ProgressBar, text: String) {
+fn show_progress(bar: &ProgressBar, text: String) {
     if bar.is_hidden() {
         output::notice(text);
     } else {
@@ -91,20 +93,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_ends_when_it_is_done_over_or_interrupted() {
+    async fn wait_ends_when_done_timed_out_or_interrupted() {
         let (hour, shutdown) = (Duration::from_secs(3_600), CancellationToken::new());
-        let done = watch(hour, &shutdown, || true, String::new).await;
-        let over = watch(Duration::from_millis(1), &shutdown, || false, String::new).await;
+        let done = wait_with_progress(hour, &shutdown, || true, String::new).await;
+        let timed_out =
+            wait_with_progress(Duration::from_millis(1), &shutdown, || false, String::new).await;
         shutdown.cancel();
-        let interrupted = watch(hour, &shutdown, || false, String::new).await;
-        assert_eq!([done, over, interrupted], [Ended::Done, Ended::Over, Ended::Interrupted]);
+        let interrupted = wait_with_progress(hour, &shutdown, || false, String::new).await;
+        assert_eq!(
+            [done, timed_out, interrupted],
+            [WaitOutcome::Done, WaitOutcome::TimedOut, WaitOutcome::Interrupted]
+        );
     }
 
     #[test]
-    fn a_meter_tells_what_was_added_since_it_was_asked() {
-        let begun = Instant::now();
-        let mut meter = Meter::new(begun);
-        assert_eq!(meter.rate(10, begun + Duration::from_secs(2)), 5.0);
-        assert_eq!(meter.rate(13, begun + Duration::from_secs(3)), 3.0);
+    fn rate_counts_what_was_added_since_the_last_reading() {
+        let start = Instant::now();
+        let mut meter = RateMeter::new(start);
+        assert_eq!(meter.per_second(10, start + Duration::from_secs(2)), 5.0);
+        assert_eq!(meter.per_second(13, start + Duration::from_secs(3)), 3.0);
     }
 }

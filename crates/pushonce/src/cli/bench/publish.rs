@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::Bytes;
-use pushonce_client::{Failure, PublishStream, Publisher, Server};
-use pushonce_core::{ContentType, Placed, Publish, Topic};
+use pushonce_client::{PublishFailure, PublishStream, Publisher, ServerAddress};
+use pushonce_core::{Acknowledgement, ContentType, Publish, Topic};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::{Pace, Schedule};
+use super::pace::{ArrivalSchedule, LoadPacer};
 use super::progress;
-use crate::instruments::Watch;
-use report::Report;
-use tally::{Count, Tally};
+use crate::instruments::ProcessMonitor;
+use report::PublishReport;
+use tally::{PublishCounts, PublishTally};
 
 /// How much to publish, and through whom.
 #[derive(clap::Args)]
@@ -40,11 +40,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=Publish::PAYLOAD_BYTES_CAP as i64))]
     payload: u32,
     /// How long, as in 500ms, 10s, 2m
-    #[arg(long, default_value = "10s", value_parser = super::duration)]
+    #[arg(long, default_value = "10s", value_parser = super::parse_duration)]
     duration: Duration,
     /// Publishes a second, by the clock; --in-flight is then the most that may wait
     /// [default: the next goes when one is acknowledged]
-    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
     /// gRPC address of a node; may be given more than once
     #[arg(
@@ -53,7 +53,7 @@ pub(super) struct Args {
         value_delimiter = ',',
         default_value = "http://127.0.0.1:7090"
     )]
-    server: Vec<Server>,
+    server: Vec<ServerAddress>,
     /// A node's process on this machine, whose use of CPU and memory is told; may be given more
     /// than once
     #[arg(long, value_name = "PID", value_delimiter = ',')]
@@ -61,60 +61,65 @@ pub(super) struct Args {
 }
 
 /// How long what is on its way at the end may take: as long as the SDK gives a publish.
-const DRAIN_MAX: Duration = Publisher::DEADLINE;
+const DRAIN_TIMEOUT: Duration = Publisher::DEADLINE;
 
 /// What each worker publishes, and what comes of it.
 #[derive(Clone)]
-struct Load {
+struct PublishBenchLoad {
     publisher: Publisher,
     topics: Arc<[Topic]>,
     payload: Bytes,
     /// The topic that is next.
-    turn: usize,
-    tally: Arc<Tally>,
+    topic_index: usize,
+    tally: Arc<PublishTally>,
     /// No more is sent; what is on its way is waited for.
     stop: CancellationToken,
 }
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<Report> {
+pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<PublishReport> {
     args.check()?;
-    let mut watch = Watch::begin(&args.server_pid)?;
+    let mut monitor = ProcessMonitor::start(&args.server_pid)?;
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
     let loads = args.loads(&stop)?;
     let tallies: Vec<_> = loads.iter().map(|load| load.tally.clone()).collect();
-    let streams = if args.unary { vec![] } else { open(&loads).await? };
-    watch.restart();
-    let begun = Instant::now();
+    let streams = if args.unary { vec![] } else { open_streams(&loads).await? };
+    monitor.restart();
+    let start = Instant::now();
     if args.unary {
-        for (load, room) in loads.into_iter().zip(args.rooms()) {
-            unary::spawn(&mut workers, load, args.pace(begun), room);
+        for (load, in_flight_max) in loads.into_iter().zip(args.in_flight_shares()) {
+            unary::spawn(&mut workers, load, args.pacer(start), in_flight_max);
         }
     } else {
-        for ((load, stream), room) in loads.into_iter().zip(streams).zip(args.rooms()) {
-            workers.spawn(stream::run(load, stream, args.pace(begun), room));
+        for ((load, stream), in_flight_max) in
+            loads.into_iter().zip(streams).zip(args.in_flight_shares())
+        {
+            workers.spawn(stream::run(load, stream, args.pacer(start), in_flight_max));
         }
     }
-    let mut meter = progress::Meter::new(begun);
-    let tell = || {
-        let acknowledged = tallies.iter().map(|tally| tally.acknowledged()).sum();
-        format!("{acknowledged} acknowledged, {:.0}/s", meter.rate(acknowledged, Instant::now()))
+    let mut rate_meter = progress::RateMeter::new(start);
+    let progress_text = || {
+        let acknowledged = tallies.iter().map(|tally| tally.acknowledged_count()).sum();
+        format!(
+            "{acknowledged} acknowledged, {:.0}/s",
+            rate_meter.per_second(acknowledged, Instant::now())
+        )
     };
-    progress::watch(args.duration, &shutdown, || false, tell).await;
-    let (window, acknowledged) = (watch.end(), sum(&tallies).acknowledged);
+    progress::wait_with_progress(args.duration, &shutdown, || false, progress_text).await;
+    let (window, acknowledged) = (monitor.usage(), sum_tallies(&tallies).acknowledged);
     stop.cancel();
-    let drained = async { while workers.join_next().await.is_some() {} };
-    let late = tokio::time::timeout(DRAIN_MAX, drained).await.is_err();
-    let mut total = sum(&tallies);
-    if late {
-        total.failure.get_or_insert_with(|| "no answer until the end".to_owned());
+    let drain_workers = async { while workers.join_next().await.is_some() {} };
+    let timed_out = tokio::time::timeout(DRAIN_TIMEOUT, drain_workers).await.is_err();
+    let mut total = sum_tallies(&tallies);
+    if timed_out {
+        total.first_failure.get_or_insert_with(|| "no answer until the end".to_owned());
     }
-    total.unknown += total.sent.saturating_sub(total.ended());
-    Ok(Report { window, acknowledged, total })
+    total.unknown += total.sent.saturating_sub(total.finished_count());
+    Ok(PublishReport { window, acknowledged, total })
 }
 
 /// All streams are open before the clock runs.
-async fn open(loads: &[Load]) -> anyhow::Result<Vec<PublishStream>> {
+async fn open_streams(loads: &[PublishBenchLoad]) -> anyhow::Result<Vec<PublishStream>> {
     let mut streams = Vec::with_capacity(loads.len());
     for load in loads {
         streams.push(load.publisher.stream().await?);
@@ -122,13 +127,13 @@ async fn open(loads: &[Load]) -> anyhow::Result<Vec<PublishStream>> {
     Ok(streams)
 }
 
-fn sum(tallies: &[Arc<Tally>]) -> Count {
-    let mut sum = Count::default();
+fn sum_tallies(tallies: &[Arc<PublishTally>]) -> PublishCounts {
+    let mut sum = PublishCounts::default();
     tallies.iter().for_each(|tally| tally.add_to(&mut sum));
     sum
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.001..=10_000_000.0).contains(rate));
     rate.ok_or_else(|| "a number of publishes a second, from 0.001 to 10000000".to_owned())
 }
@@ -138,62 +143,64 @@ impl Args {
         if self.in_flight < self.streams {
             bail!("--in-flight {} is less than --streams {}", self.in_flight, self.streams);
         }
-        let most = PublishStream::IN_FLIGHT_MAX as u32;
-        if !self.unary && self.in_flight.div_ceil(self.streams) > most {
-            bail!("a stream takes at most {most} in flight: give more --streams");
+        let in_flight_max = PublishStream::IN_FLIGHT_MAX as u32;
+        if !self.unary && self.in_flight.div_ceil(self.streams) > in_flight_max {
+            bail!("a stream takes at most {in_flight_max} in flight: give more --streams");
         }
         Ok(())
     }
 
     /// One for each stream, each with a connection of its own, the next to the next server.
-    fn loads(&self, stop: &CancellationToken) -> anyhow::Result<Vec<Load>> {
+    fn loads(&self, stop: &CancellationToken) -> anyhow::Result<Vec<PublishBenchLoad>> {
         let topics = (0..self.topics).map(|n| Topic::new(&format!("bench/publish/{n}")));
         let topics: Arc<[Topic]> = topics.collect::<Result<_, _>>()?;
         let payload = Bytes::from(vec![b'x'; self.payload as usize]);
-        let load = |nth: usize| {
+        let to_load = |index: usize| {
             let mut servers = self.server.clone();
-            let first = nth % servers.len().max(1);
+            let first = index % servers.len().max(1);
             servers.rotate_left(first);
-            Load {
+            PublishBenchLoad {
                 publisher: Publisher::new(servers),
                 topics: topics.clone(),
                 payload: payload.clone(),
-                turn: nth * topics.len() / self.streams as usize,
+                topic_index: index * topics.len() / self.streams as usize,
                 tally: Arc::default(),
                 stop: stop.clone(),
             }
         };
-        Ok((0..self.streams as usize).map(load).collect())
+        Ok((0..self.streams as usize).map(to_load).collect())
     }
 
     /// Each stream's share of what may be in flight.
-    fn rooms(&self) -> impl Iterator<Item = usize> {
+    fn in_flight_shares(&self) -> impl Iterator<Item = usize> {
         let (in_flight, streams) = (self.in_flight as usize, self.streams as usize);
         (0..streams).map(move |nth| in_flight / streams + usize::from(nth < in_flight % streams))
     }
 
     /// Each stream's share of the rate.
-    fn pace(&self, begun: Instant) -> Pace {
+    fn pacer(&self, start: Instant) -> LoadPacer {
         match self.rate {
-            Some(rate) => Pace::open(Schedule::new(begun, rate / f64::from(self.streams))),
-            None => Pace::Closed,
+            Some(rate) => {
+                LoadPacer::open_loop(ArrivalSchedule::new(start, rate / f64::from(self.streams)))
+            }
+            None => LoadPacer::ClosedLoop,
         }
     }
 }
 
-impl Load {
-    fn message(&mut self) -> Publish {
-        let topic = self.topics[self.turn % self.topics.len()].clone();
-        self.turn = self.turn.wrapping_add(1);
+impl PublishBenchLoad {
+    fn next_message(&mut self) -> Publish {
+        let topic = self.topics[self.topic_index % self.topics.len()].clone();
+        self.topic_index = self.topic_index.wrapping_add(1);
         // Said, not guessed: a guess costs a look at the whole payload.
         let content_type = ContentType::Text;
-        Publish { topic, content_type, key: None, stamp: None, payload: self.payload.clone() }
+        Publish { topic, content_type, key: None, publish_id: None, payload: self.payload.clone() }
     }
 
-    fn count(&self, meant: Instant, outcome: Result<Placed, Failure>) {
+    fn record_outcome(&self, due_at: Instant, outcome: Result<Acknowledgement, PublishFailure>) {
         match outcome {
-            Ok(_) => self.tally.acknowledged_after(meant.elapsed()),
-            Err(why) => self.tally.failed(&why),
+            Ok(_) => self.tally.on_acknowledged(due_at.elapsed()),
+            Err(failure) => self.tally.on_failed(&failure),
         }
     }
 }
@@ -205,23 +212,23 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct PublishCli {
         #[command(flatten)]
         args: Args,
     }
 
     fn args(line: &str) -> Args {
-        Line::try_parse_from(std::iter::once("bench").chain(line.split(' '))).unwrap().args
+        PublishCli::try_parse_from(std::iter::once("bench").chain(line.split(' '))).unwrap().args
     }
 
     #[test]
-    fn what_is_in_flight_is_shared_out_whole() {
+    fn in_flight_limit_is_divided_among_streams_without_remainder() {
         let args = args("--in-flight 10 --streams 4");
-        assert_eq!(args.rooms().collect::<Vec<_>>(), [3, 3, 2, 2]);
+        assert_eq!(args.in_flight_shares().collect::<Vec<_>>(), [3, 3, 2, 2]);
     }
 
     #[test]
-    fn a_stream_without_room_or_with_too_much_is_refused() {
+    fn in_flight_outside_the_limits_of_a_stream_is_rejected() {
         assert!(args("--in-flight 4096 --streams 1").check().is_ok());
         assert!(args("--in-flight 1 --streams 2").check().is_err());
         assert!(args("--in-flight 8193").check().is_err());
@@ -230,18 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn streams_begin_with_other_topics_and_servers() {
+    fn streams_start_at_different_topics_and_servers() {
         let line = "--in-flight 2 --streams 2 --topics 10 --server http://a:1,http://b:1";
         let loads = args(line).loads(&CancellationToken::new()).unwrap();
-        let first = loads.into_iter().map(|mut load| load.message().topic.to_string());
+        let first = loads.into_iter().map(|mut load| load.next_message().topic.to_string());
         assert_eq!(first.collect::<Vec<_>>(), ["bench/publish/0", "bench/publish/5"]);
     }
 
     #[test]
-    fn a_rate_is_a_number_within_reason() {
-        assert_eq!(rate("2.5"), Ok(2.5));
+    fn rate_outside_its_range_is_rejected() {
+        assert_eq!(parse_rate("2.5"), Ok(2.5));
         for text in ["0", "-1", "x", "nan", "1e9"] {
-            assert!(rate(text).is_err(), "{text:?}");
+            assert!(parse_rate(text).is_err(), "{text:?}");
         }
     }
 }

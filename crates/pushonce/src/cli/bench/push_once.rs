@@ -1,4 +1,4 @@
-//! `pushonce bench push-once`: what it costs a site to keep its viewers up to date, in four ways.
+//! `pushonce bench enqueue-once`: what it costs a site to keep its viewers up to date, in four ways.
 //!
 //! The site is a process of its own, so that its CPU can be told from everybody else's. What is counted
 //! is the site's alone: that somebody else then does the work is the point, and what that one paid is
@@ -18,12 +18,12 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
-use crate::instruments::Watch;
+use crate::instruments::ProcessMonitor;
 use crate::output;
-use node::Node;
-use report::{Cost, Report};
-use site::Site;
-use viewers::{Askers, Listeners};
+use node::NodeProcess;
+use report::{MethodCost, PushOnceReport};
+use site::SiteProcess;
+use viewers::{PollingViewers, StreamingViewers};
 
 /// How many viewers, and what they look at.
 #[derive(clap::Args)]
@@ -51,7 +51,7 @@ pub(super) struct Args {
 
 /// How viewers come to know of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Way {
+enum UpdateMethod {
     /// Each loads the page anew.
     Reload,
     /// Each asks again and again whether there is anything new.
@@ -63,12 +63,12 @@ enum Way {
 }
 
 /// A run that takes longer does not end by itself.
-const LONGEST: Duration = Duration::from_secs(600);
+const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<Report> {
+pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<PushOnceReport> {
     // Dropping it ends every process that was started.
     let report = tokio::select! {
-        measured = tokio::time::timeout(LONGEST, measure(&args)) => {
+        measured = tokio::time::timeout(RUN_TIMEOUT, measure(&args)) => {
             measured.context("not done within ten minutes; ask for fewer viewers or changes")??
         }
         () = shutdown.cancelled() => bail!("interrupted; there is no half of this comparison"),
@@ -79,15 +79,15 @@ pub(super) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     Ok(report)
 }
 
-async fn measure(args: &Args) -> anyhow::Result<Report> {
+async fn measure(args: &Args) -> anyhow::Result<PushOnceReport> {
     let mut rows = Vec::new();
     for &viewers in &args.viewers {
-        for way in Way::value_variants() {
-            tell(&format!("{viewers} viewers, {}", way.name()));
-            rows.push(cost(args, *way, viewers).await?);
+        for method in UpdateMethod::value_variants() {
+            print_progress(&format!("{viewers} viewers, {}", method.name()));
+            rows.push(measure_method(args, *method, viewers).await?);
         }
     }
-    Ok(Report {
+    Ok(PushOnceReport {
         changes: args.changes,
         polls: args.polls,
         page: args.page,
@@ -97,80 +97,99 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
 }
 
 /// One way with so many viewers, in processes of its own.
-async fn cost(args: &Args, way: Way, viewers: u32) -> anyhow::Result<Cost> {
-    let node = if way == Way::PushOnce { Some(Node::start().await?) } else { None };
+async fn measure_method(
+    args: &Args,
+    method: UpdateMethod,
+    viewers: u32,
+) -> anyhow::Result<MethodCost> {
+    let node =
+        if method == UpdateMethod::PushOnce { Some(NodeProcess::start().await?) } else { None };
     let node = node.as_ref();
-    let mut site = Site::start(args.page, args.state, node.map(|node| node.http)).await?;
-    let mut audience = Audience::gather(way, site.address, node, viewers).await?;
+    let mut site = SiteProcess::start(args.page, args.state, node.map(|node| node.http)).await?;
+    let mut connected_viewers =
+        ConnectedViewers::connect(method, site.address, node, viewers).await?;
     let node_pid: Vec<u32> = node.map(|node| node.pid).into_iter().collect();
 
-    let (watch, before) = (Watch::begin(&node_pid)?, site.told().await?);
+    let (monitor, before) = (ProcessMonitor::start(&node_pid)?, site.counters().await?);
     for nth in 1..=args.changes {
         site.change().await?;
-        audience.learn(way, args.polls, nth).await?;
+        connected_viewers.wait_for_change(method, args.polls, nth).await?;
     }
-    let after = site.told().await?;
-    let elsewhere = watch.end().servers_cpu();
-    let each = |after: u64, before: u64| (after - before) as f64 / f64::from(args.changes);
-    Ok(Cost {
-        way,
+    let after = site.counters().await?;
+    let node_cpu = monitor.usage().servers_cpu();
+    let per_change = |after: u64, before: u64| (after - before) as f64 / f64::from(args.changes);
+    Ok(MethodCost {
+        method,
         viewers,
-        requests: each(after.requests, before.requests),
-        bytes: each(after.bytes, before.bytes),
-        cpu_ms: each(after.cpu_nanos, before.cpu_nanos) / 1e6,
-        elsewhere_ms: elsewhere.as_secs_f64() * 1e3 / f64::from(args.changes),
+        requests: per_change(after.requests, before.requests),
+        bytes: per_change(after.bytes, before.bytes),
+        cpu_ms: per_change(after.cpu_nanos, before.cpu_nanos) / 1e6,
+        node_cpu_ms: node_cpu.as_secs_f64() * 1e3 / f64::from(args.changes),
     })
 }
 
 /// Viewers that ask, or viewers that are told.
-enum Audience {
-    Ask(Askers),
-    Listen(Listeners),
+enum ConnectedViewers {
+    Polling(PollingViewers),
+    Streaming(StreamingViewers),
 }
 
-impl Audience {
-    async fn gather(
-        way: Way,
+impl ConnectedViewers {
+    async fn connect(
+        method: UpdateMethod,
         site: SocketAddr,
-        node: Option<&Node>,
+        node: Option<&NodeProcess>,
         viewers: u32,
-    ) -> anyhow::Result<Audience> {
-        Ok(match way {
-            Way::Reload => Audience::Ask(Askers::gather(site, "/page", viewers).await?),
-            Way::Poll => Audience::Ask(Askers::gather(site, "/state", viewers).await?),
-            Way::PushAll => Audience::Listen(viewers::of_site(site, viewers).await?),
-            Way::PushOnce => {
+    ) -> anyhow::Result<ConnectedViewers> {
+        Ok(match method {
+            UpdateMethod::Reload => {
+                ConnectedViewers::Polling(PollingViewers::connect(site, "/page", viewers).await?)
+            }
+            UpdateMethod::Poll => {
+                ConnectedViewers::Polling(PollingViewers::connect(site, "/state", viewers).await?)
+            }
+            UpdateMethod::PushAll => {
+                ConnectedViewers::Streaming(viewers::connect_to_site(site, viewers).await?)
+            }
+            UpdateMethod::PushOnce => {
                 let node = node.context("a node was started for this way")?;
-                Audience::Listen(viewers::of_node(node.http, viewers).await?)
+                ConnectedViewers::Streaming(viewers::connect_to_node(node.http, viewers).await?)
             }
         })
     }
 
     /// Returns when everybody knows of change `nth`.
-    async fn learn(&mut self, way: Way, polls: u32, nth: u32) -> anyhow::Result<()> {
+    async fn wait_for_change(
+        &mut self,
+        method: UpdateMethod,
+        polls: u32,
+        change_number: u32,
+    ) -> anyhow::Result<()> {
         match self {
-            Audience::Ask(askers) => {
-                for _ in 0..if way == Way::Poll { polls } else { 1 } {
-                    askers.ask().await?;
+            ConnectedViewers::Polling(polling) => {
+                for _ in 0..if method == UpdateMethod::Poll { polls } else { 1 } {
+                    polling.poll_all().await?;
                 }
                 Ok(())
             }
-            Audience::Listen(listeners) => listeners.heard(nth).await,
+            ConnectedViewers::Streaming(streaming) => {
+                streaming.wait_until_received(change_number).await
+            }
         }
     }
 }
 
-impl Way {
+impl UpdateMethod {
     fn name(self) -> &'static str {
         match self {
-            Way::Reload => "everyone reloads",
-            Way::Poll => "everyone polls",
-            Way::PushAll => "the site pushes to everyone",
-            Way::PushOnce => "the site publishes once",
+            UpdateMethod::Reload => "everyone reloads",
+            UpdateMethod::Poll => "everyone polls",
+            UpdateMethod::PushAll => "the site pushes to everyone",
+            UpdateMethod::PushOnce => "the site publishes once",
         }
     }
 }
 
-fn tell(text: &str) {
+fn print_progress(text: &str) {
     output::notice(text);
 }

@@ -1,12 +1,12 @@
-//! `pushonce cluster recover`: go on after the majority of some groups is lost for good.
+//! `pushonce own_cluster recover`: go on after the majority of some groups is lost for good.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::operator::print;
-use crate::node::recover::plan::{Fate, Plan, Unreadable};
-use crate::node::recover::{Recovery, Request};
+use super::super::operator::print_output;
+use crate::node::recover::plan::{RecoveryPlan, ShardRecovery, UnreadableReplica};
+use crate::node::recover::{OfflineRecovery, RecoveryRequest};
 
 /// The directory of a survivor, and what is lost.
 #[derive(clap::Args)]
@@ -29,36 +29,40 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, json: bool) -> anyhow::Result<()> {
     let Args { data, lost, surveys, yes } = args;
     let is_survey = surveys.is_empty() && json && !yes;
-    let recovery = Recovery::open(&data, &Request { lost, surveys })?;
-    let survey = recovery.survey().clone();
+    let recovery = OfflineRecovery::open(&data, &RecoveryRequest { lost, surveys })?;
+    let own_survey = recovery.survey().clone();
     let plan = match recovery.plan() {
         Ok(plan) => plan.clone(),
         // The other survivors need this survey, whatever this one can see alone.
-        Err(why) if is_survey => {
-            let no_plan = why.to_string();
-            let printed = || json!({"done": false, "no_plan": no_plan, "survey": survey});
-            print(json, printed, String::new)?;
+        Err(error) if is_survey => {
+            let plan_error = error.to_string();
+            let output = || json!({"done": false, "no_plan": plan_error, "survey": own_survey});
+            print_output(json, output, String::new)?;
             return Ok(());
         }
-        Err(why) => return Err(why.into()),
+        Err(error) => return Err(error.into()),
     };
     if yes {
-        recovery.carry_out()?;
+        recovery.apply()?;
     }
-    print(json, || json!({"done": yes, "plan": plan, "survey": survey}), || text(&plan, yes))?;
+    print_output(
+        json,
+        || json!({"done": yes, "plan": plan, "survey": own_survey}),
+        || plan_text(&plan, yes),
+    )?;
     Ok(())
 }
 
-fn text(plan: &Plan, done: bool) -> String {
+fn plan_text(plan: &RecoveryPlan, is_done: bool) -> String {
     let mut text = format!("cluster {}, on {}\n", plan.cluster, plan.node);
     text += &format!("plan {}: the same on every survivor\n", plan.digest);
     text += &control_text(plan);
-    let mut may_lose = false;
+    let mut may_lose_data = false;
     for (shard, fate) in &plan.shards {
-        may_lose |= matches!(fate, Fate::Recovered { .. } | Fate::Empty);
-        text += &format!("s{shard}  {}\n", fate_text(fate));
+        may_lose_data |= matches!(fate, ShardRecovery::Recovered { .. } | ShardRecovery::Empty);
+        text += &format!("s{shard}  {}\n", shard_recovery_text(fate));
     }
-    if may_lose {
+    if may_lose_data {
         text += "Lost are the messages that the lost nodes acknowledged after the entries above, and \
                  all in `memory` namespaces. Every topic of these shards begins a later epoch: its \
                  subscribers are told of a gap\n";
@@ -66,10 +70,10 @@ fn text(plan: &Plan, done: bool) -> String {
     if !plan.unreadable.is_empty() {
         text += "Lost are also these replicas, which cannot be read:\n";
     }
-    for Unreadable { shard, node, why } in &plan.unreadable {
+    for UnreadableReplica { shard, node, reason: why } in &plan.unreadable {
         text += &format!("s{shard} on {node}  {why}\n");
     }
-    text += match done {
+    text += match is_done {
         true => "done; start this node again, then let new nodes join\n",
         false => "nothing was changed; make sure that the lost nodes cannot run, then add --yes\n",
     };
@@ -77,13 +81,13 @@ fn text(plan: &Plan, done: bool) -> String {
 }
 
 /// What becomes of the control group and of the lost members.
-fn control_text(plan: &Plan) -> String {
+fn control_text(plan: &RecoveryPlan) -> String {
     let lost: Vec<_> = plan.lost.iter().map(ToString::to_string).collect();
-    let (are, stay) =
+    let (verb, stay_phrase) =
         if lost.len() == 1 { ("is", "stays a member") } else { ("are", "stay members") };
     let lost = lost.join(", ");
     let removed =
-        format!("{lost} {are} removed for ever, and must be wiped before they join again\n");
+        format!("{lost} {verb} removed for ever, and must be wiped before they join again\n");
     match plan.control {
         Some(node) if node == plan.node => {
             removed + "the control group goes on here, as its last entry here has it\n"
@@ -93,21 +97,30 @@ fn control_text(plan: &Plan) -> String {
         }
         None => format!(
             "the control group has its majority, and goes on by itself when the survivors run again\n\
-             {lost} {stay} until then, and must not run: take each out with `pushonce cluster remove`\n"
+             {lost} {stay_phrase} until then, and must not run: take each out with `pushonce cluster remove`\n"
         ),
     }
 }
 
-fn fate_text(fate: &Fate) -> String {
+fn shard_recovery_text(fate: &ShardRecovery) -> String {
     match fate {
-        Fate::GoesOn => "has its majority, and goes on by itself".to_owned(),
-        Fate::Recovered { last, topics, messages, incomplete } => {
-            let damaged =
+        ShardRecovery::HasMajority => "has its majority, and goes on by itself".to_owned(),
+        ShardRecovery::Recovered {
+            last_index: last,
+            topics,
+            messages,
+            is_incomplete: incomplete,
+        } => {
+            let damage_note =
                 if *incomplete { "; this replica was damaged, and lacks more" } else { "" };
-            format!("recovered as of entry {last}: {topics} topics, {messages} messages{damaged}")
+            format!(
+                "recovered as of entry {last}: {topics} topics, {messages} messages{damage_note}"
+            )
         }
-        Fate::Empty => "has no surviving replica: begins empty".to_owned(),
-        Fate::Elsewhere { node } => format!("is recovered on {node}: run this there, too"),
+        ShardRecovery::Empty => "has no surviving replica: begins empty".to_owned(),
+        ShardRecovery::RecoveredElsewhere { node } => {
+            format!("is recovered on {node}: run this there, too")
+        }
     }
 }
 
@@ -120,9 +133,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_is_told_what_may_be_lost_before_anything_changes() {
-        let recovered = Fate::Recovered { last: 41, topics: 2, messages: 9, incomplete: false };
-        let mut plan = Plan {
+    fn plan_text_lists_possible_losses_before_anything_changes() {
+        let recovered = ShardRecovery::Recovered {
+            last_index: 41,
+            topics: 2,
+            messages: 9,
+            is_incomplete: false,
+        };
+        let mut plan = RecoveryPlan {
             digest: "1a2b3c4d".to_owned(),
             cluster: "c0".to_owned(),
             node: NodeId(1),
@@ -130,13 +148,17 @@ mod tests {
             control: Some(NodeId(1)),
             shards: BTreeMap::from([
                 (0, recovered),
-                (1, Fate::Empty),
-                (2, Fate::GoesOn),
-                (3, Fate::Elsewhere { node: NodeId(4) }),
+                (1, ShardRecovery::Empty),
+                (2, ShardRecovery::HasMajority),
+                (3, ShardRecovery::RecoveredElsewhere { node: NodeId(4) }),
             ]),
-            unreadable: vec![Unreadable { shard: 1, node: NodeId(4), why: "torn".to_owned() }],
+            unreadable: vec![UnreadableReplica {
+                shard: 1,
+                node: NodeId(4),
+                reason: "torn".to_owned(),
+            }],
         };
-        let said = text(&plan, false);
+        let text = plan_text(&plan, false);
         for part in [
             "plan 1a2b3c4d: the same on every survivor\n",
             "n2, n3 are removed for ever",
@@ -147,13 +169,13 @@ mod tests {
             "nothing was changed",
             "subscribers are told of a gap",
         ] {
-            assert!(said.contains(part), "{part:?} is not in {said}");
+            assert!(text.contains(part), "{part:?} is not in {text}");
         }
-        assert!(text(&plan, true).contains("start this node again"));
+        assert!(plan_text(&plan, true).contains("start this node again"));
         plan.control = None;
-        let said = text(&plan, false);
-        assert!(said.contains("goes on by itself when"), "{said}");
-        assert!(said.contains("n2, n3 stay members until then, and must not run"), "{said}");
-        assert!(!said.contains("removed for ever"), "{said}");
+        let text = plan_text(&plan, false);
+        assert!(text.contains("goes on by itself when"), "{text}");
+        assert!(text.contains("n2, n3 stay members until then, and must not run"), "{text}");
+        assert!(!text.contains("removed for ever"), "{text}");
     }
 }

@@ -7,42 +7,42 @@ use pushonce_proto::pb::cluster::v1::{
     ClusterTimes, ExplainResponse, Member, Problem, Shard, StatusResponse,
 };
 
-pub(super) fn node(id: u64) -> String {
+pub(super) fn node_label(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { format!("n{id}") }
 }
 
-fn nodes(ids: &[u64]) -> String {
+fn node_labels(ids: &[u64]) -> String {
     if ids.is_empty() {
         "-".to_owned()
     } else {
-        ids.iter().map(|&id| node(id)).collect::<Vec<_>>().join(" ")
+        ids.iter().map(|&id| node_label(id)).collect::<Vec<_>>().join(" ")
     }
 }
 
 /// The cluster on a screen of 80 columns, as long as names and addresses are short.
 pub(super) fn status_text(status: &StatusResponse) -> String {
-    let mut text = headline(status);
+    let mut text = problem_lines(status);
     text += &format!(
         "cluster {}  version {}  (asked {}, view {}, placement {})\n\nmembers\n",
         status.cluster_id,
         status.cluster_version,
-        node(status.node_id),
+        node_label(status.node_id),
         status.version,
         status.placement_version,
     );
     if !status.conflicting_cluster_id.is_empty() {
-        text.insert_str(0, &conflict_text(status));
+        text.insert_str(0, &conflict_banner(status));
     }
     let rows = status.members.iter().map(member_row).collect();
     text += &table(["id", "name", "state", "link", "region", "zone", "roles", "grpc"], rows);
     text += "\nbuilds\n";
-    text += &builds(status);
+    text += &build_lines(status);
     text += &format!(
         "\ncontrol  leader {}, term {}, voters {}, learners {}, applied {}\n\nshards\n",
-        node(status.control_leader),
+        node_label(status.control_leader),
         status.control_term,
-        nodes(&status.control_voters),
-        nodes(&status.control_learners),
+        node_labels(&status.control_voters),
+        node_labels(&status.control_learners),
         status.control_applied,
     );
     let rows = status.shards.iter().map(shard_row).collect();
@@ -52,24 +52,24 @@ pub(super) fn status_text(status: &StatusResponse) -> String {
         0 => "\nnothing is moving\n".to_owned(),
         n => format!("\n{n} of {} shards are moving\n", status.shards.len()),
     };
-    text.extend(status.times.as_ref().and_then(changing_line));
+    text.extend(status.times.as_ref().and_then(pending_times_line));
     let draining = status.members.iter().filter(|member| member.state == "draining");
     text.extend(upgrade_line(status));
     text.extend(draining.map(|member| drain_line(status, member.id)));
     text
 }
 
-fn conflict_text(status: &StatusResponse) -> String {
+fn conflict_banner(status: &StatusResponse) -> String {
     format!(
         "CONFLICT: the address of {} belongs to a member of another cluster,\n\
          {}, so it accepts no publishes\n\n",
-        node(status.node_id),
+        node_label(status.node_id),
         status.conflicting_cluster_id,
     )
 }
 
 /// What is wrong, before everything else; nothing for a healthy cluster.
-fn headline(status: &StatusResponse) -> String {
+fn problem_lines(status: &StatusResponse) -> String {
     let line =
         |problem: &Problem| format!("{}: {}\n", problem.severity.to_uppercase(), problem.text);
     let lines: String = status.problems.iter().map(line).collect();
@@ -77,37 +77,37 @@ fn headline(status: &StatusResponse) -> String {
 }
 
 /// The change of the consensus times that is under way.
-fn changing_line(times: &ClusterTimes) -> Option<String> {
+fn pending_times_line(times: &ClusterTimes) -> Option<String> {
     let next = ConsensusTimes::from(times.next?);
     Some(format!("consensus times change to {next} once every member has acknowledged them\n"))
 }
 
 /// What a draining node still holds.
 fn drain_line(status: &StatusResponse, id: u64) -> String {
-    let (held, name) = (holding(status, id), node(id));
-    if held.is_empty() {
+    let (held_groups, name) = (groups_of_node(status, id), node_label(id));
+    if held_groups.is_empty() {
         return format!("{name} is drained: `pushonce cluster remove {name}` takes it out\n");
     }
-    format!("{name} is draining: still in {held}\n")
+    format!("{name} is draining: still in {held_groups}\n")
 }
 
 /// The groups that a node is in; empty for none. That it follows the control group is no matter.
-pub(super) fn holding(status: &StatusResponse, id: u64) -> String {
+pub(super) fn groups_of_node(status: &StatusResponse, id: u64) -> String {
     let control = status.control_voters.contains(&id).then(|| "the control group".to_owned());
-    let named = |shard: &&Shard| shard.voters.contains(&id) || shard.learners.contains(&id);
-    let shards = status.shards.iter().filter(named).map(|shard| format!("s{}", shard.id));
+    let is_held = |shard: &&Shard| shard.voters.contains(&id) || shard.learners.contains(&id);
+    let shards = status.shards.iter().filter(is_held).map(|shard| format!("s{}", shard.id));
     control.into_iter().chain(shards).collect::<Vec<_>>().join(" ")
 }
 
 /// A line for each build in the cluster, and which members run it.
-fn builds(status: &StatusResponse) -> String {
+fn build_lines(status: &StatusResponse) -> String {
     let mut builds = BTreeMap::<_, Vec<u64>>::new();
     for Member { id, release, version_min, version_max, .. } in &status.members {
         builds.entry((release, version_min, version_max)).or_default().push(*id);
     }
     let line = |((release, min, max), ids): ((&String, &u32, &u32), Vec<u64>)| {
         let versions = if min == max { min.to_string() } else { format!("{min} to {max}") };
-        format!("  release {release}, cluster versions {versions}: {}\n", nodes(&ids))
+        format!("  release {release}, cluster versions {versions}: {}\n", node_labels(&ids))
     };
     builds.into_iter().map(line).collect()
 }
@@ -125,7 +125,7 @@ fn upgrade_line(status: &StatusResponse) -> Option<String> {
 fn member_row(member: &Member) -> [String; 8] {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     [
-        node(member.id),
+        node_label(member.id),
         member.name.clone(),
         member.state.clone(),
         if member.reachable { "up" } else { "down" }.to_owned(),
@@ -138,30 +138,30 @@ fn member_row(member: &Member) -> [String; 8] {
 
 /// Who follows and does not vote yet has a plus.
 fn shard_row(shard: &Shard) -> [String; 5] {
-    let learners = shard.learners.iter().map(|&id| format!(" +{}", node(id)));
-    let said = match shard.progress.as_str() {
+    let learners = shard.learners.iter().map(|&id| format!(" +{}", node_label(id)));
+    let progress = match shard.progress.as_str() {
         "" if shard.moving => "moving",
-        said => said,
+        text => text,
     };
     [
         format!("s{}", shard.id),
-        node(shard.owner),
-        nodes(&shard.voters) + &learners.collect::<String>(),
-        nodes(&shard.wanted),
-        said.to_owned(),
+        node_label(shard.owner),
+        node_labels(&shard.voters) + &learners.collect::<String>(),
+        node_labels(&shard.wanted),
+        progress.to_owned(),
     ]
 }
 
 /// Columns as wide as their widest cell.
-pub(in crate::cli) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
-    let head = head.map(str::to_owned);
+pub(in crate::cli) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let header = header.map(str::to_owned);
     let width = |column: usize| {
-        let cells = rows.iter().chain([&head]).map(|row| row[column].chars().count());
+        let cells = rows.iter().chain([&header]).map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..N).map(width).collect();
     let mut text = String::new();
-    for row in std::iter::once(&head).chain(&rows) {
+    for row in std::iter::once(&header).chain(&rows) {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         text += format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end();
         text.push('\n');
@@ -169,13 +169,13 @@ pub(in crate::cli) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; 
     text
 }
 
-pub(super) fn explain_text(place: &ExplainResponse) -> String {
+pub(super) fn explain_text(explanation: &ExplainResponse) -> String {
     format!(
         "{}  shard s{}, owner {}, wanted {}\n",
-        place.topic,
-        place.shard,
-        node(place.owner),
-        nodes(&place.wanted)
+        explanation.topic,
+        explanation.shard,
+        node_label(explanation.owner),
+        node_labels(&explanation.wanted)
     )
 }
 
@@ -184,13 +184,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_is_as_wide_as_its_widest_cell() {
+    fn column_is_as_wide_as_its_widest_cell() {
         let rows = vec![["n1".to_owned(), "eu".to_owned()], ["n12".to_owned(), String::new()]];
         assert_eq!(table(["id", "region"], rows), "  id   region\n  n1   eu\n  n12\n");
     }
 
     #[test]
-    fn a_moving_cluster_fits_on_a_screen_and_says_what_is_left() {
+    fn status_of_a_moving_cluster_fits_80_columns_and_lists_what_remains() {
         let address = "127.100.200.1:7090".to_owned();
         let member = |id, state: &str| Member {
             id,
@@ -231,12 +231,12 @@ mod tests {
             "n3 is draining: still in the control group s0 s15",
             "n5 is drained: `pushonce cluster remove n5` takes it out",
         ] {
-            assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
+            assert!(text.lines().any(|text_line| text_line == line), "{line:?} is not in {text}");
         }
     }
 
     #[test]
-    fn builds_are_listed_and_a_raise_is_offered_when_every_node_supports_it() {
+    fn builds_are_listed_and_finalize_is_suggested_once_every_node_supports_it() {
         let member = |id, release: &str, version_max| Member {
             id,
             release: release.to_owned(),
@@ -254,7 +254,7 @@ mod tests {
             "  release 0.1.0, cluster versions 1: n2",
             "  release 0.2.0, cluster versions 1 to 2: n1 n3",
         ] {
-            assert!(text.lines().any(|said| said == line), "{line:?} is not in {text}");
+            assert!(text.lines().any(|text_line| text_line == line), "{line:?} is not in {text}");
         }
         assert!(!text.contains("finalize"), "{text}");
         status.members[1] = member(2, "0.2.0", 2);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_at_the_address_of_another_cluster_says_both_ids_first() {
+    fn address_conflict_is_shown_first_with_both_cluster_ids() {
         let status = StatusResponse {
             cluster_id: "a".repeat(32),
             conflicting_cluster_id: "b".repeat(32),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_first() {
+    fn problems_are_shown_first() {
         let problem = |severity: &str, text: &str| Problem {
             severity: severity.to_owned(),
             text: text.to_owned(),
@@ -290,9 +290,9 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_a_dash() {
-        assert_eq!(node(0), "-");
-        assert_eq!(nodes(&[]), "-");
-        assert_eq!(nodes(&[1, 3]), "n1 n3");
+    fn missing_node_is_a_dash() {
+        assert_eq!(node_label(0), "-");
+        assert_eq!(node_labels(&[]), "-");
+        assert_eq!(node_labels(&[1, 3]), "n1 n3");
     }
 }

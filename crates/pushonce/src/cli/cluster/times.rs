@@ -1,4 +1,4 @@
-//! `pushonce cluster set-times`: change the times of consensus of all nodes.
+//! `pushonce own_cluster set-times`: change the times of consensus of all nodes.
 
 use std::time::Duration;
 
@@ -8,92 +8,97 @@ use pushonce_proto::pb::cluster::v1::{self as pb, SetTimesRequest, StatusRequest
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::super::operator::{print, refused};
-use crate::config::{Preset, Time};
+use super::super::operator::{print_output, status_error};
+use crate::config::{ConsensusPreset, HumanDuration};
 
 /// How long the command waits for the members to acknowledge before it returns.
-const PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The preset to begin with, and times in the place of its own.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// lan (nodes some milliseconds apart) or wan (up to 250 ms)
     #[arg(value_name = "lan|wan")]
-    preset: Preset,
+    preset: ConsensusPreset,
     /// Between two heartbeats of an owner
     #[arg(long, value_name = "TIME")]
-    heartbeat: Option<Time>,
+    heartbeat: Option<HumanDuration>,
     /// The shortest wait of a replica before it asks to replace a silent owner
     #[arg(long, value_name = "TIME")]
-    election_min: Option<Time>,
+    election_min: Option<HumanDuration>,
     /// The longest such wait, and the length of an owner's lease
     #[arg(long, value_name = "TIME")]
-    election_max: Option<Time>,
+    election_max: Option<HumanDuration>,
     /// How long a small request to another node may take
     #[arg(long, value_name = "TIME")]
-    rpc_timeout: Option<Time>,
+    rpc_timeout: Option<HumanDuration>,
     /// How long dialling another node may take
     #[arg(long, value_name = "TIME")]
-    connect_timeout: Option<Time>,
+    connect_timeout: Option<HumanDuration>,
 }
 
 /// Decides the change, and waits a while for its end.
-pub(super) async fn set(
+pub(super) async fn set_times(
     client: &mut ClusterClient<Channel>,
     args: Args,
     json: bool,
 ) -> anyhow::Result<()> {
-    let wanted = times(&args);
-    let request = SetTimesRequest { times: Some(wanted.into()) };
-    client.set_times(request).await.map_err(refused)?;
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let requested = consensus_times(&args);
+    let request = SetTimesRequest { times: Some(requested.into()) };
+    client.set_times(request).await.map_err(status_error)?;
+    let deadline = tokio::time::Instant::now() + ACKNOWLEDGE_TIMEOUT;
     loop {
-        let status = client.status(StatusRequest {}).await.map_err(refused)?.into_inner();
-        let agreed = status.times.unwrap_or_default();
-        let done = agreed.next.is_none() && agreed.current == Some(wanted.into());
-        if done || tokio::time::Instant::now() >= until {
-            print(json, || times_json(&agreed), || said(wanted, done))?;
+        let status = client.status(StatusRequest {}).await.map_err(status_error)?.into_inner();
+        let cluster_times = status.times.unwrap_or_default();
+        let is_applied =
+            cluster_times.next.is_none() && cluster_times.current == Some(requested.into());
+        if is_applied || tokio::time::Instant::now() >= deadline {
+            print_output(
+                json,
+                || times_json(&cluster_times),
+                || outcome_text(requested, is_applied),
+            )?;
             return Ok(());
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn said(wanted: ConsensusTimes, done: bool) -> String {
-    if done {
+fn outcome_text(requested: ConsensusTimes, is_applied: bool) -> String {
+    if is_applied {
         return format!(
-            "the cluster has the consensus times {wanted}; restart each node in turn, without \
+            "the cluster has the consensus times {requested}; restart each node in turn, without \
              these flags or with the new ones, to change its heartbeats and timeouts\n"
         );
     }
     format!(
-        "the change to {wanted} is decided, and waits until every member has acknowledged it: bring \
+        "the change to {requested} is decided, and waits until every member has acknowledged it: bring \
          back or remove those that are down (`pushonce cluster status`)\n"
     )
 }
 
-fn times(args: &Args) -> ConsensusTimes {
+fn consensus_times(args: &Args) -> ConsensusTimes {
     let preset = match args.preset {
-        Preset::Lan => ConsensusTimes::LAN,
-        Preset::Wan => ConsensusTimes::WAN,
+        ConsensusPreset::Lan => ConsensusTimes::LAN,
+        ConsensusPreset::Wan => ConsensusTimes::WAN,
     };
-    let time = |said: &Option<Time>, preset: u32| {
-        let millis = said.as_ref().map(|time| time.0.as_millis());
+    let millis_or_preset = |configured: &Option<HumanDuration>, preset: u32| {
+        let millis = configured.as_ref().map(|time| time.0.as_millis());
         millis.map_or(preset, |millis| u32::try_from(millis).unwrap_or(u32::MAX))
     };
     ConsensusTimes {
-        heartbeat_ms: time(&args.heartbeat, preset.heartbeat_ms),
-        election_min_ms: time(&args.election_min, preset.election_min_ms),
-        election_max_ms: time(&args.election_max, preset.election_max_ms),
-        rpc_timeout_ms: time(&args.rpc_timeout, preset.rpc_timeout_ms),
-        connect_timeout_ms: time(&args.connect_timeout, preset.connect_timeout_ms),
+        heartbeat_ms: millis_or_preset(&args.heartbeat, preset.heartbeat_ms),
+        election_min_ms: millis_or_preset(&args.election_min, preset.election_min_ms),
+        election_max_ms: millis_or_preset(&args.election_max, preset.election_max_ms),
+        rpc_timeout_ms: millis_or_preset(&args.rpc_timeout, preset.rpc_timeout_ms),
+        connect_timeout_ms: millis_or_preset(&args.connect_timeout, preset.connect_timeout_ms),
     }
 }
 
 /// In milliseconds.
 pub(super) fn times_json(times: &pb::ClusterTimes) -> Value {
-    let one = |times: &pb::ConsensusTimes| {
+    let to_json = |times: &pb::ConsensusTimes| {
         json!({
             "heartbeat": times.heartbeat, "election_min": times.election_min,
             "election_max": times.election_max, "rpc_timeout": times.rpc_timeout,
@@ -102,7 +107,7 @@ pub(super) fn times_json(times: &pb::ClusterTimes) -> Value {
     };
     json!({
         "version": times.version,
-        "current": times.current.as_ref().map(one),
-        "next": times.next.as_ref().map(one),
+        "current": times.current.as_ref().map(to_json),
+        "next": times.next.as_ref().map(to_json),
     })
 }

@@ -7,32 +7,32 @@ use std::time::Duration;
 /// expires nothing that is younger than seven eighths of its retention. A step of a second is
 /// followed within eight seconds, one of an hour within eight; a clock that was a day wrong when the node
 /// started is better corrected by a restart.
-const SLEW_PART: u32 = 8;
+const SLEW_DIVISOR: u32 = 8;
 
 /// A clock that begins with the wall time and then advances by a clock that nobody can set, a little faster
 /// or slower while the wall clock is elsewhere.
 #[derive(Debug)]
 pub(super) struct SlewedClock {
     /// What it showed, since the Unix epoch.
-    shown: Duration,
+    last_shown: Duration,
     /// By the clock that nobody can set.
-    at: Duration,
+    last_read_at: Duration,
 }
 
 impl SlewedClock {
     /// `wall`: the wall time, since the Unix epoch. `now`: the time of the clock that nobody can set.
     pub(super) fn new(wall: Duration, now: Duration) -> SlewedClock {
-        SlewedClock { shown: wall, at: now }
+        SlewedClock { last_shown: wall, last_read_at: now }
     }
 
     /// What the clock shows now, since the Unix epoch. Never less than before.
     pub(super) fn read(&mut self, wall: Duration, now: Duration) -> Duration {
-        let passed = now.saturating_sub(self.at);
-        let steady = self.shown.saturating_add(passed);
-        let slew = passed / SLEW_PART;
+        let elapsed = now.saturating_sub(self.last_read_at);
+        let steady = self.last_shown.saturating_add(elapsed);
+        let slew = elapsed / SLEW_DIVISOR;
         // `clamp` would panic if the bounds crossed; they cannot.
         let shown = wall.max(steady.saturating_sub(slew)).min(steady.saturating_add(slew));
-        *self = SlewedClock { shown, at: self.at.max(now) };
+        *self = SlewedClock { last_shown: shown, last_read_at: self.last_read_at.max(now) };
         shown
     }
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     /// Reads a clock that began at a day, every 10 ms for `time`, beside a wall clock that is `wall_at`.
-    fn after(time: Duration, wall_at: impl Fn(Duration) -> Duration) -> Duration {
+    fn shown_after(time: Duration, wall_at: impl Fn(Duration) -> Duration) -> Duration {
         let mut clock = SlewedClock::new(DAY, secs(7));
         let (mut passed, mut shown) = (Duration::ZERO, DAY);
         while passed < time {
@@ -62,26 +62,26 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_wall_clock_has_no_effect_at_once() {
-        let ahead = after(secs(8), |passed| 3 * DAY + passed);
+    fn step_of_the_wall_clock_is_followed_gradually() {
+        let ahead = shown_after(secs(8), |passed| 3 * DAY + passed);
         assert_eq!(ahead, DAY + secs(9));
-        let behind = after(secs(8), |passed| passed);
+        let behind = shown_after(secs(8), |passed| passed);
         assert_eq!(behind, DAY + secs(7));
     }
 
     #[test]
-    fn a_step_that_is_taken_back_leaves_nothing() {
+    fn reverted_step_of_the_wall_clock_leaves_no_offset() {
         let stepped = |passed| match passed > secs(8) {
             true => DAY + passed,
             false => DAY + HOUR + passed,
         };
-        assert_eq!(after(secs(20), stepped), DAY + secs(20));
+        assert_eq!(shown_after(secs(20), stepped), DAY + secs(20));
     }
 
     #[test]
-    fn a_wall_clock_that_drifts_is_followed() {
+    fn drifting_wall_clock_is_followed() {
         let drifting = |passed: Duration| DAY + passed + passed / 1_000;
-        assert_eq!(after(secs(100), drifting), drifting(secs(100)));
+        assert_eq!(shown_after(secs(100), drifting), drifting(secs(100)));
     }
 
     #[test]

@@ -3,17 +3,18 @@ use pushonce_core::{ClusterVersion, VersionRange};
 use super::*;
 
 const ME: NodeId = NodeId(1);
-const OTHER: NodeId = NodeId(2);
+const OTHER_NODE: NodeId = NodeId(2);
 const SHARD: ShardId = ShardId(3);
 
 /// A node that leads one shard and follows another's control group, and lacks nothing.
-fn well() -> Facts {
-    let leading = Standing { leader: Some(ME), leads: true, last_log: 9, applied: 9, lag: Some(0) };
-    Facts {
+fn healthy_facts() -> HealthFacts {
+    let leading_group =
+        GroupSummary { leader: Some(ME), leads: true, last_log: 9, applied: 9, lag: Some(0) };
+    HealthFacts {
         me: ME,
-        state: Some(MemberState::Active),
-        control: Standing {
-            leader: Some(OTHER),
+        member_state: Some(MemberState::Active),
+        control_group: GroupSummary {
+            leader: Some(OTHER_NODE),
             leads: false,
             last_log: 4,
             applied: 4,
@@ -22,62 +23,63 @@ fn well() -> Facts {
         is_current: true,
         restored: [SHARD].into(),
         is_opening: false,
-        replicas: [(SHARD, leading)].into(),
-        owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER))].into(),
-        copies: [(SHARD, vec![ME, OTHER]), (ShardId(4), vec![ME, OTHER])].into(),
-        reachable: [ME, OTHER].into(),
-        disk: None,
+        replicas: [(SHARD, leading_group)].into(),
+        owners: [(SHARD, Some(ME)), (ShardId(4), Some(OTHER_NODE))].into(),
+        voters: [(SHARD, vec![ME, OTHER_NODE]), (ShardId(4), vec![ME, OTHER_NODE])].into(),
+        reachable: [ME, OTHER_NODE].into(),
+        disk_problem: None,
         rolled_back: None,
         halted: BTreeMap::new(),
-        conflicts: BTreeMap::new(),
-        rounds: [(Part::Lane(0), 1), (Part::Relay, 1)].into(),
+        version_conflicts: BTreeMap::new(),
+        loop_counts: [(WatchedLoop::Lane(0), 1), (WatchedLoop::Relay, 1)].into(),
     }
 }
 
 /// What is told of these facts, which do not change for so long.
-fn after(facts: &Facts, time: Duration) -> String {
-    let (start, mut watchman) = (Instant::now(), Watchman::default());
-    let mut moving = well();
-    watchman.look(&moving, start);
+fn issues_after(facts: &HealthFacts, time: Duration) -> String {
+    let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+    let mut current = healthy_facts();
+    monitor.evaluate(&current, start);
     for quarter in 1..=time.as_millis() / 250 {
         let now = start + Duration::from_millis(250) * u32::try_from(quarter).unwrap();
-        moving = facts.clone();
+        current = facts.clone();
         // What goes round goes on, unless it is what the facts are about.
-        for (part, count) in &mut moving.rounds {
-            *count = if facts.rounds[part] == 0 { 1 } else { u64::try_from(quarter).unwrap() + 1 };
+        for (part, count) in &mut current.loop_counts {
+            *count =
+                if facts.loop_counts[part] == 0 { 1 } else { u64::try_from(quarter).unwrap() + 1 };
         }
-        watchman.look(&moving, now);
+        monitor.evaluate(&current, now);
     }
-    texts(watchman.look(&moving, start + time)).join("\n")
+    issue_texts(monitor.evaluate(&current, start + time)).join("\n")
 }
 
-fn texts(reasons: Vec<Reason>) -> Vec<String> {
+fn issue_texts(reasons: Vec<HealthIssue>) -> Vec<String> {
     reasons.into_iter().map(|reason| reason.text).collect()
 }
 
-const FIVE: Duration = Duration::from_secs(5);
+const FIVE_SECONDS: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_node_that_lacks_nothing_is_ready_and_stays_so() {
-    assert_eq!(after(&well(), Duration::from_secs(30)), "");
+fn healthy_node_is_and_stays_ready() {
+    assert_eq!(issues_after(&healthy_facts(), Duration::from_secs(30)), "");
 }
 
 #[test]
-fn what_is_over_within_an_election_is_not_told() {
-    let mut facts = well();
-    facts.control.leader = None;
+fn fault_shorter_than_an_election_is_not_reported() {
+    let mut facts = healthy_facts();
+    facts.control_group.leader = None;
     facts.replicas.get_mut(&SHARD).unwrap().leads = false;
     facts.owners.insert(SHARD, None);
-    assert_eq!(after(&facts, Duration::from_millis(1_750)), "");
+    assert_eq!(issues_after(&facts, Duration::from_millis(1_750)), "");
 }
 
 #[test]
-fn within_five_seconds_it_is_said_what_is_wrong() {
-    type Change = fn(&mut Facts);
-    let cases: [(Change, &str); 9] = [
-        (|facts| facts.control.leader = None, "the control group has no leader"),
+fn every_fault_is_reported_within_five_seconds() {
+    type FactsFault = fn(&mut HealthFacts);
+    let cases: [(FactsFault, &str); 9] = [
+        (|facts| facts.control_group.leader = None, "the control group has no leader"),
         (
-            |facts| facts.control.leader = Some(NodeId(7)),
+            |facts| facts.control_group.leader = Some(NodeId(7)),
             "the control group is led by n7, of which nothing is heard",
         ),
         (
@@ -94,208 +96,234 @@ fn within_five_seconds_it_is_said_what_is_wrong() {
             "s4: cannot deliver, for nothing is heard of the owner, n7",
         ),
         (|facts| facts.replicas.get_mut(&SHARD).unwrap().last_log = 10, "s3: cannot apply"),
-        (|facts| _ = facts.rounds.insert(Part::Lane(0), 0), "lane-0, which serves clients"),
-        (|facts| _ = facts.rounds.insert(Part::Relay, 0), "what delivers between nodes"),
+        (
+            |facts| _ = facts.loop_counts.insert(WatchedLoop::Lane(0), 0),
+            "lane-0, which serves clients",
+        ),
+        (
+            |facts| _ = facts.loop_counts.insert(WatchedLoop::Relay, 0),
+            "what delivers between nodes",
+        ),
     ];
-    for (spoil, words) in cases {
-        let mut facts = well();
-        spoil(&mut facts);
-        let told = after(&facts, FIVE);
-        assert!(told.contains(words), "{words:?} is not in {told:?}");
-        assert_eq!(told.lines().count(), 1, "{told}");
+    for (break_facts, expected) in cases {
+        let mut facts = healthy_facts();
+        break_facts(&mut facts);
+        let reported = issues_after(&facts, FIVE_SECONDS);
+        assert!(reported.contains(expected), "{expected:?} is not in {reported:?}");
+        assert_eq!(reported.lines().count(), 1, "{reported}");
     }
 }
 
 #[test]
-fn a_full_disk_is_told_in_its_own_words() {
-    let full = Facts { disk: Some("the disk is full".to_owned()), ..well() };
-    let told = Watchman::default().look(&full, Instant::now());
-    assert_eq!(told, [Reason { text: "the disk is full".to_owned(), blocks: Blocks::PUBLISH }]);
+fn disk_problem_is_reported_at_once_and_blocks_publishing() {
+    let full = HealthFacts { disk_problem: Some("the disk is full".to_owned()), ..healthy_facts() };
+    let issues = HealthMonitor::default().evaluate(&full, Instant::now());
+    assert_eq!(
+        issues,
+        [HealthIssue { text: "the disk is full".to_owned(), blocks: BlockedServices::PUBLISH }]
+    );
 }
 
 #[test]
-fn a_build_that_cannot_read_its_cluster_is_not_ready_and_says_what_to_run() {
-    let (cluster, ours) = (ClusterVersion(2), VersionRange::only(ClusterVersion(1)));
-    let older = VersionConflict::ThisNodeIsOlder { cluster, ours };
+fn build_that_cannot_read_its_cluster_is_not_ready_and_names_the_version_to_run() {
+    let (cluster, own_range) = (ClusterVersion(2), VersionRange::single(ClusterVersion(1)));
+    let older = VersionConflict::ThisNodeIsOlder { cluster, local_supported: own_range };
     let nodes = [NodeId(7), NodeId(8)];
     let conflicts = nodes.map(|node| (node, older)).into();
-    let facts = Facts { conflicts, ..well() };
-    let told = texts(Watchman::default().look(&facts, Instant::now()));
-    assert_eq!(told.len(), 1, "two peers say the same: {told:?}");
-    assert!(told[0].contains("run a build that supports 2 on this node"), "{told:?}");
+    let facts = HealthFacts { version_conflicts: conflicts, ..healthy_facts() };
+    let reported = issue_texts(HealthMonitor::default().evaluate(&facts, Instant::now()));
+    assert_eq!(reported.len(), 1, "two peers say the same: {reported:?}");
+    assert!(reported[0].contains("run a build that supports 2 on this node"), "{reported:?}");
 
-    let theirs = VersionConflict::PeerIsOlder { cluster, theirs: ours };
-    let unnamed = VersionConflict::Unnamed { ours };
-    let conflicts = [(NodeId(7), theirs), (NodeId(8), unnamed)].into();
-    let facts = Facts { conflicts, ..well() };
-    let told = texts(Watchman::default().look(&facts, Instant::now()));
-    assert!(told.is_empty(), "an old peer does not make this node unready: {told:?}");
+    let peer_is_older = VersionConflict::PeerIsOlder { cluster, peer_supported: own_range };
+    let unnamed = VersionConflict::NoPeerVersion { local_supported: own_range };
+    let conflicts = [(NodeId(7), peer_is_older), (NodeId(8), unnamed)].into();
+    let facts = HealthFacts { version_conflicts: conflicts, ..healthy_facts() };
+    let reported = issue_texts(HealthMonitor::default().evaluate(&facts, Instant::now()));
+    assert!(reported.is_empty(), "an old peer does not make this node unready: {reported:?}");
 
     let halted = [(None, "entry 3".to_owned()), (Some(SHARD), "entry 9".to_owned())].into();
-    let facts = Facts { halted, ..well() };
-    let told = texts(Watchman::default().look(&facts, Instant::now()));
-    assert_eq!(told, ["s3 has halted: entry 9", "the control group has halted: entry 3"]);
+    let facts = HealthFacts { halted, ..healthy_facts() };
+    let reported = issue_texts(HealthMonitor::default().evaluate(&facts, Instant::now()));
+    assert_eq!(reported, ["s3 has halted: entry 9", "the control group has halted: entry 3"]);
 }
 
 #[test]
-fn a_node_that_is_no_member_is_not_ready_at_once() {
-    for (state, words) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")] {
-        let told = Watchman::default().look(&Facts { state, ..well() }, Instant::now());
-        assert!(told[0].text.contains(words), "{told:?}");
+fn node_that_is_not_an_active_member_is_unready_at_once() {
+    for (state, expected) in [(None, "not been taken in"), (Some(MemberState::Joining), "joining")]
+    {
+        let issues = HealthMonitor::default()
+            .evaluate(&HealthFacts { member_state: state, ..healthy_facts() }, Instant::now());
+        assert!(issues[0].text.contains(expected), "{issues:?}");
     }
 }
 
 #[test]
-fn shards_that_lack_the_same_are_told_in_one_line() {
-    let mut facts = well();
+fn shards_with_the_same_fault_are_reported_in_one_line() {
+    let mut facts = healthy_facts();
     facts.owners.extend([(ShardId(5), None), (ShardId(6), None)]);
-    assert_eq!(after(&facts, FIVE), "s5, s6: no owner is known");
+    assert_eq!(issues_after(&facts, FIVE_SECONDS), "s5, s6: no owner is known");
 }
 
 #[test]
-fn what_is_busy_is_not_what_stands_still() {
-    let (start, mut watchman) = (Instant::now(), Watchman::default());
+fn replica_that_lags_but_progresses_is_not_stalled() {
+    let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
     for quarter in 0..40_u32 {
-        let mut facts = well();
+        let mut facts = healthy_facts();
         let replica = facts.replicas.get_mut(&SHARD).unwrap();
         // Always behind, and going on.
         (replica.applied, replica.last_log) = (u64::from(quarter), u64::from(quarter) + 90);
-        facts.rounds.values_mut().for_each(|count| *count = u64::from(quarter));
-        let told = watchman.look(&facts, start + Duration::from_millis(250) * quarter);
-        assert_eq!(told, []);
+        facts.loop_counts.values_mut().for_each(|count| *count = u64::from(quarter));
+        let issues = monitor.evaluate(&facts, start + Duration::from_millis(250) * quarter);
+        assert_eq!(issues, []);
     }
 }
 
 #[test]
-fn node_that_was_never_ready_is_not_ready_before_it_knows_every_leader() {
-    type Change = fn(&mut Facts);
-    let cases: [Change; 4] = [
-        |facts| facts.control.leader = None,
+fn starting_node_is_not_ready_before_it_knows_every_leader() {
+    type FactsFault = fn(&mut HealthFacts);
+    let cases: [FactsFault; 4] = [
+        |facts| facts.control_group.leader = None,
         |facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None,
         |facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false,
         |facts| _ = facts.owners.insert(SHARD, None),
     ];
-    for spoil in cases {
-        let (start, mut watchman) = (Instant::now(), Watchman::default());
-        let mut facts = well();
-        spoil(&mut facts);
-        let told = watchman.look(&facts, start);
-        assert!(told.iter().any(|reason| reason.blocks.publish), "{told:?}");
-        assert_eq!(watchman.look(&well(), start), []);
-        let told = watchman.look(&facts, start);
-        assert_eq!(told, [], "a node that was ready bears it for a moment");
+    for break_facts in cases {
+        let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+        let mut facts = healthy_facts();
+        break_facts(&mut facts);
+        let issues = monitor.evaluate(&facts, start);
+        assert!(issues.iter().any(|reason| reason.blocks.publish), "{issues:?}");
+        assert_eq!(monitor.evaluate(&healthy_facts(), start), []);
+        let issues = monitor.evaluate(&facts, start);
+        assert_eq!(issues, [], "a node that was ready bears it for a moment");
     }
 }
 
 #[test]
-fn each_reason_blocks_what_it_is_about() {
-    type Change = fn(&mut Facts);
-    let cases: [(Change, Blocks); 6] = [
-        (|facts| facts.control.leader = None, Blocks::default()),
-        (|facts| facts.disk = Some("full".to_owned()), Blocks::PUBLISH),
-        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None, Blocks::PUBLISH),
-        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false, Blocks::ALL),
-        (|facts| _ = facts.owners.insert(SHARD, None), Blocks::ALL),
-        (|facts| facts.state = None, Blocks::ALL),
+fn each_issue_blocks_only_the_services_it_affects() {
+    type FactsFault = fn(&mut HealthFacts);
+    let cases: [(FactsFault, BlockedServices); 6] = [
+        (|facts| facts.control_group.leader = None, BlockedServices::default()),
+        (|facts| facts.disk_problem = Some("full".to_owned()), BlockedServices::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leader = None, BlockedServices::PUBLISH),
+        (|facts| facts.replicas.get_mut(&SHARD).unwrap().leads = false, BlockedServices::ALL),
+        (|facts| _ = facts.owners.insert(SHARD, None), BlockedServices::ALL),
+        (|facts| facts.member_state = None, BlockedServices::ALL),
     ];
-    for (spoil, blocks) in cases {
-        let (start, mut watchman) = (Instant::now(), Watchman::default());
-        watchman.look(&well(), start);
-        let mut facts = well();
-        spoil(&mut facts);
-        watchman.look(&facts, start);
+    for (break_facts, blocks) in cases {
+        let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+        monitor.evaluate(&healthy_facts(), start);
+        let mut facts = healthy_facts();
+        break_facts(&mut facts);
+        monitor.evaluate(&facts, start);
         // The replicas of these facts go nowhere, which is no reason while nothing waits.
-        let told = watchman.look(&facts, start + Duration::from_millis(2_500));
+        let issues = monitor.evaluate(&facts, start + Duration::from_millis(2_500));
         assert_eq!(
-            told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
+            issues.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
             [blocks],
-            "{told:?}"
+            "{issues:?}"
         );
     }
 }
 
 #[test]
-fn started_node_is_not_ready_until_its_replica_was_level_once_and_not_for_longer_than_the_bound() {
-    let (start, mut watchman) = (Instant::now(), Watchman::default());
-    let mut look = |lag: Option<u64>, second: u64| {
-        let mut facts = well();
+fn restarted_node_is_unready_until_its_replica_has_caught_up_once_or_the_time_limit_passes() {
+    let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+    let mut evaluate_with_lag = |lag: Option<u64>, second: u64| {
+        let mut facts = healthy_facts();
         let leads = lag == Some(0);
-        let leader = Some(if leads { ME } else { OTHER });
-        let replica = Standing { leader, leads, last_log: 9, applied: 9, lag };
+        let leader = Some(if leads { ME } else { OTHER_NODE });
+        let replica = GroupSummary { leader, leads, last_log: 9, applied: 9, lag };
         facts.replicas.insert(SHARD, replica);
-        facts.rounds.values_mut().for_each(|count| *count = second);
-        texts(watchman.look(&facts, start + Duration::from_secs(second))).join("\n")
+        facts.loop_counts.values_mut().for_each(|count| *count = second);
+        issue_texts(monitor.evaluate(&facts, start + Duration::from_secs(second))).join("\n")
     };
-    assert!(look(None, 1).starts_with("s3: the replica has not caught up"), "no leader was heard");
-    assert!(look(Some(5_000), 200).starts_with("s3: the replica has not caught up"));
-    assert_eq!(look(Some(60), 201), "");
-    assert_eq!(look(Some(5_000), 202), "", "it has been level, and its clients can stay");
+    assert!(
+        evaluate_with_lag(None, 1).starts_with("s3: the replica has not caught up"),
+        "no leader was heard"
+    );
+    assert!(evaluate_with_lag(Some(5_000), 200).starts_with("s3: the replica has not caught up"));
+    assert_eq!(evaluate_with_lag(Some(60), 201), "");
+    assert_eq!(
+        evaluate_with_lag(Some(5_000), 202),
+        "",
+        "it has been level, and its clients can stay"
+    );
 
-    let (start, mut watchman) = (Instant::now(), Watchman::default());
-    let mut lags = well();
-    lags.replicas.get_mut(&SHARD).unwrap().lag = Some(5_000);
-    assert_ne!(watchman.look(&lags, start), []);
-    lags.rounds.values_mut().for_each(|count| *count += 1);
-    assert_eq!(watchman.look(&lags, start + CATCHING_UP_MAX), [], "out of service for ever");
+    let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+    let mut lagging_facts = healthy_facts();
+    lagging_facts.replicas.get_mut(&SHARD).unwrap().lag = Some(5_000);
+    assert_ne!(monitor.evaluate(&lagging_facts, start), []);
+    lagging_facts.loop_counts.values_mut().for_each(|count| *count += 1);
+    assert_eq!(
+        monitor.evaluate(&lagging_facts, start + CATCHING_UP_MAX),
+        [],
+        "out of service for ever"
+    );
 }
 
 #[test]
-fn replica_that_came_later_is_no_reason_for_a_running_node() {
-    let mut facts = well();
-    facts.replicas.insert(ShardId(4), Standing { lag: None, ..facts.replicas[&SHARD] });
-    assert_eq!(after(&facts, FIVE), "");
+fn replica_added_to_a_running_node_does_not_make_it_unready() {
+    let mut facts = healthy_facts();
+    facts.replicas.insert(ShardId(4), GroupSummary { lag: None, ..facts.replicas[&SHARD] });
+    assert_eq!(issues_after(&facts, FIVE_SECONDS), "");
 }
 
 #[test]
-fn replica_that_was_not_started_yet_keeps_the_node_from_being_ready() {
-    let facts = Facts { is_opening: true, replicas: BTreeMap::new(), ..well() };
-    let mut watchman = Watchman::default();
+fn node_is_unready_while_a_stored_replica_is_not_started() {
+    let facts = HealthFacts { is_opening: true, replicas: BTreeMap::new(), ..healthy_facts() };
+    let mut monitor = HealthMonitor::default();
     let now = Instant::now();
-    let told = texts(watchman.look(&facts, now));
-    assert!(told.len() == 1 && told[0].contains("s3"), "{told:?}");
+    let issues = issue_texts(monitor.evaluate(&facts, now));
+    assert!(issues.len() == 1 && issues[0].contains("s3"), "{issues:?}");
     // It was moved away meanwhile, or this build cannot read it.
-    let opened = Facts { is_opening: false, ..facts };
-    assert!(watchman.look(&opened, now).is_empty());
+    let after_opening = HealthFacts { is_opening: false, ..facts };
+    assert!(monitor.evaluate(&after_opening, now).is_empty());
 }
 
 #[test]
-fn node_without_a_current_view_is_not_ready_for_publishers() {
-    let facts = Facts { is_current: false, ..well() };
-    let told = Watchman::default().look(&facts, Instant::now());
-    assert_eq!(told.iter().map(|reason| reason.blocks).collect::<Vec<_>>(), [Blocks::PUBLISH]);
+fn node_without_a_current_view_is_unready_for_publishers() {
+    let facts = HealthFacts { is_current: false, ..healthy_facts() };
+    let issues = HealthMonitor::default().evaluate(&facts, Instant::now());
+    assert_eq!(
+        issues.iter().map(|reason| reason.blocks).collect::<Vec<_>>(),
+        [BlockedServices::PUBLISH]
+    );
 }
 
 /// Of ten shards two have their majority on two nodes that died: the other nodes serve the rest.
 #[test]
-fn shards_whose_copies_died_keep_no_other_node_from_its_work() {
-    let mut facts = well();
-    facts.rounds.clear();
+fn shards_that_lost_their_majority_leave_other_nodes_ready() {
+    let mut facts = healthy_facts();
+    facts.loop_counts.clear();
     let dead = [NodeId(7), NodeId(8)];
     for shard in (10..20).map(ShardId) {
         let is_dead = shard.0 < 12;
-        let copies = if is_dead { vec![ME, dead[0], dead[1]] } else { vec![ME, OTHER, dead[0]] };
-        facts.copies.insert(shard, copies);
-        facts.owners.insert(shard, Some(if is_dead { dead[0] } else { OTHER }));
+        let copies =
+            if is_dead { vec![ME, dead[0], dead[1]] } else { vec![ME, OTHER_NODE, dead[0]] };
+        facts.voters.insert(shard, copies);
+        facts.owners.insert(shard, Some(if is_dead { dead[0] } else { OTHER_NODE }));
         if is_dead {
-            facts.replicas.insert(shard, Standing { last_log: 5, ..Standing::default() });
+            facts.replicas.insert(shard, GroupSummary { last_log: 5, ..GroupSummary::default() });
             facts.restored.insert(shard);
         }
     }
-    let blocks = |facts: &Facts| {
-        let (start, mut watchman) = (Instant::now(), Watchman::default());
-        watchman.look(facts, start);
-        watchman.look(facts, start + FIVE)
+    let issues_after_five_seconds = |facts: &HealthFacts| {
+        let (start, mut monitor) = (Instant::now(), HealthMonitor::default());
+        monitor.evaluate(facts, start);
+        monitor.evaluate(facts, start + FIVE_SECONDS)
     };
-    let told = blocks(&facts);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let issues = issues_after_five_seconds(&facts);
+    assert_eq!(issues.len(), 1, "{issues:?}");
     assert!(
-        told[0].text.starts_with("s10, s11: no node that can be reached has a majority"),
-        "{told:?}"
+        issues[0].text.starts_with("s10, s11: no node that can be reached has a majority"),
+        "{issues:?}"
     );
-    assert!(!told[0].blocks.any());
+    assert!(!issues[0].blocks.any());
     // Most of the shards: then it is this node that is cut off.
-    for copies in facts.copies.values_mut() {
+    for copies in facts.voters.values_mut() {
         *copies = vec![ME, dead[0], dead[1]];
     }
-    assert!(blocks(&facts).iter().any(|reason| reason.blocks.any()));
+    assert!(issues_after_five_seconds(&facts).iter().any(|reason| reason.blocks.any()));
 }

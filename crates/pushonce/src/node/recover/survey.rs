@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context as _;
-use pushonce_consensus::{Found, GroupId, Offline};
+use pushonce_consensus::{GroupId, OfflineGroup, OfflineStore};
 use pushonce_core::{ClusterView, MemberState, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -18,33 +18,33 @@ pub(crate) struct Survey {
     /// The node.
     pub(crate) node: NodeId,
     /// The members, as the node knows them.
-    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) members: BTreeMap<NodeId, SurveyMember>,
     /// How many shards the cluster has. The number is permanent.
     pub(crate) shard_count: u16,
     /// How often groups were begun anew on this node.
     pub(crate) recoveries: u64,
     /// Its replica of the control group.
-    pub(crate) control: Replica,
+    pub(crate) control: SurveyReplica,
     /// Its replicas of shards, by id.
-    pub(crate) shards: BTreeMap<u16, Replica>,
+    pub(crate) shards: BTreeMap<u16, SurveyReplica>,
     /// Replicas of shards that are here and cannot be read, by id, and why. They count as none.
     pub(crate) unreadable: BTreeMap<u16, String>,
 }
 
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Member {
+pub(crate) struct SurveyMember {
     /// The operator's name for it.
     pub(crate) name: String,
     /// Whether it may have replicas.
-    pub(crate) core: bool,
+    pub(crate) has_core_role: bool,
     /// Whether it is neither joining nor draining.
-    pub(crate) active: bool,
+    pub(crate) is_active: bool,
 }
 
 /// The replica of a group on a survivor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Replica {
+pub(crate) struct SurveyReplica {
     /// The configurations that its last entry about that names: one, or two while the voters change.
     pub(crate) voters: Vec<BTreeSet<NodeId>>,
     /// The highest term: of its vote, or of its last entry.
@@ -52,13 +52,13 @@ pub(crate) struct Replica {
     /// The term of its last entry.
     pub(crate) last_term: u64,
     /// The index of its last entry.
-    pub(crate) last: u64,
+    pub(crate) last_index: u64,
     /// It had lost something that it had acknowledged, and has not got all of it back.
-    pub(crate) incomplete: bool,
+    pub(crate) is_incomplete: bool,
     /// What it stores; 0 for the control group.
-    pub(crate) topics: usize,
+    pub(crate) topic_count: usize,
     /// See `topics`.
-    pub(crate) messages: usize,
+    pub(crate) message_count: usize,
 }
 
 impl Survey {
@@ -66,11 +66,11 @@ impl Survey {
     ///
     /// # Errors
     /// When the store cannot be read at all.
-    pub(super) fn of(
-        offline: &mut Offline,
+    pub(super) fn from_offline(
+        offline: &mut OfflineStore,
         identity: &Identity,
         view: &ClusterView,
-        control: &Found,
+        control: &OfflineGroup,
         recoveries: u64,
     ) -> anyhow::Result<Survey> {
         let mut shards = BTreeMap::new();
@@ -78,8 +78,15 @@ impl Survey {
         for shard in offline.groups()?.into_iter().filter_map(GroupId::as_shard) {
             match pushonce_shard::replay(offline, shard) {
                 Ok((state, found)) => {
-                    let (topics, messages) = state.size();
-                    shards.insert(shard.0, Replica { topics, messages, ..Replica::of(&found) });
+                    let (topics, messages) = state.count_topics_and_messages();
+                    shards.insert(
+                        shard.0,
+                        SurveyReplica {
+                            topic_count: topics,
+                            message_count: messages,
+                            ..SurveyReplica::from_found(&found)
+                        },
+                    );
                 }
                 // One damaged replica must not keep all the others from being recovered.
                 Err(error) => {
@@ -89,7 +96,14 @@ impl Survey {
         }
         let members = view.members.values().map(|member| {
             let active = member.state == MemberState::Active;
-            (member.id, Member { name: member.name.clone(), core: member.roles.core, active })
+            (
+                member.id,
+                SurveyMember {
+                    name: member.name.clone(),
+                    has_core_role: member.roles.core,
+                    is_active: active,
+                },
+            )
         });
         Ok(Survey {
             cluster: identity.cluster.to_string(),
@@ -97,41 +111,41 @@ impl Survey {
             members: members.collect(),
             shard_count: view.shards.get(),
             recoveries,
-            control: Replica::of(control),
+            control: SurveyReplica::from_found(control),
             shards,
             unreadable,
         })
     }
 
-    /// Reads what `pushonce --json cluster recover` printed on a survivor.
+    /// Reads what `pushonce --json own_cluster recover` printed on a survivor.
     ///
     /// # Errors
     /// When the file cannot be read, or is something else.
-    pub(super) fn read(path: &Path) -> anyhow::Result<Survey> {
+    pub(super) fn read_file(path: &Path) -> anyhow::Result<Survey> {
         #[derive(Deserialize)]
-        struct Printed {
+        struct RecoverOutput {
             survey: Survey,
         }
         let text =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let printed: Printed = serde_json::from_slice(&text).with_context(|| {
+        let output: RecoverOutput = serde_json::from_slice(&text).with_context(|| {
             format!("{} is not what `pushonce --json cluster recover` prints", path.display())
         })?;
-        Ok(printed.survey)
+        Ok(output.survey)
     }
 }
 
-impl Replica {
-    fn of(found: &Found) -> Replica {
-        let Found { voters, last, last_term, term, recovering } = found;
-        Replica {
+impl SurveyReplica {
+    fn from_found(found: &OfflineGroup) -> SurveyReplica {
+        let OfflineGroup { voters, last_index: last, last_term, term, recovering } = found;
+        SurveyReplica {
             voters: voters.clone(),
             term: term.0,
             last_term: last_term.0,
-            last: *last,
-            incomplete: *recovering,
-            topics: 0,
-            messages: 0,
+            last_index: *last,
+            is_incomplete: *recovering,
+            topic_count: 0,
+            message_count: 0,
         }
     }
 }

@@ -7,118 +7,118 @@ use std::time::Instant;
 use pushonce_core::Gap;
 use tokio::sync::Notify;
 
-use crate::instruments::Latency;
-use crate::instruments::{Clock, Stamp};
+use crate::instruments::LatencyHistogram;
+use crate::instruments::{MessageStamp, RunClock};
 
 /// Counted apart, so that two subscribers that read in one moment seldom wait for each other.
 /// Each holds a histogram of 150 KiB.
-const SHARDS: usize = 16;
+const STATS_SHARDS: usize = 16;
 
 /// Shared by all subscribers and the publisher.
-pub(super) struct Audience {
-    pub(super) clock: Clock,
+pub(super) struct DeliveryTracker {
+    pub(super) clock: RunClock,
     /// Subscribers of each topic.
-    listeners: Vec<AtomicU32>,
-    listening: AtomicU64,
+    subscribers_by_topic: Vec<AtomicU32>,
+    subscribed: AtomicU64,
     /// Sessions that failed or ended.
-    gone: AtomicU64,
+    ended: AtomicU64,
     delivered: AtomicU64,
     /// What will be delivered when everything that was published has arrived.
     expected: AtomicU64,
-    complete: Notify,
-    seen: [Mutex<Seen>; SHARDS],
-    failure: Mutex<Option<String>>,
+    all_delivered: Notify,
+    stats: [Mutex<FanoutDeliveryStats>; STATS_SHARDS],
+    first_failure: Mutex<Option<String>>,
 }
 
 /// What subscribers saw.
 #[derive(Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct FanoutDeliveryStats {
     /// Gaps that the server told of.
     pub(super) gaps: u64,
     /// Messages that lie in them.
-    pub(super) told: u64,
+    pub(super) messages_in_gaps: u64,
     /// Messages that were passed over without a word.
-    pub(super) holes: u64,
+    pub(super) missing_unreported: u64,
     /// Messages that came again, or late.
-    pub(super) repeated: u64,
+    pub(super) duplicates: u64,
     /// From the moment a message was meant to go until a subscriber read it.
-    pub(super) latency: Latency,
+    pub(super) latency: LatencyHistogram,
 }
 
 /// One subscriber's place in its topic.
-pub(super) struct Cursor {
-    shard: usize,
-    next: u64,
+pub(super) struct SubscriberCursor {
+    stats_shard: usize,
+    next_sequence: u64,
 }
 
 /// What one reading of a socket brought.
-pub(super) struct Reading<'a> {
-    audience: &'a Audience,
-    cursor: &'a mut Cursor,
-    seen: MutexGuard<'a, Seen>,
-    at: Instant,
+pub(super) struct ReadBatch<'a> {
+    tracker: &'a DeliveryTracker,
+    cursor: &'a mut SubscriberCursor,
+    stats: MutexGuard<'a, FanoutDeliveryStats>,
+    read_at: Instant,
     delivered: u64,
 }
 
-impl Audience {
-    pub(super) fn new(topics: usize) -> Audience {
-        Audience {
-            clock: Clock::new(rand::random()),
-            listeners: (0..topics).map(|_| AtomicU32::new(0)).collect(),
-            listening: AtomicU64::new(0),
-            gone: AtomicU64::new(0),
+impl DeliveryTracker {
+    pub(super) fn new(topics: usize) -> DeliveryTracker {
+        DeliveryTracker {
+            clock: RunClock::new(rand::random()),
+            subscribers_by_topic: (0..topics).map(|_| AtomicU32::new(0)).collect(),
+            subscribed: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             expected: AtomicU64::new(0),
-            complete: Notify::new(),
-            seen: Default::default(),
-            failure: Mutex::default(),
+            all_delivered: Notify::new(),
+            stats: Default::default(),
+            first_failure: Mutex::default(),
         }
     }
 
-    /// A subscriber of the topic `index` is live.
-    pub(super) fn joined(&self, index: usize) -> Cursor {
-        self.listeners[index].fetch_add(1, Ordering::Relaxed);
-        let nth = self.listening.fetch_add(1, Ordering::Relaxed);
-        Cursor { shard: nth as usize % SHARDS, next: 0 }
+    /// A subscriber of the topic `topic_index` is live.
+    pub(super) fn on_subscribed(&self, topic_index: usize) -> SubscriberCursor {
+        self.subscribers_by_topic[topic_index].fetch_add(1, Ordering::Relaxed);
+        let number = self.subscribed.fetch_add(1, Ordering::Relaxed);
+        SubscriberCursor { stats_shard: number as usize % STATS_SHARDS, next_sequence: 0 }
     }
 
     /// A session ended, or never began.
-    pub(super) fn left(&self, why: &str) {
-        self.gone.fetch_add(1, Ordering::Relaxed);
-        lock(&self.failure).get_or_insert_with(|| why.to_owned());
+    pub(super) fn on_session_ended(&self, reason: &str) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        lock(&self.first_failure).get_or_insert_with(|| reason.to_owned());
     }
 
-    /// A message for the topic `index` goes out now: so many will read it.
-    pub(super) fn expect(&self, index: usize) {
-        let listeners = self.listeners[index].load(Ordering::Relaxed);
+    /// A message for the topic `topic_index` goes out now: so many will read it.
+    pub(super) fn expect_deliveries(&self, topic_index: usize) {
+        let listeners = self.subscribers_by_topic[topic_index].load(Ordering::Relaxed);
         self.expected.fetch_add(listeners.into(), Ordering::AcqRel);
     }
 
     /// It was refused: nobody will read it.
-    pub(super) fn expect_no_more(&self, index: usize) {
-        let listeners = self.listeners[index].load(Ordering::Relaxed);
+    pub(super) fn cancel_expected(&self, topic_index: usize) {
+        let listeners = self.subscribers_by_topic[topic_index].load(Ordering::Relaxed);
         self.expected.fetch_sub(listeners.into(), Ordering::AcqRel);
     }
 
     /// Waits until everything published has arrived.
-    pub(super) async fn complete(&self) {
+    pub(super) async fn wait_until_all_delivered(&self) {
         while self.delivered() < self.expected() {
-            self.complete.notified().await;
+            self.all_delivered.notified().await;
         }
     }
 
     /// Begins to count what a subscriber has just read.
-    pub(super) fn read<'a>(&'a self, cursor: &'a mut Cursor) -> Reading<'a> {
-        let seen = lock(&self.seen[cursor.shard]);
-        Reading { audience: self, cursor, seen, at: Instant::now(), delivered: 0 }
+    pub(super) fn begin_read<'a>(&'a self, cursor: &'a mut SubscriberCursor) -> ReadBatch<'a> {
+        let stats = lock(&self.stats[cursor.stats_shard]);
+        ReadBatch { tracker: self, cursor, stats, read_at: Instant::now(), delivered: 0 }
     }
 
-    pub(super) fn listening(&self) -> u64 {
-        self.listening.load(Ordering::Relaxed)
+    pub(super) fn subscribed(&self) -> u64 {
+        self.subscribed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn gone(&self) -> u64 {
-        self.gone.load(Ordering::Relaxed)
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
     pub(super) fn delivered(&self) -> u64 {
@@ -130,56 +130,56 @@ impl Audience {
     }
 
     /// Why the first session that ended did.
-    pub(super) fn failure(&self) -> Option<String> {
-        lock(&self.failure).clone()
+    pub(super) fn first_failure(&self) -> Option<String> {
+        lock(&self.first_failure).clone()
     }
 
     /// All subscribers together.
-    pub(super) fn seen(&self) -> Seen {
-        let mut sum = Seen::default();
-        for shard in &self.seen {
-            let seen = lock(shard);
-            sum.gaps += seen.gaps;
-            sum.told += seen.told;
-            sum.holes += seen.holes;
-            sum.repeated += seen.repeated;
-            sum.latency.add(&seen.latency);
+    pub(super) fn total_stats(&self) -> FanoutDeliveryStats {
+        let mut sum = FanoutDeliveryStats::default();
+        for shard in &self.stats {
+            let stats = lock(shard);
+            sum.gaps += stats.gaps;
+            sum.messages_in_gaps += stats.messages_in_gaps;
+            sum.missing_unreported += stats.missing_unreported;
+            sum.duplicates += stats.duplicates;
+            sum.latency.add(&stats.latency);
         }
         sum
     }
 }
 
-impl Reading<'_> {
-    pub(super) fn message(&mut self, stamp: Stamp) {
-        let Cursor { next, .. } = self.cursor;
-        if stamp.sequence < *next {
-            self.seen.repeated += 1;
+impl ReadBatch<'_> {
+    pub(super) fn on_message(&mut self, stamp: MessageStamp) {
+        let SubscriberCursor { next_sequence, .. } = self.cursor;
+        if stamp.sequence < *next_sequence {
+            self.stats.duplicates += 1;
             return;
         }
-        self.seen.holes += stamp.sequence - *next;
-        *next = stamp.sequence + 1;
+        self.stats.missing_unreported += stamp.sequence - *next_sequence;
+        *next_sequence = stamp.sequence + 1;
         self.delivered += 1;
-        self.seen.latency.record(self.at.saturating_duration_since(stamp.meant));
+        self.stats.latency.record(self.read_at.saturating_duration_since(stamp.due_at));
     }
 
     /// Told, so no hole.
-    pub(super) fn gap(&mut self, gap: &Gap) {
+    pub(super) fn on_gap(&mut self, gap: &Gap) {
         let missing = gap.to.offset.0.saturating_sub(gap.from.offset.0) + 1;
-        self.seen.gaps += 1;
-        self.seen.told += missing;
-        self.cursor.next += missing;
+        self.stats.gaps += 1;
+        self.stats.messages_in_gaps += missing;
+        self.cursor.next_sequence += missing;
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for ReadBatch<'_> {
     fn drop(&mut self) {
         if self.delivered == 0 {
             return;
         }
-        let before = self.audience.delivered.fetch_add(self.delivered, Ordering::AcqRel);
-        let expected = self.audience.expected();
+        let before = self.tracker.delivered.fetch_add(self.delivered, Ordering::AcqRel);
+        let expected = self.tracker.expected();
         if (before..before + self.delivered).contains(&expected.saturating_sub(1)) {
-            self.audience.complete.notify_one();
+            self.tracker.all_delivered.notify_one();
         }
     }
 }
@@ -194,39 +194,40 @@ mod tests {
 
     use super::*;
 
-    fn stamp(sequence: u64) -> Stamp {
-        Stamp { sequence, meant: Instant::now() }
+    fn stamp(sequence: u64) -> MessageStamp {
+        MessageStamp { sequence, due_at: Instant::now() }
     }
 
     #[test]
-    fn holes_and_repetitions_are_counted_and_what_was_told_is_no_hole() {
-        let audience = Audience::new(1);
-        let mut cursor = audience.joined(0);
-        let mut reading = audience.read(&mut cursor);
-        [0, 1, 1, 4].into_iter().for_each(|sequence| reading.message(stamp(sequence)));
+    fn missing_and_duplicate_messages_are_counted_and_reported_gaps_are_not_missing() {
+        let tracker = DeliveryTracker::new(1);
+        let mut cursor = tracker.on_subscribed(0);
+        let mut batch = tracker.begin_read(&mut cursor);
+        [0, 1, 1, 4].into_iter().for_each(|sequence| batch.on_message(stamp(sequence)));
         let (from, to) = (Position::new(1, 6), Position::new(1, 8));
-        reading.gap(&Gap { from, to, reason: GapReason::Slow });
-        reading.message(stamp(8));
-        drop(reading);
-        let seen = audience.seen();
-        assert_eq!((seen.holes, seen.repeated), (2, 1));
-        assert_eq!((seen.gaps, seen.told), (1, 3));
-        assert_eq!(audience.delivered(), 4);
+        batch.on_gap(&Gap { from, to, reason: GapReason::Slow });
+        batch.on_message(stamp(8));
+        drop(batch);
+        let stats = tracker.total_stats();
+        assert_eq!((stats.missing_unreported, stats.duplicates), (2, 1));
+        assert_eq!((stats.gaps, stats.messages_in_gaps), (1, 3));
+        assert_eq!(tracker.delivered(), 4);
     }
 
     #[tokio::test]
-    async fn it_is_complete_when_each_listener_has_read_each_message() {
-        let audience = Audience::new(2);
-        let mut cursors = [audience.joined(0), audience.joined(0), audience.joined(1)];
-        audience.expect(0);
-        assert_eq!(audience.expected(), 2);
+    async fn all_is_delivered_when_each_subscriber_has_read_each_message() {
+        let tracker = DeliveryTracker::new(2);
+        let mut cursors =
+            [tracker.on_subscribed(0), tracker.on_subscribed(0), tracker.on_subscribed(1)];
+        tracker.expect_deliveries(0);
+        assert_eq!(tracker.expected(), 2);
         for cursor in &mut cursors[..2] {
-            assert!(audience.delivered() < audience.expected());
-            audience.read(cursor).message(stamp(0));
+            assert!(tracker.delivered() < tracker.expected());
+            tracker.begin_read(cursor).on_message(stamp(0));
         }
-        audience.complete().await;
-        audience.expect(1);
-        audience.expect_no_more(1);
-        audience.complete().await;
+        tracker.wait_until_all_delivered().await;
+        tracker.expect_deliveries(1);
+        tracker.cancel_expected(1);
+        tracker.wait_until_all_delivered().await;
     }
 }

@@ -2,13 +2,13 @@
 
 /// One frame, still in the buffer it was read into.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
-    pub(super) kind: Kind,
+pub(super) struct WebSocketFrame<'a> {
+    pub(super) kind: WebSocketFrameKind,
     pub(super) payload: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum WebSocketFrameKind {
     Text,
     Binary,
     Ping,
@@ -19,43 +19,47 @@ pub(super) enum Kind {
 /// What no Pushonce node sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a WebSocket frame that cannot be read: {0}")]
-pub(super) struct Odd(&'static str);
+pub(super) struct InvalidWebSocketFrame(&'static str);
 
 /// A payload of 1 MiB, in base64, with what stands around it.
-const BYTES_MAX: u64 = 2 << 20;
+const PAYLOAD_BYTES_MAX: u64 = 2 << 20;
 
-/// Takes a frame from the front of `input`; `None` when it is not whole yet.
-pub(super) fn take<'a>(input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, Odd> {
-    let [first, second, rest @ ..] = *input else { return Ok(None) };
-    let kind = kind(*first)?;
-    let (len, rest) = match *second {
-        0x80.. => return Err(Odd("it is masked")),
-        126 => match rest.split_first_chunk() {
+/// Takes a frame from the front of `input`; `NoFault` when it is not whole yet.
+pub(super) fn parse_frame<'a>(
+    input: &mut &'a [u8],
+) -> Result<Option<WebSocketFrame<'a>>, InvalidWebSocketFrame> {
+    let [first, second, after_header @ ..] = *input else { return Ok(None) };
+    let kind = parse_kind(*first)?;
+    let (len, after_length) = match *second {
+        0x80.. => return Err(InvalidWebSocketFrame("it is masked")),
+        126 => match after_header.split_first_chunk() {
             Some((len, rest)) => (u64::from(u16::from_be_bytes(*len)), rest),
             None => return Ok(None),
         },
-        127 => match rest.split_first_chunk() {
+        127 => match after_header.split_first_chunk() {
             Some((len, rest)) => (u64::from_be_bytes(*len), rest),
             None => return Ok(None),
         },
-        len => (len.into(), rest),
+        len => (len.into(), after_header),
     };
-    if len > BYTES_MAX {
-        return Err(Odd("it is longer than any message"));
+    if len > PAYLOAD_BYTES_MAX {
+        return Err(InvalidWebSocketFrame("it is longer than any message"));
     }
-    let Some((payload, rest)) = rest.split_at_checked(len as usize) else { return Ok(None) };
-    *input = rest;
-    Ok(Some(Frame { kind, payload }))
+    let Some((payload, after_frame)) = after_length.split_at_checked(len as usize) else {
+        return Ok(None);
+    };
+    *input = after_frame;
+    Ok(Some(WebSocketFrame { kind, payload }))
 }
 
-fn kind(first: u8) -> Result<Kind, Odd> {
+fn parse_kind(first: u8) -> Result<WebSocketFrameKind, InvalidWebSocketFrame> {
     Ok(match first {
-        0x81 => Kind::Text,
-        0x82 => Kind::Binary,
-        0x88 => Kind::Close,
-        0x89 => Kind::Ping,
-        0x8a => Kind::Pong,
-        _ => return Err(Odd("it is a fragment, or of no known kind")),
+        0x81 => WebSocketFrameKind::Text,
+        0x82 => WebSocketFrameKind::Binary,
+        0x88 => WebSocketFrameKind::Close,
+        0x89 => WebSocketFrameKind::Ping,
+        0x8a => WebSocketFrameKind::Pong,
+        _ => return Err(InvalidWebSocketFrame("it is a fragment, or of no known kind")),
     })
 }
 
@@ -70,42 +74,46 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn all(mut input: &[u8]) -> (Vec<(Kind, usize)>, usize) {
+    fn parse_all(mut input: &[u8]) -> (Vec<(WebSocketFrameKind, usize)>, usize) {
         let mut frames = vec![];
-        while let Some(frame) = take(&mut input).unwrap() {
+        while let Some(frame) = parse_frame(&mut input).unwrap() {
             frames.push((frame.kind, frame.payload.len()));
         }
         (frames, input.len())
     }
 
     #[test]
-    fn each_form_of_a_length_is_read() {
+    fn every_length_encoding_is_parsed() {
         let short = [&[0x81, 5][..], b"hello"].concat();
         let middle = [&[0x82, 126, 0x01, 0x00][..], &[7; 256]].concat();
         let long = [&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &[7; 65_536]].concat();
-        let frames = vec![(Kind::Text, 5), (Kind::Binary, 256), (Kind::Text, 65_536)];
-        assert_eq!(all(&[short, middle, long].concat()), (frames, 0));
+        let frames = vec![
+            (WebSocketFrameKind::Text, 5),
+            (WebSocketFrameKind::Binary, 256),
+            (WebSocketFrameKind::Text, 65_536),
+        ];
+        assert_eq!(parse_all(&[short, middle, long].concat()), (frames, 0));
     }
 
     #[test]
-    fn what_is_not_whole_stays() {
+    fn incomplete_frame_is_left_in_the_input() {
         let bytes = [&[0x82, 126, 0x01, 0x00][..], &[7; 256]].concat();
         for end in 0..bytes.len() {
-            assert_eq!(all(&bytes[..end]), (vec![], end));
+            assert_eq!(parse_all(&bytes[..end]), (vec![], end));
         }
     }
 
     #[test]
-    fn what_no_node_sends_is_refused() {
+    fn masked_fragmented_or_oversized_frame_is_rejected() {
         for bytes in [&[0x81, 0x80][..], &[0x01, 0], &[0x80, 0], &[0x83, 0], &[0xc1, 0]] {
-            assert!(take(&mut &*bytes).is_err(), "{bytes:?}");
+            assert!(parse_frame(&mut &*bytes).is_err(), "{bytes:?}");
         }
         let endless = [&[0x82, 127][..], &[0xff; 8]].concat();
-        assert!(take(&mut &endless[..]).is_err());
+        assert!(parse_frame(&mut &endless[..]).is_err());
     }
 
     #[test]
-    fn a_pong_says_what_the_ping_said() {
+    fn pong_echoes_the_payload_of_the_ping() {
         assert_eq!(pong(b"hi"), [0x8a, 0x82, 0, 0, 0, 0, b'h', b'i']);
         assert_eq!(pong(&[0; 200]).len(), 6 + 125);
     }

@@ -5,17 +5,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pushonce_client::{Acknowledgement, Failure, PublishStream};
-use pushonce_core::{ContentType, Placed, Publish, Topic};
+use pushonce_client::{AcknowledgementFuture, PublishFailure, PublishStream};
+use pushonce_core::{Acknowledgement, ContentType, Publish, Topic};
 use tokio_util::sync::CancellationToken;
 
-use super::audience::Audience;
-use crate::cli::bench::pace::{Pace, Schedule};
-use crate::instruments::Stamp;
+use super::audience::DeliveryTracker;
+use crate::cli::bench::pace::{ArrivalSchedule, LoadPacer};
+use crate::instruments::MessageStamp;
 
 /// When the next message goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Pacing {
+pub(super) enum PublishPacing {
     /// When everybody has read the last.
     OneAtATime,
     /// So many a second.
@@ -25,145 +25,166 @@ pub(super) enum Pacing {
 }
 
 /// What is published, and to whom.
-pub(super) struct Load {
+pub(super) struct FanoutBenchLoad {
     pub(super) topics: Vec<Topic>,
     pub(super) payload_bytes: usize,
-    pub(super) audience: Arc<Audience>,
+    pub(super) tracker: Arc<DeliveryTracker>,
     /// No more is published; what is on its way is waited for.
     pub(super) stop: CancellationToken,
-    pub(super) published: Published,
+    pub(super) published: PublishOutcomes,
 }
 
 /// How the publishes ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Published {
+pub(super) struct PublishOutcomes {
     pub(super) acknowledged: u64,
     /// Refused or unknown. Holes may come of them.
     pub(super) failed: u64,
     /// Why the first that failed did.
-    pub(super) failure: Option<String>,
+    pub(super) first_failure: Option<String>,
 }
 
 /// How long a message is waited for by whom it did not reach, one at a time.
-const STRAGGLER_MAX: Duration = Duration::from_secs(2);
+const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What waits for its acknowledgement, oldest first, with the index of its topic.
-type Waiting = VecDeque<(usize, Acknowledgement)>;
+type PendingDeliveries = VecDeque<(usize, AcknowledgementFuture)>;
 
 /// Publishes until it is stopped, or until the stream breaks: what would come over a second one has
 /// no place beside what was measured over the first.
-pub(super) async fn run(load: Load, stream: PublishStream, pacing: Pacing) -> Published {
+pub(super) async fn run(
+    load: FanoutBenchLoad,
+    stream: PublishStream,
+    pacing: PublishPacing,
+) -> PublishOutcomes {
     match pacing {
-        Pacing::Silent => {
+        PublishPacing::Silent => {
             load.stop.cancelled().await;
             load.published
         }
-        Pacing::OneAtATime => one_at_a_time(load, stream).await,
-        Pacing::Rate(rate) => {
-            by_the_clock(load, stream, Pace::open(Schedule::new(Instant::now(), rate))).await
+        PublishPacing::OneAtATime => publish_one_at_a_time(load, stream).await,
+        PublishPacing::Rate(rate) => {
+            publish_at_fixed_rate(
+                load,
+                stream,
+                LoadPacer::open_loop(ArrivalSchedule::new(Instant::now(), rate)),
+            )
+            .await
         }
     }
 }
 
-async fn one_at_a_time(mut load: Load, mut stream: PublishStream) -> Published {
-    for nth in 0.. {
+async fn publish_one_at_a_time(
+    mut load: FanoutBenchLoad,
+    mut stream: PublishStream,
+) -> PublishOutcomes {
+    for number in 0.. {
         if load.stop.is_cancelled() {
             break;
         }
-        let Some((index, acknowledgement)) = load.send(&mut stream, nth, Instant::now()).await
+        let Some((index, acknowledgement)) = load.send(&mut stream, number, Instant::now()).await
         else {
             break;
         };
-        let ended = outcome(acknowledgement).await;
-        load.count(index, ended);
+        let outcome = await_outcome(acknowledgement).await;
+        load.record_outcome(index, outcome);
         // Who has not got it by then is counted as missing at the end.
-        let _late = tokio::time::timeout(STRAGGLER_MAX, load.audience.complete()).await;
+        let _timed_out =
+            tokio::time::timeout(STRAGGLER_TIMEOUT, load.tracker.wait_until_all_delivered()).await;
     }
     load.published
 }
 
-async fn by_the_clock(mut load: Load, mut stream: PublishStream, mut pace: Pace) -> Published {
-    let mut waiting = Waiting::new();
+async fn publish_at_fixed_rate(
+    mut load: FanoutBenchLoad,
+    mut stream: PublishStream,
+    mut pacer: LoadPacer,
+) -> PublishOutcomes {
+    let mut pending = PendingDeliveries::new();
     let stop = load.stop.clone();
     let mut stopped = pin!(stop.cancelled());
-    let mut nth = 0;
+    let mut number = 0;
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            (index, ended) = first(&mut waiting), if !waiting.is_empty() => {
-                waiting.pop_front();
-                load.count(index, ended);
+            (index, outcome) = oldest_outcome(&mut pending), if !pending.is_empty() => {
+                pending.pop_front();
+                load.record_outcome(index, outcome);
             }
-            meant = pace.next(), if waiting.len() < PublishStream::IN_FLIGHT_MAX => {
-                let Some(sent) = load.send(&mut stream, nth, meant).await else { break };
-                waiting.push_back(sent);
-                nth += 1;
+            due_at = pacer.next_due(), if pending.len() < PublishStream::IN_FLIGHT_MAX => {
+                let Some(sent) = load.send(&mut stream, number, due_at).await else { break };
+                pending.push_back(sent);
+                number += 1;
             }
         }
     }
-    for (index, acknowledgement) in waiting {
-        let ended = outcome(acknowledgement).await;
-        load.count(index, ended);
+    for (index, acknowledgement) in pending {
+        let outcome = await_outcome(acknowledgement).await;
+        load.record_outcome(index, outcome);
     }
     load.published
 }
 
 /// The outcome of the oldest. May be dropped and called again.
-async fn first(waiting: &mut Waiting) -> (usize, Result<Placed, Failure>) {
-    match waiting.front_mut() {
-        Some((index, acknowledgement)) => (*index, outcome(acknowledgement).await),
+async fn oldest_outcome(
+    pending: &mut PendingDeliveries,
+) -> (usize, Result<Acknowledgement, PublishFailure>) {
+    match pending.front_mut() {
+        Some((index, acknowledgement)) => (*index, await_outcome(acknowledgement).await),
         None => std::future::pending().await,
     }
 }
 
-async fn outcome(
-    acknowledgement: impl Future<Output = Result<Result<Placed, Failure>, impl Sized>>,
-) -> Result<Placed, Failure> {
-    acknowledgement.await.unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned())))
+async fn await_outcome(
+    acknowledgement: impl Future<Output = Result<Result<Acknowledgement, PublishFailure>, impl Sized>>,
+) -> Result<Acknowledgement, PublishFailure> {
+    acknowledgement
+        .await
+        .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned())))
 }
 
-impl Load {
-    /// `None` when the message breaks a rule.
+impl FanoutBenchLoad {
+    /// `NoFault` when the message breaks a rule.
     async fn send(
         &mut self,
         stream: &mut PublishStream,
-        nth: u64,
-        meant: Instant,
-    ) -> Option<(usize, Acknowledgement)> {
+        number: u64,
+        due_at: Instant,
+    ) -> Option<(usize, AcknowledgementFuture)> {
         let topics = self.topics.len() as u64;
-        let index = (nth % topics) as usize;
-        let stamp = Stamp { sequence: nth / topics, meant };
+        let index = (number % topics) as usize;
+        let stamp = MessageStamp { sequence: number / topics, due_at };
         let publish = Publish {
             topic: self.topics[index].clone(),
             content_type: ContentType::Text,
             key: None,
-            stamp: None,
-            payload: self.audience.clock.payload(stamp, self.payload_bytes),
+            publish_id: None,
+            payload: self.tracker.clock.payload(stamp, self.payload_bytes),
         };
         // Before it is sent: it may be read before it is acknowledged.
-        self.audience.expect(index);
+        self.tracker.expect_deliveries(index);
         match stream.send(publish).await {
             Ok(acknowledgement) => Some((index, acknowledgement)),
-            Err(why) => {
-                self.count(index, Err(why));
+            Err(failure) => {
+                self.record_outcome(index, Err(failure));
                 None
             }
         }
     }
 
-    fn count(&mut self, index: usize, ended: Result<Placed, Failure>) {
-        let why = match ended {
+    fn record_outcome(&mut self, index: usize, outcome: Result<Acknowledgement, PublishFailure>) {
+        let failure = match outcome {
             Ok(_) => {
                 self.published.acknowledged += 1;
                 return;
             }
-            Err(why) => why,
+            Err(failure) => failure,
         };
-        if let Failure::Refused { .. } = why {
-            self.audience.expect_no_more(index);
+        if let PublishFailure::Rejected { .. } = failure {
+            self.tracker.cancel_expected(index);
         }
         self.published.failed += 1;
-        self.published.failure.get_or_insert_with(|| why.to_string());
+        self.published.first_failure.get_or_insert_with(|| failure.to_string());
     }
 }

@@ -2,81 +2,82 @@
 
 use serde_json::{Value, json};
 
-use super::audience::Seen;
-use super::publisher::Published;
-use crate::instruments::Usage;
+use super::audience::FanoutDeliveryStats;
+use super::publisher::PublishOutcomes;
+use crate::instruments::ResourceUsage;
 
 /// What was measured.
-pub(in crate::cli::bench) struct Report {
+pub(in crate::cli::bench) struct FanoutReport {
     /// While messages were published.
-    pub(super) window: Usage,
+    pub(super) window: ResourceUsage,
     /// Within the window.
     pub(super) deliveries: u64,
     /// Asked for.
     pub(super) subscribers: u64,
     /// Subscribed.
-    pub(super) listening: u64,
+    pub(super) subscribed: u64,
     /// What the servers' memory grew by for each of those.
     pub(super) session_bytes: u64,
     /// Whether servers were looked at.
-    pub(super) watched: bool,
-    pub(super) published: Published,
+    pub(super) are_servers_measured: bool,
+    pub(super) published: PublishOutcomes,
     /// Deliveries there would be if everybody had got everything.
     pub(super) expected: u64,
-    pub(super) seen: Seen,
+    pub(super) stats: FanoutDeliveryStats,
     /// Sessions that ended before the bench did.
-    pub(super) ended: u64,
+    pub(super) ended_early: u64,
     /// Why the first of them did.
-    pub(super) failure: Option<String>,
+    pub(super) first_failure: Option<String>,
 }
 
-impl Report {
+impl FanoutReport {
     fn per_second(&self) -> f64 {
-        self.deliveries as f64 / self.window.took.as_secs_f64()
+        self.deliveries as f64 / self.window.elapsed.as_secs_f64()
     }
 
     /// Neither delivered nor told of.
     fn missing(&self) -> u64 {
-        self.expected.saturating_sub(self.seen.latency.count() + self.seen.told)
+        self.expected.saturating_sub(self.stats.latency.count() + self.stats.messages_in_gaps)
     }
 
-    fn failures(&self) -> String {
-        let seen = self.failure.as_ref().map(|why| format!("first ended    {why}\n"));
-        let published = &self.published.failure;
-        let published = published.as_ref().map(|why| format!("first failure  {why}\n"));
-        published.into_iter().chain(seen).collect()
+    fn failure_lines(&self) -> String {
+        let session_failure =
+            self.first_failure.as_ref().map(|error| format!("first ended    {error}\n"));
+        let published = &self.published.first_failure;
+        let published = published.as_ref().map(|error| format!("first failure  {error}\n"));
+        published.into_iter().chain(session_failure).collect()
     }
 }
 
-impl crate::cli::bench::Report for Report {
+impl crate::cli::bench::BenchReport for FanoutReport {
     fn text(&self) -> String {
-        let session = match self.watched {
+        let session_memory = match self.are_servers_measured {
             true => {
                 format!(", {:.2} KiB of server memory each", self.session_bytes as f64 / 1_024.0)
             }
             false => String::new(),
         };
         format!(
-            "subscribers    {} of {}, {} ended{session}\n\
+            "subscribers    {} of {}, {} ended{session_memory}\n\
              published      {} acknowledged, {} failed\n\
              deliveries     {} in {:.1} s, {:.0}/s\n\
              order          {} missing, {} more told of in {} gaps, {} holes, {} repeated\n{}\
              latency        {}\n{}",
-            self.listening,
+            self.subscribed,
             self.subscribers,
-            self.ended,
+            self.ended_early,
             self.published.acknowledged,
             self.published.failed,
             self.deliveries,
-            self.window.took.as_secs_f64(),
+            self.window.elapsed.as_secs_f64(),
             self.per_second(),
             self.missing(),
-            self.seen.told,
-            self.seen.gaps,
-            self.seen.holes,
-            self.seen.repeated,
-            self.failures(),
-            self.seen.latency.text(),
+            self.stats.messages_in_gaps,
+            self.stats.gaps,
+            self.stats.missing_unreported,
+            self.stats.duplicates,
+            self.failure_lines(),
+            self.stats.latency.text(),
             self.window.text(self.deliveries, "delivery"),
         )
     }
@@ -84,21 +85,21 @@ impl crate::cli::bench::Report for Report {
     fn json(&self) -> Value {
         json!({
             "bench": "fanout",
-            "seconds": self.window.took.as_secs_f64(),
-            "subscribers": self.listening,
-            "ended": self.ended,
-            "session_bytes": self.watched.then_some(self.session_bytes),
+            "seconds": self.window.elapsed.as_secs_f64(),
+            "subscribers": self.subscribed,
+            "ended": self.ended_early,
+            "session_bytes": self.are_servers_measured.then_some(self.session_bytes),
             "acknowledged": self.published.acknowledged,
             "failed": self.published.failed,
-            "first_failure": self.published.failure.as_ref().or(self.failure.as_ref()),
+            "first_failure": self.published.first_failure.as_ref().or(self.first_failure.as_ref()),
             "deliveries": self.deliveries,
             "per_second": self.per_second(),
             "missing": self.missing(),
-            "told": self.seen.told,
-            "gaps": self.seen.gaps,
-            "holes": self.seen.holes,
-            "repeated": self.seen.repeated,
-            "latency_ms": self.seen.latency.json(),
+            "told": self.stats.messages_in_gaps,
+            "gaps": self.stats.gaps,
+            "holes": self.stats.missing_unreported,
+            "repeated": self.stats.duplicates,
+            "latency_ms": self.stats.latency.json(),
             "usage": self.window.json(),
         })
     }
@@ -109,29 +110,31 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::bench::Report as _;
+    use crate::cli::bench::BenchReport as _;
 
-    fn report() -> Report {
-        let window = Usage { took: Duration::from_secs(2), own: None, servers: vec![] };
-        let mut seen = Seen { gaps: 1, told: 1, ..Seen::default() };
-        (0..8).for_each(|_| seen.latency.record(Duration::from_millis(3)));
-        Report {
+    fn report() -> FanoutReport {
+        let window =
+            ResourceUsage { elapsed: Duration::from_secs(2), generator_cpu: None, servers: vec![] };
+        let mut stats =
+            FanoutDeliveryStats { gaps: 1, messages_in_gaps: 1, ..FanoutDeliveryStats::default() };
+        (0..8).for_each(|_| stats.latency.record(Duration::from_millis(3)));
+        FanoutReport {
             window,
             deliveries: 8,
             subscribers: 5,
-            listening: 5,
+            subscribed: 5,
             session_bytes: 1_536,
-            watched: true,
-            published: Published { acknowledged: 2, ..Published::default() },
+            are_servers_measured: true,
+            published: PublishOutcomes { acknowledged: 2, ..PublishOutcomes::default() },
             expected: 10,
-            seen,
-            ended: 0,
-            failure: None,
+            stats,
+            ended_early: 0,
+            first_failure: None,
         }
     }
 
     #[test]
-    fn people_read_what_arrived_and_what_did_not() {
+    fn text_shows_delivered_and_missing_messages() {
         let text = report().text();
         assert!(
             text.starts_with("subscribers    5 of 5, 0 ended, 1.50 KiB of server memory each\n")
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_read_the_same() {
+    fn json_has_the_figures_of_the_text() {
         let json = report().json();
         assert_eq!((&json["missing"], &json["per_second"]), (&json!(1), &json!(4.0)));
         assert_eq!(json["session_bytes"], json!(1_536));

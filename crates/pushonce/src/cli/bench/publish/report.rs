@@ -2,38 +2,39 @@
 
 use serde_json::{Value, json};
 
-use super::Count;
-use crate::instruments::Usage;
+use super::PublishCounts;
+use crate::instruments::ResourceUsage;
 
 /// What was measured.
-pub(in crate::cli::bench) struct Report {
+pub(in crate::cli::bench) struct PublishReport {
     /// While messages were sent.
-    pub(super) window: Usage,
+    pub(super) window: ResourceUsage,
     /// Acknowledged until the end of the window.
     pub(super) acknowledged: u64,
     /// With what was answered after it.
-    pub(super) total: Count,
+    pub(super) total: PublishCounts,
 }
 
-impl Report {
+impl PublishReport {
     fn per_second(&self) -> f64 {
-        self.acknowledged as f64 / self.window.took.as_secs_f64()
+        self.acknowledged as f64 / self.window.elapsed.as_secs_f64()
     }
 }
 
-impl crate::cli::bench::Report for Report {
+impl crate::cli::bench::BenchReport for PublishReport {
     fn text(&self) -> String {
         let total = &self.total;
-        let why = total.failure.as_ref().map(|why| format!("first failure  {why}\n"));
+        let failure_line =
+            total.first_failure.as_ref().map(|why| format!("first failure  {why}\n"));
         format!(
             "acknowledged   {} in {:.1} s, {:.0}/s\nfailed         {} refused, {} unknown\n{}\
              latency        {}\n{}",
             self.acknowledged,
-            self.window.took.as_secs_f64(),
+            self.window.elapsed.as_secs_f64(),
             self.per_second(),
             total.refused,
             total.unknown,
-            why.unwrap_or_default(),
+            failure_line.unwrap_or_default(),
             total.latency.text(),
             self.window.text(self.acknowledged, "publish"),
         )
@@ -43,12 +44,12 @@ impl crate::cli::bench::Report for Report {
         let total = &self.total;
         json!({
             "bench": "publish",
-            "seconds": self.window.took.as_secs_f64(),
+            "seconds": self.window.elapsed.as_secs_f64(),
             "acknowledged": self.acknowledged,
             "per_second": self.per_second(),
             "refused": total.refused,
             "unknown": total.unknown,
-            "first_failure": total.failure,
+            "first_failure": total.first_failure,
             "latency_ms": total.latency.json(),
             "usage": self.window.json(),
         })
@@ -60,25 +61,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::bench::Report as _;
+    use crate::cli::bench::BenchReport as _;
 
-    fn report() -> Report {
-        let window = Usage { took: Duration::from_secs(2), own: None, servers: vec![] };
-        let mut total = Count { sent: 11, acknowledged: 10, refused: 1, ..Count::default() };
-        total.failure = Some("refused: too many".to_owned());
+    fn report() -> PublishReport {
+        let window =
+            ResourceUsage { elapsed: Duration::from_secs(2), generator_cpu: None, servers: vec![] };
+        let mut total =
+            PublishCounts { sent: 11, acknowledged: 10, refused: 1, ..PublishCounts::default() };
+        total.first_failure = Some("refused: too many".to_owned());
         total.latency.record(Duration::from_millis(2));
-        Report { window, acknowledged: 10, total }
+        PublishReport { window, acknowledged: 10, total }
     }
 
     #[test]
-    fn people_read_rate_failures_and_percentiles() {
+    fn text_shows_rate_failures_and_percentiles() {
         let text = report().text();
         assert!(text.starts_with("acknowledged   10 in 2.0 s, 5/s\nfailed         1 refused, 0"));
         assert!(text.contains("first failure  refused: too many\nlatency        p50 2.00 ms"));
     }
 
     #[test]
-    fn programs_read_the_same() {
+    fn json_has_the_figures_of_the_text() {
         let json = report().json();
         assert_eq!((&json["per_second"], &json["refused"]), (&json!(5.0), &json!(1)));
         assert_eq!(json["latency_ms"]["p99.9"], json!(2.0));

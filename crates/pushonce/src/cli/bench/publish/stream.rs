@@ -4,60 +4,71 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Instant;
 
-use pushonce_client::{Acknowledgement, Failure, PublishStream};
-use pushonce_core::Placed;
+use pushonce_client::{AcknowledgementFuture, PublishFailure, PublishStream};
+use pushonce_core::Acknowledgement;
 
-use super::Load;
-use crate::cli::bench::pace::Pace;
+use super::PublishBenchLoad;
+use crate::cli::bench::pace::LoadPacer;
 
 /// What waits for its acknowledgement, oldest first, with the moment it was meant to go.
-type Waiting = VecDeque<(Instant, Acknowledgement)>;
+type PendingAcknowledgements = VecDeque<(Instant, AcknowledgementFuture)>;
 
-pub(super) async fn run(mut load: Load, mut stream: PublishStream, mut pace: Pace, room: usize) {
+pub(super) async fn run(
+    mut load: PublishBenchLoad,
+    mut stream: PublishStream,
+    mut pacer: LoadPacer,
+    in_flight_max: usize,
+) {
     let stop = load.stop.clone();
     let mut stopped = pin!(stop.cancelled());
-    let mut waiting = Waiting::with_capacity(room);
+    let mut pending = PendingAcknowledgements::with_capacity(in_flight_max);
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            outcome = first(&mut waiting), if !waiting.is_empty() => {
-                load.ended(&mut waiting, outcome);
+            outcome = oldest_outcome(&mut pending), if !pending.is_empty() => {
+                load.finish_oldest(&mut pending, outcome);
             }
-            meant = pace.next(), if waiting.len() < room => {
-                load.tally.sent();
-                match stream.send(load.message()).await {
-                    Ok(acknowledgement) => waiting.push_back((meant, acknowledgement)),
-                    Err(why) => load.tally.failed(&why),
+            due_at = pacer.next_due(), if pending.len() < in_flight_max => {
+                load.tally.on_sent();
+                match stream.send(load.next_message()).await {
+                    Ok(acknowledgement) => pending.push_back((due_at, acknowledgement)),
+                    Err(failure) => load.tally.on_failed(&failure),
                 }
             }
         }
     }
-    load.drain(&mut waiting).await;
+    load.drain(&mut pending).await;
 }
 
 /// The outcome of the oldest. May be dropped and called again.
-async fn first(waiting: &mut Waiting) -> Result<Placed, Failure> {
-    match waiting.front_mut() {
+async fn oldest_outcome(
+    pending: &mut PendingAcknowledgements,
+) -> Result<Acknowledgement, PublishFailure> {
+    match pending.front_mut() {
         Some((_, acknowledgement)) => acknowledgement
             .await
-            .unwrap_or_else(|_| Err(Failure::Unknown("the stream ended".to_owned()))),
+            .unwrap_or_else(|_| Err(PublishFailure::Unknown("the stream ended".to_owned()))),
         None => std::future::pending().await,
     }
 }
 
-impl Load {
-    fn ended(&self, waiting: &mut Waiting, outcome: Result<Placed, Failure>) {
-        if let Some((meant, _)) = waiting.pop_front() {
-            self.count(meant, outcome);
+impl PublishBenchLoad {
+    fn finish_oldest(
+        &self,
+        pending: &mut PendingAcknowledgements,
+        outcome: Result<Acknowledgement, PublishFailure>,
+    ) {
+        if let Some((due_at, _)) = pending.pop_front() {
+            self.record_outcome(due_at, outcome);
         }
     }
 
     /// Waits for all that are on their way.
-    async fn drain(&self, waiting: &mut Waiting) {
-        while !waiting.is_empty() {
-            let outcome = first(waiting).await;
-            self.ended(waiting, outcome);
+    async fn drain(&self, pending: &mut PendingAcknowledgements) {
+        while !pending.is_empty() {
+            let outcome = oldest_outcome(pending).await;
+            self.finish_oldest(pending, outcome);
         }
     }
 }

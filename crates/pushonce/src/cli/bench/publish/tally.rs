@@ -3,70 +3,70 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pushonce_client::Failure;
+use pushonce_client::PublishFailure;
 
-use crate::instruments::Latency;
+use crate::instruments::LatencyHistogram;
 
 /// One worker's count: written by it, read by who shows the progress.
 #[derive(Default)]
-pub(super) struct Tally(Mutex<Count>);
+pub(super) struct PublishTally(Mutex<PublishCounts>);
 
 /// How publishes ended. What was sent and has not ended is on its way.
 #[derive(Clone, Default)]
-pub(in crate::cli::bench) struct Count {
+pub(in crate::cli::bench) struct PublishCounts {
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
     pub(super) refused: u64,
     pub(super) unknown: u64,
     /// Why the first that failed did.
-    pub(super) failure: Option<String>,
+    pub(super) first_failure: Option<String>,
     /// From the moment it was meant to go to its acknowledgement.
-    pub(super) latency: Latency,
+    pub(super) latency: LatencyHistogram,
 }
 
-impl Tally {
-    pub(super) fn sent(&self) {
+impl PublishTally {
+    pub(super) fn on_sent(&self) {
         self.lock().sent += 1;
     }
 
-    pub(super) fn acknowledged_after(&self, took: Duration) {
+    pub(super) fn on_acknowledged(&self, latency: Duration) {
         let mut count = self.lock();
         count.acknowledged += 1;
-        count.latency.record(took);
+        count.latency.record(latency);
     }
 
-    pub(super) fn failed(&self, why: &Failure) {
+    pub(super) fn on_failed(&self, failure: &PublishFailure) {
         let mut count = self.lock();
-        match why {
-            Failure::Refused { .. } => count.refused += 1,
-            Failure::Unknown(_) => count.unknown += 1,
+        match failure {
+            PublishFailure::Rejected { .. } => count.refused += 1,
+            PublishFailure::Unknown(_) => count.unknown += 1,
         }
-        count.failure.get_or_insert_with(|| why.to_string());
+        count.first_failure.get_or_insert_with(|| failure.to_string());
     }
 
-    pub(super) fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged_count(&self) -> u64 {
         self.lock().acknowledged
     }
 
-    pub(super) fn add_to(&self, sum: &mut Count) {
+    pub(super) fn add_to(&self, sum: &mut PublishCounts) {
         let count = self.lock();
         sum.sent += count.sent;
         sum.acknowledged += count.acknowledged;
         sum.refused += count.refused;
         sum.unknown += count.unknown;
         sum.latency.add(&count.latency);
-        if sum.failure.is_none() {
-            sum.failure.clone_from(&count.failure);
+        if sum.first_failure.is_none() {
+            sum.first_failure.clone_from(&count.first_failure);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Count> {
+    fn lock(&self) -> MutexGuard<'_, PublishCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Count {
-    pub(super) fn ended(&self) -> u64 {
+impl PublishCounts {
+    pub(super) fn finished_count(&self) -> u64 {
         self.acknowledged + self.refused + self.unknown
     }
 }
@@ -76,18 +76,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_add_up_and_the_first_failure_is_kept() {
-        let (one, other) = (Tally::default(), Tally::default());
-        (0..3).for_each(|_| one.sent());
-        one.acknowledged_after(Duration::from_millis(1));
-        one.failed(&Failure::Unknown("the stream ended".to_owned()));
-        one.failed(&Failure::Unknown("another".to_owned()));
-        other.sent();
-        other.acknowledged_after(Duration::from_millis(1));
-        let mut sum = Count::default();
+    fn counts_of_workers_add_up_and_the_first_failure_is_kept() {
+        let (one, other) = (PublishTally::default(), PublishTally::default());
+        (0..3).for_each(|_| one.on_sent());
+        one.on_acknowledged(Duration::from_millis(1));
+        one.on_failed(&PublishFailure::Unknown("the stream ended".to_owned()));
+        one.on_failed(&PublishFailure::Unknown("another".to_owned()));
+        other.on_sent();
+        other.on_acknowledged(Duration::from_millis(1));
+        let mut sum = PublishCounts::default();
         one.add_to(&mut sum);
         other.add_to(&mut sum);
-        assert_eq!((sum.sent, sum.ended(), sum.acknowledged, sum.unknown), (4, 4, 2, 2));
-        assert_eq!(sum.failure.as_deref(), Some("the outcome is unknown: the stream ended"));
+        assert_eq!((sum.sent, sum.finished_count(), sum.acknowledged, sum.unknown), (4, 4, 2, 2));
+        assert_eq!(sum.first_failure.as_deref(), Some("the outcome is unknown: the stream ended"));
     }
 }

@@ -5,27 +5,32 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::Load;
-use crate::cli::bench::pace::Pace;
+use super::PublishBenchLoad;
+use crate::cli::bench::pace::LoadPacer;
 
 /// Starts as many tasks as may wait at once. They share the connection and the pace.
-pub(super) fn spawn(workers: &mut JoinSet<()>, load: Load, pace: Pace, room: usize) {
-    let pace = Arc::new(Mutex::new(pace));
-    for nth in 0..room {
+pub(super) fn spawn(
+    workers: &mut JoinSet<()>,
+    load: PublishBenchLoad,
+    pacer: LoadPacer,
+    in_flight_max: usize,
+) {
+    let pacer = Arc::new(Mutex::new(pacer));
+    for offset in 0..in_flight_max {
         let mut load = load.clone();
         // Each goes through every topic, from another one on.
-        load.turn += nth;
-        workers.spawn(run(load, pace.clone()));
+        load.topic_index += offset;
+        workers.spawn(run(load, pacer.clone()));
     }
 }
 
-async fn run(mut load: Load, pace: Arc<Mutex<Pace>>) {
+async fn run(mut load: PublishBenchLoad, pacer: Arc<Mutex<LoadPacer>>) {
     loop {
-        let next = async { pace.lock().await.next().await };
-        let Some(meant) = load.stop.run_until_cancelled(next).await else { return };
-        load.tally.sent();
-        let message = load.message();
+        let next_due = async { pacer.lock().await.next_due().await };
+        let Some(due_at) = load.stop.run_until_cancelled(next_due).await else { return };
+        load.tally.on_sent();
+        let message = load.next_message();
         let outcome = load.publisher.publish(message).await;
-        load.count(meant, outcome);
+        load.record_outcome(due_at, outcome);
     }
 }

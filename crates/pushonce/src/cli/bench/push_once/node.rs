@@ -9,13 +9,13 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::viewers;
-use crate::config::{Config, Partial};
+use crate::config::{Config, PartialConfig};
 use crate::init;
 
-const START_MAX: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Ends when it is dropped.
-pub(super) struct Node {
+pub(super) struct NodeProcess {
     pub(super) http: SocketAddr,
     pub(super) pid: u32,
     // In this order: the process goes before its folder.
@@ -23,12 +23,13 @@ pub(super) struct Node {
     _data: TempDir,
 }
 
-impl Node {
+impl NodeProcess {
     /// Returns when it is ready.
-    pub(super) async fn start() -> anyhow::Result<Node> {
+    pub(super) async fn start() -> anyhow::Result<NodeProcess> {
         let data = tempfile::tempdir()?;
-        let flags = Partial { data: Some(data.path().to_owned()), ..Partial::default() };
-        init(&Config::resolve(flags, Partial::default(), Partial::default())?).await?;
+        let flags =
+            PartialConfig { data: Some(data.path().to_owned()), ..PartialConfig::default() };
+        init(&Config::resolve(flags, PartialConfig::default(), PartialConfig::default())?).await?;
         let [http, quic, grpc, peer] = free_ports()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--log", "error", "serve", "--name", "bench", "--data"]).arg(data.path());
@@ -40,23 +41,23 @@ impl Node {
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().context("the node does not start")?;
         let pid = child.id().context("the node has ended already")?;
-        let begun = Instant::now();
-        while !viewers::ready(http).await {
-            if begun.elapsed() > START_MAX {
-                bail!("the node is not ready after {START_MAX:?}");
+        let started = Instant::now();
+        while !viewers::is_ready(http).await {
+            if started.elapsed() > START_TIMEOUT {
+                bail!("the node is not ready after {START_TIMEOUT:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(Node { http, pid, _child: child, _data: data })
+        Ok(NodeProcess { http, pid, _child: child, _data: data })
     }
 }
 
 /// Held together for a moment, so that they differ.
 fn free_ports() -> anyhow::Result<[SocketAddr; 4]> {
-    let take = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let taken = [take()?, take()?, take()?, take()?];
+    let bind_any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners = [bind_any()?, bind_any()?, bind_any()?, bind_any()?];
     let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 4];
-    for (port, listener) in ports.iter_mut().zip(&taken) {
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
         *port = listener.local_addr()?;
     }
     Ok(ports)

@@ -42,19 +42,19 @@ pub(in crate::cli::bench) struct Args {
 }
 
 /// Changes that a viewer may lag behind. One more, and it would have to connect anew.
-const LAG_MAX: usize = 128;
+const LAGGING_CHANGES_MAX: usize = 128;
 
-struct Site {
+struct OriginSite {
     state_bytes: usize,
     page_bytes: usize,
     version: AtomicU64,
     state: Mutex<Bytes>,
     changes: broadcast::Sender<Bytes>,
-    counts: Arc<Counts>,
+    counters: Arc<OriginCounters>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct OriginCounters {
     /// Answered, sent, or pushed.
     requests: AtomicU64,
     /// Over its connections, in and out.
@@ -62,63 +62,63 @@ struct Counts {
 }
 
 pub(in crate::cli::bench) async fn run(args: Args) -> anyhow::Result<()> {
-    let site = Arc::new(Site {
+    let site = Arc::new(OriginSite {
         state_bytes: args.state,
         page_bytes: args.page,
         version: AtomicU64::new(0),
         state: Mutex::default(),
-        changes: broadcast::channel(LAG_MAX).0,
-        counts: Arc::default(),
+        changes: broadcast::channel(LAGGING_CHANGES_MAX).0,
+        counters: Arc::default(),
     });
     site.change();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    say(json!({ "address": listener.local_addr()?.to_string() }))?;
+    print_json_line(json!({ "address": listener.local_addr()?.to_string() }))?;
     let routes = Router::new()
-        .route("/page", get(page))
-        .route("/state", get(state))
-        .route("/events", get(events))
+        .route("/page", get(get_page))
+        .route("/state", get(get_state))
+        .route("/events", get(get_events))
         .with_state(site.clone());
     tokio::select! {
-        served = axum::serve(Counting { listener, counts: site.counts.clone() }, routes) => {
+        served = axum::serve(CountingListener { listener, counters: site.counters.clone() }, routes) => {
             Ok(served?)
         }
-        obeyed = obey(&site, args.publish_to) => obeyed,
+        command_loop = serve_commands(&site, args.publish_to) => command_loop,
     }
 }
 
-async fn obey(site: &Site, publish_to: Option<SocketAddr>) -> anyhow::Result<()> {
-    let mut words = BufReader::new(tokio::io::stdin()).lines();
+async fn serve_commands(site: &OriginSite, publish_to: Option<SocketAddr>) -> anyhow::Result<()> {
+    let mut stdin_lines = BufReader::new(tokio::io::stdin()).lines();
     let mut node = match publish_to {
         None => None,
         Some(node) => {
             let stream = TcpStream::connect(node).await?;
             stream.set_nodelay(true)?;
-            Some(Counted { stream, counts: site.counts.clone() })
+            Some(CountingStream { stream, counters: site.counters.clone() })
         }
     };
-    while let Some(word) = words.next_line().await? {
-        match word.as_str() {
+    while let Some(command) = stdin_lines.next_line().await? {
+        match command.as_str() {
             "change" => {
                 let state = site.change();
                 if let Some(node) = &mut node {
-                    site.counts.requests.fetch_add(1, Ordering::Relaxed);
+                    site.counters.requests.fetch_add(1, Ordering::Relaxed);
                     publish(node, &state).await?;
                 }
-                say(json!({}))?;
+                print_json_line(json!({}))?;
             }
-            "tell" => say(json!({
-                "requests": site.counts.requests.load(Ordering::Relaxed),
-                "bytes": site.counts.bytes.load(Ordering::Relaxed),
+            "tell" => print_json_line(json!({
+                "requests": site.counters.requests.load(Ordering::Relaxed),
+                "bytes": site.counters.bytes.load(Ordering::Relaxed),
                 "cpu_nanos": cpu_nanos()?,
             }))?,
-            other => bail!("{other:?} is no word of this site"),
+            unknown => bail!("{unknown:?} is no word of this site"),
         }
     }
     Ok(())
 }
 
 /// `POST /topics/…`, as any site can.
-async fn publish(node: &mut Counted, state: &[u8]) -> anyhow::Result<()> {
+async fn publish(node: &mut CountingStream, state: &[u8]) -> anyhow::Result<()> {
     let head = format!(
         "POST /topics/{} HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
@@ -126,106 +126,113 @@ async fn publish(node: &mut Counted, state: &[u8]) -> anyhow::Result<()> {
         state.len()
     );
     node.write_all(&[head.as_bytes(), state].concat()).await?;
-    let mut answer = [0; 4_096];
-    let count = node.read(&mut answer).await?;
-    if !answer[..count].starts_with(b"HTTP/1.1 200 ") {
-        bail!("the node answered {:?}", String::from_utf8_lossy(&answer[..count]));
+    let mut response = [0; 4_096];
+    let count = node.read(&mut response).await?;
+    if !response[..count].starts_with(b"HTTP/1.1 200 ") {
+        bail!("the node answered {:?}", String::from_utf8_lossy(&response[..count]));
     }
     Ok(())
 }
 
-impl Site {
+impl OriginSite {
     /// Makes a new state, and tells those who listen.
     fn change(&self) -> Bytes {
         let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut text = format!("{{\"mark\":\"~\",\"version\":{version},\"rest\":\"");
-        text.extend(std::iter::repeat_n('x', self.state_bytes.saturating_sub(text.len() + 2)));
-        text += "\"}";
-        let state = Bytes::from(text);
+        let mut json_text = format!("{{\"mark\":\"~\",\"version\":{version},\"rest\":\"");
+        json_text
+            .extend(std::iter::repeat_n('x', self.state_bytes.saturating_sub(json_text.len() + 2)));
+        json_text += "\"}";
+        let state = Bytes::from(json_text);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state.clone();
         // Nobody may listen.
-        let _listeners = self.changes.send(event(&state));
+        let _listeners = self.changes.send(sse_event(&state));
         state
     }
 
-    fn now(&self) -> (String, Bytes) {
+    fn current_state(&self) -> (String, Bytes) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (format!("\"{}\"", self.version.load(Ordering::Relaxed)), state)
     }
 }
 
-fn event(state: &[u8]) -> Bytes {
+fn sse_event(state: &[u8]) -> Bytes {
     [b"data: ", state, b"\n\n"].concat().into()
 }
 
-type Shared = State<Arc<Site>>;
+type SiteState = State<Arc<OriginSite>>;
 
-async fn page(State(site): Shared) -> Response<Body> {
-    site.counts.requests.fetch_add(1, Ordering::Relaxed);
-    let (_, state) = site.now();
+async fn get_page(State(site): SiteState) -> Response<Body> {
+    site.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let (_, state) = site.current_state();
     let mut page =
         b"<!doctype html><title>Score</title><script type=\"application/json\">".to_vec();
     page.extend_from_slice(&state);
     page.extend_from_slice(b"</script><p>");
     page.resize(page.len().max(site.page_bytes), b'x');
-    answer(StatusCode::OK, "text/html", "", page.into())
+    response(StatusCode::OK, "text/html", "", page.into())
 }
 
-async fn state(State(site): Shared, headers: HeaderMap) -> Response<Body> {
-    site.counts.requests.fetch_add(1, Ordering::Relaxed);
-    let (tag, state) = site.now();
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        return answer(StatusCode::NOT_MODIFIED, "application/json", &tag, Body::empty());
+async fn get_state(State(site): SiteState, headers: HeaderMap) -> Response<Body> {
+    site.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let (etag, state) = site.current_state();
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|header_value| header_value.as_bytes() == etag.as_bytes())
+    {
+        return response(StatusCode::NOT_MODIFIED, "application/json", &etag, Body::empty());
     }
-    answer(StatusCode::OK, "application/json", &tag, state.into())
+    response(StatusCode::OK, "application/json", &etag, state.into())
 }
 
-async fn events(State(site): Shared) -> Response<Body> {
+async fn get_events(State(site): SiteState) -> Response<Body> {
     let changes = stream::once(async { Bytes::from_static(b":ready\n\n") })
-        .chain(of(site.changes.subscribe(), site.counts.clone()));
+        .chain(change_stream(site.changes.subscribe(), site.counters.clone()));
     let body = Body::from_stream(changes.map(Ok::<_, Infallible>));
-    answer(StatusCode::OK, "text/event-stream", "", body)
+    response(StatusCode::OK, "text/event-stream", "", body)
 }
 
 /// Ends when the viewer has lagged too far behind.
-fn of(changes: broadcast::Receiver<Bytes>, counts: Arc<Counts>) -> impl Stream<Item = Bytes> {
-    stream::unfold((changes, counts), |(mut changes, counts)| async {
+fn change_stream(
+    changes: broadcast::Receiver<Bytes>,
+    counters: Arc<OriginCounters>,
+) -> impl Stream<Item = Bytes> {
+    stream::unfold((changes, counters), |(mut changes, counts)| async {
         let change = changes.recv().await.ok()?;
         counts.requests.fetch_add(1, Ordering::Relaxed);
         Some((change, (changes, counts)))
     })
 }
 
-fn answer(status: StatusCode, content_type: &str, tag: &str, body: Body) -> Response<Body> {
+fn response(status: StatusCode, content_type: &str, etag: &str, body: Body) -> Response<Body> {
     let mut builder = Response::builder().status(status).header(header::CACHE_CONTROL, "no-cache");
     builder = builder.header(header::CONTENT_TYPE, content_type);
-    if !tag.is_empty() {
-        builder = builder.header(header::ETAG, tag);
+    if !etag.is_empty() {
+        builder = builder.header(header::ETAG, etag);
     }
     builder.body(body).unwrap_or_default()
 }
 
 /// Counts the bytes of every connection that it takes.
-struct Counting {
+struct CountingListener {
     listener: TcpListener,
-    counts: Arc<Counts>,
+    counters: Arc<OriginCounters>,
 }
 
-struct Counted {
+struct CountingStream {
     stream: TcpStream,
-    counts: Arc<Counts>,
+    counters: Arc<OriginCounters>,
 }
 
-impl axum::serve::Listener for Counting {
-    type Io = Counted;
+impl axum::serve::Listener for CountingListener {
+    type Io = CountingStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
+    async fn accept(&mut self) -> (CountingStream, SocketAddr) {
         loop {
-            if let Ok((stream, from)) = self.listener.accept().await {
+            if let Ok((stream, peer)) = self.listener.accept().await {
                 // Without it a push may wait for the acknowledgement of the last.
                 let _quick = stream.set_nodelay(true);
-                return (Counted { stream, counts: self.counts.clone() }, from);
+                return (CountingStream { stream, counters: self.counters.clone() }, peer);
             }
         }
     }
@@ -235,7 +242,7 @@ impl axum::serve::Listener for Counting {
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -243,12 +250,12 @@ impl AsyncRead for Counted {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        self.counts.bytes.fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
+        self.counters.bytes.fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
         read
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -256,7 +263,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count)) = written {
-            self.counts.bytes.fetch_add(count as u64, Ordering::Relaxed);
+            self.counters.bytes.fetch_add(count as u64, Ordering::Relaxed);
         }
         written
     }
@@ -268,7 +275,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
         if let Poll::Ready(Ok(count)) = written {
-            self.counts.bytes.fetch_add(count as u64, Ordering::Relaxed);
+            self.counters.bytes.fetch_add(count as u64, Ordering::Relaxed);
         }
         written
     }
@@ -297,6 +304,6 @@ fn cpu_nanos() -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-fn say(line: serde_json::Value) -> Result<(), OutputError> {
-    output::line(line)
+fn print_json_line(line: serde_json::Value) -> Result<(), OutputError> {
+    output::write_line(line)
 }

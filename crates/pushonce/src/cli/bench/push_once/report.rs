@@ -3,23 +3,23 @@
 use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
-use super::Way;
-use crate::instruments::chart::{Bar, Chart, Group, Scale, figure};
+use super::UpdateMethod;
+use crate::instruments::chart::{AxisScale, Bar, BarGroup, Chart, format_number};
 
 /// Everything that was measured.
 #[derive(Debug)]
-pub(in crate::cli::bench) struct Report {
+pub(in crate::cli::bench) struct PushOnceReport {
     pub(super) changes: u32,
     pub(super) polls: u32,
     pub(super) page: u32,
     pub(super) state: u32,
-    pub(super) rows: Vec<Cost>,
+    pub(super) rows: Vec<MethodCost>,
 }
 
 /// What one change costs the site in one way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
-    pub(super) way: Way,
+pub(super) struct MethodCost {
+    pub(super) method: UpdateMethod,
     pub(super) viewers: u32,
     /// Answered, pushed, or published.
     pub(super) requests: f64,
@@ -27,25 +27,25 @@ pub(super) struct Cost {
     pub(super) bytes: f64,
     pub(super) cpu_ms: f64,
     /// CPU of the node that does the rest.
-    pub(super) elsewhere_ms: f64,
+    pub(super) node_cpu_ms: f64,
 }
 
-impl super::super::Report for Report {
+impl super::super::BenchReport for PushOnceReport {
     fn text(&self) -> String {
         let mut rows = vec![
             ["viewers", "way", "requests", "bytes", "site's CPU", "node's CPU"].map(str::to_owned),
         ];
         rows.extend(self.rows.iter().map(|cost| {
-            let node = match cost.way {
-                Way::PushOnce => format!("{} ms", figure(cost.elsewhere_ms)),
+            let node = match cost.method {
+                UpdateMethod::PushOnce => format!("{} ms", format_number(cost.node_cpu_ms)),
                 _ => "–".to_owned(),
             };
             [
-                whole(cost.viewers.into()),
-                cost.way.name().to_owned(),
-                whole(cost.requests),
-                size(cost.bytes),
-                format!("{} ms", figure(cost.cpu_ms)),
+                format_integer(cost.viewers.into()),
+                cost.method.name().to_owned(),
+                format_integer(cost.requests),
+                format_bytes(cost.bytes),
+                format!("{} ms", format_number(cost.cpu_ms)),
                 node,
             ]
         }));
@@ -54,16 +54,16 @@ impl super::super::Report for Report {
              changes, {} polls between two.\n\n",
             self.page, self.state, self.changes, self.polls
         );
-        head + &table(&rows)
+        head + &markdown_table(&rows)
     }
 
     fn json(&self) -> Value {
-        let row = |cost: &Cost| {
+        let row = |cost: &MethodCost| {
             json!({
                 "viewers": cost.viewers,
-                "way": cost.way.to_possible_value().map(|value| value.get_name().to_owned()),
+                "way": cost.method.to_possible_value().map(|value| value.get_name().to_owned()),
                 "requests": cost.requests, "bytes": cost.bytes, "site_cpu_ms": cost.cpu_ms,
-                "node_cpu_ms": (cost.way == Way::PushOnce).then_some(cost.elsewhere_ms),
+                "node_cpu_ms": (cost.method == UpdateMethod::PushOnce).then_some(cost.node_cpu_ms),
             })
         };
         json!({
@@ -74,40 +74,40 @@ impl super::super::Report for Report {
     }
 }
 
-impl Report {
+impl PushOnceReport {
     /// The site's CPU.
     pub(super) fn chart(&self) -> Chart {
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<BarGroup> = Vec::new();
         for cost in &self.rows {
-            let name = format!("{} viewers", whole(cost.viewers.into()));
+            let name = format!("{} viewers", format_integer(cost.viewers.into()));
             let bar = Bar {
-                name: cost.way.name().to_owned(),
+                name: cost.method.name().to_owned(),
                 value: Some(cost.cpu_ms),
-                ours: cost.way == Way::PushOnce,
+                is_highlighted: cost.method == UpdateMethod::PushOnce,
             };
             match groups.last_mut().filter(|group| group.name == name) {
                 Some(group) => group.bars.push(bar),
-                None => groups.push(Group { name, bars: vec![bar] }),
+                None => groups.push(BarGroup { name, bars: vec![bar] }),
             }
         }
         Chart {
             title: "What one change costs a site that keeps its viewers up to date".to_owned(),
             unit: "CPU of the site in ms, logarithmic; less is better".to_owned(),
-            scale: Scale::Log,
+            scale: AxisScale::Log,
             groups,
         }
     }
 }
 
 /// In Markdown, which people can read as well.
-fn table(rows: &[[String; 6]]) -> String {
+fn markdown_table(rows: &[[String; 6]]) -> String {
     let widths: [usize; 6] =
         std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
-    for (nth, row) in rows.iter().enumerate() {
+    for (row_index, row) in rows.iter().enumerate() {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!(" {cell:<width$} |"));
         text += &format!("|{}\n", cells.collect::<String>());
-        if nth == 0 {
+        if row_index == 0 {
             let lines = widths.map(|width| format!("{}|", "-".repeat(width + 2)));
             text += &format!("|{}\n", lines.concat());
         }
@@ -116,7 +116,7 @@ fn table(rows: &[[String; 6]]) -> String {
 }
 
 /// To the unit, with commas between thousands.
-fn whole(number: f64) -> String {
+fn format_integer(number: f64) -> String {
     let digits = format!("{number:.0}");
     let comma = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);
     let mut text = String::new();
@@ -127,38 +127,38 @@ fn whole(number: f64) -> String {
     text
 }
 
-fn size(bytes: f64) -> String {
+fn format_bytes(bytes: f64) -> String {
     match bytes {
-        large if large >= 1e6 => format!("{} MB", figure(large / 1e6)),
-        middle if middle >= 1e3 => format!("{} kB", figure(middle / 1e3)),
-        small => format!("{} B", figure(small)),
+        large if large >= 1e6 => format!("{} MB", format_number(large / 1e6)),
+        middle if middle >= 1e3 => format!("{} kB", format_number(middle / 1e3)),
+        small => format!("{} B", format_number(small)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bench::Report as _;
+    use crate::cli::bench::BenchReport as _;
 
-    fn report() -> Report {
-        let cost = |way, viewers, requests, cpu_ms| Cost {
-            way,
+    fn report() -> PushOnceReport {
+        let cost = |method, viewers, requests, cpu_ms| MethodCost {
+            method,
             viewers,
             requests,
             bytes: requests * 16_500.0,
             cpu_ms,
-            elsewhere_ms: 4.0,
+            node_cpu_ms: 4.0,
         };
         let rows = vec![
-            cost(Way::Reload, 100, 100.0, 3.0),
-            cost(Way::PushOnce, 100, 1.0, 0.1),
-            cost(Way::Reload, 1_000, 1_000.0, 30.0),
+            cost(UpdateMethod::Reload, 100, 100.0, 3.0),
+            cost(UpdateMethod::PushOnce, 100, 1.0, 0.1),
+            cost(UpdateMethod::Reload, 1_000, 1_000.0, 30.0),
         ];
-        Report { changes: 3, polls: 5, page: 16_384, state: 300, rows }
+        PushOnceReport { changes: 3, polls: 5, page: 16_384, state: 300, rows }
     }
 
     #[test]
-    fn people_read_a_row_for_each_way_and_number() {
+    fn text_has_a_row_for_each_method_and_number_of_viewers() {
         let text = report().text();
         let rows: Vec<_> = text.lines().skip(2).collect();
         assert_eq!(rows.len(), 5);
@@ -170,12 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn thousands_are_parted() {
-        assert_eq!([1.0, 100.0, 1_000.0, 50_000.0].map(whole), ["1", "100", "1,000", "50,000"]);
+    fn thousands_are_separated_by_commas() {
+        assert_eq!(
+            [1.0, 100.0, 1_000.0, 50_000.0].map(format_integer),
+            ["1", "100", "1,000", "50,000"]
+        );
     }
 
     #[test]
-    fn programs_read_the_same() {
+    fn json_has_the_figures_of_the_text() {
         let json = report().json();
         assert_eq!(json["rows"][1]["way"], "push-once");
         assert_eq!(json["rows"][1]["node_cpu_ms"], 4.0);
@@ -183,11 +186,11 @@ mod tests {
     }
 
     #[test]
-    fn the_chart_holds_the_ways_against_each_other_for_each_number_of_viewers() {
+    fn chart_groups_the_methods_by_number_of_viewers() {
         let chart = report().chart();
         let shape: Vec<_> =
             chart.groups.iter().map(|group| (group.name.as_str(), group.bars.len())).collect();
         assert_eq!(shape, [("100 viewers", 2), ("1,000 viewers", 1)]);
-        assert!(chart.groups[0].bars[1].ours);
+        assert!(chart.groups[0].bars[1].is_highlighted);
     }
 }

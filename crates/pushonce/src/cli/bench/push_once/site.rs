@@ -10,35 +10,35 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// Ends when it is dropped.
-pub(super) struct Site {
+pub(super) struct SiteProcess {
     pub(super) address: SocketAddr,
-    words: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
+    stdin: ChildStdin,
+    stdout_lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
 }
 
 /// What the site has done since it began.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Told {
+pub(super) struct SiteCounters {
     pub(super) requests: u64,
     pub(super) bytes: u64,
     pub(super) cpu_nanos: u64,
 }
 
 #[derive(Deserialize)]
-struct Begun {
+struct SiteStarted {
     address: SocketAddr,
 }
 
 #[derive(Deserialize)]
-struct Changed {}
+struct SiteChanged {}
 
-impl Site {
+impl SiteProcess {
     pub(super) async fn start(
         page: u32,
         state: u32,
         publish_to: Option<SocketAddr>,
-    ) -> anyhow::Result<Site> {
+    ) -> anyhow::Result<SiteProcess> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "origin", "--page", &page.to_string()]);
         command.args(["--state", &state.to_string()]);
@@ -47,32 +47,33 @@ impl Site {
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("the site does not start")?;
-        let words = child.stdin.take().context("the site has no input")?;
-        let answers = child.stdout.take().context("the site has no output")?;
-        let mut answers = BufReader::new(answers).lines();
-        let begun: Begun = line(&mut answers).await?;
-        Ok(Site { address: begun.address, words, answers, _child: child })
+        let stdin = child.stdin.take().context("the site has no input")?;
+        let stdout = child.stdout.take().context("the site has no output")?;
+        let mut stdout_lines = BufReader::new(stdout).lines();
+        let started: SiteStarted = read_json_line(&mut stdout_lines).await?;
+        Ok(SiteProcess { address: started.address, stdin, stdout_lines, _child: child })
     }
 
     /// Returns when the site has done its part.
     pub(super) async fn change(&mut self) -> anyhow::Result<()> {
-        let _done: Changed = self.say("change\n").await?;
+        let _done: SiteChanged = self.send_command("change\n").await?;
         Ok(())
     }
 
-    pub(super) async fn told(&mut self) -> anyhow::Result<Told> {
-        self.say("tell\n").await
+    pub(super) async fn counters(&mut self) -> anyhow::Result<SiteCounters> {
+        self.send_command("tell\n").await
     }
 
-    async fn say<T: DeserializeOwned>(&mut self, word: &str) -> anyhow::Result<T> {
-        self.words.write_all(word.as_bytes()).await?;
-        line(&mut self.answers).await
+    async fn send_command<T: DeserializeOwned>(&mut self, command: &str) -> anyhow::Result<T> {
+        self.stdin.write_all(command.as_bytes()).await?;
+        read_json_line(&mut self.stdout_lines).await
     }
 }
 
-async fn line<T: DeserializeOwned>(
-    answers: &mut Lines<BufReader<ChildStdout>>,
+async fn read_json_line<T: DeserializeOwned>(
+    stdout_lines: &mut Lines<BufReader<ChildStdout>>,
 ) -> anyhow::Result<T> {
-    let line = answers.next_line().await?.context("the site has ended; what it said is above")?;
+    let line =
+        stdout_lines.next_line().await?.context("the site has ended; what it said is above")?;
     Ok(serde_json::from_str(&line)?)
 }

@@ -11,98 +11,99 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::cli::bench::progress::{self, Ended};
+use crate::cli::bench::progress::{self, WaitOutcome};
 
 /// Where the site publishes in the last of the four ways.
 pub(super) const TOPIC: &str = "bench/push-once";
 
 /// Once in each change, and in nothing else.
-const MARK: u8 = b'~';
+const CHANGE_MARK: u8 = b'~';
 
 /// Connections that are opened, and requests that are under way, at one moment.
-const TOGETHER: usize = 64;
+const CONCURRENT_MAX: usize = 64;
 
-const HEAR_MAX: Duration = Duration::from_secs(60);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// Viewers that ask, one request at a time each, over connections that stay.
-pub(super) struct Askers {
+pub(super) struct PollingViewers {
     path: &'static str,
-    viewers: Vec<Asker>,
+    viewers: Vec<PollingViewer>,
 }
 
-struct Asker {
+struct PollingViewer {
     stream: TcpStream,
     /// What the site said of what this one has.
-    tag: String,
+    etag: String,
 }
 
 /// Viewers that are told.
-pub(super) struct Listeners {
-    viewers: u64,
-    heard: Arc<AtomicU64>,
+pub(super) struct StreamingViewers {
+    count: u64,
+    received: Arc<AtomicU64>,
     // Dropped, all of them leave.
     _tasks: JoinSet<()>,
 }
 
-impl Askers {
-    pub(super) async fn gather(
+impl PollingViewers {
+    pub(super) async fn connect(
         site: SocketAddr,
         path: &'static str,
         viewers: u32,
-    ) -> anyhow::Result<Askers> {
-        let open = |_| async move {
-            let mut asker = Asker { stream: TcpStream::connect(site).await?, tag: String::new() };
-            asker.ask(path).await?;
+    ) -> anyhow::Result<PollingViewers> {
+        let connect_one = |_| async move {
+            let mut asker =
+                PollingViewer { stream: TcpStream::connect(site).await?, etag: String::new() };
+            asker.poll_once(path).await?;
             anyhow::Ok(asker)
         };
-        let viewers = stream::iter(0..viewers).map(open).buffer_unordered(TOGETHER);
-        Ok(Askers { path, viewers: viewers.try_collect().await? })
+        let viewers = stream::iter(0..viewers).map(connect_one).buffer_unordered(CONCURRENT_MAX);
+        Ok(PollingViewers { path, viewers: viewers.try_collect().await? })
     }
 
     /// Everybody asks once.
-    pub(super) async fn ask(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn poll_all(&mut self) -> anyhow::Result<()> {
         let path = self.path;
         let all = stream::iter(self.viewers.iter_mut().map(Ok));
-        all.try_for_each_concurrent(TOGETHER, |viewer| viewer.ask(path)).await
+        all.try_for_each_concurrent(CONCURRENT_MAX, |viewer| viewer.poll_once(path)).await
     }
 }
 
-impl Asker {
-    async fn ask(&mut self, path: &str) -> anyhow::Result<()> {
-        let known = match self.tag.as_str() {
+impl PollingViewer {
+    async fn poll_once(&mut self, path: &str) -> anyhow::Result<()> {
+        let if_none_match = match self.etag.as_str() {
             "" => String::new(),
             tag => format!("If-None-Match: {tag}\r\n"),
         };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: site\r\n{known}\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: site\r\n{if_none_match}\r\n");
         self.stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::with_capacity(1_024);
+        let mut response = Vec::with_capacity(1_024);
         let end = loop {
-            if self.stream.read_buf(&mut answer).await? == 0
-                || answer.len() > HEAD_BYTES_MAX + (1 << 20)
+            if self.stream.read_buf(&mut response).await? == 0
+                || response.len() > HEAD_BYTES_MAX + (1 << 20)
             {
                 bail!("the site hung up, or its answer has no end");
             }
-            if let Some(end) = find(&answer, b"\r\n\r\n") {
+            if let Some(end) = find_bytes(&response, b"\r\n\r\n") {
                 break end + 4;
             }
         };
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        let head = String::from_utf8_lossy(&response[..end]).into_owned();
         if !head.starts_with("HTTP/1.1 200 ") && !head.starts_with("HTTP/1.1 304 ") {
             bail!("the site answered {:?}", head.lines().next());
         }
-        if let Some(tag) = field(&head, "etag") {
-            tag.clone_into(&mut self.tag);
+        if let Some(tag) = header_value(&head, "etag") {
+            tag.clone_into(&mut self.etag);
         }
-        let length: usize = field(&head, "content-length").unwrap_or("0").parse()?;
+        let length: usize = header_value(&head, "content-length").unwrap_or("0").parse()?;
         let body = if head.starts_with("HTTP/1.1 304 ") { 0 } else { length };
-        let mut rest = (end + body).saturating_sub(answer.len());
-        while rest > 0 {
-            answer.clear();
-            match self.stream.read_buf(&mut answer).await? {
+        let mut remaining = (end + body).saturating_sub(response.len());
+        while remaining > 0 {
+            response.clear();
+            match self.stream.read_buf(&mut response).await? {
                 0 => bail!("the site hung up in the middle of its answer"),
-                count => rest = rest.saturating_sub(count),
+                count => remaining = remaining.saturating_sub(count),
             }
         }
         Ok(())
@@ -110,90 +111,104 @@ impl Asker {
 }
 
 /// Each holds a stream of events of the site.
-pub(super) async fn of_site(site: SocketAddr, viewers: u32) -> anyhow::Result<Listeners> {
+pub(super) async fn connect_to_site(
+    site: SocketAddr,
+    viewers: u32,
+) -> anyhow::Result<StreamingViewers> {
     let request = "GET /events HTTP/1.1\r\nHost: site\r\nAccept: text/event-stream\r\n\r\n";
-    Listeners::gather(site, request.to_owned(), b":ready", viewers).await
+    StreamingViewers::connect(site, request.to_owned(), b":ready", viewers).await
 }
 
 /// Each has a WebSocket to the node.
-pub(super) async fn of_node(node: SocketAddr, viewers: u32) -> anyhow::Result<Listeners> {
+pub(super) async fn connect_to_node(
+    node: SocketAddr,
+    viewers: u32,
+) -> anyhow::Result<StreamingViewers> {
     let request = format!(
         "GET /ws?topic={TOPIC} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     );
-    Listeners::gather(node, request, b"\"subscribed\"", viewers).await
+    StreamingViewers::connect(node, request, b"\"subscribed\"", viewers).await
 }
 
 /// Whether a node says that it can do its work.
-pub(super) async fn ready(node: SocketAddr) -> bool {
-    let asked = async {
+pub(super) async fn is_ready(node: SocketAddr) -> bool {
+    let request = async {
         let mut stream = TcpStream::connect(node).await.ok()?;
         stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: node\r\n\r\n").await.ok()?;
-        let mut answer = [0; 64];
-        let count = stream.read(&mut answer).await.ok()?;
-        answer[..count].starts_with(b"HTTP/1.1 200 ").then_some(())
+        let mut response = [0; 64];
+        let count = stream.read(&mut response).await.ok()?;
+        response[..count].starts_with(b"HTTP/1.1 200 ").then_some(())
     };
-    matches!(tokio::time::timeout(Duration::from_secs(1), asked).await, Ok(Some(())))
+    matches!(tokio::time::timeout(Duration::from_secs(1), request).await, Ok(Some(())))
 }
 
-impl Listeners {
-    async fn gather(
+impl StreamingViewers {
+    async fn connect(
         server: SocketAddr,
         request: String,
         ready: &'static [u8],
         viewers: u32,
-    ) -> anyhow::Result<Listeners> {
-        let heard = Arc::new(AtomicU64::new(0));
-        let open = |_| listen(server, &request, ready);
-        let mut streams = stream::iter(0..viewers).map(open).buffer_unordered(TOGETHER);
+    ) -> anyhow::Result<StreamingViewers> {
+        let received = Arc::new(AtomicU64::new(0));
+        let connect_one = |_| open_stream(server, &request, ready);
+        let mut streams =
+            stream::iter(0..viewers).map(connect_one).buffer_unordered(CONCURRENT_MAX);
         let mut tasks = JoinSet::new();
         while let Some(stream) = streams.try_next().await? {
-            tasks.spawn(count(stream, heard.clone()));
+            tasks.spawn(count_marks(stream, received.clone()));
         }
         drop(streams);
-        Ok(Listeners { viewers: viewers.into(), heard, _tasks: tasks })
+        Ok(StreamingViewers { count: viewers.into(), received, _tasks: tasks })
     }
 
     /// Returns when everybody has heard of `changes` changes.
-    pub(super) async fn heard(&self, changes: u32) -> anyhow::Result<()> {
-        let expected = self.viewers * u64::from(changes);
-        let so_far = || self.heard.load(Ordering::Relaxed);
-        let tell = || format!("{} of {expected} deliveries", so_far());
-        match progress::watch(HEAR_MAX, &Default::default(), || so_far() >= expected, tell).await {
-            Ended::Done => Ok(()),
-            _ => Err(anyhow!("{} of {expected} deliveries after {HEAR_MAX:?}", so_far())),
+    pub(super) async fn wait_until_received(&self, changes: u32) -> anyhow::Result<()> {
+        let expected = self.count * u64::from(changes);
+        let received = || self.received.load(Ordering::Relaxed);
+        let progress_text = || format!("{} of {expected} deliveries", received());
+        match progress::wait_with_progress(
+            DELIVERY_TIMEOUT,
+            &Default::default(),
+            || received() >= expected,
+            progress_text,
+        )
+        .await
+        {
+            WaitOutcome::Done => Ok(()),
+            _ => Err(anyhow!("{} of {expected} deliveries after {DELIVERY_TIMEOUT:?}", received())),
         }
     }
 }
 
 /// Connects, and waits for the sign that nothing will be missed from here on.
-async fn listen(server: SocketAddr, request: &str, ready: &[u8]) -> anyhow::Result<TcpStream> {
+async fn open_stream(server: SocketAddr, request: &str, ready: &[u8]) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(1_024);
-    while find(&answer, ready).is_none() {
-        if stream.read_buf(&mut answer).await? == 0 || answer.len() > HEAD_BYTES_MAX {
-            let line = String::from_utf8_lossy(&answer);
+    let mut response = Vec::with_capacity(1_024);
+    while find_bytes(&response, ready).is_none() {
+        if stream.read_buf(&mut response).await? == 0 || response.len() > HEAD_BYTES_MAX {
+            let line = String::from_utf8_lossy(&response);
             return Err(anyhow!("{:?}", line.lines().next())).context("no subscription");
         }
     }
     Ok(stream)
 }
 
-async fn count(mut stream: TcpStream, heard: Arc<AtomicU64>) {
+async fn count_marks(mut stream: TcpStream, received: Arc<AtomicU64>) {
     let mut bytes = [0; 2_048];
     while let Ok(count @ 1..) = stream.read(&mut bytes).await {
-        let marks = bytes[..count].iter().filter(|&&byte| byte == MARK).count();
-        heard.fetch_add(marks as u64, Ordering::Relaxed);
+        let changes = bytes[..count].iter().filter(|&&byte| byte == CHANGE_MARK).count();
+        received.fetch_add(changes as u64, Ordering::Relaxed);
     }
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|part| part == wanted)
+fn find_bytes(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|part| part == needle)
 }
 
 /// A field of a head.
-fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+fn header_value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())

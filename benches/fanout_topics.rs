@@ -1,0 +1,228 @@
+//! What many topics cost a node's fan-out, that a few subscribers each watch: memory for a topic, a
+//! subscription and a message, and the time to come and to go among few topics and among many.
+//!
+//! Memory is what the process grew by (`VmRSS`), so it holds the allocator's slack too; relay, shard and
+//! sockets are not in it. `cargo bench --bench topics`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use pushonce_core::{
+    ContentType, FetchError, Gap, HistoryPage, HistoryRange, Message, Position, StartFrom,
+    SubscribeOptions, Timestamp, Topic,
+};
+use pushonce_fanout::{
+    FrameEncoder, FrameRun, FrameSink, Hub, Lane, LaneDriver, OfferOutcome, Retention, SessionKey,
+    SinkClosed, TopicHealth, Upstream, WireFormat, hub,
+};
+use tokio_util::sync::CancellationToken;
+
+const SUBSCRIBERS: usize = 3;
+const TOPICS_EACH: usize = 300;
+const PAYLOAD_BYTES: usize = 128;
+
+/// Has no past; remembers who is to hear that a topic is live.
+#[derive(Default)]
+struct EmptyUpstream(Mutex<Vec<Topic>>);
+
+impl Upstream for EmptyUpstream {
+    fn watch(&self, topic: &Topic, _: Option<Position>) {
+        self.0.lock().unwrap().push(topic.clone());
+    }
+
+    fn unwatch(&self, _: &Topic) {}
+
+    fn fetch(
+        &self,
+        _: Topic,
+        _: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
+        Box::pin(async { Err(FetchError::Unavailable("nobody asks".to_owned())) })
+    }
+
+    fn retention(&self, _: &Topic) -> Retention {
+        Retention::default()
+    }
+}
+
+/// The payload as it is.
+struct PlainEncoder;
+
+impl FrameEncoder for PlainEncoder {
+    fn encode_message(&self, _: WireFormat, _: &Topic, message: &Message) -> Bytes {
+        message.payload.clone()
+    }
+
+    fn compute_delta(&self, _: &Message, _: &Message) -> Option<Bytes> {
+        None
+    }
+
+    fn encode_delta(&self, _: WireFormat, _: &Topic, _: &Message, delta: Bytes) -> Bytes {
+        delta
+    }
+
+    fn encode_gap(&self, _: WireFormat, _: &Topic, _: &Gap) -> Bytes {
+        Bytes::new()
+    }
+
+    fn encode_health(&self, _: WireFormat, _: &Topic, _: TopicHealth, _: Position) -> Bytes {
+        Bytes::new()
+    }
+
+    fn encode_audience(&self, _: WireFormat, _: &Topic, _: u64) -> Bytes {
+        Bytes::new()
+    }
+}
+
+/// Takes everything, and counts it for all sessions.
+struct CountingFrameSink(Rc<RefCell<usize>>);
+
+impl FrameSink for CountingFrameSink {
+    fn offer(&mut self, runs: &[FrameRun<'_>]) -> Result<OfferOutcome, SinkClosed> {
+        let taken = runs.iter().map(|run| run.frames.len()).sum();
+        *self.0.borrow_mut() += taken;
+        Ok(OfferOutcome { accepted: taken, is_blocked: false })
+    }
+}
+
+/// A fan-out with one lane and so many topics.
+struct FanoutBench {
+    hub: Hub,
+    upstream: Arc<EmptyUpstream>,
+    lane: Lane,
+    topics: Vec<Topic>,
+    sessions: Vec<SessionKey>,
+    delivered: Rc<RefCell<usize>>,
+}
+
+impl FanoutBench {
+    fn new(topics: usize) -> (FanoutBench, LaneDriver) {
+        let upstream = Arc::new(EmptyUpstream::default());
+        let hub = Hub::new(hub::Config::default(), upstream.clone(), Arc::new(PlainEncoder));
+        let (lane, driver) = hub.new_lane();
+        let delivered = Rc::default();
+        let topics = (0..topics).map(|n| Topic::new(&format!("game/{n}/score")).unwrap()).collect();
+        let sessions = Vec::new();
+        (FanoutBench { hub, upstream, lane, topics, sessions, delivered }, driver)
+    }
+
+    /// Each session with its share of the topics: neighbours, so that each topic has its subscribers in
+    /// sessions of their own.
+    fn session_topics(&self) -> Vec<(SessionKey, &[Topic])> {
+        let shares = self.topics.chunks(TOPICS_EACH).cycle();
+        self.sessions.iter().copied().zip(shares).collect()
+    }
+
+    fn open_sessions(&mut self) {
+        let sessions = SUBSCRIBERS * self.topics.len().div_ceil(TOPICS_EACH);
+        let new_sink = || Rc::new(RefCell::new(CountingFrameSink(Rc::clone(&self.delivered))));
+        self.sessions =
+            (0..sessions).map(|_| self.lane.open_session(WireFormat(0), new_sink())).collect();
+    }
+
+    /// Everybody subscribes to everything of theirs. How long that took, a subscription.
+    async fn subscribe_all(&self) -> Duration {
+        let start = Instant::now();
+        for (session, topics) in self.session_topics() {
+            let subscribe = |topic: &Topic| {
+                self.lane.subscribe(
+                    session,
+                    0,
+                    topic.clone(),
+                    StartFrom::Now,
+                    SubscribeOptions::default(),
+                )
+            };
+            let subscribing = join_all(topics.iter().map(subscribe));
+            let live = async {
+                tokio::task::yield_now().await;
+                for topic in std::mem::take(&mut *self.upstream.0.lock().unwrap()) {
+                    self.hub.mark_live_at(&topic, Position::ZERO);
+                }
+            };
+            let (results, ()) = tokio::join!(subscribing, live);
+            assert!(results.iter().all(Result::is_ok), "everybody gets in");
+            topics.iter().for_each(|topic| self.lane.start_delivery(session, topic));
+        }
+        start.elapsed() / self.subscriptions()
+    }
+
+    /// One more message on each topic, brought to all.
+    async fn publish(&self, offset: u64) {
+        let expected = *self.delivered.borrow() + self.subscriptions() as usize;
+        for topic in &self.topics {
+            let message = Message {
+                position: Position::new(1, offset),
+                time: Timestamp(0),
+                content_type: ContentType::Text,
+                key: None,
+                payload: vec![b'x'; PAYLOAD_BYTES].into(),
+            };
+            self.hub.deliver(topic, &[Arc::new(message)]);
+        }
+        while *self.delivered.borrow() < expected {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Everybody goes. How long that took, a subscription.
+    fn unsubscribe_all(&self) -> Duration {
+        let start = Instant::now();
+        for (session, topics) in self.session_topics() {
+            topics.iter().for_each(|topic| assert!(self.lane.unsubscribe(session, topic)));
+        }
+        start.elapsed() / self.subscriptions()
+    }
+
+    fn subscriptions(&self) -> u32 {
+        u32::try_from(self.topics.len() * SUBSCRIBERS).unwrap()
+    }
+}
+
+/// What the process holds of the machine's memory, in KiB.
+fn resident_kib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn measure(topics: usize) {
+    let (mut bench, driver) = FanoutBench::new(topics);
+    let end = CancellationToken::new();
+    let driving = tokio::task::spawn_local(driver.run(end.clone()));
+    bench.open_sessions();
+    let empty = resident_kib();
+    let subscribe_time = bench.subscribe_all().await;
+    let subscribed = resident_kib();
+    bench.publish(1).await;
+    let with_one_message = resident_kib();
+    for offset in 2..=10 {
+        bench.publish(offset).await;
+    }
+    let with_ten_messages = resident_kib();
+    let unsubscribe_time = bench.unsubscribe_all();
+    let bytes_per_topic = |kib: f64| kib * 1024.0 / topics as f64;
+    println!(
+        "{topics:>7} topics x {SUBSCRIBERS}: {:>6.0} B a topic with its subscriptions, {:>5.0} B more with a \
+         message of {PAYLOAD_BYTES} B, {:>5.0} B for each of nine more; subscribe {subscribe_time:?}, unsubscribe {unsubscribe_time:?}",
+        bytes_per_topic(subscribed - empty),
+        bytes_per_topic(with_one_message - subscribed),
+        bytes_per_topic(with_ten_messages - with_one_message) / 9.0,
+    );
+    end.cancel();
+    driving.await.unwrap();
+}
+
+fn main() {
+    // The few first: what they leave behind would hide what the many take.
+    for topics in [1_000, 10_000, 100_000] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, measure(topics));
+    }
+}

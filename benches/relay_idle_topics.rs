@@ -1,0 +1,153 @@
+//! What topics at rest cost a node's relay: CPU in a second in which nothing is published.
+//!
+//! One node that owns every shard watches the topics; each has one message. Ticks, heartbeats and the
+//! audit of quiet topics go on. CPU is that of the process, by `/proc/self/stat`, over ten seconds after the topics
+//! have come to rest. `cargo bench --bench relay`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use pushonce_core::{
+    Acknowledgement, Addresses, BuildInfo, ClusterId, ClusterView, FetchError, Gap, HistoryPage,
+    HistoryRange, Member, MemberState, Message, NodeId, OwnershipClaim, Position, Publish,
+    PublishError, PublishRejection, Roles, ShardId, SubscriberCount, Term, Timestamp, Topic,
+};
+use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const NODE: NodeId = NodeId(1);
+const TOPICS: [usize; 4] = [0, 1_000, 15_000, 150_000];
+/// How long the topics may take to come to rest: a new owner counts the audience of each once, some seconds
+/// after its claim.
+const SETTLE_TIME: Duration = Duration::from_secs(20);
+const MEASURE_TIME: Duration = Duration::from_secs(10);
+
+/// Every topic has one message.
+struct BenchShards;
+
+impl ShardSource for BenchShards {
+    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        async {
+            Err(PublishRejection::Unavailable("this bench takes no publishes".to_owned()).into())
+        }
+        .boxed()
+    }
+
+    fn read_history(&self, _: &Topic, _: HistoryRange) -> Result<HistoryPage, FetchError> {
+        Ok(HistoryPage { messages: Vec::new(), head: Position::new(1, 1), gap: None })
+    }
+
+    fn log_times(&self) -> Vec<(ShardId, Timestamp)> {
+        Vec::new()
+    }
+}
+
+struct BenchClock;
+
+impl Clocks for BenchClock {
+    fn local_time(&self) -> Timestamp {
+        Timestamp(1)
+    }
+
+    fn on_peer_time(&self, _: NodeId, _: Timestamp) {}
+}
+
+/// Counts the topics that are live.
+#[derive(Default)]
+struct LiveCounter(AtomicUsize);
+
+impl TopicSink for LiveCounter {
+    fn on_live(&self, _: &Topic, _: Position) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn deliver(&self, _: &Topic, _: Vec<Arc<Message>>) {}
+
+    fn on_gap(&self, _: &Topic, _: Gap) {}
+
+    fn on_stale(&self, _: &Topic) {}
+
+    fn on_fresh(&self, _: &Topic) {}
+
+    fn on_audience(&self, _: &Topic, _: u64) {}
+
+    fn on_log_time(&self, _: ShardId, _: Timestamp) {}
+
+    fn take_changed_counts(&self, _: usize) -> Vec<(Topic, SubscriberCount)> {
+        Vec::new()
+    }
+}
+
+fn view() -> ClusterView {
+    let member = Member {
+        id: NODE,
+        name: "one".to_owned(),
+        addresses: Addresses::default(),
+        region: String::new(),
+        zone: String::new(),
+        roles: Roles::default(),
+        weight: 1,
+        state: MemberState::Active,
+        build: BuildInfo::default(),
+    };
+    let unknown = ClusterView::unknown(ClusterId(1));
+    ClusterView { version: 1, members: [(NODE, member)].into(), ..unknown }
+}
+
+/// CPU time of the process so far, in user mode and in the kernel.
+fn cpu_time() -> Duration {
+    // Behind the name, which may have spaces: utime and stime are the 14th and 15th of the line.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+async fn measure(topics: usize) {
+    let view = view();
+    let shards = view.shards;
+    let (_never_changes, view) = watch::channel(Arc::new(view));
+    let live_counter = Arc::new(LiveCounter::default());
+    let config = Config::new(NODE, ClusterId(1));
+    let (relay, handle) =
+        Relay::new(config, view, Arc::new(BenchShards), live_counter.clone(), Arc::new(BenchClock));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(relay.run(shutdown.clone()));
+    for shard in shards.ids() {
+        let (voters, learners) = (vec![NODE], vec![]);
+        handle.announce_claim(OwnershipClaim {
+            shard,
+            owner: NODE,
+            term: Term(1),
+            membership_index: 1,
+            voters,
+            learners,
+        });
+    }
+    for nth in 0..topics {
+        handle.watch(&Topic::new(&format!("match/{nth}")).unwrap(), None);
+    }
+    while live_counter.0.load(Ordering::Relaxed) < topics {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(SETTLE_TIME).await;
+    let (cpu_before, started) = (cpu_time(), Instant::now());
+    tokio::time::sleep(MEASURE_TIME).await;
+    let share = (cpu_time() - cpu_before).as_secs_f64() / started.elapsed().as_secs_f64();
+    println!("{topics:>8} watched topics at rest: {:.2} % of a core", share * 100.0);
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::main]
+async fn main() {
+    for topics in TOPICS {
+        measure(topics).await;
+    }
+}

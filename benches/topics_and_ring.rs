@@ -1,0 +1,66 @@
+//! What every message pays before anything else: its topic is checked, hashed, and its owner found.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use pushonce_core::{
+    Addresses, BuildInfo, ClusterId, ClusterView, HashRing, Member, MemberState, NodeId, Position,
+    Roles, ShardCount, ShardId, Topic,
+};
+
+const TOPIC_NAME: &str = "worldcup/2026/match/57";
+
+fn topic(c: &mut Criterion) {
+    c.bench_function("topic/parse", |b| b.iter(|| Topic::new(black_box(TOPIC_NAME))));
+    let accented = "fußball/köln/spielstand";
+    c.bench_function("topic/parse beyond ASCII", |b| b.iter(|| Topic::new(black_box(accented))));
+    let topic = Topic::new(TOPIC_NAME).unwrap();
+    c.bench_function("topic/shard", |b| b.iter(|| black_box(&topic).shard(ShardCount::DEFAULT)));
+    c.bench_function("position/parse", |b| b.iter(|| black_box("12:4051").parse::<Position>()));
+}
+
+fn ring(c: &mut Criterion) {
+    for nodes in [3, 32] {
+        let weights: BTreeMap<_, _> = (1..=nodes).map(|id| (NodeId(id), 1)).collect();
+        let ring = HashRing::new(&weights);
+        c.bench_function(&format!("ring/build, {nodes} nodes"), |b| {
+            b.iter(|| HashRing::new(black_box(&weights)));
+        });
+        c.bench_function(&format!("ring/owner, {nodes} nodes"), |b| {
+            b.iter(|| ring.owner(black_box(ShardId(7))));
+        });
+        c.bench_function(&format!("ring/walk, {nodes} nodes"), |b| {
+            b.iter(|| ring.preference_list(black_box(ShardId(7))));
+        });
+    }
+}
+
+/// What a change of members costs each relay: the orders of its region, for all shards at once.
+fn heads(c: &mut Criterion) {
+    let mut view = ClusterView::unknown(ClusterId(1));
+    view.shards = ShardCount::new(256).unwrap();
+    view.members = (1..=1_000).map(|id| (NodeId(id), member(NodeId(id)))).collect();
+    c.bench_function("view/heads, 1000 nodes, 256 shards", |b| {
+        b.iter(|| black_box(&view).region_heads(black_box("eu")));
+    });
+}
+
+fn member(id: NodeId) -> Member {
+    Member {
+        id,
+        name: id.to_string(),
+        addresses: Addresses::default(),
+        region: "eu".to_owned(),
+        zone: String::new(),
+        roles: Roles::default(),
+        weight: 1,
+        state: MemberState::Active,
+        build: BuildInfo::default(),
+    }
+}
+
+criterion_group!(benches, topic, ring, heads);
+criterion_main!(benches);

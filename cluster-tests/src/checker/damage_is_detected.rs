@@ -1,0 +1,49 @@
+//! I21: a node whose files were damaged gives nothing that differs from what the others give; or it has
+//! ended by itself, and said which file it was.
+
+use crate::faults::LOG_FILE;
+use crate::history::HistoryEvent;
+
+use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
+
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let damaged: Vec<_> = history.faults.iter().filter(|f| !f.effect.damaged.is_empty()).collect();
+    let Some(first) = damaged.first() else {
+        return Ok(CheckEvidence::Inconclusive("no node's files were damaged"));
+    };
+    let nodes: Vec<_> = damaged.iter().flat_map(|fault| &fault.effect.damaged).collect();
+    let mut checked = 0;
+    for (index, record) in history.records.iter().enumerate() {
+        let HistoryEvent::DamagedNodeExited { node, last_log_line } = &record.event else {
+            continue;
+        };
+        checked += 1;
+        if !last_log_line.contains(LOG_FILE) {
+            let message = format!(
+                "node {node} has ended and does not say that {LOG_FILE} is damaged: {last_log_line}"
+            );
+            return Err(InvariantViolation::new(message, [first.confirmed, index]));
+        }
+    }
+    for (name, topic) in &history.topics {
+        let damaged_logs = topic.logs.iter().filter(|log| nodes.contains(&&log.node));
+        let pairs = damaged_logs.flat_map(|damaged_log| {
+            let others = topic.logs.iter().filter(|other_log| other_log.node != damaged_log.node);
+            others.map(move |other_log| (damaged_log, other_log))
+        });
+        for (damaged_log, other_log) in pairs {
+            checked += 1;
+            if damaged_log.entries != other_log.entries {
+                let message = format!(
+                    "{name}: node {}, whose files were damaged, gives another log than node {}",
+                    damaged_log.node, other_log.node
+                );
+                return Err(InvariantViolation::new(
+                    message,
+                    [first.confirmed, other_log.record, damaged_log.record],
+                ));
+            }
+        }
+    }
+    Ok(CheckEvidence::from_count(checked, "no log was read of a node whose files were damaged"))
+}

@@ -1,0 +1,243 @@
+//! A history, sorted by what the properties ask about.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pushonce_core::{Durability, Position};
+
+use crate::history::{FaultEffect, HistoryEvent, HistoryRecord, OpId, PayloadHash, SharedStr};
+
+/// A history, sorted.
+pub struct HistoryIndex<'a> {
+    /// All records, by time.
+    pub records: &'a [HistoryRecord],
+    /// What happened in each topic.
+    pub topics: BTreeMap<&'a str, TopicHistory<'a>>,
+    /// The faults that took place.
+    pub faults: Vec<FaultPeriod<'a>>,
+}
+
+/// What happened in a topic.
+#[derive(Default)]
+pub struct TopicHistory<'a> {
+    /// By invocation.
+    pub publishes: Vec<PublishRecord<'a>>,
+    /// The logs that were read in the end.
+    pub logs: Vec<NodeLog<'a>>,
+    /// By process: the indices of the records of its subscription, in order.
+    pub subscriptions: BTreeMap<&'a str, Vec<usize>>,
+    /// The newest position that was acknowledged as kept in memory alone.
+    pub newest_in_memory: Option<Position>,
+}
+
+/// A publish, from its invocation to its outcome.
+pub struct PublishRecord<'a> {
+    /// The record of its invocation.
+    pub invoked: usize,
+    /// Its payload.
+    pub payload: PayloadHash,
+    /// Its key.
+    pub key: Option<&'a str>,
+    /// Its number in its publisher's stream.
+    pub sequence: Option<u64>,
+    /// The node that was asked.
+    pub node: Option<usize>,
+    /// What became of it.
+    pub outcome: RecordedOutcome,
+}
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordedOutcome {
+    /// It has a place, by this record.
+    Acknowledged(Position, usize),
+    /// Nothing happened, by this record.
+    Rejected(usize),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A log as a node gave it in the end.
+pub struct NodeLog<'a> {
+    /// The record.
+    pub record: usize,
+    /// The node.
+    pub node: usize,
+    /// How it was asked.
+    pub transport: &'a str,
+    /// By position.
+    pub entries: BTreeMap<Position, PayloadHash>,
+}
+
+/// A fault that was confirmed, by the records of its beginning, confirmation and end.
+pub struct FaultPeriod<'a> {
+    /// Its name.
+    pub fault: &'a str,
+    /// What it does.
+    pub effect: &'a FaultEffect,
+    /// It was about to begin.
+    pub begin: usize,
+    /// It was there.
+    pub confirmed: usize,
+    /// It was over; absent in a history that ends before.
+    pub end: Option<usize>,
+}
+
+impl<'a> HistoryIndex<'a> {
+    /// Sorts a history.
+    pub fn from_records(records: &'a [HistoryRecord]) -> HistoryIndex<'a> {
+        let mut history =
+            HistoryIndex { records, topics: BTreeMap::new(), faults: fault_periods(records) };
+        let mut in_flight: HashMap<OpId, (&str, usize)> = HashMap::new();
+        for (index, record) in records.iter().enumerate() {
+            let outcome = match &record.event {
+                HistoryEvent::Publish { op, topic, payload, key, sequence, node } => {
+                    let publishes = &mut history.topic_mut(topic).publishes;
+                    in_flight.insert(*op, (topic, publishes.len()));
+                    publishes.push(PublishRecord {
+                        invoked: index,
+                        payload: *payload,
+                        key: key.as_deref(),
+                        sequence: *sequence,
+                        node: *node,
+                        outcome: RecordedOutcome::Unknown,
+                    });
+                    None
+                }
+                HistoryEvent::Acknowledged { op, position, durability } => {
+                    if let (Durability::Memory, Some((topic, _))) = (durability, in_flight.get(op))
+                    {
+                        let newest = &mut history.topic_mut(topic).newest_in_memory;
+                        *newest = (*newest).max(Some(*position));
+                    }
+                    Some((op, RecordedOutcome::Acknowledged(*position, index)))
+                }
+                HistoryEvent::Rejected { op, .. } => Some((op, RecordedOutcome::Rejected(index))),
+                HistoryEvent::Log { topic, node, transport, log } => {
+                    let entries = log.iter().map(|entry| (entry.position, entry.payload));
+                    let entries = entries.collect();
+                    let log = NodeLog { record: index, node: *node, transport, entries };
+                    history.topic_mut(topic).logs.push(log);
+                    None
+                }
+                event => {
+                    history.add_subscription_event(event, &record.process, index);
+                    None
+                }
+            };
+            if let Some((op, outcome)) = outcome
+                && let Some((topic, place)) = in_flight.remove(op)
+            {
+                history.topic_mut(topic).publishes[place].outcome = outcome;
+            }
+        }
+        history
+    }
+
+    fn topic_mut(&mut self, name: &'a str) -> &mut TopicHistory<'a> {
+        self.topics.entry(name).or_default()
+    }
+
+    fn add_subscription_event(
+        &mut self,
+        event: &'a HistoryEvent,
+        process: &'a SharedStr,
+        index: usize,
+    ) {
+        match event {
+            HistoryEvent::Subscribe { topic, .. }
+            | HistoryEvent::Subscribed { topic, .. }
+            | HistoryEvent::SubscribeRejected { topic, .. }
+            | HistoryEvent::Delivered { topic, .. }
+            | HistoryEvent::Gap { topic, .. }
+            | HistoryEvent::UnsignalledGap { topic, .. }
+            | HistoryEvent::Unsubscribed { topic }
+            | HistoryEvent::Heartbeat { topic, .. }
+            | HistoryEvent::Stale { topic, .. } => {
+                self.topic_mut(topic).subscriptions.entry(process).or_default().push(index);
+            }
+            HistoryEvent::SessionEnded { .. } => {
+                let topics = self.topics.values_mut();
+                let theirs = topics.filter_map(|topic| topic.subscriptions.get_mut(&**process));
+                theirs.for_each(|subscription| subscription.push(index));
+            }
+            _ => {}
+        }
+    }
+
+    /// The event of a record.
+    pub fn event(&self, index: usize) -> &'a HistoryEvent {
+        &self.records[index].event
+    }
+
+    /// When it happened, in microseconds since the run began.
+    pub fn time_us(&self, index: usize) -> u64 {
+        self.records[index].time_us
+    }
+
+    /// Every delivery of a topic: process, record, position, payload.
+    pub fn deliveries<'r>(
+        &'r self,
+        topic: &'r TopicHistory<'a>,
+    ) -> impl Iterator<Item = (&'a str, usize, Position, PayloadHash)> + 'r {
+        topic.subscriptions.iter().flat_map(|(process, indices)| {
+            indices.iter().filter_map(|&index| match self.event(index) {
+                HistoryEvent::Delivered { position, payload, .. } => {
+                    Some((*process, index, *position, *payload))
+                }
+                _ => None,
+            })
+        })
+    }
+}
+
+impl TopicHistory<'_> {
+    /// The acknowledged: publish, position, record of the acknowledgement.
+    pub fn acknowledged(&self) -> impl Iterator<Item = (&PublishRecord<'_>, Position, usize)> {
+        self.publishes.iter().filter_map(|publish| match publish.outcome {
+            RecordedOutcome::Acknowledged(position, record) => Some((publish, position, record)),
+            _ => None,
+        })
+    }
+
+    /// Position to payload, over every log that was read.
+    pub fn merged_log(&self) -> BTreeMap<Position, PayloadHash> {
+        self.logs
+            .iter()
+            .flat_map(|log| &log.entries)
+            .map(|(position, payload)| (*position, *payload))
+            .collect()
+    }
+
+    /// The newest position that any log has.
+    pub fn head(&self) -> Option<Position> {
+        self.logs.iter().filter_map(|log| log.entries.keys().next_back()).max().copied()
+    }
+}
+
+fn fault_periods(records: &[HistoryRecord]) -> Vec<FaultPeriod<'_>> {
+    let mut periods: Vec<FaultPeriod<'_>> = Vec::new();
+    let mut begin = None;
+    for (index, record) in records.iter().enumerate() {
+        match &record.event {
+            HistoryEvent::FaultInjected { effect, .. } => begin = Some((index, effect)),
+            HistoryEvent::FaultActive { fault } => {
+                if let Some((begins, effect)) = begin {
+                    periods.push(FaultPeriod {
+                        fault,
+                        effect,
+                        begin: begins,
+                        confirmed: index,
+                        end: None,
+                    });
+                }
+            }
+            HistoryEvent::FaultHealed { .. } => {
+                if let Some(last) = periods.last_mut().filter(|last| last.end.is_none()) {
+                    last.end = Some(index);
+                }
+            }
+            _ => {}
+        }
+    }
+    periods
+}

@@ -1,0 +1,35 @@
+//! I8: every answer to one key in one topic names one position; the same key with another payload,
+//! after the first was acknowledged, is not placed.
+
+use std::collections::HashMap;
+
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, PublishRecord,
+};
+
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        let mut acknowledged: HashMap<&str, (&PublishRecord<'_>, _, usize)> = HashMap::new();
+        for (publish, position, record) in topic.acknowledged() {
+            let Some(key) = publish.key else { continue };
+            let Some((first, known_position, before)) = acknowledged.get(key) else {
+                acknowledged.insert(key, (publish, position, record));
+                continue;
+            };
+            checked += 1;
+            let message = if *known_position != position {
+                format!("{name}: the key {key} was placed at {known_position} and at {position}")
+            } else if first.payload != publish.payload {
+                format!("{name}: the key {key} was placed with two payloads")
+            } else {
+                continue;
+            };
+            return Err(InvariantViolation::new(
+                message,
+                [first.invoked, publish.invoked, *before, record],
+            ));
+        }
+    }
+    Ok(CheckEvidence::from_count(checked, "no key was answered twice"))
+}

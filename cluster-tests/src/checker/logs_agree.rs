@@ -1,0 +1,80 @@
+//! I3: from position to payload there is one function, for acknowledgements, subscribers, nodes and
+//! transports; and in the end every node gives the same log over every transport.
+
+use std::collections::HashMap;
+use std::collections::btree_map::Range;
+
+use pushonce_core::Position;
+
+use crate::history::PayloadHash;
+
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
+};
+
+pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        let mut payloads = HashMap::new();
+        let acknowledged = topic
+            .acknowledged()
+            .map(|(publish, position, record)| (record, position, publish.payload));
+        let delivered = history
+            .deliveries(topic)
+            .map(|(_, record, position, payload)| (record, position, payload));
+        let logs = topic.logs.iter().flat_map(|log| {
+            log.entries.iter().map(|(position, payload)| (log.record, *position, *payload))
+        });
+        for (record, position, payload) in acknowledged.chain(delivered).chain(logs) {
+            checked += 1;
+            let (first, known_payload) = *payloads.entry(position).or_insert((record, payload));
+            if known_payload != payload {
+                let message = format!("{name}: {position} is two messages");
+                return Err(InvariantViolation::new(message, [first, record]));
+            }
+        }
+        check_logs_equal(name, topic, promises)?;
+    }
+    Ok(CheckEvidence::from_count(checked, "nothing has a position"))
+}
+
+/// A history that was set to more than a page has is longer over some transports than over others: what
+/// both have is compared.
+fn check_logs_equal(
+    name: &str,
+    topic: &TopicHistory<'_>,
+    promises: &Guarantees,
+) -> Result<(), InvariantViolation> {
+    let Some((first, others)) = topic.logs.split_first() else { return Ok(()) };
+    for other in others {
+        let pages = [&first.entries, &other.entries];
+        let are_full = pages.iter().all(|page| page.len() >= promises.history_min);
+        let first_common = pages.iter().filter_map(|page| page.keys().next()).max();
+        let first_common = first_common.filter(|_| are_full).copied().unwrap_or(Position::ZERO);
+        let [first_entries, other_entries] = pages.map(|page| page.range(first_common..));
+        if let Some(position) = first_difference(first_entries, other_entries) {
+            let message = format!(
+                "{name}: the logs of node {} over {} and of node {} over {} differ at {position}",
+                first.node, first.transport, other.node, other.transport
+            );
+            return Err(InvariantViolation::new(message, [first.record, other.record]));
+        }
+    }
+    Ok(())
+}
+
+/// The first position at which two logs differ.
+fn first_difference(
+    mut first: Range<'_, Position, PayloadHash>,
+    mut other: Range<'_, Position, PayloadHash>,
+) -> Option<Position> {
+    loop {
+        match (first.next(), other.next()) {
+            (None, None) => return None,
+            (first_entry, other_entry) if first_entry == other_entry => {}
+            (first_entry, other_entry) => {
+                return first_entry.into_iter().chain(other_entry).map(|(at, _)| *at).min();
+            }
+        }
+    }
+}

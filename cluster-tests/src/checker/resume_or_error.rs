@@ -1,0 +1,92 @@
+//! I12: whoever asks for what comes after a position gets the next one, or a gap that begins there;
+//! whoever asks with a position that was never given out gets an error and no message.
+
+use std::collections::BTreeMap;
+
+use pushonce_core::Position;
+
+use crate::history::{HistoryEvent, SubscribeStart};
+
+use super::{
+    CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation, TopicHistory,
+};
+
+pub(super) fn check(history: &HistoryIndex<'_>, _: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        let newest = newest_seen(history, topic);
+        for (process, indices) in &topic.subscriptions {
+            let mut requested: Option<(Position, usize)> = None;
+            for &index in indices {
+                let from = match history.event(index) {
+                    HistoryEvent::Subscribe { from: SubscribeStart::After(position), .. } => {
+                        requested = Some((*position, index));
+                        continue;
+                    }
+                    HistoryEvent::Subscribe { .. } => {
+                        requested = None;
+                        continue;
+                    }
+                    HistoryEvent::Delivered { position, .. } => *position,
+                    HistoryEvent::Gap { from, .. } => *from,
+                    HistoryEvent::Subscribed { position, .. } => {
+                        if let Some((unknown_position, request)) = requested
+                            && unknown_position != Position::ZERO
+                            && Some(unknown_position) > newest
+                        {
+                            let message = format!(
+                                "{name}: {process} asked for what comes after {unknown_position}, which was \
+                                 never given out, and was told {position} instead of an error"
+                            );
+                            return Err(InvariantViolation::new(message, [request, index]));
+                        }
+                        continue;
+                    }
+                    HistoryEvent::SubscribeRejected { code, .. } => {
+                        if let Some((position, request)) = requested.take() {
+                            checked += 1;
+                            let newest_seen = newest_seen_before(history, topic, request);
+                            if Some(position) <= newest_seen && &**code == "future_position" {
+                                let message =
+                                    format!("{name}: {position} was refused to {process}");
+                                return Err(InvariantViolation::new(message, [request, index]));
+                            }
+                        }
+                        continue;
+                    }
+                    _ => continue,
+                };
+                let Some((position, request)) = requested.take() else { continue };
+                checked += 1;
+                if !from.follows(position) {
+                    let message = format!(
+                        "{name}: {process} asked for what comes after {position}, got {from}"
+                    );
+                    return Err(InvariantViolation::new(message, [request, index]));
+                }
+            }
+        }
+    }
+    Ok(CheckEvidence::from_count(checked, "nobody resumed"))
+}
+
+/// The newest position that anybody ever saw.
+fn newest_seen(history: &HistoryIndex<'_>, topic: &TopicHistory<'_>) -> Option<Position> {
+    let acknowledged = topic.acknowledged().map(|(_, position, _)| position);
+    let delivered = history.deliveries(topic).map(|(_, _, position, _)| position);
+    let log: BTreeMap<_, _> = topic.merged_log();
+    acknowledged.chain(delivered).chain(log.into_keys()).max()
+}
+
+/// The newest position that anybody had seen when this record was written. A position above it may have
+/// been passed since by a later epoch.
+fn newest_seen_before(
+    history: &HistoryIndex<'_>,
+    topic: &TopicHistory<'_>,
+    record: usize,
+) -> Option<Position> {
+    let acknowledged =
+        topic.acknowledged().filter(|(_, _, at)| *at < record).map(|(_, position, _)| position);
+    let delivered = history.deliveries(topic).filter(|(_, at, _, _)| *at < record);
+    acknowledged.chain(delivered.map(|(_, _, position, _)| position)).max()
+}

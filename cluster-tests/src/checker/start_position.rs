@@ -1,0 +1,79 @@
+//! I13: the first message of a subscription is the one that was asked for: the oldest there is, the
+//! next one, or the newest so many; and nothing falls between the past and what comes live.
+
+use pushonce_core::Position;
+
+use crate::history::{HistoryEvent, SubscribeStart};
+
+use super::{CheckEvidence, CheckResult, Guarantees, HistoryIndex, InvariantViolation};
+
+pub(super) fn check(history: &HistoryIndex<'_>, promises: &Guarantees) -> CheckResult {
+    let mut checked = 0;
+    for (name, topic) in &history.topics {
+        for (process, indices) in &topic.subscriptions {
+            let mut begin: Option<(SubscribeStart, usize)> = None;
+            let mut head: Option<(Position, usize)> = None;
+            for &index in indices {
+                let from = match history.event(index) {
+                    HistoryEvent::Subscribe { from, .. } => {
+                        (begin, head) = (Some((*from, index)), None);
+                        continue;
+                    }
+                    HistoryEvent::Subscribed { position, .. } => {
+                        head = Some((*position, index));
+                        continue;
+                    }
+                    // Over before its first message: nothing to judge.
+                    HistoryEvent::SessionEnded { .. } => {
+                        begin = None;
+                        continue;
+                    }
+                    HistoryEvent::Delivered { position, .. } => *position,
+                    HistoryEvent::Gap { from, .. } => *from,
+                    _ => continue,
+                };
+                let Some((requested, request)) = begin.take() else { continue };
+                // On QUIC a message may overtake the word that the subscription is live.
+                let Some((head, subscribed)) = head else { continue };
+                checked += 1;
+                if !is_expected_start(requested, head, from, promises) {
+                    let message = format!(
+                        "{name}: {process} asked for {requested:?} when the topic stood at {head}, and \
+                         got {from} first"
+                    );
+                    return Err(InvariantViolation::new(message, [request, subscribed, index]));
+                }
+            }
+        }
+    }
+    Ok(CheckEvidence::from_count(checked, "nobody subscribed and got a message"))
+}
+
+fn is_expected_start(
+    requested: SubscribeStart,
+    head: Position,
+    first: Position,
+    promises: &Guarantees,
+) -> bool {
+    if let SubscribeStart::After(_) = requested {
+        // For I12.
+        return true;
+    }
+    if first.epoch != head.epoch {
+        // The topic had nothing, or began anew meanwhile: then its beginning comes.
+        return first.offset.0 == 1;
+    }
+    // As if a topic had kept everything: it may begin later by what it forgot.
+    let (first_offset, head_offset) = (first.offset.0, head.offset.0);
+    let forgotten = head_offset.saturating_sub(promises.history_min as u64);
+    match requested {
+        SubscribeStart::Now => first_offset == head_offset + 1,
+        SubscribeStart::Start if forgotten == 0 => first_offset == 1,
+        // It moves while it is asked.
+        SubscribeStart::Start => first_offset > forgotten && first_offset <= head_offset + 1,
+        SubscribeStart::Last(n) => {
+            first_offset == head_offset.saturating_sub(u64::from(n)).max(forgotten) + 1
+        }
+        SubscribeStart::After(_) => true,
+    }
+}

@@ -1,0 +1,78 @@
+//! HTTP/1.1, as much of it as a story needs: one request a connection.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::wait::secs;
+
+/// An answer.
+#[derive(Debug)]
+pub struct HttpResponse {
+    /// The status.
+    pub status: u16,
+    /// Status line and headers.
+    pub header_text: String,
+    /// The body.
+    pub body: String,
+}
+
+/// `GET` of a path, with header lines of its own.
+pub async fn get(server: SocketAddr, path: &str, headers: &[&str]) -> Result<HttpResponse, String> {
+    request(server, "GET", path, headers, b"").await
+}
+
+/// `POST` of a body to a path.
+pub async fn post(server: SocketAddr, path: &str, body: &[u8]) -> Result<HttpResponse, String> {
+    request(server, "POST", path, &[], body).await
+}
+
+/// Any request.
+pub async fn request(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Result<HttpResponse, String> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
+    for line in headers {
+        head += &format!("{line}\r\n");
+    }
+    head += &format!("content-length: {}\r\n\r\n", body.len());
+    let text = timeout(secs(10), send_and_read(server, &[head.as_bytes(), body].concat())).await;
+    let text = text.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("no head: {text:?}"))?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| format!("no status: {head:?}"))?;
+    Ok(HttpResponse { status, header_text: head.to_owned(), body: body.to_owned() })
+}
+
+/// Sends bytes, whatever they are, and reads what comes until the end.
+async fn send_and_read(server: SocketAddr, bytes: &[u8]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(server).await?;
+    // A server that refuses by the head alone may not read the body to its end.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer).await;
+    if answer.is_empty() {
+        read?;
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+impl HttpResponse {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.header_text.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}

@@ -1,0 +1,47 @@
+//! Somebody who asks every node all the time whether it is ready.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::WorkloadContext;
+use crate::history::{HistoryEvent, ProcessRecorder};
+use crate::http_client;
+use crate::node::Ports;
+
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A node that sleeps does not answer; one that is there does at once.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(context: WorkloadContext) {
+    let mut nodes = JoinSet::new();
+    for (i, ports) in context.nodes.iter().enumerate() {
+        nodes.spawn(probe_node(i, *ports, context.recorder.for_process("prober")));
+    }
+    context.wait_over().await;
+}
+
+/// Writes down what changes.
+async fn probe_node(node: usize, ports: Ports, process_recorder: ProcessRecorder) {
+    let mut last = None;
+    let mut is_silent = false;
+    loop {
+        let answer =
+            tokio::time::timeout(PROBE_TIMEOUT, http_client::get(ports.http, "/health/ready", &[]))
+                .await;
+        let was_silent = std::mem::replace(&mut is_silent, !matches!(answer, Ok(Ok(_))));
+        if is_silent && !was_silent {
+            process_recorder.record(HistoryEvent::Unreachable { node });
+        }
+        if let Ok(Ok(answer)) = answer {
+            let ready = answer.status == 200;
+            if last != Some(ready) || was_silent {
+                let reason = if ready { "".into() } else { answer.body.into() };
+                process_recorder.record(HistoryEvent::Health { node, ready, reason });
+            }
+            last = Some(ready);
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}

@@ -1,0 +1,118 @@
+//! The logs in the end, as every node gives them over every transport.
+
+use std::time::Duration;
+
+use pushonce_client::{CertificateTrust, Subscriber, SubscriberEvent as Heard, Transport};
+use pushonce_core::{Position, StartFrom, Topic};
+use pushonce_proto::client::{self, Encoding};
+
+use super::raw_session::Session;
+use super::transport_name;
+use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder};
+use crate::http_client;
+use crate::node::Ports;
+
+/// What one reading of one log may take on a busy machine.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a topic stands, by the word of a node; `0:0` when it has no message.
+pub async fn topic_head(ports: Ports, topic: &str) -> Result<Position, String> {
+    let answer = http_client::get(ports.http, &format!("/topics/{topic}"), &[]).await?;
+    match (answer.status, answer.header("pushonce-position")) {
+        (200, Some(position)) => position.parse().map_err(|_| format!("{answer:?}")),
+        (404, _) => Ok(Position::ZERO),
+        _ => Err(answer.body),
+    }
+}
+
+/// Reads the log of a topic from a node over every transport, and writes it down.
+///
+/// # Errors
+/// When one cannot be read.
+pub async fn read_logs(
+    process_recorder: &ProcessRecorder,
+    node: usize,
+    (ports, trust): (Ports, &CertificateTrust),
+    topic: &str,
+) -> Result<(), String> {
+    let last = topic_head(ports, topic).await?;
+    let record_log = |transport, log| {
+        let (topic, transport) = (topic.into(), transport);
+        process_recorder.record(HistoryEvent::Log { topic, node, transport, log });
+    };
+    let timeout_error = |transport: &'static str| {
+        move |_| Err(format!("{topic} at node {node} over {transport}: too slow"))
+    };
+    record_log("http".into(), read_http(ports, topic).await?);
+    for transport in [Transport::Ws, Transport::Grpc] {
+        let log = tokio::time::timeout(READ_TIMEOUT, read_raw(ports, transport, topic, last)).await;
+        record_log(
+            transport_name(transport).into(),
+            log.unwrap_or_else(timeout_error(transport_name(transport)))?,
+        );
+    }
+    let log = tokio::time::timeout(READ_TIMEOUT, read_quic(ports, trust, topic, last)).await;
+    record_log("quic".into(), log.unwrap_or_else(timeout_error("quic"))?);
+    Ok(())
+}
+
+async fn read_http(ports: Ports, topic: &str) -> Result<Vec<LoggedMessage>, String> {
+    let answer = http_client::get(ports.http, &format!("/topics/{topic}?last=1000"), &[]).await?;
+    if answer.status != 200 {
+        return Err(answer.body);
+    }
+    let frames: Vec<Box<serde_json::value::RawValue>> =
+        serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))?;
+    let entry = |frame: Box<serde_json::value::RawValue>| {
+        let frame = frame.get().to_owned().into();
+        match Encoding::Json.decode_event(&frame) {
+            Ok(client::ServerEvent::Message { message, .. }) => {
+                Ok(LoggedMessage::from_message(&message))
+            }
+            other => Err(format!("no message: {other:?}")),
+        }
+    };
+    frames.into_iter().map(entry).collect()
+}
+
+async fn read_raw(
+    ports: Ports,
+    transport: Transport,
+    topic: &str,
+    last: Position,
+) -> Result<Vec<LoggedMessage>, String> {
+    let mut session = Session::open(ports, transport, topic, StartFrom::Start).await?;
+    let mut log: Vec<LoggedMessage> = Vec::new();
+    while last != Position::ZERO && log.last().is_none_or(|entry| entry.position < last) {
+        match session.next().await? {
+            client::ServerEvent::Message { message, .. } => {
+                log.push(LoggedMessage::from_message(&message))
+            }
+            client::ServerEvent::Error { message, .. } => return Err(message),
+            _ => {}
+        }
+    }
+    Ok(log)
+}
+
+async fn read_quic(
+    ports: Ports,
+    trust: &CertificateTrust,
+    topic: &str,
+    last: Position,
+) -> Result<Vec<LoggedMessage>, String> {
+    let name = Topic::new(topic).expect("a valid topic");
+    let servers = [ports.server(Transport::Quic)];
+    let builder = Subscriber::builder(servers).transport(Transport::Quic).trust(trust.clone());
+    let mut subscriber =
+        builder.topic(name, StartFrom::Start).connect().expect("the servers fit the transport");
+    let mut log: Vec<LoggedMessage> = Vec::new();
+    while last != Position::ZERO && log.last().is_none_or(|entry| entry.position < last) {
+        match subscriber.next().await {
+            Some(Heard::Message { message, .. }) => log.push(LoggedMessage::from_message(&message)),
+            Some(_) => {}
+            None => return Err("the session ended".to_owned()),
+        }
+    }
+    Ok(log)
+}

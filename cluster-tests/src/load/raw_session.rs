@@ -1,0 +1,154 @@
+//! A session with nothing in between: whatever the node says, in its order.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use pushonce_client::Transport;
+use pushonce_core::{Delivery, StartFrom, SubscribeOptions, Topic, TopicEvent};
+use pushonce_proto::client::{ClientCommand, ClientRequest, Encoding, ErrorCode, ServerEvent};
+use pushonce_proto::pb::publisher::v1 as pb;
+use pushonce_proto::pb::publisher::v1::publisher_client::PublisherClient;
+use pushonce_proto::publisher;
+use tokio::net::TcpStream;
+use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use super::HEARTBEAT_INTERVAL;
+use crate::node::Ports;
+
+/// What a node that is there needs at most to take a session.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A client that hears nothing for two and a half heartbeats takes its connection for dead: a node may have
+/// closed it while the network was cut.
+const SILENCE_TIMEOUT: Duration =
+    HEARTBEAT_INTERVAL.saturating_mul(5).checked_div(2).expect("two is not zero");
+
+/// One subscription of one topic at one node.
+pub(super) enum Session {
+    /// By JSON frames, as a browser has it.
+    Ws(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    /// By a call.
+    Grpc(Box<Streaming<pb::SubscribeResponse>>, Topic),
+    /// By a call that was refused.
+    Rejected(Option<ServerEvent>),
+}
+
+impl Session {
+    /// Connects, and asks.
+    pub(super) async fn open(
+        ports: Ports,
+        transport: Transport,
+        topic: &str,
+        from: StartFrom,
+    ) -> Result<Session, String> {
+        let topic = Topic::new(topic).expect("a valid topic");
+        let connect = async {
+            match transport {
+                Transport::Grpc => open_grpc(ports, topic, from).await,
+                _ => open_ws(ports, topic, from).await,
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connect)
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
+
+    /// The next thing that is said; `Err` when nothing more will be.
+    pub(super) async fn next(&mut self) -> Result<ServerEvent, String> {
+        match self {
+            Session::Ws(socket) => {
+                let frame = tokio::time::timeout(SILENCE_TIMEOUT, next_frame(socket)).await;
+                frame.unwrap_or_else(|_| Err("no heartbeat".to_owned()))
+            }
+            Session::Grpc(answers, topic) => match answers.message().await {
+                Ok(Some(response)) => match publisher::SubscribeEvent::try_from(response) {
+                    Ok(event) => Ok(to_server_event(topic, event)),
+                    Err(error) => Err(error.to_string()),
+                },
+                Ok(None) => Err("the call ended".to_owned()),
+                Err(status) => Err(describe_status(&status)),
+            },
+            Session::Rejected(event) => event.take().ok_or_else(|| "refused".to_owned()),
+        }
+    }
+}
+
+async fn open_ws(ports: Ports, topic: Topic, from: StartFrom) -> Result<Session, String> {
+    let uri = format!("ws://{}/ws", ports.http);
+    let builder = ClientBuilder::new().uri(&uri).map_err(|error| error.to_string())?;
+    let (mut socket, _) = builder.connect().await.map_err(|error| error.to_string())?;
+    let command = ClientCommand::Subscribe { topic, from, options: SubscribeOptions::default() };
+    let frame = Encoding::Json.encode_request(&ClientRequest { id: Some(1), command });
+    socket.send(Message::text(frame)).await.map_err(|error| error.to_string())?;
+    Ok(Session::Ws(Box::new(socket)))
+}
+
+async fn next_frame(
+    socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>,
+) -> Result<ServerEvent, String> {
+    loop {
+        let message = socket.next().await.ok_or("the connection ended")?;
+        let message = message.map_err(|error| error.to_string())?;
+        if let Some((code, reason)) = message.as_close() {
+            return Err(format!("closed: {} {reason}", u16::from(code)));
+        }
+        if message.is_text() {
+            let payload = message.into_payload().into();
+            return Encoding::Json.decode_event(&payload).map_err(|error| error.to_string());
+        }
+    }
+}
+
+async fn open_grpc(ports: Ports, topic: Topic, from: StartFrom) -> Result<Session, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", ports.grpc))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5));
+    let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+    let request = pb::SubscribeRequest {
+        topic: topic.to_string(),
+        from: Some(from.into()),
+        ..pb::SubscribeRequest::default()
+    };
+    match PublisherClient::new(channel).subscribe(request).await {
+        Ok(answers) => Ok(Session::Grpc(Box::new(answers.into_inner()), topic)),
+        Err(status) if status.code() == Code::OutOfRange => {
+            let event = ServerEvent::error(Some(1), ErrorCode::FuturePosition, status.message());
+            Ok(Session::Rejected(Some(event)))
+        }
+        Err(status) => Err(describe_status(&status)),
+    }
+}
+
+fn to_server_event(topic: &Topic, event: publisher::SubscribeEvent) -> ServerEvent {
+    let topic = topic.clone();
+    match event {
+        publisher::SubscribeEvent::Subscribed { position, recovered } => ServerEvent::Subscribed {
+            id: Some(1),
+            topic,
+            position,
+            recovered,
+            delivery: Delivery::All,
+        },
+        publisher::SubscribeEvent::Item(TopicEvent::Message(message)) => {
+            ServerEvent::Message { topic, message }
+        }
+        publisher::SubscribeEvent::Item(TopicEvent::Gap(gap)) => ServerEvent::Gap { topic, gap },
+        publisher::SubscribeEvent::Item(TopicEvent::Stale(since)) => {
+            ServerEvent::Stale { topic, since }
+        }
+        publisher::SubscribeEvent::Item(TopicEvent::Live(position)) => {
+            ServerEvent::Live { topic, position }
+        }
+        publisher::SubscribeEvent::Heartbeat { position } => ServerEvent::Heartbeat {
+            positions: position.map(|position| (topic, position)).into_iter().collect(),
+        },
+    }
+}
+
+fn describe_status(status: &Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}

@@ -1,0 +1,142 @@
+//! A subscriber without an SDK: it turns to the next node and resumes by itself, and writes down
+//! everything that it is told.
+
+use std::time::Duration;
+
+use pushonce_client::Transport;
+use pushonce_core::{Position, StartFrom};
+use pushonce_proto::client;
+use rand::Rng;
+
+use super::raw_session::Session;
+use super::{WorkloadContext, transport_name};
+use crate::history::{HistoryEvent, LoggedMessage, ProcessRecorder, SubscribeStart};
+
+/// Of a restless subscriber: how long it stays.
+const SESSION_MS: std::ops::Range<u64> = 1_500..6_000;
+
+/// Between two sessions. A node that comes back is not stormed.
+const PAUSE_MS: std::ops::Range<u64> = 20..400;
+
+struct RawSubscriber {
+    topic: String,
+    reached: Option<Position>,
+    process_recorder: ProcessRecorder,
+}
+
+pub(super) async fn run(
+    context: WorkloadContext,
+    topic: String,
+    first_node: usize,
+    transport: Transport,
+) {
+    let name = format!("{}{first_node}/{topic}", transport_name(transport));
+    let mut rng = context.plan.rng_for(&name);
+    let reconnects = rng.random_bool(0.4);
+    let process_recorder = context.recorder.for_process(name);
+    let mut subscriber = RawSubscriber { topic, reached: None, process_recorder };
+    for n in 0.. {
+        let node = (first_node + n) % context.nodes.len();
+        let session_time = reconnects.then(|| Duration::from_millis(rng.random_range(SESSION_MS)));
+        let session_timer = async {
+            match session_time {
+                Some(session_time) => tokio::time::sleep(session_time).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            () = context.wait_over() => return,
+            () = session_timer => "it hung up".to_owned(),
+            reason = subscriber.session(&context, node, transport) => reason,
+        };
+        subscriber.process_recorder.record(HistoryEvent::SessionEnded { reason: reason.into() });
+        let pause = Duration::from_millis(rng.random_range(PAUSE_MS));
+        tokio::select! {
+            () = context.wait_over() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl RawSubscriber {
+    /// One session, and why it ended.
+    async fn session(
+        &mut self,
+        context: &WorkloadContext,
+        node: usize,
+        transport: Transport,
+    ) -> String {
+        let from = self.reached.map_or(StartFrom::Start, StartFrom::Position);
+        let session = Session::open(context.nodes[node], transport, &self.topic, from).await;
+        let mut session = match session {
+            Ok(session) => session,
+            Err(error) => return error,
+        };
+        self.process_recorder.record(HistoryEvent::Subscribe {
+            topic: self.topic.as_str().into(),
+            node: Some(node),
+            transport: transport_name(transport).into(),
+            from: self.reached.map_or(SubscribeStart::Start, SubscribeStart::After),
+        });
+        loop {
+            match session.next().await {
+                Ok(event) => {
+                    if let Some(end) = self.on_event(event) {
+                        return end;
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Writes down what was said; why to end the session, if it is time to.
+    fn on_event(&mut self, event: client::ServerEvent) -> Option<String> {
+        let topic = || self.topic.as_str().into();
+        let event = match event {
+            client::ServerEvent::Subscribed { position, recovered, .. } => {
+                // Whatever follows 0:0 is owed.
+                if position == Position::ZERO && self.reached.is_none() {
+                    self.reached = Some(position);
+                }
+                HistoryEvent::Subscribed { topic: topic(), position, recovered }
+            }
+            client::ServerEvent::Message { message, .. } => {
+                self.reached = self.reached.max(Some(message.position));
+                let LoggedMessage { position, payload, key } =
+                    LoggedMessage::from_message(&message);
+                HistoryEvent::Delivered { topic: topic(), position, payload, key }
+            }
+            client::ServerEvent::Gap { gap, .. } => {
+                self.reached = self.reached.max(Some(gap.to));
+                HistoryEvent::gap(&topic(), &gap)
+            }
+            client::ServerEvent::Heartbeat { positions } => {
+                let entry = positions.iter().find(|(name, _)| name.as_str() == self.topic);
+                let position = entry.map(|(_, position)| *position)?;
+                HistoryEvent::Heartbeat { topic: topic(), position }
+            }
+            // What a stale notice and its end name is a bookmark as well.
+            client::ServerEvent::Stale { since: position, .. } => {
+                self.process_recorder.record(HistoryEvent::Stale { topic: topic(), stale: true });
+                HistoryEvent::Heartbeat { topic: topic(), position }
+            }
+            client::ServerEvent::Live { position, .. } => {
+                self.process_recorder.record(HistoryEvent::Stale { topic: topic(), stale: false });
+                HistoryEvent::Heartbeat { topic: topic(), position }
+            }
+            client::ServerEvent::Error { retry: true, message, .. } => return Some(message),
+            client::ServerEvent::Error { code, .. } => {
+                self.process_recorder.record(HistoryEvent::SubscribeRejected {
+                    topic: topic(),
+                    code: code.as_str().into(),
+                });
+                return Some("refused".to_owned());
+            }
+            client::ServerEvent::Goaway { reason, .. } => return Some(reason),
+            _ => return None,
+        };
+        self.process_recorder.record(event);
+        None
+    }
+}

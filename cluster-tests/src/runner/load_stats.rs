@@ -1,0 +1,62 @@
+//! The load that a fault really met.
+
+use std::collections::HashSet;
+
+use crate::history::{HistoryEvent, HistoryRecord, RunPhase};
+
+/// How much was published while the fault was there, beside how much before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadStats {
+    /// How often the fault was there.
+    pub rounds: usize,
+    /// For how long altogether, in seconds.
+    pub seconds: f64,
+    /// Publishes that were begun meanwhile. A retry is none.
+    pub invoked: usize,
+    /// Of all publishes of the run: how many were acknowledged.
+    pub acknowledged: usize,
+    /// Messages that came to subscribers, in the whole run.
+    pub delivered: usize,
+    /// Begun a second while the fault was there, of those begun a second before it.
+    pub rate_ratio: f64,
+}
+
+impl LoadStats {
+    /// Counts.
+    pub fn from_records(records: &[HistoryRecord]) -> LoadStats {
+        let mut stats = LoadStats::default();
+        let (mut invoked_before, mut warm_up) = (0, None);
+        let (mut active_since, mut first_fault) = (None, None);
+        let mut invoked = HashSet::new();
+        for HistoryRecord { time_us: at, event, .. } in records {
+            match event {
+                HistoryEvent::Phase { phase: RunPhase::WarmUp } => warm_up = Some(*at),
+                HistoryEvent::Phase { phase: RunPhase::Faults } => first_fault = Some(*at),
+                HistoryEvent::FaultActive { .. } => {
+                    stats.rounds += 1;
+                    active_since = Some(*at);
+                }
+                HistoryEvent::FaultHealed { .. } => {
+                    if let Some(started) = active_since.take() {
+                        stats.seconds += (at - started) as f64 / 1e6;
+                    }
+                }
+                HistoryEvent::Publish { payload, .. } if invoked.insert(*payload) => {
+                    stats.invoked += usize::from(active_since.is_some());
+                    invoked_before += usize::from(warm_up.is_some() && first_fault.is_none());
+                }
+                HistoryEvent::Acknowledged { .. } => stats.acknowledged += 1,
+                HistoryEvent::Delivered { .. } => stats.delivered += 1,
+                _ => {}
+            }
+        }
+        let usual_rate = match (warm_up, first_fault) {
+            (Some(from), Some(to)) => invoked_before as f64 / ((to - from) as f64 / 1e6),
+            _ => 0.0,
+        };
+        if usual_rate > 0.0 && stats.seconds > 0.0 {
+            stats.rate_ratio = stats.invoked as f64 / stats.seconds / usual_rate;
+        }
+        stats
+    }
+}

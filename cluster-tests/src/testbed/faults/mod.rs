@@ -1,0 +1,130 @@
+//! The faults that need a rig, one idea a file, and their rows in the table.
+
+mod bad_links;
+mod clock_step;
+mod clocks_ahead;
+mod counter;
+mod disk;
+mod partition;
+mod power_cut;
+mod soak;
+mod swizzle;
+
+use std::sync::Arc;
+
+use rand::seq::IteratorRandom;
+
+use super::Testbed;
+use crate::faults::{FaultContext, FaultInjector, FaultScenario, PreparedScenario};
+use partition::PartitionShape;
+
+/// Every fault that needs a rig.
+pub const TESTBED_SCENARIOS: &[FaultScenario] = &[
+    scenario("power-one", "power cut of the owner's volume, and kill -9", |seed| {
+        on_testbed(seed, |testbed| {
+            power_cut::PowerCut::new(testbed, power_cut::PowerCutTarget::Owner)
+        })
+    }),
+    scenario("power-all", "power cut of all volumes at once, and kill -9", |seed| {
+        on_testbed(seed, |testbed| {
+            power_cut::PowerCut::new(testbed, power_cut::PowerCutTarget::All)
+        })
+    }),
+    scenario("minority", "the owner is cut off from the other nodes", |seed| {
+        partition_scenario(seed, PartitionShape::OwnerIsolated)
+    }),
+    scenario("majority", "another node is cut off; the owner keeps a majority", |seed| {
+        partition_scenario(seed, PartitionShape::OtherIsolated)
+    }),
+    scenario(
+        "deaf",
+        "the owner sends to the other nodes, and receives nothing from them",
+        |seed| partition_scenario(seed, PartitionShape::OwnerReceivesNothing),
+    ),
+    scenario(
+        "mute",
+        "the owner receives from the other nodes, and sends nothing to them",
+        |seed| partition_scenario(seed, PartitionShape::OwnerSendsNothing),
+    ),
+    scenario("peer-port", "the owner's port 7091 is cut; clients reach it", |seed| {
+        partition_scenario(seed, PartitionShape::PeerPort)
+    }),
+    scenario("client-ports", "the owner's client ports are cut; nodes reach it", |seed| {
+        partition_scenario(seed, PartitionShape::ClientPorts)
+    }),
+    scenario(
+        "partial",
+        "the owner and another do not reach each other, a third reaches both",
+        |seed| partition_scenario(seed, PartitionShape::Partial),
+    ),
+    scenario("swizzle", "nodes are cut off one by one and come back in another order", |seed| {
+        on_testbed(seed, swizzle::Swizzle::new)
+    }),
+    scenario("loss", "10 % of the packets between nodes are lost", |seed| {
+        on_testbed(seed, |testbed| bad_links::BadLinks::new(testbed, bad_links::lossy_link()))
+    }),
+    scenario("delay", "40 ms between nodes, with packets that overtake", |seed| {
+        on_testbed(seed, |testbed| bad_links::BadLinks::new(testbed, bad_links::slow_link()))
+    }),
+    scenario("fsync-error", "one fsync of the owner fails: it must stop", |seed| {
+        on_testbed(seed, disk::FsyncError::new)
+    }),
+    scenario("slow-fsync", "every fsync of the owner takes 50 ms more", |seed| {
+        on_testbed(seed, disk::SlowFsync::new)
+    }),
+    scenario("disk-full", "the owner's volume is full, and there is room again", |seed| {
+        on_testbed(seed, disk::FullDisk::new)
+    }),
+    scenario("clock", "the owner's wall clock jumps an hour ahead, and an hour back", |seed| {
+        on_testbed(seed, clock_step::ClockStep::new)
+    }),
+    scenario(
+        "clocks-ahead",
+        "successors two hours ahead, the owner three days, with a retention of one hour",
+        |seed| on_testbed(seed, clocks_ahead::ClocksAhead::new),
+    ),
+];
+
+/// Several at a time, for as long as somebody wants: no row of the table.
+pub static SOAK_SCENARIO: FaultScenario = FaultScenario {
+    name: "soak",
+    description: "several faults and operator commands at a time, drawn by the seed",
+    nodes: 4,
+    flags: &[],
+    prepare: |seed| on_testbed(seed, |testbed| soak::Soak::new(testbed, seed)),
+};
+
+type PrepareFn = fn(u64) -> Result<PreparedScenario, String>;
+
+const fn scenario(
+    name: &'static str,
+    description: &'static str,
+    prepare: PrepareFn,
+) -> FaultScenario {
+    FaultScenario { name, description, nodes: 3, flags: &[], prepare }
+}
+
+/// A run with a partition.
+fn partition_scenario(seed: u64, shape: PartitionShape) -> Result<PreparedScenario, String> {
+    on_testbed(seed, |testbed| partition::Partition::new(testbed, shape))
+}
+
+/// A run on a rig of its own.
+fn on_testbed<F: FaultInjector + 'static>(
+    seed: u64,
+    fault: impl FnOnce(Arc<Testbed>) -> F,
+) -> Result<PreparedScenario, String> {
+    let testbed = Arc::new(Testbed::new(seed)?);
+    Ok(PreparedScenario { environment: testbed.clone(), fault: Box::new(fault(testbed)) })
+}
+
+/// The running nodes that are not this one.
+fn other_nodes(context: &FaultContext, node: usize) -> Vec<usize> {
+    context.cluster.running_nodes().filter(|&i| i != node).collect()
+}
+
+/// One of them.
+fn pick_other_node(context: &mut FaultContext, node: usize) -> Result<usize, String> {
+    let others = other_nodes(context, node).into_iter();
+    others.choose(&mut context.rng).ok_or_else(|| "it is alone".to_owned())
+}

@@ -1,0 +1,123 @@
+//! Set-up: a node, sixteen topics of one namespace, a publisher for each that never pauses.
+//! Fault: the namespace goes into memory and back into the log, again and again, under load.
+//! Claim: every message that was acknowledged as replicated is readable until the namespace goes into
+//! memory by force; without force that is refused with the number of topics and messages.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pushonce_cluster_tests::{
+    ProcessCluster, cli::pushonce, http_client, secs, text_message, wait_until,
+};
+use pushonce_core::{Durability, Position};
+use tokio::task::JoinSet;
+
+const TOPICS: usize = 16;
+
+/// Messages of each topic that are acknowledged as replicated after each switch.
+const ACKNOWLEDGED_MIN: usize = 15;
+
+/// What was acknowledged last, by topic.
+type AcknowledgedPositions = Arc<Mutex<Vec<Vec<(Position, Durability)>>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicated_messages_survive_every_durability_switch_but_a_forced_one() {
+    let cluster = ProcessCluster::with_nodes(1).start().await;
+    // Nothing is stored yet, so nothing needs force.
+    set_durability(&cluster, &["memory"]).await.expect_success();
+    let acknowledged = AcknowledgedPositions::new(Mutex::new(vec![Vec::new(); TOPICS]));
+    let mut publishers = JoinSet::new();
+    for index in 0..TOPICS {
+        let (publisher, acknowledged) = (cluster.publisher(0), acknowledged.clone());
+        publishers.spawn(async move {
+            loop {
+                if let Ok(acknowledgement) =
+                    publisher.publish(text_message(&topic(index), "x")).await
+                {
+                    let mut all = acknowledged.lock().expect("whole");
+                    all[index].push((acknowledgement.position, acknowledgement.durability));
+                }
+                // So that no topic gets more than its history keeps.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    for round in 0..3 {
+        wait_acknowledged(&acknowledged, Durability::Memory).await;
+        // What the forced switch dropped is not asked for.
+        take_positions(&acknowledged, Durability::Memory);
+        set_durability(&cluster, &["replicated"]).await.expect_success();
+        wait_acknowledged(&acknowledged, Durability::Replicated).await;
+        let stored = take_positions(&acknowledged, Durability::Replicated);
+        for (nth, stored) in stored.iter().enumerate() {
+            let log = read_positions(&cluster, &topic(nth)).await;
+            let lost = stored.iter().find(|position| !log.contains(position));
+            assert_eq!(lost, None, "round {round}: {} has only {log:?}", topic(nth));
+        }
+        let output = set_durability(&cluster, &["memory"]).await;
+        output.expect_failure(&["stored messages of 16 topics", "--force"]);
+        set_durability(&cluster, &["memory", "--force"]).await.expect_success();
+    }
+    publishers.shutdown().await;
+}
+
+fn topic(index: usize) -> String {
+    format!("chat/{index}")
+}
+
+async fn set_durability(
+    cluster: &ProcessCluster,
+    args: &[&str],
+) -> pushonce_cluster_tests::cli::CommandOutput {
+    let server = format!("http://{}", cluster.node(0).ports.grpc);
+    let command = ["namespace", "set", "chat", "--server", &server, "--durability"];
+    pushonce([&command[..], args].concat(), "").await
+}
+
+/// Waits until each topic had some acknowledgements of this kind in a row.
+async fn wait_acknowledged(acknowledged: &AcknowledgedPositions, durability: Durability) {
+    wait_until("acknowledgements of the new durability", secs(60), async || {
+        let all = acknowledged.lock().expect("whole");
+        let newest = |all: &[(Position, Durability)]| {
+            all.iter()
+                .rev()
+                .take_while(|(_, acknowledged_durability)| *acknowledged_durability == durability)
+                .count()
+        };
+        match all.iter().map(|all| newest(all)).min() {
+            Some(count) if count >= ACKNOWLEDGED_MIN => Ok(()),
+            count => Err(format!("{count:?}")),
+        }
+    })
+    .await;
+}
+
+/// The positions acknowledged with this durability so far; forgets all of it.
+fn take_positions(
+    acknowledged: &AcknowledgedPositions,
+    durability: Durability,
+) -> Vec<Vec<Position>> {
+    let mut all = acknowledged.lock().expect("whole");
+    let take_matching = |all: &mut Vec<(Position, Durability)>| {
+        let matching = all
+            .drain(..)
+            .filter(|(_, acknowledged_durability)| *acknowledged_durability == durability);
+        matching.map(|(position, _)| position).collect()
+    };
+    all.iter_mut().map(take_matching).collect()
+}
+
+async fn read_positions(cluster: &ProcessCluster, topic: &str) -> Vec<Position> {
+    let http = cluster.node(0).ports.http;
+    wait_until(&format!("{topic} is read"), secs(30), async || {
+        let answer = http_client::get(http, &format!("/topics/{topic}?last=1000"), &[]).await?;
+        if answer.status != 200 {
+            return Err(answer.body);
+        }
+        let frames = answer.json().as_array().cloned().ok_or("no messages")?;
+        let position =
+            |frame: &serde_json::Value| frame["message"]["position"].as_str()?.parse().ok();
+        frames.iter().map(position).collect::<Option<_>>().ok_or("no position".to_owned())
+    })
+    .await
+}

@@ -1,0 +1,47 @@
+//! Set-up: three nodes, and 300 viewers of a topic at a node that does not own it.
+//! Fault: all of them are cut off in one moment; messages are published meanwhile.
+//! Claim: every one of them goes on with exactly what it missed, and all together put a handful of
+//! questions to the owner: their node asks once, whoever comes.
+
+use futures::future::join_all;
+use pushonce_client::{ServerAddress, Transport};
+use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};
+use pushonce_core::StartFrom;
+
+const VIEWERS: usize = 300;
+const TOPIC: &str = "storm/score";
+
+/// What a node asks upstream for a topic that everybody comes back to: one page, and another where
+/// messages came while the first was on its way.
+const FETCHES_MAX: u64 = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mass_reconnect_resumes_every_viewer_with_few_fetches_from_the_owner() {
+    let cluster = ProcessCluster::with_nodes(3).start().await;
+    let edge = (cluster.owner_of(TOPIC).await + 1) % 3;
+    cluster.publish_numbers(0, TOPIC, 0..3).await;
+    let proxy = TcpProxy::start(cluster.ports(edge).http).await;
+    let server: ServerAddress = format!("ws://{}", proxy.address).parse().expect("a good address");
+    let viewer =
+        |_| TestSubscriber::new(vec![server.clone()], Transport::Ws, TOPIC, StartFrom::Last(1));
+    let mut viewers: Vec<_> = (0..VIEWERS).map(viewer).collect();
+    for viewer in &mut viewers {
+        viewer.next_messages(1, secs(10)).await;
+    }
+    let fetches_before = cluster.metric_sum("pushonce_fanout_fetches_total", &[]).await;
+    assert!(fetches_before > 0, "the edge has fetched the earlier messages from the owner");
+
+    proxy.cut();
+    join_all(viewers.iter_mut().map(|viewer| viewer.wait_disconnected(secs(10)))).await;
+    let missed = cluster.publish_numbers(0, TOPIC, 3..8).await;
+    proxy.restore();
+    for received in
+        join_all(viewers.iter_mut().map(|viewer| viewer.next_messages(5, secs(20)))).await
+    {
+        assert_eq!(received, missed);
+    }
+
+    let fetches = cluster.metric_sum("pushonce_fanout_fetches_total", &[]).await - fetches_before;
+    // Zero if a viewer reconnects before the edge has noticed that the last one was cut off.
+    assert!(fetches <= FETCHES_MAX, "{VIEWERS} viewers came back by {fetches} questions");
+}

@@ -1,0 +1,208 @@
+//! Keeps a session: opens the next one when it ends, at the next server, after a pause.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use pushonce_core::GapReason;
+use pushonce_proto::close::Reconnect;
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::event_queue::{EventSender, LatestUpdate};
+use crate::resume_state::{NewestOnly, ResumeState, SessionAction};
+use crate::server_address::ServerAddress;
+use crate::session::{ConnectOptions, Session, SessionEnd};
+use crate::subscriber::SubscriberEvent;
+
+/// Nobody listens any more.
+struct SubscriberDropped;
+
+/// How long to wait, over all sessions.
+#[derive(Default)]
+struct RetryState {
+    /// Before the next session.
+    backoff: Backoff,
+    /// There are other servers.
+    has_other_servers: bool,
+    /// Sessions in a row that were left because they were stale.
+    stale_sessions: u32,
+    /// For how long this session's server is not to be troubled.
+    reconnect_after: Duration,
+}
+
+/// How long a server that does not hear of a topic is borne, at most, the first time: the owner may
+/// be back in a moment, and all clients of a node that is cut off come to its neighbours. Doubled with
+/// each server that is no better, for then it is not the server.
+const STALE_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
+const STALE_DOUBLINGS_MAX: u32 = 6;
+
+/// Session after session, until there is no sense in another or nobody listens.
+pub(crate) async fn run(
+    mut servers: VecDeque<ServerAddress>,
+    connect_options: ConnectOptions,
+    mut resume_state: ResumeState,
+    events: EventSender,
+) {
+    let mut retry = RetryState::default();
+    while let Some(server) = servers.pop_front() {
+        retry.has_other_servers = !servers.is_empty();
+        let end = match Session::open(&connect_options, &server).await {
+            #[cfg(feature = "planted-bugs")]
+            Err(end) if crate::planted::ends_subscriber(end.reconnect) => Ok(end),
+            // It is not asked again. The others may be right.
+            Err(end) if end.reconnect == Reconnect::No && retry.has_other_servers => {
+                Ok(SessionEnd::retryable(end.reason))
+            }
+            opened => {
+                servers.push_back(server.clone());
+                match opened {
+                    Ok(session) => {
+                        run_session(session, &mut resume_state, &server, &mut retry, &events).await
+                    }
+                    Err(end) => Ok(end),
+                }
+            }
+        };
+        let backoff = &mut retry.backoff;
+        let Ok(SessionEnd { reason, reconnect }) = end else { return };
+        let retry_in = match reconnect {
+            Reconnect::Yes => Some(backoff.next_delay(&mut rand::rng())),
+            Reconnect::Later => Some(backoff.next_delay_long(&mut rand::rng())),
+            Reconnect::No => None,
+        };
+        let reconnect_after = std::mem::take(&mut retry.reconnect_after);
+        // Another server was not asked for time.
+        let delay_min = if retry.has_other_servers { Duration::ZERO } else { reconnect_after };
+        let retry_in = retry_in.map(|delay| delay.max(delay_min));
+        let event = SubscriberEvent::Disconnected { server, reason, retry_in };
+        if send_event(&events, event).await.is_err() {
+            return;
+        }
+        match retry_in {
+            Some(delay) => tokio::time::sleep(delay).await,
+            None => return,
+        }
+    }
+}
+
+/// One session, to its end.
+async fn run_session(
+    mut session: Session,
+    resume_state: &mut ResumeState,
+    server: &ServerAddress,
+    retry: &mut RetryState,
+    events: &EventSender,
+) -> Result<SessionEnd, SubscriberDropped> {
+    send_event(events, SubscriberEvent::Connected { server: server.clone() }).await?;
+    let mut requests = resume_state.begin_session();
+    let mut topic_backoff = Backoff::default();
+    let (mut request_at, mut leave_at, mut switch_at) = (None, None, None);
+    let mut leave_reason = String::new();
+    loop {
+        for request in requests.drain(..) {
+            if let Err(end) = session.subscribe(request).await {
+                return Ok(end);
+            }
+        }
+        let event = tokio::select! {
+            event = session.next() => event,
+            () = wait_until(request_at) => {
+                request_at = None;
+                requests = resume_state.take_requests();
+                continue;
+            }
+            () = wait_until(switch_at) => {
+                retry.stale_sessions = (retry.stale_sessions + 1).min(STALE_DOUBLINGS_MAX);
+                return Ok(SessionEnd::retryable("the server has lost touch with the owner of a topic"));
+            }
+            () = wait_until(leave_at) => return Ok(SessionEnd::retryable(format!("the server goes: {leave_reason}"))),
+        };
+        let event = match event {
+            Ok(event) => event,
+            Err(end) => return Ok(end),
+        };
+        match resume_state.on_event(event) {
+            SessionAction::Ignore => {}
+            SessionAction::Deliver(event) => {
+                if matches!(event, SubscriberEvent::Message { .. } | SubscriberEvent::Live { .. }) {
+                    retry.stale_sessions = 0;
+                }
+                deliver(events, resume_state, event).await?;
+            }
+            SessionAction::RetryLater { message } => {
+                if request_at.is_none() {
+                    tracing::warn!(%server, "asked again after a pause: {message}");
+                }
+                request_at.get_or_insert_with(|| {
+                    Instant::now() + topic_backoff.next_delay(&mut rand::rng())
+                });
+            }
+            SessionAction::Leave { within, reconnect_after, reason } => {
+                retry.reconnect_after = reconnect_after;
+                leave_at.get_or_insert_with(|| Instant::now() + random_within(within));
+                leave_reason = reason;
+            }
+            SessionAction::Close(end) => return Ok(end),
+        }
+        if resume_state.is_empty() {
+            return Ok(SessionEnd::permanent("every topic was refused"));
+        }
+        // Not before: a node that takes the session but brings no topic would be asked again and
+        // again without a pause that grows.
+        if resume_state.is_fully_subscribed() {
+            retry.backoff.reset();
+            topic_backoff.reset();
+        }
+        if !resume_state.has_stale_topics() {
+            switch_at = None;
+        } else if retry.has_other_servers {
+            let stale_timeout = STALE_TIMEOUT_INITIAL * (1 << retry.stale_sessions);
+            switch_at.get_or_insert_with(|| Instant::now() + random_within(stale_timeout));
+        }
+    }
+}
+
+/// That moment; never, if there is none.
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A moment within `span`: all clients of a node that goes should not leave in the same one.
+fn random_within(span: Duration) -> Duration {
+    span.mul_f64(rand::rng().random())
+}
+
+async fn send_event(events: &EventSender, event: SubscriberEvent) -> Result<(), SubscriberDropped> {
+    events.send(event).await.map_err(|_| SubscriberDropped)
+}
+
+/// Tells what a session brought. Of a topic whose caller wants the newest only, without waiting for
+/// the caller: the session is read on.
+async fn deliver(
+    events: &EventSender,
+    resume_state: &ResumeState,
+    event: SubscriberEvent,
+) -> Result<(), SubscriberDropped> {
+    let (topic, update) = match event {
+        SubscriberEvent::Message { topic, message } => (topic, LatestUpdate::Message(message)),
+        SubscriberEvent::Gap { topic, gap } if gap.reason == GapReason::Conflated => {
+            (topic, LatestUpdate::Skipped(gap))
+        }
+        event => return send_event(events, event).await,
+    };
+    match (resume_state.newest_only(&topic), update) {
+        (Some(NewestOnly { reports_gaps }), update) => {
+            events.replace_latest(topic, update, reports_gaps).map_err(|_| SubscriberDropped)
+        }
+        (None, LatestUpdate::Message(message)) => {
+            send_event(events, SubscriberEvent::Message { topic, message }).await
+        }
+        (None, LatestUpdate::Skipped(gap)) => {
+            send_event(events, SubscriberEvent::Gap { topic, gap }).await
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The address of a node, as people write it.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+/// One door of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServerAddress {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Name or address; IPv6 in brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What is spoken at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `http://`: HTTP, WebSocket or gRPC, in the clear.
+    Http,
+    /// `ws://`: WebSocket in the clear.
+    Ws,
+    /// `quic://`: the client protocol on QUIC.
+    Quic,
+}
+
+/// Not an address of a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no server: {reason}; write http://HOST:PORT, ws://HOST:PORT or quic://HOST:PORT"
+)]
+pub struct InvalidServerAddress {
+    text: String,
+    reason: &'static str,
+}
+
+impl ServerAddress {
+    /// `host:address`, to dial or to resolve.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = InvalidServerAddress;
+
+    fn from_str(text: &str) -> Result<ServerAddress, InvalidServerAddress> {
+        let invalid = |reason| InvalidServerAddress { text: text.to_owned(), reason };
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "ws" => Scheme::Ws,
+            "quic" => Scheme::Quic,
+            "https" | "wss" => return Err(invalid("TLS on TCP is not there yet")),
+            _ => return Err(invalid("the scheme is unknown")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| invalid("it has no port"))?;
+        let port = port.parse().map_err(|_| invalid("the port is no number"))?;
+        if !is_host(host) {
+            return Err(invalid("the host is none (IPv6 stands in brackets)"));
+        }
+        Ok(ServerAddress { scheme, host: host.to_owned(), port })
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !host.is_empty() && host.chars().all(is_allowed)
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Ws => "ws",
+            Scheme::Quic => "quic",
+        };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_address_round_trips_through_its_string_form() {
+        for text in ["http://127.0.0.1:7080", "ws://node-1.example:80", "quic://[::1]:7443"] {
+            assert_eq!(text.parse::<ServerAddress>().map(|s| s.to_string()), Ok(text.to_owned()));
+        }
+        assert!("http://127.0.0.1:7080/".parse::<ServerAddress>().is_ok());
+    }
+
+    #[test]
+    fn invalid_address_is_rejected_with_an_explanation() {
+        for text in [
+            "",
+            "127.0.0.1:7080",
+            "ftp://a:1",
+            "http://a",
+            "http://:1",
+            "http://a:b",
+            "wss://a:1",
+            "http://::1:80",
+            "http://[::x]:80",
+            "ws://a b:1",
+        ] {
+            let error = text.parse::<ServerAddress>().expect_err(text).to_string();
+            assert!(error.contains("write http://HOST:PORT"), "{error}");
+        }
+    }
+}

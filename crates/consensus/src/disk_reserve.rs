@@ -1,0 +1,214 @@
+//! How much room the data directory's disk has, and what a node does when there is little.
+//!
+//! The last of the room is kept for what a node cannot do without: votes, elections, and the
+//! snapshots that make room again. Below the reserve nothing is published here; below half of it
+//! this replica takes no more from the leaders of others either, so that what they had accepted
+//! before they noticed still finds a place. All else goes on, and so does publishing as soon as
+//! there is room.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often the disk is asked. A node that writes 200 MB a second gets 100 MB further meanwhile,
+/// which half of the smallest useful reserve holds.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The reserve unless one is set: this many bytes, or this part of the disk if that is less.
+const DEFAULT_RESERVE_BYTES: u64 = 256 << 20;
+const DEFAULT_RESERVE_DIVISOR: u64 = 20;
+
+/// What a file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that this process may still fill.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Asks the system how much room there is where a directory lies.
+pub type DiskProbe = Arc<dyn Fn(&Path) -> io::Result<DiskSpace> + Send + Sync>;
+
+/// There is too little room to publish here. Says where, how much there is, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk of {} has {} MiB left, and the last {} MiB are kept for elections and snapshots: \
+     free some space there, or lower --disk-reserve; publishing resumes by itself",
+    .dir.display(), .free >> 20, .reserve >> 20
+)]
+pub struct DiskFull {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Bytes that are left.
+    pub free: u64,
+    /// Bytes that are kept.
+    pub reserve: u64,
+}
+
+/// The room of one data directory. Clones share it.
+#[derive(Clone)]
+pub(crate) struct DiskReserve(Arc<DiskReserveShared>);
+
+struct DiskReserveShared {
+    dir: PathBuf,
+    reserve_bytes: Option<u64>,
+    probe: DiskProbe,
+    /// A write has found no room and waits.
+    write_blocked: AtomicBool,
+    measured: watch::Sender<DiskMeasurement>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct DiskMeasurement {
+    free: u64,
+    reserve: u64,
+}
+
+impl DiskSpace {
+    /// What the system says.
+    ///
+    /// # Errors
+    /// When it cannot say.
+    pub fn for_dir(dir: &Path) -> io::Result<DiskSpace> {
+        let stat = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(DiskSpace { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+    }
+
+    fn reserve_bytes(&self, configured: Option<u64>) -> u64 {
+        configured.unwrap_or(DEFAULT_RESERVE_BYTES.min(self.total / DEFAULT_RESERVE_DIVISOR))
+    }
+}
+
+impl DiskReserve {
+    pub(crate) fn new(dir: &Path, reserve_bytes: Option<u64>, probe: DiskProbe) -> DiskReserve {
+        let measured = watch::Sender::new(DiskMeasurement { free: u64::MAX, reserve: 0 });
+        let write_blocked = AtomicBool::new(false);
+        let disk_reserve = DiskReserve(Arc::new(DiskReserveShared {
+            dir: dir.into(),
+            reserve_bytes,
+            probe,
+            write_blocked,
+            measured,
+        }));
+        disk_reserve.measure();
+        disk_reserve
+    }
+
+    /// Asks every now and then, until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut next = tokio::time::interval(PROBE_INTERVAL);
+        while shutdown.run_until_cancelled(next.tick()).await.is_some() {
+            let disk_reserve = self.clone();
+            // A network file system may let it wait. An error means that the runtime is going.
+            let _ = tokio::task::spawn_blocking(move || disk_reserve.measure()).await;
+        }
+    }
+
+    /// Asks now.
+    pub(crate) fn measure(&self) {
+        // Not knowing is no reason to refuse: the write itself will tell.
+        let Ok(disk_space) = (self.0.probe)(&self.0.dir) else { return };
+        metrics::gauge!("pushonce_disk_free_bytes").set(disk_space.free as f64);
+        let previous = self.publish_error();
+        let measured = DiskMeasurement {
+            free: disk_space.free,
+            reserve: disk_space.reserve_bytes(self.0.reserve_bytes),
+        };
+        self.0.measured.send_if_modified(|known| std::mem::replace(known, measured) != measured);
+        match (previous, self.publish_error()) {
+            (None, Some(full)) => tracing::error!(%full, "publishes are refused"),
+            (Some(_), None) => tracing::info!("the disk has room again: publishes are taken"),
+            _ => {}
+        }
+    }
+
+    /// A write found no room, or found some again.
+    pub(crate) fn set_write_blocked(&self, blocked: bool) {
+        if self.0.write_blocked.swap(blocked, Ordering::SeqCst) != blocked {
+            let dir = self.0.dir.display();
+            match blocked {
+                true => tracing::error!(%dir, "the disk is full: the log waits for room"),
+                false => tracing::info!(%dir, "the log is written again"),
+            }
+            self.measure();
+        }
+    }
+
+    /// Why nothing may be published here, if so.
+    pub(crate) fn publish_error(&self) -> Option<DiskFull> {
+        self.error_below(|reserve| reserve)
+    }
+
+    /// Why nothing may be taken from a leader, if so.
+    pub(crate) fn append_error(&self) -> Option<DiskFull> {
+        self.error_below(|reserve| reserve / 2)
+    }
+
+    fn error_below(&self, threshold: impl Fn(u64) -> u64) -> Option<DiskFull> {
+        let DiskMeasurement { free, reserve } = *self.0.measured.borrow();
+        let full = free < threshold(reserve) || self.0.write_blocked.load(Ordering::SeqCst);
+        full.then(|| DiskFull { dir: self.0.dir.clone(), free, reserve })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn disk_reserve(free: &Arc<AtomicU64>, reserve: Option<u64>) -> DiskReserve {
+        let free = Arc::clone(free);
+        let probe =
+            move |_: &Path| Ok(DiskSpace { free: free.load(Ordering::SeqCst), total: 10 << 30 });
+        DiskReserve::new(Path::new("/data"), reserve, Arc::new(probe))
+    }
+
+    #[test]
+    fn publishes_stop_at_reserve_and_appends_at_half_of_it_and_both_resume() {
+        let free = Arc::new(AtomicU64::new(1 << 30));
+        let disk_reserve = disk_reserve(&free, None);
+        let at = |bytes: u64| {
+            free.store(bytes, Ordering::SeqCst);
+            disk_reserve.measure();
+            (disk_reserve.publish_error().is_some(), disk_reserve.append_error().is_some())
+        };
+        assert_eq!(at(1 << 30), (false, false));
+        assert_eq!(at(255 << 20), (true, false));
+        assert_eq!(at(127 << 20), (true, true));
+        assert_eq!(at(256 << 20), (false, false));
+    }
+
+    #[test]
+    fn reserve_is_configured_value_or_a_twentieth_of_small_disk() {
+        let room = DiskSpace { free: 0, total: 1 << 30 };
+        assert_eq!(room.reserve_bytes(None), (1 << 30) / 20);
+        assert_eq!(DiskSpace { free: 0, total: 1 << 40 }.reserve_bytes(None), 256 << 20);
+        assert_eq!(room.reserve_bytes(Some(0)), 0);
+    }
+
+    #[test]
+    fn blocked_write_rejects_publishes_regardless_of_free_space() {
+        let free = Arc::new(AtomicU64::new(1 << 30));
+        let disk_reserve = disk_reserve(&free, None);
+        disk_reserve.set_write_blocked(true);
+        let full = disk_reserve.publish_error().unwrap().to_string();
+        assert!(full.contains("/data") && full.contains("1024 MiB"), "{full}");
+        disk_reserve.set_write_blocked(false);
+        assert_eq!(disk_reserve.publish_error(), None);
+    }
+
+    #[test]
+    fn disk_space_is_read_for_existing_directory_only() {
+        let room = DiskSpace::for_dir(Path::new("/")).unwrap();
+        assert!(room.free <= room.total && room.total > 0);
+        assert!(DiskSpace::for_dir(Path::new("/no/such/directory")).is_err());
+    }
+}

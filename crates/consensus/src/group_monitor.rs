@@ -1,0 +1,203 @@
+//! Watches one replica: says how it stands, and keeps its log short.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{AsyncRuntime, RaftMetrics};
+use pushonce_core::{NodeId, Term};
+
+use crate::clock::BootTime;
+use crate::group::RaftGroupInner;
+use crate::runtime::RaftRuntime;
+use crate::types::TypeConfig;
+use crate::{GroupStatus, RaftGroup};
+
+/// At most this often: a busy group changes with every entry, and nobody needs each.
+const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// At least this often. openraft tells of every tick as of a change; so how far logs are is looked at,
+/// less and less often while nothing is new, and only who leads whom is told at once.
+const STATUS_INTERVAL_MAX: Duration = Duration::from_millis(160);
+
+/// Runs a replica until it is stopped.
+pub(crate) async fn run(group: RaftGroup) {
+    tokio::select! {
+        () = monitor(&group) => group.0.stopping.cancelled().await,
+        () = group.0.stopping.cancelled() => {}
+    }
+    if let Err(error) = group.raft().shutdown().await {
+        tracing::warn!(group = %group.id(), %error, "a replica ended badly");
+    }
+    mark_stopped(&group);
+    group.0.groups.remove(&group);
+}
+
+/// Ends when the replica has failed.
+async fn monitor(group: &RaftGroup) {
+    let mut server_metrics = group.raft().server_metrics();
+    let (mut interval, mut has_ended) = (STATUS_INTERVAL_MIN, false);
+    let mut purged_behind = None;
+    let speak = enable_elections(group);
+    tokio::pin!(speak);
+    let mut elections_disabled = true;
+    loop {
+        let mut status = group.read_status();
+        if has_ended {
+            // A task that fails says why; one that panics says nothing.
+            status.failure.get_or_insert_with(|| "a task of the replica has panicked".to_owned());
+        }
+        let ended = has_ended || status.failure.is_some();
+        let changed = group.0.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+        if ended {
+            return;
+        }
+        interval =
+            if changed { STATUS_INTERVAL_MIN } else { STATUS_INTERVAL_MAX.min(interval * 2) };
+        purge_log(group, &mut purged_behind).await;
+        group.try_finish_recovery().await;
+        if group.0.snapshot_store.take_damaged() {
+            tracing::error!(group = %group.id(), "a snapshot is damaged on disk: another is taken");
+            // As below.
+            let _ = group.raft().trigger().snapshot().await;
+        }
+
+        let lease_end = group.lease().map(|lease| lease.expires_at);
+        let change = async {
+            RaftRuntime::sleep(STATUS_INTERVAL_MIN).await;
+            tokio::select! {
+                result = server_metrics.changed() => result.is_err(),
+                () = RaftRuntime::sleep(interval - STATUS_INTERVAL_MIN) => false,
+                () = sleep_until(lease_end) => false,
+            }
+        };
+        tokio::select! {
+            // Why it is over is known by one more look.
+            is_over = change => has_ended = is_over,
+            () = &mut speak, if elections_disabled => elections_disabled = false,
+            () = group.0.status_dirty.notified() => {}
+            () = group.0.log.wait_compaction_due() => {
+                // An error means that it has ended; the status will say so.
+                let _ = group.raft().trigger().snapshot().await;
+            }
+        }
+    }
+}
+
+/// Lets the replica ask for votes once its silence is over, and it has all that it had.
+async fn enable_elections(group: &RaftGroup) {
+    while let Some(at) = group.restart_hold_until() {
+        at.reached().await;
+    }
+    if let Some(recovery) = &group.0.recovery {
+        recovery.wait_finished().await;
+    }
+    group.raft().runtime_config().elect(true);
+}
+
+async fn sleep_until(time: Option<BootTime>) {
+    match time {
+        Some(at) => at.reached().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Drops entries that a new snapshot has made superfluous, but for a bounded tail.
+async fn purge_log(group: &RaftGroup, purged_behind: &mut Option<u64>) {
+    let snapshot = group.raft().metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
+    let Some(snapshot) = snapshot.filter(|_| snapshot != *purged_behind) else { return };
+    *purged_behind = Some(snapshot);
+    if let Some(upto) = group.0.log.purge_target(snapshot, group.0.settings.log_bytes_kept) {
+        // As above.
+        let _ = group.raft().trigger().purge_log(upto).await;
+    }
+}
+
+fn mark_stopped(group: &RaftGroup) {
+    group.0.status.send_modify(|status| {
+        status.is_leader = false;
+        status.leader = None;
+        status.failure = Some("stopped".to_owned());
+    });
+}
+
+impl RaftGroup {
+    /// Ends the recovery of a replica that has all again.
+    pub(crate) async fn try_finish_recovery(&self) {
+        let Some(recovery) = self.recovering() else { return };
+        match recovery.try_finish(self.0.log.last_log_id()).await {
+            Ok(true) => {
+                tracing::info!(group = %self.id(), "a replica has recovered, and votes again")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(group = %self.id(), %error, "a replica cannot say that it has recovered")
+            }
+        }
+    }
+
+    /// The group as openraft shows it now.
+    pub(crate) fn read_status(&self) -> GroupStatus {
+        let metrics_watch = self.raft().metrics();
+        // One reading: a lease of one moment beside the term of another would be a false claim.
+        let metrics = metrics_watch.borrow_watched();
+        let has_lease = self.lease_from_metrics(&metrics).is_some();
+        let stored = &metrics.membership_config;
+        let membership = stored.membership();
+        let index = |log_id: Option<crate::types::LogId>| log_id.map_or(0, |id| id.index);
+        let is_raft_leader = metrics.state.is_leader();
+        let last_log_index = metrics.last_log_index.unwrap_or_default();
+        GroupStatus {
+            // The vote for itself that a replica kept when it left makes it no leader.
+            leader: metrics
+                .current_leader
+                .map(NodeId)
+                .filter(|leader| *leader != self.0.me || is_raft_leader),
+            term: Term(metrics.current_term),
+            is_leader: has_lease,
+            initialized: stored.log_id().is_some(),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            is_joint: membership.get_joint_config().len() > 1,
+            membership_index: index(*stored.log_id()),
+            last_log_index,
+            leader_last_log_index: match is_raft_leader {
+                true => last_log_index,
+                false => self.0.leader_last_log_index.load(Ordering::Relaxed),
+            },
+            snapshot_transfers: match is_raft_leader {
+                true => self.0.transfers.progress(tokio::time::Instant::now()),
+                false => BTreeMap::new(),
+            },
+            applied_index: index(metrics.last_applied),
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(node, matched)| (NodeId(*node), index(*matched)))
+                .collect(),
+            unresponsive: if has_lease {
+                self.unresponsive_voters(&metrics)
+            } else {
+                BTreeSet::new()
+            },
+            recovering: self.recovering().is_some(),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+            halt_reason: self.0.halt_reason.reason().map(str::to_owned),
+        }
+    }
+
+    fn unresponsive_voters(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<NodeId> {
+        let RaftGroupInner { me, follower_acks, lease_times, .. } = &*self.0;
+        let Some(since) = BootTime::now().checked_sub(lease_times.lease()) else {
+            return BTreeSet::new();
+        };
+        let voters = metrics.membership_config.voter_ids().map(NodeId);
+        follower_acks.unresponsive(Term(metrics.current_term), *me, since, voters)
+    }
+}

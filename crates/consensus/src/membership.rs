@@ -1,0 +1,240 @@
+//! Changing who is in a group, and who leads it: one change at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::atomic::Ordering;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use pushonce_core::{NodeId, Term};
+use tokio::time::timeout;
+
+use crate::types::TypeConfig;
+use crate::{GroupStatus, RaftGroup};
+
+/// How many entries a voter may lag behind and still be called level: what a busy group has on its
+/// way at any moment. The old leader waits for it, so the count is the length of the pause.
+const CAUGHT_UP_LAG_MAX: u64 = 64;
+
+/// Why the members of a group, or its leader, were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// This node does not lead the group.
+    #[error("not the leader{}", match leader { Some(node) => format!(": {node} leads"), None => String::new() })]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// Another change is under way; wait.
+    #[error("another change of this group is under way")]
+    Busy,
+    /// It cannot be done as asked. Says what to change.
+    #[error("{0}")]
+    Invalid(String),
+    /// It may have happened, in part or whole, or may still: look at the status.
+    #[error("the outcome of the change is unknown: {0}")]
+    Unknown(String),
+}
+
+type ClientWriteResult =
+    Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+impl RaftGroup {
+    /// Adds a replica that follows without a vote; its node must have started the group,
+    /// uninitialised. Does not wait until it is level: see [`GroupStatus::matched`].
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        self.change_membership(|| self.raft().add_learner(node.0, (), false)).await
+    }
+
+    /// Makes these the voters, in one joint step; each must be a member already. The removed are
+    /// dropped entirely: nobody tells them, so their replica is to be stopped and destroyed.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let voters = voters.into_iter().map(|node| node.0).collect();
+        let change = ChangeMembers::ReplaceAllVoters(voters);
+        self.change_membership(|| self.raft().change_membership(change.clone(), false)).await
+    }
+
+    /// Drops a replica that only follows.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        self.change_membership(|| self.raft().change_membership(change.clone(), true)).await
+    }
+
+    /// Hands leadership to a voter that is level and reachable, and waits until it leads. `Ok` when
+    /// this node is meant and leads already.
+    ///
+    /// Once `to` has shown that it can take over, this node does not lead in its term any more, whatever
+    /// comes of it.
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), MembershipError> {
+        let _guard = self.0.change_lock.try_lock().map_err(|_| MembershipError::Busy)?;
+        let status = self.read_status();
+        let Some(term) = self.leader_term() else {
+            return Err(MembershipError::NotLeader {
+                leader: status.leader.filter(|n| *n != self.0.me),
+            });
+        };
+        if to == self.0.me {
+            return Ok(());
+        }
+        // openraft checks nothing: with a target that cannot take over, the group would have no
+        // leader until the next election.
+        check_successor(&status, to).map_err(MembershipError::Invalid)?;
+        if !self.0.links.for_peer(to).is_up() {
+            return Err(MembershipError::Invalid(format!("{to} cannot be reached now")));
+        }
+        self.probe_successor(to).await?;
+        if self.leader_term() != Some(term) {
+            return Err(MembershipError::NotLeader { leader: None });
+        }
+        self.0.transferred_term.store(term.0, Ordering::SeqCst);
+        self.0.status_dirty.notify_one();
+        self.raft()
+            .trigger()
+            .transfer_leader(to.0)
+            .await
+            .map_err(|error| MembershipError::Unknown(error.to_string()))?;
+        self.wait_for_new_leader(term, to).await
+    }
+
+    /// Waits until `to` has written an entry that is newer than this call. Its known log position does not
+    /// show that it can lead: after a restart the replica may not run yet, and openraft refuses a transfer to
+    /// a replica that has written nothing since its start. The group would have no leader until the next
+    /// election.
+    async fn probe_successor(&self, to: NodeId) -> Result<(), MembershipError> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::skips_successor_probe() {
+            return Ok(());
+        }
+        let written = async {
+            let blank =
+                self.raft().write_blank().await.map_err(|error| self.to_membership_error(error))?;
+            let has_blank_entry =
+                |status: &GroupStatus| matched_index(&status.matched, to) >= blank.log_id.index;
+            let mut status = self.status();
+            self.0.status_dirty.notify_one();
+            let decided =
+                status.wait_for(|status| has_blank_entry(status) || !status.is_leader).await;
+            match decided {
+                Ok(status) if has_blank_entry(&status) => Ok(()),
+                Ok(_) => Err(MembershipError::NotLeader { leader: None }),
+                Err(_) => Err(MembershipError::Unknown("the replica was stopped".to_owned())),
+            }
+        };
+        // An election takes as long.
+        let wait_max = self.0.settings.election_max;
+        let timed_out =
+            || MembershipError::Invalid(format!("{to} wrote no entry within {wait_max:?}"));
+        timeout(wait_max, written).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn wait_for_new_leader(&self, term: Term, to: NodeId) -> Result<(), MembershipError> {
+        let unknown = |reason: String| Err(MembershipError::Unknown(reason));
+        let mut status = self.status();
+        let wait_max = 3 * self.0.settings.election_max;
+        let new_leader = status.wait_for(|status| status.term > term && status.leader.is_some());
+        match timeout(wait_max, new_leader).await {
+            Ok(Ok(status)) if status.leader == Some(to) => Ok(()),
+            Ok(Ok(status)) => unknown(format!("not {to} but {:?} leads now", status.leader)),
+            Ok(Err(_)) => unknown("the replica was stopped".to_owned()),
+            Err(_) => unknown(format!("{to} did not take over within {wait_max:?}")),
+        }
+    }
+
+    async fn change_membership<F>(&self, change: impl Fn() -> F) -> Result<(), MembershipError>
+    where
+        F: Future<Output = ClientWriteResult>,
+    {
+        let _guard = self.0.change_lock.try_lock().map_err(|_| MembershipError::Busy)?;
+        let deadline = self.0.settings.proposal_deadline;
+        match timeout(deadline, self.retry_change_while_busy(change)).await {
+            Ok(changed) => changed,
+            Err(_) => Err(MembershipError::Unknown(format!("no commit within {deadline:?}"))),
+        }
+    }
+
+    /// A leader that has just been elected, or whose last change is not committed yet, refuses the
+    /// next one: waits for that.
+    async fn retry_change_while_busy<F>(
+        &self,
+        change: impl Fn() -> F,
+    ) -> Result<(), MembershipError>
+    where
+        F: Future<Output = ClientWriteResult>,
+    {
+        let mut status = self.status();
+        loop {
+            status.mark_unchanged();
+            match change().await.map_err(|error| self.to_membership_error(error)) {
+                Err(MembershipError::Busy) if status.changed().await.is_ok() => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    fn to_membership_error(
+        &self,
+        error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    ) -> MembershipError {
+        use ChangeMembershipError::{InProgress, UncommittedLeaderLog};
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+                MembershipError::NotLeader { leader: self.other_leader(&to) }
+            }
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+                InProgress(_) | UncommittedLeaderLog(_) => MembershipError::Busy,
+                error => MembershipError::Invalid(error.to_string()),
+            },
+            RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => MembershipError::Busy,
+            error => MembershipError::Unknown(error.to_string()),
+        }
+    }
+}
+
+/// Whether a node can take over at once.
+fn check_successor(status: &GroupStatus, to: NodeId) -> Result<(), String> {
+    if status.is_joint {
+        return Err("a change of voters is under way: wait for it".to_owned());
+    }
+    if !status.voters.contains(&to) {
+        return Err(format!("{to} is not a voter of the group: make it one first"));
+    }
+    let matched = matched_index(&status.matched, to);
+    if matched.saturating_add(CAUGHT_UP_LAG_MAX) < status.last_log_index {
+        let last = status.last_log_index;
+        return Err(format!("{to} is not level: it holds {matched} of {last}; wait for it"));
+    }
+    Ok(())
+}
+
+fn matched_index(matched: &BTreeMap<NodeId, u64>, node: NodeId) -> u64 {
+    matched.get(&node).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(matched: u64) -> GroupStatus {
+        GroupStatus {
+            voters: BTreeSet::from([NodeId(1), NodeId(2)]),
+            last_log_index: 1000,
+            matched: BTreeMap::from([(NodeId(2), matched)]),
+            ..GroupStatus::default()
+        }
+    }
+
+    #[test]
+    fn only_caught_up_voter_can_take_over_leadership() {
+        assert_eq!(check_successor(&status(990), NodeId(2)), Ok(()));
+        assert!(check_successor(&status(900), NodeId(2)).is_err());
+        assert!(check_successor(&status(990), NodeId(3)).is_err());
+    }
+
+    #[test]
+    fn leadership_is_not_transferred_during_joint_configuration() {
+        assert!(
+            check_successor(&GroupStatus { is_joint: true, ..status(1000) }, NodeId(2)).is_err()
+        );
+    }
+}

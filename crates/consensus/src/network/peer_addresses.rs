@@ -1,0 +1,144 @@
+//! Where the peers are, and which are none any more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pushonce_core::NodeId;
+use tokio::sync::watch;
+
+/// As many as a cluster may have members: who answers with invented ids fills no memory.
+const HINTS_MAX: usize = 1_000;
+
+/// Where peers are dialled: `host:port` of their peer port. Clones share one table.
+///
+/// A node that is gone is neither dialled nor listened to, and what it has open is closed.
+///
+/// A node may have a second address: a hint, where a member was found that the committed addresses do not
+/// have yet. Both are dialled in turn. A wrong hint costs attempts and nothing else, since every link
+/// begins with a check of cluster and node.
+#[derive(Clone, Debug)]
+pub struct PeerAddresses(Arc<watch::Sender<AddressTable>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AddressTable {
+    addresses: BTreeMap<NodeId, String>,
+    hints: BTreeMap<NodeId, String>,
+    /// A lower id that has no address is gone.
+    next_id: NodeId,
+}
+
+impl PeerAddresses {
+    /// Says where a node is. A link that is down dials there at once; one that is up stays.
+    pub fn set(&self, node: NodeId, address: impl Into<String>) {
+        let address = address.into();
+        self.0.send_if_modified(|table| {
+            let known = table.addresses.get(&node) == Some(&address);
+            table.addresses.insert(node, address);
+            !known
+        });
+    }
+
+    /// Says where every node is. An id below `next_id` that is not among them is gone for ever; a
+    /// higher one is a node that was not heard of yet.
+    pub fn replace(&self, addresses: BTreeMap<NodeId, String>, next_id: NodeId) {
+        self.0.send_if_modified(|table| {
+            let mut new = AddressTable { addresses, hints: BTreeMap::new(), next_id };
+            let useful = |&(node, hint): &(&NodeId, &String)| {
+                !new.is_removed(*node) && new.addresses.get(node) != Some(hint)
+            };
+            let hints = table.hints.iter().filter(useful);
+            new.hints = hints.map(|(&node, hint)| (node, hint.clone())).collect();
+            let changed = *table != new;
+            *table = new;
+            changed
+        });
+    }
+
+    /// Says where a node was found. Until the committed addresses have it, both are dialled. Says whether
+    /// it is news.
+    pub fn add_hint(&self, node: NodeId, address: impl Into<String>) -> bool {
+        let address = address.into();
+        self.0.send_if_modified(|table| {
+            let known = table.candidates(node).contains(&address);
+            let full = table.hints.len() >= HINTS_MAX && !table.hints.contains_key(&node);
+            if known || full || table.is_removed(node) {
+                return false;
+            }
+            table.hints.insert(node, address);
+            true
+        })
+    }
+
+    /// Where nodes were found beside their committed addresses.
+    pub fn hints(&self) -> BTreeMap<NodeId, String> {
+        self.0.borrow().hints.clone()
+    }
+
+    /// Where a node is, if known.
+    pub fn get(&self, node: NodeId) -> Option<String> {
+        self.0.borrow().addresses.get(&node).cloned()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<AddressTable> {
+        self.0.subscribe()
+    }
+
+    /// Waits until a node is gone.
+    pub(super) async fn wait_removed(&self, node: NodeId) {
+        // The sender lives as long as this does.
+        let _ = self.subscribe().wait_for(|table| table.is_removed(node)).await;
+    }
+}
+
+impl AddressTable {
+    /// The addresses to dial in turn; the committed one first.
+    pub(super) fn candidates(&self, node: NodeId) -> Vec<String> {
+        let committed = self.addresses.get(&node);
+        let hint = self.hints.get(&node).filter(|&hint| Some(hint) != committed);
+        committed.into_iter().chain(hint).cloned().collect()
+    }
+
+    pub(super) fn is_removed(&self, node: NodeId) -> bool {
+        node < self.next_id && !self.addresses.contains_key(&node)
+    }
+}
+
+impl Default for PeerAddresses {
+    fn default() -> PeerAddresses {
+        let empty =
+            AddressTable { addresses: BTreeMap::new(), hints: BTreeMap::new(), next_id: NodeId(0) };
+        PeerAddresses(Arc::new(watch::Sender::new(empty)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn omitted_peer_is_removed_and_unknown_peer_is_not() {
+        let addresses = PeerAddresses::default();
+        let is_removed = |id| addresses.subscribe().borrow().is_removed(NodeId(id));
+        assert!(!is_removed(2), "nothing is known yet");
+        addresses.replace(BTreeMap::from([(NodeId(1), "a:1".to_owned())]), NodeId(3));
+        assert!(!is_removed(1) && is_removed(2) && !is_removed(3));
+        assert_eq!(addresses.get(NodeId(2)), None);
+    }
+
+    #[test]
+    fn hint_is_dialled_until_committed_address_matches() {
+        let addresses = PeerAddresses::default();
+        let candidates = || addresses.subscribe().borrow().candidates(NodeId(1));
+        let commit = |address: &str| {
+            addresses.replace(BTreeMap::from([(NodeId(1), address.to_owned())]), NodeId(3));
+        };
+        assert!(addresses.add_hint(NodeId(1), "new:1"), "before any view");
+        assert_eq!(candidates(), ["new:1"]);
+        commit("old:1");
+        assert_eq!(candidates(), ["old:1", "new:1"]);
+        assert!(!addresses.add_hint(NodeId(1), "new:1") && !addresses.add_hint(NodeId(1), "old:1"));
+        assert!(!addresses.add_hint(NodeId(2), "b:1"), "n2 is gone");
+        commit("new:1");
+        assert_eq!((candidates(), addresses.hints()), (vec!["new:1".to_owned()], BTreeMap::new()));
+    }
+}

@@ -1,0 +1,476 @@
+//! The store on redb.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use pushonce_core::{ClusterId, ClusterVersion, NodeId, UnsupportedVersion, VersionRange};
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
+    TableDefinition, WriteTransaction,
+};
+
+use super::backend::{FirstFailure, TrackedBackend, is_disk_full};
+use super::{LogMark, RaftStore, StoreChange, StoreKey, StoredGroup, WriteCounter};
+use crate::{EngineOpenError, GroupId};
+
+/// (group, index) to entry.
+const ENTRIES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("entries");
+/// (group, key) to value.
+const VALUES: TableDefinition<(u32, u8), &[u8]> = TableDefinition::new("values");
+/// (group, generation, number) to a piece of a snapshot.
+const PIECES: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("pieces");
+/// Which log this is, and how many commits it has had.
+const LOG_MARK: TableDefinition<&str, u64> = TableDefinition::new("mark");
+/// Whose store this is, and the version of its cluster.
+const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+/// Keys of [`IDENTITY`].
+const OWNER_KEY: &str = "owner";
+const VERSION_KEY: &str = "version";
+
+/// The store of a node.
+const STORE_FILE: &str = "raft.redb";
+/// The store while it is made: a process may die between any two writes of that.
+const STORE_TEMP_FILE: &str = "raft.redb.new";
+
+/// Entries lie in memory until they are purged and are read back only at a start: the page cache
+/// has little to do, and redb's own default is a gigabyte.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// The redb file of a node, locked while it is open.
+pub(crate) struct RedbStore {
+    opener: Box<Opener>,
+    /// Closed after a write that found no room: redb refuses everything then, and what it has in
+    /// memory is of a commit that never was.
+    database: Option<Database>,
+    first_failure: FirstFailure,
+    version: ClusterVersion,
+    write_counter: WriteCounter,
+}
+
+/// Opens the file again, noting what fails.
+type Opener = dyn Fn(FirstFailure) -> Result<Database, DatabaseError> + Send;
+
+impl RedbStore {
+    /// Makes `raft_config.redb` in a directory for this node of this cluster, whole or not at all. `Ok` when
+    /// it is there already.
+    pub(crate) fn create(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+    ) -> Result<(), EngineOpenError> {
+        let path = dir.join(STORE_FILE);
+        if fs::exists(&path).map_err(|error| io_error(&path, &error))? {
+            return RedbStore::open(dir, cluster, me).map(drop);
+        }
+        fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+        let temp_path = dir.join(STORE_TEMP_FILE);
+        // Of a try that was cut short. Nothing was ever written to it but whose it was to be.
+        match fs::remove_file(&temp_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&temp_path, &error));
+            }
+            _ => {}
+        }
+        let database =
+            redb_builder().create(&temp_path).map_err(|error| open_error(&temp_path, error))?;
+        write_identity(&database, cluster, me).map_err(|error| create_error(&temp_path, error))?;
+        drop(database);
+        rename_durably(&temp_path, &path).map_err(|error| io_error(&path, &error))
+    }
+
+    /// Whether `raft_config.redb` is in place. A path that cannot be read counts as present: the caller must
+    /// not make a second store there.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        fs::exists(dir.join(STORE_FILE)).unwrap_or(true)
+    }
+
+    /// Opens the `raft_config.redb` of this node of this cluster.
+    ///
+    /// A file that is missing is not made anew: its votes are gone, and a node that votes twice in
+    /// one term can elect two leaders.
+    pub(crate) fn open(
+        dir: &Path,
+        cluster: ClusterId,
+        me: NodeId,
+    ) -> Result<RedbStore, EngineOpenError> {
+        let path = dir.join(STORE_FILE);
+        if !fs::exists(&path).map_err(|error| io_error(&path, &error))? {
+            return Err(EngineOpenError::Missing { path });
+        }
+        let file = path.clone();
+        let store = RedbStore::with_opener(move |failed| open_file(&file, failed));
+        let mut store = store.map_err(|error| open_error(&path, error))?;
+        let stored_identity =
+            store.database().and_then(|database| read_identity(database).map_err(io::Error::other));
+        let (owner, version) = stored_identity.map_err(|error| io_error(&path, &error))?;
+        check_identity(&path, owner.as_deref().unwrap_or("nobody"), &format_identity(cluster, me))?;
+        store.version = check_version(&path, version)?;
+        let log_mark = store
+            .read_log_mark()
+            .map_err(|error| EngineOpenError::Damaged { path, reason: error.to_string() })?;
+        store.write_counter.set(log_mark.writes);
+        Ok(store)
+    }
+
+    /// What the log says of itself, as it is on disk.
+    pub(crate) fn read_log_mark(&mut self) -> io::Result<LogMark> {
+        let log_mark = read_log_mark(self.database()?).map_err(io::Error::other)?;
+        log_mark.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its mark is missing"))
+    }
+
+    /// The number of commits that are durable, as it rises.
+    pub(crate) fn write_counter(&self) -> WriteCounter {
+        self.write_counter.clone()
+    }
+
+    pub(super) fn with_opener(
+        opener: impl Fn(FirstFailure) -> Result<Database, DatabaseError> + Send + 'static,
+    ) -> Result<RedbStore, DatabaseError> {
+        let first_failure = FirstFailure::default();
+        let database = Some(opener(first_failure.clone())?);
+        let (version, write_counter) = (VersionRange::SUPPORTED.min, WriteCounter::default());
+        Ok(RedbStore { opener: Box::new(opener), database, first_failure, version, write_counter })
+    }
+
+    /// The version of the cluster, as it was noted when the store was opened.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.version
+    }
+
+    /// The groups there is a replica of.
+    pub(crate) fn groups(&mut self) -> io::Result<Vec<GroupId>> {
+        read_groups(self.database()?).map_err(io::Error::other)
+    }
+
+    /// The database, opened again if need be.
+    fn database(&mut self) -> io::Result<&Database> {
+        if self.database.is_none() {
+            self.first_failure = FirstFailure::default();
+            let opened = (self.opener)(self.first_failure.clone());
+            self.database =
+                Some(opened.map_err(|error| to_io_error(&self.first_failure, error.into()))?);
+        }
+        self.database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
+    }
+}
+
+fn read_log_mark(database: &Database) -> Result<Option<LogMark>, redb::Error> {
+    let table = database.begin_read()?.open_table(LOG_MARK)?;
+    let value = |key| table.get(key).map(|value| value.map(|value| value.value()));
+    Ok(value("log")?.zip(value("writes")?).map(|(log, writes)| LogMark { log, writes }))
+}
+
+/// Whose the store is, and the version of its cluster as two bytes.
+fn read_identity(database: &Database) -> Result<(Option<String>, Option<Vec<u8>>), redb::Error> {
+    let read = database.begin_read()?;
+    let table = match read.open_table(IDENTITY) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
+        Err(error) => return Err(error.into()),
+    };
+    let owner = table.get(OWNER_KEY)?;
+    let owner = owner.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+    let version = table.get(VERSION_KEY)?.map(|value| value.value().to_vec());
+    Ok((owner, version))
+}
+
+pub(super) fn write_identity(
+    database: &Database,
+    cluster: ClusterId,
+    me: NodeId,
+) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut table = write.open_table(IDENTITY)?;
+        table.insert(OWNER_KEY, format_identity(cluster, me).as_bytes())?;
+        // The oldest that this build writes: whatever the cluster has, it has no lower version.
+        table.insert(VERSION_KEY, VersionRange::SUPPORTED.min.prefix().as_slice())?;
+    }
+    let mut mark = write.open_table(LOG_MARK)?;
+    mark.insert("log", rand::random::<u64>())?;
+    mark.insert("writes", 0)?;
+    drop(mark);
+    // Made here, so that no reader has to care whether they exist.
+    write.open_table(ENTRIES)?;
+    write.open_table(VALUES)?;
+    write.open_table(PIECES)?;
+    write.commit()?;
+    Ok(())
+}
+
+/// Opens a file that is there: an empty one is a file that was cut off, and redb would begin anew in
+/// it.
+fn open_file(path: &Path, first_failure: FirstFailure) -> Result<Database, DatabaseError> {
+    let file = File::options().read(true).write(true).open(path).map_err(StorageError::Io)?;
+    if file.metadata().map_err(StorageError::Io)?.len() == 0 {
+        return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
+    }
+    redb_builder().create_with_backend(TrackedBackend::new(FileBackend::new(file)?, first_failure))
+}
+
+/// What went wrong, as whoever writes has to know it.
+fn to_io_error(first_failure: &FirstFailure, error: redb::Error) -> io::Error {
+    match first_failure.is_disk_full() {
+        true => io::Error::new(io::ErrorKind::StorageFull, error.to_string()),
+        false => io::Error::other(error),
+    }
+}
+
+pub(super) fn redb_builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Synced, renamed, and the directory synced: there after a power cut, or not.
+pub(crate) fn rename_durably(temp_path: &Path, path: &Path) -> io::Result<()> {
+    File::open(temp_path)?.sync_all()?;
+    fs::rename(temp_path, path)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+impl RaftStore for RedbStore {
+    fn write(&mut self, changes: &[(GroupId, StoreChange)]) -> io::Result<()> {
+        let written = commit(self.database()?, changes);
+        let writes = written.map_err(|error| {
+            self.database = None;
+            to_io_error(&self.first_failure, error)
+        })?;
+        self.write_counter.set(writes);
+        Ok(())
+    }
+
+    fn read(&mut self, group: GroupId) -> io::Result<StoredGroup> {
+        read_group(self.database()?, group).map_err(io::Error::other)
+    }
+
+    fn read_piece(
+        &mut self,
+        group: GroupId,
+        generation: u64,
+        number: u32,
+    ) -> io::Result<Option<Bytes>> {
+        read_piece(self.database()?, (group.0, generation, number)).map_err(io::Error::other)
+    }
+}
+
+/// Makes the changes durable. Returns how many commits there are now.
+fn commit(database: &Database, changes: &[(GroupId, StoreChange)]) -> Result<u64, redb::Error> {
+    let write = database.begin_write()?;
+    apply_changes(&write, changes)?;
+    let writes = increment_write_counter(&write)?;
+    // redb's default durability: `commit` returns after the fsync.
+    write.commit()?;
+    Ok(writes)
+}
+
+/// Counts the commit that is being made.
+fn increment_write_counter(write: &WriteTransaction) -> Result<u64, redb::Error> {
+    let mut mark = write.open_table(LOG_MARK)?;
+    let before = mark.get("writes")?.map_or(0, |writes| writes.value());
+    let writes = before.saturating_add(1);
+    mark.insert("writes", writes)?;
+    Ok(writes)
+}
+
+fn apply_changes(
+    write: &WriteTransaction,
+    changes: &[(GroupId, StoreChange)],
+) -> Result<(), redb::Error> {
+    let mut entries = write.open_table(ENTRIES)?;
+    let mut values = write.open_table(VALUES)?;
+    let mut pieces = write.open_table(PIECES)?;
+    for (group, change) in changes {
+        let GroupId(id) = *group;
+        match change {
+            StoreChange::Append { index, record } => {
+                entries.insert((id, *index), record.as_ref())?;
+            }
+            StoreChange::Truncate { from } => drop_entries(&mut entries, id, *from, u64::MAX)?,
+            StoreChange::Purge { upto, record } => {
+                values.insert((id, StoreKey::Purged as u8), record.as_ref())?;
+                drop_entries(&mut entries, id, 0, *upto)?;
+            }
+            StoreChange::Set { key, record } => {
+                values.insert((id, *key as u8), record.as_ref())?;
+            }
+            StoreChange::PutPiece { generation, number, record } => {
+                pieces.insert((id, *generation, *number), record.as_ref())?;
+            }
+            StoreChange::DeletePieces { generation } => {
+                let all = (id, *generation, 0)..=(id, *generation, u32::MAX);
+                pieces.retain_in(all, |_, _| false)?;
+            }
+            StoreChange::ClearReplica => {
+                drop_entries(&mut entries, id, 0, u64::MAX)?;
+                for key in [StoreKey::Committed, StoreKey::Purged, StoreKey::Snapshot] {
+                    values.remove((id, key as u8))?;
+                }
+                pieces.retain_in((id, 0, 0)..=(id, u64::MAX, u32::MAX), |_, _| false)?;
+            }
+            StoreChange::Remove { key } => {
+                values.remove((id, *key as u8))?;
+            }
+            StoreChange::SetVersion(version) => {
+                write.open_table(IDENTITY)?.insert(VERSION_KEY, version.prefix().as_slice())?;
+            }
+            StoreChange::Destroy => {
+                drop_entries(&mut entries, id, 0, u64::MAX)?;
+                values.retain_in((id, 0)..=(id, u8::MAX), |(_, key), _| {
+                    key == StoreKey::Vote as u8
+                })?;
+                values.insert((id, StoreKey::Removed as u8), [].as_slice())?;
+                pieces.retain_in((id, 0, 0)..=(id, u64::MAX, u32::MAX), |_, _| false)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn drop_entries(
+    entries: &mut Table<'_, (u32, u64), &'static [u8]>,
+    group: u32,
+    from: u64,
+    upto: u64,
+) -> Result<(), redb::Error> {
+    entries.retain_in((group, from)..=(group, upto), |_, _| false)?;
+    Ok(())
+}
+
+fn read_groups(database: &Database) -> Result<Vec<GroupId>, redb::Error> {
+    let read = database.begin_read()?;
+    let (entries, values) = (read.open_table(ENTRIES)?, read.open_table(VALUES)?);
+    let mut found = Vec::new();
+    let mut next = 0;
+    // From group to group, not from record to record: a log may have many.
+    loop {
+        let entry = entries.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
+        let value = values.range((next, 0)..)?.next().transpose()?.map(|(key, _)| key.value().0);
+        let Some(group) = entry.into_iter().chain(value).min() else { return Ok(found) };
+        let has = |key: StoreKey| values.get((group, key as u8)).map(|value| value.is_some());
+        // A build that knows of no mark may have begun the replica again, and left the mark.
+        let has_data = entry == Some(group) || has(StoreKey::Purged)? || has(StoreKey::Snapshot)?;
+        if has_data || !has(StoreKey::Removed)? {
+            found.push(GroupId(group));
+        }
+        let Some(after) = group.checked_add(1) else { return Ok(found) };
+        next = after;
+    }
+}
+
+fn read_group(database: &Database, group: GroupId) -> Result<StoredGroup, redb::Error> {
+    let read = database.begin_read()?;
+    let values = read.open_table(VALUES)?;
+    let table = read.open_table(ENTRIES)?;
+    let mut entries = Vec::new();
+    for entry in table.range((group.0, 0)..=(group.0, u64::MAX))? {
+        entries.push(Bytes::copy_from_slice(entry?.1.value()));
+    }
+    Ok(StoredGroup {
+        vote: read_value(&values, group, StoreKey::Vote)?,
+        committed: read_value(&values, group, StoreKey::Committed)?,
+        purged: read_value(&values, group, StoreKey::Purged)?,
+        snapshot: read_value(&values, group, StoreKey::Snapshot)?,
+        recovering: read_value(&values, group, StoreKey::Recovering)?,
+        removed: read_value(&values, group, StoreKey::Removed)?,
+        generations: read_generations(&read, group)?,
+        entries,
+    })
+}
+
+fn read_generations(read: &ReadTransaction, group: GroupId) -> Result<Vec<u64>, redb::Error> {
+    let pieces = read.open_table(PIECES)?;
+    let mut found = Vec::new();
+    let mut next = 0;
+    // From the first piece of one to the first of the next.
+    while let Some(first) =
+        pieces.range((group.0, next, 0)..=(group.0, u64::MAX, u32::MAX))?.next().transpose()?
+    {
+        let (_, generation, _) = first.0.value();
+        found.push(generation);
+        next = generation.saturating_add(1);
+    }
+    Ok(found)
+}
+
+fn read_piece(database: &Database, key: (u32, u64, u32)) -> Result<Option<Bytes>, redb::Error> {
+    let pieces = database.begin_read()?.open_table(PIECES)?;
+    let piece = pieces.get(key)?;
+    Ok(piece.map(|piece| Bytes::copy_from_slice(piece.value())))
+}
+
+fn read_value(
+    values: &impl ReadableTable<(u32, u8), &'static [u8]>,
+    group: GroupId,
+    key: StoreKey,
+) -> Result<Option<Bytes>, redb::Error> {
+    let value = values.get((group.0, key as u8))?;
+    Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+fn format_identity(cluster: ClusterId, me: NodeId) -> String {
+    format!("cluster {cluster}, node {me}")
+}
+
+fn check_identity(path: &Path, actual: &str, expected: &str) -> Result<(), EngineOpenError> {
+    if actual == expected {
+        return Ok(());
+    }
+    // How stores named their owner before there were cluster versions.
+    if actual.starts_with("format ") {
+        return Err(EngineOpenError::Unversioned { path: path.to_owned() });
+    }
+    Err(EngineOpenError::Foreign {
+        path: path.to_owned(),
+        found: actual.to_owned(),
+        wanted: expected.to_owned(),
+    })
+}
+
+/// A store without a version is older than cluster versions.
+fn check_version(path: &Path, version: Option<Vec<u8>>) -> Result<ClusterVersion, EngineOpenError> {
+    let version =
+        version.as_deref().and_then(ClusterVersion::split_prefix).map(|(version, _)| version);
+    let version = version.ok_or_else(|| EngineOpenError::Unversioned { path: path.to_owned() })?;
+    let unsupported = |reason: UnsupportedVersion| EngineOpenError::UnsupportedVersion {
+        path: path.to_owned(),
+        reason,
+    };
+    VersionRange::SUPPORTED.ensure_contains(version).map_err(unsupported)
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> EngineOpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            EngineOpenError::AlreadyOpen { path }
+        }
+        // redb reports a file that is not one of its own as invalid data.
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() != io::ErrorKind::InvalidData
+                && error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            io_error(&path, &error)
+        }
+        error => EngineOpenError::Damaged { path, reason: error.to_string() },
+    }
+}
+
+fn io_error(path: &Path, error: &io::Error) -> EngineOpenError {
+    let path = path.to_owned();
+    if is_disk_full(error) {
+        EngineOpenError::DiskFull { path }
+    } else {
+        EngineOpenError::Io { path, reason: error.to_string() }
+    }
+}
+
+fn create_error(path: &Path, error: redb::Error) -> EngineOpenError {
+    match error {
+        redb::Error::Io(error) => io_error(path, &error),
+        error => EngineOpenError::Damaged { path: PathBuf::from(path), reason: error.to_string() },
+    }
+}

@@ -1,0 +1,289 @@
+//! What is wrong with a cluster: shards without an owner or a majority, copies that are missing, members
+//! that cannot be reached. Pure; judged by what one node sees, as [`leave`](crate::leave) does.
+//!
+//! `pushonce cluster status` prints it first, its exit status is made of it, and each node counts it in
+//! its metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use pushonce_core::{NodeId, ShardId};
+
+use crate::leave::ClusterObservation;
+
+/// How much a problem matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Everything is served; the next failure may end that.
+    Degraded,
+    /// Some topics cannot be published to, or the cluster cannot be changed.
+    Unavailable,
+}
+
+/// One thing that is wrong. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterProblem {
+    /// The control group has no leader that the node knows.
+    ControlWithoutLeader,
+    /// Most voters of the control group cannot be reached.
+    ControlWithoutMajority {
+        /// These.
+        missing: BTreeSet<NodeId>,
+    },
+    /// Most replicas of some shards cannot be reached.
+    ShardsWithoutMajority {
+        /// Which shards.
+        shards: Vec<ShardId>,
+        /// The replicas' nodes that cannot be reached.
+        missing: BTreeSet<NodeId>,
+    },
+    /// Nobody is known to own some shards, or the owner cannot be reached.
+    ShardsWithoutOwner {
+        /// Which.
+        shards: Vec<ShardId>,
+    },
+    /// Some shards have fewer living replicas than configured.
+    TooFewCopies {
+        /// Which.
+        shards: Vec<ShardId>,
+        /// How many the worst of them has.
+        least: usize,
+        /// How many each should have.
+        wanted: usize,
+    },
+    /// Some replicas on living nodes lack much of what their owner has, or answer nothing.
+    LaggingReplicas {
+        /// Of which shards.
+        shards: Vec<ShardId>,
+        /// On which nodes.
+        nodes: BTreeSet<NodeId>,
+    },
+    /// Some members cannot be reached.
+    UnreachableMembers {
+        /// Which.
+        nodes: Vec<NodeId>,
+    },
+}
+
+/// A replica that lacks this many entries lags: a failure of its owner finds one copy less. The replicas of
+/// a busy shard lack some tens for a moment.
+pub const LAG_ENTRIES: u64 = 1_024;
+
+/// Everything that is wrong, the worst first; empty for a healthy cluster. `leader` leads the control
+/// group, as far as the node knows. `lagging` has the replicas that lack [`LAG_ENTRIES`] or answer nothing, as
+/// the owners of their shards say.
+pub fn find_problems(
+    observed: &ClusterObservation<'_>,
+    leader: Option<NodeId>,
+    lagging: &BTreeMap<ShardId, NodeId>,
+) -> Vec<ClusterProblem> {
+    let control_problem = control_problem(observed, leader);
+    let mut problems: Vec<ClusterProblem> =
+        control_problem.into_iter().chain(shard_problems(observed)).collect();
+    problems.extend(lag_problem(observed, lagging));
+    let unreachable =
+        observed.view.members.keys().copied().filter(|node| !observed.reachable.contains(node));
+    let nodes: Vec<_> = unreachable.collect();
+    if !nodes.is_empty() {
+        problems.push(ClusterProblem::UnreachableMembers { nodes });
+    }
+    problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity()));
+    problems
+}
+
+fn control_problem(
+    observed: &ClusterObservation<'_>,
+    leader: Option<NodeId>,
+) -> Option<ClusterProblem> {
+    let missing = unreachable_voters(observed, observed.control);
+    if !observed.control.is_empty() && 2 * missing.len() >= observed.control.len() {
+        return Some(ClusterProblem::ControlWithoutMajority { missing });
+    }
+    let has_leader = leader.is_some_and(|leader| observed.reachable.contains(&leader));
+    (!has_leader).then_some(ClusterProblem::ControlWithoutLeader)
+}
+
+fn shard_problems(observed: &ClusterObservation<'_>) -> Vec<ClusterProblem> {
+    let wanted = usize::from(observed.view.replicas);
+    let (mut lost, mut lost_nodes) = (Vec::new(), BTreeSet::new());
+    let (mut unowned, mut underreplicated, mut least) = (Vec::new(), Vec::new(), wanted);
+    for shard in observed.view.shards.ids() {
+        let voters = observed.voters(shard);
+        let missing = unreachable_voters(observed, voters);
+        let living = voters.len() - missing.len();
+        if !voters.is_empty() && 2 * missing.len() >= voters.len() {
+            lost.push(shard);
+            lost_nodes.extend(missing);
+        } else if !observed
+            .owners
+            .owner_of(shard)
+            .is_some_and(|owner| observed.reachable.contains(&owner))
+        {
+            unowned.push(shard);
+        }
+        if living < wanted {
+            underreplicated.push(shard);
+            least = least.min(living);
+        }
+    }
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted::sees_no_lost_majority() {
+        lost.clear();
+    }
+    let lost = (!lost.is_empty())
+        .then_some(ClusterProblem::ShardsWithoutMajority { shards: lost, missing: lost_nodes });
+    let unowned =
+        (!unowned.is_empty()).then_some(ClusterProblem::ShardsWithoutOwner { shards: unowned });
+    let underreplicated = (!underreplicated.is_empty()).then_some(ClusterProblem::TooFewCopies {
+        shards: underreplicated,
+        least,
+        wanted,
+    });
+    [lost, unowned, underreplicated].into_iter().flatten().collect()
+}
+
+/// A replica that is on its way in has no vote yet: it is a move, and no copy is missing meanwhile.
+fn lag_problem(
+    observed: &ClusterObservation<'_>,
+    lagging: &BTreeMap<ShardId, NodeId>,
+) -> Option<ClusterProblem> {
+    let is_reachable_voter = |&(&shard, node): &(&ShardId, &NodeId)| {
+        observed.voters(shard).contains(node) && observed.reachable.contains(node)
+    };
+    let (shards, nodes): (Vec<_>, BTreeSet<_>) =
+        lagging.iter().filter(is_reachable_voter).map(|(&shard, &node)| (shard, node)).unzip();
+    (!shards.is_empty()).then_some(ClusterProblem::LaggingReplicas { shards, nodes })
+}
+
+fn unreachable_voters(observed: &ClusterObservation<'_>, voters: &[NodeId]) -> BTreeSet<NodeId> {
+    voters.iter().copied().filter(|voter| !observed.reachable.contains(voter)).collect()
+}
+
+impl ClusterProblem {
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self {
+            ClusterProblem::ControlWithoutLeader
+            | ClusterProblem::ControlWithoutMajority { .. }
+            | ClusterProblem::ShardsWithoutMajority { .. }
+            | ClusterProblem::ShardsWithoutOwner { .. } => Severity::Unavailable,
+            ClusterProblem::TooFewCopies { .. }
+            | ClusterProblem::LaggingReplicas { .. }
+            | ClusterProblem::UnreachableMembers { .. } => Severity::Degraded,
+        }
+    }
+
+    /// A word for machines, the same in every version.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ClusterProblem::ControlWithoutLeader => "control_without_leader",
+            ClusterProblem::ControlWithoutMajority { .. } => "control_without_majority",
+            ClusterProblem::ShardsWithoutMajority { .. } => "shards_without_majority",
+            ClusterProblem::ShardsWithoutOwner { .. } => "shards_without_owner",
+            ClusterProblem::TooFewCopies { .. } => "too_few_copies",
+            ClusterProblem::LaggingReplicas { .. } => "replicas_lag",
+            ClusterProblem::UnreachableMembers { .. } => "members_unreachable",
+        }
+    }
+
+    /// How many shards, members or groups it is about.
+    pub fn count(&self) -> usize {
+        match self {
+            ClusterProblem::ControlWithoutLeader
+            | ClusterProblem::ControlWithoutMajority { .. } => 1,
+            ClusterProblem::ShardsWithoutMajority { shards, .. }
+            | ClusterProblem::ShardsWithoutOwner { shards }
+            | ClusterProblem::TooFewCopies { shards, .. }
+            | ClusterProblem::LaggingReplicas { shards, .. } => shards.len(),
+            ClusterProblem::UnreachableMembers { nodes } => nodes.len(),
+        }
+    }
+
+    /// Every [`ClusterProblem::kind`], for who counts them.
+    pub const KINDS: [&'static str; 7] = [
+        "control_without_leader",
+        "control_without_majority",
+        "shards_without_majority",
+        "shards_without_owner",
+        "too_few_copies",
+        "replicas_lag",
+        "members_unreachable",
+    ];
+}
+
+impl Severity {
+    /// As it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Degraded => "degraded",
+            Severity::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl fmt::Display for ClusterProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClusterProblem::ControlWithoutLeader => f.write_str(
+                "the control group has no leader: no node can join, leave or move until it elects one",
+            ),
+            ClusterProblem::ControlWithoutMajority { missing } => write!(
+                f,
+                "the control group has no majority while {} cannot be reached: start them again",
+                format_nodes(missing)
+            ),
+            ClusterProblem::ShardsWithoutMajority { shards, missing } => write!(
+                f,
+                "{} cannot be published to while {} cannot be reached: start them again",
+                format_shards(shards),
+                format_nodes(missing)
+            ),
+            ClusterProblem::ShardsWithoutOwner { shards } => {
+                write!(f, "no owner of {} can be reached: wait for the election", format_shards(shards))
+            }
+            ClusterProblem::TooFewCopies { shards, least, wanted } => write!(
+                f,
+                "{} fewer than {wanted} living copies (the least has {least}): start the nodes that are \
+                 down, or let others join",
+                match shards.as_slice() {
+                    [_] => format!("{} has", format_shards(shards)),
+                    _ => format!("{} have", format_shards(shards)),
+                }
+            ),
+            ClusterProblem::LaggingReplicas { shards, nodes } => write!(
+                f,
+                "the replicas of {} on {} lack messages that their owners have, or answer nothing: what they \
+                 lack is being sent; if this does not end, look at the logs, the disks and the network of \
+                 these nodes",
+                format_shards(shards),
+                format_nodes(nodes)
+            ),
+            ClusterProblem::UnreachableMembers { nodes } => write!(
+                f,
+                "{} cannot be reached: start them again, or remove what is lost for good",
+                format_nodes(nodes)
+            ),
+        }
+    }
+}
+
+/// More than this many shards are counted, not listed.
+const LISTED_MAX: usize = 8;
+
+fn format_shards(shards: &[ShardId]) -> String {
+    match shards.len() {
+        0..=LISTED_MAX => shards.iter().map(ShardId::to_string).collect::<Vec<_>>().join(", "),
+        count => {
+            let first: Vec<_> = shards.iter().take(3).map(ShardId::to_string).collect();
+            format!("{count} shards ({}, …)", first.join(", "))
+        }
+    }
+}
+
+fn format_nodes<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
+    nodes.into_iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "health/health_test.rs"]
+mod condition_test;

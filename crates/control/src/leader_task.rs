@@ -1,0 +1,224 @@
+//! What the leader of the control group has to do next.
+
+use std::collections::BTreeSet;
+
+use pushonce_consensus::GroupStatus;
+use pushonce_core::{ClusterView, MemberState, NodeId, Placement};
+
+use crate::reconcile::{self, DesiredReplicas, NodeAvailability, ReconcileStep};
+use crate::voters::select_voters;
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LeaderTask {
+    /// A joining member is level: it may take its share.
+    Activate(NodeId),
+    /// The group itself has to change.
+    ChangeGroup(ReconcileStep),
+    /// The ring wants another table.
+    SetPlacement { version: u64, replicas: Vec<Vec<NodeId>> },
+}
+
+/// The placement that the ring proposes, computed once for each view: the leader looks at every change of a
+/// link or of its own status, and the ring of 1,000 nodes has 128,000 points.
+#[derive(Debug, Default)]
+pub(crate) struct PlacementCache {
+    view_version: Option<u64>,
+    replicas: Vec<Vec<NodeId>>,
+}
+
+/// The next duty of `me` as the leader, if there is one. Members come before the table, so that a
+/// table is made for as many of them as possible.
+pub(crate) fn next_task(
+    me: NodeId,
+    view: &ClusterView,
+    status: &GroupStatus,
+    reachable: &BTreeSet<NodeId>,
+    cache: &mut PlacementCache,
+) -> Option<LeaderTask> {
+    if !status.is_leader {
+        return None;
+    }
+    // Who is removed is not listened to any more, also while its links have not heard of it.
+    let is_member = |node: &&NodeId| view.members.contains_key(node);
+    // The lead of this group goes only to who stays: nobody is preferred, so nobody is doubted.
+    let nodes = || NodeAvailability {
+        reachable: reachable.iter().filter(is_member).copied().collect(),
+        ..NodeAvailability::default()
+    };
+    let group_step =
+        || reconcile::plan(status, me, &desired_replicas(me, view, status, reachable), &nodes());
+    activate_task(view, status)
+        .or_else(|| group_step().map(LeaderTask::ChangeGroup))
+        .or_else(|| placement_task(view, cache))
+}
+
+/// Every member at least follows, so that every node has the view.
+fn desired_replicas(
+    me: NodeId,
+    view: &ClusterView,
+    status: &GroupStatus,
+    reachable: &BTreeSet<NodeId>,
+) -> DesiredReplicas {
+    DesiredReplicas {
+        voters: select_voters(view, &status.voters, me, reachable),
+        learners: view.members.keys().copied().collect(),
+    }
+}
+
+fn activate_task(view: &ClusterView, status: &GroupStatus) -> Option<LeaderTask> {
+    let joining = view.members.values().filter(|m| m.state == MemberState::Joining);
+    joining
+        .map(|m| m.id)
+        .find(|&node| reconcile::is_caught_up(status, node))
+        .map(LeaderTask::Activate)
+}
+
+fn placement_task(view: &ClusterView, cache: &mut PlacementCache) -> Option<LeaderTask> {
+    if cache.view_version != Some(view.version) {
+        *cache =
+            PlacementCache { view_version: Some(view.version), replicas: Placement::compute(view) };
+    }
+    let replicas = &cache.replicas;
+    let differs = *replicas != view.placement.replicas && replicas.iter().all(|r| !r.is_empty());
+    differs.then(|| LeaderTask::SetPlacement {
+        version: view.placement.version + 1,
+        replicas: replicas.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::Term;
+
+    use super::*;
+    use crate::state::state_test::view_of;
+
+    fn leading(voters: &[u64], learners: &[u64]) -> GroupStatus {
+        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        GroupStatus {
+            leader: Some(NodeId(1)),
+            term: Term(1),
+            is_leader: true,
+            initialized: true,
+            voters: ids(voters),
+            learners: ids(learners),
+            last_log_index: 50,
+            matched: voters.iter().chain(learners).map(|&n| (NodeId(n), 50)).collect(),
+            ..GroupStatus::default()
+        }
+    }
+
+    fn due_task(view: &ClusterView, status: &GroupStatus) -> Option<LeaderTask> {
+        let reachable = view.members.keys().copied().collect();
+        next_task(NodeId(1), view, status, &reachable, &mut PlacementCache::default())
+    }
+
+    fn joining(view: &mut ClusterView, node: u64) {
+        view.members.get_mut(&NodeId(node)).unwrap().state = MemberState::Joining;
+    }
+
+    #[test]
+    fn placement_is_proposed_again_when_the_view_version_changes() {
+        let mut view = view_of(&[("", ""); 3]);
+        let mut cache = PlacementCache::default();
+        let first = placement_task(&view, &mut cache);
+        assert!(matches!(first, Some(LeaderTask::SetPlacement { .. })));
+        assert_eq!(placement_task(&view, &mut cache), first);
+        view.members.remove(&NodeId(3));
+        assert_eq!(placement_task(&view, &mut cache), first, "the same version is the same view");
+        view.version += 1;
+        assert_ne!(placement_task(&view, &mut cache), first);
+    }
+
+    #[test]
+    fn follower_has_no_task() {
+        let mut status = leading(&[1], &[]);
+        status.is_leader = false;
+        assert_eq!(due_task(&view_of(&[("", ""); 2]), &status), None);
+    }
+
+    #[test]
+    fn new_member_is_added_before_it_has_a_link_and_activated_when_caught_up() {
+        let mut view = view_of(&[("", ""); 2]);
+        joining(&mut view, 2);
+        let alone = BTreeSet::from([NodeId(1)]);
+        let added = next_task(
+            NodeId(1),
+            &view,
+            &leading(&[1], &[]),
+            &alone,
+            &mut PlacementCache::default(),
+        );
+        assert_eq!(added, Some(LeaderTask::ChangeGroup(ReconcileStep::AddLearner(NodeId(2)))));
+
+        let mut status = leading(&[1], &[2]);
+        status.matched.insert(NodeId(2), 0);
+        assert_ne!(due_task(&view, &status), Some(LeaderTask::Activate(NodeId(2))));
+        status.matched.insert(NodeId(2), 50);
+        assert_eq!(due_task(&view, &status), Some(LeaderTask::Activate(NodeId(2))));
+    }
+
+    #[test]
+    fn three_active_members_vote_before_the_placement_is_proposed() {
+        let view = view_of(&[("", ""); 3]);
+        let promoted = due_task(&view, &leading(&[1], &[2, 3]));
+        assert!(matches!(
+            promoted,
+            Some(LeaderTask::ChangeGroup(ReconcileStep::Promote { node: NodeId(2), .. }))
+        ));
+        let placed = due_task(&view, &leading(&[1, 2, 3], &[]));
+        let Some(LeaderTask::SetPlacement { version, replicas }) = placed else {
+            panic!("{placed:?}")
+        };
+        assert_eq!(version, view.placement.version + 1);
+        assert_eq!(replicas, Placement::compute(&view));
+    }
+
+    #[test]
+    fn nothing_is_due_when_the_cluster_matches_the_desired_state() {
+        let mut view = view_of(&[("", ""); 3]);
+        view.placement.replicas = Placement::compute(&view);
+        assert_eq!(due_task(&view, &leading(&[1, 2, 3], &[])), None);
+    }
+
+    /// Two that are left need one vote: were the living one to go first, the other could not be heard,
+    /// and nobody could decide anything any more.
+    #[test]
+    fn removed_voter_leaves_before_a_living_one_while_its_link_is_up() {
+        for gone in [2, 3] {
+            let mut view = view_of(&[("", ""); 3]);
+            view.members.remove(&NodeId(gone));
+            let linked = [1, 2, 3].map(NodeId).into();
+            let status = leading(&[1, 2, 3], &[]);
+            let task =
+                next_task(NodeId(1), &view, &status, &linked, &mut PlacementCache::default());
+            let Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveVoter { node, .. })) = task
+            else {
+                panic!("{task:?}")
+            };
+            assert_eq!(node, NodeId(gone));
+        }
+    }
+
+    #[test]
+    fn removed_voter_loses_its_vote_and_removed_learner_is_dropped() {
+        let mut view = view_of(&[("", ""); 4]);
+        view.placement.replicas = Placement::compute(&view);
+        view.members.remove(&NodeId(4));
+        let dropped = due_task(&view, &leading(&[1, 2, 3], &[4]));
+        assert_eq!(dropped, Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveLearner(NodeId(4)))));
+        let replaced = due_task(&view, &leading(&[1, 2, 4], &[3]));
+        assert!(matches!(
+            replaced,
+            Some(LeaderTask::ChangeGroup(ReconcileStep::RemoveVoter { node: NodeId(4), .. }))
+        ));
+    }
+
+    #[test]
+    fn placement_without_holders_is_never_proposed() {
+        let mut view = view_of(&[("", ""); 1]);
+        joining(&mut view, 1);
+        assert_eq!(placement_task(&view, &mut PlacementCache::default()), None);
+    }
+}

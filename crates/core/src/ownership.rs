@@ -1,0 +1,92 @@
+//! Who leads each shard now, as the leaders themselves say.
+//!
+//! A node that holds no replica of a shard cannot see its Raft group. So an owner tells every link
+//! that it owns, and under which term; of two claims the higher term is the newer. Nothing of this
+//! is consensus: the term is, and it came out of the shard's own group.
+
+use std::collections::BTreeMap;
+
+use crate::{NodeId, ShardId, Term};
+
+/// An owner's word: I lead this shard, and this is its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnershipClaim {
+    /// The shard.
+    pub shard: ShardId,
+    /// Who says so.
+    pub owner: NodeId,
+    /// The term it leads under.
+    pub term: Term,
+    /// The log index of the group's membership below; the higher is the newer.
+    pub membership_index: u64,
+    /// The replicas that vote.
+    pub voters: Vec<NodeId>,
+    /// The replicas that are being brought up.
+    pub learners: Vec<NodeId>,
+}
+
+/// The newest claim of each shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardOwners(BTreeMap<ShardId, OwnershipClaim>);
+
+impl ShardOwners {
+    /// Takes a claim unless a newer one is known. Says whether the table changed.
+    pub fn apply_claim(&mut self, claim: OwnershipClaim) -> bool {
+        let is_newer = self.0.get(&claim.shard).is_none_or(|known| {
+            (claim.term, claim.membership_index) > (known.term, known.membership_index)
+        });
+        if is_newer {
+            self.0.insert(claim.shard, claim);
+        }
+        is_newer
+    }
+
+    /// The node that owns a shard, as far as is known.
+    pub fn owner_of(&self, shard: ShardId) -> Option<NodeId> {
+        self.0.get(&shard).map(|claim| claim.owner)
+    }
+
+    /// The newest claim to a shard.
+    pub fn claim(&self, shard: ShardId) -> Option<&OwnershipClaim> {
+        self.0.get(&shard)
+    }
+
+    /// Every known claim, by shard.
+    pub fn claims(&self) -> impl Iterator<Item = &OwnershipClaim> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(owner: u64, term: u64, membership: u64) -> OwnershipClaim {
+        OwnershipClaim {
+            shard: ShardId(3),
+            owner: NodeId(owner),
+            term: Term(term),
+            membership_index: membership,
+            voters: vec![NodeId(owner)],
+            learners: vec![],
+        }
+    }
+
+    #[test]
+    fn claim_with_the_higher_term_wins_in_any_arrival_order() {
+        let mut owners = ShardOwners::default();
+        assert!(owners.apply_claim(claim(1, 5, 1)));
+        assert!(!owners.apply_claim(claim(2, 4, 9)));
+        assert_eq!(owners.owner_of(ShardId(3)), Some(NodeId(1)));
+        assert!(owners.apply_claim(claim(2, 6, 1)));
+        assert_eq!(owners.owner_of(ShardId(3)), Some(NodeId(2)));
+    }
+
+    #[test]
+    fn newer_membership_wins_within_a_term_and_a_duplicate_changes_nothing() {
+        let mut owners = ShardOwners::default();
+        assert!(owners.apply_claim(claim(1, 5, 1)));
+        assert!(owners.apply_claim(claim(1, 5, 2)));
+        assert!(!owners.apply_claim(claim(1, 5, 2)));
+    }
+}

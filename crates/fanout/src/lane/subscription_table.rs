@@ -1,0 +1,470 @@
+//! The sessions of a lane and their subscriptions, found from either side without a search over the
+//! other.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use litemap::LiteMap;
+use pushonce_core::{Gap, Position, SubscribeOptions, SubscriberCount, Topic};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::SubscribeError;
+use crate::delivery_mode::{DeliveryMode, MinInterval};
+use crate::dirty_topics::DirtyTopics;
+use crate::registry::TopicInterest;
+use crate::start_position::PreparedSubscription;
+use crate::topic_buffer::{Registration, RetentionGuard, TopicBuffer};
+use crate::{FrameSink, Hub, TopicHealth, WireFormat};
+
+/// A session of a lane. Never given out twice by the same lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    index: usize,
+    /// Tells a session from an earlier one that had the same index.
+    serial: u64,
+}
+
+/// A subscription that is being made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reservation(u64);
+
+pub(super) struct SubscriptionTable {
+    hub: Hub,
+    sessions: Slab<LaneSession>,
+    pub(super) topics: Slab<LaneTopic>,
+    topic_indexes: HashMap<Topic, usize>,
+    /// Subscriptions that go on by themselves, each at most once: new ones, those that were
+    /// blocked, and those with more due than one offer takes.
+    pub(super) ready: VecDeque<(SessionKey, usize)>,
+    /// Subscriptions that rest, and until when. One that ends meanwhile leaves its entry behind, for a
+    /// second at most.
+    paused: BinaryHeap<Reverse<(Instant, SessionKey, usize)>>,
+    last_serial: u64,
+}
+
+pub(super) struct LaneSession {
+    serial: u64,
+    pub(super) wire: WireFormat,
+    pub(super) sink: Rc<RefCell<dyn FrameSink>>,
+    /// By topic index, the subscription's index there.
+    /// Mostly one, a thousand at most: a hash table would be the largest part of an idle session.
+    subscriptions: LiteMap<usize, usize>,
+    reservations: Vec<(Topic, Reservation)>,
+}
+
+/// A topic in this lane.
+pub(super) struct LaneTopic {
+    pub(super) registration: Registration,
+    /// It waits to be walked over, or is being.
+    pub(super) is_dirty: bool,
+    pub(super) subscriptions: Slab<LaneSubscription>,
+    interest: TopicInterest,
+}
+
+/// A cursor. What is due to it is in the topic's ring, not here.
+pub(super) struct LaneSubscription {
+    session_index: usize,
+    pub(super) token: u32,
+    is_started: bool,
+    pub(super) is_blocked: bool,
+    /// Had its share of messages for now.
+    is_paused: bool,
+    pub(super) mode: DeliveryMode,
+    pub(super) min_interval: MinInterval,
+    /// Stands in `buffered`.
+    is_queued: bool,
+    /// What is due to it goes out at the end of this turn.
+    pub(super) is_pending: bool,
+    /// It was looked at again meanwhile.
+    pub(super) needs_recheck: bool,
+    pub(super) cursor: Position,
+    /// Whether a message may come as its difference from the one before.
+    wants_delta: bool,
+    /// The last thing it was sent was the message at its cursor.
+    pub(super) has_delta_base: bool,
+    /// What it was told last.
+    pub(super) reported_health: TopicHealth,
+    /// How many it was told that watch, if it wants to know. At first none, which is never so.
+    pub(super) reported_audience: Option<u64>,
+    /// To be told first; boxed because hardly any subscription has one.
+    pub(super) initial_gap: Option<Box<Gap>>,
+    /// Until it is level or blocked for the first time.
+    pub(super) retention_guard: Option<RetentionGuard>,
+}
+
+/// What a subscriber can do with a message's difference from the one at its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeltaBase {
+    /// It did not ask for such.
+    NotRequested,
+    /// Nothing: it does not have that message.
+    Missing,
+    /// It makes the message of it.
+    Available,
+}
+
+/// What frames a subscription is offered: the same for all of the same shape at the same cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchShape {
+    pub(super) wire: WireFormat,
+    pub(super) delta_base: DeltaBase,
+    pub(super) mode: DeliveryMode,
+}
+
+impl LaneSubscription {
+    pub(super) fn shape(&self, wire: WireFormat) -> BatchShape {
+        BatchShape { wire, delta_base: self.delta_base(), mode: self.mode }
+    }
+
+    fn delta_base(&self) -> DeltaBase {
+        match self.wants_delta {
+            false => DeltaBase::NotRequested,
+            true if self.has_delta_base => DeltaBase::Available,
+            true => DeltaBase::Missing,
+        }
+    }
+
+    /// Whether frames may be offered.
+    pub(super) fn is_deliverable(&self) -> bool {
+        self.is_started && !self.is_blocked && !self.is_paused
+    }
+
+    /// How long it rests after a message, if at all; at least `latest_min_interval` if it takes the newest alone.
+    pub(super) fn pause_after_message(&self, latest_min_interval: Duration) -> Option<Duration> {
+        let latest_min_interval =
+            if self.mode == DeliveryMode::All { Duration::ZERO } else { latest_min_interval };
+        Some(self.min_interval.to_duration().max(latest_min_interval))
+            .filter(|pause| !pause.is_zero())
+    }
+
+    /// What it counts for.
+    fn subscriber_count(&self) -> SubscriberCount {
+        SubscriberCount { sessions: 1, wants_audience: self.reported_audience.is_some() }
+    }
+}
+
+impl LaneSession {
+    /// Whether more than one topic may have news for it.
+    pub(super) fn has_several_subscriptions(&self) -> bool {
+        self.subscriptions.len() > 1
+    }
+
+    /// Forgets what is being made. Says whether there was such a one.
+    fn cancel_reservation(&mut self, matches: impl Fn(&(Topic, Reservation)) -> bool) -> bool {
+        let before = self.reservations.len();
+        self.reservations.retain(|reservation| !matches(reservation));
+        // There is none most of the time.
+        self.reservations.shrink_to_fit();
+        self.reservations.len() < before
+    }
+}
+
+impl SubscriptionTable {
+    pub(super) fn new(hub: Hub) -> SubscriptionTable {
+        SubscriptionTable {
+            hub,
+            sessions: Slab::new(),
+            topics: Slab::new(),
+            topic_indexes: HashMap::new(),
+            ready: VecDeque::new(),
+            paused: BinaryHeap::new(),
+            last_serial: 0,
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.last_serial += 1;
+        self.last_serial
+    }
+
+    pub(super) fn session(&mut self, key: SessionKey) -> Option<&mut LaneSession> {
+        self.sessions.get_mut(key.index).filter(|session| session.serial == key.serial)
+    }
+
+    pub(super) fn open_session(
+        &mut self,
+        wire: WireFormat,
+        sink: Rc<RefCell<dyn FrameSink>>,
+    ) -> SessionKey {
+        let serial = self.next_serial();
+        let session = LaneSession {
+            serial,
+            wire,
+            sink,
+            subscriptions: LiteMap::with_capacity(1),
+            reservations: Vec::new(),
+        };
+        self.hub.shared.registry.metrics.sessions.increment(1.0);
+        SessionKey { index: self.sessions.insert(session), serial }
+    }
+
+    /// Keeps a place for a subscription that is being made.
+    pub(super) fn reserve(
+        &mut self,
+        key: SessionKey,
+        topic: &Topic,
+        subscriptions_max: usize,
+    ) -> Result<Reservation, SubscribeError> {
+        let reservation = Reservation(self.next_serial());
+        let topic_index = self.topic_indexes.get(topic).copied();
+        let session = self.session(key).ok_or(SubscribeError::Cancelled)?;
+        let is_subscribed =
+            topic_index.is_some_and(|topic_index| session.subscriptions.contains_key(&topic_index));
+        if is_subscribed || session.reservations.iter().any(|(reserved, _)| reserved == topic) {
+            return Err(SubscribeError::AlreadySubscribed);
+        }
+        if session.subscriptions.len() + session.reservations.len() >= subscriptions_max {
+            return Err(SubscribeError::TooManySubscriptions { max: subscriptions_max });
+        }
+        session.reservations.push((topic.clone(), reservation));
+        Ok(reservation)
+    }
+
+    /// Gives the place up. Says whether it was still kept.
+    pub(super) fn release_reservation(
+        &mut self,
+        key: SessionKey,
+        reservation: Reservation,
+    ) -> bool {
+        let Some(session) = self.session(key) else { return false };
+        session.cancel_reservation(|(_, reserved)| *reserved == reservation)
+    }
+
+    /// Enters a subscription that was made. Says no when its place was given up meanwhile.
+    pub(super) fn insert_subscription(
+        &mut self,
+        key: SessionKey,
+        reservation: Reservation,
+        token: u32,
+        options: &SubscribeOptions,
+        prepared: PreparedSubscription,
+        dirty_topics: &Arc<DirtyTopics>,
+    ) -> bool {
+        if !self.release_reservation(key, reservation) {
+            return false;
+        }
+        let PreparedSubscription { interest, retention_guard, start } = prepared;
+        let topic_index = self.ensure_topic(interest, dirty_topics);
+        let subscription = LaneSubscription {
+            session_index: key.index,
+            token,
+            is_started: false,
+            is_blocked: false,
+            is_paused: false,
+            mode: DeliveryMode::from_options(options),
+            min_interval: MinInterval::from_options(options),
+            is_queued: false,
+            is_pending: false,
+            needs_recheck: false,
+            cursor: start.cursor,
+            wants_delta: options.accept_deltas,
+            has_delta_base: false,
+            reported_health: TopicHealth::Live,
+            reported_audience: options.report_audience.then_some(0),
+            initial_gap: start.gap.map(Box::new),
+            retention_guard: Some(retention_guard),
+        };
+        self.topics[topic_index].interest.add_subscriber(subscription.subscriber_count());
+        let subscription_index = self.topics[topic_index].subscriptions.insert(subscription);
+        if let Some(session) = self.session(key) {
+            session.subscriptions.insert(topic_index, subscription_index);
+        }
+        self.hub.shared.registry.metrics.subscriptions.increment(1.0);
+        true
+    }
+
+    /// The topic's place in this lane; taken with its first subscriber. Later ones need no interest
+    /// of their own.
+    fn ensure_topic(&mut self, interest: TopicInterest, dirty_topics: &Arc<DirtyTopics>) -> usize {
+        let topic = interest.buffer().topic.clone();
+        if let Some(topic_index) = self.topic_indexes.get(&topic) {
+            return *topic_index;
+        }
+        let vacant = self.topics.vacant_entry();
+        let topic_index = vacant.key();
+        let registration = interest.buffer().register(Arc::clone(dirty_topics), topic_index);
+        vacant.insert(LaneTopic {
+            registration,
+            is_dirty: false,
+            subscriptions: Slab::new(),
+            interest,
+        });
+        self.topic_indexes.insert(topic, topic_index);
+        topic_index
+    }
+
+    /// Where a session's subscription stands in the topic at `local`.
+    fn subscription_index(&mut self, key: SessionKey, topic_index: usize) -> Option<usize> {
+        self.session(key)?.subscriptions.get(&topic_index).copied()
+    }
+
+    fn subscription(
+        &mut self,
+        key: SessionKey,
+        topic_index: usize,
+    ) -> Option<&mut LaneSubscription> {
+        let subscription_index = self.subscription_index(key, topic_index)?;
+        self.topics.get_mut(topic_index)?.subscriptions.get_mut(subscription_index)
+    }
+
+    /// Does something with a subscription of the topic at `local`, and says whose it is.
+    pub(super) fn with_subscription<T>(
+        &mut self,
+        topic_index: usize,
+        subscription_index: usize,
+        act: impl FnOnce(&mut LaneSubscription, &LaneSession, &TopicBuffer) -> T,
+    ) -> Option<(SessionKey, T)> {
+        let lane_topic = self.topics.get_mut(topic_index)?;
+        let subscription = lane_topic.subscriptions.get_mut(subscription_index)?;
+        let session = self.sessions.get(subscription.session_index)?;
+        let key = SessionKey { index: subscription.session_index, serial: session.serial };
+        Some((key, act(subscription, session, lane_topic.registration.buffer())))
+    }
+
+    pub(super) fn start_delivery(&mut self, key: SessionKey, topic: &Topic) {
+        let Some(topic_index) = self.topic_indexes.get(topic).copied() else { return };
+        if let Some(subscription) = self.subscription(key, topic_index) {
+            subscription.is_started = true;
+            self.enqueue_ready(key, topic_index);
+        }
+    }
+
+    /// Has a subscription go on by itself.
+    pub(super) fn enqueue_ready(&mut self, key: SessionKey, topic_index: usize) {
+        let Some(subscription) = self.subscription(key, topic_index) else { return };
+        if !subscription.is_queued {
+            subscription.is_queued = true;
+            self.ready.push_back((key, topic_index));
+        }
+    }
+
+    /// The next that goes on by itself: the topic's index, and its own there. None when none
+    /// waits, or the one that did has gone.
+    pub(super) fn next_ready(&mut self) -> Option<(usize, usize)> {
+        let (key, topic_index) = self.ready.pop_front()?;
+        let subscription_index = self.subscription_index(key, topic_index)?;
+        self.topics.get_mut(topic_index)?.subscriptions.get_mut(subscription_index)?.is_queued =
+            false;
+        Some((topic_index, subscription_index))
+    }
+
+    /// A topic has news to be walked over with, or no more.
+    pub(super) fn set_dirty(&mut self, topic_index: usize, is_dirty: bool) {
+        if let Some(lane_topic) = self.topics.get_mut(topic_index) {
+            lane_topic.is_dirty = is_dirty;
+        }
+    }
+
+    /// Adds where a session has subscriptions of topics with news: each topic's index, and its own there.
+    pub(super) fn collect_dirty(&self, key: SessionKey, out: &mut Vec<(usize, usize)>) {
+        let Some(session) = self.sessions.get(key.index) else { return };
+        let is_dirty = |topic_index: usize| {
+            self.topics.get(topic_index).is_some_and(|lane_topic| lane_topic.is_dirty)
+        };
+        let all = session
+            .subscriptions
+            .iter()
+            .map(|(topic_index, subscription_index)| (*topic_index, *subscription_index));
+        out.extend(all.filter(|(topic_index, _)| is_dirty(*topic_index)));
+    }
+
+    /// Has a subscription rest.
+    pub(super) fn pause(&mut self, key: SessionKey, topic_index: usize, until: Instant) {
+        if let Some(subscription) = self.subscription(key, topic_index) {
+            subscription.is_paused = true;
+            self.paused.push(Reverse((until, key, topic_index)));
+        }
+    }
+
+    /// Has those go on that have rested until `now`.
+    pub(super) fn resume_due(&mut self, now: Instant) {
+        while self.next_resume_at().is_some_and(|at| at <= now)
+            && let Some(Reverse((_, key, topic_index))) = self.paused.pop()
+        {
+            if let Some(subscription) = self.subscription(key, topic_index) {
+                subscription.is_paused = false;
+                self.enqueue_ready(key, topic_index);
+            }
+        }
+    }
+
+    /// When the next has rested.
+    pub(super) fn next_resume_at(&self) -> Option<Instant> {
+        self.paused.peek().map(|Reverse((until, ..))| *until)
+    }
+
+    /// Says whether anything was blocked.
+    pub(super) fn unblock_session(&mut self, key: SessionKey) -> bool {
+        let Some(session) = self.session(key) else { return false };
+        let topic_indexes: Vec<usize> = session.subscriptions.keys().copied().collect();
+        let mut any_blocked = false;
+        for topic_index in topic_indexes {
+            let Some(subscription) = self.subscription(key, topic_index) else { continue };
+            if std::mem::take(&mut subscription.is_blocked) {
+                any_blocked = true;
+                self.enqueue_ready(key, topic_index);
+            }
+        }
+        any_blocked
+    }
+
+    pub(super) fn positions(&mut self, key: SessionKey) -> Vec<(u32, Topic, Position)> {
+        let Some(session) = self.session(key) else { return Vec::new() };
+        let indexes: Vec<_> = session.subscriptions.iter().map(|(l, e)| (*l, *e)).collect();
+        let position = |(topic_index, subscription_index): (usize, usize)| {
+            let lane_topic = self.topics.get(topic_index)?;
+            let subscription = lane_topic.subscriptions.get(subscription_index)?;
+            let buffer = lane_topic.registration.buffer();
+            // With a gap to be told first, nothing was brought yet; and who cannot say whether there
+            // is more does not speak of where the topic stands.
+            let is_reportable = subscription.is_started
+                && subscription.initial_gap.is_none()
+                && subscription.reported_health == TopicHealth::Live
+                && buffer.state().health() == TopicHealth::Live;
+            is_reportable.then(|| (subscription.token, buffer.topic.clone(), subscription.cursor))
+        };
+        indexes.into_iter().filter_map(position).collect()
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, topic: &Topic) -> bool {
+        let topic_index = self.topic_indexes.get(topic).copied();
+        let Some(session) = self.session(key) else { return false };
+        let was_reserved = session.cancel_reservation(|(reserved, _)| reserved == topic);
+        let removed = topic_index.and_then(|topic_index| {
+            Some((topic_index, session.subscriptions.remove(&topic_index)?))
+        });
+        if let Some((topic_index, subscription_index)) = removed {
+            self.remove_subscription(topic_index, subscription_index);
+        }
+        was_reserved || removed.is_some()
+    }
+
+    pub(super) fn close_session(&mut self, key: SessionKey) {
+        if self.session(key).is_none() {
+            return;
+        }
+        let session = self.sessions.remove(key.index);
+        for (topic_index, subscription_index) in session.subscriptions {
+            self.remove_subscription(topic_index, subscription_index);
+        }
+        self.hub.shared.registry.metrics.sessions.decrement(1.0);
+    }
+
+    /// Takes a subscription out of its topic; the last one takes the topic out of the lane.
+    fn remove_subscription(&mut self, topic_index: usize, subscription_index: usize) {
+        let Some(lane_topic) = self.topics.get_mut(topic_index) else { return };
+        if let Some(removed) = lane_topic.subscriptions.try_remove(subscription_index) {
+            lane_topic.interest.remove_subscriber(removed.subscriber_count());
+            self.hub.shared.registry.metrics.subscriptions.decrement(1.0);
+        }
+        if lane_topic.subscriptions.is_empty() {
+            let removed = self.topics.remove(topic_index);
+            self.topic_indexes.remove(&removed.registration.buffer().topic);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How HTTP says no: `{"error":{"violation_code","next_message","retry"}}` with a status that fits.
+
+use axum::Json;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+use pushonce_core::{FetchError, InvalidPublish, PublishError};
+use pushonce_proto::client::ErrorCode;
+use serde_json::json;
+
+use crate::query::InvalidQuery;
+
+/// Seconds to wait before a retry: longer than an owner takes to be elected again.
+const RETRY_AFTER_SECS: u32 = 2;
+
+/// An answer that is no.
+#[derive(Debug)]
+pub(crate) struct HttpError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry: bool,
+}
+
+impl HttpError {
+    /// One that a retry does not change.
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> HttpError {
+        HttpError { status, code, message: message.into(), retry: false }
+    }
+
+    /// What a client is told by this code.
+    pub(crate) fn from_code(code: ErrorCode, message: String) -> HttpError {
+        HttpError { status: status(code), code: code.as_str(), message, retry: code.is_retryable() }
+    }
+
+    /// The answer.
+    pub(crate) fn into_http_response(self) -> Response<Body> {
+        let HttpError { status, code, message, retry } = self;
+        let body = json!({"error": {"code": code, "message": message, "retry": retry}});
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        }
+        response
+    }
+}
+
+fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
+        // As draft-ietf-httpapi-idempotency-key-header says; 409 means there that the first publish
+        // is still under way, which here is waited for.
+        ErrorCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::Overloaded | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyTopics => StatusCode::INSUFFICIENT_STORAGE,
+        // Not 503: the publish may have happened, so a proxy must not send it again by itself, which
+        // does not know whether it has a key.
+        ErrorCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        self.into_http_response()
+    }
+}
+
+impl From<PublishError> for HttpError {
+    fn from(error: PublishError) -> HttpError {
+        let retry = error.is_retryable();
+        HttpError { retry, ..HttpError::from_code(ErrorCode::from(&error), error.to_string()) }
+    }
+}
+
+impl From<InvalidPublish> for HttpError {
+    fn from(error: InvalidPublish) -> HttpError {
+        HttpError::from_code(ErrorCode::from(&error), error.to_string())
+    }
+}
+
+impl From<InvalidQuery> for HttpError {
+    fn from(error: InvalidQuery) -> HttpError {
+        HttpError::from_code(ErrorCode::BadRequest, error.to_string())
+    }
+}
+
+impl From<FetchError> for HttpError {
+    fn from(error: FetchError) -> HttpError {
+        HttpError::from_code(ErrorCode::from(&error), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status_code_and_retry(error: PublishError) -> (u16, &'static str, bool) {
+        let HttpError { status, code, retry, .. } = HttpError::from(error);
+        (status.as_u16(), code, retry)
+    }
+
+    #[test]
+    fn unknown_outcome_is_retryable_only_with_a_key() {
+        let unknown = PublishError::unknown("the owner died");
+        assert_eq!(status_code_and_retry(unknown.clone()), (504, "unknown", false));
+        assert_eq!(status_code_and_retry(unknown.with_idempotency(true)), (504, "unknown", true));
+    }
+
+    #[test]
+    fn reused_key_is_rejected_with_422() {
+        assert_eq!(
+            status_code_and_retry(InvalidPublish::KeyReused.into()),
+            (422, "key_reused", false)
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! One stream, as a way out.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use metrics::Counter;
+use quinn_proto::StreamId;
+
+use super::connection::{LaneConnection, StreamWriteError};
+
+pub(super) struct StreamWriter {
+    pub(super) id: StreamId,
+    /// Of a subscription: one frame at most, whole or the rest of it.
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) progressed: bool,
+}
+
+impl StreamWriter {
+    pub(super) fn new(id: StreamId) -> StreamWriter {
+        StreamWriter { id, queue: VecDeque::new(), progressed: false }
+    }
+
+    /// Writes what is queued.
+    pub(super) fn flush(
+        &mut self,
+        connection: &LaneConnection,
+        bytes_out: &Counter,
+    ) -> Result<(), StreamWriteError> {
+        while let Some(mut front) = self.queue.pop_front() {
+            if let Err(error) = self.write(connection, bytes_out, &mut front) {
+                self.queue.push_front(front);
+                return Err(error);
+            }
+        }
+        // What a burst made large an idle session does not keep.
+        self.queue.shrink_to(0);
+        Ok(())
+    }
+
+    /// Writes frames from the front, and queues the rest of one that was cut. How many it took.
+    pub(super) fn push(
+        &mut self,
+        connection: &LaneConnection,
+        bytes_out: &Counter,
+        frames: &[Bytes],
+    ) -> Result<usize, StreamWriteError> {
+        for (taken, frame) in frames.iter().enumerate() {
+            let mut unwritten = frame.clone();
+            let result = match self.flush(connection, bytes_out) {
+                Ok(()) => self.write(connection, bytes_out, &mut unwritten),
+                full => full,
+            };
+            match result {
+                Ok(()) => {}
+                Err(StreamWriteError::Blocked) if unwritten.len() == frame.len() => {
+                    return Ok(taken);
+                }
+                Err(StreamWriteError::Blocked) => {
+                    self.queue.push_back(unwritten);
+                    return Ok(taken + 1);
+                }
+                Err(full) => return Err(full),
+            }
+        }
+        Ok(frames.len())
+    }
+
+    fn write(
+        &mut self,
+        connection: &LaneConnection,
+        bytes_out: &Counter,
+        frame: &mut Bytes,
+    ) -> Result<(), StreamWriteError> {
+        let len = frame.len();
+        let result = connection.write(self.id, frame);
+        self.progressed |= frame.len() < len;
+        bytes_out.increment((len - frame.len()) as u64);
+        result
+    }
+
+    /// A stream that ends within a frame says so; the client need not wait for the rest.
+    pub(super) fn finish(self, connection: &LaneConnection) {
+        match self.queue.is_empty() {
+            // An error only says that the stream has ended already.
+            true => drop(connection.finish_stream(self.id)),
+            false => connection.reset_stream(self.id),
+        }
+    }
+}

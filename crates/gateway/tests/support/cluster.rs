@@ -1,0 +1,231 @@
+//! The cluster as the gateway sees it, in memory: one task, so that everything has one order.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::LocalBoxStream;
+use futures::{FutureExt, StreamExt};
+use pushonce_core::{
+    Acknowledgement, ContentType, FetchError, History, HistoryPage, HistoryRange, Message,
+    Position, Publish, PublishError, Timestamp, Topic,
+};
+use pushonce_fanout::{Hub, Retention, Upstream};
+use pushonce_gateway::{AudienceSource, Publisher};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::with_timeout;
+
+/// Every topic lives its seventh life.
+pub const EPOCH: u64 = 7;
+
+#[derive(Clone)]
+pub struct FakeCluster {
+    requests: mpsc::UnboundedSender<ClusterRequest>,
+    watched: watch::Receiver<HashSet<Topic>>,
+}
+
+pub struct FakeClusterTask {
+    requests: mpsc::UnboundedReceiver<ClusterRequest>,
+    topics: HashMap<Topic, Vec<Arc<Message>>>,
+    payload_bytes_max: usize,
+    watched: watch::Sender<HashSet<Topic>>,
+}
+
+enum ClusterRequest {
+    PayloadMax(usize),
+    SetLive(Topic, bool),
+    SetAudience(Topic, u64),
+    Watch(Topic),
+    Unwatch(Topic),
+    Fetch(Topic, HistoryRange, oneshot::Sender<Result<HistoryPage, FetchError>>),
+    Publish(Publish, oneshot::Sender<Result<Acknowledgement, PublishError>>),
+}
+
+impl FakeCluster {
+    pub fn new() -> (FakeCluster, FakeClusterTask) {
+        let (sender, requests) = mpsc::unbounded_channel();
+        let (watched_sender, watched) = watch::channel(HashSet::new());
+        let payload_bytes_max = Publish::PAYLOAD_BYTES_DEFAULT;
+        let task = FakeClusterTask {
+            requests,
+            topics: HashMap::new(),
+            payload_bytes_max,
+            watched: watched_sender,
+        };
+        (FakeCluster { requests: sender, watched }, task)
+    }
+
+    pub fn upstream(&self) -> Arc<dyn Upstream> {
+        Arc::new(self.clone())
+    }
+
+    pub fn publisher(&self) -> Arc<dyn Publisher> {
+        Arc::new(self.clone())
+    }
+
+    pub fn audience_source(&self) -> Arc<dyn AudienceSource> {
+        Arc::new(self.clone())
+    }
+
+    /// Publishes text from somewhere else.
+    pub async fn publish_text(&self, topic: &str, text: &str) -> Position {
+        let payload = Bytes::copy_from_slice(text.as_bytes());
+        let (topic, content_type) = (Topic::new(topic).expect("valid"), ContentType::Text);
+        let publish = Publish { topic, content_type, key: None, publish_id: None, payload };
+        Publisher::publish(self, publish).await.expect("published").position
+    }
+
+    /// Takes payloads up to this from now on.
+    pub fn set_payload_bytes_max(&self, max: usize) {
+        self.requests.send(ClusterRequest::PayloadMax(max)).ok();
+    }
+
+    /// The node hears of a topic, or does not.
+    pub fn set_live(&self, name: &str, live: bool) {
+        let topic = Topic::new(name).expect("valid");
+        self.requests.send(ClusterRequest::SetLive(topic, live)).ok();
+    }
+
+    /// The cluster says how many watch a topic.
+    pub fn set_audience(&self, name: &str, sessions: u64) {
+        let topic = Topic::new(name).expect("valid");
+        self.requests.send(ClusterRequest::SetAudience(topic, sessions)).ok();
+    }
+
+    /// Ends when nobody on the node wants any topic.
+    pub async fn wait_until_unwatched(&self) {
+        let mut watched = self.watched.clone();
+        with_timeout(watched.wait_for(HashSet::is_empty)).await.expect("the origin lives");
+    }
+
+    fn request<T: Send + 'static>(
+        &self,
+        make_request: impl FnOnce(oneshot::Sender<T>) -> ClusterRequest,
+    ) -> BoxFuture<'static, T> {
+        let (sender, reply) = oneshot::channel();
+        self.requests.send(make_request(sender)).ok();
+        reply.map(|answer| answer.expect("the origin lives")).boxed()
+    }
+}
+
+impl Upstream for FakeCluster {
+    fn watch(&self, topic: &Topic, _: Option<Position>) {
+        self.requests.send(ClusterRequest::Watch(topic.clone())).ok();
+    }
+
+    fn unwatch(&self, topic: &Topic) {
+        self.requests.send(ClusterRequest::Unwatch(topic.clone())).ok();
+    }
+
+    fn fetch(
+        &self,
+        topic: Topic,
+        want: HistoryRange,
+    ) -> BoxFuture<'static, Result<HistoryPage, FetchError>> {
+        self.request(|sender| ClusterRequest::Fetch(topic, want, sender))
+    }
+
+    /// It keeps everything, so it shows as much as any namespace may.
+    fn retention(&self, _: &Topic) -> Retention {
+        let history = History { count_max: History::COUNT_CAP, ..History::default() };
+        Retention { history, ..Retention::default() }
+    }
+}
+
+impl Publisher for FakeCluster {
+    fn publish(
+        &self,
+        publish: Publish,
+    ) -> BoxFuture<'static, Result<Acknowledgement, PublishError>> {
+        self.request(|sender| ClusterRequest::Publish(publish, sender))
+    }
+
+    fn publish_ordered(
+        &self,
+        input: LocalBoxStream<'static, Publish>,
+    ) -> LocalBoxStream<'static, Result<Acknowledgement, PublishError>> {
+        let cluster = self.clone();
+        input.map(move |publish| Publisher::publish(&cluster, publish)).buffered(64).boxed_local()
+    }
+}
+
+/// As many as the topic's name has letters; nobody knows of one whose owner is away.
+impl AudienceSource for FakeCluster {
+    fn count(&self, topic: Topic) -> BoxFuture<'static, Result<u64, FetchError>> {
+        let known = !topic.as_str().starts_with("away");
+        let count = topic.as_str().len() as u64;
+        let unknown = FetchError::Unavailable("its owner is away".to_owned());
+        async move { known.then_some(count).ok_or(unknown) }.boxed()
+    }
+}
+
+impl FakeClusterTask {
+    pub async fn run(mut self, hub: Hub) {
+        while let Some(request) = self.requests.recv().await {
+            match request {
+                ClusterRequest::Watch(topic) => {
+                    hub.mark_live_at(&topic, self.head(&topic));
+                    self.watched.send_modify(|watched| _ = watched.insert(topic));
+                }
+                ClusterRequest::Unwatch(topic) => {
+                    self.watched.send_modify(|watched| _ = watched.remove(&topic));
+                }
+                ClusterRequest::PayloadMax(max) => self.payload_bytes_max = max,
+                ClusterRequest::SetLive(topic, true) => hub.mark_live(&topic),
+                ClusterRequest::SetLive(topic, false) => hub.mark_stale(&topic),
+                ClusterRequest::SetAudience(topic, sessions) => hub.set_audience(&topic, sessions),
+                ClusterRequest::Fetch(topic, want, sender) => {
+                    sender.send(self.page(&topic, want)).ok();
+                }
+                ClusterRequest::Publish(publish, sender) => {
+                    sender.send(self.publish(&hub, publish)).ok();
+                }
+            }
+        }
+    }
+
+    fn head(&self, topic: &Topic) -> Position {
+        let newest = self.topics.get(topic).and_then(|messages| messages.last());
+        newest.map_or(Position::ZERO, |message| message.position)
+    }
+
+    fn page(&self, topic: &Topic, want: HistoryRange) -> Result<HistoryPage, FetchError> {
+        let head = self.head(topic);
+        let all = self.topics.get(topic).map_or(&[][..], Vec::as_slice);
+        let messages = match want {
+            HistoryRange::After(asked) if asked > head => {
+                return Err(FetchError::FuturePosition { requested: asked, head });
+            }
+            HistoryRange::After(asked) => {
+                all.iter().filter(|message| message.position > asked).cloned().collect()
+            }
+            HistoryRange::Last(n) => all[all.len().saturating_sub(n as usize)..].to_vec(),
+            HistoryRange::All => all.to_vec(),
+        };
+        Ok(HistoryPage { messages, head, gap: None })
+    }
+
+    fn publish(&mut self, hub: &Hub, publish: Publish) -> Result<Acknowledgement, PublishError> {
+        publish.validate(self.payload_bytes_max)?;
+        let messages = self.topics.entry(publish.topic.clone()).or_default();
+        let message = Arc::new(Message {
+            position: Position::new(EPOCH, messages.len() as u64 + 1),
+            time: Timestamp(1_790_000_000_000),
+            content_type: publish.content_type,
+            key: publish.key,
+            payload: publish.payload,
+        });
+        messages.push(message.clone());
+        let placed = Acknowledgement {
+            position: message.position,
+            time: message.time,
+            durability: Default::default(),
+        };
+        if self.watched.borrow().contains(&publish.topic) {
+            hub.deliver(&publish.topic, &[message]);
+        }
+        Ok(placed)
+    }
+}

@@ -1,0 +1,93 @@
+//! The answer to a publish that tonic refuses before any handler sees it: it is over the decoder's bound,
+//! compressed, or no protobuf.
+//!
+//! The statuses of tonic carry no outcome. A publisher must take a status without one for unknown, and
+//! would repeat the message until its deadline.
+
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use pushonce_core::Publish;
+use pushonce_proto::publisher::OUTCOME_HEADER;
+use tonic::codegen::{Service, http};
+use tonic::metadata::MetadataValue;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+
+use crate::server::MESSAGE_BYTES_MAX;
+
+/// The calls that publish.
+const PUBLISH_METHODS: [&str; 2] =
+    ["/pushonce.publisher.v1.Publisher/Publish", "/pushonce.publisher.v1.Publisher/PublishStream"];
+
+/// Answers a publish that no handler sees in the words of the contract.
+#[derive(Clone, Debug)]
+pub(crate) struct DecodeErrorService<S>(pub(crate) S);
+
+impl<S: NamedService> NamedService for DecodeErrorService<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B, R> Service<http::Request<B>> for DecodeErrorService<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+    R: Default,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let is_publish = PUBLISH_METHODS.contains(&request.uri().path());
+        let response = self.0.call(request);
+        Box::pin(async move {
+            let response = response.await?;
+            if !is_publish {
+                return Ok(response);
+            }
+            // A status in the headers is made before the first byte of an answer. That of a handler has
+            // an outcome, so one without is of tonic, and no handler was called.
+            let status = Status::from_header_map(response.headers());
+            let decode_error = status.filter(is_decode_error);
+            Ok(decode_error.map_or(response, |status| decode_error_status(&status).into_http()))
+        })
+    }
+}
+
+/// Whether tonic's decoder made this status of a message that it could not read.
+///
+/// The other codes of tonic are of connections that broke. Nobody is there to read them.
+pub(crate) fn is_decode_error(status: &Status) -> bool {
+    let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Unimplemented, Code::Internal];
+    codes.contains(&status.code()) && !status.metadata().contains_key(OUTCOME_HEADER)
+}
+
+/// The status of a message that could not be decoded, which is also that of a stream it came in.
+///
+/// The code is `INVALID_ARGUMENT` whatever tonic said: by the contract a publisher does not repeat that
+/// one. The metadata stay, of which `grpc-accept-encoding` says how a message may be compressed.
+pub(crate) fn decode_error_status(error: &Status) -> Status {
+    let (message_bytes_max, payload_bytes_max) = (MESSAGE_BYTES_MAX, Publish::PAYLOAD_BYTES_CAP);
+    let text = match error.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            format!(
+                "the message is over {message_bytes_max} bytes; no payload may have more than {payload_bytes_max}"
+            )
+        }
+        Code::Unimplemented => {
+            format!("{}; send messages without compression", error.message())
+        }
+        _ => format!(
+            "the message cannot be read; send a pushonce.publisher.v1.PublishRequest: {}",
+            error.message()
+        ),
+    };
+    let mut status = Status::with_metadata(Code::InvalidArgument, text, error.metadata().clone());
+    status.metadata_mut().insert(OUTCOME_HEADER, MetadataValue::from_static("refused"));
+    status
+}

@@ -1,0 +1,281 @@
+//! The messages of one stream to one shard, kept in their order while the owner moves. Pure.
+//!
+//! Messages are handed over without waiting for each other, so an owner that loses its shard
+//! refuses some that others overtook. "Not the owner" and "unavailable" mean that nothing happened,
+//! so such a message waits for an owner again. Three rules keep the order. While anything is under
+//! way to one node, nothing is handed to another. After a refusal nothing is handed over until all
+//! that was under way has come back, and then one message at a time until one is taken. What was
+//! refused is tried again, in its place, unless a later message of the same topic may have its
+//! place already: then it is refused for good. Nothing happened to it, and its publisher knows
+//! better than this line whether it still matters. A message with a number of its producer's cannot
+//! be overtaken, since the shard takes none behind it before it: so it is tried again all the same.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use pushonce_core::{
+    Acknowledgement, NodeId, Publish, PublishError, PublishId, PublishRejection, ShardId,
+    ShardOwners, Topic,
+};
+use tokio::time::Instant;
+
+use crate::route::{self, OwnerRejection, RouteDecision, RouteTarget};
+
+/// How long a node that refused is left alone when nobody names a better one. An owner whose lease
+/// lapsed for a moment comes back under the same claim, so waiting for news alone could wait in
+/// vain.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+pub(crate) struct ShardWindow {
+    shard: ShardId,
+    entries: VecDeque<WindowEntry>,
+    /// The number of the first entry; the numbers of one line are never used twice.
+    first_number: u64,
+    /// Entries before this index are not waiting.
+    next_index: usize,
+    in_flight: usize,
+    target: Option<RouteTarget>,
+    rejection: Option<OwnerRejection>,
+    /// Whether something was refused, and the rest that was under way is waited for.
+    is_draining: bool,
+    /// Whether nothing was taken since a refusal: then one message goes at a time, to find out.
+    is_probing: bool,
+    /// What the last refusal said.
+    last_error: Option<String>,
+    retry_at: Option<Instant>,
+}
+
+struct WindowEntry {
+    stream_index: u64,
+    publish: Publish,
+    deadline: Instant,
+    state: WindowEntryState,
+}
+
+impl WindowEntry {
+    fn has_sequence(&self) -> bool {
+        matches!(self.publish.publish_id, Some(PublishId::Sequence(_)))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WindowEntryState {
+    Waiting,
+    InFlight,
+    Rejected,
+    Completed { may_be_committed: bool },
+}
+
+/// A message to hand over now.
+pub(crate) struct Submission {
+    pub number: u64,
+    pub node: NodeId,
+    pub publish: Publish,
+}
+
+/// The end of a message: its ticket and its outcome.
+pub(crate) type PublishOutcome = (u64, Result<Acknowledgement, PublishError>);
+
+impl ShardWindow {
+    pub(crate) fn new(shard: ShardId) -> ShardWindow {
+        ShardWindow {
+            shard,
+            entries: VecDeque::new(),
+            first_number: 0,
+            next_index: 0,
+            in_flight: 0,
+            target: None,
+            rejection: None,
+            is_draining: false,
+            is_probing: false,
+            last_error: None,
+            retry_at: None,
+        }
+    }
+
+    /// Puts a message at the end of the line. Untaken by `until`, it is refused.
+    pub(crate) fn push(&mut self, stream_index: u64, publish: Publish, deadline: Instant) {
+        self.entries.push_back(WindowEntry {
+            stream_index,
+            publish,
+            deadline,
+            state: WindowEntryState::Waiting,
+        });
+    }
+
+    /// The next message that may be handed over now. To be called until there is none.
+    pub(crate) fn next_submission(
+        &mut self,
+        owners: &ShardOwners,
+        now: Instant,
+    ) -> Option<Submission> {
+        if self.is_probing && self.in_flight > 0 {
+            return None;
+        }
+        let index = self.first_waiting()?;
+        let target = self.choose_target(owners, now)?;
+        if self.in_flight > 0 && self.target.is_some_and(|previous| previous.node != target.node) {
+            return None;
+        }
+        self.target = Some(target);
+        self.in_flight += 1;
+        self.next_index = index + 1;
+        let entry = &mut self.entries[index];
+        entry.state = WindowEntryState::InFlight;
+        let publish = entry.publish.clone();
+        Some(Submission { number: self.first_number + index as u64, node: target.node, publish })
+    }
+
+    /// What the asked node answered.
+    pub(crate) fn on_reply(
+        &mut self,
+        number: u64,
+        result: Result<Acknowledgement, PublishError>,
+        now: Instant,
+        outcomes: &mut Vec<PublishOutcome>,
+    ) {
+        let Some(index) = number.checked_sub(self.first_number).map(|index| index as usize) else {
+            return;
+        };
+        if self.entries.get(index).is_none_or(|entry| entry.state != WindowEntryState::InFlight) {
+            return;
+        }
+        self.in_flight -= 1;
+        match result {
+            Err(PublishError::Rejected(PublishRejection::NotOwner { owner })) => {
+                self.on_rejected(index, owner, "it was not the owner", now);
+            }
+            Err(PublishError::Rejected(PublishRejection::Unavailable(error))) => {
+                self.on_rejected(index, None, &error, now);
+            }
+            result => {
+                self.is_probing = self.is_draining;
+                self.complete(index, result, outcomes);
+            }
+        }
+        if self.in_flight == 0 {
+            self.on_drained(outcomes);
+        }
+        self.remove_completed();
+    }
+
+    /// Ends what has waited too long.
+    pub(crate) fn expire(&mut self, now: Instant, outcomes: &mut Vec<PublishOutcome>) {
+        for index in 0..self.entries.len() {
+            let entry = &self.entries[index];
+            if entry.deadline > now {
+                break;
+            }
+            if entry.state == WindowEntryState::Waiting {
+                let last_error = self.last_error.as_deref().unwrap_or("no owner is known");
+                let reason =
+                    format!("no owner of {} took the message in time; {last_error}", self.shard);
+                self.complete(index, Err(PublishRejection::Unavailable(reason).into()), outcomes);
+            }
+        }
+        self.remove_completed();
+    }
+
+    /// When [`ShardWindow::expire`] or [`ShardWindow::next_submission`] has something to do though nothing was heard. What
+    /// is under way needs no alarm: whoever was asked has a deadline of its own.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let first_waiting =
+            || self.entries.iter().find(|entry| entry.state == WindowEntryState::Waiting);
+        let first_stuck = if self.in_flight == 0 { first_waiting() } else { None };
+        let retry_at = first_stuck.and(self.retry_at);
+        [first_stuck.map(|entry| entry.deadline), retry_at].into_iter().flatten().min()
+    }
+
+    /// The asked node cannot take the message: another may, or the same one later.
+    fn on_rejected(&mut self, index: usize, hint: Option<NodeId>, reason: &str, now: Instant) {
+        self.entries[index].state = WindowEntryState::Rejected;
+        self.rejection = self.target.map(|asked| asked.to_rejection(hint));
+        self.retry_at = Some(now + RETRY_DELAY);
+        self.is_draining = true;
+        self.is_probing = true;
+        self.last_error = self.target.map(|asked| format!("{} said: {reason}", asked.node));
+    }
+
+    /// Whom to ask; after a pause the claimed owner again, though it has refused.
+    fn choose_target(&mut self, owners: &ShardOwners, now: Instant) -> Option<RouteTarget> {
+        if let RouteDecision::SendTo(target) =
+            route::decide(self.shard, owners, self.rejection.as_ref())
+        {
+            return Some(target);
+        }
+        if self.retry_at.is_some_and(|retry_at| retry_at > now) {
+            return None;
+        }
+        self.rejection = None;
+        self.retry_at = None;
+        match route::decide(self.shard, owners, None) {
+            RouteDecision::SendTo(target) => Some(target),
+            RouteDecision::WaitForClaim => None,
+        }
+    }
+
+    fn first_waiting(&mut self) -> Option<usize> {
+        while self.entries.get(self.next_index)?.state != WindowEntryState::Waiting {
+            self.next_index += 1;
+        }
+        Some(self.next_index)
+    }
+
+    /// Nothing is under way any more: what was refused waits again, in its place in the line,
+    /// unless it was overtaken.
+    fn on_drained(&mut self, outcomes: &mut Vec<PublishOutcome>) {
+        if !self.is_draining {
+            return;
+        }
+        self.is_draining = false;
+        self.next_index = 0;
+        let mut overtaken: HashSet<Topic> = HashSet::new();
+        for index in (0..self.entries.len()).rev() {
+            let topic = self.entries[index].publish.topic.clone();
+            match self.entries[index].state {
+                WindowEntryState::Completed { may_be_committed: true } => {
+                    overtaken.insert(topic);
+                }
+                WindowEntryState::Rejected
+                    if overtaken.contains(&topic) && !self.entries[index].has_sequence() =>
+                {
+                    let reason = "the topic's owner changed, and a later message of this stream to it \
+                               came first";
+                    self.complete(
+                        index,
+                        Err(PublishRejection::Unavailable(reason.to_owned()).into()),
+                        outcomes,
+                    );
+                }
+                WindowEntryState::Rejected => self.entries[index].state = WindowEntryState::Waiting,
+                _ => {}
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        index: usize,
+        result: Result<Acknowledgement, PublishError>,
+        outcomes: &mut Vec<PublishOutcome>,
+    ) {
+        let may_be_committed = !matches!(result, Err(PublishError::Rejected(_)));
+        let entry = &mut self.entries[index];
+        entry.state = WindowEntryState::Completed { may_be_committed };
+        outcomes.push((entry.stream_index, result));
+    }
+
+    fn remove_completed(&mut self) {
+        while let Some(WindowEntry { state: WindowEntryState::Completed { .. }, .. }) =
+            self.entries.front()
+        {
+            self.entries.pop_front();
+            self.first_number += 1;
+            self.next_index = self.next_index.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "shard_window/shard_window_test.rs"]
+mod line_test;

@@ -1,0 +1,151 @@
+//! Two clusters at one address: detected by the calls of the other one's members.
+//!
+//! A node that was initialized by mistake in the place of a member of an older cluster looks healthy to
+//! itself. The members of the older cluster still dial its address and name their cluster. While more of
+//! them call than this node has links to members of its own cluster, the address belongs to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pushonce_core::{ClusterId, NodeId};
+use tokio::sync::watch;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
+/// A caller that was not heard for this long does not count. Members call every few seconds while they
+/// miss one of their own.
+const CALLER_AGE_MAX: Duration = Duration::from_secs(20);
+
+/// Between two evaluations.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Callers that are remembered. More do not change the decision for any cluster that could exist here.
+const CALLERS_MAX: usize = 1_024;
+
+/// Members of other clusters that called this node for one of their own members.
+#[derive(Debug, Default)]
+pub(super) struct ForeignCallers(Mutex<BTreeMap<(ClusterId, NodeId), Instant>>);
+
+impl ForeignCallers {
+    /// A member of another cluster called, expecting a member of its cluster here.
+    pub(super) fn on_call(&self, cluster: ClusterId, node: NodeId, now: Instant) {
+        let mut callers = self.lock_callers();
+        callers.retain(|_, &mut at| now.saturating_duration_since(at) < CALLER_AGE_MAX);
+        if callers.len() < CALLERS_MAX || callers.contains_key(&(cluster, node)) {
+            callers.insert((cluster, node), now);
+        }
+    }
+
+    /// The other cluster to which this node's address belongs, if it does. `links` is the number of
+    /// other members of this node's own cluster that it has a link to: one stray caller must not stop a
+    /// node of a healthy cluster.
+    pub(super) fn conflicting_cluster(&self, links: usize, now: Instant) -> Option<ClusterId> {
+        #[cfg(feature = "planted-bugs")]
+        if super::planted::foreign_callers_ignored() {
+            return None;
+        }
+        let mut counts: BTreeMap<ClusterId, usize> = BTreeMap::new();
+        for (&(cluster, _), &at) in self.lock_callers().iter() {
+            if now.saturating_duration_since(at) < CALLER_AGE_MAX {
+                *counts.entry(cluster).or_default() += 1;
+            }
+        }
+        let (cluster, count) = counts.into_iter().max_by_key(|&(_, count)| count)?;
+        (count > links).then_some(cluster)
+    }
+
+    fn lock_callers(&self) -> MutexGuard<'_, BTreeMap<(ClusterId, NodeId), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Evaluates the calls until `shutdown`.
+pub(super) async fn run(
+    own_cluster: ClusterId,
+    callers: Arc<ForeignCallers>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    conflict_sender: watch::Sender<Option<ClusterId>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut ticks = interval(CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        // This node is in the set.
+        let links = reachable.borrow().len().saturating_sub(1);
+        let conflicting = callers.conflicting_cluster(links, Instant::now());
+        let changed = conflict_sender
+            .send_if_modified(|known| std::mem::replace(known, conflicting) != conflicting);
+        match conflicting {
+            Some(other_cluster) if changed => {
+                tracing::error!(%own_cluster, %other_cluster, "{}", conflict_message(own_cluster, other_cluster))
+            }
+            None if changed => {
+                tracing::info!(%own_cluster, "no other cluster dials this address any more")
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What an operator is told about a conflict.
+pub(super) fn conflict_message(own_cluster: ClusterId, other_cluster: ClusterId) -> String {
+    format!(
+        "members of cluster {other_cluster} dial this node's address as one of theirs, and this node belongs to \
+         cluster {own_cluster}: it accepts no publishes. If {other_cluster} is the right cluster, stop this node and \
+         start it with its old data directory, or with an empty one and --join; otherwise remove the \
+         stale member there"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEIRS: ClusterId = ClusterId(9);
+
+    #[test]
+    fn isolated_node_called_by_members_of_another_cluster_is_in_conflict_until_the_calls_stop() {
+        let (callers, start) = (ForeignCallers::default(), Instant::now());
+        assert_eq!(callers.conflicting_cluster(0, start), None);
+        callers.on_call(THEIRS, NodeId(2), start);
+        assert_eq!(callers.conflicting_cluster(0, start), Some(THEIRS));
+        assert_eq!(callers.conflicting_cluster(0, start + CALLER_AGE_MAX), None);
+    }
+
+    #[test]
+    fn single_foreign_caller_does_not_stop_a_node_with_more_links() {
+        let (callers, start) = (ForeignCallers::default(), Instant::now());
+        for _ in 0..10 {
+            callers.on_call(THEIRS, NodeId(2), start);
+        }
+        assert_eq!(callers.conflicting_cluster(2, start), None, "two links against one caller");
+        callers.on_call(THEIRS, NodeId(3), start);
+        callers.on_call(THEIRS, NodeId(4), start);
+        assert_eq!(
+            callers.conflicting_cluster(2, start),
+            Some(THEIRS),
+            "two links against three callers"
+        );
+        callers.on_call(ClusterId(10), NodeId(5), start);
+        assert_eq!(
+            callers.conflicting_cluster(3, start),
+            None,
+            "callers of different clusters do not add up"
+        );
+    }
+
+    #[test]
+    fn foreign_callers_are_bounded() {
+        let (callers, start) = (ForeignCallers::default(), Instant::now());
+        for node in 0..2 * CALLERS_MAX as u64 {
+            callers.on_call(THEIRS, NodeId(node), start);
+        }
+        assert_eq!(callers.lock_callers().len(), CALLERS_MAX);
+        callers.on_call(THEIRS, NodeId(0), start + CALLER_AGE_MAX);
+        assert_eq!(callers.lock_callers().len(), 1, "old ones make room");
+    }
+}

@@ -1,0 +1,337 @@
+//! The topics of the whole cluster: whom to ask for what there is of them, and how many watch.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared, join_all};
+use pushonce_core::{FetchError, NodeId, ShardId, ShardOwners, Topic};
+use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_proto::pb::cluster::v1 as pb;
+use pushonce_proto::pb::peer::v1::topics_client::TopicsClient;
+use pushonce_proto::status::describe;
+use pushonce_publish::TOPICS_MAX;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::Response;
+use tonic::transport::{Channel, Endpoint};
+
+use super::owned_topics::OwnedTopics;
+
+/// A node that has not answered within this is not waited for any longer: longer than a busy one takes,
+/// shorter than a person's patience.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An answer that is younger serves everybody who asks: a page that a million people load costs the owner
+/// one question a second and node.
+const AUDIENCE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Topics whose answers are kept. Over it each question goes to the owner; a mebibyte or two.
+const CACHED_AUDIENCES_MAX: usize = 4_096;
+
+/// The way to every owner. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ClusterTopics {
+    owned: OwnedTopics,
+    owners: watch::Receiver<Arc<ShardOwners>>,
+    channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
+    audience_cache: Arc<Mutex<HashMap<Topic, CachedAudience>>>,
+}
+
+/// Pages of topics that are counted before a namespace goes into memory: a hundred thousand topics.
+const COUNTED_PAGES_MAX: usize = 100;
+
+type AudienceResult = Result<u64, FetchError>;
+
+/// What the topics of a namespace have stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct StoredMessages {
+    topic_count: u64,
+    message_count: u64,
+    /// Shards whose owner could not be asked.
+    unknown_shards: BTreeSet<ShardId>,
+    /// Whether there may be more: only so many are counted.
+    is_truncated: bool,
+}
+
+impl StoredMessages {
+    fn add(&mut self, list: &TopicList, counts: impl Fn(&Topic) -> bool) {
+        self.unknown_shards.extend(&list.unknown_shards);
+        let has_counted_messages =
+            |info: &&TopicInfo| info.history_count > 0 && counts(&info.topic);
+        for info in list.topics.iter().filter(has_counted_messages) {
+            self.topic_count += 1;
+            self.message_count += info.history_count;
+        }
+    }
+
+    /// Why the namespace may not go into its owners' memory without force; `NoFault` when it may.
+    pub(super) fn force_required(&self, namespace: &str) -> Option<String> {
+        #[cfg(feature = "planted-bugs")]
+        if super::planted::stored_uncounted() {
+            return None;
+        }
+        let StoredMessages {
+            topic_count: topics,
+            message_count: messages,
+            unknown_shards,
+            is_truncated: is_cut_off,
+        } = self;
+        if *topics == 0 && unknown_shards.is_empty() && !is_cut_off {
+            return None;
+        }
+        let at_least = if *is_cut_off { "at least " } else { "" };
+        let mut reason = format!(
+            "{namespace} would go from its replicas' disks into its owners' memory, and \
+             {at_least}{messages} stored messages of {topics} topics would be dropped"
+        );
+        if !unknown_shards.is_empty() {
+            let shards: Vec<_> = unknown_shards.iter().map(ToString::to_string).collect();
+            reason += &format!("; the owners of {} could not be asked", shards.join(", "));
+        }
+        Some(reason + ": say --force, or choose a new name")
+    }
+}
+
+/// How many watch, as was asked then.
+struct CachedAudience {
+    requested_at: Instant,
+    result: Shared<BoxFuture<'static, AudienceResult>>,
+}
+
+impl ClusterTopics {
+    pub(super) fn new(
+        owned: OwnedTopics,
+        owners: watch::Receiver<Arc<ShardOwners>>,
+    ) -> ClusterTopics {
+        ClusterTopics { owned, owners, channels: Arc::default(), audience_cache: Arc::default() }
+    }
+
+    async fn describe(self, topic: Topic) -> Result<TopicInfo, FetchError> {
+        let shard = self.owned.shard_of(&topic)?;
+        let owner = self.owners.borrow().owner_of(shard);
+        match owner {
+            None => Err(FetchError::Unavailable(format!("the owner of {shard} is not known yet"))),
+            Some(owner) if owner == self.owned.me => self.owned.describe(&topic).await,
+            Some(owner) => {
+                let mut client = self.client(owner)?;
+                let response = client.topic(pb::TopicRequest { topic: topic.into() });
+                parse_response(owner, timeout(REQUEST_TIMEOUT, response).await)
+            }
+        }
+    }
+
+    async fn list(self, prefix: String, after: Option<Topic>, count_max: usize) -> TopicList {
+        let owners = self.owners.borrow().clone();
+        let nodes: BTreeSet<_> = owners.claims().map(|claim| claim.owner).collect();
+        let requests = nodes.into_iter().map(|node| {
+            let list = self.list_node(node, &prefix, after.as_ref(), count_max);
+            list.map(move |list| Some((node, list.ok()?)))
+        });
+        let lists = join_all(requests).await.into_iter().flatten();
+        let shards = self.owned.view.borrow().shards;
+        merge_lists(lists, &owners, shards.ids(), count_max)
+    }
+
+    /// What the topics of a namespace have on the replicas' disks, as their owners say.
+    pub(super) async fn count_stored(&self, namespace: &str) -> StoredMessages {
+        let mut stored = StoredMessages::default();
+        // The topic that is called as its namespace comes before all others that begin so.
+        let first = self.clone().list(namespace.to_owned(), None, 1).await;
+        stored.add(&first, |topic| topic.as_str() == namespace);
+        let (prefix, mut after) = (format!("{namespace}/"), None);
+        for _ in 0..COUNTED_PAGES_MAX {
+            let page = self.clone().list(prefix.clone(), after.take(), TOPICS_MAX).await;
+            stored.add(&page, |_| true);
+            let is_last_page = page.topics.len() < TOPICS_MAX;
+            after = page.topics.into_iter().next_back().map(|info| info.topic);
+            if is_last_page || after.is_none() {
+                return stored;
+            }
+        }
+        stored.is_truncated = true;
+        stored
+    }
+
+    async fn list_node(
+        &self,
+        node: NodeId,
+        prefix: &str,
+        after: Option<&Topic>,
+        count_max: usize,
+    ) -> Result<TopicList, FetchError> {
+        if node == self.owned.me {
+            return Ok(self.owned.list(prefix, after, count_max).await);
+        }
+        let request = pb::TopicsRequest {
+            prefix: prefix.to_owned(),
+            after: after.map_or_else(String::new, Topic::to_string),
+            count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
+        };
+        parse_response(node, timeout(REQUEST_TIMEOUT, self.client(node)?.topics(request)).await)
+    }
+
+    /// The connection to a node is made when it is first asked, and kept.
+    fn client(&self, node: NodeId) -> Result<TopicsClient<Channel>, FetchError> {
+        let view = self.owned.view.borrow().clone();
+        let unknown = || FetchError::Unavailable(format!("{node} is no member of the cluster"));
+        let address = &view.member(node).ok_or_else(unknown)?.addresses.peer;
+        let mut channels = lock(&self.channels);
+        channels.retain(|node, _| view.member(*node).is_some());
+        if let Some((_, channel)) = channels.get(&node).filter(|(known, _)| known == address) {
+            return Ok(TopicsClient::new(channel.clone()));
+        }
+        let invalid_address =
+            |error| FetchError::Unavailable(format!("{node} has no address: {error}"));
+        let endpoint =
+            Endpoint::from_shared(format!("http://{address}")).map_err(invalid_address)?;
+        let channel = endpoint.connect_timeout(REQUEST_TIMEOUT).tcp_nodelay(true).connect_lazy();
+        channels.insert(node, (address.clone(), channel.clone()));
+        Ok(TopicsClient::new(channel))
+    }
+
+    fn request_audience(&self, topic: Topic) -> Shared<BoxFuture<'static, AudienceResult>> {
+        let description = self.clone().describe(topic);
+        let still_counting =
+            || FetchError::Unavailable("the topic's new owner still counts".to_owned());
+        let audience = description.map(move |info| info?.audience.ok_or_else(still_counting));
+        audience.boxed().shared()
+    }
+}
+
+/// The answers of several nodes as one. A claim may outlive the lease of its owner, and only an owner
+/// can tell: a shard is unknown unless the node that claims it lists it.
+fn merge_lists(
+    lists: impl Iterator<Item = (NodeId, TopicList)>,
+    owners: &ShardOwners,
+    shards: impl Iterator<Item = ShardId>,
+    count_max: usize,
+) -> TopicList {
+    let (mut topics, mut unknown_shards) = (Vec::new(), shards.collect::<BTreeSet<_>>());
+    for (node, list) in lists {
+        let not_owned: BTreeSet<_> = list.unknown_shards.into_iter().collect();
+        unknown_shards
+            .retain(|&shard| owners.owner_of(shard) != Some(node) || not_owned.contains(&shard));
+        topics.extend(list.topics);
+    }
+    topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    // A shard that moves just now may be listed by both.
+    topics.dedup_by(|a, b| a.topic == b.topic);
+    topics.truncate(count_max);
+    TopicList { topics, unknown_shards: unknown_shards.into_iter().collect() }
+}
+
+/// What came of a question to a node.
+fn parse_response<W, T>(
+    node: NodeId,
+    response: Result<Result<Response<W>, tonic::Status>, tokio::time::error::Elapsed>,
+) -> Result<T, FetchError>
+where
+    T: TryFrom<W, Error: std::fmt::Display>,
+{
+    let unavailable = FetchError::Unavailable;
+    let timed_out = |_| unavailable(format!("{node} did not answer within {REQUEST_TIMEOUT:?}"));
+    let failed = |status: tonic::Status| unavailable(describe(&status));
+    let invalid = |error: T::Error| unavailable(format!("{node} gave no answer: {error}"));
+    T::try_from(response.map_err(timed_out)?.map_err(failed)?.into_inner()).map_err(invalid)
+}
+
+impl pushonce_publish::TopicDirectory for ClusterTopics {
+    fn describe(&self, topic: Topic) -> BoxFuture<'static, Result<TopicInfo, FetchError>> {
+        self.clone().describe(topic).boxed()
+    }
+
+    fn list(
+        &self,
+        prefix: String,
+        after: Option<Topic>,
+        count_max: usize,
+    ) -> BoxFuture<'static, TopicList> {
+        self.clone().list(prefix, after, count_max).boxed()
+    }
+}
+
+impl pushonce_gateway::AudienceSource for ClusterTopics {
+    fn count(&self, topic: Topic) -> BoxFuture<'static, AudienceResult> {
+        let mut cache = lock(&self.audience_cache);
+        let is_fresh = |count: &CachedAudience| count.requested_at.elapsed() < AUDIENCE_AGE_MAX;
+        if let Some(cached) = cache.get(&topic).filter(|count| is_fresh(count)) {
+            return cached.result.clone().boxed();
+        }
+        if cache.len() >= CACHED_AUDIENCES_MAX {
+            cache.retain(|_, count| is_fresh(count));
+        }
+        let result = self.request_audience(topic.clone());
+        if cache.len() < CACHED_AUDIENCES_MAX {
+            cache.insert(
+                topic,
+                CachedAudience { requested_at: Instant::now(), result: result.clone() },
+            );
+        }
+        result.boxed()
+    }
+}
+
+/// Each change behind these locks is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::{OwnershipClaim, Term};
+
+    use super::*;
+
+    #[test]
+    fn namespace_without_stored_messages_may_become_memory_only() {
+        assert_eq!(StoredMessages::default().force_required("chat"), None);
+    }
+
+    #[test]
+    fn shard_not_listed_by_its_owner_is_unknown() {
+        let list = |unknown: &[u16]| TopicList {
+            topics: Vec::new(),
+            unknown_shards: unknown.iter().copied().map(ShardId).collect(),
+        };
+        let mut owners = ShardOwners::default();
+        for (shard, owner) in [(0, 1), (1, 2), (2, 2), (3, 3)] {
+            owners.apply_claim(OwnershipClaim {
+                shard: ShardId(shard),
+                owner: NodeId(owner),
+                term: Term(1),
+                membership_index: 1,
+                voters: vec![NodeId(owner)],
+                learners: Vec::new(),
+            });
+        }
+        let merged = |lists: Vec<(u64, TopicList)>| {
+            let lists = lists.into_iter().map(|(node, list)| (NodeId(node), list));
+            merge_lists(lists, &owners, (0..4).map(ShardId), 9).unknown_shards
+        };
+        // The second node has a claim of shard 2 and no lease, and the third does not answer.
+        let lists = vec![(1, list(&[1, 2, 3])), (2, list(&[0, 2, 3]))];
+        assert_eq!(merged(lists), [ShardId(2), ShardId(3)]);
+        assert_eq!(merged(vec![(2, list(&[]))]), [ShardId(0), ShardId(3)], "of another's shards");
+        assert_eq!(merged(vec![]).len(), 4, "nobody answered");
+    }
+
+    #[test]
+    fn change_that_drops_stored_messages_names_them_and_the_unreachable_shards() {
+        let stored =
+            StoredMessages { topic_count: 2, message_count: 40, ..StoredMessages::default() };
+        let reason = stored.force_required("chat").expect("there are some");
+        assert!(
+            reason.contains("40 stored messages of 2 topics") && reason.contains("--force"),
+            "{reason}"
+        );
+        let unknown =
+            StoredMessages { unknown_shards: [ShardId(3)].into(), ..StoredMessages::default() };
+        assert!(
+            unknown.force_required("chat").is_some_and(|reason| reason.contains("owners of s3"))
+        );
+        let many = StoredMessages { is_truncated: true, ..StoredMessages::default() };
+        assert!(many.force_required("chat").is_some_and(|reason| reason.contains("at least 0")));
+    }
+}

@@ -1,0 +1,78 @@
+//! Follows the cluster's times of consensus: puts each step of a change on disk and in force, and
+//! acknowledges it.
+//!
+//! The order is what makes a change safe (see `ClusterTimes` in core): a step is on disk before it is in
+//! force, so that a restarted node never returns to the step before, and in force before it is
+//! acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pushonce_consensus::ConsensusEngine;
+use pushonce_control::ControlHandle;
+use pushonce_core::{ClusterTimes, ClusterView};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::identity::DataDir;
+
+/// Between two attempts to write or to acknowledge; the latter wait some seconds for a leader by themselves.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The times in force, and where they go.
+pub(super) struct ConsensusTimesFollower {
+    pub(super) times: ClusterTimes,
+    pub(super) data: Arc<DataDir>,
+    pub(super) engine: ConsensusEngine,
+    pub(super) control: ControlHandle,
+}
+
+impl ConsensusTimesFollower {
+    /// Runs until `shutdown`. While the data directory cannot be written, a step is neither in force here nor
+    /// acknowledged, and the others wait for this node.
+    ///
+    /// # Errors
+    /// When the control group has ended.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = self.follow() => ended,
+        }
+    }
+
+    async fn follow(&mut self) -> anyhow::Result<()> {
+        let mut view = self.control.view();
+        let mut acknowledged_version = 0;
+        loop {
+            let newest = newest_times(&mut view);
+            if let Some(newest) = newest.filter(|agreed| agreed.version > self.times.version) {
+                if let Err(error) = self.data.save_times(&newest) {
+                    tracing::warn!(%error, "cannot write the consensus times, retrying");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    continue;
+                }
+                self.engine.set_times(&newest);
+                self.times = newest;
+                tracing::info!(version = newest.version, lease = ?newest.lease(),
+                    hold = ?newest.vote_holdoff(), changing = newest.next.is_some(),
+                    "consensus times changed; heartbeats and timeouts follow at the next start");
+            }
+            let version = self.times.version;
+            if self.times.next.is_none() || acknowledged_version >= version {
+                view.changed().await?;
+                continue;
+            }
+            match self.control.ack_times(version).await {
+                Ok(()) => acknowledged_version = version,
+                Err(error) => {
+                    tracing::warn!(%error, version, "cannot acknowledge the consensus times, retrying");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+}
+
+fn newest_times(view: &mut watch::Receiver<Option<Arc<ClusterView>>>) -> Option<ClusterTimes> {
+    view.borrow_and_update().as_ref().map(|view| view.times)
+}

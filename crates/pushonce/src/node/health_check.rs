@@ -1,0 +1,252 @@
+//! Looks at the node again and again, and says whether it can do its work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pushonce_consensus::ConsensusEngine;
+use pushonce_control::health::ClusterProblem;
+use pushonce_core::ShardId;
+use pushonce_gateway::{Admission, LaneWatchdog, MemoryUse};
+use pushonce_publish::Readiness;
+use pushonce_shard::NodeTopics;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::current_view::CurrentView;
+use super::health::{
+    BlockedServices, GroupSummary, HealthFacts, HealthIssue, HealthMonitor, WatchedLoop,
+};
+use super::memory;
+use super::overview::NodeOverview;
+use super::replica_supervisor::LocalReplicas;
+use super::shard_progress;
+
+/// Often enough that what is wrong is told within five seconds, most of which silence takes.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// An opinion older than this is none: whoever should form one hangs itself.
+const HEALTH_AGE_MAX: Duration = Duration::from_secs(3);
+
+/// What the last look came to.
+#[derive(Clone, Debug)]
+pub(super) struct HealthStatus {
+    issues: Vec<HealthIssue>,
+    checked_at: Instant,
+}
+
+/// Everything that is looked at.
+pub(super) struct HealthCheck {
+    pub(super) overview: NodeOverview,
+    pub(super) current_view: watch::Receiver<CurrentView>,
+    pub(super) topics: Arc<NodeTopics>,
+    pub(super) hosted: LocalReplicas,
+    pub(super) engine: ConsensusEngine,
+    pub(super) relay: pushonce_relay::Handle,
+    pub(super) lane_watchdog: LaneWatchdog,
+    pub(super) admission: Admission,
+    pub(super) memory_use: MemoryUse,
+    /// In bytes; zero is no bound.
+    pub(super) memory_max: u64,
+    pub(super) health_sender: watch::Sender<HealthStatus>,
+    /// The same as yes or no.
+    pub(super) ready_sender: watch::Sender<Readiness>,
+    /// Cancelled when the node begins to stop.
+    pub(super) stopping: CancellationToken,
+}
+
+/// The one reason of a node that stops.
+pub(super) const STOPPING_REASON: &str = "this node is stopping";
+
+/// What a node with these reasons can do.
+pub(super) fn readiness(issues: &[HealthIssue]) -> Readiness {
+    let is_blocked = |is_affected: fn(BlockedServices) -> bool| {
+        issues.iter().any(|reason| is_affected(reason.blocks))
+    };
+    Readiness { can_publish: !is_blocked(|b| b.publish), can_subscribe: !is_blocked(|b| b.viewers) }
+}
+
+/// Counts what is wrong with the cluster as this node sees it.
+struct ProblemGauges(Vec<(&'static str, metrics::Gauge)>);
+
+impl ProblemGauges {
+    fn new() -> ProblemGauges {
+        let gauge = |kind| (kind, metrics::gauge!("pushonce_cluster_problems", "kind" => kind));
+        ProblemGauges(ClusterProblem::KINDS.map(gauge).to_vec())
+    }
+
+    fn set(&self, problems: &[ClusterProblem]) {
+        for (kind, gauge) in &self.0 {
+            let of_kind = problems.iter().filter(|problem| problem.kind() == *kind);
+            gauge.set(of_kind.map(ClusterProblem::count).sum::<usize>() as f64);
+        }
+    }
+}
+
+impl HealthStatus {
+    /// Before the first look.
+    pub(super) fn starting() -> HealthStatus {
+        HealthStatus {
+            issues: vec![HealthIssue::blocking_all("this node is starting")],
+            checked_at: Instant::now(),
+        }
+    }
+
+    /// Why the node cannot do its work; empty when it can.
+    pub(super) fn issues(&self, now: Instant) -> Vec<HealthIssue> {
+        let age = now.saturating_duration_since(self.checked_at);
+        let stale_text = format!("this node has not looked at itself for {} s", age.as_secs());
+        let stale_issue = (age >= HEALTH_AGE_MAX).then(|| HealthIssue::blocking_all(stale_text));
+        self.issues.iter().cloned().chain(stale_issue).collect()
+    }
+}
+
+impl HealthCheck {
+    /// Looks until `shutdown`.
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        let mut monitor = HealthMonitor::default();
+        let problems = ProblemGauges::new();
+        let topics_gauge = metrics::gauge!("pushonce_topics");
+        let mut is_stopping = false;
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                // Told at once: nobody should send anything more to a node that stops.
+                () = self.stopping.cancelled(), if !is_stopping => is_stopping = true,
+                _ = ticks.tick() => {}
+            }
+            self.memory_use.set(memory::resident_bytes().unwrap_or(0), self.memory_max);
+            let checked_at = Instant::now();
+            self.measure_lag();
+            let issues = if is_stopping {
+                vec![HealthIssue::blocking_all(STOPPING_REASON)]
+            } else {
+                let mut issues = monitor.evaluate(&self.collect_facts(), checked_at);
+                issues.extend(self.overview.address_conflict_issue());
+                issues.extend(overload_issue(&self.admission));
+                issues
+            };
+            self.log_readiness_change(&issues);
+            self.health_sender.send_replace(HealthStatus { issues, checked_at });
+            problems.set(
+                &self.overview.problems(&shard_progress::local_progress(self.hosted.progress())),
+            );
+            topics_gauge.set(self.topics.topic_count() as f64);
+        }
+    }
+
+    /// In the log when the answer changes; what it is made of changes with every shard that is moved.
+    fn log_readiness_change(&self, issues: &[HealthIssue]) {
+        let current = readiness(issues);
+        if !self.ready_sender.send_if_modified(|known| std::mem::replace(known, current) != current)
+        {
+            return;
+        }
+        let texts: Vec<_> = issues.iter().map(|reason| reason.text.as_str()).collect();
+        let reasons = texts.join("; ");
+        match (current.can_publish, current.can_subscribe) {
+            (true, true) => tracing::info!("ready"),
+            (false, false) => tracing::warn!(%reasons, "not ready"),
+            (false, true) => tracing::warn!(%reasons, "not ready for publishers"),
+            (true, false) => tracing::warn!(%reasons, "not ready for subscribers"),
+        }
+    }
+
+    /// How far the replicas of this node are behind their leaders, and how far those that it leads are
+    /// behind this node.
+    fn measure_lag(&self) {
+        let (mut own_lag, mut follower_lag, mut sending_count) = (0, 0, 0);
+        for handle in self.hosted.all() {
+            let status = handle.group().status();
+            let status = status.borrow();
+            own_lag = own_lag.max(status.lag());
+            let follower_lags = status.voters.iter().filter_map(|&node| status.follower_lag(node));
+            follower_lag = follower_lag.max(follower_lags.max().unwrap_or(0));
+            sending_count += status.snapshot_transfers.len();
+        }
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "own").set(own_lag as f64);
+        metrics::gauge!("pushonce_replica_lag_entries", "side" => "followers")
+            .set(follower_lag as f64);
+        metrics::gauge!("pushonce_snapshots_sending").set(sending_count as f64);
+    }
+
+    /// Why groups have halted on this node.
+    fn halted_groups(&self) -> BTreeMap<Option<ShardId>, String> {
+        let control =
+            self.overview.control_status.borrow().halt_reason.clone().map(|reason| (None, reason));
+        let shards = self.hosted.halted().into_iter().map(|(shard, reason)| (Some(shard), reason));
+        let halted: BTreeMap<_, _> = control.into_iter().chain(shards).collect();
+        metrics::gauge!("pushonce_halted_replicas").set(halted.len() as f64);
+        halted
+    }
+
+    fn collect_facts(&self) -> HealthFacts {
+        let NodeOverview {
+            me,
+            view,
+            owners,
+            reachable_nodes: reachable,
+            control_status: control,
+            ..
+        } = &self.overview;
+        let (view, owners) = (view.borrow().clone(), owners.borrow().clone());
+        // A founder has begun replicas before it was told how many shards there are.
+        let is_known_shard = |handle: &pushonce_shard::Handle| handle.id().0 < view.shards.get();
+        let replicas =
+            self.hosted.all().into_iter().filter(is_known_shard).map(|handle| {
+                (handle.id(), GroupSummary::from(&*handle.group().status().borrow()))
+            });
+        let lanes = self.lane_watchdog.tick_counts().into_iter().enumerate();
+        let mut loop_counts: BTreeMap<WatchedLoop, u64> =
+            lanes.map(|(lane, count)| (WatchedLoop::Lane(lane), count)).collect();
+        loop_counts.insert(WatchedLoop::Relay, self.relay.tick_count());
+        let restored = self.engine.stored_groups().iter().filter_map(|group| group.as_shard());
+        // Each watch is borrowed in a statement of its own: a borrow in the expression below would last
+        // until its end, and a second borrow of the same watch waits for ever behind a writer that waits
+        // for the first.
+        let copies = self.overview.with_cluster_snapshot(|seen| {
+            view.shards.ids().map(|shard| (shard, seen.voters(shard).to_vec())).collect()
+        });
+        let control_summary = GroupSummary::from(&*control.borrow());
+        let reachable = reachable.borrow().clone();
+        let conflicts = self.relay.version_conflicts().borrow().clone();
+        let halted = self.halted_groups();
+        HealthFacts {
+            me: *me,
+            restored: restored.collect(),
+            member_state: view.member(*me).map(|member| member.state),
+            control_group: control_summary,
+            replicas: replicas.collect(),
+            owners: view.shards.ids().map(|shard| (shard, owners.owner_of(shard))).collect(),
+            voters: copies,
+            reachable,
+            halted,
+            version_conflicts: conflicts,
+            is_current: self.current_view.borrow().is_some(),
+            is_opening: self.hosted.is_opening(),
+            disk_problem: self.engine.check_disk_space().err().map(|full| full.to_string()),
+            rolled_back: self.engine.rollback_reason(),
+            loop_counts,
+        }
+    }
+}
+
+/// A node that rejects new sessions says so. It keeps viewers away for its load alone: one that has as many
+/// clients as it may have serves these, and would change its mind with each that goes.
+fn overload_issue(admission: &Admission) -> Option<HealthIssue> {
+    let (rejecting, lanes) = (admission.rejecting_lanes(), admission.lane_count());
+    (rejecting > 0).then(|| HealthIssue {
+        text: format!(
+            "{rejecting} of {lanes} client threads reject new sessions: {}",
+            admission.reasons().join("; ")
+        ),
+        blocks: if admission.overloaded_lanes() > 0 {
+            BlockedServices::VIEWERS
+        } else {
+            BlockedServices::default()
+        },
+    })
+}

@@ -1,0 +1,166 @@
+//! Tells the cluster that this node is here, and notices when the cluster has it no more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pushonce_control::{CommandError, CommandRejection, ControlHandle};
+use pushonce_core::{ClusterView, NodeId};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::identity::DataDir;
+use super::join::{self, MembershipRevoked};
+use super::startup::{self, StartupState};
+
+/// Between two tries to tell the cluster; each try waits some seconds for a leader by itself.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two tries while the cluster rejects the settings of this node: an operator has to act.
+const REJECTED_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A node that has no link to any other this long asks whether it is still a member. A removed one is
+/// told by nobody: its links are closed, and its groups are not spoken to.
+const ISOLATION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What is said, and what is seen.
+pub(super) struct MembershipHeartbeat {
+    pub(super) startup: StartupState,
+    pub(super) data_dir: Arc<DataDir>,
+    pub(super) control: ControlHandle,
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// The index of the control group's log at which the cluster took this process.
+    pub(super) announced_index: watch::Sender<Option<u64>>,
+}
+
+/// Why the cluster has to be told again.
+enum HeartbeatEvent {
+    /// Not this process is what the cluster knows.
+    ProfileChanged,
+    /// There is no link to anybody.
+    Isolated,
+}
+
+impl MembershipHeartbeat {
+    /// Founds the cluster, or tells it that this process runs, what it is called and where it is;
+    /// then looks on until `shutdown`.
+    ///
+    /// # Errors
+    /// [`MembershipRevoked`] when the control group has committed that this node is no member any more, or that
+    /// its data directory is an old copy. Nothing else that another node says ends this one.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            result = self.run_until_removed() => result,
+        }
+    }
+
+    async fn run_until_removed(&mut self) -> anyhow::Result<()> {
+        if let Some(bootstrap) = self.startup.identity.bootstrap {
+            startup::create_cluster(&self.startup, bootstrap, &self.control).await?;
+        }
+        self.announce().await?;
+        loop {
+            match self.wait_for_event().await? {
+                HeartbeatEvent::ProfileChanged => {
+                    let index = self.announce().await?;
+                    // Until the view shows it, the same would be announced again and again.
+                    let _applied = self.control.wait_applied(index).await;
+                }
+                HeartbeatEvent::Isolated => self.check_still_member().await?,
+            }
+        }
+    }
+
+    /// Says it until the cluster takes it, by the entry of the index that it gives: without a leader it cannot be told anything, which is no
+    /// reason to stop.
+    async fn announce(&self) -> anyhow::Result<u64> {
+        let joining = &self.startup.joining;
+        loop {
+            let retry_interval = match self.control.announce(joining.clone()).await {
+                Ok(index) => {
+                    self.set_announced_index(index);
+                    return Ok(index);
+                }
+                Err(CommandError::Rejected(rejection)) if rejection.is_final() => {
+                    return Err(MembershipRevoked(rejection.to_string()).into());
+                }
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, "cannot announce this node to the cluster, retrying");
+                    RETRY_INTERVAL
+                }
+                // It stays the member that it was under its old settings.
+                Err(error) => {
+                    tracing::error!(%error, "the cluster rejects the settings of this node");
+                    // A leader has answered; what it had told this node by then is all that is known.
+                    self.set_announced_index(self.control.status().borrow().last_log_index);
+                    REJECTED_RETRY_INTERVAL
+                }
+            };
+            if self.view.borrow().was_removed(self.startup.identity.node) {
+                return Err(self.removed_error().into());
+            }
+            self.check_still_member().await?;
+            sleep(retry_interval).await;
+        }
+    }
+
+    async fn check_still_member(&self) -> Result<(), MembershipRevoked> {
+        let StartupState { config, identity, joining, .. } = &self.startup;
+        let addresses = [config.join.clone(), self.peer_addresses()].concat();
+        join::check_still_member(&addresses, identity.join_requester(), joining).await
+    }
+
+    /// The removal of this node is in its own copy of the committed state.
+    fn removed_error(&self) -> MembershipRevoked {
+        MembershipRevoked(CommandRejection::Removed(self.startup.identity.node).to_string())
+    }
+
+    /// The first index counts: from then on the view is current.
+    fn set_announced_index(&self, index: u64) {
+        self.announced_index.send_if_modified(|known| {
+            let is_first = known.is_none();
+            *known = known.or(Some(index));
+            is_first
+        });
+    }
+
+    async fn wait_for_event(&mut self) -> anyhow::Result<HeartbeatEvent> {
+        let me = self.startup.identity.node;
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            let is_isolated =
+                view.members.len() > 1 && self.reachable.borrow_and_update().len() < 2;
+            if view.was_removed(me) {
+                return Err(self.removed_error().into());
+            }
+            self.data_dir.save_peers(&self.peer_addresses());
+            if view.member(me).is_some_and(|known| !self.startup.joining.profile.describes(known)) {
+                return Ok(HeartbeatEvent::ProfileChanged);
+            }
+            let changed = async {
+                tokio::select! {
+                    changed = self.view.changed() => changed,
+                    changed = self.reachable.changed() => changed,
+                }
+            };
+            if is_isolated {
+                match timeout(ISOLATION_TIMEOUT, changed).await {
+                    Ok(changed) => changed?,
+                    Err(_) => return Ok(HeartbeatEvent::Isolated),
+                }
+            } else {
+                changed.await?;
+            }
+        }
+    }
+
+    /// Where the other members are, as the view has it.
+    fn peer_addresses(&self) -> Vec<String> {
+        let (view, me) = (self.view.borrow(), self.startup.identity.node);
+        let others = view.members.values().filter(|member| member.id != me);
+        others.map(|member| member.addresses.peer.clone()).collect()
+    }
+}

@@ -1,0 +1,134 @@
+//! The topics that this node owns, for the other nodes and for itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pushonce_core::{ClusterView, FetchError, HistoryRange, NodeId, Position, ShardId, Topic};
+use pushonce_proto::cluster::{TopicInfo, TopicList};
+use pushonce_proto::pb::cluster::v1 as pb;
+use pushonce_proto::pb::peer::v1::topics_server::{Topics, TopicsServer};
+use pushonce_shard::{Handle, TopicStats};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::replica_supervisor::LocalReplicas;
+
+/// What this node knows as an owner. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct OwnedTopics {
+    /// This node.
+    pub(super) me: NodeId,
+    /// Says which shard a topic is of.
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    /// The shards of this node.
+    pub(super) hosted: LocalReplicas,
+    /// Counts who watches.
+    pub(super) relay: pushonce_relay::Handle,
+}
+
+impl OwnedTopics {
+    /// To be mounted on the peer port.
+    pub(super) fn service(self) -> TopicsServer<OwnedTopics> {
+        TopicsServer::new(self)
+    }
+
+    /// The shard of a topic.
+    ///
+    /// # Errors
+    /// [`FetchError::Unavailable`] while this node does not know how many shards there are.
+    pub(super) fn shard_of(&self, topic: &Topic) -> Result<ShardId, FetchError> {
+        let unknown =
+            || FetchError::Unavailable("this node has no view of its cluster yet".to_owned());
+        self.view.borrow().shard_of(topic).ok_or_else(unknown)
+    }
+
+    /// What there is of a topic that this node owns.
+    ///
+    /// # Errors
+    /// [`FetchError::Unavailable`] when it does not, or cannot be sure.
+    pub(super) async fn describe(&self, topic: &Topic) -> Result<TopicInfo, FetchError> {
+        let shard = self.shard_of(topic)?;
+        let not_hosted = || FetchError::Unavailable(format!("{shard} does not live here"));
+        let handle = self.hosted.get(shard).ok_or_else(not_hosted)?;
+        // Only an owner has a page.
+        let head = handle.fetch_history(topic, HistoryRange::Last(0))?.head;
+        let stored = handle.topic_stats(topic).filter(|info| info.head.epoch == head.epoch);
+        let audience = self.relay.audience(vec![topic.clone()]).await.pop().flatten();
+        Ok(match stored {
+            Some(info) => self.topic_info(shard, info, audience),
+            None => self.topic_info(shard, empty_info(topic, head), audience),
+        })
+    }
+
+    /// The topics of the shards that this node owns, in the order of their names, and all other shards.
+    pub(super) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        count_max: usize,
+    ) -> TopicList {
+        let is_owned = |handle: &Handle| handle.claim().borrow().is_some();
+        let shards: Vec<_> = self.hosted.all().into_iter().filter(is_owned).collect();
+        let mut unknown_shards: BTreeSet<_> = self.view.borrow().shards.ids().collect();
+        for handle in &shards {
+            unknown_shards.remove(&handle.id());
+        }
+        let mut found: Vec<(ShardId, TopicStats)> = shards
+            .into_iter()
+            .flat_map(|handle| {
+                let shard = handle.id();
+                let infos = handle.list_topics(prefix, after, count_max);
+                infos.into_iter().map(move |info| (shard, info))
+            })
+            .collect();
+        found.sort_unstable_by(|(_, a), (_, b)| a.topic.cmp(&b.topic));
+        found.truncate(count_max);
+        let names = found.iter().map(|(_, info)| info.topic.clone()).collect();
+        let audiences = self.relay.audience(names).await;
+        let infos = found.into_iter().zip(audiences);
+        let topics = infos.map(|((shard, info), audience)| self.topic_info(shard, info, audience));
+        TopicList { topics: topics.collect(), unknown_shards: unknown_shards.into_iter().collect() }
+    }
+
+    fn topic_info(&self, shard: ShardId, info: TopicStats, audience: Option<u64>) -> TopicInfo {
+        TopicInfo {
+            topic: info.topic,
+            shard,
+            owner: self.me,
+            head: info.head,
+            history_count: info.count as u64,
+            history_bytes: info.bytes,
+            audience,
+        }
+    }
+}
+
+fn empty_info(topic: &Topic, head: Position) -> TopicStats {
+    TopicStats { topic: topic.clone(), head, count: 0, bytes: 0 }
+}
+
+#[tonic::async_trait]
+impl Topics for OwnedTopics {
+    async fn topic(
+        &self,
+        request: Request<pb::TopicRequest>,
+    ) -> Result<Response<pb::TopicResponse>, Status> {
+        let topic = parse_topic(&request.into_inner().topic)?;
+        let described = self.describe(&topic).await;
+        Ok(Response::new(described.map_err(|error| Status::unavailable(error.to_string()))?.into()))
+    }
+
+    async fn topics(
+        &self,
+        request: Request<pb::TopicsRequest>,
+    ) -> Result<Response<pb::TopicsResponse>, Status> {
+        let pb::TopicsRequest { prefix, after, count_max } = request.into_inner();
+        let after = (!after.is_empty()).then(|| parse_topic(&after)).transpose()?;
+        let count_max = usize::try_from(count_max).unwrap_or(Handle::TOPICS_MAX);
+        Ok(Response::new(self.list(&prefix, after.as_ref(), count_max).await.into()))
+    }
+}
+
+fn parse_topic(name: &str) -> Result<Topic, Status> {
+    Topic::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+}

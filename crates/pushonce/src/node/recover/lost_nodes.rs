@@ -1,0 +1,60 @@
+//! Which nodes `--lost` names. Decided by the surveys of all survivors, so that a node whose view lags
+//! reads the same names as the others.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use pushonce_core::NodeId;
+
+use super::plan::PlanError;
+use super::survey::{Survey, SurveyReplica};
+
+/// The ids of some nodes: `n3`, or the name of a member.
+///
+/// # Errors
+/// [`PlanError::Unknown`] when no node is called that, [`PlanError::AmbiguousName`] when two are.
+pub(super) fn resolve(
+    surveys: &BTreeMap<NodeId, Survey>,
+    names: &[String],
+) -> Result<BTreeSet<NodeId>, PlanError> {
+    let mut newest_first: Vec<&Survey> = surveys.values().collect();
+    newest_first.sort_by_key(|survey| {
+        let SurveyReplica { last_term, last_index: last, .. } = survey.control;
+        Reverse((last_term, last))
+    });
+    names.iter().map(|name| resolve_node(&newest_first, name)).collect()
+}
+
+fn resolve_node(newest_first: &[&Survey], name: &str) -> Result<NodeId, PlanError> {
+    let by_id = name.strip_prefix('n').and_then(|id| id.parse().ok()).map(NodeId);
+    let by_id = by_id.filter(|&id| newest_first.iter().any(|survey| knows(survey, id)));
+    // A name may pass to another member: the newest survey that has it counts.
+    let by_name = newest_first.iter().find_map(|survey| find_by_name(survey, name));
+    match (by_id, by_name) {
+        (Some(id), Some(other)) if id != other => {
+            Err(PlanError::AmbiguousName { name: name.to_owned(), id, other_node: other })
+        }
+        (Some(id), _) | (None, Some(id)) => Ok(id),
+        (None, None) => {
+            let known = newest_first.first().map(|survey| member_list(survey)).unwrap_or_default();
+            Err(PlanError::UnknownNode { name: name.to_owned(), known_nodes: known })
+        }
+    }
+}
+
+fn find_by_name(survey: &Survey, name: &str) -> Option<NodeId> {
+    survey.members.iter().find(|(_, member)| member.name == name).map(|(&id, _)| id)
+}
+
+/// Whether the survey names the node: as a member, or as a voter. Another survivor may have removed it
+/// from the members already, and it votes in shards until these are begun anew.
+fn knows(survey: &Survey, node: NodeId) -> bool {
+    let replicas = survey.shards.values().chain([&survey.control]);
+    let votes = || replicas.flat_map(|replica| &replica.voters).any(|set| set.contains(&node));
+    survey.members.contains_key(&node) || votes()
+}
+
+fn member_list(survey: &Survey) -> String {
+    let known = survey.members.iter().map(|(id, member)| format!("{id} ({})", member.name));
+    known.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,199 @@
+//! Start-up: which cluster the node belongs to, and under which id.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pushonce_consensus::ConsensusEngine;
+use pushonce_control::{
+    BootstrapCommand, BootstrapError, CommandRejection, ControlHandle, Incarnation, JoinCommand,
+    ProcessRun, Profile,
+};
+use pushonce_core::{
+    Addresses, BuildInfo, ClusterTimes, Namespaces, ShardCount, Spread, VersionRange,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::identity::{BootstrapConfig, DataDir, Identity};
+use super::join;
+use crate::config::Config;
+
+/// Between two tries to make the cluster; each waits some seconds for a leader by itself.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The data directory belongs to no cluster, and no address of one is given.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the data directory {data} belongs to no cluster. To join a cluster, give the peer addresses of \
+     its nodes with --join. To create a new cluster, run `pushonce init` once with the same settings. \
+     For development on this machine alone, run `pushonce serve --dev`. If this node was a member \
+     before, its data is not here: check --data", data = .data.display()
+)]
+pub(super) struct DirectoryNotInitialized {
+    data: std::path::PathBuf,
+}
+
+/// Who the node is, and what it says of itself.
+#[derive(Clone)]
+pub(super) struct StartupState {
+    pub(super) config: Config,
+    pub(super) identity: Identity,
+    /// The times of consensus to start with.
+    pub(super) times: ClusterTimes,
+    /// What it says to the cluster.
+    pub(super) joining: JoinCommand,
+}
+
+impl StartupState {
+    /// Reads the identity from the directory, or joins the cluster at `--join`. Never makes a
+    /// cluster: only `pushonce init` does, so that a wiped or misplaced directory cannot make a second.
+    ///
+    /// # Errors
+    /// [`DirectoryNotInitialized`] for an empty directory without `--join`; the reason when the cluster refuses.
+    pub(super) async fn load_or_join(
+        config: Config,
+        data: &DataDir,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<StartupState> {
+        let mut joining = JoinCommand {
+            incarnation: Incarnation(u128::from_be_bytes(data.incarnation())),
+            run: ProcessRun { count: data.start_count(), token: rand::random() },
+            cluster: None,
+            node: None,
+            profile: node_profile(&config),
+            times: config.consensus_times,
+            log: None,
+        };
+        let (identity, times) = match data.load_identity()? {
+            Some(existing) => {
+                joining.cluster = Some(existing.cluster);
+                joining.node = Some(existing.node);
+                let log_mark =
+                    ConsensusEngine::read_log_mark(data.path(), existing.cluster, existing.node)
+                        .await?;
+                joining.log = Some(log_mark);
+                let times = data.load_times()?;
+                check_consensus_times(&config, &times)?;
+                let peer_addresses = [config.join.clone(), data.peers()].concat();
+                let confirmation =
+                    join::confirm_membership(&peer_addresses, existing.join_requester(), &joining);
+                let confirmed = shutdown.run_until_cancelled(confirmation).await;
+                confirmed.ok_or(join::StoppedBeforeJoin)??;
+                (existing, times)
+            }
+            None => {
+                #[cfg(feature = "planted-bugs")]
+                if config.join.is_empty() && super::planted::serve_creates_cluster() {
+                    super::init::prepare_first_node(data, &config).await?;
+                    return Box::pin(StartupState::load_or_join(config, data, shutdown)).await;
+                }
+                if config.join.is_empty() {
+                    return Err(DirectoryNotInitialized { data: data.path().to_owned() }.into());
+                }
+                let (joined, times) = join::join(&config.join, &joining, shutdown).await?;
+                // Before the identity, which says that the log is there.
+                ConsensusEngine::create(data.path(), joined.cluster, joined.node).await?;
+                data.save_times(&times)?;
+                data.save_identity(&joined)?;
+                joining.log = Some(
+                    ConsensusEngine::read_log_mark(data.path(), joined.cluster, joined.node)
+                        .await?,
+                );
+                (joined, times)
+            }
+        };
+        (joining.cluster, joining.node) = (Some(identity.cluster), Some(identity.node));
+        Ok(StartupState { config, identity, times, joining })
+    }
+}
+
+/// Refuses settings that name other times than this node has to use: with a longer lease than others
+/// respect, two nodes would own one shard.
+fn check_consensus_times(config: &Config, times: &ClusterTimes) -> Result<(), CommandRejection> {
+    match config.consensus_times {
+        Some(configured) if !times.accepts(&configured) => {
+            Err(CommandRejection::TimesMismatch { node_times: configured, cluster: times.target() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What this process runs.
+fn current_build() -> BuildInfo {
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    BuildInfo { release, supported: VersionRange::SUPPORTED }
+}
+
+fn node_profile(config: &Config) -> Profile {
+    let advertised_address = |port| config.advertised_address(port);
+    Profile {
+        name: config.name.clone(),
+        addresses: Addresses {
+            peer: advertised_address(config.peer.port()),
+            grpc: advertised_address(config.grpc.port()),
+            http: advertised_address(config.http.port()),
+            quic: advertised_address(config.quic.port()),
+        },
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        roles: config.roles,
+        weight: config.weight,
+        build: current_build(),
+    }
+}
+
+/// Makes the cluster. A slow disk is no reason to give up: saying it again changes nothing.
+pub(super) async fn create_cluster(
+    startup: &StartupState,
+    bootstrap: BootstrapConfig,
+    control: &ControlHandle,
+) -> anyhow::Result<()> {
+    let StartupState { identity, times, joining, .. } = startup;
+    let request = BootstrapCommand {
+        cluster: identity.cluster,
+        incarnation: joining.incarnation,
+        run: joining.run,
+        profile: joining.profile.clone(),
+        shards: ShardCount::new(bootstrap.shards).context("identity.json: shards out of range")?,
+        replicas: bootstrap.replicas,
+        spread: Spread::default(),
+        namespaces: Namespaces::default(),
+        times: times.current,
+        log: joining.log,
+        // Nobody is there to be compatible with.
+        cluster_version: VersionRange::SUPPORTED.max,
+    };
+    loop {
+        match control.bootstrap(request.clone()).await {
+            Err(BootstrapError::Command(error)) if error.is_retryable() => {
+                tracing::warn!("{error}")
+            }
+            outcome => return outcome.context("the cluster cannot be founded"),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::ConsensusTimes;
+
+    use super::*;
+    use crate::config::{ConsensusPreset, PartialConfig};
+
+    #[test]
+    fn node_with_consensus_times_other_than_its_cluster_does_not_start() {
+        let config = |consensus| {
+            let flags = PartialConfig { consensus, ..PartialConfig::default() };
+            Config::resolve(flags, PartialConfig::default(), PartialConfig::default())
+                .expect("good")
+        };
+        let lan_cluster = ClusterTimes::new(ConsensusTimes::LAN);
+        assert!(check_consensus_times(&config(None), &lan_cluster).is_ok());
+        assert!(check_consensus_times(&config(Some(ConsensusPreset::Lan)), &lan_cluster).is_ok());
+        let error = check_consensus_times(&config(Some(ConsensusPreset::Wan)), &lan_cluster)
+            .expect_err("it would hold a longer lease");
+        let message = error.to_string();
+        assert!(message.contains("--consensus wan, the cluster has --consensus lan"), "{message}");
+        assert!(message.contains("pushonce cluster set-times"), "{message}");
+    }
+}

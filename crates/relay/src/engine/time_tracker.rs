@@ -1,0 +1,151 @@
+//! The clocks and the log times that heartbeats carry.
+//!
+//! Every node sends what its clock shows, so that owners can stamp their logs with what a majority of
+//! clocks have reached. The newest log time of each shard goes the way of its messages: from the owner to
+//! the nodes that get topics from it, and from the head of a region to its region. An edge measures the
+//! age of messages with it, so its own clock never decides what it shows.
+
+use std::time::Instant;
+
+use pushonce_core::{NodeId, Position, ShardId, Timestamp};
+use pushonce_proto::peer::PeerFrame;
+
+use super::Engine;
+use super::effect::{EngineEffect, heartbeat_frames};
+
+/// What this node knows of time.
+#[derive(Debug, Default)]
+pub(crate) struct TimeTracker {
+    /// What this node's clock showed, and when.
+    local_clock: Option<(Timestamp, Instant)>,
+    /// By shard: the newest log time known here.
+    log_times: Vec<Timestamp>,
+}
+
+impl TimeTracker {
+    pub(crate) fn resize(&mut self, shards: u16) {
+        self.log_times.resize(usize::from(shards), Timestamp::default());
+    }
+
+    fn local_time(&self, now: Instant) -> Option<Timestamp> {
+        let (shown, at) = self.local_clock?;
+        let passed = now.saturating_duration_since(at).as_millis();
+        Some(Timestamp(shown.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))))
+    }
+
+    /// Log time does not go back. Says whether it advanced.
+    fn advance(&mut self, shard: ShardId, time: Timestamp) -> bool {
+        let known = self.log_times.get_mut(usize::from(shard.0)).filter(|known| **known < time);
+        known.map(|known| *known = time).is_some()
+    }
+}
+
+impl Engine {
+    /// This node's clock, and the logs of the shards that it owns.
+    pub(super) fn on_times(
+        &mut self,
+        clock: Timestamp,
+        log_times: Vec<(ShardId, Timestamp)>,
+        now: Instant,
+    ) {
+        self.times.local_clock = Some((clock, now));
+        self.on_log_times(log_times);
+    }
+
+    /// The log times of shards, from this node or from a peer.
+    pub(super) fn on_log_times(&mut self, log_times: Vec<(ShardId, Timestamp)>) {
+        for (shard, time) in log_times {
+            if self.times.advance(shard, time) {
+                self.effects.push(EngineEffect::LogTime(shard, time));
+            }
+        }
+    }
+
+    /// The frames of a heartbeat for a peer. None before this node's clock was read for the first time.
+    pub(super) fn heartbeat_for(
+        &self,
+        to: NodeId,
+        heads: Vec<(u32, Position)>,
+        now: Instant,
+    ) -> impl Iterator<Item = PeerFrame> + use<> {
+        let known = |shard: &ShardId| self.times.log_times.get(usize::from(shard.0)).copied();
+        let served =
+            self.routes.view().shards.ids().filter(|shard| self.routes.may_serve(to, *shard));
+        let log_times = served
+            .filter_map(|shard| Some((shard, known(&shard).filter(|time| time.0 > 0)?)))
+            .collect();
+        let stale_shards = self.stale_shards(to, now);
+        let clock = self.times.local_time(now);
+        let frames = clock.map(|clock| heartbeat_frames(heads, stale_shards, clock, log_times));
+        frames.into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::testing::{claim, view};
+    use super::super::{EngineEvent, NodeId};
+    use super::*;
+    use crate::Config;
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn engine(me: u64, now: Instant) -> Engine {
+        let view = Arc::new(view(&["a", "a"]));
+        let mut engine = Engine::new(Config::new(NodeId(me), view.cluster), view, now);
+        engine.handle(EngineEvent::LinkUp(NodeId(3 - me)), now);
+        engine
+    }
+
+    fn heartbeats(effects: Vec<EngineEffect>) -> Vec<PeerFrame> {
+        let heartbeat = |effect| match effect {
+            EngineEffect::Send(_, frame @ PeerFrame::Heartbeat { .. }) => Some(frame),
+            _ => None,
+        };
+        effects.into_iter().filter_map(heartbeat).collect()
+    }
+
+    #[test]
+    fn heartbeat_carries_the_clock_and_the_log_times_of_shards_served_to_the_peer() {
+        let start = Instant::now();
+        let (mut owner, mut edge) = (engine(1, start), engine(2, start));
+        owner.handle(EngineEvent::Claim(claim(SHARD, NodeId(1), 1)), start);
+        edge.handle(
+            EngineEvent::Frame(NodeId(1), PeerFrame::Claim(claim(SHARD, NodeId(1), 1))),
+            start,
+        );
+        let log_times = vec![(SHARD, Timestamp(500))];
+        owner.handle(EngineEvent::Times { clock: Timestamp(9_000), log_times }, start);
+        let sent = heartbeats(owner.handle(EngineEvent::Tick, start + Duration::from_millis(40)));
+        let [PeerFrame::Heartbeat { clock, log_times, .. }] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!((*clock, &log_times[..]), (Timestamp(9_040), &[(SHARD, Timestamp(500))][..]));
+
+        let received = |edge: &mut Engine| {
+            let effects = edge.handle(EngineEvent::Frame(NodeId(1), sent[0].clone()), start);
+            let time_effect = |effect: &EngineEffect| match effect {
+                EngineEffect::PeerClock(node, time) => Some((node.0, time.0)),
+                EngineEffect::LogTime(shard, time) => Some((u64::from(shard.0), time.0)),
+                _ => None,
+            };
+            effects.iter().filter_map(time_effect).collect::<Vec<_>>()
+        };
+        assert_eq!(received(&mut edge), [(1, 9_040), (0, 500)]);
+        assert_eq!(received(&mut edge), [(1, 9_040)], "a log time that is known is no news");
+        edge.handle(EngineEvent::Times { clock: Timestamp(1), log_times: vec![] }, start);
+        let back = heartbeats(edge.handle(EngineEvent::Tick, start + Duration::from_secs(1)));
+        let [PeerFrame::Heartbeat { log_times, .. }] = &back[..] else { panic!("{back:?}") };
+        assert!(log_times.is_empty(), "the owner does not get its own topics from an edge");
+    }
+
+    #[test]
+    fn new_link_is_sent_the_clock_at_once() {
+        let start = Instant::now();
+        let mut engine = engine(1, start);
+        engine.handle(EngineEvent::LinkDown(NodeId(2)), start);
+        engine.handle(EngineEvent::Times { clock: Timestamp(9_000), log_times: vec![] }, start);
+        assert_eq!(heartbeats(engine.handle(EngineEvent::LinkUp(NodeId(2)), start)).len(), 1);
+    }
+}

@@ -1,0 +1,425 @@
+//! One topic on its way through this node: one way in, many ways out, one position between.
+//!
+//! The same whatever the node is to the topic. At the owner the way in is its own shard; at the head
+//! of a region the ways out are the links of the region; at an edge the way out is the sink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pushonce_core::{
+    Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
+};
+
+use super::audience::TopicAudience;
+use super::continuity::{PageReplay, accept, clip_gap, gap_reason};
+use super::effect::{TopicSender, chunks};
+use super::recent_messages::RecentMessages;
+
+/// A topic that somebody follows.
+#[derive(Debug)]
+pub(crate) struct TopicReplication {
+    pub(crate) shard: ShardId,
+    /// Everything up to here came in and was passed on; `NoFault` until the first upstream says where
+    /// it begins.
+    pub(crate) reached: Option<Position>,
+    pub(crate) upstream_state: UpstreamState,
+    pub(crate) recent: RecentMessages,
+    /// By node; the sink is the one of this node itself.
+    pub(crate) downstreams: BTreeMap<NodeId, Downstream>,
+    /// Since when there is no outlet.
+    pub(crate) idle_since: Option<Instant>,
+    /// When the upstream was last asked.
+    pub(crate) requested_at: Option<Instant>,
+    /// Since when it is not live, as far as that was looked at.
+    not_live_since: Option<Instant>,
+    pub(super) audience: TopicAudience,
+}
+
+/// How it stands with the way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamState {
+    /// There is nobody to ask.
+    Unrouted,
+    /// Asked, not answered yet.
+    Requested(UpstreamSource),
+    /// Everything new comes from there.
+    Live(UpstreamSource),
+    /// The answer was no answer; to be asked again then.
+    Backoff {
+        /// When.
+        until: Instant,
+    },
+}
+
+/// Where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamSource {
+    /// This node's own shard.
+    Local,
+    /// A link, under the number the topic has there.
+    Node {
+        /// The peer.
+        node: NodeId,
+        /// The number this node gave it.
+        number: u32,
+    },
+}
+
+/// One way out.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    /// What the peer calls the topic; 0 for the sink.
+    pub(crate) number: u32,
+    pub(crate) progress: DownstreamProgress,
+    /// It was told where its deliveries begin.
+    live_sent: bool,
+    /// It is the sink, and was told that the topic is stale.
+    stale_sent: bool,
+    /// Whom the peer speaks for; of the sink that is known elsewhere.
+    pub(super) subscribers: SubscriberCount,
+    /// How many it was told that there are in the whole cluster, while it wants to know.
+    pub(super) total_sent: Option<u64>,
+}
+
+/// How far an outlet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DownstreamProgress {
+    /// Wants everything after the position, or only what is new.
+    Waiting(Option<Position>),
+    /// What it misses is being read.
+    Reading {
+        /// The position it misses everything after.
+        after: Position,
+        /// Which read; an answer to another is of the past.
+        read_id: u64,
+    },
+    /// Has everything up to here.
+    InSync(Position),
+}
+
+impl TopicReplication {
+    pub(crate) fn new(
+        shard: ShardId,
+        reached: Option<Position>,
+        recent: RecentMessages,
+    ) -> TopicReplication {
+        TopicReplication {
+            shard,
+            reached,
+            upstream_state: UpstreamState::Unrouted,
+            recent,
+            downstreams: BTreeMap::new(),
+            idle_since: None,
+            requested_at: None,
+            not_live_since: None,
+            audience: TopicAudience::default(),
+        }
+    }
+
+    /// Whether time changes nothing about it: it is live, and each way out has what came in.
+    pub(crate) fn is_settled(&self) -> bool {
+        let live =
+            matches!(self.upstream_state, UpstreamState::Live(_)) && self.not_live_since.is_none();
+        live && !self.downstreams.is_empty()
+            && self.downstreams.values().all(Downstream::is_in_sync)
+    }
+
+    /// How long it has not been live, up to the times this is asked.
+    pub(crate) fn not_live_for(&mut self, now: Instant) -> Duration {
+        if matches!(self.upstream_state, UpstreamState::Live(_)) {
+            self.not_live_since = None;
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*self.not_live_since.get_or_insert(now))
+    }
+
+    /// What the sink, the outlet of this node itself, was told of the topic last; to be changed with
+    /// what it is told. `NoFault` before it was told where its deliveries begin.
+    pub(crate) fn sink_stale_flag(&mut self, me: NodeId) -> Option<&mut bool> {
+        self.downstreams.get_mut(&me).filter(|sink| sink.live_sent).map(|sink| &mut sink.stale_sent)
+    }
+
+    /// Whether any way out is another node's.
+    pub(crate) fn has_peer_downstreams(&self, me: NodeId) -> bool {
+        self.downstreams.keys().any(|&to| to != me)
+    }
+
+    /// Whether the way in is what the routes say.
+    pub(crate) fn matches_route(&self, route: UpstreamRoute) -> bool {
+        let (UpstreamState::Requested(source) | UpstreamState::Live(source)) = self.upstream_state
+        else {
+            return false;
+        };
+        match source {
+            UpstreamSource::Local => route == UpstreamRoute::Local,
+            UpstreamSource::Node { node, .. } => route == UpstreamRoute::Node(node),
+        }
+    }
+
+    /// Whether the way in is the link to `node`.
+    pub(crate) fn uses_link(&self, node: NodeId) -> bool {
+        self.matches_route(UpstreamRoute::Node(node))
+    }
+
+    /// The upstream said where it begins. A beginning ahead of what was reached, without a word about
+    /// what is between, is a gap.
+    pub(crate) fn go_live(&mut self, head: Position, out: &mut TopicSender<'_>) {
+        let UpstreamState::Requested(source) = self.upstream_state else { return };
+        self.upstream_state = UpstreamState::Live(source);
+        match self.reached {
+            None => self.reached = Some(head),
+            Some(reached) if head > reached && !head.next().follows(reached) => {
+                let reason = gap_reason(reached, head);
+                self.apply_gap(Gap { from: reached.next(), to: head, reason }, out);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Passes on what follows; says whether there was a hole, at which it stopped.
+    pub(crate) fn forward(
+        &mut self,
+        messages: Vec<Arc<Message>>,
+        out: &mut TopicSender<'_>,
+    ) -> bool {
+        let Some(reached) = self.reached.as_mut() else { return true };
+        let accepted = accept(reached, messages);
+        for message in &accepted.messages {
+            self.recent.push(message.clone());
+        }
+        for (&to, downstream) in &mut self.downstreams {
+            downstream.deliver(to, &accepted.messages, out);
+        }
+        accepted.has_hole
+    }
+
+    /// Goes on after a gap, and says so.
+    pub(crate) fn apply_gap(&mut self, gap: Gap, out: &mut TopicSender<'_>) {
+        self.reached = Some(gap.to);
+        self.recent.clear();
+        for (&to, downstream) in &mut self.downstreams {
+            downstream.apply_gap(to, &gap, out);
+        }
+    }
+
+    /// Begins a waiting outlet, if what it misses is at hand; else says after which position history
+    /// must be read for it.
+    pub(crate) fn start_downstream(
+        &mut self,
+        to: NodeId,
+        out: &mut TopicSender<'_>,
+    ) -> Option<Position> {
+        let (UpstreamState::Live(_), Some(reached)) = (self.upstream_state, self.reached) else {
+            return None;
+        };
+        let downstream = self.downstreams.get_mut(&to)?;
+        let DownstreamProgress::Waiting(after) = downstream.progress else { return None };
+        let from = after.unwrap_or(reached);
+        // A topic without messages may have had some that this outlet missed: history tells.
+        let may_have_ended = after == Some(Position::ZERO) && reached == Position::ZERO;
+        #[cfg(feature = "planted-bugs")]
+        let may_have_ended = may_have_ended && !crate::planted_bugs::trusts_zero();
+        // One that is ahead of this node came from another upstream: what it has is left out.
+        let missing = match from >= reached {
+            true => (!may_have_ended).then(Vec::new),
+            false => self.recent.after(from),
+        };
+        let Some(missing) = missing else { return Some(from) };
+        downstream.go_live(to, from, out);
+        downstream.deliver(to, &missing, out);
+        None
+    }
+
+    /// Gives an outlet the history that was read for it, at most `bytes_max` of it: the rest is asked
+    /// for again, so that catching up pauses when its link is full. Says whether that brought it further; else
+    /// the answer is older than what the outlet has, and asking again at once would be no use.
+    pub(crate) fn catch_up(
+        &mut self,
+        to: NodeId,
+        read_id: u64,
+        page: HistoryPage,
+        bytes_max: usize,
+        out: &mut TopicSender<'_>,
+    ) -> bool {
+        let Some(downstream) = self.downstreams.get_mut(&to) else { return false };
+        let Some(after) = downstream.read_after(read_id) else { return false };
+        let replay = PageReplay::from_page(after, page);
+        downstream.go_live(to, after, out);
+        if let Some(gap) = &replay.gap {
+            downstream.apply_gap(to, gap, out);
+        }
+        let DownstreamProgress::InSync(mut position) = downstream.progress else { return false };
+        if replay.messages.is_empty() {
+            // Between nothing and the beginning of an epoch there is nothing to be told.
+            position = position.max(replay.end);
+            downstream.progress = DownstreamProgress::InSync(position);
+        }
+        let batch = chunks(&replay.messages, bytes_max).next().map_or_else(Vec::new, <[_]>::to_vec);
+        let accepted = accept(&mut position, batch);
+        downstream.deliver(to, &accepted.messages, out);
+        if self.reached.is_some_and(|reached| position < reached) {
+            downstream.progress = DownstreamProgress::Waiting(Some(position));
+        } else {
+            // Nobody here has less than anybody was given: who comes next would go backwards.
+            self.forward(accepted.messages, out);
+        }
+        position > after
+    }
+
+    /// What an outlet misses cannot be read now.
+    pub(crate) fn defer_read(&mut self, to: NodeId, read_id: u64) {
+        if let Some(downstream) = self.downstreams.get_mut(&to)
+            && let Some(after) = downstream.read_after(read_id)
+        {
+            downstream.progress = DownstreamProgress::Waiting(Some(after));
+        }
+    }
+
+    /// The outlets that wait.
+    pub(crate) fn waiting_downstreams(&self) -> Vec<NodeId> {
+        let is_waiting =
+            |downstream: &Downstream| matches!(downstream.progress, DownstreamProgress::Waiting(_));
+        self.downstreams
+            .iter()
+            .filter(|(_, downstream)| is_waiting(downstream))
+            .map(|(&to, _)| to)
+            .collect()
+    }
+}
+
+impl Downstream {
+    pub(crate) fn new(number: u32, after: Option<Position>) -> Downstream {
+        let progress = DownstreamProgress::Waiting(after);
+        let (subscribers, total_sent) = (SubscriberCount::default(), None);
+        Downstream {
+            number,
+            progress,
+            live_sent: false,
+            stale_sent: false,
+            subscribers,
+            total_sent,
+        }
+    }
+
+    /// Whether it has everything that came in.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        matches!(self.progress, DownstreamProgress::InSync(_))
+    }
+
+    /// After which position read `ticket` was begun, if that is the one it waits for.
+    pub(crate) fn read_after(&self, read_id: u64) -> Option<Position> {
+        match self.progress {
+            DownstreamProgress::Reading { after, read_id: current } if current == read_id => {
+                Some(after)
+            }
+            _ => None,
+        }
+    }
+
+    fn go_live(&mut self, to: NodeId, from: Position, out: &mut TopicSender<'_>) {
+        self.progress = DownstreamProgress::InSync(from);
+        if !self.live_sent {
+            self.live_sent = true;
+            out.send_live(to, self.number, from);
+        }
+    }
+
+    fn deliver(&mut self, to: NodeId, messages: &[Arc<Message>], out: &mut TopicSender<'_>) {
+        let DownstreamProgress::InSync(position) = self.progress else { return };
+        let already_sent =
+            messages.iter().take_while(|message| message.position <= position).count();
+        if let Some(last) = messages[already_sent..].last() {
+            self.progress = DownstreamProgress::InSync(last.position);
+            out.send_messages(to, self.number, &messages[already_sent..]);
+        }
+    }
+
+    fn apply_gap(&mut self, to: NodeId, gap: &Gap, out: &mut TopicSender<'_>) {
+        let DownstreamProgress::InSync(position) = self.progress else { return };
+        if gap.to > position {
+            self.progress = DownstreamProgress::InSync(gap.to);
+            out.send_gap(to, self.number, clip_gap(gap, position));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::effect::EngineEffect;
+    use crate::engine::testing::{message, topic};
+
+    const ME: NodeId = NodeId(1);
+
+    /// A flow that stands at 1:8 and has forgotten what was before, with a sink that reads.
+    fn replication_reading(after: u64, read_id: u64) -> TopicReplication {
+        let reached = Position::new(1, 8);
+        let mut replication =
+            TopicReplication::new(ShardId(0), Some(reached), RecentMessages::new(0, 0));
+        replication.upstream_state = UpstreamState::Live(UpstreamSource::Local);
+        let mut downstream = Downstream::new(0, None);
+        downstream.progress =
+            DownstreamProgress::Reading { after: Position::new(1, after), read_id };
+        replication.downstreams.insert(ME, downstream);
+        replication
+    }
+
+    fn catch_up(
+        replication: &mut TopicReplication,
+        read_id: u64,
+        offsets: &[u64],
+        bytes_max: usize,
+    ) -> Vec<EngineEffect> {
+        let (topic, mut effects) = (topic("a"), Vec::new());
+        let messages = offsets.iter().map(|&offset| message(1, offset)).collect();
+        let page = HistoryPage { messages, head: Position::new(1, 8), gap: None };
+        let mut out = TopicSender { me: ME, topic: &topic, effects: &mut effects };
+        replication.catch_up(ME, read_id, page, bytes_max, &mut out);
+        effects
+    }
+
+    #[test]
+    fn page_of_an_earlier_read_is_ignored() {
+        let mut replication = replication_reading(2, 7);
+        assert!(catch_up(&mut replication, 6, &[6, 7, 8], 1_000).is_empty());
+        assert_eq!(replication.downstreams[&ME].read_after(7), Some(Position::new(1, 2)));
+    }
+
+    #[test]
+    fn downstream_at_zero_is_in_sync_with_an_epoch_without_messages() {
+        let mut replication = replication_reading(0, 7);
+        let (head, topic, mut effects) = (Position::new(9, 0), topic("a"), Vec::new());
+        replication.reached = Some(head);
+        let sink = replication.downstreams.get_mut(&ME).expect("it is there");
+        sink.progress = DownstreamProgress::Reading { after: Position::ZERO, read_id: 7 };
+        let page = HistoryPage { messages: vec![], head, gap: None };
+        let mut out = TopicSender { me: ME, topic: &topic, effects: &mut effects };
+        replication.catch_up(ME, 7, page, 1_000, &mut out);
+        assert_eq!(replication.downstreams[&ME].progress, DownstreamProgress::InSync(head));
+        assert!(matches!(&effects[..], [EngineEffect::Live(..)]), "no gap: {effects:?}");
+    }
+
+    #[test]
+    fn downstream_at_zero_reads_history_when_the_topic_has_no_messages() {
+        let mut replication = replication_reading(0, 7);
+        replication.reached = Some(Position::ZERO);
+        let (topic, mut effects) = (topic("a"), Vec::new());
+        let mut out = TopicSender { me: ME, topic: &topic, effects: &mut effects };
+        for (after, expected) in [(Some(Position::ZERO), Some(Position::ZERO)), (None, None)] {
+            replication.downstreams.insert(ME, Downstream::new(0, after));
+            assert_eq!(replication.start_downstream(ME, &mut out), expected, "after {after:?}");
+        }
+    }
+
+    #[test]
+    fn downstream_given_part_of_a_page_waits_for_the_remainder() {
+        let mut replication = replication_reading(5, 7);
+        let effects = catch_up(&mut replication, 7, &[6, 7, 8], 2 * message(1, 6).payload.len());
+        assert!(
+            matches!(&effects[..], [EngineEffect::Live(..), EngineEffect::Deliver(_, part)] if part.len() == 2)
+        );
+        let expected = DownstreamProgress::Waiting(Some(Position::new(1, 7)));
+        assert_eq!(replication.downstreams[&ME].progress, expected);
+    }
+}

@@ -1,0 +1,384 @@
+//! A turn of the relay: what the engine is told, and what is done with its words.
+//!
+//! The relay's task takes it, and so may whoever has just placed a message while nobody has it: then
+//! the message comes to this node's edge without another thread, and without waking one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use pushonce_core::{
+    Acknowledgement, ClusterView, FetchError, HistoryPage, Message, NodeId, Publish, PublishError,
+    PublishRejection, ShardOwners, Topic,
+};
+use pushonce_proto::peer::PeerFrame;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{COUNT_TOPICS_PER_TICK, Engine, EngineEffect, EngineEvent};
+use crate::inbox::{LocalEvents, RelayRequest};
+use crate::link::{self, LinkEvent, LinkEventKind, PeerLink};
+use crate::region_traffic::RegionTraffic;
+use crate::send_queue::{QueueLoad, SendQueue};
+use crate::{Clocks, Config, ShardSource, TopicSink};
+
+/// The engine, and what it acts on.
+pub(crate) struct EngineDriver {
+    config: Arc<Config>,
+    engine: Engine,
+    view: Arc<ClusterView>,
+    source: Arc<dyn ShardSource>,
+    sink: Arc<dyn TopicSink>,
+    clocks: Arc<dyn Clocks>,
+    owners: watch::Sender<Arc<ShardOwners>>,
+    reachable: watch::Sender<BTreeSet<NodeId>>,
+    stopping: watch::Sender<BTreeSet<NodeId>>,
+    links: BTreeMap<NodeId, ActiveLink>,
+    last_link_id: u64,
+    link_event_sender: mpsc::Sender<LinkEvent>,
+    pending_publishes: HashMap<u64, oneshot::Sender<Result<Acknowledgement, PublishError>>>,
+    pending_fetches: HashMap<u64, oneshot::Sender<Result<HistoryPage, FetchError>>>,
+    last_request_id: u64,
+    /// Publishes of peers that the shards have taken, until the relay's task waits for them.
+    peer_publishes: Vec<BoxFuture<'static, PeerPublishResult>>,
+    /// How many publishes of peers have no answer.
+    peer_publishes_in_flight: usize,
+}
+
+/// A link that is up.
+struct ActiveLink {
+    link_id: u64,
+    send_queue: Arc<SendQueue>,
+    traffic: RegionTraffic,
+    closed: CancellationToken,
+    congested: bool,
+    /// The peer is being stopped.
+    stopping: bool,
+}
+
+/// A publish of a peer has ended. The answer belongs to one link: another may use the same id.
+pub(crate) struct PeerPublishResult {
+    from: NodeId,
+    link_id: u64,
+    id: u64,
+    outcome: Result<Acknowledgement, PublishError>,
+}
+
+/// What a turn is made of.
+pub(crate) struct EngineDriverParts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) view: Arc<ClusterView>,
+    pub(crate) source: Arc<dyn ShardSource>,
+    pub(crate) sink: Arc<dyn TopicSink>,
+    pub(crate) clocks: Arc<dyn Clocks>,
+    pub(crate) owners: watch::Sender<Arc<ShardOwners>>,
+    pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) stopping: watch::Sender<BTreeSet<NodeId>>,
+    /// Where the readers of links put what they hear.
+    pub(crate) link_event_sender: mpsc::Sender<LinkEvent>,
+}
+
+impl EngineDriver {
+    pub(crate) fn new(parts: EngineDriverParts) -> EngineDriver {
+        let EngineDriverParts { config, view, source, sink, clocks, owners, .. } = parts;
+        let EngineDriverParts { reachable, stopping, link_event_sender, .. } = parts;
+        let engine = Engine::new(config.as_ref().clone(), view.clone(), Instant::now().into_std());
+        EngineDriver {
+            config,
+            engine,
+            view,
+            source,
+            sink,
+            clocks,
+            owners,
+            reachable,
+            stopping,
+            links: BTreeMap::new(),
+            last_link_id: 0,
+            link_event_sender,
+            pending_publishes: HashMap::new(),
+            pending_fetches: HashMap::new(),
+            last_request_id: 0,
+            peer_publishes: Vec::new(),
+            peer_publishes_in_flight: 0,
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        let is_relieved =
+            |link: &ActiveLink| link.congested && link.send_queue.load() == QueueLoad::Light;
+        let relieved_events =
+            self.links.iter_mut().filter(|(_, link)| is_relieved(link)).map(|(&node, link)| {
+                link.congested = false;
+                EngineEvent::Congested(node, false)
+            });
+        for event in relieved_events.collect::<Vec<_>>() {
+            self.handle(event);
+        }
+        let counts = self.sink.take_changed_counts(COUNT_TOPICS_PER_TICK);
+        if !counts.is_empty() {
+            self.handle(EngineEvent::SubscriberCounts(counts));
+        }
+        let (clock, log_times) = (self.clocks.local_time(), self.source.log_times());
+        self.handle(EngineEvent::Times { clock, log_times });
+        self.handle(EngineEvent::Tick);
+    }
+
+    /// Brings the engine an event, and does what comes of it, to the end.
+    fn handle(&mut self, event: EngineEvent) {
+        let now = Instant::now().into_std();
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for effect in self.engine.handle(event, now) {
+                match self.perform(effect) {
+                    // What is read already, for others as well, must not be sent on top.
+                    Some(event @ EngineEvent::Congested(..)) => events.push_front(event),
+                    event => events.extend(event),
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: EngineEffect) -> Option<EngineEvent> {
+        let EngineDriver { source, sink, clocks, owners, .. } = self;
+        match effect {
+            EngineEffect::Send(to, frame) => return self.send(to, frame),
+            EngineEffect::Live(topic, head) => sink.on_live(&topic, head),
+            EngineEffect::Deliver(topic, messages) => sink.deliver(&topic, messages),
+            EngineEffect::Gap(topic, gap) => sink.on_gap(&topic, gap),
+            EngineEffect::Stale(topic) => sink.on_stale(&topic),
+            EngineEffect::Fresh(topic) => sink.on_fresh(&topic),
+            EngineEffect::Audience(topic, sessions) => sink.on_audience(&topic, sessions),
+            EngineEffect::PeerClock(node, time) => clocks.on_peer_time(node, time),
+            EngineEffect::PeerStopping(node) => self.on_peer_stopping(node),
+            EngineEffect::LogTime(shard, time) => sink.on_log_time(shard, time),
+            EngineEffect::Read { purpose, topic, range } => {
+                let result = source.read_history(&topic, range);
+                return Some(EngineEvent::Read { purpose, topic, result });
+            }
+            EngineEffect::SubmitPublish { from, id, publish } => {
+                self.submit_peer_publish(from, id, publish)
+            }
+            EngineEffect::Published { id, outcome } => {
+                send_reply(self.pending_publishes.remove(&id), outcome)
+            }
+            EngineEffect::Fetched { id, result } => {
+                send_reply(self.pending_fetches.remove(&id), result)
+            }
+            EngineEffect::OwnersChanged(known) => drop(owners.send_replace(Arc::new(known))),
+            EngineEffect::ResetLink(node) => return self.reset_link(node, "confused"),
+        }
+        None
+    }
+
+    fn send(&mut self, to: NodeId, frame: PeerFrame) -> Option<EngineEvent> {
+        let link = self.links.get_mut(&to)?;
+        link.traffic.record(&frame);
+        match link.send_queue.push(frame) {
+            Ok(QueueLoad::Heavy) if !link.congested => {
+                link.congested = true;
+                Some(EngineEvent::Congested(to, true))
+            }
+            Ok(_) => None,
+            Err(_overflow) => self.reset_link(to, "overflow"),
+        }
+    }
+
+    /// Resets a link: the peer comes back, and asks again from where it stands.
+    fn reset_link(&mut self, node: NodeId, reason: &'static str) -> Option<EngineEvent> {
+        let link = self.links.remove(&node)?;
+        tracing::warn!(%node, reason, "link reset");
+        metrics::counter!("pushonce_relay_link_resets_total", "reason" => reason).increment(1);
+        link.send_queue.close();
+        link.closed.cancel();
+        self.notify_links_changed();
+        Some(EngineEvent::LinkDown(node))
+    }
+
+    fn notify_links_changed(&self) {
+        let nodes = self.links.keys().copied().chain([self.config.me]).collect();
+        self.reachable.send_replace(nodes);
+        self.notify_stopping_changed();
+        metrics::gauge!("pushonce_relay_links_up").set(self.links.len() as f64);
+    }
+
+    fn on_peer_stopping(&mut self, node: NodeId) {
+        if let Some(link) = self.links.get_mut(&node) {
+            link.stopping = true;
+            self.notify_stopping_changed();
+        }
+    }
+
+    fn notify_stopping_changed(&self) {
+        let stopping = self.links.iter().filter(|(_, link)| link.stopping);
+        let stopping: BTreeSet<_> = stopping.map(|(&node, _)| node).collect();
+        self.stopping.send_if_modified(|known| {
+            let changed = *known != stopping;
+            *known = stopping;
+            changed
+        });
+    }
+
+    /// Takes up a link. What is given back reads it, and must run.
+    pub(crate) fn on_link_up(
+        &mut self,
+        mut link: PeerLink,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let node = link.node;
+        if self.links.contains_key(&node)
+            && let Some(event) = self.reset_link(node, "replaced")
+        {
+            self.handle(event);
+        }
+        self.last_link_id += 1;
+        let link_id = self.last_link_id;
+        let early_frames = std::mem::take(&mut link.early_frames);
+        let traffic = RegionTraffic::new(&self.view, self.config.me, node);
+        let (send_queue, closed) = (link.send_queue.clone(), link.closed.clone());
+        self.links.insert(
+            node,
+            ActiveLink { link_id, send_queue, traffic, closed, congested: false, stopping: false },
+        );
+        let reader = link::run_reader(
+            link_id,
+            link,
+            self.link_event_sender.clone(),
+            self.config.silence_timeout,
+        );
+        tracing::info!(%node, "link up");
+        self.notify_links_changed();
+        self.handle(EngineEvent::LinkUp(node));
+        early_frames.into_iter().for_each(|frame| self.handle(EngineEvent::Frame(node, frame)));
+        reader
+    }
+
+    pub(crate) fn on_link_event(&mut self, LinkEvent { node, link_id, kind }: LinkEvent) {
+        if self.links.get(&node).is_none_or(|link| link.link_id != link_id) {
+            return;
+        }
+        match kind {
+            LinkEventKind::Frames(frames) => {
+                frames.into_iter().for_each(|frame| self.handle(EngineEvent::Frame(node, frame)));
+            }
+            LinkEventKind::Down(reason) => {
+                tracing::info!(%node, reason, "link down");
+                self.links.remove(&node).inspect(|link| link.send_queue.close());
+                self.notify_links_changed();
+                self.handle(EngineEvent::LinkDown(node));
+            }
+        }
+    }
+
+    /// Hands a peer's publish to the shard. The call takes its place in the shard's queue, so the
+    /// order of a link is kept, whenever the answers come.
+    fn submit_peer_publish(&mut self, from: NodeId, id: u64, publish: Publish) {
+        let Some(link_id) = self.links.get(&from).map(|link| link.link_id) else { return };
+        let outcome = if self.peer_publishes_in_flight < self.config.pending_max {
+            self.source.publish(publish)
+        } else {
+            let overloaded =
+                PublishRejection::Overloaded("too many publishes of other nodes wait".to_owned());
+            async move { Err(overloaded.into()) }.boxed()
+        };
+        let finished = outcome.map(move |outcome| PeerPublishResult { from, link_id, id, outcome });
+        self.peer_publishes_in_flight += 1;
+        self.peer_publishes.push(finished.boxed());
+    }
+
+    /// The publishes of peers that were handed to the shards since this was asked last.
+    pub(crate) fn take_peer_publishes(&mut self) -> Vec<BoxFuture<'static, PeerPublishResult>> {
+        std::mem::take(&mut self.peer_publishes)
+    }
+
+    /// One of them has ended.
+    pub(crate) fn on_peer_publish_done(
+        &mut self,
+        PeerPublishResult { from, link_id, id, outcome }: PeerPublishResult,
+    ) {
+        self.peer_publishes_in_flight -= 1;
+        let is_same_link = self.links.get(&from).is_some_and(|link| link.link_id == link_id);
+        if is_same_link && let Some(event) = self.send(from, PeerFrame::Published { id, outcome }) {
+            self.handle(event);
+        }
+    }
+
+    /// Hears what the node has said.
+    pub(crate) fn on_local_events(&mut self, events: LocalEvents) {
+        for (shard, claim) in events.claims {
+            self.handle(claim.map_or(EngineEvent::ClaimRevoked(shard), EngineEvent::Claim));
+        }
+        if events.committed_dropped {
+            tracing::warn!("committed messages came faster than the relay took them");
+            metrics::counter!("pushonce_relay_lapses_total").increment(1);
+            self.handle(EngineEvent::CommittedDropped);
+        }
+        self.on_committed(events.committed);
+        for (topic, request) in events.watches {
+            self.handle(match request {
+                Some(after) => EngineEvent::Watch { topic, after },
+                None => EngineEvent::Unwatch { topic },
+            });
+        }
+        events.requests.into_iter().for_each(|request| self.start_request(request));
+        if events.stopping {
+            self.handle(EngineEvent::Stopping);
+        }
+    }
+
+    pub(crate) fn on_committed(&mut self, messages: Vec<(Topic, Arc<Message>)>) {
+        if !messages.is_empty() {
+            self.handle(EngineEvent::Committed(messages));
+        }
+    }
+
+    fn start_request(&mut self, request: RelayRequest) {
+        self.last_request_id += 1;
+        let id = self.last_request_id;
+        let event = match request {
+            RelayRequest::Publish { owner, publish, reply } => {
+                self.pending_publishes.insert(id, reply);
+                EngineEvent::Publish { id, owner, publish }
+            }
+            RelayRequest::Fetch { topic, range, reply } => {
+                self.pending_fetches.insert(id, reply);
+                EngineEvent::Fetch { id, topic, range }
+            }
+            RelayRequest::Audience { topics, reply } => {
+                let counts = topics.iter().map(|topic| self.engine.audience(topic)).collect();
+                return send_reply(Some(reply), counts);
+            }
+        };
+        self.handle(event);
+    }
+
+    pub(crate) fn on_view(&mut self, view: Arc<ClusterView>) {
+        self.view = view.clone();
+        for (&node, link) in &mut self.links {
+            link.traffic = RegionTraffic::new(&view, self.config.me, node);
+        }
+        let removed = self.links.keys().copied().filter(|&node| view.was_removed(node));
+        for node in removed.collect::<Vec<_>>() {
+            if let Some(event) = self.reset_link(node, "gone") {
+                self.handle(event);
+            }
+        }
+        self.handle(EngineEvent::View(view));
+    }
+
+    /// Ends every link: the relay goes.
+    pub(crate) fn close(&mut self) {
+        for link in self.links.values() {
+            link.send_queue.close();
+            link.closed.cancel();
+        }
+    }
+}
+
+fn send_reply<T>(reply: Option<oneshot::Sender<T>>, value: T) {
+    if let Some(reply) = reply {
+        // A caller that does not wait any more needs no answer.
+        let _gone = reply.send(value);
+    }
+}

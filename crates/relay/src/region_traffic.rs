@@ -1,0 +1,68 @@
+//! What is counted of what goes over a link: copies of messages, by the regions they go between.
+
+use metrics::{Counter, counter};
+use pushonce_core::ClusterView;
+use pushonce_core::{Message, NodeId};
+use pushonce_proto::peer::{FetchedPart, PeerFrame};
+
+/// The counters of one link. Counted by the sender, once per copy of a message.
+pub(crate) struct RegionTraffic {
+    deliver: TrafficCounters,
+    publish: TrafficCounters,
+    fetch: TrafficCounters,
+}
+
+struct TrafficCounters {
+    messages: Counter,
+    bytes: Counter,
+}
+
+impl RegionTraffic {
+    pub(crate) fn new(view: &ClusterView, me: NodeId, peer: NodeId) -> RegionTraffic {
+        let counters = |kind| TrafficCounters::new(view.region_of(me), view.region_of(peer), kind);
+        RegionTraffic {
+            deliver: counters("deliver"),
+            publish: counters("publish"),
+            fetch: counters("fetch"),
+        }
+    }
+
+    /// Counts a frame that is sent.
+    pub(crate) fn record(&self, frame: &PeerFrame) {
+        match frame {
+            PeerFrame::Deliver { messages, .. } => {
+                self.deliver.record(messages.iter().map(payload_bytes))
+            }
+            PeerFrame::Publish { publish, .. } => {
+                self.publish.record(std::iter::once(publish.payload.len()));
+            }
+            PeerFrame::Fetched {
+                part: FetchedPart::More(messages) | FetchedPart::Done { messages, .. },
+                ..
+            } => self.fetch.record(messages.iter().map(payload_bytes)),
+            _ => {}
+        }
+    }
+}
+
+impl TrafficCounters {
+    fn new(from: &str, to: &str, kind: &'static str) -> TrafficCounters {
+        let labels =
+            [("from_region", from.to_owned()), ("to_region", to.to_owned()), ("kind", kind.into())];
+        TrafficCounters {
+            messages: counter!("pushonce_relay_deliver_total", &labels),
+            bytes: counter!("pushonce_relay_deliver_bytes_total", &labels),
+        }
+    }
+
+    fn record(&self, sizes: impl Iterator<Item = usize>) {
+        let (messages, bytes) =
+            sizes.fold((0, 0), |(messages, bytes), size| (messages + 1, bytes + size as u64));
+        self.messages.increment(messages);
+        self.bytes.increment(bytes);
+    }
+}
+
+fn payload_bytes(message: &std::sync::Arc<Message>) -> usize {
+    message.payload.len()
+}

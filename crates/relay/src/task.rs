@@ -1,0 +1,167 @@
+//! The relay's task: waits for what happens, and takes a turn for each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use pushonce_core::{ClusterView, NodeId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine_driver::{EngineDriver, EngineDriverParts, PeerPublishResult};
+use crate::link::{LinkEvent, PeerLink};
+use crate::relay::InboxGuard;
+use crate::version_conflicts::VersionConflicts;
+use crate::{Config, Relay, dial};
+
+/// A relay that runs.
+pub(crate) struct RelayTask {
+    config: Arc<Config>,
+    view: watch::Receiver<Arc<ClusterView>>,
+    inbox: InboxGuard,
+    driver: Arc<Mutex<EngineDriver>>,
+    link_sender: mpsc::Sender<PeerLink>,
+    link_receiver: mpsc::Receiver<PeerLink>,
+    conflicts: VersionConflicts,
+    link_events: mpsc::Receiver<LinkEvent>,
+    dialers: BTreeMap<NodeId, PeerDialer>,
+    /// Readers and diallers.
+    tasks: JoinSet<()>,
+    /// Publishes of peers that the shards have taken.
+    peer_publishes: FuturesUnordered<BoxFuture<'static, PeerPublishResult>>,
+}
+
+/// A peer that this node keeps a link to.
+struct PeerDialer {
+    address: String,
+    task: AbortHandle,
+}
+
+/// Batches heard and not looked at yet, over all links. Over it readers wait, and their peers.
+const LINK_EVENTS_MAX: usize = 256;
+
+impl RelayTask {
+    pub(crate) fn new(relay: Relay) -> RelayTask {
+        let Relay { config, mut view, source, sink, clocks, inbox, owners, .. } = relay;
+        let Relay { reachable, stopping, link_sender, link_receiver, conflicts, .. } = relay;
+        let (link_event_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
+        let current_view = view.borrow_and_update().clone();
+        let parts = EngineDriverParts {
+            config: config.clone(),
+            view: current_view,
+            source,
+            sink,
+            clocks,
+            owners,
+            reachable,
+            stopping,
+            link_event_sender,
+        };
+        let driver = Arc::new(Mutex::new(EngineDriver::new(parts)));
+        inbox.0.set_driver(&driver);
+        RelayTask {
+            config,
+            view,
+            inbox,
+            driver,
+            link_sender,
+            link_receiver,
+            conflicts,
+            link_events,
+            dialers: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            peer_publishes: FuturesUnordered::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(self.config.retry_after);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_view_open = true;
+        self.update_dialers();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.inbox.0.notified() => self.drain_inbox(),
+                Some(link) = self.link_receiver.recv() => {
+                    let reader = self.lock_driver().on_link_up(link);
+                    self.tasks.spawn(reader);
+                }
+                Some(event) = self.link_events.recv() => self.lock_driver().on_link_event(event),
+                Some(finished) = self.peer_publishes.next() => self.lock_driver().on_peer_publish_done(finished),
+                changed = self.view.changed(), if is_view_open => {
+                    is_view_open = changed.is_ok();
+                    self.on_view_changed();
+                }
+                _ = tick.tick() => {
+                    self.lock_driver().tick();
+                    self.inbox.0.record_tick();
+                }
+                Some(_) = self.tasks.join_next() => {}
+            }
+            let peer_publishes = self.lock_driver().take_peer_publishes();
+            self.peer_publishes.extend(peer_publishes);
+            // Whoever took a turn from elsewhere left it half done: what is known now is not to be
+            // relied on, and a relay that ends by itself ends the node.
+            if self.driver.is_poisoned() {
+                tracing::error!("a turn of the relay broke off");
+                break;
+            }
+        }
+        self.lock_driver().close();
+        self.tasks.shutdown().await;
+    }
+
+    fn lock_driver(&self) -> MutexGuard<'_, EngineDriver> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the turn first: what is said later must not be heard by somebody else before.
+    fn drain_inbox(&self) {
+        let mut driver = self.lock_driver();
+        driver.on_local_events(self.inbox.0.take_all());
+    }
+
+    fn on_view_changed(&mut self) {
+        let view = self.view.borrow_and_update().clone();
+        self.conflicts.retain_members(&view);
+        self.lock_driver().on_view(view);
+        self.update_dialers();
+    }
+
+    /// Keeps a link to each member with a higher id, at the address it has now.
+    fn update_dialers(&mut self) {
+        let view = self.view.borrow().clone();
+        let me = self.config.me;
+        let dial_address = |node| {
+            let member = view.member(node).filter(|member| member.id > me);
+            member.map(|member| member.addresses.peer.as_str()).filter(|peer| !peer.is_empty())
+        };
+        self.dialers.retain(|&node, dialer| {
+            let is_current = dial_address(node) == Some(dialer.address.as_str());
+            if !is_current {
+                dialer.task.abort();
+            }
+            is_current
+        });
+        for &node in view.members.keys() {
+            let Some(address) = dial_address(node) else { continue };
+            if !self.dialers.contains_key(&node) {
+                let (config, link_sender) = (self.config.clone(), self.link_sender.clone());
+                let dialing = dial::maintain_link(
+                    config,
+                    node,
+                    address.to_owned(),
+                    link_sender,
+                    self.conflicts.clone(),
+                );
+                let task = self.tasks.spawn(dialing);
+                self.dialers.insert(node, PeerDialer { address: address.to_owned(), task });
+            }
+        }
+    }
+}

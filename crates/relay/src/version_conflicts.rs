@@ -1,0 +1,60 @@
+//! The nodes whose versions do not fit this node's, for those who watch over it.
+
+use std::collections::BTreeMap;
+
+use pushonce_core::{ClusterView, NodeId, VersionConflict};
+use tokio::sync::watch;
+
+/// By node: why it and this node exchange no frames. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VersionConflicts(watch::Sender<BTreeMap<NodeId, VersionConflict>>);
+
+impl VersionConflicts {
+    /// The versions of a node do not fit. Logged once for each reason.
+    pub(crate) fn record(&self, node: NodeId, conflict: VersionConflict) {
+        let is_new =
+            self.0.send_if_modified(|known| known.insert(node, conflict) != Some(conflict));
+        if is_new {
+            tracing::warn!(peer = %node, error = %conflict, "refused a link for its version");
+            metrics::counter!("pushonce_relay_version_refusals_total").increment(1);
+        }
+    }
+
+    /// They fit.
+    pub(crate) fn clear(&self, node: NodeId) {
+        self.0.send_if_modified(|known| known.remove(&node).is_some());
+    }
+
+    /// Only these nodes are members now.
+    pub(crate) fn retain_members(&self, view: &ClusterView) {
+        self.0.send_if_modified(|known| {
+            let before = known.len();
+            known.retain(|&node, _| view.member(node).is_some());
+            known.len() != before
+        });
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<NodeId, VersionConflict>> {
+        self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushonce_core::VersionRange;
+
+    use super::*;
+    use crate::engine::testing::view;
+
+    #[test]
+    fn conflicts_of_removed_members_are_dropped() {
+        let conflicts = VersionConflicts::default();
+        let (member, removed) = (NodeId(1), NodeId(2));
+        let conflict = VersionConflict::NoPeerVersion { local_supported: VersionRange::SUPPORTED };
+        for node in [member, removed] {
+            conflicts.record(node, conflict);
+        }
+        conflicts.retain_members(&view(&["eu"]));
+        assert_eq!(conflicts.subscribe().borrow().keys().collect::<Vec<_>>(), [&member]);
+    }
+}

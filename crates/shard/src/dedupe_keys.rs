@@ -1,0 +1,263 @@
+//! The names of messages: keys and nonces, for a window.
+
+use std::collections::{HashMap, VecDeque};
+
+use pushonce_core::{Acknowledgement, MessageKey, PublishId, Topic};
+use serde::{Deserialize, Serialize};
+
+use crate::EntryItem;
+use crate::dedupe::{ItemRejection, MessageFingerprint};
+use crate::log_clock::LogTime;
+use crate::rules::ShardRules;
+
+/// A shard remembers so many names: for a cluster of 16 shards, 3,500 named publishes a second over
+/// the whole window; at 50,000 a second still the last 20 seconds, more than any client retries by
+/// itself. Half would halve that, twice as many would take 32 MiB a shard.
+pub(crate) const KEYS_MAX: usize = 65_536;
+
+/// And so many bytes, so that names as long as they may be do not take three times as much. Names
+/// and topics of 96 bytes together reach both bounds at once.
+pub(crate) const KEY_BYTES_MAX: usize = 16 << 20;
+
+/// What a name takes beside its letters: twice itself, its place, its fingerprint, its moment.
+pub(crate) const KEY_OVERHEAD_BYTES: usize = 160;
+
+/// What a message is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum DedupeKey {
+    /// By its publisher.
+    Key(MessageKey),
+    /// By chance.
+    Nonce(u128),
+}
+
+/// The names of a shard, oldest out first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DedupeKeyTable {
+    /// Oldest first.
+    records: VecDeque<KeyRecord>,
+    /// The number of the first.
+    first_number: u64,
+    /// The numbers of all.
+    #[serde(skip)]
+    number_by_key: HashMap<TopicKey, u64>,
+    #[serde(skip)]
+    bytes: usize,
+    #[serde(skip)]
+    rules: &'static ShardRules,
+}
+
+/// One name stands for one message in each topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct TopicKey {
+    topic: Topic,
+    key: DedupeKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KeyRecord {
+    topic_key: TopicKey,
+    fingerprint: MessageFingerprint,
+    ack: Acknowledgement,
+    recorded_at: LogTime,
+}
+
+impl DedupeKey {
+    /// The key, if it has one: its publisher may know it where the nonce is lost.
+    pub(crate) fn for_item(item: &EntryItem) -> Option<DedupeKey> {
+        match (&item.key, item.publish_id) {
+            (Some(key), _) => Some(DedupeKey::Key(key.clone())),
+            (None, Some(PublishId::Nonce(nonce))) => Some(DedupeKey::Nonce(nonce)),
+            (None, _) => None,
+        }
+    }
+}
+
+impl DedupeKeyTable {
+    /// These are the bounds from now on. What is over them goes with the next name.
+    pub(crate) fn set_rules(&mut self, rules: &'static ShardRules) {
+        self.rules = rules;
+        self.bytes = self.records.iter().map(|record| record.topic_key.bytes(rules)).sum();
+    }
+
+    /// What a message of this name is answered with; `NoFault` when it is new.
+    pub(crate) fn lookup(
+        &self,
+        topic: &Topic,
+        key: &DedupeKey,
+        fingerprint: MessageFingerprint,
+    ) -> Option<Result<Acknowledgement, ItemRejection>> {
+        let topic_key = TopicKey { topic: topic.clone(), key: key.clone() };
+        let number = self.number_by_key.get(&topic_key)?;
+        let record = self.records.get(number.checked_sub(self.first_number)? as usize)?;
+        let is_same = record.fingerprint == fingerprint;
+        Some(if is_same { Ok(record.ack) } else { Err(ItemRejection::KeyReused) })
+    }
+
+    /// A new message of this name has its place.
+    pub(crate) fn insert(
+        &mut self,
+        topic: Topic,
+        key: DedupeKey,
+        fingerprint: MessageFingerprint,
+        ack: Acknowledgement,
+        now: LogTime,
+    ) {
+        let topic_key = TopicKey { topic, key };
+        self.number_by_key.insert(topic_key.clone(), self.first_number + self.records.len() as u64);
+        self.bytes += topic_key.bytes(self.rules);
+        self.records.push_back(KeyRecord { topic_key, fingerprint, ack, recorded_at: now });
+        while self.records.len() > self.rules.keys_max || self.bytes > self.rules.key_bytes_max {
+            self.pop_oldest();
+        }
+    }
+
+    /// Forgets what is older than the window.
+    pub(crate) fn expire(&mut self, now: LogTime) {
+        while self.records.front().is_some_and(|oldest| {
+            oldest.recorded_at.is_outside_window(now, self.rules.dedupe_window_ms)
+        }) {
+            self.pop_oldest();
+        }
+    }
+
+    fn pop_oldest(&mut self) {
+        if let Some(oldest) = self.records.pop_front() {
+            self.first_number += 1;
+            self.bytes -= oldest.topic_key.bytes(self.rules);
+            self.number_by_key.remove(&oldest.topic_key);
+        }
+    }
+
+    /// With what is not written; `NoFault` when a name is there twice.
+    pub(crate) fn rebuild_indexes(self) -> Option<DedupeKeyTable> {
+        let DedupeKeyTable { records, first_number, rules, .. } = self;
+        first_number.checked_add(u64::MAX / 2)?;
+        let number_by_key: HashMap<_, _> =
+            records.iter().map(|record| record.topic_key.clone()).zip(first_number..).collect();
+        let bytes = records.iter().map(|record| record.topic_key.bytes(rules)).sum();
+        (number_by_key.len() == records.len()).then_some(DedupeKeyTable {
+            records,
+            first_number,
+            number_by_key,
+            bytes,
+            rules,
+        })
+    }
+}
+
+impl TopicKey {
+    fn bytes(&self, rules: &ShardRules) -> usize {
+        let key_bytes = match &self.key {
+            DedupeKey::Key(key) => key.as_str().len(),
+            DedupeKey::Nonce(_) => 0,
+        };
+        self.topic.as_str().len() + key_bytes + rules.key_overhead_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use pushonce_core::{ContentType, Position, Timestamp};
+
+    use super::*;
+    use crate::log_clock::{DEDUPE_WINDOW_MS, LogClock};
+
+    fn topic(name: &str) -> Topic {
+        Topic::new(name).unwrap()
+    }
+
+    fn key(text: &str) -> DedupeKey {
+        DedupeKey::Key(MessageKey::new(text).unwrap())
+    }
+
+    fn fingerprint(payload: &'static [u8]) -> MessageFingerprint {
+        fingerprint_with_type(ContentType::Text, payload)
+    }
+
+    fn fingerprint_with_type(
+        content_type: ContentType,
+        payload: &'static [u8],
+    ) -> MessageFingerprint {
+        let (key, stamp) = (None, None);
+        let payload = Bytes::from_static(payload);
+        MessageFingerprint::for_item(&EntryItem {
+            topic: topic("a"),
+            content_type,
+            key,
+            publish_id: stamp,
+            payload,
+        })
+    }
+
+    fn ack(offset: u64) -> Acknowledgement {
+        Acknowledgement {
+            position: Position::new(1, offset),
+            time: Timestamp(5),
+            durability: Default::default(),
+        }
+    }
+
+    fn log_time(time: u64) -> LogTime {
+        let mut clock = LogClock::default();
+        (0..=time).step_by(1_000).map(|time| clock.advance_to(Timestamp(time))).last().unwrap()
+    }
+
+    #[test]
+    fn repeated_key_returns_the_first_position_and_another_payload_is_rejected() {
+        let mut keys = DedupeKeyTable::default();
+        let (a, k, goal) = (topic("a"), key("k"), fingerprint(b"goal"));
+        assert_eq!(keys.lookup(&a, &k, goal), None);
+        keys.insert(a.clone(), k.clone(), goal, ack(1), log_time(0));
+        assert_eq!(keys.lookup(&a, &k, goal), Some(Ok(ack(1))));
+        assert_eq!(keys.lookup(&a, &k, fingerprint(b"foul")), Some(Err(ItemRejection::KeyReused)));
+        let other_type = fingerprint_with_type(ContentType::Binary, b"goal");
+        assert_eq!(keys.lookup(&a, &k, other_type), Some(Err(ItemRejection::KeyReused)));
+    }
+
+    #[test]
+    fn key_is_scoped_to_its_topic_and_distinct_from_a_nonce() {
+        let mut keys = DedupeKeyTable::default();
+        let goal = fingerprint(b"goal");
+        keys.insert(topic("a"), key("b/k"), goal, ack(1), log_time(0));
+        assert_eq!(keys.lookup(&topic("a/b"), &key("k"), goal), None);
+        assert_eq!(keys.lookup(&topic("b"), &key("b/k"), goal), None);
+        assert_eq!(keys.lookup(&topic("a"), &DedupeKey::Nonce(7), goal), None);
+    }
+
+    #[test]
+    fn key_is_deduplicated_within_the_window_and_new_after_it() {
+        let mut keys = DedupeKeyTable::default();
+        let goal = fingerprint(b"goal");
+        keys.insert(topic("a"), key("k"), goal, ack(1), log_time(0));
+        keys.expire(log_time(DEDUPE_WINDOW_MS));
+        assert_eq!(keys.lookup(&topic("a"), &key("k"), goal), Some(Ok(ack(1))));
+        keys.expire(log_time(DEDUPE_WINDOW_MS + 1_000));
+        assert_eq!(keys.lookup(&topic("a"), &key("k"), goal), None);
+        assert_eq!(keys, DedupeKeyTable { first_number: 1, ..DedupeKeyTable::default() });
+    }
+
+    #[test]
+    fn oldest_keys_are_evicted_above_the_count_limit() {
+        let mut keys = DedupeKeyTable::default();
+        let (a, goal) = (topic("a"), fingerprint(b"goal"));
+        for nth in 0..KEYS_MAX as u128 + 2 {
+            keys.insert(a.clone(), DedupeKey::Nonce(nth), goal, ack(1), log_time(0));
+        }
+        let is_known = |nth| keys.lookup(&a, &DedupeKey::Nonce(nth), goal).is_some();
+        assert_eq!([0, 1, 2, KEYS_MAX as u128 + 1].map(is_known), [false, false, true, true]);
+    }
+
+    #[test]
+    fn oldest_keys_are_evicted_above_the_byte_limit() {
+        let mut keys = DedupeKeyTable::default();
+        let (long, goal) = (topic(&"t".repeat(255)), fingerprint(b"goal"));
+        let count = KEY_BYTES_MAX / (255 + KEY_OVERHEAD_BYTES) + 10;
+        for nth in 0..count as u128 {
+            keys.insert(long.clone(), DedupeKey::Nonce(nth), goal, ack(1), log_time(0));
+        }
+        assert!(keys.bytes <= KEY_BYTES_MAX && keys.records.len() > count - 20);
+        assert_eq!(keys.records.len(), keys.number_by_key.len());
+    }
+}

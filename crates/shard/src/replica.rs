@@ -1,0 +1,424 @@
+//! The state between its two users: the group that applies entries, and those who ask.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+
+use bytes::Bytes;
+use pushonce_consensus::{EntryId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
+use pushonce_core::versioned::VersionedDecodeError;
+use pushonce_core::{
+    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FetchError, HistoryPage,
+    HistoryRange, NodeId, Publish, PublishError, PublishRejection, ShardId, Term, Timestamp, Topic,
+};
+use tokio::sync::watch;
+
+use crate::dedupe::MemoryLookup;
+use crate::entry::encode_outcomes;
+use crate::limits::{NodeTopics, TopicQuota};
+use crate::majority_clock::{MajorityClock, majority_time};
+use crate::memory::OwnerMemory;
+use crate::{
+    ApplyOutcome, ClusterClock, CommitListener, EntryBatch, EntryItem, ShardSettings, ShardState,
+};
+
+/// What a handle and the group's task share.
+pub(crate) struct ShardShared {
+    id: ShardId,
+    me: NodeId,
+    agreed_version: AgreedVersion,
+    state: RwLock<ShardState>,
+    /// Those of the state. A lock of its own: a publish that asks for them must not wait for an entry
+    /// that is being applied.
+    settings: RwLock<Option<Arc<ShardSettings>>>,
+    /// Lock order: `state`, then `memory`.
+    memory: Mutex<OwnerMemory>,
+    commit_listener: Arc<dyn CommitListener>,
+    /// How many topics are here, of those that the node may have.
+    topic_quota: TopicQuota,
+    /// The term under which this node has caught up with its predecessors; 0 when it has not. Terms
+    /// of a group that elected somebody are never 0.
+    ready_term: AtomicU64,
+    /// Empty while the group replays its log at the start: nobody leads then.
+    group: OnceLock<(RaftGroup, watch::Receiver<GroupStatus>)>,
+    clock: Arc<dyn ClusterClock>,
+    /// Lock order: `state`, then `memory`, then this.
+    majority_clock: Mutex<MajorityClock>,
+}
+
+/// How a message comes to the owner's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryPath {
+    /// Past the queue.
+    Bypass,
+    /// Through the queue, in its turn.
+    Queued,
+}
+
+/// The group's end: a consensus machine.
+pub(crate) struct ShardReplica {
+    shared: Arc<ShardShared>,
+}
+
+impl ShardShared {
+    pub(crate) fn new(
+        id: ShardId,
+        me: NodeId,
+        agreed_version: AgreedVersion,
+        commit_listener: Arc<dyn CommitListener>,
+        clock: Arc<dyn ClusterClock>,
+        topics: Arc<NodeTopics>,
+    ) -> ShardShared {
+        ShardShared {
+            id,
+            me,
+            agreed_version,
+            state: RwLock::new(ShardState::new(id)),
+            settings: RwLock::default(),
+            memory: Mutex::default(),
+            commit_listener,
+            topic_quota: TopicQuota::new(topics),
+            ready_term: AtomicU64::new(0),
+            group: OnceLock::new(),
+            clock,
+            majority_clock: Mutex::default(),
+        }
+    }
+
+    /// The time of an entry that is proposed now. `NoFault` while fewer than a majority of the voters'
+    /// clocks have been known since this node started.
+    pub(crate) fn proposal_time(&self) -> Option<Timestamp> {
+        let floor = self.read().time();
+        self.proposal_time_after(floor)
+    }
+
+    fn proposal_time_after(&self, floor: Timestamp) -> Option<Timestamp> {
+        let reading = |node: &NodeId| self.clock.reading(*node);
+        let majority = match self.group.get() {
+            Some((_, status)) => majority_time(status.borrow().voters.iter().map(reading)),
+            None => reading(&self.me),
+        };
+        let mut clock = self.majority_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.next_entry_time(floor, self.clock.elapsed(), majority)
+    }
+
+    /// The time at which the ages of messages are judged for a reader: that of an entry that would be
+    /// proposed now, or of the newest one while the clocks of too few nodes are known.
+    pub(crate) fn read_time(&self, state: &ShardState, memory: &OwnerMemory) -> Timestamp {
+        let floor = state.time().max(memory.time());
+        self.proposal_time_after(floor).unwrap_or(floor)
+    }
+
+    /// The time by which this node, as the owner, judges the ages of messages now.
+    pub(crate) fn log_time(&self) -> Option<Timestamp> {
+        self.is_ready().then(|| self.read_time(&self.read(), &self.memory()))
+    }
+
+    /// Says which group applies the entries. The first word counts.
+    pub(crate) fn attach_group(&self, group: RaftGroup) {
+        let status = group.status();
+        self.group.get_or_init(|| (group, status));
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// The version to write entries in.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.agreed_version.get()
+    }
+
+    pub(crate) fn set_ready(&self, term: Option<Term>) {
+        self.ready_term.store(term.map_or(0, |term| term.0), Ordering::Release);
+    }
+
+    /// Whether a publish may be taken here: this node leads, and has caught up.
+    pub(crate) fn check_ownership(&self) -> Result<(), PublishError> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        if self.leader_term().is_some() {
+            let reason = "the shard's owner is catching up, or stops".to_owned();
+            return Err(PublishRejection::Unavailable(reason).into());
+        }
+        // A leader that may not lead now names itself, which helps nobody.
+        Err(PublishRejection::NotOwner { owner: self.leader().filter(|id| *id != self.me) }.into())
+    }
+
+    /// What an acknowledgement of a message of `topic_stats` means now, as far as entries are applied: the
+    /// shard's settings say so, not what this node knows of newer ones.
+    ///
+    /// # Errors
+    /// Refused as not the owner while there are no settings, and for a topic of another shard.
+    pub(crate) fn durability(&self, topic: &Topic) -> Result<Durability, PublishError> {
+        topic_durability(self.id, self.settings().as_deref(), topic)
+    }
+
+    /// The settings of the state.
+    pub(crate) fn settings(&self) -> Option<Arc<ShardSettings>> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the settings of the state, which is locked.
+    fn cache_settings(&self, state: &ShardState) {
+        let revision = |settings: Option<&Arc<ShardSettings>>| settings.map(|it| it.revision());
+        if revision(self.settings().as_ref()) != revision(state.settings()) {
+            let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+            *settings = state.settings().cloned();
+        }
+    }
+
+    /// Whether this node, when it leads, may begin as the owner of `term` with `known`, the newest
+    /// settings it knows of: the shard has them or newer ones, and the owner's memory is open if any
+    /// namespace lives there.
+    pub(crate) fn can_become_owner(&self, term: Term, known: Option<&Arc<ShardSettings>>) -> bool {
+        let state = self.read();
+        let Some((settings, known)) = state.settings().zip(known) else { return false };
+        let is_opened = !settings.has_memory_namespace() || self.memory().is_open(term);
+        is_opened && settings.revision() >= known.revision()
+    }
+
+    /// Whether a publish to the topic keeps the bounds of its namespace and of this node. One to a topic
+    /// that is here always does.
+    pub(crate) fn check_topic_limits(&self, topic: &Topic) -> Result<(), PublishRejection> {
+        let Some(known) = self.settings() else {
+            return Err(PublishRejection::NotOwner { owner: None });
+        };
+        let settings = known.namespaces.for_topic(topic);
+        if self.topic_quota.has_room(settings) {
+            return Ok(());
+        }
+        let state = self.read();
+        let memory = self.memory();
+        if state.contains_topic(topic) || memory.contains_topic(topic) {
+            return Ok(());
+        }
+        let name = topic.namespace();
+        self.topic_quota.check_room(
+            topic,
+            settings,
+            state.topic_count(name) + memory.topic_count(name),
+        )
+    }
+
+    /// Answers as the owner. Leadership is looked at while the state is locked, here and in an apply:
+    /// so an entry that this page does not have yet finds this node leading too, and is handed on.
+    pub(crate) fn fetch_history(
+        &self,
+        topic: &Topic,
+        range: HistoryRange,
+    ) -> Result<HistoryPage, FetchError> {
+        let state = self.read();
+        match self.leader_term() {
+            Some(term) if term == self.ready_term() => {
+                let settings = state.settings().map(Arc::as_ref);
+                if let Err(error) = topic_durability(self.id, settings, topic) {
+                    return Err(FetchError::Unavailable(error.to_string()));
+                }
+                let memory = self.memory();
+                let now = self.read_time(&state, &memory);
+                if memory.holds(term, topic) {
+                    memory.fetch_history(topic, range, now)
+                } else {
+                    state.fetch_history(topic, range, now)
+                }
+            }
+            Some(_) => Err(FetchError::Unavailable("the new owner is catching up".to_owned())),
+            None => Err(FetchError::Unavailable(match self.leader() {
+                Some(owner) if owner != self.me => format!("{owner} owns it"),
+                Some(_) => "its owner has no majority of the replicas".to_owned(),
+                None => "no owner is elected".to_owned(),
+            })),
+        }
+    }
+
+    /// Whether this node owns the shard and keeps the topic in its memory.
+    pub(crate) fn owns_in_memory(&self, topic: &Topic) -> bool {
+        self.leader_term()
+            .is_some_and(|term| term == self.ready_term() && self.memory().holds(term, topic))
+    }
+
+    /// The same, and what comes now may pass the queue.
+    pub(crate) fn can_bypass_queue(&self, topic: &Topic) -> bool {
+        self.owns_in_memory(topic) && self.memory().is_bypass_enabled()
+    }
+
+    /// Gives a message the next place in this owner's memory, hands it on, and says so; gives it back
+    /// when its topic does not live there, or it would overtake what waits.
+    ///
+    /// Ownership is looked at before anybody sees the message, and again before it is acknowledged: a
+    /// node that slept in between may have lost the shard, and what it has shown then is of an epoch
+    /// that has ended.
+    pub(crate) fn place_in_memory(
+        &self,
+        publish: Publish,
+        path: MemoryPath,
+    ) -> Result<Result<Acknowledgement, PublishError>, Box<Publish>> {
+        let state = self.read();
+        let mut memory = self.memory();
+        let term = self.ready_term();
+        let now = self.proposal_time_after(state.time().max(memory.time()));
+        let is_allowed = memory.holds(term, &publish.topic)
+            && (path == MemoryPath::Queued || memory.is_bypass_enabled());
+        let (Some(now), true) = (now, is_allowed && self.leader_term() == Some(term)) else {
+            return Err(Box::new(publish));
+        };
+        let (outcome, message) = memory.place_if_new(now, EntryItem::new(publish), state.dedupe());
+        let is_new = message.is_some();
+        if let Some((topic, message)) = message {
+            self.commit_listener.on_placed_in_memory(self.id, topic, message);
+            self.topic_quota.set_count(state.len() + memory.len());
+        }
+        drop((memory, state));
+        if is_new {
+            self.commit_listener.flush_placed();
+        }
+        if self.leader_term() != Some(term) {
+            return Ok(Err(PublishError::unknown("the shard may have another owner since")));
+        }
+        Ok(outcome.map_err(PublishError::from))
+    }
+
+    /// Lets messages pass the queue unless `is_queued` finds one there that is for the memory by the
+    /// shard's settings, which do not change meanwhile.
+    pub(crate) fn enable_bypass_unless(
+        &self,
+        is_queued: impl FnOnce(&dyn Fn(&Topic) -> bool) -> bool,
+    ) {
+        let state = self.read();
+        let Some(settings) = state.settings() else { return };
+        if !is_queued(&|topic| settings.is_in_memory(topic)) {
+            self.memory().enable_bypass();
+        }
+    }
+
+    /// What this owner's memory knows of a message that goes to the log.
+    pub(crate) fn lookup_in_memory(&self, item: &EntryItem, now: Timestamp) -> MemoryLookup {
+        let state = self.read();
+        let mut memory = self.memory();
+        if !memory.is_open(self.ready_term()) {
+            return MemoryLookup::Unknown;
+        }
+        memory.dedupe_at(now).lookup_before_log(state.dedupe(), item)
+    }
+
+    /// Whether this node owns the shard and has caught up.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.leader_term() == Some(self.ready_term())
+    }
+
+    fn ready_term(&self) -> Term {
+        Term(self.ready_term.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, OwnerMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No step of an apply can fail between two changes, so what a panic elsewhere left behind the
+    /// lock is whole.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, ShardState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins with another state than an empty one.
+    #[cfg(test)]
+    pub(crate) fn set_state(&self, state: ShardState) {
+        self.cache_settings(&state);
+        *self.write() = state;
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, ShardState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leader_term(&self) -> Option<Term> {
+        self.group.get().and_then(|(group, _)| group.leader_term())
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.group.get().and_then(|(_, status)| status.borrow().leader)
+    }
+
+    /// Whether what is applied now concerns those who listen to this node. A leader whose lease has
+    /// lapsed goes on telling, until another is known: it may have answered pages, and a message told
+    /// once too often is dropped, one never told is a hole.
+    fn should_notify(&self) -> bool {
+        self.leader_term().is_some() || self.leader() == Some(self.me)
+    }
+}
+
+impl ShardReplica {
+    pub(crate) fn new(shared: Arc<ShardShared>) -> ShardReplica {
+        ShardReplica { shared }
+    }
+}
+
+impl StateMachine for ShardReplica {
+    fn apply(&mut self, at: EntryId, entry: &Bytes) -> Result<Bytes, VersionedDecodeError> {
+        let shared = &self.shared;
+        let (version, batch) = EntryBatch::decode(entry)?;
+        let (ApplyOutcome { outcomes, messages }, should_notify) = {
+            let mut state = shared.write();
+            state.raise_version(version);
+            let starts_epoch = batch.starts_memory_epoch;
+            let applied = state.apply(at.index, batch);
+            let mut memory = shared.memory();
+            memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
+            shared.cache_settings(&state);
+            shared.topic_quota.set_count(state.len() + memory.len());
+            #[cfg(feature = "planted-bugs")]
+            state.forget_repeats(shared.should_notify());
+            (applied, shared.should_notify())
+        };
+        let reply = encode_outcomes(&outcomes);
+        if should_notify && !messages.is_empty() {
+            shared.commit_listener.on_committed(shared.id, messages);
+        }
+        Ok(reply)
+    }
+
+    fn check_entry(entry: &Bytes) -> Result<(), VersionedDecodeError> {
+        EntryBatch::decode(entry).map(drop)
+    }
+
+    fn snapshot(&self) -> StateSnapshot {
+        let state = self.shared.read().clone();
+        StateSnapshot::new(move |to| state.encode(to))
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), VersionedDecodeError> {
+        let restored = ShardState::restore(snapshot)?;
+        if restored.id() != self.shared.id {
+            let reason = format!("it is of {}, not of {}", restored.id(), self.shared.id);
+            return Err(VersionedDecodeError::Corrupt(reason));
+        }
+        let mut state = self.shared.write();
+        *state = restored;
+        // Only a replica that does not lead takes a snapshot: nothing of its memory is used again.
+        *self.shared.memory() = OwnerMemory::default();
+        self.shared.cache_settings(&state);
+        self.shared.topic_quota.set_count(state.len());
+        Ok(())
+    }
+}
+
+/// What an acknowledgement of the topic means by these settings.
+pub(crate) fn topic_durability(
+    id: ShardId,
+    settings: Option<&ShardSettings>,
+    topic: &Topic,
+) -> Result<Durability, PublishError> {
+    match settings {
+        Some(settings) if settings.shard_of(topic) == id => {
+            Ok(settings.namespaces.for_topic(topic).durability)
+        }
+        _ => Err(PublishRejection::NotOwner { owner: None }.into()),
+    }
+}
