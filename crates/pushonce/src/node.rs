@@ -1,4 +1,4 @@
-//! A node: built out of its parts, then run until it is told to stop.
+//! The node: built from its parts, then run until it is stopped.
 
 mod address_conflict;
 mod bootstrap;
@@ -72,7 +72,7 @@ use replica_supervisor::{LocalReplicas, ReplicaSupervisor};
 use shutdown_stage::ShutdownStage;
 use startup::StartupState;
 
-/// A node with all its doors bound, not serving yet.
+/// A node whose listeners are bound and that does not serve yet.
 pub struct Node {
     startup: StartupState,
     data_dir: Arc<DataDir>,
@@ -96,15 +96,16 @@ pub struct Node {
     publish: pushonce_publish::Server,
 }
 
-/// Addresses that callers named and that are not asked yet; more are dropped, and named again.
+/// Maximum number of announced addresses that wait for a check; more are dropped, and announced again.
 const CALLER_QUEUE_MAX: usize = 64;
 
 impl Node {
-    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds
-    /// every door and wires the engines. `server` are served beside the node's own.
+    /// Opens the data directory, joins the cluster at `--join` if the directory belongs to none, binds every
+    /// listener and wires the engines. `pages` are served beside the node's own.
     ///
     /// # Errors
-    /// What cannot be had, and what to change.
+    /// When the directory or a listener cannot be opened, or the cluster rejects the node; the error says what
+    /// to change.
     pub async fn build(
         config: Config,
         pages: Pages,
@@ -305,14 +306,14 @@ impl Node {
         })
     }
 
-    /// Serves until `shutdown`, then ends in stages. At once it is not ready, and others begin to lead its
-    /// groups, while it goes on serving for `--shutdown-delay`; what is published here goes to the new
-    /// owners. Then its clients are sent away over `--shutdown-grace`. When nothing comes in any more,
-    /// links and shards go, then the groups, and last the port they all speak through, whose streams end
-    /// with them.
+    /// Serves until `shutdown` is cancelled, then stops in stages. It becomes unready at once, and other nodes
+    /// take over the leadership of its groups, while it keeps serving for `--shutdown-delay`; publishes that
+    /// arrive here go to the new owners. Then its clients are disconnected over `--shutdown-grace`. When no
+    /// input is left, links and shards stop, then the groups, and last the peer port, whose streams end with
+    /// them.
     ///
     /// # Errors
-    /// When a part of it ends by itself.
+    /// When a part of the node ends unexpectedly.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut peer_port_stage = ShutdownStage::new("the port between nodes");
         let peers = pushonce_relay::server()
@@ -396,7 +397,7 @@ impl Node {
         internal_stage.spawn(presence.run(token));
 
         let mut client_stage = ShutdownStage::new("clients and publishers");
-        // Open before the node is taken in: whoever asks is told that it is not ready, and why.
+        // Open before the node is admitted, so that probes get a reason for its unreadiness.
         let (gateway, token) = (self.gateway, client_stage.token());
         client_stage.spawn(async move { Ok(gateway.run(token).await?) });
         let (publish, token) = (self.publish, client_stage.token());
@@ -434,7 +435,7 @@ impl Node {
     }
 }
 
-/// Runs a task until `shutdown`. One that ends before has nothing left to do.
+/// Runs a task until `stop` is cancelled. A task that ends earlier has no work left.
 async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(task);
     if stop.run_until_cancelled(&mut task).await.is_some() {
@@ -443,8 +444,8 @@ async fn run_until(stop: CancellationToken, task: impl Future<Output = ()>) -> a
     Ok(())
 }
 
-/// Waits until the cluster counts this node as one of its own, and says so: before that it can serve
-/// nobody.
+/// Waits until the cluster counts this node as a member, and logs it: before that it can serve no
+/// client.
 async fn log_when_admitted(
     mut view: Receiver<Arc<ClusterView>>,
     entry: StartupState,
@@ -462,12 +463,14 @@ async fn log_when_admitted(
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: stop what uses it, or choose another with {flag}")
+        format!(
+            "cannot listen on {address}: stop the process that uses it, or choose another with {flag}"
+        )
     })
 }
 
-/// Carries each new view to the engines, and to the book that consensus dials by where the members
-/// are and who is none any more. The version of the cluster is on disk before anything is written in it.
+/// Passes each new view to the engines, and the addresses of the members to the book that consensus dials
+/// by. The cluster version is on disk before anything is written in it.
 async fn distribute_views(
     mut views: Receiver<Option<Arc<ClusterView>>>,
     view: Sender<Arc<ClusterView>>,
@@ -496,16 +499,16 @@ async fn distribute_views(
     }
 }
 
-/// The recorder of this process, for `/metrics`. Once a process.
+/// Installs the metrics recorder of this process, for `/metrics`. Can be called once per process.
 ///
 /// # Errors
-/// When there is one already.
+/// When the process has a recorder already.
 pub(crate) fn install_metrics_recorder() -> anyhow::Result<PrometheusHandle> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-    // From a tenth of a millisecond to ten seconds: what lies outside is an outage or a lie.
+    // From a tenth of a millisecond to ten seconds, the range of a working cluster.
     const SECONDS: [f64; 11] =
         [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-    // Messages that shared one entry: how well publishes travel together.
+    // Messages that shared one log entry: how well publishes are batched.
     const BATCH: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
