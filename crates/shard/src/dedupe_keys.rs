@@ -182,13 +182,13 @@ mod tests {
         content_type: ContentType,
         payload: &'static [u8],
     ) -> MessageFingerprint {
-        let (key, stamp) = (None, None);
+        let (key, publish_id) = (None, None);
         let payload = Bytes::from_static(payload);
         MessageFingerprint::for_item(&EntryItem {
             topic: topic("a"),
             content_type,
             key,
-            publish_id: stamp,
+            publish_id,
             payload,
         })
     }

@@ -16,7 +16,7 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 type ProposedEntry = (EntryBatch, oneshot::Sender<Result<Bytes, ProposeError>>);
 
-/// A group that lets the test say how each proposal ends.
+/// A group whose test decides the outcome of each proposal.
 struct FakeGroup(mpsc::UnboundedSender<ProposedEntry>);
 
 impl Proposer for FakeGroup {
@@ -37,7 +37,7 @@ impl CommitListener for NoopListener {
     fn flush_placed(&self) {}
 }
 
-/// A commit loop that runs, and both of its ends.
+/// A running commit loop and the test's side of its queue and its group.
 struct CommitFixture {
     proposal_queue: Arc<ProposalQueue>,
     proposed: mpsc::UnboundedReceiver<ProposedEntry>,
@@ -72,7 +72,7 @@ impl CommitFixture {
         CommitFixture { proposal_queue, proposed, permits, shutdown, running }
     }
 
-    /// Publishes: the message waits in the queue when this returns.
+    /// Queues a publish; it waits in the queue when this returns.
     fn publish(&self, payload: &'static [u8]) -> Pin<Box<dyn Future<Output = PublishResult>>> {
         let proposal_queue = self.proposal_queue.clone();
         let mut waiter = Box::pin(async move { proposal_queue.publish(publish(payload)).await });
@@ -119,7 +119,7 @@ async fn publishes_during_an_entry_are_batched_into_the_next() {
     assert_eq!(entry, ["a"]);
 
     let (b, c) = (rig.publish(b"b"), rig.publish(b"c"));
-    assert!(rig.proposed.try_recv().is_err(), "two entries under way");
+    assert!(rig.proposed.try_recv().is_err(), "two entries are in flight");
     end.send(reply(&[1])).unwrap();
     assert_eq!(a.await, Ok(ack(1)));
 
@@ -136,7 +136,7 @@ async fn publishes_during_the_wait_for_a_permit_join_the_entry() {
     let permits = rig.permits.clone();
     let permit = permits.acquire().await.unwrap();
     let a = rig.publish(b"a");
-    yield_now().await; // The loop has seen it, and waits for the permit.
+    yield_now().await; // The loop has seen `a` and waits for the permit.
     let b = rig.publish(b"b");
     assert!(rig.proposed.try_recv().is_err(), "proposed without a permit");
     drop(permit);
@@ -144,7 +144,7 @@ async fn publishes_during_the_wait_for_a_permit_join_the_entry() {
     assert_eq!(entry, ["a", "b"]);
     end.send(reply(&[1, 2])).unwrap();
     assert_eq!((a.await, b.await), (Ok(ack(1)), Ok(ack(2))));
-    assert_eq!(rig.permits.acquire().await.map(|_| ()).ok(), Some(()), "the permit came back");
+    assert_eq!(rig.permits.acquire().await.map(|_| ()).ok(), Some(()), "the permit was returned");
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn message_whose_namespace_moved_to_memory_is_not_acknowledged_from_the_lo
     let a = rig.publish(b"a");
     let (_, end) = rig.next_proposed().await;
     end.send(Ok(encode_outcomes(&vec![Err(ItemRejection::NamespaceInMemory)]))).unwrap();
-    // The replica here has not changed, so the message is proposed again, a bounded number of times.
+    // The settings here do not change, so the message is proposed again, up to the maximum.
     for _ in 1..DURABILITY_CHANGES_MAX {
         let (entry, end) = rig.next_proposed().await;
         assert_eq!(entry, ["a"]);
@@ -256,7 +256,7 @@ async fn full_queue_rejects_new_publishes_and_keeps_the_waiting_ones() {
     first.await.unwrap();
     for (nth, waiter) in waiting.into_iter().enumerate() {
         let (entry, end) = rig.next_proposed().await;
-        assert_eq!(entry.len(), 1, "an entry is bounded in bytes");
+        assert_eq!(entry.len(), 1, "an entry above the byte limit");
         end.send(reply(&[nth as u64 + 2])).unwrap();
         assert_eq!(waiter.await, Ok(ack(nth as u64 + 2)));
     }

@@ -15,13 +15,13 @@ fn sequence(epoch: u32, number: u64) -> ProducerSequence {
 }
 
 fn fingerprint(payload: &'static str) -> MessageFingerprint {
-    let (key, stamp) = (None, None);
+    let (key, publish_id) = (None, None);
     let (content_type, payload) = (ContentType::Text, payload.into());
     MessageFingerprint::for_item(&EntryItem {
         topic: topic("a"),
         content_type,
         key,
-        publish_id: stamp,
+        publish_id,
         payload,
     })
 }
@@ -87,7 +87,7 @@ fn only_the_next_number_is_accepted_and_a_repeat_gets_the_first_ack() {
         lookup(&producers, "a", sequence(0, 5)),
         out_of_sequence(sequence(0, 5), Some(sequence(0, 4)))
     );
-    assert_eq!(lookup(&producers, "b", sequence(0, 1)), None, "each topic has numbers of its own");
+    assert_eq!(lookup(&producers, "b", sequence(0, 1)), None, "each topic has its own sequence");
 }
 
 #[test]
