@@ -288,7 +288,7 @@ impl CommandError {
     /// Whether the same command may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            CommandError::Rejected(refusal) => *refusal == CommandRejection::NotBootstrapped,
+            CommandError::Rejected(rejection) => *rejection == CommandRejection::NotBootstrapped,
             CommandError::Unavailable(_) | CommandError::Unknown(_) => true,
         }
     }
@@ -296,7 +296,7 @@ impl CommandError {
 
 fn decode_reply(reply: &[u8]) -> Result<CommandReply, CommandError> {
     match CommandReply::decode(reply) {
-        Ok(CommandReply::Rejected(refusal)) => Err(CommandError::Rejected(refusal)),
+        Ok(CommandReply::Rejected(rejection)) => Err(CommandError::Rejected(rejection)),
         Ok(answer) => Ok(answer),
         // The command was applied, but its result is unknown.
         Err(error) => {

@@ -239,11 +239,7 @@ impl fmt::Display for ClusterProblem {
                 format_nodes(missing)
             ),
             ClusterProblem::ShardsWithoutOwner { shards } => {
-                write!(
-                    f,
-                    "{} have no reachable owner: wait for the election",
-                    format_shards(shards)
-                )
+                write!(f, "no reachable owner of {}: wait for the election", format_shards(shards))
             }
             ClusterProblem::TooFewCopies { shards, least, wanted } => write!(
                 f,

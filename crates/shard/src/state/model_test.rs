@@ -246,16 +246,16 @@ proptest! {
 
     #[test]
     fn stale_settings_shorten_no_history_and_replicated_messages_survive_durability_changes(steps in steps()) {
-        let mut world = ShardModel::new();
-        world.propose_due_entries();
+        let mut model = ShardModel::new();
+        model.propose_due_entries();
         for step in steps {
-            world.step(step);
-            world.assert_retained();
+            model.step(step);
+            model.assert_retained();
         }
         for node in 0..NODES {
-            world.catch_up(node);
+            model.catch_up(node);
         }
-        let digests: Vec<_> = world.nodes.iter().map(|node| node.state.digest()).collect();
+        let digests: Vec<_> = model.nodes.iter().map(|node| node.state.digest()).collect();
         prop_assert!(digests.iter().all(|digest| *digest == digests[0]));
     }
 }
