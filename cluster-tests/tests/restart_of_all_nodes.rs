@@ -30,7 +30,7 @@ async fn restart_of_all_nodes_loses_no_message_and_moves_no_replica() {
     assert_eq!(count_replica_moves(&cluster), moves_before, "replicas left their groups");
 }
 
-/// The number of removed voters and transferred replicas in the logs of the nodes.
+/// The number of log lines about removed voters and transferred replicas.
 fn count_replica_moves(cluster: &ProcessCluster) -> usize {
     let is_move =
         |line: &&str| line.contains("removing voter ") || line.contains("gave a replica away");
