@@ -9,6 +9,18 @@
 //! node runs ([`hosting`]), whether a member may leave ([`leave`]), and what is wrong with the cluster
 //! ([`health`]).
 //!
+//! ```no_run
+//! # use pushonce_control::{CommandError, ControlHandle};
+//! # use pushonce_core::NodeId;
+//! # async fn example(control: ControlHandle) -> Result<(), CommandError> {
+//! control.drain(NodeId(3), false).await?;
+//! let view = control.view().borrow().clone();
+//! let member_count = view.map_or(0, |view| view.members.len());
+//! # let _ = member_count;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Guarantees
 //!
 //! - Every node sees the same versions of the cluster in the same order.

@@ -54,7 +54,7 @@ pub enum ReconcileStep {
         /// All voters after the step.
         voters: BTreeSet<NodeId>,
     },
-    /// Removes a voter. It is not notified: see [`plan`](crate::hosting).
+    /// Removes a voter. Its node is not notified: see [`hosting::plan`](crate::hosting::plan).
     RemoveVoter {
         /// The node.
         node: NodeId,

@@ -22,11 +22,25 @@
 //! position of an earlier epoch gets a gap. A namespace that moves from the log to memory, or back, also
 //! starts a later epoch; its messages in the log are dropped.
 //!
+//! ```no_run
+//! # use pushonce_core::{HistoryRange, Publish};
+//! # async fn example(
+//! #     shard: pushonce_shard::Handle,
+//! #     message: Publish,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let topic = message.topic.clone();
+//! let acknowledgement = shard.publish(message).await?;
+//! let page = shard.fetch_history(&topic, HistoryRange::Last(10))?;
+//! assert!(page.head >= acknowledgement.position);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Guarantees
 //!
 //! - Within one epoch the offsets of a topic increase by one, from 1, and no offset is assigned twice.
 //! - An acknowledged message is on disk on a majority of the replicas. In a `memory` namespace it is in the
-//!   owner's memory and on its way to subscribers, and the acknowledgement says so.
+//!   owner's memory and on its way to subscribers. The acknowledgement names the durability.
 //! - While this node leads, [`CommitListener`] receives every placed message in order, before its publisher
 //!   gets the acknowledgement. A reader that started to listen before it read a page misses nothing.
 //! - Equal entries produce equal states.

@@ -111,7 +111,7 @@ impl TopicState {
         }
     }
 
-    /// Whether the topic has no messages and has been unused for so long that it is dropped.
+    /// Whether the topic has no messages and has been unused for longer than its namespace allows.
     pub(crate) fn is_unused(&self, now: Timestamp, history: &History) -> bool {
         self.messages.is_empty() && now.0.saturating_sub(self.last_used.0) > history.expire_after_ms
     }
