@@ -67,8 +67,7 @@ pub enum ReconcileStep {
     TransferLeadership(NodeId),
     /// Finishes a change of voters that an earlier leader left incomplete.
     FinishJointChange {
-        /// The voters in both configurations. These differ by one replica, so the intersection is one of
-        /// them.
+        /// The voters of either configuration. The two differ by one replica, so this union is one of them.
         voters: BTreeSet<NodeId>,
     },
 }
