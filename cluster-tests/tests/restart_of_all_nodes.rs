@@ -30,9 +30,10 @@ async fn restart_of_all_nodes_loses_no_message_and_moves_no_replica() {
     assert_eq!(count_replica_moves(&cluster), moves_before, "replicas left their groups");
 }
 
-/// How often a voter was taken out of its group, or a replica given away, by the nodes' own words.
+/// The number of log lines about removed voters and transferred replicas.
 fn count_replica_moves(cluster: &ProcessCluster) -> usize {
-    let is_move = |line: &&str| line.contains(" leaves ") || line.contains("gave a replica away");
+    let is_move =
+        |line: &&str| line.contains("removing voter ") || line.contains("gave a replica away");
     (0..3).map(|i| cluster.node(i).log_text().lines().filter(is_move).count()).sum()
 }
 
