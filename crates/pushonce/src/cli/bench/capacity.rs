@@ -272,7 +272,7 @@ mod tests {
     fn need_of_a_million_viewers_at_five_messages_per_second() {
         let costs =
             "--cpu-us 10 --idle-us 2 --connect-us 60 --user-kib 1 --kernel-kib 3 --overhead 70";
-        let args = args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --use-at-most 0.5"));
+        let args = args(&format!("--viewers 1M --rate 5 --payload 300 {costs} --utilization-max 0.5"));
         let need = compute_need(&args, 1e6);
         assert_eq!(need.deliveries, 5e6);
         assert_eq!(need.cores, [50.0, 2.0, 1.0]);
