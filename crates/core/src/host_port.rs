@@ -17,7 +17,8 @@ pub struct HostPort {
 /// Text that is not a [`HostPort`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not HOST:PORT; use a DNS name, an IPv4 address or an IPv6 address in brackets, and a port from 1"
+    "{text:?} is not HOST:PORT; use a DNS name, an IPv4 address or an IPv6 address in brackets, \
+     and a port from 1"
 )]
 pub struct InvalidHostPort {
     text: String,

@@ -13,7 +13,7 @@ use support::{JSON, TestOwner, TestSession, run_local, topic};
 use tokio_util::sync::CancellationToken;
 
 const LANES: usize = 2;
-const VIEWERS: usize = 20;
+const SESSIONS: usize = 20;
 const TOPICS: usize = 3;
 const MESSAGES: usize = 3_000;
 
@@ -23,7 +23,7 @@ async fn run_lane(hub: Hub, topics: Vec<Topic>, ready: mpsc::Sender<()>) {
     let end = CancellationToken::new();
     let driver = tokio::task::spawn_local(driver.run(end.clone()));
     let mut sessions = Vec::new();
-    for a in topics.iter().cycle().take(VIEWERS) {
+    for a in topics.iter().cycle().take(SESSIONS) {
         let session = TestSession::new(&lane, JSON);
         lane.subscribe(session.key, 7, a.clone(), StartFrom::Now, SubscribeOptions::default())
             .await

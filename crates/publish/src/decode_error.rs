@@ -76,7 +76,8 @@ pub(crate) fn decode_error_status(error: &Status) -> Status {
     let text = match error.code() {
         Code::OutOfRange | Code::ResourceExhausted => {
             format!(
-                "the message is larger than {message_bytes_max} bytes; send payloads of at most {payload_bytes_max}"
+                "the message is larger than {message_bytes_max} bytes; \
+                 send payloads of at most {payload_bytes_max}"
             )
         }
         Code::Unimplemented => {

@@ -52,7 +52,7 @@ impl TestHub {
         self.run_until_idle().await;
     }
 
-    /// Delivers everything in flight until no task makes progress.
+    /// Delivers events and yields 20 times, enough for all tasks to become idle.
     pub(crate) async fn run_until_idle(&self) {
         for _ in 0..20 {
             self.owner.deliver_events(&self.hub, usize::MAX);

@@ -79,8 +79,8 @@ impl TestOwner {
         self.reply_permits.forget_permits(usize::MAX);
     }
 
-    pub(crate) fn release_replies(&self, questions: usize) {
-        self.reply_permits.add_permits(questions);
+    pub(crate) fn release_replies(&self, count: usize) {
+        self.reply_permits.add_permits(count);
     }
 
     pub(crate) fn fetch_count(&self) -> usize {
