@@ -51,7 +51,7 @@ pub enum PublishRejection {
     #[error("message {received} of its producer is out of sequence: {}; send those before it first, or \
              begin a higher epoch with sequence 1", match .expected {
         Some(expected) => format!("the topic's next is {expected}"),
-        None => "the producer is not known to the topic (any more)".to_owned(),
+        None => "the topic does not know the producer".to_owned(),
     })]
     OutOfSequence {
         /// The received sequence.
