@@ -4,7 +4,6 @@
 //! Committed messages are bounded in bytes: over the bound they are dropped and the relay reads its topics
 //! again from history. Requests are bounded in number: over the bound they are rejected. A watch or claim
 //! replaces the earlier one of the same topic or shard, so their number is bounded by topics and shards.
-//! one, so there are never more than topics and shards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
