@@ -58,6 +58,28 @@
 //! - Do not start a second replica of a group on the same node from another directory.
 //! - Do not use [`GroupStatus::leader`] to decide ownership.
 //! - A machine must not block, and must not depend on a clock or on randomness.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use bytes::Bytes;
+//! use pushonce_consensus::{
+//!     ConsensusEngine, ConsensusSettings, GroupId, PeerAddresses, StateMachine,
+//! };
+//! use pushonce_core::{ClusterId, NodeId};
+//!
+//! async fn run(machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
+//!     let (dir, cluster, me) = (Path::new("data"), ClusterId(7), NodeId(1));
+//!     ConsensusEngine::create(dir, cluster, me).await?;
+//!     let (settings, peers) = (ConsensusSettings::lan(), PeerAddresses::default());
+//!     let engine = ConsensusEngine::open(dir, cluster, me, settings, peers).await?;
+//!     let group = engine.start(GroupId(1), machine).await?;
+//!     group.initialize().await?;
+//!     let _response = group.propose_at_leader(Bytes::from_static(b"entry")).await?;
+//!     engine.stop().await;
+//!     Ok(())
+//! }
+//! ```
 
 mod adapter;
 mod clock;

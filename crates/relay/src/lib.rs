@@ -62,6 +62,29 @@
 //!   ([`Handle::revoke_claim`]).
 //! - Pass only positions that the cluster assigned to [`Handle::watch`].
 //! - Limit the history of a topic to [`Config::link_bytes_max`].
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use pushonce_core::{ClusterId, ClusterView, NodeId};
+//! use pushonce_relay::{Clocks, Config, Relay, ShardSource, TopicSink};
+//! use tokio::sync::watch;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn run(
+//!     view: watch::Receiver<Arc<ClusterView>>,
+//!     shards: Arc<dyn ShardSource>,
+//!     edge: Arc<dyn TopicSink>,
+//!     clocks: Arc<dyn Clocks>,
+//!     shutdown: CancellationToken,
+//! ) {
+//!     let config = Config::new(NodeId(1), ClusterId(7));
+//!     let (relay, _handle) = Relay::new(config, view, shards, edge, clocks);
+//!     // Serve `_router` on the peer port, and use `_handle` to publish, watch and fetch.
+//!     let _router = pushonce_relay::server().add_service(relay.service());
+//!     relay.run(shutdown).await;
+//! }
+//! ```
 
 mod config;
 mod dial;

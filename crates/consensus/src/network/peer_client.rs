@@ -150,7 +150,7 @@ impl PeerClient {
     /// vote elects no leader: a leader without other voters has no lease to respect.
     fn check_vote_hold(&self, request: &VoteRequest<TypeConfig>) -> Result<(), PeerRpcError> {
         if self.vote_hold.is_active() && !request.leadership_transfer {
-            let reason = "the lease of the leader that was heard last may still run";
+            let reason = "the lease of the last known leader may still run";
             return Err(NetworkError::from_string(reason).into());
         }
         Ok(())

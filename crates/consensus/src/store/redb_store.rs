@@ -105,7 +105,11 @@ impl RedbStore {
         let stored_identity =
             store.database().and_then(|database| read_identity(database).map_err(io::Error::other));
         let (owner, version) = stored_identity.map_err(|error| io_error(&path, &error))?;
-        check_identity(&path, owner.as_deref().unwrap_or("nobody"), &format_identity(cluster, me))?;
+        check_identity(
+            &path,
+            owner.as_deref().unwrap_or("no owner"),
+            &format_identity(cluster, me),
+        )?;
         store.version = check_version(&path, version)?;
         let log_mark = store
             .read_log_mark()
