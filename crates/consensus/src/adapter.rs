@@ -37,7 +37,7 @@ pub(crate) struct HaltReason(Arc<OnceLock<String>>);
 pub(crate) struct SnapshotBuilder {
     snapshot_store: Arc<SnapshotStore>,
     meta: SnapshotMeta,
-    /// Taken by the first build. Never locked, as above.
+    /// Taken by the first build. Never locked: openraft requires `Sync`.
     state: Mutex<Option<io::Result<StateSnapshot>>>,
 }
 

@@ -61,7 +61,7 @@ pub enum OfflineError {
         reason: String,
     },
     /// The disk failed or is full.
-    #[error("the store cannot be written: {0}")]
+    #[error("the store cannot be read or written: {0}")]
     Disk(#[from] io::Error),
 }
 
@@ -103,7 +103,7 @@ impl OfflineStore {
     /// The groups that have a replica.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the store cannot be read.
     pub fn groups(&mut self) -> Result<Vec<GroupId>, OfflineError> {
         Ok(self.disk.groups()?)
     }
@@ -172,7 +172,7 @@ impl OfflineStore {
     /// Prepares a new history of a group: it begins with `state` at `at`, and this node is its only voter.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the pieces of the snapshot cannot be written.
     pub fn force_new_group(
         &mut self,
         group: GroupId,
@@ -215,7 +215,7 @@ impl OfflineStore {
     /// Applies everything that was prepared in one atomic commit.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`].
+    /// [`OfflineError::Disk`] when the commit fails; nothing was changed then.
     pub fn commit(mut self) -> Result<(), OfflineError> {
         Ok(self.disk.write(&self.staged)?)
     }

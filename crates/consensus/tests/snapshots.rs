@@ -212,7 +212,7 @@ async fn slow_transfer_completes_during_publishes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_transfers_do_not_cost_another_group_its_lease() {
     const GROUPS: std::ops::Range<u32> = 10..16;
-    // 18 MiB at 6 MiB/s take 3 s: twice as long as a lease lasts without a heartbeat.
+    // 18 MiB at 6 MiB/s take 3 s, as long as a lease: without heartbeats the lease would be lost.
     let (one, two, _proxy) =
         start_pair_with(with_long_elections(settings()), 6 << 20, UNLIMITED).await;
     // A group with both nodes as voters: its leader needs the other's responses all the time.

@@ -42,11 +42,9 @@ impl GrpcConnection {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Some(preface) = &mut self.preface else { return Poll::Pending };
-        preface
-            .deadline
-            .as_mut()
-            .poll(cx)
-            .map(|()| io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface within 10 s"))
+        preface.deadline.as_mut().poll(cx).map(|()| {
+            io::Error::new(io::ErrorKind::TimedOut, "the client sent no HTTP/2 preface in time")
+        })
     }
 
     fn on_read(&mut self, bytes: usize) {

@@ -61,7 +61,7 @@ impl ConsensusEngine {
             Some(reason) => unreadable(reason.to_owned()),
             None => damaged(reason),
         })?;
-        // A peer may ask as soon as it is listed; elections begin after.
+        // Peers may send requests as soon as the group is registered; elections begin afterwards.
         self.0.groups.insert(group.clone());
         group.0.tasks.spawn(group_monitor::run(group.clone()));
         group.raft().run();

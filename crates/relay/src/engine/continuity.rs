@@ -37,7 +37,7 @@ pub(crate) struct PageReplay {
     pub(crate) gap: Option<Gap>,
     /// The messages after the gap.
     pub(crate) messages: Vec<Arc<Message>>,
-    /// The position after the last message.
+    /// The last position that the page covers.
     pub(crate) end: Position,
 }
 

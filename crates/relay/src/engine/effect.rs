@@ -41,7 +41,7 @@ pub(crate) enum EngineEffect {
     Published { id: u64, outcome: Result<Acknowledgement, PublishError> },
     /// Answer the fetch of a caller.
     Fetched { id: u64, result: Result<HistoryPage, FetchError> },
-    /// Publish the changed owners of the shards.
+    /// Notify watchers of the changed shard owners.
     OwnersChanged(ShardOwners),
     /// Reset the link, because the frames on it are no longer consistent. A new link starts clean.
     ResetLink(NodeId),

@@ -15,7 +15,7 @@ pub(crate) struct RoutingTable {
     me: NodeId,
     view: Arc<ClusterView>,
     owners: ShardOwners,
-    /// By shard.
+    /// The upstream of each shard.
     upstreams: Vec<UpstreamRoute>,
     /// The region heads of this node's region in the current view.
     heads: RegionHeads,

@@ -28,7 +28,7 @@ struct SimulatedLog {
     history: VecDeque<Arc<Message>>,
 }
 
-/// Shorter than what a test may publish while a link is down, so that gaps do occur.
+/// Fewer messages than a test may publish while a link is down, so that gaps occur.
 const HISTORY_MAX: usize = 6;
 
 pub(super) struct RelaySimulation {
