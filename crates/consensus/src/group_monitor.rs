@@ -39,8 +39,8 @@ async fn monitor(group: &RaftGroup) {
     let mut server_metrics = group.raft().server_metrics();
     let (mut interval, mut has_ended) = (STATUS_INTERVAL_MIN, false);
     let mut purged_behind = None;
-    let speak = enable_elections(group);
-    tokio::pin!(speak);
+    let elections_enabled = enable_elections(group);
+    tokio::pin!(elections_enabled);
     let mut elections_disabled = true;
     loop {
         let mut status = group.read_status();
@@ -79,7 +79,7 @@ async fn monitor(group: &RaftGroup) {
         tokio::select! {
             // One more iteration reads the reason.
             is_over = change => has_ended = is_over,
-            () = &mut speak, if elections_disabled => elections_disabled = false,
+            () = &mut elections_enabled, if elections_disabled => elections_disabled = false,
             () = group.0.status_dirty.notified() => {}
             () = group.0.log.wait_compaction_due() => {
                 // An error means that the replica has ended; the status shows it.

@@ -215,7 +215,7 @@ impl OfflineStore {
     /// Applies everything that was prepared in one atomic commit.
     ///
     /// # Errors
-    /// [`OfflineError::Disk`] when the commit fails; nothing was changed then.
+    /// [`OfflineError::Disk`] when the commit fails.
     pub fn commit(mut self) -> Result<(), OfflineError> {
         Ok(self.disk.write(&self.staged)?)
     }

@@ -86,12 +86,12 @@ async fn start_three_with(
 async fn wait_recovered(node: &RaftTestNode, leader: &RaftTestNode) {
     node.wait_status("recovered", |status| !status.recovering).await;
     // It holds everything; its applied state may be a moment behind.
-    let level = async {
+    let caught_up = async {
         while node.applied_numbers() != leader.applied_numbers() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(8), level)
+    tokio::time::timeout(Duration::from_secs(8), caught_up)
         .await
         .expect("the node has everything that the leader has");
 }

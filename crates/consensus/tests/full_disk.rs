@@ -79,7 +79,7 @@ async fn follower_with_full_disk_votes_and_catches_up_when_space_is_freed() {
     assert_eq!(number(&sum), (1..=11).sum::<u64>());
     let all = nodes[0].group.status().borrow().applied_index;
     nodes[1].wait_applied(all).await;
-    nodes[1].wait_status("level", |status| status.applied_index == status.last_log_index).await;
+    nodes[1].wait_status("caught up", |status| status.applied_index == status.last_log_index).await;
     nodes[1].wait_seen(1..=11).await;
 }
 

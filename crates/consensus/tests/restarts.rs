@@ -70,7 +70,7 @@ async fn wait_all_caught_up(replicas: &[&(RaftGroup, SumMachine)]) {
         .await
         .applied_index;
     for (group, _) in replicas {
-        wait_for(group, "level", |status| status.applied_index >= all).await;
+        wait_for(group, "caught up", |status| status.applied_index >= all).await;
     }
 }
 

@@ -157,11 +157,11 @@ async fn start_pair_with(
 
 async fn wait_peer_caught_up(group: &RaftGroup, wait_max: Duration) {
     let mut status = group.status();
-    let level = status.wait_for(|status| {
+    let caught_up = status.wait_for(|status| {
         status.matched.get(&NodeId(2)).is_some_and(|matched| *matched >= status.last_log_index)
     });
-    let level = tokio::time::timeout(wait_max, level).await.is_ok();
-    assert!(level, "not caught up: {:?}", group.status().borrow());
+    let caught_up = tokio::time::timeout(wait_max, caught_up).await.is_ok();
+    assert!(caught_up, "not caught up: {:?}", group.status().borrow());
 }
 
 const UNLIMITED: u64 = u64::MAX;

@@ -166,10 +166,10 @@ impl RaftLinksShared {
             .map_err(|error| Status::unavailable(error_chain(&error)))?;
         let stream_id = link.open_stream();
         let begin = (Arc::clone(link), self.context.rollback_detector.clone());
-        let frames = stream::unfold(begin, move |(link, marks)| async move {
+        let frames = stream::unfold(begin, move |(link, rollback_detector)| async move {
             let mut frame = link.next_frame(stream_id).await?;
-            frame.writes = marks.writes();
-            Some((frame, (link, marks)))
+            frame.writes = rollback_detector.writes();
+            Some((frame, (link, rollback_detector)))
         });
         let mut request = Request::new(frames);
         let metadata = request.metadata_mut();

@@ -139,8 +139,8 @@ impl PeerClient {
                 Unreachable::new(&error).into()
             }
             LinkError::Full(_) => NetworkError::new(&error).into(),
-            LinkError::TimedOut { timeout: ttl, .. } => {
-                Timeout { action: rpc_type(kind), id: self.me.0, target: self.peer.0, timeout: ttl }
+            LinkError::TimedOut { timeout, .. } => {
+                Timeout { action: rpc_type(kind), id: self.me.0, target: self.peer.0, timeout }
                     .into()
             }
         }

@@ -229,7 +229,7 @@ pub(crate) async fn form_group(nodes: &[RaftTestNode]) {
 /// Waits until a replica holds the whole log of the leader.
 pub(crate) async fn wait_caught_up(leader: &RaftTestNode, id: u64) {
     leader
-        .wait_status("level", |status| {
+        .wait_status("caught up", |status| {
             status.matched.get(&NodeId(id)).is_some_and(|matched| *matched >= status.last_log_index)
         })
         .await;

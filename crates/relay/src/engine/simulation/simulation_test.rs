@@ -49,8 +49,8 @@ fn step() -> impl Strategy<Value = SimulationStep> {
         4 => (node.clone(), topic.clone(), any::<bool>())
             .prop_map(|(node, topic, resume)| SimulationStep::Watch { node, topic, resume }),
         1 => (node.clone(), topic.clone()).prop_map(|(node, topic)| SimulationStep::Unwatch { node, topic }),
-        4 => (node, topic, 0..9u64, any::<bool>()).prop_map(|(node, topic, sessions, asks)| {
-            let count = SubscriberCount { sessions, wants_audience: asks && sessions > 0 };
+        4 => (node, topic, 0..9u64, any::<bool>()).prop_map(|(node, topic, sessions, wants)| {
+            let count = SubscriberCount { sessions, wants_audience: wants && sessions > 0 };
             SimulationStep::SetSubscribers { node, topic, count }
         }),
         12 => prop::collection::vec(0..12usize, 1..12).prop_map(|picks| SimulationStep::DeliverFrames { picks }),
@@ -441,7 +441,7 @@ fn new_owner_reports_no_total_before_every_node_has_reported() {
 #[test]
 fn audience_is_reported_again_when_requested_again() {
     let (mut simulation, topic) = two_regions_with_subscriber_counts();
-    let count_with = |asks| SubscriberCount { sessions: 1_000, wants_audience: asks };
+    let count_with = |wants_audience| SubscriberCount { sessions: 1_000, wants_audience };
     for pause in [0, 250, 2_000] {
         simulation.set_subscribers(NodeId(4), &topic, count_with(false));
         run_for(&mut simulation, Duration::from_millis(pause));
