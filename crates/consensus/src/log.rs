@@ -51,10 +51,10 @@ struct InMemoryLog {
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
-    /// `committed` was not written to disk yet: it is written with the next append. A shard loses nothing if it
-    /// is lost in a crash, because the next leader sends it again; a separate write would cost an fsync for
-    /// each entry. The control group writes it at once: it has few entries, and after a restart nodes act on its
-    /// committed entries before any leader answers.
+    /// `committed` was not written to disk yet: it is written with the next append. A shard loses nothing if
+    /// it is lost in a crash, because the next leader sends it again; a separate write would cost an fsync
+    /// for each entry. The control group writes it at once: it has few entries, and after a restart nodes act
+    /// on its committed entries before any leader answers.
     committed_is_dirty: bool,
     /// Bytes appended since compaction was last requested.
     appended_bytes: u64,
