@@ -1,7 +1,8 @@
 //! Set-up: three nodes, each with subscribers of one topic by WebSocket, QUIC and gRPC, some of which request
-//! the audience. Fault: subscribers connect and disconnect; the topic's owner is killed and restarted.
-//! Claim: within seconds of each change, the audience of the whole cluster is the same for subscribers
-//! with `audience` on every transport, over HTTP at every node, and in `pushonce topic`.
+//! the audience.
+//! Fault: subscribers connect and disconnect; the topic's owner is killed and restarted.
+//! Claim: within seconds of each change, the audience of the whole cluster is the same for subscribers with
+//! `audience` on every transport, over HTTP at every node, and in `pushonce topic`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

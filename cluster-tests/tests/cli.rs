@@ -1,6 +1,8 @@
-//! Set-up: two nodes and the command line tool. Fault: invalid arguments. Expected: lines piped into
-//! `publish` are printed by `subscribe` at another node, over every transport, as text or as JSON; topics and
-//! the cluster can be inspected, namespaces can be set; invalid arguments are reported.
+//! Set-up: two nodes and the command line tool.
+//! Fault: invalid arguments.
+//! Claim: lines piped into `publish` are printed by `subscribe` at another node, over every transport, as
+//! text or as JSON; topics and the cluster can be inspected, namespaces can be set; invalid arguments are
+//! reported.
 
 use pushonce_client::{Subscriber, SubscriberEvent, Transport};
 use pushonce_cluster_tests::cli::{pushonce, pushonce_with_open_stdin};

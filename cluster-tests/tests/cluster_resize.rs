@@ -1,7 +1,8 @@
-//! Set-up: one node under load, with subscribers. Fault: only membership changes: two nodes join, then two
-//! more; then two are removed, including the node that initialized the cluster. Expected: the control group
-//! has as many voters as the cluster has nodes, 1, 3, 5 and 3; no message is lost, duplicated or reordered,
-//! for live and for late subscribers.
+//! Set-up: one node under load, with subscribers.
+//! Fault: only membership changes: two nodes join, then two more; then two are removed, including the node
+//! that initialized the cluster.
+//! Claim: the control group has as many voters as the cluster has nodes, 1, 3, 5 and 3; no message is lost,
+//! duplicated or reordered, for live and for late subscribers.
 
 use std::collections::HashMap;
 

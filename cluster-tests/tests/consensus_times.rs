@@ -1,8 +1,8 @@
-//! Set-up: three nodes with the consensus times of a local network, under load. Fault: one node restarts with
-//! the times of a wide-area network. Expected: it does not start, and reports the cluster's times and the
-//! command that changes them. That command changes all nodes, in both directions, while publishes continue; a
-//! node that restarts uses the new times; while a node is down or cannot write the times, the change waits
-//! for it.
+//! Set-up: three nodes with the consensus times of a local network, under load.
+//! Fault: one node restarts with the times of a wide-area network.
+//! Claim: it does not start, and reports the cluster's times and the command that changes them. That command
+//! changes all nodes, in both directions, while publishes continue; a node that restarts uses the new times;
+//! while a node is down or cannot write the times, the change waits for it.
 
 use pushonce_cluster_tests::{ProcessCluster, cli, secs, wait_until};
 

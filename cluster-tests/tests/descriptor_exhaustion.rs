@@ -1,7 +1,8 @@
 //! Set-up: three nodes with a limit of 256 descriptors each, a publisher and subscribers at one of them.
 //! Fault: more idle connections to every port of that node than it has descriptors; each closed one is
-//! reopened. Expected: health checks and metrics are answered, the links to the other nodes stay up, messages
-//! are delivered, no thread spins, and the log stays short; when the connections end, new clients are served
+//! reopened.
+//! Claim: health checks and metrics are answered, the links to the other nodes stay up, messages are
+//! delivered, no thread spins, and the log stays short; when the connections end, new clients are served
 //! again.
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
-//! Set-up: one node, sixteen topics of one namespace, and a publisher per topic that never pauses. Fault: the
-//! namespace is switched to memory and back to replicated, repeatedly, under load. Expected: every message
-//! acknowledged as replicated is readable until the namespace is switched to memory with `--force`; without
-//! `--force` that is refused, with the numbers of topics and messages.
+//! Set-up: one node, sixteen topics of one namespace, and a publisher per topic that never pauses.
+//! Fault: the namespace is switched to memory and back to replicated, repeatedly, under load.
+//! Claim: every message acknowledged as replicated is readable until the namespace is switched to memory with
+//! `--force`; without `--force` that is refused, with the numbers of topics and messages.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

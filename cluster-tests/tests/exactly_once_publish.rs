@@ -1,8 +1,8 @@
-//! Set-up: three nodes with publishers at each: some wait for every acknowledgement, some use streams. Fault:
-//! `kill -9` of the owner of their topics, which is also the node of some publishers; repeated for another
-//! owner after its restart. Expected: every acknowledged message is stored exactly once, at its acknowledged
-//! position and in sending order; a message of unknown outcome at most once. Publishing continues after each
-//! kill.
+//! Set-up: three nodes with publishers at each: some wait for every acknowledgement, some use streams.
+//! Fault: `kill -9` of the owner of their topics, which is also the node of some publishers; repeated for
+//! another owner after its restart.
+//! Claim: every acknowledged message is stored exactly once, at its acknowledged position and in sending
+//! order; a message of unknown outcome at most once. Publishing continues after each kill.
 
 use std::collections::HashMap;
 use std::time::Duration;

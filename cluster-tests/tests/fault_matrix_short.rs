@@ -1,8 +1,8 @@
 //! Set-up: three nodes under the load of the fault matrix: many topics and a hot one, publishers with keys
-//! and in streams, subscribers on every node and transport that resume. Fault: none; `kill -9` of the owner,
-//! and of a majority; the owner is paused; its disk loses power; it is partitioned. The last two need a
-//! testbed, and are reported as skipped where there is none. Expected: no invariant is violated within some
-//! seconds. `scripts/faults` runs every fault for longer.
+//! and in streams, subscribers on every node and transport that resume.
+//! Fault: none; `kill -9` of the owner, and of a majority; the owner is paused; its disk loses power; it is
+//! partitioned. The last two need a testbed, and are reported as skipped where there is none.
+//! Claim: no invariant is violated within some seconds. `scripts/faults` runs every fault for longer.
 
 use pushonce_cluster_tests::checker::Guarantees;
 use pushonce_cluster_tests::runner::{self, Options, RunVerdict, SHORT_TIER};

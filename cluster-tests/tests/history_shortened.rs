@@ -1,7 +1,8 @@
 //! Set-up: three nodes, each with a live subscriber of one topic, so that every edge has its messages in
-//! memory; the history of the topic's namespace is then shortened. Fault: later readers, on every transport,
-//! at every node. Expected: no reader receives more than the namespace now allows, and a resume from an older
-//! position gets a gap. The live subscribers are not affected.
+//! memory; the history of the topic's namespace is then shortened.
+//! Fault: later readers, on every transport, at every node.
+//! Claim: no reader receives more than the namespace now allows, and a resume from an older position gets a
+//! gap. The live subscribers are not affected.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::cli::pushonce;

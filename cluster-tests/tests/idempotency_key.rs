@@ -1,7 +1,8 @@
-//! Set-up: three nodes. Fault: a publisher that sends the same message repeatedly, through different nodes
-//! and protocols, and one that reuses a key. Expected: the message is stored once, and every acknowledgement
-//! names its first position; another message with the same key is rejected over every protocol, with a
-//! message that tells what to change.
+//! Set-up: three nodes.
+//! Fault: a publisher that sends the same message repeatedly, through different nodes and protocols, and one
+//! that reuses a key.
+//! Claim: the message is stored once, and every acknowledgement names its first position; another message
+//! with the same key is rejected over every protocol, with a message that tells what to change.
 
 use pushonce_client::PublishFailure;
 use pushonce_cluster_tests::{ProcessCluster, WebSocketClient, http_client, secs, text_message};

@@ -1,6 +1,7 @@
-//! Set-up: three nodes and one well-behaved subscriber. Fault: clients with invalid input over every
-//! protocol: invalid topics, oversized payloads, unknown fields, malformed frames, and random bytes.
-//! Expected: each receives an error that tells what to change, other clients are not affected, and no node
+//! Set-up: three nodes and one well-behaved subscriber.
+//! Fault: clients with invalid input over every protocol: invalid topics, oversized payloads, unknown fields,
+//! malformed frames, and random bytes.
+//! Claim: each receives an error that tells what to change, other clients are not affected, and no node
 //! fails.
 
 use pushonce_client::Transport;

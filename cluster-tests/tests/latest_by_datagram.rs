@@ -1,6 +1,7 @@
-//! Set-up: three nodes, each with a QUIC subscriber that requests `latest` delivery by datagrams. Fault: the
-//! topic's owner is killed while messages are published. Expected: every subscriber eventually receives the
-//! newest message, and none receives an older message after a newer one.
+//! Set-up: three nodes, each with a QUIC subscriber that requests `latest` delivery by datagrams.
+//! Fault: the topic's owner is killed while messages are published.
+//! Claim: every subscriber eventually receives the newest message, and none receives an older message after a
+//! newer one.
 
 use std::time::Duration;
 

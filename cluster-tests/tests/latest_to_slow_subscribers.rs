@@ -1,7 +1,7 @@
 //! Set-up: one node, a topic with 600 messages per second, and SDK subscribers with `latest` delivery that
 //! read 20 events per second, over each transport; in addition a gRPC client that reads equally slowly and
-//! has small windows, as the protocol specification recommends. Expected: none of them receives a message
-//! that is more than a second older than the newest.
+//! has small windows, as the protocol specification recommends.
+//! Claim: none of them receives a message that is more than a second older than the newest.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! Set-up: nodes whose log has no reader or a full disk, and commands whose output has no reader. Fault: a
-//! pipe that is not read, a closed pipe, `/dev/full`; SIGHUP. Expected: no node exits or stops serving
-//! because of its log, and dropped lines are counted; a command exits without a panic, with 141 when its
-//! output has no reader and 1 when its output cannot be written.
+//! Set-up: nodes whose log has no reader or a full disk, and commands whose output has no reader.
+//! Fault: a pipe that is not read, a closed pipe, `/dev/full`; SIGHUP.
+//! Claim: no node exits or stops serving because of its log, and dropped lines are counted; a command exits
+//! without a panic, with 141 when its output has no reader and 1 when its output cannot be written.
 
 use std::fs::File;
 use std::process::Stdio;

@@ -1,10 +1,11 @@
-//! Set-up: three nodes, a topic with history and a subscriber; clusters of five nodes. Fault: a majority, or
-//! two nodes of five, are lost for good. Claim: `pushonce cluster recover` on the last of three nodes, which
-//! must not run, prints what may be lost and changes nothing without `--yes`. Afterwards publishing and
-//! delivery resume, no position is used twice, and every subscriber receives a gap `epoch`; the lost nodes
-//! are refused, and a new node joins. Two survivors of five recover only with the surveys of both, and
-//! exactly one of them recovers each shard, with the surviving messages. Three survivors of five recover only
-//! the shards that lost their majority, and then remove the lost nodes as usual.
+//! Set-up: three nodes, a topic with history and a subscriber; clusters of five nodes.
+//! Fault: a majority, or two nodes of five, are lost for good.
+//! Claim: `pushonce cluster recover` on the last of three nodes, which must not run, prints what may be lost
+//! and changes nothing without `--yes`. Afterwards publishing and delivery resume, no position is used twice,
+//! and every subscriber receives a gap `epoch`; the lost nodes are refused, and a new node joins. Two
+//! survivors of five recover only with the surveys of both, and exactly one of them recovers each shard, with
+//! the surviving messages. Three survivors of five recover only the shards that lost their majority, and then
+//! remove the lost nodes as usual.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! Set-up: three nodes, and 300 subscribers of a topic at a node that does not own it. Fault: all of them
-//! lose their connection at once; messages are published meanwhile. Claim: every subscriber resumes with
-//! exactly the missed messages, and their node fetches these only a few times from the owner, independent of
-//! the number of subscribers.
+//! Set-up: three nodes, and 300 subscribers of a topic at a node that does not own it.
+//! Fault: all of them lose their connection at once; messages are published meanwhile.
+//! Claim: every subscriber resumes with exactly the missed messages, and their node fetches these only a few
+//! times from the owner, independent of the number of subscribers.
 
 use futures::future::join_all;
 use pushonce_client::{ServerAddress, Transport};

@@ -1,7 +1,8 @@
 //! Set-up: three nodes, a namespace with durability `memory`, subscribers on all nodes by every transport.
-//! Fault: `kill -9` of the topic's owner. Claim: acknowledgements report `memory`. As soon as there is a new
-//! owner, every subscriber receives a gap with reason `epoch`, even if nothing is published, and delivery
-//! resumes without repeated or earlier messages.
+//! Fault: `kill -9` of the topic's owner.
+//! Claim: acknowledgements report `memory`. As soon as there is a new owner, every subscriber receives a gap
+//! with reason `epoch`, even if nothing is published, and delivery resumes without repeated or earlier
+//! messages.
 
 use pushonce_client::{SubscriberEvent, Transport};
 use pushonce_cluster_tests::{

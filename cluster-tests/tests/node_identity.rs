@@ -1,9 +1,10 @@
-//! Set-up: three nodes with acknowledged messages. Fault: a node of another cluster listens at a member's
-//! address; the first node is initialized a second time; nodes join with addresses that cannot be dialled,
-//! and the peers files are invalid; one member, two members and all members restart at new addresses. Claim:
-//! no message of a foreign node ends a member or prevents its start; the foreign node at a member's address
-//! is not ready, rejects publishes and names both clusters; members find each other by cluster id and node id
-//! at any address, and no acknowledged message is lost.
+//! Set-up: three nodes with acknowledged messages.
+//! Fault: a node of another cluster listens at a member's address; the first node is initialized a second
+//! time; nodes join with addresses that cannot be dialled, and the peers files are invalid; one member, two
+//! members and all members restart at new addresses.
+//! Claim: no message of a foreign node ends a member or prevents its start; the foreign node at a member's
+//! address is not ready, rejects publishes and names both clusters; members find each other by cluster id and
+//! node id at any address, and no acknowledged message is lost.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,6 @@
-//! Set-up: three nodes under load, with subscribers. Fault: only membership changes: a fourth node joins; one
-//! is killed while it joins; nodes restart with their data, without it, and with the data of another cluster.
+//! Set-up: three nodes under load, with subscribers.
+//! Fault: only membership changes: a fourth node joins; one is killed while it joins; nodes restart with
+//! their data, without it, and with the data of another cluster.
 //! Claim: about a quarter of the owners move, all of them to the new node, and no message is lost, duplicated
 //! or reordered meanwhile; the control group has three voters. A node id is never reused, and a node that may
 //! not join is told the reason.

@@ -1,9 +1,9 @@
 //! Set-up: three nodes under load through two of them, with subscribers on all by WebSocket, QUIC and gRPC.
 //! Fault: `kill -9` of the owner of a topic; of the leader of the control group; of the node of the
-//! publishers and subscribers. Claim: publishing and delivery resume within a few seconds. Every acknowledged
-//! message is in the log once, at its acknowledged position; a message of unknown outcome once or not at all.
-//! Subscribers of the killed node resume at another node without missing messages, and the killed node
-//! catches up after its restart.
+//! publishers and subscribers.
+//! Claim: publishing and delivery resume within a few seconds. Every acknowledged message is in the log once,
+//! at its acknowledged position; a message of unknown outcome once or not at all. Subscribers of the killed
+//! node resume at another node without missing messages, and the killed node catches up after its restart.
 
 use std::collections::HashMap;
 use std::time::Duration;

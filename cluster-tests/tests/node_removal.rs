@@ -1,8 +1,8 @@
-//! Set-up: three nodes under load. Fault: a node is removed while it runs, or while it is paused (SIGSTOP)
-//! and receives nothing; then its directory, an old copy of another node's directory, and an empty directory
-//! under a used name are started. Claim: a removed node transfers its shards, exits by itself and reports the
-//! reason; none of the three is accepted again, and each reports what to do; no published message is lost
-//! meanwhile.
+//! Set-up: three nodes under load.
+//! Fault: a node is removed while it runs, or while it is paused (SIGSTOP) and receives nothing; then its
+//! directory, an old copy of another node's directory, and an empty directory under a used name are started.
+//! Claim: a removed node transfers its shards, exits by itself and reports the reason; none of the three is
+//! accepted again, and each reports what to do; no published message is lost meanwhile.
 
 use std::path::Path;
 

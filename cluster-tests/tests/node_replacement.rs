@@ -1,7 +1,9 @@
-//! Set-up: three nodes under load. Fault: a node is killed and its disk is lost; a new node joins and the
-//! dead one is removed; then another of the first three nodes is killed. Claim: publishing continues except
-//! during elections. Once the cluster has settled, the new node has the data of the lost one: the cluster
-//! survives the second kill, and no acknowledged message is missing at any node.
+//! Set-up: three nodes under load.
+//! Fault: a node is killed and its disk is lost; a new node joins and the dead one is removed; then another
+//! of the first three nodes is killed.
+//! Claim: publishing continues except during elections. Once the cluster has settled, the new node has the
+//! data of the lost one: the cluster survives the second kill, and no acknowledged message is missing at any
+//! node.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, SentMessage, secs};

@@ -1,6 +1,7 @@
 //! Set-up: three nodes, subscribers of each topic on all of them by every transport, publishers at the owner
-//! of one topic and at another node. Fault: the owner is paused (SIGSTOP) for three seconds, longer than its
-//! lease and an election, while publishes wait in its sockets; then it resumes as if no time had passed.
+//! of one topic and at another node.
+//! Fault: the owner is paused (SIGSTOP) for three seconds, longer than its lease and an election, while
+//! publishes wait in its sockets; then it resumes as if no time had passed.
 //! Claim: it neither acknowledges nor delivers anything that is not in the log of the new owner. Every
 //! acknowledged message is there once, at its acknowledged position, and no rejected one is; its own
 //! subscribers receive the same as all others.

@@ -1,6 +1,7 @@
-//! Set-up: three nodes, subscribers on all of them by WebSocket, QUIC and gRPC. Fault: none. Claim:
-//! independent of the node and the protocol of a publish, every subscriber receives the same messages at the
-//! same positions, which are the positions in the acknowledgements.
+//! Set-up: three nodes, subscribers on all of them by WebSocket, QUIC and gRPC.
+//! Fault: none.
+//! Claim: independent of the node and the protocol of a publish, every subscriber receives the same messages
+//! at the same positions, which are the positions in the acknowledgements.
 
 use pushonce_cluster_tests::{
     ProcessCluster, ReceivedMessage, WebSocketClient, http_client, secs, text_message,

@@ -1,6 +1,7 @@
-//! Set-up: one node with 64 shards; publishers that retry continuously, even before the node starts. Fault:
-//! `kill -9` and an immediate restart, twice. Claim: every message that is acknowledged, from the first
-//! moment of the first start and of each restart, is readable: no node guesses the shard of a topic.
+//! Set-up: one node with 64 shards; publishers that retry continuously, even before the node starts.
+//! Fault: `kill -9` and an immediate restart, twice.
+//! Claim: every message that is acknowledged, from the first moment of the first start and of each restart,
+//! is readable: no node guesses the shard of a topic.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

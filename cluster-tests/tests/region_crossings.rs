@@ -1,6 +1,7 @@
-//! Set-up: two regions of two nodes each. Fault: in one part, the subscribers' connections are cut
-//! repeatedly. Claim: a message crosses between the regions once, independent of the number of nodes and
-//! subscribers on the other side, and not at all without a subscriber there, according to the nodes' metric.
+//! Set-up: two regions of two nodes each.
+//! Fault: in one part, the subscribers' connections are cut repeatedly.
+//! Claim: a message crosses between the regions once, independent of the number of nodes and subscribers on
+//! the other side, and not at all without a subscriber there, according to the nodes' metric.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};

@@ -1,7 +1,7 @@
-//! Set-up: three nodes with messages in every shard; then a cluster of 64 shards. Fault: `kill -9` of all
-//! nodes at once and a restart, twice; a node joins with only the edge role. Claim: acknowledged messages are
-//! kept, and no replica moves: after a restart, no node acts on an outdated shard table. The joined node
-//! learns the owner of every shard.
+//! Set-up: three nodes with messages in every shard; then a cluster of 64 shards.
+//! Fault: `kill -9` of all nodes at once and a restart, twice; a node joins with only the edge role.
+//! Claim: acknowledged messages are kept, and no replica moves: after a restart, no node acts on an outdated
+//! shard table. The joined node learns the owner of every shard.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, http_client, secs, wait_until};

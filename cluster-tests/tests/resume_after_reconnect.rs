@@ -1,7 +1,8 @@
-//! Set-up: three nodes, and subscribers that have received a part of a topic. Fault: the connection of a
-//! subscriber is cut; the node of a subscriber is stopped. Claim: a subscriber that reconnects, to the same
-//! node or to another, receives exactly the missed messages. Every start position is honoured; expired
-//! messages are reported as a gap, and a position that never existed is rejected.
+//! Set-up: three nodes, and subscribers that have received a part of a topic.
+//! Fault: the connection of a subscriber is cut; the node of a subscriber is stopped.
+//! Claim: a subscriber that reconnects, to the same node or to another, receives exactly the missed messages.
+//! Every start position is honoured; expired messages are reported as a gap, and a position that never
+//! existed is rejected.
 
 use pushonce_client::{ErrorCode, ServerAddress, Transport};
 use pushonce_cluster_tests::{ProcessCluster, TcpProxy, TestSubscriber, secs};

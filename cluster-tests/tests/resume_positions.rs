@@ -1,8 +1,9 @@
 //! Set-up: a node in one region and two in another, so that there are an owner, a region head and an edge
-//! behind it; a topic with some messages. Fault: clients that subscribe with every kind of position, over
-//! every transport, at every node. Claim: the table in `proto/README.md`. An existing position resumes with
-//! exactly the later messages, even if the client's node does not know it yet; any other position gets a gap
-//! or an error, never wrong messages and never silence.
+//! behind it; a topic with some messages.
+//! Fault: clients that subscribe with every kind of position, over every transport, at every node.
+//! Claim: the table in `proto/README.md`. An existing position resumes with exactly the later messages, even
+//! if the client's node does not know it yet; any other position gets a gap or an error, never wrong messages
+//! and never silence.
 
 use pushonce_client::{ErrorCode, SubscriberEvent, Transport};
 use pushonce_cluster_tests::{

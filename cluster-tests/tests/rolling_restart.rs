@@ -1,7 +1,8 @@
-//! Set-up: three nodes under load through all of them, with many subscribers. Fault: each node receives
-//! SIGTERM and is restarted, one after the other. Claim: no publish is rejected or lost, and almost none has
-//! an unknown outcome; a stopping node reports at once that it is not ready, and the others stay ready; its
-//! subscribers disconnect one by one over its grace time, and miss no message.
+//! Set-up: three nodes under load through all of them, with many subscribers.
+//! Fault: each node receives SIGTERM and is restarted, one after the other.
+//! Claim: no publish is rejected or lost, and almost none has an unknown outcome; a stopping node reports at
+//! once that it is not ready, and the others stay ready; its subscribers disconnect one by one over its grace
+//! time, and miss no message.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! Set-up: three nodes, and subscribers of one of them by every transport. Fault: the two other nodes are
-//! paused (SIGSTOP): their sockets stay open and send nothing. Then they resume. Claim: the subscribers of
-//! the remaining node receive a stale notice with the position up to which they are complete; its readiness
-//! becomes false with a reason; it rejects reads that it cannot answer. When the other nodes are back, the
-//! subscribers receive a live notice and miss no message.
+//! Set-up: three nodes, and subscribers of one of them by every transport.
+//! Fault: the two other nodes are paused (SIGSTOP): their sockets stay open and send nothing. Then they
+//! resume.
+//! Claim: the subscribers of the remaining node receive a stale notice with the position up to which they are
+//! complete; its readiness becomes false with a reason; it rejects reads that it cannot answer. When the
+//! other nodes are back, the subscribers receive a live notice and miss no message.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{

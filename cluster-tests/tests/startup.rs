@@ -1,8 +1,9 @@
-//! Set-up: nodes that cannot start, and nodes that restart. Fault: a port in use, a directory in use, a
-//! missing log, an invalid setting; no node to join; Ctrl-C; `kill -9`, also at any moment of the first
-//! start. Claim: a node that cannot start reports what to change and exits with a non-zero code; Ctrl-C stops
-//! a node cleanly; an interrupted first start is repeated; acknowledged messages are kept after all nodes
-//! have stopped or were killed.
+//! Set-up: nodes that cannot start, and nodes that restart.
+//! Fault: a port in use, a directory in use, a missing log, an invalid setting; no node to join; Ctrl-C;
+//! `kill -9`, also at any moment of the first start.
+//! Claim: a node that cannot start reports what to change and exits with a non-zero code; Ctrl-C stops a node
+//! cleanly; an interrupted first start is repeated; acknowledged messages are kept after all nodes have
+//! stopped or were killed.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! Set-up: one node, and a publish stream to it. Fault: `kill -9` of the node during the stream, and a
-//! restart with the same data. Claim: every message is stored once, in order, at its acknowledged position,
-//! without any action of the publisher.
+//! Set-up: one node, and a publish stream to it.
+//! Fault: `kill -9` of the node during the stream, and a restart with the same data.
+//! Claim: every message is stored once, in order, at its acknowledged position, without any action of the
+//! publisher.
 
 use pushonce_client::Transport;
 use pushonce_cluster_tests::{ProcessCluster, secs, text_message};

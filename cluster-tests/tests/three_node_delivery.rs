@@ -1,6 +1,7 @@
 //! Set-up: three nodes, each with subscribers by WebSocket, QUIC and gRPC, and one that reads raw frames.
-//! Fault: none. Claim: every message reaches every subscriber of every node, once and in order, independent
-//! of the topic's owner.
+//! Fault: none.
+//! Claim: every message reaches every subscriber of every node, once and in order, independent of the topic's
+//! owner.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,7 @@
 //! Set-up: three nodes; subscribers on all of them by WebSocket, QUIC and gRPC; four publishers at different
-//! nodes that send to one topic at the same time, without waiting for acknowledgements. Fault: none. Claim:
-//! there is one log. Every subscriber, live or late, receives the same payload at each position; the
+//! nodes that send to one topic at the same time, without waiting for acknowledgements.
+//! Fault: none.
+//! Claim: there is one log. Every subscriber, live or late, receives the same payload at each position; the
 //! positions match the acknowledgements; and the messages of each publisher stay in order.
 
 use pushonce_cluster_tests::{ProcessCluster, ReceivedMessage, secs, text_message};
