@@ -21,13 +21,13 @@ pub struct PlantedBug {
 /// Every planted bug.
 pub const PLANTED_BUGS: &[PlantedBug] = &[
     PlantedBug { name: "acknowledge-before-fsync", scenario: "kill-all", violates: &["I1", "I4"] },
-    PlantedBug { name: "no-epoch-check", scenario: "none", violates: &["I12"] },
-    PlantedBug { name: "off-by-one-resume", scenario: "none", violates: &["I12"] },
-    PlantedBug { name: "gap-not-signalled", scenario: "none", violates: &["I12"] },
+    PlantedBug { name: "no-epoch-check", scenario: "no-fault", violates: &["I12"] },
+    PlantedBug { name: "off-by-one-resume", scenario: "no-fault", violates: &["I12"] },
+    PlantedBug { name: "gap-not-signalled", scenario: "no-fault", violates: &["I12"] },
     PlantedBug { name: "dedupe-not-replicated", scenario: "kill-owner", violates: &["I7", "I8"] },
     PlantedBug {
         name: "old-settings-win",
-        scenario: "settings-raised-and-restarted",
+        scenario: "history-raised-and-restarted",
         violates: &["I1", "I4"],
     },
     PlantedBug { name: "owners-wall-clock", scenario: "clocks-ahead", violates: &["I1", "I4"] },
