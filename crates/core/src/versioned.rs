@@ -98,7 +98,7 @@ pub fn take_from_bytes<T: DeserializeOwned>(
 /// What stands behind every value of a version. No release adds anything; the versions that
 /// features add have one more field, so that a build without it cannot read it by chance.
 fn version_suffix(version: ClusterVersion) -> &'static [u8] {
-    match cfg!(feature = "next-version") && version > ClusterVersion::FIRST {
+    match VersionRange::HAS_TEST_VERSIONS && version > ClusterVersion::FIRST {
         true => b"next",
         false => b"",
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use pushonce_core::FailPoint;
 use rustix::io::Errno;
 
 use crate::limit;
@@ -64,8 +65,7 @@ impl DescriptorBudget {
 
     /// Whether a connection with this descriptor may stay.
     pub fn admits(self, purpose: ConnectionPurpose, connection: &impl AsRawFd) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_descriptor_reserve() {
+        if FailPoint::DescriptorReserveIgnored.is_active() {
             return true;
         }
         // Never negative: the connection is open.

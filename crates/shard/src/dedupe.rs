@@ -5,8 +5,8 @@
 //! place in its producer's order ([`ProducerTable`]).
 
 use pushonce_core::{
-    Acknowledgement, InvalidPublish, ProducerSequence, PublishError, PublishRejection, Timestamp,
-    Topic,
+    Acknowledgement, FailPoint, InvalidPublish, ProducerSequence, PublishError, PublishRejection,
+    Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -126,8 +126,7 @@ impl Dedupe {
     /// Whether a message that goes to the owner's memory is new, by what the memory knows and by what the
     /// log does: its namespace may have been replicated when it was first sent.
     pub(crate) fn lookup_with_log(&mut self, log: &Dedupe, item: &EntryItem) -> DedupeResult {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return self.lookup(item);
         }
         let Some(identity) = PublishIdentity::for_item(item) else {
@@ -157,8 +156,7 @@ impl Dedupe {
     /// What the owner's memory knows of a message that goes to the log: its namespace may have lived in
     /// memory when it was first sent.
     pub(crate) fn lookup_before_log(&self, log: &Dedupe, item: &EntryItem) -> MemoryLookup {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return MemoryLookup::Unknown;
         }
         let Some(PublishIdentity { key, sequence, fingerprint }) = PublishIdentity::for_item(item)

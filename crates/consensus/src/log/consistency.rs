@@ -8,6 +8,8 @@
 use std::fmt::Debug;
 use std::io;
 
+use pushonce_core::FailPoint;
+
 use crate::types::{LogId, Vote};
 
 /// What a log is made of, as it was read.
@@ -27,8 +29,7 @@ pub(crate) struct LogParts {
 /// # Errors
 /// `InvalidData`, with the two parts that contradict each other.
 pub(crate) fn check_consistency(parts: &LogParts) -> io::Result<()> {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::accepts_inconsistent_log() {
+    if FailPoint::InconsistentLogAccepted.is_active() {
         return Ok(());
     }
     let &LogParts { purged, committed, snapshot, ref entries } = parts;
