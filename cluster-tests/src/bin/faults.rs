@@ -25,7 +25,7 @@ faults [--tier short|full]    runs the rows of a tier (default: full)
        [--results FILE]       writes the results table to FILE
 faults --soak MINUTES          runs several faults and operator commands at a time, for --seconds each,
                                with consecutive seeds, until MINUTES have passed
-faults --planted              checks that each planted bug of the rows is caught; needs a binary built with them
+faults --planted              checks that each planted bug of the rows is caught; needs a binary with fail points
 faults --failovers N          kills the owner of a topic N times, and prints how long publishing stops";
 
 struct RunArgs {
@@ -65,7 +65,7 @@ fn parse_args(mut args: impl Iterator<Item = String>) -> Result<FaultsCommand, S
     let dir = std::env::temp_dir().join(format!("pushonce-faults-{}", std::process::id()));
     let promises = Guarantees::PUBLISHED;
     let mut options =
-        Options { seed: 1, seconds: 20, promises, dir, keep: false, planted_bug: None };
+        Options { seed: 1, seconds: 20, promises, dir, keep: false, fail_point: None };
     let (mut only, mut short, mut results) = (Vec::new(), false, None);
     let (mut planted, mut failovers, mut soak) = (false, None, None);
     while let Some(arg) = args.next() {
@@ -210,7 +210,7 @@ async fn check_planted_bugs(options: &Options, rows: &[&'static FaultScenario]) 
             Ok(broken) => {
                 println!(
                     "{} is caught in {} by {}",
-                    planted.name,
+                    planted.fail_point.name(),
                     planted.scenario,
                     broken.join(", ")
                 );

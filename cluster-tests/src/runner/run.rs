@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use pushonce_core::FailPoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -31,8 +32,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Keeps the directory even if the run passes.
     pub keep: bool,
-    /// The bug that every node has, if the binary was built with it.
-    pub planted_bug: Option<&'static str>,
+    /// The fail point that is active in every node.
+    pub fail_point: Option<FailPoint>,
 }
 
 /// The command that repeats a run.
@@ -49,7 +50,8 @@ pub async fn run(scenario: &'static FaultScenario, options: &Options) -> RunRepo
     };
     let heartbeat = format!("{}s", load::HEARTBEAT_INTERVAL.as_secs());
     let mut variables = vec![("PUSHONCE_SESSION_HEARTBEAT", heartbeat)];
-    variables.extend(options.planted_bug.map(|bug| ("PUSHONCE_PLANTED_BUG", bug.to_owned())));
+    variables
+        .extend(options.fail_point.map(|point| (FailPoint::VARIABLE, point.name().to_owned())));
     let environment = Arc::new(WithEnvVars { inner: environment, variables });
     let dir = options.dir.join(format!("{}-{}", scenario.name, options.seed));
     let _ = std::fs::remove_dir_all(&dir);

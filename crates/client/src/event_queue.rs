@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pushonce_core::{Gap, GapReason, Message, Position, Topic};
+use pushonce_core::{FailPoint, Gap, GapReason, Message, Position, Topic};
 use tokio::sync::Notify;
 
 use crate::subscriber::SubscriberEvent;
@@ -191,8 +191,7 @@ impl EventQueueState {
         if self.latest.get(&topic).is_some_and(|pending| pending.has_later_event) {
             self.fix_in_order(&topic);
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::queues_old_messages() {
+        if FailPoint::OldMessagesQueued.is_active() {
             self.fix_in_order(&topic);
         }
         let pending = self.latest.entry(topic.clone()).or_insert_with(|| {

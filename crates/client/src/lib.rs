@@ -66,8 +66,6 @@ mod backoff;
 mod cursor;
 mod delta;
 mod event_queue;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod publisher;
 mod reconnect;
 mod resume_state;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pushonce_core::GapReason;
+use pushonce_core::{FailPoint, GapReason};
 use pushonce_proto::close::Reconnect;
 use rand::Rng;
 use tokio::time::Instant;
@@ -48,8 +48,12 @@ pub(crate) async fn run(
     while let Some(server) = servers.pop_front() {
         retry.has_other_servers = !servers.is_empty();
         let end = match Session::open(&connect_options, &server).await {
-            #[cfg(feature = "planted-bugs")]
-            Err(end) if crate::planted::ends_subscriber(end.reconnect) => Ok(end),
+            Err(end)
+                if end.reconnect == Reconnect::No
+                    && FailPoint::WrongServerEndsSubscriber.is_active() =>
+            {
+                Ok(end)
+            }
             // This server is not tried again. The others may be usable.
             Err(end) if end.reconnect == Reconnect::No && retry.has_other_servers => {
                 Ok(SessionEnd::retryable(end.reason))

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use pushonce_core::Term;
 use pushonce_core::versioned::VersionedDecodeError;
+use pushonce_core::{FailPoint, Term};
 
 use crate::snapshot::{SnapshotStore, StoredSnapshot};
 use crate::types::{
@@ -84,12 +84,11 @@ impl StateMachineAdapter {
             EntryPayload::Normal(data) => {
                 let at = EntryId { index: log_id.index, term: Term(log_id.leader_id.term) };
                 let machine = self.machine();
-                let applied = catch_panic("applying an entry", || machine.apply(at, &data.bytes))?;
-                #[cfg(feature = "planted-bugs")]
-                let applied = match applied {
-                    Err(_) if crate::planted::skips_unreadable() => Ok(Bytes::new()),
-                    applied => applied,
-                };
+                let applied =
+                    match catch_panic("applying an entry", || machine.apply(at, &data.bytes))? {
+                        Err(_) if FailPoint::UnreadableEntrySkipped.is_active() => Ok(Bytes::new()),
+                        applied => applied,
+                    };
                 let halt = |error| self.halt_reason.halt(&format!("entry {}", at.index), error);
                 ApplyResponse(applied.map_err(halt)?)
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::Config;
 use pushonce_core::{
-    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, NodeId, UnsupportedVersion,
+    AgreedVersion, ClusterId, ClusterTimes, ClusterVersion, FailPoint, NodeId, UnsupportedVersion,
 };
 use pushonce_proto::pb::peer::v1::raft_server::RaftServer;
 use tokio::sync::Mutex;
@@ -20,7 +20,7 @@ use crate::network::{
     FRAME_BYTES_MAX, Fence, GroupRegistry, RaftLinks, RaftLinksContext, RollbackDetector,
 };
 use crate::recovery;
-use crate::store::{FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
+use crate::store::{DelayedFsyncStore, FatalHook, LogMark, RedbStore, StoreWriter, WriteCounter};
 use crate::vote_hold::LeaseTimes;
 use crate::{
     ConsensusSettings, DiskFull, GroupId, InvalidSettings, PeerAddresses, RaftGroup, RaftService,
@@ -393,9 +393,7 @@ impl ConsensusEngine {
             let index = newest.log_id().map_or(0, |id| id.index);
             let was_readded =
                 index > removed_at && newest.membership().get_node(&self.0.me.0).is_some();
-            #[cfg(feature = "planted-bugs")]
-            let was_readded = was_readded && !crate::planted::destroys_readded_replicas();
-            if was_readded {
+            if was_readded && !FailPoint::ReaddedReplicaDestroyed.is_active() {
                 return Err(DestroyError::StillMember { group, membership: index });
             }
         }
@@ -439,7 +437,11 @@ async fn open_store(
     let (mut disk, log_mark) = run_blocking(dir, open).await?;
     let stored_groups = disk.groups().map_err(io_error)?;
     let (version, write_counter) = (disk.version(), disk.write_counter());
-    let writer = StoreWriter::start(disk, disk_reserve, on_fatal).map_err(io_error)?;
+    let writer = match FailPoint::AcknowledgeBeforeFsync.is_active() {
+        true => StoreWriter::start(DelayedFsyncStore::new(disk), disk_reserve, on_fatal),
+        false => StoreWriter::start(disk, disk_reserve, on_fatal),
+    };
+    let writer = writer.map_err(io_error)?;
     writer.agreed_version().raise(version);
     Ok(OpenedStore { writer, stored_groups, log_mark, write_counter, fence: Fence::load(dir) })
 }

@@ -92,8 +92,6 @@ mod log;
 mod membership;
 mod network;
 mod offline;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod recovery;
 mod runtime;
 mod settings;

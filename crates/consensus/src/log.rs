@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
+use pushonce_core::FailPoint;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -233,9 +234,9 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         let needs_write = {
             let mut memory = self.memory();
             let changed = memory.committed != committed;
-            let at_once = self.0.writer.group() == GroupId::CONTROL;
-            #[cfg(feature = "planted-bugs")]
-            let at_once = at_once && !crate::planted::defers_commit_mark();
+            let at_once = self.0.writer.group() == GroupId::CONTROL
+                && !FailPoint::CommitMarkVolatile.is_active()
+                && !FailPoint::OutdatedSettingsApplied.is_active();
             memory.committed = committed;
             memory.committed_is_dirty |= changed && !at_once;
             changed && at_once

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
-use pushonce_core::{NodeId, Term};
+use pushonce_core::{FailPoint, NodeId, Term};
 use tokio::time::timeout;
 
 use crate::types::TypeConfig;
@@ -102,8 +102,7 @@ impl RaftGroup {
     /// a replica that has written nothing since its start. The group would have no leader until the next
     /// election.
     async fn probe_successor(&self, to: NodeId) -> Result<(), MembershipError> {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_successor_probe() {
+        if FailPoint::SuccessorUnprobed.is_active() {
             return Ok(());
         }
         let written = async {

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use openraft::{EntryPayload, Membership};
-use pushonce_core::{ClusterId, NodeId, Term};
+use pushonce_core::{ClusterId, FailPoint, NodeId, Term};
 
 use crate::log;
 use crate::snapshot::offline as snapshot;
@@ -74,8 +74,7 @@ impl OfflineGroup {
     /// Like [`OfflineGroup::new_history_start`], for a group that may have been recovered `recoveries` times
     /// without this replica: each recovery moved it one step higher.
     pub fn new_history_start_after(&self, recoveries: u64) -> EntryId {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::reuses_terms_after_recovery() {
+        if FailPoint::RecoveryReusesTerms.is_active() {
             return EntryId { index: self.last_index, term: self.term };
         }
         let steps = recoveries.saturating_add(1);

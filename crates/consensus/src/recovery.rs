@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
+use pushonce_core::FailPoint;
 use tokio::sync::{Mutex, watch};
 
 use crate::log::consistency;
@@ -97,8 +98,7 @@ impl ReplicaRecovery {
 
 /// Whether a replica starts with less than it acknowledged: it recovers, or it left and was added again.
 pub(crate) fn is_required(stored: &StoredGroup) -> bool {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::forgets_removal() {
+    if FailPoint::RemovedReplicaVotes.is_active() {
         return stored.recovering.is_some();
     }
     let is_empty =

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pushonce_core::ClusterTimes;
+use pushonce_core::{ClusterTimes, FailPoint};
 
 use crate::clock::BootTime;
 
@@ -68,8 +68,7 @@ impl VoteHold {
 
     /// Whether the last known leader may still have its lease.
     pub(crate) fn is_active(&self) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_vote_hold() {
+        if FailPoint::VoteHoldSkipped.is_active() {
             return false;
         }
         let last_contact = *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use pushonce_core::{NodeId, ShardId};
+use pushonce_core::{FailPoint, NodeId, ShardId};
 
 use crate::leave::ClusterObservation;
 
@@ -126,8 +126,7 @@ fn shard_problems(observed: &ClusterObservation<'_>) -> Vec<ClusterProblem> {
             least = least.min(living);
         }
     }
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::sees_no_lost_majority() {
+    if FailPoint::LostMajorityHidden.is_active() {
         lost.clear();
     }
     let lost = (!lost.is_empty())

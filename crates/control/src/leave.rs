@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use pushonce_core::{ClusterView, Member, MemberState, NodeId, ShardId, ShardOwners};
+use pushonce_core::{ClusterView, FailPoint, Member, MemberState, NodeId, ShardId, ShardOwners};
 
 /// The cluster as the node that receives the command observes it.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +114,7 @@ pub fn check_drain(
     node: NodeId,
     force: bool,
 ) -> Result<(), LeaveRejection> {
-    #[cfg(feature = "planted-bugs")]
-    let force = force || crate::planted::forces_every_leave();
+    let force = force || FailPoint::LeaveAlwaysForced.is_active();
     let Some(member) = observed.view.members.get(&node) else {
         // The control group decides whether there ever was such a member.
         return Ok(());
@@ -145,8 +144,7 @@ pub fn check_remove(
     node: NodeId,
     force: bool,
 ) -> Result<(), LeaveRejection> {
-    #[cfg(feature = "planted-bugs")]
-    let force = force || crate::planted::forces_every_leave();
+    let force = force || FailPoint::LeaveAlwaysForced.is_active();
     if observed.view.was_removed(node) {
         return Ok(());
     }

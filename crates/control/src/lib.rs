@@ -63,8 +63,6 @@ pub mod hosting;
 mod leader_task;
 pub mod leave;
 mod member;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 pub mod reconcile;
 mod recover;
 mod replica;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use pushonce_consensus::GroupStatus;
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 pub(crate) use group_reconciler::apply_step;
 pub use group_reconciler::{PeerWatches, run};
@@ -258,9 +258,8 @@ impl GroupPlanner<'_> {
     }
 
     fn can_lead(&self, node: NodeId) -> bool {
-        let is_stopping = self.nodes.stopping.contains(&node);
-        #[cfg(feature = "planted-bugs")]
-        let is_stopping = is_stopping && !crate::planted::trusts_stopping();
+        let is_stopping =
+            self.nodes.stopping.contains(&node) && !FailPoint::StoppingNodeLeads.is_active();
         node != self.me
             && self.status.voters.contains(&node)
             && self.is_alive(node)

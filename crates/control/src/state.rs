@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use pushonce_consensus::LogMark;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, InvalidNamespace, Member,
-    MemberState, Namespace, NamespaceChange, Namespaces, NodeId, Placement, ShardCount, Spread,
-    VersionRange,
+    ClusterId, ClusterVersion, ClusterView, ConsensusTimes, Durability, FailPoint,
+    InvalidNamespace, Member, MemberState, Namespace, NamespaceChange, Namespaces, NodeId,
+    Placement, ShardCount, Spread, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 
@@ -248,17 +248,15 @@ impl ClusterState {
                 let (writes, known) = (reported.writes, recorded.writes);
                 Err(CommandRejection::LogRolledBack { node, writes, known })
             }
-            #[cfg(feature = "planted-bugs")]
-            _ if crate::planted::takes_deleted_log() => Ok(()),
+            _ if FailPoint::DeletedLogAccepted.is_active() => Ok(()),
             _ => Err(CommandRejection::LogLost { node }),
         }
     }
 
     fn check_times(&self, node_times: Option<ConsensusTimes>) -> Result<(), CommandRejection> {
         let agreed = self.times.agreed();
-        #[cfg(feature = "planted-bugs")]
-        let node_times = node_times.filter(|_| !crate::planted::takes_other_times());
         match node_times {
+            _ if FailPoint::ConsensusTimesUnchecked.is_active() => Ok(()),
             Some(node_times) if !agreed.accepts(&node_times) => {
                 Err(CommandRejection::TimesMismatch { node_times, cluster: agreed.target() })
             }
@@ -452,8 +450,7 @@ impl ClusterState {
         if to != cluster.next() {
             return Err(CommandRejection::NotNextVersion { to, cluster });
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::raises_without_support() {
+        if FailPoint::VersionSupportUnchecked.is_active() {
             self.cluster_version = to;
             return Ok(to);
         }

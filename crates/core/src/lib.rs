@@ -48,6 +48,7 @@
 mod audience;
 mod delivery;
 mod error;
+mod fail_point;
 mod host_port;
 mod ids;
 mod message;
@@ -68,6 +69,7 @@ mod view;
 pub use audience::SubscriberCount;
 pub use delivery::{Delivery, InvalidDelivery, SubscribeOptions};
 pub use error::{PublishError, PublishRejection};
+pub use fail_point::{FailPoint, UnknownFailPoint};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use ids::{ClusterId, NodeId, ShardCount, ShardId, Term};
 pub use message::{

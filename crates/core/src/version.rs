@@ -130,6 +130,10 @@ impl VersionRange {
     pub const READABLE: VersionRange =
         VersionRange { min: ClusterVersion::FIRST, max: ClusterVersion(NEWEST) };
 
+    /// Whether this build has versions above [`ClusterVersion::FIRST`] that no release has: the features
+    /// `next-version` and `version-after-next` add them.
+    pub const HAS_TEST_VERSIONS: bool = cfg!(feature = "next-version");
+
     /// The supported versions of a build whose newest version is `newest`.
     pub const fn for_newest(newest: ClusterVersion) -> VersionRange {
         let min = if newest.0 > 1 { newest.0 - 1 } else { 1 };
@@ -170,7 +174,7 @@ impl VersionRange {
 /// versions that no release has, so that tests can run a cluster of two builds and upgrade it twice.
 const NEWEST: u16 = if cfg!(feature = "version-after-next") {
     3
-} else if cfg!(feature = "next-version") {
+} else if VersionRange::HAS_TEST_VERSIONS {
     2
 } else {
     1

@@ -99,7 +99,7 @@ pub fn take_from_bytes<T: DeserializeOwned>(
 /// Bytes that follow every value of a version. No release adds any. The versions that features add have one
 /// more field, so that a build without it cannot decode such a value by chance.
 fn version_suffix(version: ClusterVersion) -> &'static [u8] {
-    match cfg!(feature = "next-version") && version > ClusterVersion::FIRST {
+    match VersionRange::HAS_TEST_VERSIONS && version > ClusterVersion::FIRST {
         true => b"next",
         false => b"",
     }

@@ -51,8 +51,6 @@ mod frames;
 pub mod hub;
 mod lane;
 mod metrics;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod ports;
 mod registry;
 mod retention;

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use pushonce_core::{Gap, GapReason, History, HistoryPage, HistoryRange, Message, Timestamp};
+use pushonce_core::{
+    FailPoint, Gap, GapReason, History, HistoryPage, HistoryRange, Message, Timestamp,
+};
 
 use crate::ring::position_before;
 
@@ -27,8 +29,7 @@ impl Retention {
         &self,
         newest_first: impl Iterator<Item = &'a Arc<Message>>,
     ) -> usize {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::ignores_retention() {
+        if FailPoint::RetentionIgnored.is_active() {
             return newest_first.count();
         }
         let History { count_max, bytes_max, age_max_ms, .. } = self.history;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use pushonce_core::{
-    FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
+    FailPoint, FetchError, Gap, GapReason, HistoryPage, HistoryRange, Position, StartFrom, Topic,
 };
 
 use crate::registry::{TopicInterest, TopicRegistry};
@@ -79,8 +79,12 @@ fn resolve_in_ring(
     retention: &Retention,
 ) -> Result<ResolvedStart, HistoryRange> {
     let ring = &state.ring;
-    #[cfg(feature = "planted-bugs")]
-    let from = crate::planted::ignore_epoch(from, ring.head());
+    let from = match from {
+        StartFrom::Position(position) if FailPoint::EpochUnchecked.is_active() => {
+            StartFrom::Position(Position { epoch: ring.head().epoch, ..position })
+        }
+        from => from,
+    };
     let cursor = match from {
         StartFrom::Now => ring.head(),
         StartFrom::Last(n) => {
@@ -100,12 +104,11 @@ fn resolve_in_ring(
             RingPlace::Missing => return Err(HistoryRange::After(p)),
             RingPlace::At(next) => match ring.first_visible_index(next, retention) {
                 oldest if oldest > next => return Ok(start_after_expired(ring, p, oldest)),
+                _ if FailPoint::ResumeSkipsMessage.is_active() => p.next(),
                 _ => p,
             },
         },
     };
-    #[cfg(feature = "planted-bugs")]
-    let cursor = crate::planted::skip_one_on_resume(from, cursor);
     Ok(ResolvedStart { cursor, gap: None, head: ring.head() })
 }
 
@@ -140,9 +143,8 @@ fn resolve_after_fetch(
         HistoryRange::After(position) => oldest.max(position),
         HistoryRange::Last(_) | HistoryRange::All => oldest,
     };
-    let start = ResolvedStart { cursor, gap: page.gap, head: state.ring.head().max(page.head) };
-    #[cfg(feature = "planted-bugs")]
-    let start = crate::planted::suppress_gap(start);
+    let gap = page.gap.filter(|_| !FailPoint::StartGapHidden.is_active());
+    let start = ResolvedStart { cursor, gap, head: state.ring.head().max(page.head) };
     (state.ring.locate(oldest) != RingPlace::Missing).then_some(start)
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use pushonce_core::FailPoint;
 use rustix::io::Errno;
 
 use crate::limit;
@@ -63,8 +64,7 @@ impl DescriptorBudget {
 
     /// Whether a connection with this descriptor is within the budget.
     pub fn admits(self, purpose: ConnectionPurpose, connection: &impl AsRawFd) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_descriptor_reserve() {
+        if FailPoint::DescriptorReserveIgnored.is_active() {
             return true;
         }
         // Never negative, because the connection is open.

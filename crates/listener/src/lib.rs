@@ -52,8 +52,6 @@ mod connection;
 mod incoming;
 mod limit;
 mod listener;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod throttle;
 
 pub use budget::{ConnectionPurpose, DescriptorBudget};

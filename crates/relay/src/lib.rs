@@ -93,8 +93,6 @@ mod engine_driver;
 mod handle;
 mod inbox;
 mod link;
-#[cfg(feature = "planted-bugs")]
-mod planted_bugs;
 mod port;
 mod region_traffic;
 mod relay;

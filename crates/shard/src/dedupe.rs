@@ -5,8 +5,8 @@
 //! number ([`ProducerTable`]).
 
 use pushonce_core::{
-    Acknowledgement, InvalidPublish, ProducerSequence, PublishError, PublishRejection, Timestamp,
-    Topic,
+    Acknowledgement, FailPoint, InvalidPublish, ProducerSequence, PublishError, PublishRejection,
+    Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -126,8 +126,7 @@ impl Dedupe {
     /// Looks up a message for the owner's memory, both in memory and in the log: its namespace may have
     /// been replicated when it was first sent.
     pub(crate) fn lookup_with_log(&mut self, log: &Dedupe, item: &EntryItem) -> DedupeResult {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return self.lookup(item);
         }
         let Some(identity) = PublishIdentity::for_item(item) else {
@@ -157,8 +156,7 @@ impl Dedupe {
     /// Looks up a message for the log in the owner's memory: its namespace may have lived in memory when it
     /// was first sent.
     pub(crate) fn lookup_before_log(&self, log: &Dedupe, item: &EntryItem) -> MemoryLookup {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::looks_on_one_side() {
+        if FailPoint::DedupeSplitByDurability.is_active() {
             return MemoryLookup::Unknown;
         }
         let Some(PublishIdentity { key, sequence, fingerprint }) = PublishIdentity::for_item(item)

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use pushonce_core::{Acknowledgement, ProducerId, ProducerSequence, Topic};
+use pushonce_core::{Acknowledgement, FailPoint, ProducerId, ProducerSequence, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::dedupe::{ItemRejection, MessageFingerprint};
@@ -200,8 +200,7 @@ impl ProducerTable {
     }
 
     fn is_full_for(&self, topic: &Topic) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if crate::state::planted::follows_everybody() {
+        if FailPoint::ProducersUnbounded.is_active() {
             return false;
         }
         self.bytes + tracked_bytes(topic, self.rules) > self.rules.tracked_bytes_max

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pushonce_consensus::{EntryId, GroupStatus, RaftGroup, StateMachine, StateSnapshot};
 use pushonce_core::versioned::VersionedDecodeError;
 use pushonce_core::{
-    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FetchError, HistoryPage,
+    Acknowledgement, AgreedVersion, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage,
     HistoryRange, NodeId, Publish, PublishError, PublishRejection, ShardId, Term, Timestamp, Topic,
 };
 use tokio::sync::watch;
@@ -380,9 +380,11 @@ impl StateMachine for ShardReplica {
             memory.apply_entry(at, state.time(), state.settings(), starts_epoch);
             shared.cache_settings(&state);
             shared.topic_quota.set_count(state.len() + memory.len());
-            #[cfg(feature = "planted-bugs")]
-            state.forget_repeats(shared.should_notify());
-            (applied, shared.should_notify())
+            let should_notify = shared.should_notify();
+            if FailPoint::DedupeNotReplicated.is_active() && !should_notify {
+                state.clear_dedupe();
+            }
+            (applied, should_notify)
         };
         let reply = encode_outcomes(&outcomes);
         if should_notify && !messages.is_empty() {

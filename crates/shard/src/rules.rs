@@ -4,7 +4,7 @@
 //! A build that changes one of them adds a set of rules for its newest version and keeps the sets of all
 //! versions before: a log may still hold entries of any version.
 
-use pushonce_core::ClusterVersion;
+use pushonce_core::{ClusterVersion, VersionRange};
 
 use crate::{dedupe_keys, dropped_topics, log_clock, producers, state};
 
@@ -57,20 +57,17 @@ const FIRST: ShardRules = ShardRules {
 
 /// The rules of the version that upgrade tests add. A replica that applied its entries with the earlier
 /// rules would sweep other topics and have another digest.
-#[cfg(feature = "next-version")]
 const NEXT: ShardRules =
     ShardRules { sweep_topics_per_entry: 17, keys_max: FIRST.keys_max / 2, ..FIRST };
 
 impl ShardRules {
     /// The rules of a version.
     pub(crate) fn for_version(version: ClusterVersion) -> &'static ShardRules {
-        #[cfg(feature = "next-version")]
-        if version > ClusterVersion::FIRST {
-            return &NEXT;
+        match VersionRange::HAS_TEST_VERSIONS && version > ClusterVersion::FIRST {
+            true => &NEXT,
+            // The only set of released versions.
+            false => &FIRST,
         }
-        // All versions share one set so far.
-        let _every_version = version;
-        &FIRST
     }
 }
 

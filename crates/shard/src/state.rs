@@ -3,8 +3,6 @@
 //! It uses no clock, no randomness, and no order that differs between nodes: replicas that applied the same
 //! entries are equal, and so are their snapshots, byte for byte.
 
-#[cfg(feature = "planted-bugs")]
-pub(crate) mod planted;
 mod recover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushonce_core::versioned::{self, VersionedDecodeError};
 use pushonce_core::{
-    Acknowledgement, ClusterVersion, Durability, FetchError, HistoryPage, HistoryRange, Message,
-    Position, ShardId, Timestamp, Topic, VersionRange,
+    Acknowledgement, ClusterVersion, Durability, FailPoint, FetchError, HistoryPage, HistoryRange,
+    Message, Position, ShardId, Timestamp, Topic, VersionRange,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -191,11 +189,12 @@ impl ShardState {
 
     /// Whether the settings are newer than the current ones.
     pub(crate) fn accepts_settings(&self, new: &ShardSettings) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        if self.accepts_older(new) {
-            return true;
-        }
-        self.settings.as_ref().is_none_or(|known| new.revision() > known.revision())
+        self.settings.as_ref().is_none_or(|known| {
+            if FailPoint::OutdatedSettingsApplied.is_active() {
+                return new.revision() != known.revision();
+            }
+            new.revision() > known.revision()
+        })
     }
 
     /// Changes the namespaces that live in the owner's memory from `before` to `after`. The messages in the
@@ -253,14 +252,10 @@ impl ShardState {
 
     /// Checks that messages of this topic belong to this shard's log.
     fn check_topic(&self, settings: &ShardSettings, topic: &Topic) -> Result<(), ItemRejection> {
-        #[cfg(feature = "planted-bugs")]
-        if planted::takes_foreign_topics() || planted::takes_what_is_in_memory() {
-            return Ok(());
-        }
-        if settings.shard_of(topic) != self.id {
+        if settings.shard_of(topic) != self.id && !FailPoint::WrongShardAccepted.is_active() {
             return Err(ItemRejection::WrongShard);
         }
-        if settings.is_in_memory(topic) {
+        if settings.is_in_memory(topic) && !FailPoint::DurabilityDecidedEarly.is_active() {
             return Err(ItemRejection::NamespaceInMemory);
         }
         Ok(())
@@ -296,6 +291,11 @@ impl ShardState {
     /// The deduplication records of the log.
     pub(crate) fn dedupe(&self) -> &Dedupe {
         &self.dedupe
+    }
+
+    /// Forgets every publish id, for [`FailPoint::DedupeNotReplicated`].
+    pub(crate) fn clear_dedupe(&mut self) {
+        self.dedupe = Dedupe::default();
     }
 
     /// Visits the next `count` topics after the sweep cursor. After the last topic, the next entry starts

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pushonce_core::{
-    Epoch, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange, Message, Offset,
-    Position, Timestamp, Topic,
+    Epoch, FailPoint, FetchError, Gap, GapReason, History, HistoryPage, HistoryRange, Message,
+    Offset, Position, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -151,9 +151,7 @@ impl TopicState {
         // A forged offset of an earlier epoch may have any value, up to the maximum.
         let next = Offset(offset.0.saturating_add(1));
         let first = self.first_visible_offset(expired);
-        let is_recreated = self.is_recreated;
-        #[cfg(feature = "planted-bugs")]
-        let is_recreated = is_recreated && !crate::state::planted::hides_earlier_lives();
+        let is_recreated = self.is_recreated && !FailPoint::EarlierEpochHidden.is_active();
         if epoch != self.head.epoch && (is_recreated || reached != Position::ZERO) {
             let gap = self.gap(Position { epoch, offset: next }, first, GapReason::Epoch);
             return Ok(self.page_from(expired, Some(gap)));

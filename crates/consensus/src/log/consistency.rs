@@ -7,6 +7,8 @@
 use std::fmt::Debug;
 use std::io;
 
+use pushonce_core::FailPoint;
+
 use crate::types::{LogId, Vote};
 
 /// The parts of a log as read from disk.
@@ -26,8 +28,7 @@ pub(crate) struct LogParts {
 /// # Errors
 /// `InvalidData` with the two parts that are inconsistent.
 pub(crate) fn check_consistency(parts: &LogParts) -> io::Result<()> {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::accepts_inconsistent_log() {
+    if FailPoint::InconsistentLogAccepted.is_active() {
         return Ok(());
     }
     let &LogParts { purged, committed, snapshot, ref entries } = parts;

@@ -1,6 +1,6 @@
 //! The versions in the metadata of a stream: those that each side supports and writes.
 
-use pushonce_core::{ClusterVersion, VersionConflict, VersionOffer};
+use pushonce_core::{ClusterVersion, FailPoint, VersionConflict, VersionOffer};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 use super::wire::VERSIONS_HEADER;
@@ -21,8 +21,7 @@ pub(super) fn negotiate_version(
     ours: VersionOffer,
     metadata: &MetadataMap,
 ) -> Result<ClusterVersion, VersionConflict> {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::skips_version_check() {
+    if FailPoint::HandshakeUnchecked.is_active() {
         return Ok(ours.agreed);
     }
     ours.negotiate(read_offer(metadata))

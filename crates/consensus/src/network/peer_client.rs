@@ -21,7 +21,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes};
-use pushonce_core::{NodeId, Term};
+use pushonce_core::{FailPoint, NodeId, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -125,8 +125,7 @@ impl PeerClient {
     /// Waits for the link. openraft asks for a vote once, and a node that only followed has dialled no peer
     /// yet.
     async fn wait_for_link(&self) {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::skips_link_wait() {
+        if FailPoint::VoteWithoutLink.is_active() {
             return;
         }
         self.link.wait_until_up(self.link_timeout).await;

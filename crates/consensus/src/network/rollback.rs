@@ -14,7 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 use super::fence::Fence;
 use crate::store::WriteCounter;
@@ -205,8 +205,7 @@ fn check_rollback(
     instance_id: u64,
     writes_at_open: u64,
 ) -> Result<(), RolledBack> {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::ignores_rollback() {
+    if FailPoint::RollbackUndetected.is_active() {
         return Ok(());
     }
     match known_writes {

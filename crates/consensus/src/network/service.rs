@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use pushonce_core::{AgreedVersion, ClusterId, NodeId};
+use pushonce_core::{AgreedVersion, ClusterId, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -310,9 +310,10 @@ impl RaftGroup {
     /// serve reads; their size is bounded by what earlier leaders accepted.
     fn check_append(&self, append: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let term = append.vote.leader_id.term;
-        let is_new = |entry: &LogEntry| entry.log_id.leader_id.term == term;
-        #[cfg(feature = "planted-bugs")]
-        let is_new = |entry: &LogEntry| is_new(entry) || crate::planted::rejects_earlier_terms();
+        let is_new = |entry: &LogEntry| {
+            entry.log_id.leader_id.term == term
+                || FailPoint::FullDiskRejectsEarlierTerms.is_active()
+        };
         let is_published = |entry: &LogEntry| {
             matches!(&entry.payload, EntryPayload::Normal(data) if !data.essential) && is_new(entry)
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::raft::SnapshotResponse;
+use pushonce_core::FailPoint;
 
 use super::wire::{SNAPSHOT_BYTES_MAX, SnapshotReply, SnapshotRequest, SnapshotStep};
 use crate::RaftGroup;
@@ -53,8 +54,7 @@ pub(super) async fn on_request(
             install(&group, request.vote, own).await.map(SnapshotReply::Finished)
         }
         SnapshotStep::Offer => {
-            #[cfg(feature = "planted-bugs")]
-            if crate::planted::drops_received_pieces() {
+            if FailPoint::SnapshotTransferRestarts.is_active() {
                 *incoming = None;
             }
             Ok(SnapshotReply::Holds(

@@ -1,9 +1,8 @@
 //! The storage interface of consensus: the logs, votes and snapshots of all groups of a node.
 
 mod backend;
+mod delayed_fsync;
 mod log_mark;
-#[cfg(feature = "planted-bugs")]
-mod planted;
 mod record;
 mod redb_store;
 mod writer;
@@ -13,6 +12,7 @@ use std::io;
 use bytes::Bytes;
 use pushonce_core::ClusterVersion;
 
+pub(crate) use delayed_fsync::DelayedFsyncStore;
 pub use log_mark::LogMark;
 pub(crate) use log_mark::WriteCounter;
 pub(crate) use record::{

@@ -109,8 +109,6 @@ impl StoreWriter {
         on_fatal: FatalHook,
     ) -> io::Result<StoreWriter> {
         let (queue, jobs) = mpsc::unbounded_channel();
-        #[cfg(feature = "planted-bugs")]
-        let store = super::planted::DelayedFsyncStore::new(store);
         let aborted = Arc::<AtomicBool>::default();
         let thread = WriterThread {
             store,

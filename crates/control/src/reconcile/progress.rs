@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pushonce_consensus::{GroupStatus, SnapshotProgress};
-use pushonce_core::NodeId;
+use pushonce_core::{FailPoint, NodeId};
 
 use super::{
     DesiredReplicas, GroupPlanner, NodeAvailability, ReconcileStep, catching_up, is_caught_up, plan,
@@ -66,11 +66,11 @@ pub(crate) fn current_progress(
     if let Some(node) = waits_for {
         return Some(ReconcileProgress::Unreachable(node));
     }
-    let is_unresponsive =
-        |node: &NodeId| nodes.reachable.contains(node) && status.unresponsive.contains(node);
-    #[cfg(feature = "planted-bugs")]
-    let is_unresponsive =
-        |node: &NodeId| is_unresponsive(node) && !crate::planted::hides_silent_replica();
+    let is_unresponsive = |node: &NodeId| {
+        nodes.reachable.contains(node)
+            && status.unresponsive.contains(node)
+            && !FailPoint::UnresponsiveReplicaHidden.is_active()
+    };
     if let Some(node) = status.voters.iter().copied().find(is_unresponsive) {
         return Some(ReconcileProgress::Unresponsive(node));
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use pushonce_consensus::GroupStatus;
-use pushonce_core::{MemberState, NodeId, ShardId, VersionConflict};
+use pushonce_core::{FailPoint, MemberState, NodeId, ShardId, VersionConflict};
 
 /// What one look found.
 #[derive(Clone, Debug)]
@@ -300,8 +300,7 @@ impl HealthFacts {
     /// most of all shards, or the control group cannot be heard either, it is this node that has lost the
     /// others: then there are none.
     fn shards_without_majority(&self) -> BTreeSet<ShardId> {
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::dead_shard_blocks_all() {
+        if FailPoint::LostShardBlocksReadiness.is_active() {
             return BTreeSet::new();
         }
         if self.group_fault(&self.control_group).is_some() {
@@ -322,8 +321,7 @@ impl HealthFacts {
 
     fn group_fault(&self, group: &GroupSummary) -> Option<GroupFault> {
         match group.leader {
-            #[cfg(feature = "planted-bugs")]
-            None if super::planted::ready_without_leader() => None,
+            None if FailPoint::ReadyWithoutLeader.is_active() => None,
             None => Some(GroupFault::NoLeader),
             // A leader without a majority goes on naming itself.
             Some(leader) if leader == self.me => (!group.leads).then_some(GroupFault::NoMajority),

@@ -5,7 +5,7 @@
 //! carries the id of the member's own cluster, and only the control group's committed decision ends a
 //! node.
 
-use pushonce_core::{ClusterId, ClusterTimes, NodeId};
+use pushonce_core::{ClusterId, ClusterTimes, FailPoint, NodeId};
 use pushonce_proto::pb::peer::v1 as pb;
 use tonic::Status;
 
@@ -61,9 +61,8 @@ impl JoinRequester {
         let Some(responding_cluster) = parse_cluster_id(&response.cluster_id) else {
             return JoinOutcome::Inconclusive("the answer has no cluster id".to_owned());
         };
-        #[cfg(feature = "planted-bugs")]
-        if super::planted::any_answer_counts() && response.refusal.is_some() {
-            return JoinOutcome::NotMember("planted".to_owned());
+        if FailPoint::ForeignRejectionCounts.is_active() && response.refusal.is_some() {
+            return JoinOutcome::NotMember("another cluster rejected it".to_owned());
         }
         if let JoinRequester::Member { cluster, .. } = self
             && cluster != responding_cluster

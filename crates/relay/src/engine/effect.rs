@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pushonce_core::{
-    Acknowledgement, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId, Position,
-    Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
+    Acknowledgement, FailPoint, FetchError, Gap, HistoryPage, HistoryRange, Message, NodeId,
+    Position, Publish, PublishError, ShardId, ShardOwners, Timestamp, Topic,
 };
 use pushonce_proto::peer::PeerFrame;
 
@@ -77,9 +77,10 @@ pub(crate) fn heartbeat_frames(
     let mut first = true;
     std::iter::from_fn(move || {
         let more = std::mem::take(&mut first) || !heads.is_empty();
-        let split_at = heads.len().saturating_sub(FRAME_BYTES_MAX / HEAD_BYTES_MAX);
-        #[cfg(feature = "planted-bugs")]
-        let split_at = if crate::planted_bugs::sends_one_frame() { 0 } else { split_at };
+        let split_at = match FailPoint::HeartbeatUnsplit.is_active() {
+            true => 0,
+            false => heads.len().saturating_sub(FRAME_BYTES_MAX / HEAD_BYTES_MAX),
+        };
         more.then(|| PeerFrame::Heartbeat {
             heads: heads.split_off(split_at),
             stale_shards: stale_shards.clone(),

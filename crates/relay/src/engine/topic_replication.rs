@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pushonce_core::{
-    Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
+    FailPoint, Gap, HistoryPage, Message, NodeId, Position, ShardId, SubscriberCount, UpstreamRoute,
 };
 
 use super::audience::TopicAudience;
@@ -218,9 +218,9 @@ impl TopicReplication {
         let DownstreamProgress::Waiting(after) = downstream.progress else { return None };
         let from = after.unwrap_or(reached);
         // A topic without messages may have had some in an earlier epoch: history decides.
-        let may_have_ended = after == Some(Position::ZERO) && reached == Position::ZERO;
-        #[cfg(feature = "planted-bugs")]
-        let may_have_ended = may_have_ended && !crate::planted_bugs::trusts_zero();
+        let may_have_ended = after == Some(Position::ZERO)
+            && reached == Position::ZERO
+            && !FailPoint::ZeroPositionLevel.is_active();
         // A downstream ahead of this node came from another upstream. What it already has is skipped.
         let missing = match from >= reached {
             true => (!may_have_ended).then(Vec::new),
